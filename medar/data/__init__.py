@@ -1,0 +1,1 @@
+"""Data sets: manifests, splits, checks, plans, prepared caches, loading and phantoms."""

@@ -1,0 +1,21 @@
+"""The errors that a user meets: one line each, naming the thing, the value and the next step."""
+
+
+class MedarError(Exception):
+    """The call or its input was wrong. The command line prints it as one line, exit code 2.
+
+    The message names the file or key, the value found, what is allowed and what to do next.
+    """
+
+
+class GeometryWarning(UserWarning):
+    """Something about a file's geometry deserves a look; the volume was read all the same."""
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The first telling line of a library's error, for quoting inside a one-line message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # ITK puts its C++ source location first and the reason last.
+    text = next((line for line in reversed(lines) if "rror" in line), lines[0] if lines else "")
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,23 @@
+"""Volumes and their geometry: reading every format, writing NIfTI, changing grids."""
+
+from medar.volume.geometry import Affine, Grid, Shape3, Spacing
+from medar.volume.read import Header, ReadOptions, load_volume, read_header, read_volume
+from medar.volume.resample import resample
+from medar.volume.volume import Provenance, Volume
+from medar.volume.write import write_nifti
+
+__all__ = [
+    "Affine",
+    "Grid",
+    "Header",
+    "Provenance",
+    "ReadOptions",
+    "Shape3",
+    "Spacing",
+    "Volume",
+    "load_volume",
+    "read_header",
+    "read_volume",
+    "resample",
+    "write_nifti",
+]

@@ -1,0 +1,161 @@
+"""Voxel grids in patient space: where voxel (i, j, k) lies, in RAS+ millimetres.
+
+An affine maps voxel indices to the scanner's coordinates, in mm, with the axes pointing to the
+patient's right, anterior and superior (RAS+), as NIfTI has it. A `Grid` is an affine and a shape.
+Orientation codes are three letters that say where each array axis points: "RAS", "LPS", "PIR".
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from medar.errors import MedarError
+
+Affine = npt.NDArray[np.float64]
+Shape3 = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+SHEAR_TOLERANCE = 1e-3
+"""Largest |cosine| between two voxel axes that still counts as a right angle."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """A lattice of voxels: how many along each axis, and where they lie.
+
+    Raises:
+        MedarError: a side is below 1, or the affine is not a finite, invertible 4x4 matrix.
+    """
+
+    shape: Shape3
+    affine: Affine
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise MedarError(f"grid shape {shape}: three sides of at least one voxel are needed")
+        affine = checked_affine(self.affine)
+        affine.setflags(write=False)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Distance between neighbouring voxel centres along each array axis, in mm."""
+        return spacing_of(self.affine)
+
+    @property
+    def orientation(self) -> str:
+        """Where the array axes point, for instance "RAS"."""
+        return orientation_of(self.affine)
+
+    @property
+    def extent(self) -> Spacing:
+        """Side lengths of the box that the voxels fill, in mm."""
+        x, y, z = (n * s for n, s in zip(self.shape, self.spacing, strict=True))
+        return x, y, z
+
+    @property
+    def is_sheared(self) -> bool:
+        """Whether two voxel axes are not at right angles."""
+        return shear_of(self.affine) > SHEAR_TOLERANCE
+
+    def to_ras(self) -> "Grid":
+        """The same voxels with the array axes permuted and flipped to lie closest to RAS+."""
+        transform = nib.orientations.io_orientation(self.affine)
+        affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)
+        shape = [0, 0, 0]
+        for axis, n in enumerate(self.shape):
+            shape[int(transform[axis, 0])] = n
+        return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine)
+
+    def at_spacing(self, spacing: Spacing) -> "Grid":
+        """The grid of another spacing over the same box: same centre, shape rounded."""
+        ratio = np.asarray(self.spacing) / np.asarray(spacing, dtype=np.float64)
+        shape = np.maximum(1, np.rint(np.asarray(self.shape) * ratio)).astype(int)
+        affine = self.affine.copy()
+        affine[:3, :3] /= ratio
+        centre = self.affine[:3, :3] @ ((np.asarray(self.shape) - 1) / 2)
+        affine[:3, 3] += centre - affine[:3, :3] @ ((shape - 1) / 2)
+        return Grid(shape=(int(shape[0]), int(shape[1]), int(shape[2])), affine=affine)
+
+    def window(self, start: Shape3, shape: Shape3) -> "Grid":
+        """The grid of the box that begins at voxel `start`, which may lie outside this grid."""
+        affine = self.affine.copy()
+        affine[:3, 3] += self.affine[:3, :3] @ np.asarray(start, dtype=np.float64)
+        return Grid(shape=shape, affine=affine)
+
+    def matches(self, other: "Grid", *, tolerance: float = 0.1) -> bool:
+        """Whether both grids have the same shape and corners within `tolerance` voxel sides."""
+        return self.shape == other.shape and self.distance(other) <= tolerance * min(self.spacing)
+
+    def distance(self, other: "Grid") -> float:
+        """Largest distance, in mm, between this grid's corners under the two affines."""
+        return corner_distance(self.shape, self.affine, other.affine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The grid as JSON-able values."""
+        return {"shape": list(self.shape), "affine": self.affine.tolist()}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Grid":
+        """The grid that `to_dict` described."""
+        return cls(shape=tuple(value["shape"]), affine=np.asarray(value["affine"]))
+
+
+def checked_affine(affine: npt.ArrayLike) -> Affine:
+    """A copy of a 4x4 affine in float64.
+
+    Raises:
+        MedarError: it is not 4x4, not finite, or maps space onto a plane (a zero spacing).
+    """
+    matrix = np.array(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise MedarError(f"affine of shape {matrix.shape}: a 4x4 matrix is needed")
+    if not np.isfinite(matrix).all():
+        raise MedarError("affine holds NaN or Inf: finite numbers are needed")
+    columns = np.linalg.norm(matrix[:3, :3], axis=0)
+    if (columns <= 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-6:
+        spacing = ", ".join(f"{s:g}" for s in columns)
+        raise MedarError(
+            f"affine is singular (spacing {spacing} mm): three independent axes are needed"
+        )
+    return matrix
+
+
+def spacing_of(affine: Affine) -> Spacing:
+    """Voxel sides in mm: the lengths of the affine's columns."""
+    x, y, z = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(x), float(y), float(z)
+
+
+def orientation_of(affine: Affine) -> str:
+    """Where each array axis points, for instance "RAS" or "LPI"."""
+    return "".join(nib.orientations.aff2axcodes(affine))
+
+
+def shear_of(affine: Affine) -> float:
+    """Largest |cosine| between two voxel axes: 0 for a right-angled grid."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
+def corner_distance(shape: Shape3, a: Affine, b: Affine) -> float:
+    """Largest distance, in mm, between the corner voxels of `shape` under two affines."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    gap = (a[:3, :3] - b[:3, :3]) @ corners + (a[:3, 3] - b[:3, 3])[:, None]
+    return float(np.linalg.norm(gap, axis=0).max())
+
+
+def reorient(array: npt.NDArray[Any], source: Affine, target: str) -> npt.NDArray[Any]:
+    """Permute and flip the axes of an (X, Y, Z) or (C, X, Y, Z) array to point as `target` says."""
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(source), nib.orientations.axcodes2ornt(target)
+    )
+    if array.ndim == 3:
+        return np.asarray(nib.orientations.apply_orientation(array, change))
+    turned = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), change)
+    return np.asarray(np.moveaxis(turned, -1, 0))

@@ -1,0 +1,142 @@
+"""NIfTI-1 and NIfTI-2, single file or .hdr/.img pair, through nibabel.
+
+nibabel repairs what it finds odd in a header, quietly: a zero spacing becomes 1 mm, an affine is
+made up where the file has none. Geometry is therefore taken from the unrepaired header.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from isal import igzip
+
+from medar.errors import MedarError, one_line
+from medar.volume.geometry import Affine, Grid, Shape3, corner_distance, shear_of
+from medar.volume.geometry import SHEAR_TOLERANCE as SHEAR
+from medar.volume.read import Header, ReadOptions, assumed_affine, spatial_shape
+
+MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""How many mm one unit of the header is: metre, millimetre, micrometre."""
+
+DISAGREEMENT = 0.1
+"""Corners farther apart than this share of the smallest voxel side: sform and qform disagree."""
+
+
+def read_nifti_header(path: Path, options: ReadOptions) -> Header:
+    """The header of a NIfTI file (see `read_header`)."""
+    path = _existing_header(path)
+    try:
+        with nib.imageglobals.LoggingOutputSuppressor():
+            image = nib.load(path)
+            with _opened(path) as file:
+                raw = type(image.header).from_fileobj(file, check=False)
+    except Exception as error:
+        raise MedarError(f"{path}: not a readable NIfTI file ({one_line(error)})") from error
+    if isinstance(image, nib.Cifti2Image):
+        raise MedarError(f"{path}: CIFTI surface data, not a volume")
+    dtype = image.get_data_dtype()
+    if dtype.fields is not None:
+        raise MedarError(f"{path}: RGB colours, not intensities; convert to one grey channel")
+    if dtype.kind == "c":
+        raise MedarError(f"{path}: complex voxels ({dtype}); write the magnitude or the phase")
+    if dtype.kind not in "iuf":
+        raise MedarError(f"{path}: voxel type {dtype}; medar reads integers and floats")
+    shape, channels = spatial_shape(path, tuple(int(n) for n in image.shape))
+    affine, notes = _geometry(path, raw, shape, options)
+    try:
+        grid = Grid(shape=shape, affine=affine)
+    except MedarError as error:
+        raise MedarError(f"{path}: {error}; correct the header first") from error
+    return Header(
+        path=path,
+        format=_format_name(raw),
+        grid=grid,
+        channels=channels,
+        dtype=str(dtype.newbyteorder("=")),
+        load=lambda: _load(path, image, shape, channels),
+        notes=notes,
+    )
+
+
+def _geometry(
+    path: Path, raw: Any, shape: Shape3, options: ReadOptions
+) -> tuple[Affine, tuple[str, ...]]:
+    """The affine by the rules: sform, then qform, then what the caller assumes."""
+    spacing = tuple(float(abs(s)) for s in raw["pixdim"][1:4])
+    coded = "sform_code" in raw
+    sform = int(raw["sform_code"]) > 0 if coded else False
+    qform = int(raw["qform_code"]) > 0 if coded else False
+    unit = MILLIMETRES.get(int(raw["xyzt_units"]) & 7, 1.0) if coded else 1.0
+    notes = []
+    if not sform and not qform:
+        missing = "neither sform nor qform" if coded else "an Analyze header without orientation"
+        scaled = (spacing[0] * unit, spacing[1] * unit, spacing[2] * unit)
+        affine, note = assumed_affine(path, scaled, options, missing=missing)
+        return affine, (note,)
+    affine = np.asarray(raw.get_sform() if sform else _qform(path, raw, spacing))
+    if unit != 1.0:
+        affine = np.diag([unit, unit, unit, 1.0]) @ affine
+        notes.append(f"header in units of {unit:g} mm, converted")
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    if sform and qform and columns.all() and min(spacing) > 0:
+        other = np.diag([unit, unit, unit, 1.0]) @ _qform(path, raw, spacing)
+        gap = corner_distance(shape, affine, other)
+        if not gap <= DISAGREEMENT * columns.min():
+            notes.append(f"sform and qform disagree by up to {gap:.3g} mm; the sform is used")
+    if columns.all() and shear_of(affine) > SHEAR:
+        notes.append(f"sheared voxel axes (cosine {shear_of(affine):.3f} between two of them)")
+    return affine, tuple(notes)
+
+
+def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
+    if min(spacing) <= 0:
+        raise MedarError(
+            f"{path}: spacing {', '.join(f'{s:g}' for s in spacing)} mm in pixdim; "
+            "positive numbers are needed, correct the header first"
+        )
+    try:
+        return cast(Affine, np.asarray(raw.get_qform()))
+    except Exception as error:
+        raise MedarError(f"{path}: unusable qform ({one_line(error)})") from error
+
+
+def _load(path: Path, image: Any, shape: Shape3, channels: int) -> npt.NDArray[Any]:
+    """The voxels, (X, Y, Z) or (C, X, Y, Z), in their stored type unless the header scales them."""
+    try:
+        if path.name.lower().endswith(".nii.gz"):
+            # ISA-L inflates several times faster than zlib, the largest cost of reading.
+            image = type(image).from_bytes(igzip.decompress(path.read_bytes()))
+        with np.errstate(all="ignore"):
+            array = np.asanyarray(image.dataobj)
+    except Exception as error:
+        raise MedarError(f"{path}: its voxels cannot be read ({one_line(error)})") from error
+    array = array.reshape(*shape, channels) if channels > 1 else array.reshape(shape)
+    return np.moveaxis(array, -1, 0) if channels > 1 else array
+
+
+def _existing_header(path: Path) -> Path:
+    """For an .img file, the .hdr file beside it, which holds the geometry."""
+    lower = path.name.lower()
+    for image, header in ((".img.gz", ".hdr.gz"), (".img", ".hdr")):
+        if lower.endswith(image):
+            beside = path.with_name(path.name[: -len(image)] + header)
+            if not beside.exists():
+                raise MedarError(f"{path}: its header {beside.name} is missing")
+            return beside
+        if lower.endswith(header):
+            beside = path.with_name(path.name[: -len(header)] + image)
+            if not beside.exists():
+                raise MedarError(f"{path}: its voxels {beside.name} are missing")
+    return path
+
+
+def _opened(path: Path) -> Any:
+    return igzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+
+
+def _format_name(raw: Any) -> str:
+    if int(raw["sizeof_hdr"]) == 540:
+        return "NIfTI-2"
+    return "NIfTI-1" if "sform_code" in raw else "Analyze 7.5"
