@@ -11,10 +11,11 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from medar.errors import MedarError, one_line
-from medar.volume.geometry import Affine, Grid, Shape3, corner_distance, shear_of
 from medar.volume.geometry import SHEAR_TOLERANCE as SHEAR
+from medar.volume.geometry import Affine, Grid, Shape3, corner_distance, shear_of
 from medar.volume.read import Header, ReadOptions, assumed_affine, spatial_shape
 
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
@@ -28,7 +29,7 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
     """The header of a NIfTI file (see `read_header`)."""
     path = _existing_header(path)
     try:
-        with nib.imageglobals.LoggingOutputSuppressor():
+        with LoggingOutputSuppressor():
             image = nib.load(path)
             with _opened(path) as file:
                 raw = type(image.header).from_fileobj(file, check=False)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
 
 from medar.errors import MedarError
-from medar.volume.geometry import Affine, Grid, Shape3
+from medar.volume.geometry import Grid, Shape3
 from medar.volume.volume import Volume
 
 Interpolation = Literal["linear", "bspline", "nearest"]
@@ -95,7 +95,7 @@ def crop_or_pad(
 
 def _image(
     array: npt.NDArray[Any],
-    to_source: Affine,
+    to_source: npt.NDArray[Any],
     shape: Shape3,
     interpolation: Interpolation,
     fill: float,
@@ -126,7 +126,7 @@ def _image(
     )
 
 
-def _blurred(image: Any, to_source: Affine) -> Any:
+def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
     """Blurred along each source axis by as much as the target's voxels are wider there."""
     width = np.abs(to_source[:3, :3]).max(axis=1)
     for axis, shrink in enumerate(width[::-1]):
@@ -138,7 +138,7 @@ def _blurred(image: Any, to_source: Affine) -> Any:
 
 
 def _labels(
-    array: npt.NDArray[Any], to_source: Affine, shape: Shape3, fill: int, antialias: bool
+    array: npt.NDArray[Any], to_source: npt.NDArray[Any], shape: Shape3, fill: int, antialias: bool
 ) -> npt.NDArray[Any]:
     """Labels by largest share: each one interpolated as a 0-1 image, within its own box."""
     source = array[0]
@@ -184,7 +184,9 @@ def _box(mask: npt.NDArray[np.bool_], margin: npt.NDArray[Any]) -> tuple[Any, An
     return np.array(low), np.array(high)
 
 
-def _target_box(inverse: Affine, low: Any, high: Any, shape: Shape3) -> tuple[Any, Any] | None:
+def _target_box(
+    inverse: npt.NDArray[Any], low: Any, high: Any, shape: Shape3
+) -> tuple[Any, Any] | None:
     """The box of target voxels that a source box can reach; None where it lies outside."""
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
     reached = inverse[:3, :3] @ corners + inverse[:3, 3:]

@@ -1,4 +1,4 @@
-"""Writing NIfTI: atomic, sform and qform equal, the voxel type and scaling that the caller chose."""
+"""Writing NIfTI: atomic, sform and qform equal, voxel type and scaling as the caller chose."""
 
 from pathlib import Path
 from typing import Any, Literal
