@@ -72,12 +72,8 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: str | Path) -> str:
-    """The hash of a file's bytes; of a folder (a DICOM series), of its files' bytes by name."""
-    path = Path(path)
-    if path.is_dir():
-        inside = sorted(p for p in path.iterdir() if p.is_file())
-        return digest([[p.name, file_digest(p)] for p in inside])
-    with path.open("rb") as file:
+    """The hash of a file's bytes."""
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

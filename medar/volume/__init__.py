@@ -1,7 +1,7 @@
 """Volumes and their geometry: reading every format, writing NIfTI, changing grids."""
 
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing
-from medar.volume.read import Header, ReadOptions, load_volume, read_header, read_volume
+from medar.volume.read import Header, ReadOptions, files_of, load_volume, read_header, read_volume
 from medar.volume.resample import resample
 from medar.volume.volume import Provenance, Volume
 from medar.volume.write import write_nifti
@@ -15,6 +15,7 @@ __all__ = [
     "Shape3",
     "Spacing",
     "Volume",
+    "files_of",
     "load_volume",
     "read_header",
     "read_volume",

@@ -268,3 +268,29 @@ def _is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM"
+
+
+def files_of(path: str | Path) -> tuple[Path, ...]:
+    """Every file that a volume's content lies in: one, a header and its data, or a DICOM folder.
+
+    Files that a header names and that do not exist are left out; reading the volume says so.
+    """
+    path = Path(path)
+    name = path.name.lower()
+    if path.is_dir():
+        return tuple(sorted(p for p in path.iterdir() if p.is_file()))
+    for one, other in ((".hdr", ".img"), (".img", ".hdr")):
+        for packed in ("", ".gz"):
+            if name.endswith(one + packed):
+                beside = path.with_name(path.name[: -len(one + packed)] + other + packed)
+                return tuple(sorted(p for p in (path, beside) if p.exists()))
+    if name.endswith((".mhd", ".nhdr")):
+        lines = path.read_text(encoding="latin-1").splitlines()
+        named = [
+            line.replace("=", ":").split(":", 1)[1].strip()
+            for line in lines
+            if line.lower().startswith(("elementdatafile", "data file", "datafile"))
+        ]
+        data = (path.with_name(n) for n in named)
+        return (path, *(p for p in data if p.is_file() and p != path))
+    return (path,)

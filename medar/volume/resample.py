@@ -25,8 +25,17 @@ _ITK = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline, "nearest": sitk.
 FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 """Full width at half maximum of a Gaussian of standard deviation 1."""
 
+NARROW = 0.3
+"""Standard deviation, in voxels, of the narrowest blur worth making: at 0.3 a neighbour weighs
+less than half a percent."""
+
 WHOLE = 1e-3
 """Index error, in voxels, below which two grids are taken to lie on the same lattice."""
+
+
+def use_threads(count: int) -> None:
+    """Limit the threads of each filter in this process; workers that run side by side take one."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
 
 def resample(
@@ -130,9 +139,9 @@ def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
     """Blurred along each source axis by as much as the target's voxels are wider there."""
     width = np.abs(to_source[:3, :3]).max(axis=1)
     for axis, shrink in enumerate(width[::-1]):
+        sigma = float(np.sqrt(max(0.0, shrink**2 - 1.0)) / FWHM)
         # The recursive filter needs four voxels; on fewer there is nothing to alias.
-        if shrink > 1.0 + 1e-6 and image.GetSize()[axis] >= 4:
-            sigma = float(np.sqrt(shrink**2 - 1.0) / FWHM)
+        if sigma >= NARROW and image.GetSize()[axis] >= 4:
             image = sitk.RecursiveGaussian(image, sigma=sigma, direction=axis)
     return image
 

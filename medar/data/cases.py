@@ -1,0 +1,60 @@
+"""The volumes behind a case: its channels stacked, its label on the same grid."""
+
+import numpy as np
+
+from medar.data.manifest import Case
+from medar.errors import MedarError
+from medar.volume import ReadOptions, Volume, load_volume, read_header
+
+
+def read_image(case: Case, options: ReadOptions) -> Volume:
+    """A case's image, (C, X, Y, Z): one file per channel, or one file that holds them all.
+
+    Raises:
+        MedarError: a file cannot be read, or the channels lie on different grids.
+    """
+    channels = [
+        load_volume(read_header(path, options), options, modality=case.modality)
+        for path in case.images
+    ]
+    first = channels[0]
+    if len(channels) == 1:
+        return first
+    for path, channel in zip(case.images, channels, strict=True):
+        if not channel.grid.matches(first.grid):
+            raise MedarError(
+                f"{path}: its grid differs from that of {case.images[0].name}; "
+                "resample the channels of a case onto one grid first"
+            )
+    return Volume(
+        array=np.concatenate([channel.array for channel in channels]),
+        affine=first.affine,
+        modality=first.modality,
+        provenance=first.provenance,
+    )
+
+
+def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None:
+    """A case's label map, (1, X, Y, Z), on the image's grid; None where the case has none.
+
+    Raises:
+        MedarError: the file cannot be read, holds fractions, or lies on another grid.
+    """
+    if case.label is None:
+        return None
+    label = load_volume(read_header(case.label, options), options, labels=True)
+    if label.shape != image.shape:
+        raise MedarError(
+            f"{case.label}: {_sides(label)} voxels for an image of {_sides(image)}; "
+            "a label map needs its image's shape"
+        )
+    if not label.grid.matches(image.grid):
+        raise MedarError(
+            f"{case.label}: its affine puts corners {label.grid.distance(image.grid):.3g} mm from "
+            "the image's; correct the header of the one that is wrong"
+        )
+    return Volume(array=label.array, affine=image.affine, provenance=label.provenance)
+
+
+def _sides(volume: Volume) -> str:
+    return "x".join(map(str, volume.shape))

@@ -1,0 +1,143 @@
+"""`Fingerprint`: what a data set is like, measured once: shapes, spacings, intensities, labels."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from medar.data.cases import read_image, read_label
+from medar.data.hashes import HashIndex
+from medar.data.intensity import foreground
+from medar.data.manifest import Case, Manifest
+from medar.errors import MedarError
+from medar.files import digest, read_json, write_json
+from medar.parallel import run_parallel
+from medar.progress import track
+from medar.settings import STRICT, from_dict, to_dict
+from medar.volume import ReadOptions, Shape3, Spacing
+
+QUANTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 99.9, 100.0)
+"""Percentages at which foreground intensities are recorded."""
+
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFingerprint:
+    """What one case is like."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    id: str
+    key: str
+    """Hash of the files and reading options behind these figures."""
+    modality: str | None
+    shape: Shape3
+    """Voxels along RAS+ axes."""
+    spacing: Spacing
+    """mm"""
+    quantiles: tuple[tuple[float, ...], ...]
+    """Per channel, foreground intensities at `QUANTILES`."""
+    label_ml: dict[int, float] = field(default_factory=dict)
+    """Volume of each label that has voxels, in millilitres."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """All cases that could be read, and why the others could not."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    cases: tuple[CaseFingerprint, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+    quantiles: tuple[float, ...] = QUANTILES
+
+    def save(self, path: str | Path) -> None:
+        """Write as JSON, atomically."""
+        write_json(path, to_dict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Fingerprint":
+        """Read what `save` wrote."""
+        return from_dict(cls, read_json(path), str(path))
+
+    @property
+    def spacings(self) -> Any:
+        """(cases, 3) in mm."""
+        return np.array([case.spacing for case in self.cases])
+
+    @property
+    def extents(self) -> Any:
+        """(cases, 3): sides of the volumes in mm."""
+        return np.array([case.shape for case in self.cases]) * self.spacings
+
+
+def take_fingerprint(
+    manifest: Manifest,
+    options: ReadOptions,
+    *,
+    workers: int,
+    hashes: HashIndex,
+    known: Fingerprint | None = None,
+) -> Fingerprint:
+    """Measure every case, taking over from `known` those whose files have not changed.
+
+    Raises:
+        MedarError: no case can be read.
+    """
+    before = {case.key: case for case in known.cases} if known else {}
+    taken: dict[str, CaseFingerprint] = {}
+    todo = []
+    for case in manifest:
+        key = _key(case, options, hashes)
+        if key in before:
+            taken[case.id] = replace(before[key], id=case.id)
+        else:
+            todo.append(case)
+    failed = {}
+    outcomes = run_parallel(partial(_measure, options=options), todo, workers=workers)
+    for outcome in track(outcomes, total=len(todo), label="fingerprint"):
+        case = outcome.item
+        if outcome.value is None:
+            failed[case.id] = outcome.error or "unknown"
+            continue
+        taken[case.id] = replace(outcome.value, key=_key(case, options, hashes))
+    if not taken:
+        reason = next(iter(failed.values()))
+        raise MedarError(f"{manifest.root}: no case can be read; the first: {reason}")
+    return Fingerprint(
+        cases=tuple(taken[case.id] for case in manifest if case.id in taken), failed=failed
+    )
+
+
+def _key(case: Case, options: ReadOptions, hashes: HashIndex) -> str:
+    files = [*case.images, *([case.label] if case.label else [])]
+    if not all(file.exists() for file in files):
+        return "missing"
+    return digest([VERSION, [hashes[f] for f in files], options.to_dict(), case.modality])
+
+
+def _measure(case: Case, options: ReadOptions) -> CaseFingerprint:
+    image = read_image(case, options)
+    label = read_label(case, options, image)
+    millilitres = {}
+    if label is not None:
+        values, counts = np.unique(label.array, return_counts=True)
+        one = float(np.prod(image.spacing)) / 1000.0
+        millilitres = {
+            int(v): round(float(n) * one, 4) for v, n in zip(values, counts, strict=True) if v
+        }
+    return CaseFingerprint(
+        id=case.id,
+        key="",
+        modality=image.modality,
+        shape=image.shape,
+        spacing=image.spacing,
+        quantiles=tuple(
+            tuple(float(q) for q in np.percentile(foreground(c, image.modality), QUANTILES))
+            for c in image.array
+        ),
+        label_ml=millilitres,
+    )

@@ -1,0 +1,93 @@
+"""Content hashes of files, remembered while the files stay untouched.
+
+A file is hashed once; afterwards its size, times and inode vouch for it, as in git's index. Files
+changed in the last seconds are hashed again: a clock tick could hide a change.
+"""
+
+import json
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from medar.errors import MedarError
+from medar.files import digest, file_digest, write_text
+from medar.progress import track
+from medar.volume import files_of
+
+SETTLED = 2.0
+"""Seconds after its last change before a file's times are trusted."""
+
+
+class HashIndex:
+    """Hashes by path, kept in a JSON file.
+
+    Args:
+        path: where the index is stored; a damaged or absent one starts empty.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.path = Path(path) if path else None
+        self._entries: dict[str, tuple[list[int], str]] = {}
+        self._changed = False
+        if self.path and self.path.exists():
+            try:
+                stored = json.loads(self.path.read_text())
+                self._entries = {p: (list(stamp), h) for p, (stamp, h) in stored.items()}
+            except (ValueError, TypeError, AttributeError, OSError):
+                self._entries = {}
+
+    def __getitem__(self, path: Path) -> str:
+        """The hash of a volume's content: its file, the files of a pair, or a DICOM folder.
+
+        Raises:
+            MedarError: it cannot be read.
+        """
+        key = str(path.absolute())
+        try:
+            files = files_of(path)
+            stamp = _stamp(files)
+            kept = self._entries.get(key)
+            if kept and kept[0] == stamp:
+                return kept[1]
+            hashes = [[file.name, file_digest(file)] for file in files]
+            value = hashes[0][1] if len(files) == 1 else digest(hashes)
+            newest = max(stamp[1], stamp[2]) / 1e9
+            if _stamp(files) == stamp and time.time() - newest > SETTLED:
+                self._entries[key] = (stamp, value)
+                self._changed = True
+        except OSError as error:
+            raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+        return value
+
+    def prime(self, paths: Iterable[Path], *, workers: int) -> None:
+        """Hash many files side by side, showing progress; those that cannot be read are left."""
+        todo = [p for p in paths if p.exists() and str(p.absolute()) not in self._entries]
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in track(
+                pool.map(self._try, todo), total=len(todo), label="hashing", unit="file"
+            ):
+                pass
+
+    def _try(self, path: Path) -> None:
+        try:
+            self[path]
+        except MedarError:
+            return  # whoever needs this file meets the error, with its case
+
+    def save(self) -> None:
+        """Store the index, if it has a path and has changed."""
+        if self.path and self._changed:
+            write_text(self.path, json.dumps(self._entries))
+            self._changed = False
+
+
+def _stamp(files: tuple[Path, ...]) -> list[int]:
+    """Size, modification and change times in ns, inode; summed and newest over several files."""
+    stats = [file.stat() for file in files]
+    return [
+        sum(s.st_size for s in stats),
+        max((s.st_mtime_ns for s in stats), default=0),
+        max((s.st_ctime_ns for s in stats), default=0),
+        sum(s.st_ino for s in stats),
+    ]

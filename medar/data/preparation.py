@@ -1,0 +1,175 @@
+"""One volume to the plan's form and back: orient, normalise, resample, crop or pad.
+
+Resampling, cropping and padding are a single interpolation onto a target grid, and none at all
+where the spacing already fits. A `Trace` remembers what the inverse needs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.data.intensity import TISSUE_HU, Window
+from medar.data.plan import Plan
+from medar.errors import MedarError
+from medar.volume import Grid, Provenance, Volume, resample
+
+VERSION = 1
+"""Raise it whenever the bytes of a prepared case change: caches of another version are redone."""
+
+SAME_SPACING = 1e-3
+"""Relative difference below which a spacing is taken to be the plan's, and is left alone."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trace:
+    """What happened to a volume on its way to the plan's form."""
+
+    source: Grid
+    """The volume's grid before, RAS+."""
+    target: Grid
+    """Its grid after."""
+    windows: tuple[Window, ...]
+    """The intensity window of each channel."""
+    modality: str | None
+    provenance: Provenance | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trace as JSON-able values."""
+        came_from = self.provenance
+        return {
+            "source": self.source.to_dict(),
+            "target": self.target.to_dict(),
+            "windows": [[w.low, w.high] for w in self.windows],
+            "modality": self.modality,
+            "provenance": came_from
+            and {
+                "path": came_from.path,
+                "format": came_from.format,
+                "grid": came_from.grid.to_dict(),
+                "dtype": came_from.dtype,
+                "notes": list(came_from.notes),
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Trace":
+        """The trace that `to_dict` described."""
+        came_from = value["provenance"]
+        return cls(
+            source=Grid.from_dict(value["source"]),
+            target=Grid.from_dict(value["target"]),
+            windows=tuple(Window(low=low, high=high) for low, high in value["windows"]),
+            modality=value["modality"],
+            provenance=came_from
+            and Provenance(
+                path=came_from["path"],
+                format=came_from["format"],
+                grid=Grid.from_dict(came_from["grid"]),
+                dtype=came_from["dtype"],
+                notes=tuple(came_from["notes"]),
+            ),
+        )
+
+
+def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], Trace]:
+    """Bring an image to the plan's grid and to [-1, 1].
+
+    Returns:
+        (C, X, Y, Z) float32, with X, Y, Z the plan's size in volume mode, and the trace that
+        leads back.
+
+    Raises:
+        MedarError: a constant volume, or channels without an intensity rule.
+    """
+    rules = plan.rules(volume.channels, volume.modality)
+    windows = tuple(rule.fit(channel) for rule, channel in zip(rules, volume.array, strict=True))
+    target = target_grid(volume, plan)
+    scaled = np.stack(
+        [window.normalise(channel) for window, channel in zip(windows, volume.array, strict=True)]
+    )
+    moved = resample(volume.with_array(scaled), target, interpolation=plan.interpolation, fill=-1.0)
+    array = moved.array
+    if plan.interpolation == "bspline":
+        array = np.clip(array, -1.0, 1.0)
+    trace = Trace(
+        source=volume.grid,
+        target=target,
+        windows=windows,
+        modality=volume.modality,
+        provenance=volume.provenance,
+    )
+    return array, trace
+
+
+def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
+    """Bring a label map to the grid that its image went to: (1, X, Y, Z) integers.
+
+    Raises:
+        MedarError: a value that the plan does not name.
+    """
+    known = {0, *plan.labels} | ({plan.ignore_label} if plan.ignore_label is not None else set())
+    odd = sorted(set(np.unique(label.array).tolist()) - known)
+    if odd and plan.labels:
+        raise MedarError(
+            f"label values {', '.join(map(str, odd))} are not among the plan's "
+            f"{', '.join(map(str, sorted(known)))}"
+        )
+    return resample(label, target, interpolation=plan.label_interpolation, fill=0).array
+
+
+def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
+    """From the plan's form, (C, X, Y, Z), back to the volume's own grid and intensities.
+
+    Where the plan's grid did not reach, the volume is filled with its window's lowest value.
+    """
+    prepared = Volume(array=array, affine=trace.target.affine, modality=trace.modality)
+    back = resample(prepared, trace.source, fill=-1.0).array
+    restored = np.stack(
+        [window.restore(channel) for window, channel in zip(trace.windows, back, strict=True)]
+    )
+    return Volume(
+        array=restored,
+        affine=trace.source.affine,
+        modality=trace.modality,
+        provenance=trace.provenance,
+    )
+
+
+def restore_label(array: npt.NDArray[Any], trace: Trace) -> Volume:
+    """A label map in the plan's form, (1, X, Y, Z), back on the volume's own grid."""
+    prepared = Volume(array=array, affine=trace.target.affine)
+    back = resample(prepared, trace.source, fill=0)
+    return Volume(array=back.array, affine=trace.source.affine, provenance=trace.provenance)
+
+
+def target_grid(volume: Volume, plan: Plan) -> Grid:
+    """The grid that a volume is sampled on: the plan's spacing; in volume mode also its size.
+
+    Volumes that have the spacing already keep their lattice, so that nothing is interpolated.
+    """
+    own = np.asarray(volume.spacing)
+    wanted = np.where(np.abs(own / plan.spacing - 1) < SAME_SPACING, own, plan.spacing)
+    grid = volume.grid.at_spacing((float(wanted[0]), float(wanted[1]), float(wanted[2])))
+    if plan.mode == "patch":
+        return grid
+    middle = (np.asarray(grid.shape) - 1) / 2
+    if plan.centre == "foreground":
+        inside = volume.affine @ np.append(_foreground_centre(volume), 1.0)
+        middle = np.linalg.solve(grid.affine, inside)[:3]
+    start = np.floor(middle - (np.asarray(plan.size) - 1) / 2 + 0.5).astype(int)
+    return grid.window((int(start[0]), int(start[1]), int(start[2])), plan.size)
+
+
+def _foreground_centre(volume: Volume) -> npt.NDArray[np.float64]:
+    """The middle, in voxels, of the box around the first channel's foreground."""
+    first = volume.array[0]
+    mask = first > (TISSUE_HU if volume.modality == "CT" else first.min())
+    if not mask.any():
+        mask = np.ones_like(mask)
+    middle = []
+    for axis in range(3):
+        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        middle.append((inside[0] + inside[-1]) / 2)
+    return np.asarray(middle)

@@ -1,0 +1,149 @@
+"""The same work on many cases, in several processes, where one bad case stops nothing.
+
+Each outcome is a value or a reason. A worker that dies (killed for its memory, say) takes only its
+own case with it: the cases that were under way are tried again one at a time.
+"""
+
+import errno
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from medar.errors import MedarError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Generic[T, R]):
+    """What became of one item: `value`, or `error` in one line and, for a defect, its `trace`."""
+
+    item: T
+    value: R | None = None
+    error: str | None = None
+    trace: str | None = None
+
+
+def default_workers() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_parallel(
+    function: Callable[[T], R], items: Sequence[T], *, workers: int
+) -> Iterator[Outcome[T, R]]:
+    """Apply `function` to each item and yield the outcomes as they come.
+
+    At most `workers` items are in memory at a time. With one worker, or one item, everything
+    happens in this process.
+
+    Args:
+        function: picklable, defined at the top level of a module.
+        items: picklable.
+        workers: number of processes.
+
+    Raises:
+        MedarError: the disk is full; nothing could be kept, so going on makes no sense.
+    """
+    if workers < 1:
+        raise MedarError(f"workers {workers}: at least 1 is needed")
+    if workers == 1 or len(items) <= 1:
+        for item in items:
+            yield _outcome(item, _guarded(function, item))
+        return
+    survivors: list[T] = []
+    yield from _pooled(function, items, workers, survivors)
+    for item in survivors:
+        again: list[T] = []
+        yield from _pooled(function, [item], 1, again)
+        for lost in again:
+            yield Outcome(
+                item=lost,
+                error="the worker process died (killed, perhaps for want of memory); "
+                "try fewer workers",
+            )
+
+
+def _pooled(
+    function: Callable[[T], R], items: Sequence[T], workers: int, lost: list[T]
+) -> Iterator[Outcome[T, R]]:
+    """Outcomes from a pool; items that were under way when a worker died go to `lost`."""
+    waiting = list(reversed(items))
+    running: dict[Future[_Result[R]], T] = {}
+    pool = _new_pool(workers)
+    try:
+        while waiting or running:
+            broken = False
+            while waiting and len(running) < workers and not broken:
+                try:
+                    running[pool.submit(_guarded, function, waiting[-1])] = waiting[-1]
+                    waiting.pop()
+                except BrokenProcessPool:
+                    broken = True
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                item = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    lost.append(item)
+                    broken = True
+                    continue
+                yield _outcome(item, result)
+            if broken:
+                lost.extend(running.values())
+                running.clear()
+                pool.shutdown(wait=False, cancel_futures=True)
+                pool = _new_pool(workers)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _new_pool(workers: int) -> ProcessPoolExecutor:
+    # Spawned, not forked: a fork inherits the locks of threads that libraries started here.
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
+
+
+@dataclass(frozen=True)
+class _Result(Generic[R]):
+    value: R | None = None
+    error: str | None = None
+    trace: str | None = None
+    fatal: bool = False
+
+
+def _guarded(function: Callable[[T], R], item: T) -> _Result[R]:
+    """`function(item)`, with every failure turned into words that travel between processes."""
+    try:
+        return _Result(value=function(item))
+    except MedarError as error:
+        return _Result(error=str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _Result(error=f"{error.filename or 'output'}: {error.strerror}", fatal=True)
+        return _Result(error=str(error), trace=traceback.format_exc())
+    except Exception as error:
+        told = f"unexpected {type(error).__name__}: {error}"
+        return _Result(error=" ".join(told.split()), trace=traceback.format_exc())
+
+
+def _outcome(item: T, result: _Result[R]) -> Outcome[T, R]:
+    if result.fatal:
+        raise MedarError(f"{result.error}; free some space and run the same command again")
+    return Outcome(item=item, value=result.value, error=result.error, trace=result.trace)
+
+
+def _quiet_worker() -> None:
+    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from medar.volume.resample import use_threads
+
+    use_threads(1)

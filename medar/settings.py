@@ -1,0 +1,92 @@
+"""Settings as frozen dataclasses, to and from YAML, with errors that name the file and the key."""
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from medar.errors import MedarError
+from medar.files import write_text
+
+S = TypeVar("S")
+
+STRICT = {"extra": "forbid"}
+"""For `__pydantic_config__` of a settings class: unknown keys are errors."""
+
+
+def from_dict(cls: type[S], values: Any, where: str) -> S:
+    """Build a settings dataclass from plain values.
+
+    Args:
+        cls: a dataclass; types are checked and strings that read as numbers are converted.
+        values: a mapping, as YAML or JSON gives it.
+        where: the file, for messages.
+
+    Raises:
+        MedarError: one line that names the key, the value and what is allowed.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    if not isinstance(values, dict):
+        raise MedarError(f"{where}: a mapping of settings is needed, not {type(values).__name__}")
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except MedarError as error:
+        raise MedarError(f"{where}: {error}") from error
+    except ValidationError as error:
+        raise MedarError(f"{where}: {_first(error.errors()[0], cls)}") from error
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as values that YAML and JSON can hold: tuples become lists."""
+    from pydantic import TypeAdapter
+
+    plain = TypeAdapter(type(settings)).dump_python(settings, mode="json")
+    return dict(plain)
+
+
+def load_yaml(cls: type[S], path: str | Path) -> S:
+    """Read a settings dataclass from a YAML file (see `from_dict`)."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MedarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    return from_dict(cls, values if values is not None else {}, str(path))
+
+
+def save_yaml(settings: Any, path: str | Path, *, header: str = "") -> None:
+    """Write a settings dataclass as YAML, atomically, under a comment."""
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines())
+    body = yaml.dump(
+        to_dict(settings), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
+    )
+    write_text(path, comment + body)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of plain values on one line: `spacing: [1.0, 1.0, 1.0]`."""
+
+
+def _flow(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
+    plain = not any(isinstance(item, (list, dict)) for item in value)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=plain)
+
+
+_Dumper.add_representer(list, _flow)
+
+
+def _first(problem: Any, cls: type[Any]) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        names = [field.name for field in dataclasses.fields(cls)]
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
+        return f"unknown key {key!r}; {hint}"
+    if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"key {key!r} is missing"
+    return f"key {key!r}: {problem['input']!r} ({problem['msg'][0].lower()}{problem['msg'][1:]})"
