@@ -1,0 +1,5 @@
+"""`medar data`: stub while the sources arrive."""
+
+from cyclopts import App
+
+app = App(name="data")

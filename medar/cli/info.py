@@ -1,0 +1,81 @@
+"""`medar info`: what this installation is made of and what it can use."""
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from medar.cli.output import print_json, print_pairs
+
+PACKAGES = (
+    "medar", "torch", "monai", "nibabel", "simpleitk", "numpy", "scipy", "scikit-image", "einops",
+    "mlflow", "blosc2", "isal", "matplotlib", "safetensors", "cyclopts",
+)  # fmt: skip
+KERNELS = ("triton", "mamba_ssm", "flash_attn", "causal_conv1d")
+
+
+def info(*, json: bool = False) -> None:
+    """Versions, device, threads, kernels available and paths.
+
+    Parameters
+    ----------
+    json
+        Print one JSON object: versions, device, threads, kernels, paths.
+    """
+    facts = gather()
+    if json:
+        print_json(facts)
+    else:
+        for heading, values in facts.items():
+            print_pairs(heading, values)
+
+
+def gather() -> dict[str, dict[str, Any]]:
+    """The facts that `medar info` prints, by heading."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    device: dict[str, Any] = {"type": "cuda" if cuda else "cpu", "processor": _processor()}
+    for index in range(torch.cuda.device_count() if cuda else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        device[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    device["bf16"] = torch.cuda.is_bf16_supported() if cuda else "avx512_bf16" in _cpu_flags()
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "device": device,
+        "threads": {"torch": torch.get_num_threads(), "processors": _processors()},
+        "kernels": {name: importlib.util.find_spec(name) is not None for name in KERNELS},
+        "paths": {
+            "medar": str(Path(__file__).resolve().parents[1]),
+            "python": sys.executable,
+            "tracking": os.environ.get("MLFLOW_TRACKING_URI", "not set (MLFLOW_TRACKING_URI)"),
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu_flags() -> str:
+    source = Path("/proc/cpuinfo")
+    lines = source.read_text().splitlines() if source.exists() else []
+    return next((line for line in lines if line.startswith("flags")), "")
+
+
+def _processor() -> str:
+    source = Path("/proc/cpuinfo")
+    lines = source.read_text().splitlines() if source.exists() else []
+    named = next((line for line in lines if line.startswith("model name")), "")
+    return named.partition(":")[2].strip() or platform.processor() or platform.machine()

@@ -1,0 +1,63 @@
+"""`medar`: the commands, and how errors leave the program.
+
+Exit codes: 0 fine; 1 the data or the result has problems, which were reported; 2 the call or its
+input was wrong, in one line on standard error; 130 interrupted.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CycloptsError
+
+from medar import __version__
+from medar.errors import MedarError
+
+HELP = """Generate and understand 3D medical volumes with scale-wise autoregressive models.
+
+Not a medical device: for research only."""
+
+app = App(
+    name="medar",
+    help=HELP,
+    version=__version__,
+    suppress_keyboard_interrupt=False,
+    help_format="plaintext",
+)
+# Named by path, so that a command's imports are paid for by that command alone.
+app.command(
+    "medar.cli.info:info", name="info", help="Versions, device, threads, kernels and paths."
+)
+app.command(
+    "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as error:
+        _leave(" ".join(str(error).split()), 2)
+    except MedarError as error:
+        _leave(str(error), 2)
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): no more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(message: str, code: int) -> None:
+    print(f"medar: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"medar: warning: {message}", file=sys.stderr)

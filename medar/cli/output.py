@@ -1,0 +1,41 @@
+"""What commands print: tables and pairs for people, one JSON object for programs."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def print_pairs(heading: str, values: dict[str, Any]) -> None:
+    """A heading and aligned names and values under it."""
+    width = max((len(name) for name in values), default=0)
+    print(heading)
+    for name, value in values.items():
+        shown = {True: "yes", False: "no", None: "-"}.get(value, value) if _flag(value) else value
+        print(f"  {name:<{width}}  {shown}")
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A plain table; the last column takes what room there is and wraps."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings[:-1]:
+        table.add_column(heading, no_wrap=True)
+    table.add_column(headings[-1], overflow="fold")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    console = Console(markup=False, highlight=False, emoji=False)
+    # In a file or a pipe lines are not broken: they are searched there.
+    console.width = console.width if console.is_terminal else 10_000
+    console.print(table)
+
+
+def _flag(value: Any) -> bool:
+    return value is None or isinstance(value, bool)

@@ -1,0 +1,103 @@
+"""Reading a prepared data set: its plan, its cases, and the arrays behind them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.data.cache import ArrayCache
+from medar.data.manifest import Split
+from medar.data.plan import Plan
+from medar.data.preparation import Trace
+from medar.data.prepare import ARRAYS, CASES_FILE, PLAN_FILE
+from medar.errors import MedarError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedCase:
+    """One case of a prepared data set."""
+
+    id: str
+    subject: str
+    split: Split | None
+    modality: str | None
+    attributes: dict[str, Any]
+    annotated: tuple[int, ...]
+    """Label values that were looked for in this case."""
+    image: str
+    """Key of the image in the cache."""
+    label: str | None
+
+
+class Prepared:
+    """A folder that `prepare` filled.
+
+    The cases are kept as one block of bytes rather than as objects: worker processes then share
+    its memory instead of copying it as they count references.
+
+    Args:
+        folder: holds plan.yaml, cases.jsonl and arrays/.
+        split: keep the cases of one split only.
+
+    Raises:
+        MedarError: the folder was not prepared, not to the end, or holds no case of the split.
+    """
+
+    def __init__(self, folder: str | Path, *, split: Split | None = None) -> None:
+        self.folder = Path(folder)
+        listing = self.folder / CASES_FILE
+        if not listing.exists():
+            raise MedarError(
+                f"{self.folder}: not a prepared data set (no {CASES_FILE}); "
+                "run `medar data prepare PATH --out` with this folder"
+            )
+        self.plan = Plan.load(self.folder / PLAN_FILE)
+        header, *lines = listing.read_bytes().splitlines()
+        if json.loads(header)["plan"] != self.plan.digest:
+            raise MedarError(
+                f"{self.folder}: {PLAN_FILE} has changed since the cases were prepared; "
+                "run `medar data prepare` again"
+            )
+        if split is not None:
+            lines = [line for line in lines if json.loads(line)["split"] == split]
+        if not lines:
+            raise MedarError(f"{self.folder}: no case in the split {split!r}")
+        self.cache = ArrayCache(self.folder / ARRAYS)
+        self._lines = np.frombuffer(b"".join(lines), dtype=np.uint8)
+        self._ends = np.cumsum([len(line) for line in lines])
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> PreparedCase:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start = self._ends[index - 1] if index else 0
+        line = json.loads(self._lines[start : self._ends[index]].tobytes())
+        return PreparedCase(**{**line, "annotated": tuple(line["annotated"])})
+
+    def find(self, case_id: str) -> PreparedCase:
+        """The case of an id.
+
+        Raises:
+            MedarError: there is none.
+        """
+        for index in range(len(self)):
+            if self[index].id == case_id:
+                return self[index]
+        raise MedarError(f"{self.folder}: no case {case_id!r}; the first is {self[0].id!r}")
+
+    def image(self, case: PreparedCase) -> npt.NDArray[np.float32]:
+        """(C, X, Y, Z) in [-1, 1]."""
+        return np.asarray(self.cache.open(case.image)[...])
+
+    def label(self, case: PreparedCase) -> npt.NDArray[Any] | None:
+        """(1, X, Y, Z) integers; None where the case has no label."""
+        return np.asarray(self.cache.open(case.label)[...]) if case.label else None
+
+    def trace(self, case: PreparedCase) -> Trace:
+        """What leads back to the case's own grid and intensities."""
+        return Trace.from_dict(self.cache.meta(case.image)["trace"])
