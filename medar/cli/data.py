@@ -1,5 +1,355 @@
-"""`medar data`: stub while the sources arrive."""
+"""`medar data`: check, plan, prepare and look at data sets; write phantoms."""
 
-from cyclopts import App
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-app = App(name="data")
+from cyclopts import App, Parameter
+
+from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.output import print_json, print_pairs, print_table
+from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    from medar.data.manifest import Manifest
+    from medar.data.plan import Plan
+
+app = App(
+    name="data",
+    help="Check, plan, prepare and look at data sets; write phantoms.",
+    help_format="plaintext",
+)
+
+READING = Reading()
+DATASET = DataSet()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class PlanValues:
+    """Values of the plan that are given instead of derived."""
+
+    voxels: int | None = None
+    """Voxels that a model may see at once; default 2097152 (128 cubed)."""
+    spacing: tuple[float, float, float] | None = None
+    """Voxel sides in mm."""
+    size: tuple[int, int, int] | None = None
+    """Voxels of a whole volume, or of a patch."""
+    mode: Literal["volume", "patch"] | None = None
+    """One array of SIZE a case, or patches of SIZE cut from larger ones."""
+    downsampling: tuple[int, int, int] | None = None
+    """Factors from voxels to the latent grid."""
+    centre: Literal["image", "foreground"] | None = None
+    """What stays in the middle when volumes are cropped."""
+    window: tuple[float, float] | None = None
+    """Intensity window in the volume's units (HU), for every channel."""
+    percentiles: tuple[float, float] | None = None
+    """Intensity window between percentiles of each volume, for every channel."""
+
+    def overrides(self) -> dict[str, Any]:
+        """The values that were given, as `make_plan` takes them."""
+        names = ("spacing", "size", "mode", "downsampling", "centre")
+        given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        if self.window and self.percentiles:
+            raise MedarError("--window and --percentiles exclude each other; give one")
+        for kind, pair in (("window", self.window), ("percentiles", self.percentiles)):
+            if pair:
+                rule = {"kind": kind, "low": pair[0], "high": pair[1]}
+                given["intensity"] = {"other": rule}
+        return given
+
+
+PLAN_VALUES = PlanValues()
+
+
+@app.command
+def check(
+    path: Path,
+    /,
+    *,
+    deep: bool = False,
+    json: bool = False,
+    workers: int | None = None,
+    dataset: DataSet = DATASET,
+    reading: Reading = READING,
+) -> int:
+    """Read every header of a data set and report all problems; exit code 1 if any is an error.
+
+    Parameters
+    ----------
+    path
+        Folder, dataset.json, JSONL manifest or single volume.
+    deep
+        Read every voxel too.
+    json
+        Print the report as one JSON object (docs/reference/datasets.md).
+    workers
+        Processes; default one a processor.
+    """
+    from medar.data.check import check as run
+
+    manifest = dataset.read(path)
+    report = run(manifest, deep=deep, workers=worker_count(workers), options=reading.options())
+    if json:
+        print_json(report.to_dict())
+        return 1 if report.errors else 0
+    print_pairs(
+        f"{report.data} ({report.source})",
+        {
+            "cases": f"{report.cases}, {report.labelled} labelled, {report.subjects} subjects",
+            "splits": ", ".join(f"{n} {split}" for split, n in report.splits.items()),
+            **{k: v for k, v in report.summary.items() if not isinstance(v, dict | list)},
+        },
+    )
+    if report.problems:
+        print_table(
+            ("severity", "code", "case", "message"),
+            ((p.severity, p.code, p.case, p.message) for p in report.problems),
+        )
+    print(f"{report.errors} errors, {report.warnings} warnings")
+    return 1 if report.errors else 0
+
+
+@app.command
+def plan(
+    path: Path,
+    /,
+    *,
+    out: Path,
+    json: bool = False,
+    workers: int | None = None,
+    values: PlanValues = PLAN_VALUES,
+    dataset: DataSet = DATASET,
+    reading: Reading = READING,
+) -> None:
+    """Measure a data set and write how its volumes will be brought to one form.
+
+    Leaves OUT/fingerprint.json and OUT/plan.yaml. Values given here replace derived ones; what
+    depends on them follows.
+
+    Parameters
+    ----------
+    path
+        Folder, dataset.json, JSONL manifest or single volume.
+    out
+        Folder to write to; the one that `prepare` will fill.
+    json
+        Print the plan as one JSON object.
+    workers
+        Processes; default one a processor.
+    """
+    from medar.data.prepare import PLAN_FILE
+    from medar.settings import to_dict
+
+    manifest = dataset.read(path)
+    made = _make_plan(manifest, out, worker_count(workers), values, reading)
+    made.save(out / PLAN_FILE)
+    if json:
+        print_json({**to_dict(made), "latent": list(made.latent)})
+        return
+    _print_plan(made, out / PLAN_FILE)
+
+
+@app.command
+def prepare(
+    path: Path,
+    /,
+    *,
+    out: Path,
+    plan: Path | None = None,
+    json: bool = False,
+    workers: int | None = None,
+    values: PlanValues = PLAN_VALUES,
+    dataset: DataSet = DATASET,
+    reading: Reading = READING,
+) -> int:
+    """Bring every case of a data set to its plan's form, into a cache that training reads.
+
+    Without a plan in OUT, one is made first. A second run does nothing, a changed setting redoes
+    what depends on it, an interrupted run goes on; exit code 1 if cases had to be set aside.
+
+    Parameters
+    ----------
+    path
+        Folder, dataset.json, JSONL manifest or single volume.
+    out
+        Folder to fill.
+    plan
+        A plan to use instead of OUT/plan.yaml.
+    json
+        Print one JSON object: folder, made, kept, failed, notes.
+    workers
+        Processes, each with one case in memory; default one a processor.
+    """
+    from medar.data.manifest import Manifest
+    from medar.data.prepare import MANIFEST_FILE, check_folder
+    from medar.data.prepare import prepare as run
+
+    check_folder(out)
+    stored = out / MANIFEST_FILE
+    manifest = dataset.read(path, Manifest.load(stored) if stored.exists() else None)
+    chosen = _chosen_plan(manifest, out, plan, worker_count(workers), values, reading)
+    done = run(manifest, chosen, out, workers=worker_count(workers))
+    if json:
+        print_json(
+            {
+                "folder": str(done.folder),
+                "made": done.made,
+                "kept": done.kept,
+                "failed": done.failed,
+                "notes": done.notes,
+            }
+        )
+        return 1 if done.failed else 0
+    remarks = [(case, "set aside", reason) for case, reason in done.failed.items()]
+    remarks += [(case, "note", note) for case, notes in done.notes.items() for note in notes]
+    if remarks:
+        print_table(("case", "", "message"), remarks)
+    print(f"{out}: {done.made} cases made, {done.kept} kept, {len(done.failed)} set aside")
+    return 1 if done.failed else 0
+
+
+@app.command
+def show(
+    case: str,
+    /,
+    *,
+    data: Path | None = None,
+    label: Path | None = None,
+    out: Path | None = None,
+    inverse: bool = False,
+    window: tuple[float, float] | None = None,
+    modality: Literal["CT", "MR"] | None = None,
+    reading: Reading = READING,
+) -> None:
+    """Draw three orthogonal slices of a volume to a PNG, with its label on top.
+
+    Parameters
+    ----------
+    case
+        A volume file, or the id of a case in DATA.
+    data
+        A data set, or a folder that `prepare` filled; from the latter the prepared case is drawn.
+    label
+        A label map for a volume file.
+    out
+        The PNG; default CASE.png in this folder.
+    inverse
+        Draw the original, the prepared case taken back to it, and their difference; DATA must be
+        prepared.
+    window
+        Intensities shown as black and white, in the volume's units.
+    modality
+        For a volume file: CT is shown in a soft tissue window.
+    """
+    from medar.cli.pictures import draw_case
+
+    target = draw_case(
+        case,
+        data=data,
+        label=label,
+        out=out,
+        inverse=inverse,
+        window=window,
+        modality=modality,
+        options=reading.options(),
+    )
+    print(target)
+
+
+@app.command
+def phantoms(
+    out: Path,
+    /,
+    *,
+    n: int = 64,
+    modality: Literal["ct", "mr"] = "ct",
+    seed: int = 0,
+    spacing: float | None = None,
+) -> None:
+    """Write labelled synthetic torsos as an MSD data set: bodies to try everything on.
+
+    Parameters
+    ----------
+    out
+        A new folder, or one of phantoms to replace.
+    n
+        Number of volumes.
+    modality
+        CT in Hounsfield units, or MR in several contrasts.
+    seed
+        Volume k depends on the seed and k alone.
+    spacing
+        Mean voxel side in mm; default about 60 voxels a side.
+    """
+    from medar.data.phantoms import write_phantoms
+
+    given = {} if spacing is None else {"spacing": spacing}
+    write_phantoms(out, n=n, modality=modality, seed=seed, **given)
+    print(f"{out}: {n} {modality.upper()} phantoms")
+
+
+def _make_plan(
+    manifest: "Manifest", out: Path, workers: int, values: PlanValues, reading: Reading
+) -> "Plan":
+    """Measure what has changed since the last fingerprint, and derive a plan."""
+    from medar.data.fingerprint import Fingerprint, take_fingerprint
+    from medar.data.hashes import HashIndex
+    from medar.data.planning import BUDGET, make_plan
+    from medar.data.prepare import FINGERPRINT_FILE, HASHES_FILE, check_folder
+
+    check_folder(out)
+    file = out / FINGERPRINT_FILE
+    hashes = HashIndex(out / HASHES_FILE)
+    known = Fingerprint.load(file) if file.exists() else None
+    taken = take_fingerprint(
+        manifest, reading.options(), workers=workers, hashes=hashes, known=known
+    )
+    taken.save(file)
+    hashes.save()
+    return make_plan(
+        taken,
+        manifest,
+        voxels=values.voxels or BUDGET,
+        reading=reading.options(),
+        overrides=values.overrides(),
+    )
+
+
+def _chosen_plan(
+    manifest: "Manifest",
+    out: Path,
+    file: Path | None,
+    workers: int,
+    values: PlanValues,
+    reading: Reading,
+) -> "Plan":
+    """The plan named, else the one in the folder, else a new one; with the values given."""
+    from medar.data.plan import Plan
+    from medar.data.prepare import PLAN_FILE
+    from medar.settings import from_dict, to_dict
+
+    file = file or out / PLAN_FILE
+    if not file.exists() and file == out / PLAN_FILE:
+        return _make_plan(manifest, out, workers, values, reading)
+    if values.voxels is not None:
+        raise MedarError(f"--voxels shapes a new plan, and {file} exists; use `medar data plan`")
+    changed = values.overrides()
+    if reading != READING:
+        changed["reading"] = reading.options().to_dict()
+    return from_dict(Plan, {**to_dict(Plan.load(file)), **changed}, str(file))
+
+
+def _print_plan(plan: "Plan", file: Path) -> None:
+    rules = {name: f"{r.kind} {r.low:g} to {r.high:g}" for name, r in plan.intensity.items()}
+    print_pairs(
+        str(file),
+        {
+            "spacing": " x ".join(f"{s:g}" for s in plan.spacing) + " mm",
+            plan.mode: " x ".join(map(str, plan.size)) + " voxels",
+            "downsampling": " x ".join(map(str, plan.downsampling)),
+            "latent grid": " x ".join(map(str, plan.latent)),
+            **{f"intensity {name}": rule for name, rule in rules.items()},
+            "labels": ", ".join(f"{v} {name}" for v, name in plan.labels.items()) or "none",
+        },
+    )

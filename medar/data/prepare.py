@@ -36,6 +36,7 @@ CASES_FILE = "cases.jsonl"
 FAILED_FILE = "failed.jsonl"
 MANIFEST_FILE = "manifest.jsonl"
 HASHES_FILE = "hashes.json"
+FINGERPRINT_FILE = "fingerprint.json"
 ARRAYS = "arrays"
 
 LOCATIONS = 1000
@@ -86,7 +87,7 @@ def prepare(
         MedarError: every case failed, the disk is full, or `out` holds something else.
     """
     out = Path(out)
-    _check_folder(out)
+    check_folder(out)
     hashes = hashes or HashIndex(out / HASHES_FILE)
     files = [file for case in manifest for file in (*case.images, case.label) if file]
     hashes.prime(files, workers=workers)
@@ -123,11 +124,15 @@ def prepare(
     return Preparation(folder=out, made=made, kept=len(done) - made, failed=failed, notes=notes)
 
 
-def _check_folder(out: Path) -> None:
-    """Refuse to mix a prepared data set with other files."""
+def check_folder(out: Path) -> None:
+    """Refuse to mix a prepared data set with other files.
+
+    Raises:
+        MedarError: `out` is a file, or a folder that holds something else.
+    """
     if out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
-    known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, "fingerprint.json"}
+    known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
     inside = {p.name for p in out.iterdir()} if out.exists() else set()
     if inside and not inside & known:
         raise MedarError(

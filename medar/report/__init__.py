@@ -1,0 +1,1 @@
+"""Pictures of volumes and runs; the only room that draws."""

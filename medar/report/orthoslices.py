@@ -1,0 +1,185 @@
+"""Three orthogonal planes of a volume, with orientation letters, mm ticks and labels on top."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.errors import MedarError
+from medar.files import atomic_path
+from medar.volume import Volume
+
+PLANES = (("sagittal", 0, "A", "S"), ("coronal", 1, "R", "S"), ("axial", 2, "R", "A"))
+"""Name, the axis that is cut, and where the picture's right and top point in RAS+."""
+
+OPPOSITE = {"R": "L", "A": "P", "S": "I"}
+
+WINDOWS = {"CT": (-160.0, 240.0)}
+"""Display range by modality, in HU; anything else takes percentiles of the volume."""
+
+
+def save_orthoslices(
+    path: str | Path,
+    volumes: Sequence[Volume],
+    *,
+    titles: Sequence[str],
+    label: Volume | None = None,
+    names: dict[int, str] | None = None,
+    windows: Sequence[tuple[float, float] | None] = (),
+) -> None:
+    """Draw volumes of one grid below each other, each in three planes, to a PNG.
+
+    The planes cross in the middle of the label, where there is one, or of the volume. As in a
+    radiologist's view the patient's right is on the left of coronal and axial pictures.
+
+    Args:
+        path: the PNG.
+        volumes: images (1, X, Y, Z); the first channel of each is drawn.
+        titles: one for each volume.
+        label: drawn over the first volume; of the same grid.
+        names: label values and names, for the legend.
+        windows: display range of each volume, in its units; default `display_range`.
+
+    Raises:
+        MedarError: another ending than .png, or volumes of different shapes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if Path(path).suffix.lower() != ".png":
+        raise MedarError(f"{path}: pictures are written as .png")
+    if any(v.shape != volumes[0].shape for v in (*volumes, *([label] if label else []))):
+        raise MedarError("orthogonal slices: all volumes and the label need the same shape")
+    centre = _centre(volumes[0], label)
+    x, y, z = volumes[0].grid.extent
+    widths, height = (y, x, x), max(y, z)
+    # One scale for all planes: a millimetre is as long in each.
+    inches = 10.5 / sum(widths)
+    size = (12.0, (height * inches + 0.8) * len(volumes) + (0.5 if label is not None else 0.0))
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(volumes), len(PLANES), squeeze=False, width_ratios=widths)
+    for row, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
+        low, high = (windows[row] if windows else None) or display_range(volume)
+        for column, plane in enumerate(PLANES):
+            ax = axes[row][column]
+            _draw_plane(ax, volume, plane, centre, (low, high))
+            if label is not None and row == 0:
+                _draw_label(ax, label, plane, centre)
+            name = f"{title}\n{plane[0]}" if column == 0 else plane[0]
+            ax.set_title(name, fontsize=9, loc="left")
+    if label is not None:
+        _legend(figure, label, names or {})
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def display_range(volume: Volume) -> tuple[float, float]:
+    """Grey levels for a volume: a soft tissue window for CT, percentiles for the rest."""
+    if volume.modality in WINDOWS:
+        return WINDOWS[volume.modality]
+    finite = volume.array[0][np.isfinite(volume.array[0])]
+    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1)
+
+
+def _centre(volume: Volume, label: Volume | None) -> tuple[int, ...]:
+    """The voxel where the planes cross: the labelled voxel nearest to the labels' mean."""
+    if label is not None and label.array.any():
+        places = np.argwhere(label.array[0] > 0)
+        nearest = np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()
+        return tuple(int(p) for p in places[nearest])
+    return tuple(n // 2 for n in volume.shape)
+
+
+def _plane_of(
+    array: npt.NDArray[Any], plane: tuple[str, int, str, str], centre: tuple[int, ...]
+) -> npt.NDArray[Any]:
+    """A slice as rows from bottom to top and columns from left to right."""
+    return np.take(array, centre[plane[1]], axis=plane[1]).T
+
+
+def _draw_plane(
+    ax: Any,
+    volume: Volume,
+    plane: tuple[str, int, str, str],
+    centre: tuple[int, ...],
+    window: tuple[float, float],
+) -> None:
+    extent = _extent(volume, plane, centre)
+    ax.imshow(
+        _plane_of(volume.array[0], plane, centre),
+        cmap="gray",
+        vmin=window[0],
+        vmax=window[1],
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+    )
+    _, _, right, top = plane
+    if right == "R":
+        ax.invert_xaxis()
+        left_letter, right_letter = "R", "L"
+    else:
+        left_letter, right_letter = OPPOSITE[right], right
+    for x, y, letter in (
+        (0.03, 0.5, left_letter),
+        (0.97, 0.5, right_letter),
+        (0.5, 0.96, top),
+        (0.5, 0.04, OPPOSITE[top]),
+    ):
+        ax.text(
+            x, y, letter, transform=ax.transAxes, color="yellow", fontsize=9,
+            ha="center", va="center", weight="bold",
+        )  # fmt: skip
+    ax.set_xlabel("mm", fontsize=7, labelpad=1)
+    ax.tick_params(labelsize=7)
+
+
+def _extent(
+    volume: Volume, plane: tuple[str, int, str, str], centre: tuple[int, ...]
+) -> tuple[float, float, float, float]:
+    """Left, right, bottom and top edges in mm along the plane's own axes."""
+    edges = []
+    for axis in (a for a in range(3) if a != plane[1]):
+        at = np.array(centre, dtype=float)
+        at[axis] = -0.5
+        first = (volume.affine @ np.append(at, 1.0))[axis]
+        edges += [first, first + volume.shape[axis] * volume.spacing[axis]]
+    return edges[0], edges[1], edges[2], edges[3]
+
+
+def _draw_label(
+    ax: Any, label: Volume, plane: tuple[str, int, str, str], centre: tuple[int, ...]
+) -> None:
+    cut = _plane_of(label.array[0], plane, centre)
+    shown = np.ma.masked_where(cut <= 0, (cut - 1) % 20)
+    ax.imshow(
+        shown,
+        cmap="tab20",
+        vmin=0,
+        vmax=19,
+        alpha=0.45,
+        origin="lower",
+        extent=_extent(label, plane, centre),
+        interpolation="nearest",
+    )
+
+
+def _legend(figure: Any, label: Volume, names: dict[int, str]) -> None:
+    import matplotlib
+    from matplotlib.patches import Patch
+
+    colours = matplotlib.colormaps["tab20"]
+    values = [int(v) for v in np.unique(label.array) if v > 0]
+    patches = [
+        Patch(color=colours(((v - 1) % 20) / 19), alpha=0.6, label=names.get(v, str(v)))
+        for v in values
+    ]
+    if patches:
+        figure.legend(
+            handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=7,
+            frameon=False,
+        )  # fmt: skip
