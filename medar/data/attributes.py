@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medar.data.manifest import SPLITS, Case, Manifest, Split
-from medar.data.sources.fields import modality_of
+from medar.data.modality import modality_of
 from medar.errors import MedarError, one_line
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")

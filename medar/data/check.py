@@ -52,6 +52,7 @@ def check(
     workers = workers or min(8, os.cpu_count() or 1)
     setting = Setting(
         root=manifest.root,
+        labelled=any(case.label for case in manifest),
         labels=manifest.labels,
         ignore_label=manifest.ignore_label,
         channels=len(manifest.channels),

@@ -206,7 +206,8 @@ def _labels(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Prob
 
 def _splits(manifest: Manifest) -> list[Problem]:
     """Splits that hold no case, or no label where the data set has some."""
-    if not any(case.split for case in manifest):
+    # One or two subjects cannot fill three splits.
+    if len({case.subject for case in manifest if case.split}) < len(SPLITS):
         return []
     problems = []
     labelled = any(case.label for case in manifest)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medar.data.case import Case, shown
 from medar.data.problems import Problem, problem
-from medar.errors import one_line
+from medar.errors import MedarError, one_line
 from medar.volume import Header, ReadOptions, Shape3, Spacing, load_volume, read_header
 from medar.volume.read import as_labels
 
@@ -23,6 +23,8 @@ class Setting:
     """What examining a case needs to know of its data set."""
 
     root: Path
+    labelled: bool
+    """Whether the data set has labels at all."""
     labels: dict[int, str]
     ignore_label: int | None
     channels: int
@@ -77,10 +79,10 @@ def _examine(case: Case, setting: Setting, facts: Facts) -> None:
     if case.missing_label is not None:
         named = shown(case.missing_label, setting.root)
         facts.add(
-            "missing-label", f"{named} is named but does not exist; taken as unlabelled", named
+            "missing-label-file", f"{named} is named but does not exist; taken as unlabelled", named
         )
-    elif case.label is None and setting.labels:
-        facts.add("no-label", "no label; usable wherever none is needed")
+    elif case.label is None and setting.labelled:
+        facts.add("missing-label", "no label; usable wherever none is needed")
     several = len(case.images) == 1 and setting.channels > 1
     options = replace(setting.options, channels=True) if several else setting.options
     headers = [_header(path, options, setting, facts) for path in case.images]
@@ -242,10 +244,10 @@ def _has_fractions(array: npt.NDArray[Any]) -> bool:
 
 def _sample(channel: npt.NDArray[Any]) -> npt.NDArray[Any]:
     flat = channel.reshape(-1)[:: max(1, channel.size // SAMPLE)]
-    return flat[np.isfinite(flat)]
+    return np.asarray(flat[np.isfinite(flat)])
 
 
 def _reason(error: Exception, path: Path) -> str:
     """The error without the path that it begins with; the problem names the file already."""
-    text = one_line(error)
+    text = str(error) if isinstance(error, MedarError) else one_line(error)
     return text.removeprefix(f"{path}: ")

@@ -1,4 +1,4 @@
-"""What MSD's and nnU-Net's `dataset.json` share: checked keys, labels, modalities, paths."""
+"""What MSD's and nnU-Net's `dataset.json` share: checked keys, labels, paths."""
 
 import re
 from dataclasses import dataclass
@@ -7,13 +7,6 @@ from typing import Any
 
 from medar.errors import MedarError
 from medar.files import read_json
-
-MR_NAMES = re.compile(
-    r"(MRI?|T1|T2|T1[-_ ]?(w|c|ce|gd|weighted|rho|map)|T2[-_ ]?(w|star|starw|weighted|map)"
-    r"|T2?[-_ ]?FLAIR|FLASH|PDw?|PDT2|UNIT1|inplaneT[12]|angio|MTw|ADC|DWI|SWI|DCE|TOF|MRA)",
-    re.IGNORECASE,
-)
-CT_NAMES = re.compile(r"(CT|CBCT|CTA|CECT|HU)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +17,6 @@ class Labels:
     """Values and names, without background."""
     ignore: int | None = None
     notes: tuple[str, ...] = ()
-
-
-def modality_of(name: str | None) -> str | None:
-    """ "CT" or "MR" for the name of a modality or sequence; None where it is neither."""
-    text = (name or "").strip()
-    if CT_NAMES.fullmatch(text):
-        return "CT"
-    return "MR" if MR_NAMES.fullmatch(text) else None
-
-
-def common_modality(names: tuple[str, ...]) -> str | None:
-    """The modality that all channels share."""
-    found = {modality_of(name) for name in names}
-    return found.pop() if len(found) == 1 else None
 
 
 def read_object(path: Path) -> dict[str, Any]:

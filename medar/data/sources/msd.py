@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from medar.data.manifest import Case, Manifest, Split
+from medar.data.modality import common_modality
 from medar.data.sources.fields import (
     channel_names,
-    common_modality,
     named_list,
     named_path,
     parse_labels,
