@@ -8,48 +8,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from medar.errors import MedarError
+from medar.data.case import SPLITS, Case, Split, case_from, entry_of, shown
+from medar.errors import MedarError, one_line
 from medar.files import digest, write_text
 
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+__all__ = ["SPLITS", "Case", "Manifest", "Split"]
+
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One volume, with what is known about it.
-
-    Raises:
-        MedarError: no image, an id that cannot be a file name, or an unknown split.
-    """
-
-    id: str
-    images: tuple[Path, ...]
-    """One file (or DICOM folder) per channel, or a single 4D file."""
-    subject: str = ""
-    """Whose volume it is: splits never part a subject. Default: the case's id."""
-    label: Path | None = None
-    annotated: tuple[int, ...] | None = None
-    """Label values that somebody looked for in this case; None: all that the manifest names.
-    A value that is annotated and has no voxel is absent; one that is not annotated is unknown."""
-    modality: str | None = None
-    """"CT" or "MR"."""
-    attributes: dict[str, Any] = field(default_factory=dict)
-    """Class, age, scanner: any column of the data set's table."""
-    split: Split | None = None
-
-    def __post_init__(self) -> None:
-        if not self.id or set(self.id) & set('/\\:*?"<>|') or self.id.startswith("."):
-            raise MedarError(f"case id {self.id!r}: it must be usable as a file name")
-        if not self.images:
-            raise MedarError(f"case {self.id}: no image; each case names at least one file")
-        if self.split is not None and self.split not in SPLITS:
-            raise MedarError(f"case {self.id}: split {self.split!r}; allowed: {', '.join(SPLITS)}")
-        if not self.subject:
-            object.__setattr__(self, "subject", self.id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +24,8 @@ class Manifest:
     """The cases of a data set and what they share.
 
     Raises:
-        MedarError: two cases of one id, a subject in two splits, or no case at all.
+        MedarError: two cases of one id, a subject in two splits, an annotated value without a
+            name, or no case at all.
     """
 
     root: Path
@@ -83,6 +51,12 @@ class Manifest:
             if case.id in seen:
                 raise MedarError(f"{self.root}: two cases have the id {case.id!r}; ids are unique")
             seen.add(case.id)
+            unnamed = set(case.annotated or ()) - set(self.labels) if self.labels else set()
+            if unnamed:
+                raise MedarError(
+                    f"{self.root}: case {case.id!r} is annotated for the values "
+                    f"{sorted(unnamed)}, which have no name; named: {sorted(self.labels)}"
+                )
             if case.split is None:
                 continue
             if split_of.setdefault(case.subject, case.split) != case.split:
@@ -119,12 +93,13 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """A hash of what the manifest says (not of the files' content)."""
-        return digest(self._lines(relative_to=self.root))
+        """A hash of what the manifest says, without root and notes (not of the files' content)."""
+        header, *cases = self._lines(relative_to=self.root)
+        return digest([{**header, "root": None, "notes": None}, *cases])
 
     def save(self, path: str | Path) -> None:
         """Write the manifest as JSONL, atomically; paths inside its folder are kept relative."""
-        lines = self._lines(relative_to=Path(path).resolve().parent)
+        lines = self._lines(relative_to=Path(path).parent)
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     @classmethod
@@ -132,122 +107,80 @@ class Manifest:
         """Read a JSONL manifest.
 
         The first line may be a header (`{"medar_manifest": 1, "labels": {"1": "liver"}}`); each
-        other line is a case with `id` and `image` or `images`, and optionally `label`, `subject`,
-        `modality`, `attributes`, `annotated`, `split`. Relative paths start at the file's folder.
+        other line is a case with `id` and `image` or `images`, and optionally `label`,
+        `missing_label`, `subject`, `modality`, `attributes`, `annotated`, `split`. Relative paths
+        start at the file's folder.
 
         Raises:
             MedarError: naming the line and the key that is wrong.
         """
         path = Path(path)
+        folder = path.absolute().parent
         header: dict[str, Any] = {}
         cases = []
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise MedarError(f"{path}: cannot be read ({error})") from error
+            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
         for number, line in enumerate(text.splitlines(), 1):
             if not line.strip():
                 continue
+            where = f"{path}:{number}"
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError as error:
-                raise MedarError(f"{path}:{number}: not valid JSON ({error})") from error
+                raise MedarError(f"{where}: not valid JSON ({error})") from error
             if not isinstance(entry, dict):
-                raise MedarError(f"{path}:{number}: a JSON object is needed on each line")
-            if "medar_manifest" in entry:
-                header = _checked_header(entry, f"{path}:{number}")
+                raise MedarError(f"{where}: a JSON object is needed on each line")
+            if "medar_manifest" not in entry:
+                cases.append(case_from(entry, folder, where))
+            elif header or cases:
+                raise MedarError(f"{where}: the header is the first line, and there is one")
             else:
-                cases.append(_case_from(entry, path.resolve().parent, f"{path}:{number}"))
-        return cls(
-            root=Path(header.get("root", path.resolve().parent)),
-            source=header.get("source", "JSONL"),
-            cases=tuple(cases),
-            labels={int(value): name for value, name in header.get("labels", {}).items()},
-            ignore_label=header.get("ignore_label"),
-            channels=tuple(header.get("channels", ())),
-            notes=tuple(header.get("notes", ())),
-        )
+                header = _header_from(entry, folder, where)
+        return cls(**{"root": folder, "source": "JSONL", **header, "cases": tuple(cases)})
 
     def _lines(self, relative_to: Path) -> list[dict[str, Any]]:
         header = {
             "medar_manifest": FORMAT_VERSION,
-            "root": _shown(self.root, relative_to),
+            "root": shown(self.root, relative_to),
             "source": self.source,
             "labels": {str(value): name for value, name in self.labels.items()},
             "ignore_label": self.ignore_label,
             "channels": list(self.channels),
             "notes": list(self.notes),
         }
-        return [header, *(_entry_of(case, relative_to) for case in self.cases)]
+        return [header, *(entry_of(case, relative_to) for case in self.cases)]
 
 
-CASE_KEYS = (
-    "id", "image", "images", "label", "subject", "modality", "attributes", "annotated", "split",
-)  # fmt: skip
-
-
-def _entry_of(case: Case, relative_to: Path) -> dict[str, Any]:
-    """A case as a JSONL line; keys that hold nothing are left out."""
-    entry = {
-        "id": case.id,
-        "subject": case.subject,
-        "images": [_shown(image, relative_to) for image in case.images],
-        "label": _shown(case.label, relative_to) if case.label else None,
-        "annotated": list(case.annotated) if case.annotated is not None else None,
-        "modality": case.modality,
-        "attributes": case.attributes or None,
-        "split": case.split,
-    }
-    return {key: value for key, value in entry.items() if value is not None}
-
-
-def _case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
-    unknown = sorted(set(entry) - set(CASE_KEYS))
+def _header_from(entry: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
+    """The fields of a manifest that its header line gives."""
+    version = entry["medar_manifest"]
+    if version != FORMAT_VERSION:
+        raise MedarError(f"{where}: manifest format {version!r}; this medar reads {FORMAT_VERSION}")
+    known = ("medar_manifest", "root", "source", "labels", "ignore_label", "channels", "notes")
+    unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(CASE_KEYS)}")
-    if "id" not in entry or not ("image" in entry or "images" in entry):
-        raise MedarError(f"{where}: a case needs the keys 'id' and 'image' or 'images'")
-    images = entry["images"] if "images" in entry else [entry["image"]]
-    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
-        raise MedarError(f"{where}: images {images!r}; a list of paths is needed")
-    attributes = entry.get("attributes", {})
-    if not isinstance(attributes, dict):
-        raise MedarError(f"{where}: attributes {attributes!r}; an object is needed")
-    annotated = entry.get("annotated")
-    if annotated is not None and not all(isinstance(v, int) for v in annotated):
-        raise MedarError(f"{where}: annotated {annotated!r}; a list of label values is needed")
-    try:
-        return Case(
-            id=str(entry["id"]),
-            images=tuple(folder / image for image in images),
-            subject=str(entry.get("subject", "")),
-            label=folder / entry["label"] if entry.get("label") else None,
-            annotated=tuple(annotated) if annotated is not None else None,
-            modality=entry.get("modality"),
-            attributes=attributes,
-            split=entry.get("split"),
-        )
-    except MedarError as error:
-        raise MedarError(f"{where}: {error}") from error
-
-
-def _checked_header(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    if entry["medar_manifest"] != FORMAT_VERSION:
-        raise MedarError(
-            f"{where}: manifest format {entry['medar_manifest']!r}; "
-            f"this medar reads {FORMAT_VERSION}"
-        )
+        raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
     labels = entry.get("labels", {})
-    if not isinstance(labels, dict) or not all(str(v).lstrip("-").isdigit() for v in labels):
-        raise MedarError(f"{where}: labels {labels!r}; an object of value and name is needed")
-    if "root" in entry:
-        entry = {**entry, "root": (Path(where.rsplit(":", 1)[0]).resolve().parent / entry["root"])}
-    return entry
-
-
-def _shown(path: Path, relative_to: Path) -> str:
-    """`path` as it is stored: relative where it lies inside `relative_to`."""
-    absolute = Path(path).absolute()
-    if absolute.is_relative_to(relative_to):
-        return absolute.relative_to(relative_to).as_posix()
-    return absolute.as_posix()
+    if not isinstance(labels, dict) or not all(
+        value.lstrip("-").isdigit() and value != "0" and isinstance(name, str)
+        for value, name in labels.items()
+    ):
+        raise MedarError(
+            f'{where}: labels {labels!r}; values (not 0) and names are needed, {{"1": "liver"}}'
+        )
+    fields: dict[str, Any] = {"labels": {int(value): name for value, name in labels.items()}}
+    for key in ("root", "source"):
+        if not isinstance(entry.get(key, ""), str):
+            raise MedarError(f"{where}: {key} {entry[key]!r}; a text is needed")
+    for key in ("channels", "notes"):
+        texts = entry.get(key, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise MedarError(f"{where}: {key} {texts!r}; a list of texts is needed")
+        fields[key] = tuple(texts)
+    ignore = entry.get("ignore_label")
+    if ignore is not None and type(ignore) is not int:
+        raise MedarError(f"{where}: ignore_label {ignore!r}; a label value is needed")
+    fields |= {"root": folder / entry.get("root", ""), "source": entry.get("source", "JSONL")}
+    return {**fields, "ignore_label": ignore}

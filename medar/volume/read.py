@@ -89,7 +89,7 @@ def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
         raise MedarError(f"{path}: no such file or folder")
     name = path.name.lower()
     # Each backend is imported when its format is met: SimpleITK and nibabel are slow to load.
-    if path.is_dir() or name.endswith((".dcm", ".ima")) or _is_dicom(path):
+    if path.is_dir() or name.endswith((".dcm", ".ima")) or is_dicom(path):
         from medar.volume.dicom import read_dicom_header
 
         header = read_dicom_header(path, options)
@@ -261,8 +261,8 @@ def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int
     return (kept[0], kept[1], kept[2]), kept[3] if len(kept) == 4 else 1
 
 
-def _is_dicom(path: Path) -> bool:
-    """DICOM files often have no ending; they say DICM at byte 128."""
+def is_dicom(path: Path) -> bool:
+    """Whether a file says DICM at byte 128: DICOM files often have no ending."""
     if path.name.lower().endswith(VOLUME_ENDINGS):
         return False
     with path.open("rb") as file:

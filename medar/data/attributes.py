@@ -1,0 +1,252 @@
+"""Joining a table (CSV or TSV) of attributes to the cases of a manifest."""
+
+import csv
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medar.data.manifest import SPLITS, Case, Manifest, Split
+from medar.data.modality import modality_of
+from medar.errors import MedarError, one_line
+
+TABLES = ("index.csv", "attributes.csv", "participants.tsv")
+"""Tables that are looked for in a data set's folder, the first that exists."""
+
+CASE_COLUMNS = ("id", "case", "case_id")
+SUBJECT_COLUMNS = ("participant_id", "subject")
+ANNOTATED_COLUMNS = ("annotated", "structures")
+MISSING = {"", "n/a", "na", "nan", "none", "null"}
+NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?")
+
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of texts."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str], ...]
+
+    @property
+    def key(self) -> str | None:
+        """The column that names the cases or subjects."""
+        return next((c for c in CASE_COLUMNS + SUBJECT_COLUMNS if c in self.columns), None)
+
+
+def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Manifest:
+    """The manifest with the columns of a table as attributes of its cases.
+
+    A row belongs to the case of its id (columns `id`, `case`, `case_id`), else to the only case
+    whose id ends with "_" and that id; or to all cases of its subject (`participant_id`,
+    `subject`). The columns `split`, `subject` and `modality` set those fields of a case, and
+    `annotated` or `structures` (label names) the labels that were looked for in it.
+
+    Args:
+        manifest: the data set.
+        table: the file; default: index.csv, attributes.csv or participants.tsv in its folder.
+
+    Raises:
+        MedarError: a row that fits several cases, two rows for a case, or an unknown split.
+    """
+    asked = table is not None
+    path = Path(table) if table is not None else _find(manifest.root)
+    if path is None:
+        return manifest
+    read = _read(path)
+    key = read.key
+    if key is None or not read.rows:
+        wanted = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
+        message = f"no row, or no id column ({wanted})"
+        if asked:
+            raise MedarError(f"{path}: {message}; columns: {', '.join(read.columns)}")
+        return replace(manifest, notes=(*manifest.notes, f"{path.name} is not joined: {message}"))
+    joined = _rows_by_case(manifest, read, key)
+    if asked and not joined:
+        raise MedarError(
+            f"{path}: no row fits a case; its first {key} is {read.rows[0][key]!r}, the first "
+            f"case {manifest.cases[0].id!r}"
+        )
+    values, notes = _values(manifest, read, key, list(joined.values()))
+    cases = tuple(
+        _with_values(case, values[joined[case.id]]) if case.id in joined else case
+        for case in manifest
+    )
+    unused = len(read.rows) - len(set(joined.values()))
+    said = f"attributes from {path.name}: {len(joined)} of {len(cases)} cases joined"
+    said += f", {unused} rows without a case" if unused else ""
+    try:
+        return replace(manifest, cases=cases, notes=(*manifest.notes, said, *notes))
+    except MedarError as error:
+        raise MedarError(f"{path}: {error}") from error
+
+
+def _find(root: Path) -> Path | None:
+    return next((root / name for name in TABLES if (root / name).is_file()), None)
+
+
+def _read(path: Path) -> Table:
+    """The table in a file: comma, semicolon or tab, whichever its first line has most of."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+    first = text.partition("\n")[0]
+    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count), strict=True)
+    try:
+        lines = [line for line in reader if any(cell.strip() for cell in line)]
+    except csv.Error as error:
+        raise MedarError(f"{path}:{reader.line_num}: not a readable table ({error})") from error
+    columns = tuple(cell.strip() for cell in lines[0]) if lines else ()
+    lower = [column.lower() for column in columns]
+    if len(set(lower)) < len(lower):
+        twice = next(column for column in lower if lower.count(column) > 1)
+        raise MedarError(f"{path}: two columns named {twice!r}; rename one")
+    known = {*CASE_COLUMNS, *SUBJECT_COLUMNS, *ANNOTATED_COLUMNS, "split", "modality"}
+    names = tuple(low if low in known else c for c, low in zip(columns, lower, strict=True))
+    odd = next((line for line in lines if len(line) != len(columns)), None)
+    if odd is not None:
+        raise MedarError(
+            f"{path}: a row of {len(odd)} cells under {len(columns)} columns ({odd[0]!r})"
+        )
+    cells = ([cell.strip() for cell in line] for line in lines[1:])
+    return Table(
+        path=path,
+        columns=names,
+        rows=tuple(dict(zip(names, line, strict=True)) for line in cells),
+    )
+
+
+def _rows_by_case(manifest: Manifest, table: Table, key: str) -> dict[str, int]:
+    """For each case that has one, the number of its row."""
+    by_id = {case.id: case.id for case in manifest}
+    by_subject: dict[str, list[str]] = {}
+    for case in manifest:
+        by_subject.setdefault(case.subject, []).append(case.id)
+    tails: dict[str, list[str]] = {}
+    for case_id in by_id:
+        parts = case_id.split("_")
+        for start in range(1, len(parts)):
+            tails.setdefault("_".join(parts[start:]), []).append(case_id)
+    joined: dict[str, int] = {}
+    for number, row in enumerate(table.rows):
+        name = row[key]
+        found: list[str] = []
+        if key in SUBJECT_COLUMNS:
+            found = by_subject.get(name) or by_subject.get(f"sub-{name}") or []
+        if not found:
+            found = [name] if name in by_id else tails.get(name, [])
+            if len(found) > 1:
+                raise MedarError(
+                    f"{table.path}: {key} {name!r} fits the cases {found[0]!r} and {found[1]!r}; "
+                    "write the whole id"
+                )
+        for case_id in found:
+            if case_id in joined:
+                raise MedarError(
+                    f"{table.path}: two rows ({table.rows[joined[case_id]][key]!r} and {name!r}) "
+                    f"for the case {case_id!r}; keep one"
+                )
+            joined[case_id] = number
+    return joined
+
+
+def _values(
+    manifest: Manifest, table: Table, key: str, used: list[int]
+) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """The values of the rows that are used, column by column, and what to say about them."""
+    values: dict[int, dict[str, Any]] = {number: {} for number in used}
+    notes = []
+    for column in table.columns:
+        cells = {number: table.rows[number][column] for number in values}
+        if column == key or not column:
+            if column == "subject":
+                _put(values, column, cells)
+        elif column == "split":
+            _put(values, column, {n: _split(cell, table.path) for n, cell in cells.items()})
+        elif column in ANNOTATED_COLUMNS:
+            found = _annotated(cells, manifest.labels)
+            if isinstance(found, str):
+                notes.append(f"column {column}: {found!r} is no label name; kept as an attribute")
+                _put(values, column, cells)
+            else:
+                _put(values, "annotated", found)
+        else:
+            _put(values, column, _numbers(cells))
+    return values, notes
+
+
+def _put(values: dict[int, dict[str, Any]], name: str, cells: dict[int, Any]) -> None:
+    for number, cell in cells.items():
+        if cell is not None and not (isinstance(cell, str) and cell.lower() in MISSING):
+            values[number][name] = cell
+
+
+def _with_values(case: Case, values: dict[str, Any]) -> Case:
+    """The case with the values of its row."""
+    values = dict(values)
+    modality = modality_of(values.get("modality"))
+    if modality is not None:
+        del values["modality"]
+    return replace(
+        case,
+        split=values.pop("split", case.split),
+        subject=str(values.pop("subject", case.subject)),
+        modality=modality or case.modality,
+        annotated=values.pop("annotated", case.annotated),
+        attributes=case.attributes | values,
+    )
+
+
+def _split(cell: str, path: Path) -> Split | None:
+    if cell.lower() in MISSING:
+        return None
+    if cell.lower() not in SPLIT_NAMES:
+        raise MedarError(
+            f"{path}: split {cell!r}; allowed: {', '.join(SPLITS)} (also {', '.join(SPLIT_NAMES)})"
+        )
+    return SPLIT_NAMES[cell.lower()]
+
+
+def _annotated(
+    cells: dict[int, str], labels: dict[int, str]
+) -> dict[int, tuple[int, ...] | None] | str:
+    """The label values that each cell names, or the first word that is no label."""
+    known = {_plain(name): value for value, name in labels.items()}
+    known |= {str(value): value for value in labels}
+    separator = r"[;,]" if any(re.search("[;,]", cell) for cell in cells.values()) else r"\s"
+    found: dict[int, tuple[int, ...] | None] = {}
+    for number, cell in cells.items():
+        if cell and cell.lower() in MISSING:
+            found[number] = None
+            continue
+        words = [word for word in re.split(separator, cell) if word.strip()]
+        odd = next((word for word in words if _plain(word) not in known), None)
+        if odd is not None:
+            return odd.strip()
+        found[number] = tuple(sorted({known[_plain(word)] for word in words}))
+    return found
+
+
+def _plain(name: str) -> str:
+    """A name without case, blanks and punctuation: "SpinalCord" is "spinal_cord"."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _numbers(cells: dict[int, str]) -> dict[int, Any]:
+    """The cells as numbers, if all that hold something are."""
+    held = [cell for cell in cells.values() if cell.lower() not in MISSING]
+    # A leading zero makes a code of digits, not a number.
+    if not all(NUMBER.fullmatch(cell) and re.search(r"\d", cell) for cell in held):
+        return cells
+    whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in held)
+    return {
+        number: None if cell.lower() in MISSING else int(cell) if whole else float(cell)
+        for number, cell in cells.items()
+    }

@@ -1,0 +1,131 @@
+"""`Case`: one volume of a data set, with what is known about it, and its line in a JSONL file."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from medar.errors import MedarError
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One volume, with what is known about it.
+
+    Raises:
+        MedarError: no image, an id that cannot be a file name, or an unknown split.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    """One file (or DICOM folder) per channel, or a single 4D file."""
+    subject: str = ""
+    """Whose volume it is: splits never part a subject. Default: the case's id."""
+    label: Path | None = None
+    missing_label: Path | None = None
+    """A label that the data set names and that is not there: the case counts as unlabelled."""
+    annotated: tuple[int, ...] | None = None
+    """Label values that somebody looked for in this case; None: all that the manifest names.
+    A value that is annotated and has no voxel is absent; one that is not annotated is unknown."""
+    modality: str | None = None
+    """"CT" or "MR"."""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    """Class, age, scanner: any column of the data set's table."""
+    split: Split | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id or set(self.id) & set('/\\:*?"<>|') or self.id.startswith("."):
+            raise MedarError(f"case id {self.id!r}: it must be usable as a file name")
+        if not self.images:
+            raise MedarError(f"case {self.id}: no image; each case names at least one file")
+        if self.split is not None and self.split not in SPLITS:
+            raise MedarError(f"case {self.id}: split {self.split!r}; allowed: {', '.join(SPLITS)}")
+        if not self.subject:
+            object.__setattr__(self, "subject", self.id)
+
+
+CASE_KEYS = (
+    "id", "image", "images", "label", "missing_label", "subject", "modality", "attributes",
+    "annotated", "split",
+)  # fmt: skip
+
+
+def entry_of(case: Case, folder: Path) -> dict[str, Any]:
+    """A case as a JSONL line of a file in `folder`; keys that hold nothing are left out."""
+    entry = {
+        "id": case.id,
+        "subject": case.subject,
+        "images": [shown(image, folder) for image in case.images],
+        "label": shown(case.label, folder) if case.label else None,
+        "missing_label": shown(case.missing_label, folder) if case.missing_label else None,
+        "annotated": list(case.annotated) if case.annotated is not None else None,
+        "modality": case.modality,
+        "attributes": case.attributes or None,
+        "split": case.split,
+    }
+    return {key: value for key, value in entry.items() if value is not None}
+
+
+def case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
+    """The case of a JSONL line; `where` names the line in errors.
+
+    Raises:
+        MedarError: a key that is unknown, missing, or holds something else than it should.
+    """
+    unknown = sorted(set(entry) - set(CASE_KEYS))
+    if unknown:
+        raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(CASE_KEYS)}")
+    if "id" not in entry or ("image" in entry) == ("images" in entry):
+        raise MedarError(f"{where}: a case needs the keys 'id' and 'image' or 'images'")
+    images = entry["images"] if "images" in entry else [entry["image"]]
+    if not isinstance(images, list) or not all(isinstance(i, str) and i for i in images):
+        raise MedarError(f"{where}: images {images!r}; paths of files are needed")
+    annotated = entry.get("annotated")
+    whole = isinstance(annotated, list) and all(type(value) is int for value in annotated)
+    if annotated is not None and not whole:
+        raise MedarError(f"{where}: annotated {annotated!r}; a list of label values is needed")
+    attributes = entry.get("attributes", {})
+    plain = isinstance(attributes, dict) and all(
+        isinstance(value, str | int | float) for value in attributes.values()
+    )
+    if not plain:
+        raise MedarError(f"{where}: attributes {attributes!r}; an object of plain values is needed")
+    try:
+        return Case(
+            id=_text(entry, "id", where) or "",
+            images=tuple(folder / image for image in images),
+            subject=_text(entry, "subject", where) or "",
+            label=_path(entry, "label", folder, where),
+            missing_label=_path(entry, "missing_label", folder, where),
+            annotated=tuple(annotated) if annotated is not None else None,
+            modality=_text(entry, "modality", where),
+            attributes=attributes,
+            split=entry.get("split"),
+        )
+    except MedarError as error:
+        message = str(error)
+        raise MedarError(message if message.startswith(where) else f"{where}: {message}") from error
+
+
+def shown(path: Path, folder: Path) -> str:
+    """`path` as it is stored in a file of `folder`: relative where it lies inside."""
+    absolute, folder = Path(path).absolute(), Path(folder).absolute()
+    if absolute.is_relative_to(folder):
+        return absolute.relative_to(folder).as_posix()
+    return absolute.as_posix()
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
+    value = entry.get(key)
+    if value is not None and type(value) not in (str, int):
+        raise MedarError(f"{where}: {key} {value!r}; a text is needed")
+    return None if value is None else str(value)
+
+
+def _path(entry: dict[str, Any], key: str, folder: Path, where: str) -> Path | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise MedarError(f"{where}: {key} {value!r}; the path of a file is needed")
+    return folder / value if value else None

@@ -1,0 +1,113 @@
+"""What a check can find in a data set: the codes, their severity, and the report."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Severity = Literal["error", "warning", "info"]
+
+CODES: dict[str, Severity] = {
+    "missing-file": "error",
+    "unreadable": "error",
+    "shape-mismatch": "error",
+    "affine-mismatch": "error",
+    "channel-mismatch": "error",
+    "nonfinite": "error",
+    "non-integer-label": "error",
+    "unexpected-label": "error",
+    "split-leak": "error",
+    "missing-label-file": "warning",
+    "geometry": "warning",
+    "modality-mismatch": "warning",
+    "spacing-outlier": "warning",
+    "duplicate": "warning",
+    "constant": "warning",
+    "empty-label": "warning",
+    "label-never-present": "warning",
+    "not-annotated-present": "warning",
+    "intensity-range": "warning",
+    "intensity-scale": "warning",
+    "empty-split": "warning",
+    "unlabelled-split": "warning",
+    "missing-label": "info",
+    "unnamed-labels": "info",
+    "orientation-mix": "info",
+    "dtype-mix": "info",
+    "note": "info",
+}
+"""Every code and its severity (docs/reference/datasets.md says what each means)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that was found."""
+
+    severity: Severity
+    code: str
+    """One of `CODES`."""
+    case: str = ""
+    """The case's id; empty where the data set as a whole is meant."""
+    path: str = ""
+    """The file, relative to the data set's folder where it lies inside."""
+    message: str
+
+    def __str__(self) -> str:
+        where = f" {self.case}" if self.case else ""
+        return f"{self.severity} {self.code}{where}: {self.message}"
+
+
+def problem(code: str, message: str, *, case: str = "", path: str = "") -> Problem:
+    """A problem with the severity of its code."""
+    return Problem(severity=CODES[code], code=code, case=case, path=path, message=message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a check found."""
+
+    data: str
+    """The data set's folder."""
+    source: str
+    """What it was read as (see `Manifest.source`)."""
+    deep: bool
+    """Whether voxels were read."""
+    cases: int
+    labelled: int
+    subjects: int
+    splits: dict[str, int]
+    """Cases in each split."""
+    problems: tuple[Problem, ...]
+    """Errors first, then warnings, then what is only worth knowing."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """Shapes and spacings (min, median and max along R, A and S), how often each orientation,
+    voxel type and modality occurs; from a deep check also intensities, and cases by label."""
+
+    @property
+    def errors(self) -> int:
+        """How many problems are errors: cases that cannot be used as they are."""
+        return self._count("error")
+
+    @property
+    def warnings(self) -> int:
+        """How many problems deserve a look."""
+        return self._count("warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able values."""
+        return {
+            "data": self.data,
+            "source": self.source,
+            "deep": self.deep,
+            "cases": self.cases,
+            "labelled": self.labelled,
+            "subjects": self.subjects,
+            "splits": self.splits,
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "codes": dict(Counter(found.code for found in self.problems)),
+            "problems": [asdict(found) for found in self.problems],
+            "summary": self.summary,
+        }
+
+    def _count(self, severity: Severity) -> int:
+        return sum(found.severity == severity for found in self.problems)

@@ -1,0 +1,113 @@
+"""Reading any data set as a `Manifest`: its layout is recognised, its table joined, it is split."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from medar.data.attributes import join_attributes
+from medar.data.manifest import Case, Manifest, Split
+from medar.data.sources.bids import is_bids, read_bids
+from medar.data.sources.fields import read_object
+from medar.data.sources.files import (
+    ids_for,
+    is_dicom_folder,
+    is_volume_file,
+    not_a_data_set,
+    split_ending,
+    visible,
+)
+from medar.data.sources.folder import read_folder
+from medar.data.sources.msd import read_msd
+from medar.data.sources.nnunet import read_nnunet
+from medar.data.splits import FRACTIONS, assign_splits
+from medar.errors import MedarError
+from medar.volume.read import is_dicom
+
+__all__ = ["read_manifest"]
+
+
+def read_manifest(
+    path: str | Path,
+    *,
+    attributes: str | Path | None = None,
+    modality: str | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    stored: Manifest | Mapping[str, Split] | None = None,
+) -> Manifest:
+    """Read a data set: which volumes it holds, whose they are, what is known, and its splits.
+
+    Args:
+        path: a folder (of volumes, of DICOM series, with an MSD or nnU-Net `dataset.json`, or a
+            BIDS tree), a `dataset.json`, a JSONL manifest, or a single volume.
+        attributes: a CSV or TSV table of the cases; default: the one in the folder, if any.
+        modality: "CT" or "MR", for the cases of which the data set does not say it.
+        seed: decides which subjects go to which split, where the data set does not.
+        fractions: shares of train, val and test among the subjects.
+        stored: an earlier manifest of this data set, or splits by subject, that must not change.
+
+    Returns:
+        The manifest; each case has a split. Labels that the data set names and that are not there
+        are in `Case.missing_label`, and the case counts as unlabelled.
+
+    Raises:
+        MedarError: no data set there, or a file that describes it is wrong.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise MedarError(f"{root}: no such file or folder")
+    manifest = join_attributes(_read(root), attributes)
+    cases = tuple(
+        replace(_with_label(case), modality=case.modality or modality) for case in manifest
+    )
+    return assign_splits(manifest.with_cases(cases), fractions=fractions, seed=seed, stored=stored)
+
+
+def _read(path: Path) -> Manifest:
+    """The data set at `path`, by its layout."""
+    if path.is_file():
+        if path.suffix == ".jsonl":
+            return Manifest.load(path)
+        if path.suffix == ".json":
+            return _described(path)
+        if is_volume_file(path) or is_dicom(path):
+            return _single(path)
+        raise not_a_data_set(path)
+    if (path / "dataset.json").is_file():
+        return _described(path / "dataset.json")
+    if (path / "manifest.jsonl").is_file():
+        return Manifest.load(path / "manifest.jsonl")
+    if is_bids(path):
+        return read_bids(path)
+    if is_dicom_folder(path) and not any(entry.is_dir() for entry in visible(path)):
+        return _single(path)
+    return read_folder(path)
+
+
+def _described(path: Path) -> Manifest:
+    """The data set of a `dataset.json`, MSD's or nnU-Net's."""
+    described = read_object(path)
+    if "training" in described:
+        return read_msd(path)
+    if described.keys() & {"channel_names", "file_ending", "dataset"}:
+        return read_nnunet(path)
+    raise MedarError(
+        f"{path}: neither MSD's key 'training' nor nnU-Net's 'channel_names' and 'labels'"
+    )
+
+
+def _single(path: Path) -> Manifest:
+    """A manifest of one volume."""
+    name = path.resolve().name
+    stem = name if path.is_dir() else split_ending(name)[0]
+    case = Case(id=ids_for([stem])[stem], images=(path,))
+    return Manifest(root=path if path.is_dir() else path.parent, source="file", cases=(case,))
+
+
+def _with_label(case: Case) -> Case:
+    """The case with its label where the file exists, else with that label noted as missing."""
+    named = case.label or case.missing_label
+    if named is None:
+        return case
+    found = named.exists()
+    return replace(case, label=named if found else None, missing_label=None if found else named)

@@ -1,0 +1,151 @@
+"""BIDS names (https://bids-specification.readthedocs.io): sub-01/ses-1/anat/sub-01_ses-1_T1w."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from medar.data.manifest import Case, Manifest
+from medar.data.modality import modality_of
+from medar.data.sources.files import find_volumes, split_ending, visible
+from medar.errors import MedarError
+
+LABEL_SUFFIXES = ("dseg", "seg", "mask")
+"""Suffixes of label maps, the one to prefer first."""
+DERIVED = {"desc", "label", "res", "den", "atlas", "seg", "space"}
+"""Entities that a derivative has beyond those of its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Name:
+    """A BIDS file name, taken apart."""
+
+    path: Path
+    entities: tuple[tuple[str, str], ...]
+    suffix: str
+    image_suffix: str | None = None
+    """Of a label: the suffix of its image, where the name has it (sub-01_T1w_seg)."""
+
+    def get(self, key: str) -> str | None:
+        return dict(self.entities).get(key)
+
+    @property
+    def own(self) -> frozenset[tuple[str, str]]:
+        """The entities that an image and its label share."""
+        return frozenset(pair for pair in self.entities if pair[0] not in DERIVED)
+
+
+def is_bids(root: Path) -> bool:
+    """Whether a folder holds subjects, `sub-...`, as folders."""
+    return any(path.is_dir() and path.name.startswith("sub-") for path in visible(root))
+
+
+def read_bids(root: Path) -> Manifest:
+    """The images of a BIDS tree, one case an image, a subject's images together.
+
+    Images are files whose suffix names an MR sequence or `ct`. A label is a `_dseg`, `_seg` or
+    `_mask` file of the same entities, beside its image or below `derivatives/`, on the image's own
+    grid (no `space` entity, or that of the image). Session and suffix become attributes.
+
+    Raises:
+        MedarError: no image under a BIDS name.
+    """
+    names, notes = [], []
+    other: set[str] = set()
+    for folder in visible(root):
+        if folder.is_dir() and (folder.name.startswith("sub-") or folder.name == "derivatives"):
+            found = [_parsed(path) for path in find_volumes(folder)]
+            names += [name for name in found if name is not None]
+    raw = [name for name in names if "derivatives" not in name.path.relative_to(root).parts]
+    labels = [name for name in names if name.suffix in LABEL_SUFFIXES]
+    cases, unclear = [], []
+    for name in raw:
+        modality = modality_of(name.suffix)
+        if name.suffix in LABEL_SUFFIXES:
+            continue
+        if modality is None:
+            other.add(name.suffix)
+            continue
+        label, several = _label_of(name, labels)
+        unclear += [name.path.name] if several else []
+        cases.append(_case(name, modality, label))
+    if other:
+        notes.append(f"files with the suffix {', '.join(sorted(other))} are passed over")
+    if unclear:
+        notes.append(
+            f"{len(unclear)} images have several label maps and are taken as unlabelled "
+            f"(the first: {unclear[0]}); name the right ones in a JSONL manifest"
+        )
+    if not cases:
+        raise MedarError(f"{root}: no image under a BIDS name (sub-01/anat/sub-01_T1w.nii.gz)")
+    return Manifest(
+        root=root, source="BIDS", cases=tuple(cases), labels=_lookup(root), notes=tuple(notes)
+    )
+
+
+def _parsed(path: Path) -> _Name | None:
+    """The parts of a BIDS name; None where the file has another name."""
+    stem, ending = split_ending(path.name)
+    *pairs, suffix = stem.split("_")
+    image_suffix = None
+    if suffix in LABEL_SUFFIXES and pairs and "-" not in pairs[-1]:
+        image_suffix = pairs.pop()
+    if not ending or not pairs or not all("-" in pair for pair in pairs):
+        return None
+    entities = tuple((key, value) for key, _, value in (pair.partition("-") for pair in pairs))
+    if entities[0][0] != "sub":
+        return None
+    return _Name(path=path, entities=entities, suffix=suffix, image_suffix=image_suffix)
+
+
+def _case(name: _Name, modality: str, label: Path | None) -> Case:
+    session = name.get("ses")
+    attributes = {"suffix": name.suffix} | ({"session": session} if session else {})
+    return Case(
+        id=split_ending(name.path.name)[0],
+        images=(name.path,),
+        subject=f"sub-{name.get('sub')}",
+        label=label,
+        modality=modality,
+        attributes=attributes,
+    )
+
+
+def _label_of(image: _Name, labels: list[_Name]) -> tuple[Path | None, bool]:
+    """The label map of an image, and whether several claim to be it."""
+    fitting = [
+        label
+        for label in labels
+        if label.own == image.own
+        and label.image_suffix in (None, image.suffix)
+        and label.get("space") in (None, "orig", image.suffix)
+    ]
+    for suffix in LABEL_SUFFIXES:
+        same = [label for label in fitting if label.suffix == suffix]
+        if same:
+            return (same[0].path, False) if len(same) == 1 else (None, True)
+    return None, False
+
+
+def _lookup(root: Path) -> dict[int, str]:
+    """Label values and names from a lookup table (`dseg.tsv` with the columns index and name)."""
+    folders = (
+        [root, *(path for path in visible(root / "derivatives") if path.is_dir())]
+        if (root / "derivatives").is_dir()
+        else [root]
+    )
+    tables = [path for folder in folders for path in visible(folder) if _is_lookup(path)]
+    if not tables:
+        return {}
+    with tables[0].open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        named = {int(row["index"]): str(row["name"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise MedarError(
+            f"{tables[0]}: a lookup table needs the columns index (whole numbers) and name"
+        ) from error
+    return {value: name for value, name in sorted(named.items()) if value != 0}
+
+
+def _is_lookup(path: Path) -> bool:
+    return path.is_file() and (path.name == "dseg.tsv" or path.name.endswith("_dseg.tsv"))

@@ -1,0 +1,90 @@
+"""Finding the volumes in a folder, and making case ids of their names."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from medar.errors import MedarError
+from medar.files import digest
+from medar.volume.read import FORMATS, VOLUME_ENDINGS, is_dicom
+
+ENDINGS = sorted(VOLUME_ENDINGS, key=len, reverse=True)
+DICOM_ENDINGS = (".dcm", ".ima")
+
+
+def split_ending(name: str) -> tuple[str, str]:
+    """`name` without its volume ending, and that ending ("" where it has none)."""
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)], name[-len(ending) :]
+    return name, ""
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether the name is that of a volume; the voxels of an .hdr/.img pair are not another one."""
+    stem, ending = split_ending(path.name)
+    if not ending:
+        return False
+    if ending.lower().startswith(".img"):
+        header = {".img": ".hdr", ".img.gz": ".hdr.gz"}[ending.lower()]
+        return not path.with_name(stem + header).exists()
+    return True
+
+
+def is_dicom_folder(folder: Path) -> bool:
+    """Whether a folder holds DICOM files: one case, whatever else lies beside them."""
+    return any(
+        path.name.lower().endswith(DICOM_ENDINGS) or is_dicom(path)
+        for path in visible(folder)
+        if path.is_file() and not split_ending(path.name)[1]
+    )
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, without hidden entries."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise MedarError(f"{folder}: cannot be listed ({error.strerror})") from error
+    return [path for path in entries if not path.name.startswith(".")]
+
+
+def find_volumes(folder: Path) -> Iterator[Path]:
+    """Every volume file and DICOM series folder below `folder`, in the order of their names."""
+    for path in visible(folder):
+        if path.is_dir():
+            if is_dicom_folder(path):
+                yield path
+            yield from find_volumes(path)
+        elif is_volume_file(path):
+            yield path
+
+
+def stem_of(path: Path, root: Path) -> str:
+    """The path of a volume below `root`, without its ending."""
+    relative = path.relative_to(root)
+    name = relative.name if path.is_dir() else split_ending(relative.name)[0]
+    return relative.with_name(name).as_posix()
+
+
+def ids_for(stems: Iterable[str]) -> dict[str, str]:
+    """A case id for each relative path: "/" and characters that file names lack become "_".
+
+    Paths that come to the same id ("a/b" and "a_b") get a hash of the path at their end.
+    """
+    ids = {stem: re.sub(r'[/\\:*?"<>|]', "_", stem).lstrip(".") or "_" for stem in stems}
+    # Ids name files, and "Case1" and "case1" are one file on many disks.
+    times = Counter(name.lower() for name in ids.values())
+    return {
+        stem: name if times[name.lower()] == 1 else f"{name}-{digest(stem)[:8]}"
+        for stem, name in ids.items()
+    }
+
+
+def not_a_data_set(path: Path) -> MedarError:
+    """The error for a path in which no data set is found."""
+    return MedarError(
+        f"{path}: no volume found; medar reads {FORMATS}, in a folder, an MSD or nnU-Net "
+        "dataset.json, a BIDS tree or a JSONL manifest"
+    )

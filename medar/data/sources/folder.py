@@ -1,0 +1,143 @@
+"""A folder of volumes without a description: images, and labels where their names say so."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medar.data.manifest import Case, Manifest, Split
+from medar.data.sources.fields import parse_labels, read_object
+from medar.data.sources.files import find_volumes, ids_for, not_a_data_set, stem_of
+from medar.errors import MedarError
+
+LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
+    ("images", "labels", None),
+    ("images", "masks", None),
+    ("imagesTr", "labelsTr", None),
+    ("imagesTs", "labelsTs", "test"),
+)
+"""Folders of images and of the labels of the same names; the split that the names imply."""
+
+LABEL_FOLDERS = {"labels", "masks", "segmentations", "labelstr", "labelsts"}
+LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)", re.IGNORECASE)
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """Images by their path without ending, the label and split of some, and what to say."""
+
+    images: dict[str, Path] = field(default_factory=dict)
+    labels: dict[str, Path] = field(default_factory=dict)
+    splits: dict[str, Split] = field(default_factory=dict)
+    stray: list[Path] = field(default_factory=list)
+
+
+def read_folder(root: Path) -> Manifest:
+    """The volumes in a folder and its subfolders, one case a file or DICOM series.
+
+    Labels are found in `labels/` beside `images/` (also `masks/`, `labelsTr/`, `labelsTs/`) under
+    the image's name; else beside the image, as `NAME_label`, `_seg` or `_mask`, or as the only
+    label of a folder that holds one image. Their names come from `labels.json` in the folder,
+    `{"1": "liver"}`.
+
+    Raises:
+        MedarError: no volume, or two files that claim one id or one image.
+    """
+    found = _in_layouts(root) or _beside(root)
+    if not found.images:
+        raise not_a_data_set(root)
+    ids = ids_for(found.images)
+    trained: Split | None = "train" if found.splits else None
+    cases = tuple(
+        Case(
+            id=ids[stem],
+            images=(image,),
+            label=found.labels.get(stem),
+            split=found.splits.get(stem, trained),
+        )
+        for stem, image in found.images.items()
+    )
+    names: dict[int, str] = {}
+    notes = []
+    if (root / "labels.json").exists():
+        parsed = parse_labels(read_object(root / "labels.json"), str(root / "labels.json"))
+        names, notes = parsed.names, list(parsed.notes)
+    if found.stray:
+        notes.append(
+            f"{len(found.stray)} label files without an image of their name, passed over "
+            f"(the first: {found.stray[0].relative_to(root).as_posix()})"
+        )
+    return Manifest(root=root, source="folder", cases=cases, labels=names, notes=tuple(notes))
+
+
+def _in_layouts(root: Path) -> _Found | None:
+    """The cases of `images/` and `labels/`, or of their kin; None where no such folder exists."""
+    found = _Found()
+    used = False
+    for images, labels, split in LAYOUTS:
+        if not (root / images).is_dir() or (images == "images" and found.labels):
+            continue
+        used = True
+        kept = _by_stem(root / images, found.images if images == "imagesTs" else {})
+        found.images |= kept
+        if any(stem.endswith("_0000") and f"{stem[:-1]}1" in kept for stem in kept):
+            raise MedarError(
+                f"{root / images}: names with _0000 and _0001 are channels of one case; "
+                "write nnU-Net's dataset.json, which names the channels"
+            )
+        named = _by_stem(root / labels, {}) if (root / labels).is_dir() else {}
+        for name, path in named.items():
+            stem = name if name in kept else f"{name}_0000"
+            if stem in kept:
+                found.labels[stem] = path
+            else:
+                found.stray.append(path)
+        if split is not None:
+            found.splits |= dict.fromkeys(kept, split)
+    return found if used else None
+
+
+def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in find_volumes(folder):
+        stem = stem_of(path, folder)
+        if stem in stems or stem in taken:
+            other = stems.get(stem) or taken[stem]
+            raise MedarError(f"{path}: has the name of {other}; rename one of them")
+        stems[stem] = path
+    return stems
+
+
+def _beside(root: Path) -> _Found:
+    """The cases of a folder in which labels lie beside their images."""
+    found = _Found()
+    maps: list[tuple[str, Path, str | None]] = []
+    for stem, path in _by_stem(root, {}).items():
+        folder, _, name = stem.rpartition("/")
+        match = LABEL_NAME.fullmatch(name)
+        if {part.lower() for part in folder.split("/")} & LABEL_FOLDERS:
+            found.stray.append(path)
+        elif match:
+            maps.append((folder, path, match[1]))
+        else:
+            found.images[stem] = path
+    for folder, path, base in maps:
+        image = _image_of(folder, base, found.images)
+        if image is None:
+            found.stray.append(path)
+        elif image in found.labels:
+            raise MedarError(
+                f"{path}: a second label of {image!r}, beside {found.labels[image].name}; keep "
+                "one, or write a JSONL manifest"
+            )
+        else:
+            found.labels[image] = path
+    return found
+
+
+def _image_of(folder: str, base: str | None, images: dict[str, Path]) -> str | None:
+    """The image that a label file belongs to: that of its name, or the only one beside it."""
+    named = f"{folder}/{base}" if folder else base
+    if base and named in images:
+        return named
+    beside = [stem for stem in images if stem.rpartition("/")[0] == folder]
+    return beside[0] if folder and not base and len(beside) == 1 else None

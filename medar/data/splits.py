@@ -1,0 +1,133 @@
+"""Splits by subject: reproducible on every machine, and unmoved by cases that come later.
+
+A split that the data set gives, or that was stored, stands. Other subjects are taken in the order
+of a hash of the seed and their name, each to the split that is farthest below its share.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from medar.data.manifest import SPLITS, Manifest, Split
+from medar.errors import MedarError
+
+FRACTIONS = (0.8, 0.1, 0.1)
+
+
+def assign_splits(
+    manifest: Manifest,
+    *,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    seed: int = 0,
+    stored: Manifest | Mapping[str, Split] | None = None,
+) -> Manifest:
+    """Give each case a split, all cases of a subject the same one.
+
+    With three subjects or more, each split with a share gets at least one. Where the data set
+    itself divides its cases but names no val, and nothing is stored, val is carved out of train.
+
+    Args:
+        manifest: the data set; splits that its cases have are kept.
+        fractions: shares of train, val and test among the subjects; they sum to 1.
+        seed: decides the order in which subjects are assigned.
+        stored: an earlier manifest of the data set, or splits by subject: none of them changes,
+            whatever cases were added since.
+
+    Raises:
+        MedarError: fractions that are no shares, or a stored split that the data set contradicts.
+    """
+    _check_fractions(fractions)
+    subjects = list(dict.fromkeys(case.subject for case in manifest))
+    given = _by_subject(manifest)
+    fixed = given | _stored(given, stored, manifest)
+    notes = []
+    if stored is None:
+        carved = _carve(fixed, fractions, seed)
+        if carved:
+            notes.append(
+                f"no val in the data set: {len(carved)} of {len(fixed)} subjects with a split "
+                f"moved from train to val (seed {seed})"
+            )
+        fixed |= dict.fromkeys(carved, "val")
+    new = sum(subject not in fixed for subject in subjects)
+    if fixed and new:
+        notes.append(f"{new} of {len(subjects)} subjects had no split and were assigned one")
+    assigned = _assign(subjects, fixed, fractions, seed)
+    cases = tuple(replace(case, split=assigned[case.subject]) for case in manifest)
+    return replace(manifest, cases=cases, notes=(*manifest.notes, *notes))
+
+
+def _assign(
+    subjects: list[str],
+    fixed: Mapping[str, Split],
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> dict[str, Split]:
+    """The split of each subject: the fixed one, else the one farthest below its share."""
+    assigned = {subject: fixed[subject] for subject in subjects if subject in fixed}
+    counts = Counter(assigned.values())
+    share = {s: f * len(subjects) for s, f in zip(SPLITS, fractions, strict=True) if f > 0}
+    new = _in_order((subject for subject in subjects if subject not in fixed), seed)
+    for done, subject in enumerate(new):
+        empty = [split for split in share if counts[split] == 0]
+        # The last subjects go to splits that would stay empty otherwise.
+        open_to = empty if empty and len(new) - done <= len(empty) else list(share)
+        split = max(open_to, key=lambda s: share[s] - counts[s])
+        assigned[subject] = split
+        counts[split] += 1
+    return assigned
+
+
+def _carve(
+    fixed: Mapping[str, Split], fractions: tuple[float, float, float], seed: int
+) -> list[str]:
+    """Subjects of a given train split that become val, where the data set names no val."""
+    train = [subject for subject, split in fixed.items() if split == "train"]
+    if "val" in fixed.values() or len(train) < 2 or fractions[1] == 0:
+        return []
+    wanted = round(len(train) * fractions[1] / (fractions[0] + fractions[1]))
+    return _in_order(train, seed)[: min(max(1, wanted), len(train) - 1)]
+
+
+def _by_subject(manifest: Manifest) -> dict[str, Split]:
+    return {case.subject: case.split for case in manifest if case.split is not None}
+
+
+def _stored(
+    given: Mapping[str, Split],
+    stored: Manifest | Mapping[str, Split] | None,
+    manifest: Manifest,
+) -> dict[str, Split]:
+    """Stored splits by subject, once none contradicts the data set's own."""
+    if stored is None:
+        return {}
+    kept = _by_subject(stored) if isinstance(stored, Manifest) else dict(stored)
+    for subject, split in kept.items():
+        own = given.get(subject, split)
+        # The data set's train and the stored val agree: val was carved out of train.
+        if own != split and (own, split) != ("train", "val"):
+            raise MedarError(
+                f"{manifest.root}: subject {subject!r} is {split} in the stored splits and {own} "
+                "in the data set; correct one, or assign anew without the stored splits"
+            )
+    return kept
+
+
+def _in_order(subjects: Iterable[str], seed: int) -> list[str]:
+    """Subjects in an order that depends on the seed and on each name alone."""
+
+    def key(subject: str) -> bytes:
+        return hashlib.blake2b(f"{seed}:{subject}".encode(), digest_size=16).digest()
+
+    return sorted(subjects, key=key)
+
+
+def _check_fractions(fractions: tuple[float, float, float]) -> None:
+    fine = len(fractions) == 3 and all(math.isfinite(f) and f >= 0 for f in fractions)
+    if not fine or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise MedarError(
+            f"split fractions {tuple(fractions)}: shares of train, val and test are needed that "
+            "sum to 1, train above 0, for instance 0.8, 0.1, 0.1"
+        )

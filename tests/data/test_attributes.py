@@ -1,0 +1,119 @@
+"""Joining tables: which row meets which case, and what its columns become."""
+
+from pathlib import Path
+
+import pytest
+
+from medar.data.attributes import join_attributes
+from medar.data.manifest import Case, Manifest
+from medar.errors import MedarError
+
+
+def manifest(root: Path, *ids: str, subjects: dict[str, str] | None = None) -> Manifest:
+    named = subjects or {}
+    cases = tuple(
+        Case(id=name, images=(root / f"{name}.nii",), subject=named.get(name, "")) for name in ids
+    )
+    return Manifest(
+        root=root, source="folder", cases=cases, labels={1: "spinal_cord", 2: "Left Lung"}
+    )
+
+
+def test_columns_become_fields_and_attributes(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text(
+        "ID,split,structures,age,weight,site,code\n"
+        "pt_1,validation,SpinalCord left_lung,61,70.5,A,007\n"
+        "pt_2,Training,,n/a,80,B,012\n"
+        "pt_9,test,SpinalCord,1,1,C,1\n"
+    )
+    joined = join_attributes(manifest(tmp_path, "train_pt_1", "pt_2", "pt_12"))
+    one, two, other = joined.cases
+    assert (one.split, one.annotated) == ("val", (1, 2))
+    assert one.attributes == {"age": 61, "weight": 70.5, "site": "A", "code": "007"}
+    assert (two.split, two.annotated) == ("train", ())
+    assert two.attributes == {"weight": 80.0, "site": "B", "code": "012"}
+    assert (other.split, other.annotated, other.attributes) == (None, None, {})
+    assert joined.notes == (
+        "attributes from index.csv: 2 of 3 cases joined, 1 rows without a case",
+    )
+
+
+def test_no_table_changes_nothing(tmp_path: Path) -> None:
+    before = manifest(tmp_path, "a")
+    assert join_attributes(before) is before
+
+
+def test_participants_join_all_cases_of_a_subject(tmp_path: Path) -> None:
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-01\t30\n02\t40\n")
+    subjects = {"x": "sub-01", "y": "sub-01", "z": "sub-02"}
+    joined = join_attributes(manifest(tmp_path, "x", "y", "z", subjects=subjects))
+    assert [case.attributes for case in joined] == [{"age": 30}, {"age": 30}, {"age": 40}]
+
+
+def test_subject_and_modality_columns(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text("id;subject;modality\na;7;T1w\nb;7;PET\n")
+    joined = join_attributes(manifest(tmp_path, "a", "b"), table)
+    assert [case.subject for case in joined] == ["7", "7"]
+    assert [case.modality for case in joined] == ["MR", None]
+    assert joined.cases[1].attributes == {"modality": "PET"}
+
+
+def test_words_that_are_no_labels_stay_an_attribute(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text('id,structures\na,"spinal cord, heart"\n')
+    joined = join_attributes(manifest(tmp_path, "a"), table)
+    assert joined.cases[0].annotated is None
+    assert joined.cases[0].attributes == {"structures": "spinal cord, heart"}
+    assert "'heart' is no label name" in joined.notes[-1]
+
+
+def test_labels_by_value_and_separator(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text('id,annotated\na,"Left Lung; spinal cord"\nb,2\nc,n/a\n')
+    joined = join_attributes(manifest(tmp_path, "a", "b", "c"), table)
+    assert [case.annotated for case in joined] == [(1, 2), (2,), None]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,age\n1,3\n", "fits the cases 'a_1' and 'b_1'"),
+        ("id,age\na_1,3\na_1,4\n", "two rows"),
+        ("id,split\na_1,maybe\n", "split 'maybe'"),
+        ("id,age\nq,3\n", "no row fits"),
+        ("name,age\na_1,3\n", "no id column"),
+        ("", "no id column"),
+        ("id,age,AGE\na_1,3,4\n", "two columns named 'age'"),
+        ("id,age\na_1,3,4\n", "3 cells under 2 columns"),
+        ('id,age\na_1,"3\n', "not a readable table"),
+        ("id,subject,split\na_1,s,train\nb_1,s,test\n", "one subject, one split"),
+    ],
+)
+def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, said: str) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(text)
+    with pytest.raises(MedarError, match=said) as caught:
+        join_attributes(manifest(tmp_path, "a_1", "b_1"), table)
+    assert str(table) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_found_by_chance_may_be_about_something_else(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("name,colour\nx,red\n")
+    joined = join_attributes(manifest(tmp_path, "a"))
+    assert joined.cases == manifest(tmp_path, "a").cases
+    assert "index.csv is not joined" in joined.notes[0]
+
+
+def test_head_and_neck(shared_data: Path) -> None:
+    from medar.data.sources import read_manifest
+
+    found = read_manifest(shared_data / "headneck_ct")
+    assert {s: len(found.select(s)) for s in ("train", "val", "test")} == {
+        "train": 170,
+        "val": 33,
+        "test": 23,
+    }
+    assert found["train_pt_1"].annotated == (1, 2, 3, 4, 7, 8, 9, 10)
+    assert "226 of 226 cases joined, 60 rows without a case" in found.notes[0]

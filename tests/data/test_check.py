@@ -1,0 +1,270 @@
+"""Checks: each code comes from exactly the case that deserves it, and nothing stops a check."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medar.data import check as checking
+from medar.data import examine as examining
+from medar.data.check import check
+from medar.data.manifest import Case, Manifest
+from medar.data.problems import CODES, Report
+from medar.errors import MedarError
+from medar.volume import ReadOptions
+
+SHAPE = (6, 5, 4)
+Write = Callable[..., Path]
+
+
+def labels(*values: int) -> Any:
+    array = np.zeros(SHAPE, np.uint8)
+    array.reshape(-1)[: len(values)] = values
+    return array
+
+
+def manifest(root: Path, *cases: Case, **fields: Any) -> Manifest:
+    return Manifest(root=root, source="folder", cases=cases, **fields)
+
+
+def found(report: Report) -> dict[str, list[str]]:
+    """The cases of each code, without what is only worth knowing."""
+    cases: dict[str, list[str]] = {}
+    for one in report.problems:
+        if one.severity != "info":
+            cases.setdefault(one.code, []).append(one.case)
+    return cases
+
+
+@pytest.fixture
+def broken(tmp_path: Path, write: Write) -> Manifest:
+    """One case a problem, among cases without any."""
+
+    def case(name: str, **fields: Any) -> Case:
+        image = tmp_path / f"{name}.nii"
+        if not image.exists() and name != "absent":
+            write(f"{name}.nii")
+        given: dict[str, Any] = {"id": name, "images": (image,), "split": "train"}
+        return Case(**{**given, **fields})
+
+    def label(name: str, array: Any, **fields: Any) -> Path:
+        return write(f"{name}-label.nii", array, **fields)
+
+    write("nonfinite.nii", np.where(np.arange(120).reshape(SHAPE) < 2, np.nan, 1.5))
+    write("constant.nii", np.full(SHAPE, 7.0, np.float32))
+    write("bright.nii", np.random.default_rng(0).normal(size=SHAPE) * 1e4)
+    write("far.nii", spacing=(1.0, 1.0, 5.0))
+    write("fraction-label.nii", np.full(SHAPE, 0.5))
+    write("byte.nii", np.arange(120, dtype=np.uint8).reshape(SHAPE))
+    write("leak.nii", np.asarray(nib.load(write("first.nii")).dataobj))
+    write("twin.nii", np.asarray(nib.load(write("first.nii")).dataobj))
+    write("flipped.nii")
+    flipped = nib.load(tmp_path / "flipped.nii")
+    nib.save(flipped.as_reoriented([[0, -1], [1, 1], [2, 1]]), tmp_path / "flipped.nii")
+    (tmp_path / "damaged.nii").write_bytes((tmp_path / "first.nii").read_bytes()[:400])
+    image = nib.load(write("turned.nii"))
+    image.set_qform(np.diag([1.0, 1.0, 1.5, 1.0]), code=1)
+    nib.save(image, tmp_path / "turned.nii")
+    positive = np.random.default_rng(1).uniform(0, 900, SHAPE)
+    cases = (
+        *(case(f"fine{n}", label=label(f"fine{n}", labels(1, 2))) for n in range(4)),
+        case("first"),
+        case("twin"),
+        case("leak", split="val"),
+        case("absent"),
+        case("damaged"),
+        case("nonfinite"),
+        case("constant"),
+        case("bright"),
+        case("far"),
+        case("byte"),
+        case("flipped"),
+        case("turned"),
+        case("hu", modality="CT", images=(write("hu.nii", positive),)),
+        case("lost", missing_label=tmp_path / "lost-label.nii"),
+        case("shape", label=label("shape", np.ones((6, 5, 3), np.uint8))),
+        case("moved", label=label("moved", labels(1), origin=3.0)),
+        case("fraction", label=tmp_path / "fraction-label.nii"),
+        case("odd", label=label("odd", labels(1, 7))),
+        case("empty", label=label("empty", labels())),
+        case("unasked", label=label("unasked", labels(1, 2)), annotated=(1,)),
+        case("ignored", label=label("ignored", labels(1, 9))),
+        case("channels", images=(tmp_path / "fine0.nii", tmp_path / "fine1.nii")),
+    )
+    names = {1: "liver", 2: "spleen", 3: "kidney"}
+    return manifest(tmp_path, *cases, labels=names, ignore_label=9, notes=("read so",))
+
+
+SHALLOW = {
+    "missing-file": ["absent"],
+    "shape-mismatch": ["shape"],
+    "affine-mismatch": ["moved"],
+    "channel-mismatch": ["channels"],
+    "split-leak": ["leak"],
+    "duplicate": ["twin"],
+    "missing-label-file": ["lost"],
+    "geometry": ["turned"],
+    "spacing-outlier": ["far"],
+    "empty-split": [""],
+    "unlabelled-split": [""],
+}
+DEEP = {
+    **SHALLOW,
+    "unreadable": ["damaged"],
+    "nonfinite": ["nonfinite"],
+    "non-integer-label": ["fraction"],
+    "unexpected-label": ["odd"],
+    "constant": ["constant"],
+    "empty-label": ["empty"],
+    "label-never-present": [""],
+    "not-annotated-present": ["unasked"],
+    "intensity-range": ["hu"],
+    "intensity-scale": [""],
+}
+
+
+def test_headers_show_what_they_can(broken: Manifest) -> None:
+    report = check(broken)
+    assert found(report) == SHALLOW
+    assert report.splits == {"train": 25, "val": 1, "test": 0}
+
+
+def test_every_problem_is_found_in_its_case(broken: Manifest) -> None:
+    report = check(broken, deep=True, workers=1)
+    assert found(report) == DEEP
+    assert {one.code for one in report.problems if one.severity == "info"} == {
+        "missing-label",
+        "orientation-mix",
+        "dtype-mix",
+        "note",
+    }
+    assert (report.cases, report.labelled, report.subjects) == (26, 11, 26)
+    assert report.errors == sum(CODES[code] == "error" for code in DEEP)
+    assert report.summary["label_cases"]["1"] == 9
+    assert report.summary["orientations"] == {"RAS": 24, "LAS": 1}
+
+
+def test_the_report_is_json(broken: Manifest) -> None:
+    report = check(broken, deep=True, workers=1).to_dict()
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    severities = [one["severity"] for one in report["problems"]]
+    assert severities == sorted(severities, key=["error", "warning", "info"].index)
+    assert all(not one["path"].startswith("/") for one in report["problems"])
+
+
+def test_processes_find_the_same(broken: Manifest) -> None:
+    assert check(broken, deep=True, workers=2) == check(broken, deep=True, workers=1)
+
+
+def test_replaced_voxels_are_no_problem(broken: Manifest) -> None:
+    report = check(broken, deep=True, workers=1, options=ReadOptions(nonfinite="min"))
+    assert "nonfinite" not in found(report)
+
+
+def test_a_sound_data_set_has_no_problem(tmp_path: Path, write: Write) -> None:
+    cases = [Case(id=n, images=(write(f"{n}.nii.gz"),)) for n in ("a", "b")]
+    report = check(manifest(tmp_path, *cases), deep=True)
+    assert report.problems == ()
+    assert report.summary["shape"]["median"] == list(SHAPE)
+
+
+def test_labels_without_names(tmp_path: Path, write: Write) -> None:
+    case = Case(id="a", images=(write("a.nii"),), label=write("l.nii", labels(4, 2)))
+    report = check(manifest(tmp_path, case), deep=True)
+    assert [(one.code, one.message) for one in report.problems] == [
+        ("unnamed-labels", "labels have no names (values found: 2, 4); write labels.json")
+    ]
+
+
+def test_channels_of_one_file_and_of_several(tmp_path: Path, write: Write) -> None:
+    whole = write("whole.nii", np.random.default_rng(0).normal(size=(2, *SHAPE)))
+    moved = (write("x.nii"), write("y.nii", origin=2.0))
+    sides = (write("z.nii"), write("w.nii", np.arange(8.0).reshape(2, 2, 2)))
+    cases = (
+        Case(id="whole", images=(whole,)),
+        Case(id="one", images=(write("one.nii"),)),
+        Case(id="moved", images=moved),
+        Case(id="sides", images=sides),
+    )
+    report = check(manifest(tmp_path, *cases, channels=("T1", "T2")), deep=True)
+    assert found(report) == {
+        "channel-mismatch": ["one"],
+        "affine-mismatch": ["moved"],
+        "shape-mismatch": ["sides"],
+    }
+
+
+def test_the_file_knows_its_modality(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = examining.read_header
+    monkeypatch.setattr(
+        examining, "read_header", lambda *given: replace(read(*given), modality="MR")
+    )
+    cases = [Case(id=m, images=(write(f"{m}.nii"),), modality=m) for m in ("CT", "MR")]
+    assert found(check(manifest(tmp_path, *cases))) == {"modality-mismatch": ["CT"]}
+
+
+def test_a_crash_in_one_case_spares_the_others(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
+    before = examining._describe
+
+    def describe(header: Any, facts: Any) -> None:
+        if facts.case == "b":
+            raise KeyError("surprise")
+        before(header, facts)
+
+    monkeypatch.setattr(examining, "_describe", describe)
+    report = check(manifest(tmp_path, *cases))
+    assert [(one.code, one.case, one.message) for one in report.problems] == [
+        ("unreadable", "b", "KeyError: 'surprise'")
+    ]
+
+
+def test_a_dying_process_loses_its_own_case_only(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checking, "POOL_FROM", 2)
+    monkeypatch.setattr(checking, "examine", _dies_on_b)
+    cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
+    report = check(manifest(tmp_path, *cases), deep=True, workers=2)
+    assert found(report) == {"unreadable": ["b"]}
+    assert "the process that read it died" in report.problems[0].message
+
+
+def _dies_on_b(case: Case, setting: Any) -> Any:
+    if case.id == "b":
+        checking.os._exit(1)
+    return examining.examine(case, setting)
+
+
+def test_workers_are_counted_from_one(broken: Manifest) -> None:
+    with pytest.raises(MedarError, match="workers 0"):
+        check(broken, workers=0)
+
+
+def test_the_reference_lists_every_code() -> None:
+    text = Path(__file__).parents[2].joinpath("docs/reference/datasets.md").read_text()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (error|warning|info) \|", text, re.MULTILINE)
+    assert dict(rows) == CODES
+
+
+def test_every_code_is_tested() -> None:
+    infos = {"missing-label", "orientation-mix", "dtype-mix", "note", "unnamed-labels"}
+    assert set(DEEP) | infos | {"modality-mismatch"} == set(CODES)
+
+
+def test_real_data(shared_data: Path) -> None:
+    from medar.data.sources import read_manifest
+
+    report = check(read_manifest(shared_data / "hippocampus_mr"), deep=True, workers=2)
+    assert found(report) == {"missing-label-file": ["hippocampus_118"], "intensity-scale": [""]}
+    assert report.summary["dtypes"] == {"float32": 170, "uint8": 41}
