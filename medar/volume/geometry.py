@@ -18,8 +18,12 @@ Affine = npt.NDArray[np.float64]
 Shape3 = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
-SHEAR_TOLERANCE = 1e-3
-"""Largest |cosine| between two voxel axes that still counts as a right angle."""
+SHEAR_TOLERANCE = 2e-3
+"""Largest |cosine| between two voxel axes that still counts as a right angle: 0.11 degrees, which
+the rounded slice positions of a DICOM series exceed rarely."""
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""Takes coordinates as DICOM and ITK have them to RAS+."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -73,7 +77,13 @@ class Grid:
         return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine)
 
     def at_spacing(self, spacing: Spacing) -> "Grid":
-        """The grid of another spacing over the same box: same centre, shape rounded."""
+        """The grid of another spacing over the same box: same centre, shape rounded.
+
+        Raises:
+            MedarError: the spacing is not three positive numbers.
+        """
+        if not is_spacing(spacing):
+            raise MedarError(f"spacing {spacing}: three positive numbers in mm are needed")
         ratio = np.asarray(self.spacing) / np.asarray(spacing, dtype=np.float64)
         shape = np.maximum(1, np.rint(np.asarray(self.shape) * ratio)).astype(int)
         affine = self.affine.copy()
@@ -110,13 +120,16 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
     """A copy of a 4x4 affine in float64.
 
     Raises:
-        MedarError: it is not 4x4, not finite, or maps space onto a plane (a zero spacing).
+        MedarError: it is not 4x4, not finite, no affine (its last row is not 0, 0, 0, 1), or maps
+            space onto a plane (a zero spacing).
     """
     matrix = np.array(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
         raise MedarError(f"affine of shape {matrix.shape}: a 4x4 matrix is needed")
     if not np.isfinite(matrix).all():
         raise MedarError("affine holds NaN or Inf: finite numbers are needed")
+    if not np.allclose(matrix[3], [0, 0, 0, 1]):
+        raise MedarError(f"affine with the last row {matrix[3].tolist()}: 0, 0, 0, 1 is needed")
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     if (columns <= 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-6:
         spacing = ", ".join(f"{s:g}" for s in columns)
@@ -124,6 +137,13 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
             f"affine is singular (spacing {spacing} mm): three independent axes are needed"
         )
     return matrix
+
+
+def is_spacing(value: Any) -> bool:
+    """Whether `value` is three positive finite numbers."""
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        return False
+    return all(isinstance(s, (int, float)) and np.isfinite(s) and s > 0 for s in value)
 
 
 def spacing_of(affine: Affine) -> Spacing:
@@ -141,6 +161,15 @@ def shear_of(affine: Affine) -> float:
     """Largest |cosine| between two voxel axes: 0 for a right-angled grid."""
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     return float(np.abs(axes.T @ axes - np.eye(3)).max())
+
+
+def shear_note(affine: Affine) -> str | None:
+    """A sentence on sheared axes for a volume's notes; None where all angles are right."""
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    # A zero or NaN column is no matter of shear: `checked_affine` refuses it.
+    if not (columns > 0).all() or shear_of(affine) <= SHEAR_TOLERANCE:
+        return None
+    return f"sheared voxel axes (cosine {shear_of(affine):.3f} between two of them)"
 
 
 def corner_distance(shape: Shape3, a: Affine, b: Affine) -> float:

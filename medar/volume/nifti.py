@@ -14,9 +14,8 @@ from isal import igzip
 from nibabel.imageglobals import LoggingOutputSuppressor
 
 from medar.errors import MedarError, one_line
-from medar.volume.geometry import SHEAR_TOLERANCE as SHEAR
-from medar.volume.geometry import Affine, Grid, Shape3, corner_distance, shear_of
-from medar.volume.read import Header, ReadOptions, assumed_affine, spatial_shape
+from medar.volume.geometry import Affine, Shape3, corner_distance, shear_note
+from medar.volume.read import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
 
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """How many mm one unit of the header is: metre, millimetre, micrometre."""
@@ -31,12 +30,14 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
     try:
         with LoggingOutputSuppressor():
             image = nib.load(path)
+            if isinstance(image, nib.Cifti2Image):
+                raise MedarError(f"{path}: CIFTI surface data, not a volume")
             with _opened(path) as file:
                 raw = type(image.header).from_fileobj(file, check=False)
+    except MedarError:
+        raise
     except Exception as error:
         raise MedarError(f"{path}: not a readable NIfTI file ({one_line(error)})") from error
-    if isinstance(image, nib.Cifti2Image):
-        raise MedarError(f"{path}: CIFTI surface data, not a volume")
     dtype = image.get_data_dtype()
     if dtype.fields is not None:
         raise MedarError(f"{path}: RGB colours, not intensities; convert to one grey channel")
@@ -46,14 +47,10 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         raise MedarError(f"{path}: voxel type {dtype}; medar reads integers and floats")
     shape, channels = spatial_shape(path, tuple(int(n) for n in image.shape))
     affine, notes = _geometry(path, raw, shape, options)
-    try:
-        grid = Grid(shape=shape, affine=affine)
-    except MedarError as error:
-        raise MedarError(f"{path}: {error}; correct the header first") from error
     return Header(
         path=path,
         format=_format_name(raw),
-        grid=grid,
+        grid=file_grid(path, shape, affine),
         channels=channels,
         dtype=str(dtype.newbyteorder("=")),
         load=lambda: _load(path, image, shape, channels),
@@ -81,14 +78,16 @@ def _geometry(
         affine = np.diag([unit, unit, unit, 1.0]) @ affine
         notes.append(f"header in units of {unit:g} mm, converted")
     columns = np.linalg.norm(affine[:3, :3], axis=0)
-    if sform and qform and columns.all() and min(spacing) > 0:
-        other = np.diag([unit, unit, unit, 1.0]) @ _qform(path, raw, spacing)
-        gap = corner_distance(shape, affine, other)
-        if not gap <= DISAGREEMENT * columns.min():
-            notes.append(f"sform and qform disagree by up to {gap:.3g} mm; the sform is used")
-    if columns.all() and shear_of(affine) > SHEAR:
-        notes.append(f"sheared voxel axes (cosine {shear_of(affine):.3f} between two of them)")
-    return affine, tuple(notes)
+    if sform and qform:
+        try:
+            other = np.diag([unit, unit, unit, 1.0]) @ _qform(path, raw, spacing)
+            gap = corner_distance(shape, affine, other)
+            if not gap <= DISAGREEMENT * columns.min():
+                notes.append(f"sform and qform disagree by up to {gap:.3g} mm; the sform is used")
+        except MedarError:
+            notes.append("the qform is unusable; the sform is used")
+    sheared = shear_note(affine)
+    return affine, (*notes, sheared) if sheared else tuple(notes)
 
 
 def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
@@ -97,6 +96,9 @@ def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
             f"{path}: spacing {', '.join(f'{s:g}' for s in spacing)} mm in pixdim; "
             "positive numbers are needed, correct the header first"
         )
+    if raw["pixdim"][0] == 0:
+        # The standard: a zero here stands for 1.
+        raw["pixdim"][0] = 1
     try:
         return cast(Affine, np.asarray(raw.get_qform()))
     except Exception as error:

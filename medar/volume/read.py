@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
-from medar.volume.geometry import Affine, Grid, Shape3, Spacing
+from medar.volume.geometry import Affine, Grid, Shape3, Spacing, is_spacing
 from medar.volume.volume import Provenance, Volume
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
@@ -42,6 +42,18 @@ class ReadOptions:
     """NaN and Inf voxels: refuse, replace by the smallest finite voxel or by a number, or keep."""
     series: str | None = None
     """The SeriesInstanceUID to take from a DICOM folder that holds several."""
+
+    def __post_init__(self) -> None:
+        spacing, policy = self.assume_spacing, self.nonfinite
+        if spacing not in (None, "header") and not is_spacing(spacing):
+            raise MedarError(
+                f"assume_spacing={spacing!r}: 'header' or three positive numbers in mm are needed"
+            )
+        number = isinstance(policy, (int, float)) and np.isfinite(policy)
+        if policy not in ("error", "min", "keep") and not number:
+            raise MedarError(
+                f"nonfinite={policy!r}: 'error', 'min', 'keep' or a finite number is needed"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The options as JSON-able values."""
@@ -85,32 +97,39 @@ def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
     """
     path = Path(path)
     options = options or ReadOptions()
-    if not path.exists():
-        raise MedarError(f"{path}: no such file or folder")
-    name = path.name.lower()
-    # Each backend is imported when its format is met: SimpleITK and nibabel are slow to load.
-    if path.is_dir() or name.endswith((".dcm", ".ima")) or is_dicom(path):
-        from medar.volume.dicom import read_dicom_header
-
-        header = read_dicom_header(path, options)
-    elif name.endswith((".gii", ".gii.gz")) or ".surf." in name:
-        raise MedarError(f"{path}: surface data, not a volume; medar reads {FORMATS}")
-    elif name.endswith(NIFTI_ENDINGS):
-        from medar.volume.nifti import read_nifti_header
-
-        header = read_nifti_header(path, options)
-    elif name.endswith(ITK_ENDINGS):
-        from medar.volume.itk import read_itk_header
-
-        header = read_itk_header(path, options)
-    else:
-        raise MedarError(f"{path}: not a volume format that medar reads; it reads {FORMATS}")
+    try:
+        if not path.is_file() and not path.is_dir():
+            raise MedarError(f"{path}: no such file or folder")
+        header = _header(path, options)
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be read ({error.strerror or error})") from error
     if header.channels > 1 and not options.channels:
         raise MedarError(
             f"{path}: {header.channels} volumes along a fourth axis; "
             "pass channels=True (--channels) to take them as channels, or split the file"
         )
     return header
+
+
+def _header(path: Path, options: ReadOptions) -> Header:
+    """The header by the reader of the file's format."""
+    name = path.name.lower()
+    # Each backend is imported when its format is met: SimpleITK and nibabel are slow to load.
+    if path.is_dir() or name.endswith((".dcm", ".ima")) or is_dicom(path):
+        from medar.volume.dicom import read_dicom_header
+
+        return read_dicom_header(path, options)
+    if name.endswith((".gii", ".gii.gz")):
+        raise MedarError(f"{path}: surface data, not a volume; medar reads {FORMATS}")
+    if name.endswith(NIFTI_ENDINGS):
+        from medar.volume.nifti import read_nifti_header
+
+        return read_nifti_header(path, options)
+    if name.endswith(ITK_ENDINGS):
+        from medar.volume.itk import read_itk_header
+
+        return read_itk_header(path, options)
+    raise MedarError(f"{path}: not a volume format that medar reads; it reads {FORMATS}")
 
 
 def read_volume(
@@ -223,26 +242,41 @@ def replace_nonfinite(
 
 
 def assumed_affine(
-    path: str | Path, spacing: Spacing, options: ReadOptions, *, missing: str
+    path: str | Path, spacing: Spacing | None, options: ReadOptions, *, missing: str
 ) -> tuple[Affine, str]:
     """The affine of a file that states no orientation, and a note that says so.
 
     Raises:
-        MedarError: the caller did not say which spacing to assume.
+        MedarError: the caller did not say which spacing to assume, or the header gives none.
     """
-    written = ", ".join(f"{s:g}" for s in spacing)
+    usable = spacing is not None and is_spacing(spacing)
+    written = ", ".join(f"{s:g}" for s in spacing or ())
     if options.assume_spacing is None:
+        header = f"assume_spacing='header' (--assume-spacing header: {written} mm) or "
         raise MedarError(
-            f"{path}: {missing}; its orientation is unknown. Pass assume_spacing='header' "
-            f"(--assume-spacing header: {written} mm) or a spacing in mm to take its axes as RAS+"
+            f"{path}: {missing}; its orientation is unknown. Pass {header if usable else ''}"
+            "assume_spacing with a spacing in mm (--assume-spacing) to take its axes as RAS+"
         )
     chosen = spacing if options.assume_spacing == "header" else options.assume_spacing
-    if len(chosen) != 3 or not all(np.isfinite(s) and s > 0 for s in chosen):
+    if chosen is None or not is_spacing(chosen):
         raise MedarError(
-            f"{path}: spacing {chosen} cannot be assumed: three positive numbers in mm are needed"
+            f"{path}: {missing}, and its header gives no usable spacing ({written or 'none'}); "
+            "pass the spacing in mm"
         )
     said = ", ".join(f"{s:g}" for s in chosen)
     return np.diag([*map(float, chosen), 1.0]), f"{missing}: axes taken as RAS+ at {said} mm"
+
+
+def file_grid(path: str | Path, shape: Shape3, affine: Affine) -> Grid:
+    """The grid that a file states.
+
+    Raises:
+        MedarError: naming the file, where the affine is not finite or is singular.
+    """
+    try:
+        return Grid(shape=shape, affine=affine)
+    except MedarError as error:
+        raise MedarError(f"{path}: {error}; correct the header first") from error
 
 
 def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int]:
@@ -251,9 +285,7 @@ def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int
     Raises:
         MedarError: there are not three spatial axes, or more than one axis beyond them.
     """
-    kept = shape
-    while len(kept) > 3 and kept[-1] == 1:
-        kept = kept[:-1]
+    kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     if len(kept) < 3 or min(kept, default=0) < 1:
         raise MedarError(f"{path}: shape {shape}; a volume has three axes of at least one voxel")
     if len(kept) > 4:

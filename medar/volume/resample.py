@@ -57,7 +57,8 @@ def resample(
         antialias: blur before shrinking. Ignored by "nearest".
 
     Raises:
-        MedarError: an interpolation of another name, or labels asked for "bspline".
+        MedarError: an interpolation of another name, labels asked for "bspline", a fill that is no
+            label, or a grid that is not RAS+.
     """
     if interpolation not in _ITK:
         raise MedarError(f"interpolation {interpolation!r}: one of {', '.join(_ITK)} is needed")
@@ -65,6 +66,9 @@ def resample(
         raise MedarError("labels cannot be interpolated by 'bspline': use 'linear' or 'nearest'")
     if fill is None:
         fill = 0.0 if volume.is_label else float(volume.array.min())
+    room = np.iinfo(volume.array.dtype) if volume.is_label else None
+    if room and not (room.min <= fill <= room.max and fill == int(fill)):
+        raise MedarError(f"fill {fill:g}: labels of {room.dtype} take whole numbers in its range")
     to_source = np.linalg.solve(volume.affine, grid.affine)
     offset = np.rint(to_source[:3, 3])
     whole = np.eye(4)
@@ -136,8 +140,12 @@ def _image(
 
 
 def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
-    """Blurred along each source axis by as much as the target's voxels are wider there."""
-    width = np.abs(to_source[:3, :3]).max(axis=1)
+    """Blurred along each source axis by as much as the target's voxels are wider there.
+
+    Voxels are Gaussians: the target's has the covariance M M^T in source voxels, of which the
+    diagonal, less the source's own 1, is made up for.
+    """
+    width = np.linalg.norm(to_source[:3, :3], axis=1)
     for axis, shrink in enumerate(width[::-1]):
         sigma = float(np.sqrt(max(0.0, shrink**2 - 1.0)) / FWHM)
         # The recursive filter needs four voxels; on fewer there is nothing to alias.

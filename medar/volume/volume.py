@@ -55,6 +55,11 @@ class Volume:
             array = array.astype(np.float32, copy=False)
         elif array.dtype.kind not in "iu":
             raise MedarError(f"volume array of type {array.dtype}: real numbers are needed")
+        if array.dtype.kind in "iu" and array.shape[0] != 1:
+            raise MedarError(
+                f"label array of shape {array.shape}: labels have one channel; "
+                "split them, or make them float32 if they are an image"
+            )
         array = array.view()
         array.setflags(write=False)
         affine = checked_affine(self.affine)

@@ -42,19 +42,20 @@ def write_nifti(
             file that the volume came from, resampling where the grids differ.
 
     Raises:
-        MedarError: another ending, values beyond the type's range, or no source to go back to.
+        MedarError: another ending or voxel type, values beyond the type's range, no source to go
+            back to, or a file system that refuses.
     """
     path = Path(path)
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
-    array, affine = np.asarray(volume.array), volume.affine
+    array, affine, sheared = np.asarray(volume.array), volume.affine, volume.grid.is_sheared
     if grid == "source":
         if volume.provenance is None:
             raise MedarError(f"{path}: the volume did not come from a file: it has no source grid")
         source = volume.provenance.grid
         array = reorient(resample(volume, source.to_ras()).array, affine, source.orientation)
-        affine = source.affine
-    kind = np.dtype(dtype) if dtype is not None else array.dtype
+        affine, sheared = source.affine, source.is_sheared
+    kind = _voxel_type(path, array.dtype if dtype is None else dtype)
     stored, slope_out, intercept_out = _stored(path, array, kind, slope, intercept)
     last = np.moveaxis(stored, 0, -1)
     last = last[..., 0] if last.shape[-1] == 1 else last
@@ -63,12 +64,27 @@ def write_nifti(
     image.header.set_slope_inter(slope_out, intercept_out)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=SCANNER)
-    if volume.grid.is_sheared:
+    if sheared:
         image.set_qform(None, code=0)
     else:
         image.set_qform(affine, code=SCANNER)
-    with atomic_path(path) as temporary:
-        _to_file(image, temporary)
+    try:
+        with atomic_path(path) as temporary:
+            _to_file(image, temporary)
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _voxel_type(path: Path, dtype: npt.DTypeLike) -> np.dtype[Any]:
+    try:
+        kind = np.dtype(dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if kind.kind not in "iu" and kind not in (np.float32, np.float64):
+        raise MedarError(
+            f"{path}: voxel type {dtype}; integers, float32 and float64 can be written"
+        )
+    return kind
 
 
 def _stored(
@@ -83,20 +99,26 @@ def _stored(
         if slope != 1.0 or intercept != 0.0:
             raise MedarError(f"{path}: slope and intercept go with an integer type, not {dtype}")
         return array.astype(dtype), 1.0, 0.0
-    if dtype.kind not in "iu":
-        raise MedarError(f"{path}: voxel type {dtype}; integers and floats can be written")
     if not np.isfinite(array).all():
         raise MedarError(f"{path}: NaN or Inf voxels do not fit {dtype}; write float32")
     low, high = float(array.min()), float(array.max())
     room = np.iinfo(dtype)
+    automatic = slope == "auto"
     if slope == "auto":
         slope = (high - low) / (float(room.max) - float(room.min)) or 1.0
         intercept = low - slope * float(room.min)
+    # NIfTI-1 keeps both in float32: the voxels must be scaled by the numbers that are kept.
+    slope, intercept = float(np.float32(slope)), float(np.float32(intercept))
+    if slope == 0.0 or not np.isfinite([slope, intercept]).all():
+        raise MedarError(
+            f"{path}: slope {slope:g}, intercept {intercept:g}; a finite line is needed"
+        )
     if array.dtype.kind in "iu" and slope == 1.0 and intercept == 0.0:
         values = array
     else:
         values = np.rint((array.astype(np.float64) - intercept) / slope)
-        if slope != 1.0:
+        if automatic:
+            # The ends may round beyond the range by one step, no further.
             values = values.clip(float(room.min), float(room.max))
     least, most = float(values.min()), float(values.max())
     if least < room.min or most > room.max:
@@ -104,7 +126,7 @@ def _stored(
             f"{path}: values from {low:g} to {high:g} do not fit {dtype} "
             f"({room.min} to {room.max}); choose a wider type or slope='auto'"
         )
-    return values.astype(dtype), float(slope), float(intercept)
+    return values.astype(dtype), slope, intercept
 
 
 def _to_file(image: Any, path: Path) -> None:

@@ -1,0 +1,313 @@
+"""DICOM series, one file a slice, through SimpleITK's GDCM.
+
+The slices of a series are sorted by where they lie, never by name or number, and their positions
+must make an even line: the affine then follows from the first and the last. Each slice is read by
+itself, so that its own rescale slope and intercept apply (PET).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
+
+from medar.errors import MedarError
+from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
+from medar.volume.itk import itk_reason
+from medar.volume.read import Header, ReadOptions, file_grid
+
+UNEVEN = 0.05
+"""How far a slice may lie from the even line, as a share of the step: positions are rounded."""
+
+SAME_PLACE = 0.01
+"""Slices closer than this, in mm, lie in one place."""
+
+TAGS = {
+    "ImageType": "0008|0008",
+    "Modality": "0008|0060",
+    "SeriesDescription": "0008|103e",
+    "EchoTime": "0018|0081",
+    "TriggerTime": "0018|1060",
+    "DiffusionBValue": "0018|9087",
+    "SeriesInstanceUID": "0020|000e",
+    "AcquisitionNumber": "0020|0012",
+    "ImagePositionPatient": "0020|0032",
+    "ImageOrientationPatient": "0020|0037",
+    "TemporalPositionIdentifier": "0020|0100",
+    "PhotometricInterpretation": "0028|0004",
+    "NumberOfFrames": "0028|0008",
+    "PixelSpacing": "0028|0030",
+    "BitsAllocated": "0028|0100",
+    "PixelRepresentation": "0028|0103",
+}
+TELLING = (
+    "TemporalPositionIdentifier",
+    "EchoTime",
+    "TriggerTime",
+    "DiffusionBValue",
+    "AcquisitionNumber",
+    "ImageType",
+)
+"""What may tell slices of one place apart, in the order of asking."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """What one file of a series says, before its pixels are read."""
+
+    path: Path
+    tags: dict[str, str]
+    size: tuple[int, int]
+    """Columns and rows."""
+
+    @property
+    def uid(self) -> str:
+        """The series that the slice belongs to."""
+        return self.tags["SeriesInstanceUID"]
+
+    def numbers(self, name: str, count: int) -> npt.NDArray[np.float64]:
+        """The numbers of a tag; an error where they are not `count` finite ones."""
+        text = self.tags[name]
+        try:
+            values = np.array([float(part) for part in text.split("\\")])
+        except ValueError:
+            values = np.array([])
+        if values.shape != (count,) or not np.isfinite(values).all():
+            raise MedarError(
+                f"{self.path}: {name} is {text!r}; {count} numbers are needed to place the slice"
+            )
+        return values
+
+
+def read_dicom_header(path: Path, options: ReadOptions) -> Header:
+    """The header of a DICOM series: its folder, or one of its files (see `read_header`)."""
+    folder, series = (path, options.series) if path.is_dir() else (path.parent, None)
+    if path != folder:
+        given = _read_slice(path)
+        if given is None:
+            raise MedarError(f"{path}: not a readable DICOM image")
+        series = given.uid
+    slices, unreadable = _slices_in(folder)
+    slices = _chosen_series(folder, slices, series)
+    for one in slices:
+        _refuse_unsupported(one)
+    if len(slices) == 1:
+        raise MedarError(
+            f"{slices[0].path}: a series of one slice, whose spacing is unknown; "
+            "medar reads volumes of at least two slices"
+        )
+    _check_alike(slices)
+    slices, affine, notes = _arranged(folder, slices)
+    if unreadable:
+        count, first = len(unreadable), unreadable[0].name
+        notes.append(f"{count} DICOM file(s) without a readable image passed over (first: {first})")
+    first_tags = slices[0].tags
+    signed = "int" if first_tags["PixelRepresentation"] == "1" else "uint"
+    columns, rows = slices[0].size
+    return Header(
+        path=folder,
+        format="DICOM",
+        grid=file_grid(folder, (columns, rows, len(slices)), affine),
+        channels=1,
+        dtype=f"{signed}{first_tags['BitsAllocated']}",
+        load=lambda: _load(slices),
+        modality=first_tags["Modality"] if first_tags["Modality"] in ("CT", "MR") else None,
+        notes=tuple(notes),
+    )
+
+
+def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
+    """The DICOM images of a folder, and the DICOM files that hold no readable image."""
+    slices, unreadable = [], []
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and _looks_like_dicom(p)):
+        found = _read_slice(path)
+        if found is None:
+            unreadable.append(path)
+        else:
+            slices.append(found)
+    if not slices:
+        raise MedarError(f"{folder}: no DICOM image in this folder (subfolders are not searched)")
+    return slices, unreadable
+
+
+def _looks_like_dicom(path: Path) -> bool:
+    if path.name.upper() == "DICOMDIR":
+        return False
+    if path.name.lower().endswith((".dcm", ".ima")):
+        return True
+    with path.open("rb") as file:
+        file.seek(128)
+        return file.read(4) == b"DICM"
+
+
+def _read_slice(path: Path) -> Slice | None:
+    reader = _reader(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    tags = {}
+    for name, key in TAGS.items():
+        text = reader.GetMetaData(key) if reader.HasMetaDataKey(key) else ""
+        # Undecodable bytes, as names in older character sets have, would break a message.
+        tags[name] = text.encode("ascii", "replace").decode().strip(" \0")
+    columns, rows = reader.GetSize()[:2]
+    return Slice(path=path, tags=tags, size=(int(columns), int(rows)))
+
+
+def _reader(path: Path) -> Any:
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    return reader
+
+
+def _chosen_series(folder: Path, slices: list[Slice], series: str | None) -> list[Slice]:
+    groups: dict[str, list[Slice]] = {}
+    for one in slices:
+        groups.setdefault(one.uid, []).append(one)
+    if series is None and len(groups) == 1:
+        return slices
+    if series in groups:
+        return groups[series]
+    listed = "; ".join(
+        f"{uid} ({len(group)} slices, {group[0].tags['SeriesDescription'] or 'no description'})"
+        for uid, group in groups.items()
+    )
+    if series is None:
+        raise MedarError(
+            f"{folder}: {len(groups)} series; pass series (--series) with one of: {listed}"
+        )
+    raise MedarError(f"{folder}: no series {series}; there are: {listed}")
+
+
+def _refuse_unsupported(one: Slice) -> None:
+    advice = "convert it to NIfTI first, for instance with dcm2niix"
+    if "MOSAIC" in one.tags["ImageType"].upper():
+        raise MedarError(f"{one.path}: a Siemens mosaic, many slices in one picture; {advice}")
+    if one.tags["NumberOfFrames"] not in ("", "0", "1"):
+        frames = one.tags["NumberOfFrames"]
+        raise MedarError(f"{one.path}: enhanced multi-frame DICOM ({frames} frames); {advice}")
+    if not one.tags["PhotometricInterpretation"].startswith("MONOCHROME"):
+        colour = one.tags["PhotometricInterpretation"]
+        raise MedarError(f"{one.path}: colours ({colour}), not intensities; convert to grey")
+
+
+def _check_alike(slices: list[Slice]) -> None:
+    """Refuse a series whose slices differ in size, pixel spacing or orientation."""
+    first = slices[0]
+    spacing = first.numbers("PixelSpacing", 2)
+    orientation = first.numbers("ImageOrientationPatient", 6)
+    if not (spacing > 0).all():
+        raise MedarError(f"{first.path}: PixelSpacing {first.tags['PixelSpacing']}; it is positive")
+    for one in slices[1:]:
+        differs = None
+        if one.size != first.size:
+            differs = f"{one.size[0]}x{one.size[1]} pixels", f"{first.size[0]}x{first.size[1]}"
+        elif not np.allclose(one.numbers("PixelSpacing", 2), spacing, atol=1e-4):
+            differs = f"PixelSpacing {one.tags['PixelSpacing']}", first.tags["PixelSpacing"]
+        elif not np.allclose(one.numbers("ImageOrientationPatient", 6), orientation, atol=1e-3):
+            name = "ImageOrientationPatient"
+            differs = f"{name} {one.tags[name]}", first.tags[name]
+        if differs:
+            raise MedarError(
+                f"{one.path}: {differs[0]} where {first.path.name} has {differs[1]}; "
+                "the slices of a volume have it in common: split the series"
+            )
+
+
+def _arranged(folder: Path, slices: list[Slice]) -> tuple[list[Slice], Affine, list[str]]:
+    """The slices from first to last along their normal, their affine in RAS+, and notes."""
+    row, column = _directions(slices[0])
+    normal = np.cross(row, column)
+    points = np.array([one.numbers("ImagePositionPatient", 3) for one in slices])
+    order = np.argsort(points @ normal, kind="stable")
+    slices, points = [slices[i] for i in order], points[order]
+    _check_even(folder, slices, points, normal)
+    between_rows, between_columns = slices[0].numbers("PixelSpacing", 2)
+    affine = np.eye(4)
+    affine[:3, 0] = row * between_columns
+    affine[:3, 1] = column * between_rows
+    affine[:3, 2] = (points[-1] - points[0]) / (len(points) - 1)
+    affine[:3, 3] = points[0]
+    notes = []
+    if shear_of(affine) > SHEAR_TOLERANCE:
+        cosine = affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2])
+        tilt = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+        notes.append(f"gantry tilt of {tilt:.2f} degrees; the grid is kept sheared, as acquired")
+    return slices, LPS_TO_RAS @ affine, notes
+
+
+def _directions(one: Slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Unit vectors along a row and along a column of pixels, in LPS."""
+    both = one.numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    lengths = np.linalg.norm(both, axis=1)
+    if np.abs(lengths - 1).max() > 1e-2 or abs(both[0] @ both[1]) > 1e-2:
+        raise MedarError(
+            f"{one.path}: ImageOrientationPatient {one.tags['ImageOrientationPatient']}; "
+            "two unit vectors at a right angle are needed"
+        )
+    row, column = both / lengths[:, None]
+    return row, column
+
+
+def _check_even(
+    folder: Path,
+    slices: Sequence[Slice],
+    points: npt.NDArray[np.float64],
+    normal: npt.NDArray[np.float64],
+) -> None:
+    """Refuse slices that share a place, are missing, or lie unevenly."""
+    repeated = np.flatnonzero(np.diff(points @ normal) < SAME_PLACE)
+    if repeated.size:
+        a, b = slices[repeated[0]], slices[repeated[0] + 1]
+        raise MedarError(
+            f"{folder}: {repeated.size} slice(s) lie where another one lies, such as "
+            f"{a.path.name} and {b.path.name} ({_difference(a, b)}); "
+            "split the series into one volume each"
+        )
+    count = len(points) - 1
+    step = (points[-1] - points[0]) / count
+    even = points[0] + np.arange(count + 1)[:, None] * step
+    if np.linalg.norm(points - even, axis=1).max() <= UNEVEN * np.linalg.norm(step):
+        return
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    usual = float(np.sort(steps)[(count - 1) // 2])
+    missing = np.rint(steps / usual).astype(int) - 1
+    holes = np.flatnonzero(missing > 0)
+    if not holes.size:
+        raise MedarError(
+            f"{folder}: uneven slices, {steps.min():.4g} to {steps.max():.4g} mm apart; "
+            "resample them to an even grid with a tool of the scanner first"
+        )
+    k = int(holes[0])
+    raise MedarError(
+        f"{folder}: {missing[k]} slice(s) missing after slice {k + 1} of {count + 1}, between "
+        f"{slices[k].path.name} and {slices[k + 1].path.name}: {steps[k]:.4g} mm where the usual "
+        f"step is {usual:.4g} mm ({missing.sum()} missing in all); find the missing files"
+    )
+
+
+def _difference(a: Slice, b: Slice) -> str:
+    for name in TELLING:
+        if a.tags[name] != b.tags[name]:
+            return f"{name} {a.tags[name] or 'none'} and {b.tags[name] or 'none'}"
+    return "nothing tells them apart; copies?"
+
+
+def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
+    """The pixels as (X, Y, Z) float32, each slice scaled by its own slope and intercept."""
+    columns, rows = slices[0].size
+    stack = np.empty((len(slices), rows, columns), dtype=np.float32)
+    for picture, one in zip(stack, slices, strict=True):
+        reader = _reader(one.path)
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+        try:
+            picture[...] = sitk.GetArrayViewFromImage(reader.Execute()).reshape(rows, columns)
+        except (RuntimeError, ValueError) as error:
+            reason = itk_reason(error)
+            raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error
+    return stack.transpose(2, 1, 0)
