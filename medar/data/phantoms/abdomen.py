@@ -91,9 +91,7 @@ def _liver(anatomy: Anatomy) -> list[Part]:
         Part(fills=((0.0, "blood_portal"),), tube=tuple(portal), pairs=True, radius=5.0),
         Part(
             fills=((0.0, "bowel_wall"), (1.5, "bile")),
-            field=lambda view: ellipsoid(
-                view.xyz, gallbladder, (14 * size, 17 * size, 26 * size)
-            ),
+            field=lambda view: ellipsoid(view.xyz, gallbladder, (14 * size, 17 * size, 26 * size)),
             box=ellipsoid_box(gallbladder, 34.0),
             label=0,
         ),
@@ -101,13 +99,13 @@ def _liver(anatomy: Anatomy) -> list[Part]:
 
 
 def _spleen(anatomy: Anatomy) -> list[Part]:
-    centre = moved(anatomy, "spleen", (-100, -34, -46))
+    centre = moved(anatomy, "spleen", (-92, -42, -52))
     size = anatomy.organs["spleen"].size
 
     def spleen(view: View) -> Array:
         under = smooth_max(view.wall + 4, view.dome + 5, 6.0)
         body = ellipsoid(view.xyz, centre, (42 * size, 46 * size, 56 * size))
-        inner = -ellipsoid(view.xyz, (centre[0] + 50, centre[1] + 22, centre[2] - 4), (38, 44, 70))
+        inner = -ellipsoid(view.xyz, (centre[0] + 58, centre[1] + 26, centre[2] - 4), (36, 40, 66))
         return smooth_max(smooth_max(under, body, 8.0), inner, 10.0)
 
     return [
@@ -118,15 +116,15 @@ def _spleen(anatomy: Anatomy) -> list[Part]:
 def _stomach(anatomy: Anatomy) -> list[Part]:
     size = anatomy.organs["stomach"].size
     points: list[Point] = [
-        (-52, 2, -34), (-66, 24, -62), (-58, 46, -96), (-28, 56, -116), (8, 46, -108),
+        (-46, 8, -36), (-56, 30, -62), (-54, 46, -96), (-28, 56, -116), (8, 46, -108),
         (26, 34, -98),
     ]  # fmt: skip
     path = tube(
         [moved(anatomy, "stomach", p) for p in points],
-        [r * size for r in (31, 33, 27, 20, 14, 10)],
+        [r * size for r in (29, 31, 26, 20, 14, 10)],
         3,
     )
-    top = moved(anatomy, "stomach", (-60, 44, -62))
+    top = moved(anatomy, "stomach", (-52, 48, -62))
     pancreas = tube(
         [
             moved(anatomy, "pancreas", p)

@@ -138,10 +138,10 @@ def _variation(rng: np.random.Generator) -> Variation:
 
 def _lesion(rng: np.random.Generator) -> Lesion:
     site = SITES[int(rng.integers(len(SITES)))]
-    right, radius, seed = rng.random() < 0.5, float(rng.uniform(9.0, 22.0)), int(rng.integers(2**32))
-    if site == "none":
-        return Lesion()
-    return Lesion(site=site, side="right" if right else "left", radius=radius, seed=seed)
+    side: Literal["left", "right"] = "right" if rng.random() < 0.5 else "left"
+    largest = 16.0 if site == "kidney" else 22.0
+    radius, seed = float(rng.uniform(9.0, largest)), int(rng.integers(2**32))
+    return Lesion() if site == "none" else Lesion(site=site, side=side, radius=radius, seed=seed)
 
 
 def _warp(rng: np.random.Generator) -> tuple[tuple[float, ...], ...]:

@@ -80,9 +80,7 @@ def _lung_vessels(anatomy: Anatomy, side: float) -> list[Part]:
         tips = grown
         if segments:
             parts.append(
-                Part(
-                    fills=((0.0, "lung_vessel"),), tube=tuple(segments), pairs=True, radius=radius
-                )
+                Part(fills=((0.0, "lung_vessel"),), tube=tuple(segments), pairs=True, radius=radius)
             )
     return parts
 
@@ -203,6 +201,8 @@ def _great_vessels(anatomy: Anatomy) -> list[Part]:
     parts.extend(Part(fills=calcium, tube=t, label=AORTA if t is aorta else 0)
                  for t in (*iliacs, aorta))  # fmt: skip
     for x, y in ((10.0, 2.0), (-6.0, -2.0), (-18.0, -14.0)):
-        branch = tube([(x * 0.8, y, 132), (x * 1.3, y + 2, 175), (x * 2.2, y - 2, 230)], [5, 4.5, 4])
+        branch = tube(
+            [(x * 0.8, y, 132), (x * 1.3, y + 2, 175), (x * 2.2, y - 2, 230)], [5, 4.5, 4]
+        )
         parts.append(Part(fills=((0.0, "blood_left"),), tube=branch, label=0))
     return parts

@@ -106,7 +106,7 @@ def all_parts(anatomy: Anatomy) -> list[Part]:
 
 
 def lesion_parts(anatomy: Anatomy) -> list[Part]:
-    """The lesion, cut to its organ, at a place that its seed chooses."""
+    """The lesion, at a place in its organ that its seed chooses."""
     lesion = anatomy.lesion
     if lesion.site == "none":
         return []
@@ -127,7 +127,11 @@ def lesion_parts(anatomy: Anatomy) -> list[Part]:
 
 
 def lesion_place(anatomy: Anatomy) -> Point:
-    """The lesion's centre in the reference body: deep enough within its organ, and in sight."""
+    """The lesion's centre in the reference body.
+
+    In liver and lung a random point deep enough for the lesion to fit, in the kidney one that lies
+    6 mm below the surface.
+    """
     lesion = anatomy.lesion
     side = 1.0 if lesion.side == "right" else -1.0
     rng = np.random.default_rng(lesion.seed)
@@ -142,7 +146,8 @@ def lesion_place(anatomy: Anatomy) -> Point:
     x, y, z = rng.uniform(low, high, (400, 3)).astype(np.float32).T
     view = view_of(anatomy, x, y, z)
     if lesion.site == "kidney":
-        depth = np.abs(ellipsoid(view.xyz, centre, radii) + 6) - 3
+        # Renal masses sit in the cortex and bulge outwards.
+        depth = np.abs(ellipsoid(view.xyz, centre, radii) + 6)
     elif lesion.site == "liver":
         fat = (radii[0] + 8, radii[1] + 8, radii[2] + 8)
         right, _ = kidney_place(anatomy, 1.0)
@@ -191,7 +196,9 @@ class _Canvas:
         """The distance to the nearest segment, each looked at in its own box only."""
         points = np.asarray(part.tube)
         reach = points[:, 3].max() + self.voxel
-        where = self._where((tuple(points[:, :3].min(0) - reach), tuple(points[:, :3].max(0) + reach)))
+        where = self._where(
+            (tuple(points[:, :3].min(0) - reach), tuple(points[:, :3].max(0) + reach))
+        )
         if where is None:
             return None
         distance = np.full(tuple(s.stop - s.start for s in where), 1e3, dtype=np.float32)
@@ -204,7 +211,10 @@ class _Canvas:
                 continue
             near = capsule(self.view.part(inner).xyz, tuple(a[:3]), tuple(b[:3]), a[3], b[3])
             block = distance[
-                tuple(slice(s.start - w.start, s.stop - w.start) for s, w in zip(inner, where, strict=True))
+                tuple(
+                    slice(s.start - w.start, s.stop - w.start)
+                    for s, w in zip(inner, where, strict=True)
+                )
             ]
             np.minimum(block, near, out=block)
         return where, distance
@@ -214,12 +224,11 @@ class _Canvas:
         shape = self.view.x.shape
         if box is None:
             return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))
-        margin = MARGIN + self.voxel
-        sides = [(a - margin, b + margin) for a, b in zip(*box, strict=True)]
-        corners = np.array(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
-        at = self.to_index[:3, :3] @ corners + self.to_index[:3, 3:]
-        low = np.floor(at.min(axis=1)).astype(int).clip(0, shape)
-        high = (np.ceil(at.max(axis=1)).astype(int) + 1).clip(0, shape)
+        lowest, highest = np.asarray(box[0]), np.asarray(box[1])
+        centre = self.to_index[:3, :3] @ ((lowest + highest) / 2) + self.to_index[:3, 3]
+        half = np.abs(self.to_index[:3, :3]) @ ((highest - lowest) / 2 + MARGIN + self.voxel)
+        low = np.floor(centre - half).astype(int).clip(0, shape)
+        high = (np.ceil(centre + half).astype(int) + 1).clip(0, shape)
         if (low >= high).any():
             return None
         return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))

@@ -113,7 +113,7 @@ def mr_image(rendering: Rendering, contrast: Contrast, rng: np.random.Generator)
     shape = rendering.grid.shape
     values = signals(contrast)
     texture = {t: 0.06 * v for t, v in values.items()}
-    texture["chyme"] = 0.25 * values["chyme"]
+    texture["chyme"] = 0.12 * values["chyme"]
     texture["stool"] = 0.3 * values["stool"]
     image = rendering.compose(values, texture, smooth_noise(rng, shape, 0.8))
     image *= bias_field(rng, shape)

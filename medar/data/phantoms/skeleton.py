@@ -104,7 +104,7 @@ def _rib_field(view: View) -> tuple[Array, Array]:
     """
     around = view.around
     turn = np.minimum(around, 2.35) / 2.35
-    fall = 74 * (1 - np.cos(np.pi * turn)) / 2
+    fall = 100 * (0.6 * turn + 0.2 * (1 - np.cos(np.pi * turn)))
     rise = 62 * (around - 2.35).clip(0, 0.8)
     number, above, _ = _from_centre(view.z + fall - rise + 6)
     thick, tall = 3.6, 6.6
@@ -113,16 +113,14 @@ def _rib_field(view: View) -> tuple[Array, Array]:
 
 
 def _ribs(anatomy: Anatomy) -> list[Part]:
-    ends = np.full(24, 0.0, dtype=np.float32)
+    ends = np.zeros(24, dtype=np.float32)
     ends[1:13] = (2.3, 2.3, 2.35, 2.35, 2.35, 2.35, 2.3, 2.2, 2.1, 2.0, 1.5, 1.05)
-    ends = ends * 1.0
     costal = np.where(np.arange(24) <= 7, 3.2, np.where(np.arange(24) <= 10, 2.75, 0.0))
 
     def ribs(view: View) -> Array:
         distance, number = _rib_field(view)
         last = ends[number.astype(np.intp).clip(0, 23)]
-        size = 100.0
-        away = np.maximum((view.around - last) * size, (0.16 - view.around) * size)
+        away = np.maximum(view.around - last, 0.16 - view.around) * 100.0
         return np.maximum(distance, away)
 
     def cartilage(view: View) -> Array:
@@ -142,9 +140,7 @@ def _ribs(anatomy: Anatomy) -> list[Part]:
     return [
         Part(fills=((0.0, calcified),), field=cartilage, box=box),
         Part(fills=RIB, field=ribs, box=box, label=BONE),
-        Part(
-            fills=RIB, field=sternum, label=BONE, box=((-40.0, 0.0, 10.0), (40.0, 160.0, 165.0))
-        ),
+        Part(fills=RIB, field=sternum, label=BONE, box=((-40.0, 0.0, 10.0), (40.0, 160.0, 165.0))),
     ]
 
 

@@ -125,10 +125,10 @@ def view_of(anatomy: Anatomy, x: Array, y: Array, z: Array) -> View:
 def _diaphragm(x: Array, radius: Array, around: Array) -> Array:
     """Height of the diaphragm: two domes, low at the wall, lowest behind."""
     crown = -16 * ramp(-x, -10.0, 50.0) - 5 * np.exp(-((x / 22) ** 2))
-    rim = 62 + 26 * np.cos(around)
+    rim = 58 + 24 * np.cos(around)
     inside = np.minimum(radius, 1.1)
     square = inside * inside
-    return np.asarray(crown - rim * square * square, dtype=np.float32)
+    return np.asarray(crown - rim * square**3, dtype=np.float32)
 
 
 def muscle_depth(anatomy: Anatomy, view: View) -> Array:
