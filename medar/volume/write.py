@@ -134,5 +134,6 @@ def _to_file(image: Any, path: Path) -> None:
     if path.name.lower().endswith(".gz"):
         from isal import igzip
 
-        data = igzip.compress(data, compresslevel=2)
+        # No time stamp: the same volume gives the same bytes.
+        data = igzip.compress(data, compresslevel=2, mtime=0)
     path.write_bytes(data)

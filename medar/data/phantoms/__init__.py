@@ -1,0 +1,18 @@
+"""Labelled torsos made by formula: data for a first run, for tests and for teaching."""
+
+from medar.data.phantoms.anatomy import Anatomy, Lesion, Variation, draw_anatomy
+from medar.data.phantoms.dataset import Phantom, make_phantom, write_phantoms
+from medar.data.phantoms.render import LABELS, Rendering, render
+
+__all__ = [
+    "LABELS",
+    "Anatomy",
+    "Lesion",
+    "Phantom",
+    "Rendering",
+    "Variation",
+    "draw_anatomy",
+    "make_phantom",
+    "render",
+    "write_phantoms",
+]

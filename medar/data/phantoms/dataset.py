@@ -1,0 +1,276 @@
+"""`write_phantoms`: a data set of phantoms on disk, laid out as the Medical Segmentation Decathlon.
+
+Volume k of a seed is always the same, however many are written: subjects and acquisitions each
+have a generator of their own, seeded by (seed, number).
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.data.manifest import Split
+from medar.data.phantoms.anatomy import Anatomy, draw_anatomy
+from medar.data.phantoms.render import LABELS, render
+from medar.data.phantoms.scanners import CONTRASTS, PHASES, ct_image, mr_image
+from medar.errors import MedarError
+from medar.files import read_json, write_json, write_text
+from medar.progress import track
+from medar.volume import Affine, Grid, Provenance, Spacing, Volume, write_nifti
+
+Modality = Literal["ct", "mr"]
+NAME = "medar phantoms"
+ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASL")
+"""How volumes are stored, drawn at random: transverse, coronal and sagittal acquisitions."""
+BLOCK = 9
+"""Of nine volumes in a row the last is a second scan of the subject of the eighth."""
+SPLIT_CYCLE: tuple[Split, ...] = ("train", "train", "val", "train", "train", "test")
+"""Splits of successive subjects."""
+FINEST, COARSEST = 1.0, 20.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Phantom:
+    """One phantom: the image, its labels, and what is known about it."""
+
+    id: str
+    subject: str
+    split: Split
+    anatomy: Anatomy
+    contrast: str
+    """Contrast phase of a CT ("native", "arterial", "venous"), or "T1w", "T2w", "PDw"."""
+    image: Volume
+    label: Volume
+    dtype: npt.DTypeLike
+    """Voxel type of the image on disk."""
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The phantom's line of `attributes.csv`."""
+        lesion = self.anatomy.lesion
+        contrast = "phase" if self.image.modality == "CT" else "contrast"
+        return {
+            "id": self.id,
+            "subject": self.subject,
+            "split": self.split,
+            "lesion": lesion.site,
+            "lesion_diameter": f"{2 * lesion.radius:.1f}",
+            contrast: self.contrast,
+            "sex": self.anatomy.sex,
+            "age": f"{self.anatomy.age:.1f}",
+            "height": f"{self.anatomy.height:.1f}",
+            "bmi": f"{self.anatomy.bmi:.1f}",
+        }
+
+
+def write_phantoms(
+    folder: str | Path,
+    *,
+    n: int = 64,
+    modality: Modality = "ct",
+    seed: int = 0,
+    spacing: float = 6.0,
+) -> Path:
+    """Write a data set of labelled phantoms: `dataset.json`, volumes, `attributes.csv`.
+
+    The same arguments give the same bytes. A data set of phantoms that is already there is
+    replaced.
+
+    Args:
+        folder: where to; made if absent.
+        n: number of volumes; every ninth is a second scan of an earlier subject.
+        modality: "ct" or "mr".
+        seed: chooses subjects and acquisitions, 0 or larger.
+        spacing: typical voxel side in mm, 1 to 20; single volumes differ from it.
+
+    Returns:
+        The path of `dataset.json`.
+
+    Raises:
+        MedarError: a value out of range, or a folder that holds something else.
+    """
+    _check(n, modality, seed, spacing)
+    folder = Path(folder)
+    _clear(folder)
+    rows = []
+    for k in track(range(n), total=n, label="phantoms"):
+        phantom = make_phantom(k, modality=modality, seed=seed, spacing=spacing)
+        name = f"{phantom.id}.nii.gz"
+        write_nifti(folder / "imagesTr" / name, phantom.image, dtype=phantom.dtype, grid="source")
+        write_nifti(folder / "labelsTr" / name, phantom.label, grid="source")
+        rows.append(phantom.row)
+    text = io.StringIO()
+    table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(folder / "attributes.csv", text.getvalue())
+    write_json(folder / "dataset.json", _description(rows, modality, seed, spacing))
+    return folder / "dataset.json"
+
+
+def make_phantom(
+    k: int, *, modality: Modality = "ct", seed: int = 0, spacing: float = 6.0
+) -> Phantom:
+    """Volume `k` of the data set of a seed (see `write_phantoms`), without writing it."""
+    _check(k + 1, modality, seed, spacing)
+    number, again = (BLOCK - 1) * (k // BLOCK) + min(k % BLOCK, BLOCK - 2), k % BLOCK == BLOCK - 1
+    anatomy = draw_anatomy(np.random.default_rng([seed, 0, number]))
+    rng = np.random.default_rng([seed, 1, k, 0 if modality == "ct" else 1])
+    stored = draw_grid(rng, anatomy, spacing)
+    rendering = render(anatomy, stored.to_ras(), pose=_pose(rng))
+    dtype: npt.DTypeLike = np.int16
+    if modality == "ct":
+        contrast: str = PHASES[int(rng.integers(len(PHASES)))]
+        image = ct_image(rendering, anatomy, PHASES[PHASES.index(contrast)], rng)  # type: ignore[arg-type]
+    else:
+        contrast = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
+        image = mr_image(rendering, contrast, rng)  # type: ignore[arg-type]
+        dtype = np.int16 if rng.random() < 0.5 else np.float32
+    subject = f"phantom_{number:04d}"
+    name = subject + "_b" if again else subject
+    source = Provenance(path=name, format="phantom", grid=stored, dtype=str(np.dtype(dtype)))
+    affine = rendering.grid.affine
+    return Phantom(
+        id=name,
+        subject=subject,
+        split=SPLIT_CYCLE[number % len(SPLIT_CYCLE)],
+        anatomy=anatomy,
+        contrast=contrast,
+        image=Volume(
+            array=image[None], affine=affine, modality=modality.upper(), provenance=source
+        ),
+        label=Volume(array=rendering.labels[None], affine=affine, provenance=source),
+        dtype=dtype,
+    )
+
+
+def draw_grid(rng: np.random.Generator, anatomy: Anatomy, spacing: float) -> Grid:
+    """A field of view around the torso: random spacing, stored orientation, sometimes oblique."""
+    sides = _spacing(rng, spacing)
+    sx, sy, sz = anatomy.scale
+    fat, belly, muscle = anatomy.fat, max(0.0, anatomy.belly), anatomy.muscle
+    wide = sx * (146 + 1.25 * fat + 0.3 * belly) + 10
+    front = sy * (108 + 1.25 * fat + max(belly, 14.0 if anatomy.sex == "F" else 0.0)) + 10
+    back = sy * (96 + 24 * muscle + 0.8 * fat) + 10
+    low, high = rng.uniform(-212, -196) * sz, rng.uniform(172, 188) * sz
+    extent = np.array([2 * wide, front + back, high - low])
+    shape = np.maximum(4, np.rint(extent / sides)).astype(int)
+    turn = np.eye(3)
+    if rng.random() < 0.3:
+        turn = _rotation(rng.uniform(-0.2, 0.2, 3))
+    matrix = turn * np.asarray(sides)
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    affine[:3, 3] = (0.0, (front - back) / 2, (low + high) / 2)
+    affine[:3, 3] -= matrix @ ((shape - 1) / 2)
+    grid = Grid(shape=(int(shape[0]), int(shape[1]), int(shape[2])), affine=affine)
+    return stored_as(grid, ORIENTATIONS[int(rng.integers(len(ORIENTATIONS)))])
+
+
+def stored_as(grid: Grid, code: str) -> Grid:
+    """The same voxels of a RAS+ grid with the array axes pointing as `code` says."""
+    affine, shape = grid.affine.copy(), [0, 0, 0]
+    for column, letter in enumerate(code):
+        axis = next(i for i, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
+        forward = letter in "RAS"
+        step = grid.affine[:3, axis]
+        affine[:3, column] = step if forward else -step
+        shape[column] = grid.shape[axis]
+        if not forward:
+            affine[:3, 3] += (grid.shape[axis] - 1) * step
+    return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine)
+
+
+def _spacing(rng: np.random.Generator, typical: float) -> Spacing:
+    """In-plane and slice spacing, each within 20 % of the typical one; a third has thick slices."""
+    plane = typical * rng.uniform(0.85, 1.15)
+    thick = typical * rng.uniform(0.85, 1.2)
+    if rng.random() < 0.33:
+        plane, thick = typical * rng.uniform(0.8, 0.9), typical * rng.uniform(1.25, 1.5)
+    return float(plane), float(plane), float(thick)
+
+
+def _pose(rng: np.random.Generator) -> Affine:
+    """How the subject lies: turned by up to 4 degrees, off centre by up to 8 mm."""
+    pose = np.eye(4)
+    pose[:3, :3] = _rotation(rng.uniform(-0.07, 0.07, 3))
+    pose[:3, 3] = rng.uniform(-8, 8, 3)
+    return pose
+
+
+def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The rotation by `angles` (radians) about x, then y, then z."""
+    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
+    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return np.asarray(about_z @ about_y @ about_x)
+
+
+def _check(n: int, modality: str, seed: int, spacing: float) -> None:
+    if n < 1:
+        raise MedarError(f"n {n}: at least one phantom is needed")
+    if modality not in get_args(Modality):
+        raise MedarError(f"modality {modality!r}; allowed: {', '.join(get_args(Modality))}")
+    if seed < 0:
+        raise MedarError(f"seed {seed}: 0 or a larger whole number is needed")
+    if not FINEST <= spacing <= COARSEST:
+        raise MedarError(f"spacing {spacing:g} mm: allowed are {FINEST:g} to {COARSEST:g} mm")
+
+
+def _clear(folder: Path) -> None:
+    """Remove an earlier data set of phantoms, whole or broken off; refuse anything else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise MedarError(f"{folder}: a file; name a folder for the phantoms")
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    foreign = [path for path in files if not _ours(path.relative_to(folder))]
+    if foreign:
+        raise MedarError(
+            f"{folder}: holds {foreign[0].relative_to(folder)}, which is no part of a phantom "
+            "data set; name an empty folder"
+        )
+    described = folder / "dataset.json"
+    if described.exists():
+        found = read_json(described)
+        name = found.get("name") if isinstance(found, dict) else None
+        if name != NAME:
+            raise MedarError(f"{folder}: holds the data set {name!r}; name an empty folder")
+        described.unlink()
+    for path in files:
+        path.unlink(missing_ok=True)
+
+
+def _ours(path: Path) -> bool:
+    """Whether a path inside the folder is one that `write_phantoms` writes."""
+    if path.as_posix() in ("dataset.json", "attributes.csv"):
+        return True
+    written = path.parent.as_posix() in ("imagesTr", "labelsTr")
+    return written and path.name.endswith(".nii.gz") and "phantom_" in path.name
+
+
+def _description(
+    rows: list[dict[str, Any]], modality: Modality, seed: int, spacing: float
+) -> dict[str, Any]:
+    """The content of `dataset.json`."""
+    return {
+        "name": NAME,
+        "description": f"Synthetic {modality.upper()} torsos (seed {seed}, about {spacing:g} mm)",
+        "reference": "medar data phantoms",
+        "licence": "Apache-2.0, synthetic",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT" if modality == "ct" else "MRI"},
+        "labels": {"0": "background", **{str(value): name for value, name in LABELS.items()}},
+        "numTraining": len(rows),
+        "numTest": 0,
+        "training": [
+            {"image": f"./imagesTr/{r['id']}.nii.gz", "label": f"./labelsTr/{r['id']}.nii.gz"}
+            for r in rows
+        ],
+        "test": [],
+    }
