@@ -31,10 +31,14 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     table.add_column(headings[-1], overflow="fold")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    console = Console(markup=False, highlight=False, emoji=False)
+    terminal = Console().is_terminal
     # In a file or a pipe lines are not broken: they are searched there.
-    console.width = console.width if console.is_terminal else 10_000
-    console.print(table)
+    console = Console(
+        markup=False, highlight=False, emoji=False, width=None if terminal else 10_000
+    )
+    with console.capture() as drawn:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
 
 
 def _flag(value: Any) -> bool:

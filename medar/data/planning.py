@@ -132,14 +132,10 @@ def intensity_rules(fingerprint: Fingerprint, manifest: Manifest) -> dict[str, I
             quantiles = [case.quantiles[index] for case in fingerprint.cases]
             rules[name] = _rule("CT" if name.upper() == "CT" else None, quantiles)
         return rules
-    for modality in sorted({case.modality or "other" for case in fingerprint.cases}):
-        quantiles = [
-            case.quantiles[0]
-            for case in fingerprint.cases
-            if (case.modality or "other") == modality
-        ]
-        rules[modality] = _rule(modality, quantiles)
-    return rules
+    by_modality: dict[str, list[tuple[float, ...]]] = {}
+    for case in fingerprint.cases:
+        by_modality.setdefault(case.modality or "other", []).append(case.quantiles[0])
+    return {modality: _rule(modality, by_modality[modality]) for modality in sorted(by_modality)}
 
 
 def _rule(modality: str | None, quantiles: list[tuple[float, ...]]) -> IntensityRule:

@@ -98,7 +98,8 @@ def _plane_of(
     array: npt.NDArray[Any], plane: tuple[str, int, str, str], centre: tuple[int, ...]
 ) -> npt.NDArray[Any]:
     """A slice as rows from bottom to top and columns from left to right."""
-    return np.take(array, centre[plane[1]], axis=plane[1]).T
+    cut: npt.NDArray[Any] = np.take(array, centre[plane[1]], axis=plane[1])
+    return cut.T
 
 
 def _draw_plane(
