@@ -37,7 +37,7 @@ def manifest(root: Path, *cases: Case, **fields: Any) -> Manifest:
 def in_memory(path: Path) -> Any:
     """An image that no longer needs its file, which may then be overwritten."""
     image = nib.load(path)
-    return nib.Nifti1Image(np.array(image.dataobj), image.affine, image.header)
+    return nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header)
 
 
 def found(report: Report) -> dict[str, list[str]]:
@@ -224,10 +224,10 @@ def test_a_crash_in_one_case_spares_the_others(
     cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
     before = examining._describe
 
-    def describe(header: Any, facts: Any) -> None:
+    def describe(header: Any, name: str, facts: Any) -> None:
         if facts.case == "b":
             raise KeyError("surprise")
-        before(header, facts)
+        before(header, name, facts)
 
     monkeypatch.setattr(examining, "_describe", describe)
     report = check(manifest(tmp_path, *cases))
