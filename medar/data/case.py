@@ -1,5 +1,6 @@
 """`Case`: one volume of a data set, with what is known about it, and its line in a JSONL file."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -88,7 +89,8 @@ def case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
         raise MedarError(f"{where}: annotated {annotated!r}; a list of label values is needed")
     attributes = entry.get("attributes", {})
     plain = isinstance(attributes, dict) and all(
-        isinstance(value, str | int | float) for value in attributes.values()
+        isinstance(value, str | int | float) and (isinstance(value, str) or math.isfinite(value))
+        for value in attributes.values()
     )
     if not plain:
         raise MedarError(f"{where}: attributes {attributes!r}; an object of plain values is needed")

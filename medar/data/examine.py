@@ -90,7 +90,7 @@ def _examine(case: Case, setting: Setting, facts: Facts) -> None:
     label = _header(case.label, plain, setting, facts) if case.label else None
     images = [header for header in headers if header is not None]
     if images:
-        _describe(images[0], facts)
+        _describe(images[0], shown(images[0].path, setting.root), facts)
         facts.channels = sum(header.channels for header in images)
         _compare_channels(images, len(headers), setting, facts)
         if label is not None:
@@ -120,7 +120,7 @@ def _header(path: Path, options: ReadOptions, setting: Setting, facts: Facts) ->
     return header
 
 
-def _describe(header: Header, facts: Facts) -> None:
+def _describe(header: Header, name: str, facts: Facts) -> None:
     grid = header.grid.to_ras()
     facts.shape, facts.spacing = grid.shape, grid.spacing
     facts.orientation, facts.dtype = header.grid.orientation, header.dtype
@@ -128,7 +128,7 @@ def _describe(header: Header, facts: Facts) -> None:
         facts.add(
             "modality-mismatch",
             f"the file says {header.modality}, the data set {facts.modality}",
-            str(header.path),
+            name,
         )
     facts.modality = facts.modality or header.modality
 

@@ -138,6 +138,8 @@ class Manifest:
                 raise MedarError(f"{where}: the header is the first line, and there is one")
             else:
                 header = _header_from(entry, folder, where)
+        if not cases:
+            raise MedarError(f"{path}: no case; one JSON object a line is needed")
         return cls(**{"root": folder, "source": "JSONL", **header, "cases": tuple(cases)})
 
     def _lines(self, relative_to: Path) -> list[dict[str, Any]]:

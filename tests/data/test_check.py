@@ -1,6 +1,7 @@
 """Checks: each code comes from exactly the case that deserves it, and nothing stops a check."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,12 @@ def manifest(root: Path, *cases: Case, **fields: Any) -> Manifest:
     return Manifest(root=root, source="folder", cases=cases, **fields)
 
 
+def in_memory(path: Path) -> Any:
+    """An image that no longer needs its file, which may then be overwritten."""
+    image = nib.load(path)
+    return nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header)
+
+
 def found(report: Report) -> dict[str, list[str]]:
     """The cases of each code, without what is only worth knowing."""
     cases: dict[str, list[str]] = {}
@@ -56,7 +63,7 @@ def broken(tmp_path: Path, write: Write) -> Manifest:
     def label(name: str, array: Any, **fields: Any) -> Path:
         return write(f"{name}-label.nii", array, **fields)
 
-    write("nonfinite.nii", np.where(np.arange(120).reshape(SHAPE) < 2, np.nan, 1.5))
+    write("nonfinite.nii", np.where(np.arange(120) < 2, np.nan, np.arange(120) % 7).reshape(SHAPE))
     write("constant.nii", np.full(SHAPE, 7.0, np.float32))
     write("bright.nii", np.random.default_rng(0).normal(size=SHAPE) * 1e4)
     write("far.nii", spacing=(1.0, 1.0, 5.0))
@@ -65,10 +72,10 @@ def broken(tmp_path: Path, write: Write) -> Manifest:
     write("leak.nii", np.asarray(nib.load(write("first.nii")).dataobj))
     write("twin.nii", np.asarray(nib.load(write("first.nii")).dataobj))
     write("flipped.nii")
-    flipped = nib.load(tmp_path / "flipped.nii")
+    flipped = in_memory(tmp_path / "flipped.nii")
     nib.save(flipped.as_reoriented([[0, -1], [1, 1], [2, 1]]), tmp_path / "flipped.nii")
     (tmp_path / "damaged.nii").write_bytes((tmp_path / "first.nii").read_bytes()[:400])
-    image = nib.load(write("turned.nii"))
+    image = in_memory(write("turned.nii"))
     image.set_qform(np.diag([1.0, 1.0, 1.5, 1.0]), code=1)
     nib.save(image, tmp_path / "turned.nii")
     positive = np.random.default_rng(1).uniform(0, 900, SHAPE)
@@ -217,10 +224,10 @@ def test_a_crash_in_one_case_spares_the_others(
     cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
     before = examining._describe
 
-    def describe(header: Any, facts: Any) -> None:
+    def describe(header: Any, name: str, facts: Any) -> None:
         if facts.case == "b":
             raise KeyError("surprise")
-        before(header, facts)
+        before(header, name, facts)
 
     monkeypatch.setattr(examining, "_describe", describe)
     report = check(manifest(tmp_path, *cases))
@@ -229,21 +236,24 @@ def test_a_crash_in_one_case_spares_the_others(
     ]
 
 
+class _Deadly:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (1,)
+
+
 def test_a_dying_process_loses_its_own_case_only(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checking, "POOL_FROM", 2)
-    monkeypatch.setattr(checking, "examine", _dies_on_b)
-    cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
+    cases = [
+        Case(id=n, images=(write(f"{n}.nii"),), attributes={"x": _Deadly()} if n == "b" else {})
+        for n in "abc"
+    ]
     report = check(manifest(tmp_path, *cases), deep=True, workers=2)
     assert found(report) == {"unreadable": ["b"]}
     assert "the process that read it died" in report.problems[0].message
-
-
-def _dies_on_b(case: Case, setting: Any) -> Any:
-    if case.id == "b":
-        checking.os._exit(1)
-    return examining.examine(case, setting)
 
 
 def test_workers_are_counted_from_one(broken: Manifest) -> None:

@@ -112,6 +112,7 @@ CASE = {"id": "a", "image": "a.nii"}
         ({**CASE, "annotated": 1}, "annotated 1"),
         ({**CASE, "annotated": [True]}, "annotated"),
         ({**CASE, "attributes": {"a": [1]}}, "attributes"),
+        ({**CASE, "attributes": {"a": float("nan")}}, "attributes"),
         ({**CASE, "split": "training"}, "allowed: train, val, test"),
         ({**CASE, "split": ["train"]}, "allowed: train, val, test"),
         ({"medar_manifest": 9}, "manifest format 9"),
@@ -130,6 +131,12 @@ def test_a_wrong_line_is_one_line_of_error(tmp_path: Path, line: Any, said: str)
         Manifest.load(path)
     assert str(caught.value).startswith(f"{path}:1: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_a_case(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"medar_manifest": 1}')
+    with pytest.raises(MedarError, match=r"m\.jsonl: no case"):
+        Manifest.load(tmp_path / "m.jsonl")
 
 
 def test_the_header_comes_first(tmp_path: Path) -> None:

@@ -118,10 +118,11 @@ def test_two_labels_of_an_image_are_refused(tmp_path: Path) -> None:
 
 
 def test_single_volumes(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii.gz", "text.txt")
+    touch(tmp_path, "a.nii.gz", "text.txt", "p.hdr", "p.img")
     dicom(tmp_path, "d/1", "d/2")
     single = read_manifest(tmp_path / "a.nii.gz", modality="CT")
     assert (single.source, ids(single), single.cases[0].modality) == ("file", ["a"], "CT")
+    assert ids(read_manifest(tmp_path / "p.img")) == ["p"]
     assert ids(read_manifest(tmp_path / "d")) == ["d"]
     assert ids(read_manifest(tmp_path / "d" / "1")) == ["1"]
     for path, said in ((tmp_path / "text.txt", "no volume found"), (tmp_path / "q", "no such")):
@@ -326,7 +327,13 @@ def test_bids_with_several_labels_takes_none(tmp_path: Path) -> None:
 
 def test_a_folder_of_subjects_without_bids_names(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/brain.nii.gz")
-    with pytest.raises(MedarError, match="no image under a BIDS name"):
+    found = read_manifest(tmp_path)
+    assert (found.source, ids(found)) == ("folder", ["sub-01_brain"])
+
+
+def test_bids_without_an_image(tmp_path: Path) -> None:
+    touch(tmp_path, "sub-01/func/sub-01_task-rest_bold.nii.gz")
+    with pytest.raises(MedarError, match="no MR or CT image"):
         read_manifest(tmp_path)
 
 

@@ -11,7 +11,6 @@ from medar.data.sources.fields import read_object
 from medar.data.sources.files import (
     ids_for,
     is_dicom_folder,
-    is_volume_file,
     not_a_data_set,
     split_ending,
     visible,
@@ -70,13 +69,13 @@ def _read(path: Path) -> Manifest:
             return Manifest.load(path)
         if path.suffix == ".json":
             return _described(path)
-        if is_volume_file(path) or is_dicom(path):
+        if split_ending(path.name)[1] or is_dicom(path):
             return _single(path)
         raise not_a_data_set(path)
-    if (path / "dataset.json").is_file():
-        return _described(path / "dataset.json")
     if (path / "manifest.jsonl").is_file():
         return Manifest.load(path / "manifest.jsonl")
+    if (path / "dataset.json").is_file():
+        return _described(path / "dataset.json")
     if is_bids(path):
         return read_bids(path)
     if is_dicom_folder(path) and not any(entry.is_dir() for entry in visible(path)):

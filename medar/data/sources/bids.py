@@ -35,8 +35,13 @@ class _Name:
 
 
 def is_bids(root: Path) -> bool:
-    """Whether a folder holds subjects, `sub-...`, as folders."""
-    return any(path.is_dir() and path.name.startswith("sub-") for path in visible(root))
+    """Whether a folder holds folders `sub-...`, and in one of them a volume of a BIDS name."""
+    return any(
+        _parsed(path) is not None
+        for folder in visible(root)
+        if folder.is_dir() and folder.name.startswith("sub-")
+        for path in find_volumes(folder)
+    )
 
 
 def read_bids(root: Path) -> Manifest:
@@ -47,7 +52,7 @@ def read_bids(root: Path) -> Manifest:
     grid (no `space` entity, or that of the image). Session and suffix become attributes.
 
     Raises:
-        MedarError: no image under a BIDS name.
+        MedarError: no MR or CT image among the files of BIDS names.
     """
     names, notes = [], []
     other: set[str] = set()
@@ -56,7 +61,10 @@ def read_bids(root: Path) -> Manifest:
             found = [_parsed(path) for path in find_volumes(folder)]
             names += [name for name in found if name is not None]
     raw = [name for name in names if "derivatives" not in name.path.relative_to(root).parts]
-    labels = [name for name in names if name.suffix in LABEL_SUFFIXES]
+    labels: dict[frozenset[tuple[str, str]], list[_Name]] = {}
+    for name in names:
+        if name.suffix in LABEL_SUFFIXES:
+            labels.setdefault(name.own, []).append(name)
     cases, unclear = [], []
     for name in raw:
         modality = modality_of(name.suffix)
@@ -65,7 +73,7 @@ def read_bids(root: Path) -> Manifest:
         if modality is None:
             other.add(name.suffix)
             continue
-        label, several = _label_of(name, labels)
+        label, several = _label_of(name, labels.get(name.own, []))
         unclear += [name.path.name] if several else []
         cases.append(_case(name, modality, label))
     if other:
@@ -76,7 +84,9 @@ def read_bids(root: Path) -> Manifest:
             f"(the first: {unclear[0]}); name the right ones in a JSONL manifest"
         )
     if not cases:
-        raise MedarError(f"{root}: no image under a BIDS name (sub-01/anat/sub-01_T1w.nii.gz)")
+        raise MedarError(
+            f"{root}: BIDS names, but no MR or CT image among them (sub-01/anat/sub-01_T1w.nii.gz)"
+        )
     return Manifest(
         root=root, source="BIDS", cases=tuple(cases), labels=_lookup(root), notes=tuple(notes)
     )
@@ -111,12 +121,11 @@ def _case(name: _Name, modality: str, label: Path | None) -> Case:
 
 
 def _label_of(image: _Name, labels: list[_Name]) -> tuple[Path | None, bool]:
-    """The label map of an image, and whether several claim to be it."""
+    """The label map of an image among those of its entities, and whether several claim to be it."""
     fitting = [
         label
         for label in labels
-        if label.own == image.own
-        and label.image_suffix in (None, image.suffix)
+        if label.image_suffix in (None, image.suffix)
         and label.get("space") in (None, "orig", image.suffix)
     ]
     for suffix in LABEL_SUFFIXES:
