@@ -183,7 +183,7 @@ def test_metaimage_channels_and_time(tmp_path):
 
 
 def test_metaimage_without_a_matrix_is_asked_about(tmp_path):
-    refused(meta(tmp_path / "a.mha", SPACING), "--assume-spacing header: 1, 2, 3 mm")
+    refused(meta(tmp_path / "a.mha", SPACING), "'header' for the header's own 1, 2, 3 mm")
     with pytest.warns(GeometryWarning, match="without TransformMatrix"):
         volume = read_volume(tmp_path / "a.mha", assume_spacing="header")
     assert np.array_equal(volume.affine, np.diag([1.0, 2.0, 3.0, 1.0]))

@@ -108,7 +108,7 @@ def test_a_broken_qform_beside_a_sform_is_only_noted(change, tmp_path):
 
 def test_no_orientation_is_refused_unless_spacing_is_assumed(tmp_path):
     path = write(tmp_path / "a.nii", [("sform_code", 0), ("qform_code", 0)])
-    refused(path, "--assume-spacing header: 1, 2, 3 mm")
+    refused(path, "'header' for the header's own 1, 2, 3 mm")
     with pytest.warns(GeometryWarning, match="taken as RAS"):
         assert read_volume(path, assume_spacing="header").spacing == (1.0, 2.0, 3.0)
     with pytest.warns(GeometryWarning, match="at 4, 5, 6 mm"):
