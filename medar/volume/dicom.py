@@ -100,10 +100,11 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
             "medar reads volumes of at least two slices"
         )
     _check_alike(slices)
-    slices, affine, notes = _arranged(folder, slices)
+    passed_over = ""
     if unreadable:
-        count, first = len(unreadable), unreadable[0].name
-        notes.append(f"{count} DICOM file(s) without a readable image passed over (first: {first})")
+        count, example = len(unreadable), unreadable[0].name
+        passed_over = f"{count} DICOM file(s) without a readable image passed over, as {example}"
+    slices, affine, notes = _arranged(folder, slices, passed_over)
     first_tags = slices[0].tags
     signed = "int" if first_tags["PixelRepresentation"] == "1" else "uint"
     columns, rows = slices[0].size
@@ -219,21 +220,23 @@ def _check_alike(slices: list[Slice]) -> None:
             )
 
 
-def _arranged(folder: Path, slices: list[Slice]) -> tuple[list[Slice], Affine, list[str]]:
+def _arranged(
+    folder: Path, slices: list[Slice], passed_over: str
+) -> tuple[list[Slice], Affine, list[str]]:
     """The slices from first to last along their normal, their affine in RAS+, and notes."""
     row, column = _directions(slices[0])
     normal = np.cross(row, column)
     points = np.array([one.numbers("ImagePositionPatient", 3) for one in slices])
     order = np.argsort(points @ normal, kind="stable")
     slices, points = [slices[i] for i in order], points[order]
-    _check_even(folder, slices, points, normal)
+    _check_even(folder, slices, points, normal, passed_over)
     between_rows, between_columns = slices[0].numbers("PixelSpacing", 2)
     affine = np.eye(4)
     affine[:3, 0] = row * between_columns
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = (points[-1] - points[0]) / (len(points) - 1)
     affine[:3, 3] = points[0]
-    notes = []
+    notes = [passed_over] if passed_over else []
     if shear_of(affine) > SHEAR_TOLERANCE:
         cosine = affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2])
         tilt = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
@@ -259,6 +262,7 @@ def _check_even(
     slices: Sequence[Slice],
     points: npt.NDArray[np.float64],
     normal: npt.NDArray[np.float64],
+    passed_over: str,
 ) -> None:
     """Refuse slices that share a place, are missing, or lie unevenly."""
     repeated = np.flatnonzero(np.diff(points @ normal) < SAME_PLACE)
@@ -288,6 +292,7 @@ def _check_even(
         f"{folder}: {missing[k]} slice(s) missing after slice {k + 1} of {count + 1}, between "
         f"{slices[k].path.name} and {slices[k + 1].path.name}: {steps[k]:.4g} mm where the usual "
         f"step is {usual:.4g} mm ({missing.sum()} missing in all); find the missing files"
+        + (f" ({passed_over})" if passed_over else "")
     )
 
 
@@ -306,7 +311,7 @@ def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
         reader = _reader(one.path)
         reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
-            picture[...] = sitk.GetArrayViewFromImage(reader.Execute()).reshape(rows, columns)
+            picture[...] = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
         except (RuntimeError, ValueError) as error:
             reason = itk_reason(error)
             raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error

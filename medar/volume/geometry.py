@@ -141,9 +141,11 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
 
 def is_spacing(value: Any) -> bool:
     """Whether `value` is three positive finite numbers."""
-    if not isinstance(value, (tuple, list)) or len(value) != 3:
+    try:
+        sides = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
         return False
-    return all(isinstance(s, (int, float)) and np.isfinite(s) and s > 0 for s in value)
+    return sides.shape == (3,) and bool(np.isfinite(sides).all() and (sides > 0).all())
 
 
 def spacing_of(affine: Affine) -> Spacing:

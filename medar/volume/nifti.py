@@ -4,6 +4,7 @@ nibabel repairs what it finds odd in a header, quietly: a zero spacing becomes 1
 made up where the file has none. Geometry is therefore taken from the unrepaired header.
 """
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,14 +12,20 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from isal import igzip
-from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel import imageglobals
 
 from medar.errors import MedarError, one_line
 from medar.volume.geometry import Affine, Shape3, corner_distance, shear_note
 from medar.volume.read import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
 
+# nibabel prints every repair; medar judges the header itself and says what matters in its notes.
+imageglobals.logger.setLevel(logging.CRITICAL + 1)
+
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """How many mm one unit of the header is: metre, millimetre, micrometre."""
+
+NIFTI2_SIZE = 540
+"""Bytes of a NIfTI-2 header, the longest of the family."""
 
 DISAGREEMENT = 0.1
 """Corners farther apart than this share of the smallest voxel side: sform and qform disagree."""
@@ -28,12 +35,14 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
     """The header of a NIfTI file (see `read_header`)."""
     path = _existing_header(path)
     try:
-        with LoggingOutputSuppressor():
-            image = nib.load(path)
-            if isinstance(image, nib.Cifti2Image):
-                raise MedarError(f"{path}: CIFTI surface data, not a volume")
-            with _opened(path) as file:
-                raw = type(image.header).from_fileobj(file, check=False)
+        with _opened(path) as file:
+            # nibabel would call a damaged gzip stream an unknown file type.
+            file.read(NIFTI2_SIZE)
+        image = nib.load(path)
+        if isinstance(image, nib.Cifti2Image):
+            raise MedarError(f"{path}: CIFTI surface data, not a volume")
+        with _opened(path) as file:
+            raw = type(image.header).from_fileobj(file, check=False)
     except MedarError:
         raise
     except Exception as error:
@@ -136,10 +145,18 @@ def _existing_header(path: Path) -> Path:
 
 
 def _opened(path: Path) -> Any:
-    return igzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
+    with path.open("rb") as file:
+        start = file.read(2)
+    zipped, named = start == b"\x1f\x8b", path.name.lower().endswith(".gz")
+    if start and zipped != named:
+        raise MedarError(
+            f"{path}: {'gzip data' if zipped else 'no gzip data'} under a name that "
+            f"{'does not end' if zipped else 'ends'} in .gz; rename it"
+        )
+    return igzip.open(path) if named else path.open("rb")
 
 
 def _format_name(raw: Any) -> str:
-    if int(raw["sizeof_hdr"]) == 540:
+    if int(raw["sizeof_hdr"]) == NIFTI2_SIZE:
         return "NIfTI-2"
     return "NIfTI-1" if "sform_code" in raw else "Analyze 7.5"

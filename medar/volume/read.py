@@ -252,10 +252,10 @@ def assumed_affine(
     usable = spacing is not None and is_spacing(spacing)
     written = ", ".join(f"{s:g}" for s in spacing or ())
     if options.assume_spacing is None:
-        header = f"assume_spacing='header' (--assume-spacing header: {written} mm) or "
+        header = f", or with 'header' for the header's own {written} mm" if usable else ""
         raise MedarError(
-            f"{path}: {missing}; its orientation is unknown. Pass {header if usable else ''}"
-            "assume_spacing with a spacing in mm (--assume-spacing) to take its axes as RAS+"
+            f"{path}: {missing}; its orientation is unknown. To take its axes as RAS+, pass "
+            f"assume_spacing (--assume-spacing) with a spacing in mm{header}"
         )
     chosen = spacing if options.assume_spacing == "header" else options.assume_spacing
     if chosen is None or not is_spacing(chosen):

@@ -1,0 +1,272 @@
+"""NIfTI and Analyze: which geometry is taken, what is refused, what is said about it."""
+
+import gzip
+import re
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nibabel.testing import data_path
+
+from medar.errors import GeometryWarning, MedarError
+from medar.volume import ReadOptions, read_header, read_volume
+
+AFFINE = np.array([[1.0, 0, 0, 5], [0, 2, 0, 6], [0, 0, 3, 7], [0, 0, 0, 1]])
+VOXELS = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
+
+
+def write(path, changes=(), data=VOXELS, kind=nib.Nifti1Image, cut=0):
+    """A NIfTI file with both forms, whose header fields are then overwritten unchecked.
+
+    A change is (field, value) or (field, index, value).
+    """
+    image = kind(data, AFFINE, dtype=data.dtype)
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, 1)
+    raw = bytearray(image.to_bytes())
+    size = image.header.template_dtype.itemsize
+    header = np.frombuffer(raw[:size], image.header.template_dtype).copy()
+    for field, *index, value in changes:
+        if index:
+            header[0][field][index[0]] = value
+        else:
+            header[0][field] = value
+    raw[:size] = header.tobytes()
+    raw = bytes(raw[: len(raw) - cut])
+    path.write_bytes(gzip.compress(raw) if path.name.lower().endswith(".gz") else raw)
+    return path
+
+
+def refused(path, fragment, **options):
+    """Reading fails in one line that names the file and holds the fragment."""
+    with pytest.raises(MedarError, match=re.escape(fragment)) as caught:
+        read_volume(path, **options)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "A.NII", "a.nii.gz", "A.NII.GZ"])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_plain_files(name, kind, tmp_path):
+    volume = read_volume(write(tmp_path / name, kind=kind))
+    assert np.array_equal(volume.array[0], VOXELS)
+    assert np.array_equal(volume.affine, AFFINE)
+    assert volume.provenance.format == ("NIfTI-2" if kind is nib.Nifti2Image else "NIfTI-1")
+    assert volume.provenance.dtype == "int16"
+
+
+@pytest.mark.parametrize(
+    "dtype", ["i1", "u1", "u2", "i4", "u4", "i8", "u8", "f4", "f8", ">i2", ">f4"]
+)
+def test_voxel_types_and_byte_orders(dtype, tmp_path):
+    header = nib.Nifti1Header(endianness=">" if dtype.startswith(">") else "<")
+    header.set_data_dtype(dtype)
+    nib.Nifti1Image(VOXELS.astype(dtype), AFFINE, header).to_filename(tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    assert np.array_equal(volume.array[0], VOXELS)
+    assert volume.provenance.dtype == str(np.dtype(dtype).newbyteorder("="))
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.img"])
+def test_a_pair_opens_by_either_name(name, tmp_path):
+    nib.Nifti1Pair(VOXELS, AFFINE).to_filename(tmp_path / "a.hdr")
+    assert np.array_equal(read_volume(tmp_path / name).array[0], VOXELS)
+
+
+def test_half_a_pair_is_refused(tmp_path):
+    nib.Nifti1Pair(VOXELS, AFFINE).to_filename(tmp_path / "a.hdr")
+    shutil.copy(tmp_path / "a.img", tmp_path / "b.img")
+    refused(tmp_path / "b.img", "its header b.hdr is missing")
+    (tmp_path / "a.img").unlink()
+    refused(tmp_path / "a.hdr", "its voxels a.img are missing")
+
+
+def test_the_sform_comes_first_and_a_disagreement_is_said(tmp_path):
+    path = write(tmp_path / "a.nii", [("qoffset_x", 50.0)])
+    with pytest.warns(GeometryWarning, match="disagree by up to 45 mm; the sform is used"):
+        assert np.array_equal(read_volume(path).affine, AFFINE)
+
+
+def test_the_qform_where_there_is_no_sform(tmp_path):
+    path = write(tmp_path / "a.nii", [("sform_code", 0), ("srow_x", 0, 9.0)])
+    assert read_volume(path).affine == pytest.approx(AFFINE)
+
+
+def test_a_zero_qfac_stands_for_one(tmp_path):
+    path = write(tmp_path / "a.nii", [("sform_code", 0), ("pixdim", 0, 0.0)])
+    assert read_volume(path).affine == pytest.approx(AFFINE)
+
+
+@pytest.mark.parametrize("change", [("quatern_b", 3.0), ("pixdim", 1, 0.0), ("pixdim", 0, 5.0)])
+def test_a_broken_qform_beside_a_sform_is_only_noted(change, tmp_path):
+    path = write(tmp_path / "a.nii", [change])
+    with pytest.warns(GeometryWarning, match="qform is unusable"):
+        assert np.array_equal(read_volume(path).affine, AFFINE)
+
+
+def test_no_orientation_is_refused_unless_spacing_is_assumed(tmp_path):
+    path = write(tmp_path / "a.nii", [("sform_code", 0), ("qform_code", 0)])
+    refused(path, "'header' for the header's own 1, 2, 3 mm")
+    with pytest.warns(GeometryWarning, match="taken as RAS"):
+        assert read_volume(path, assume_spacing="header").spacing == (1.0, 2.0, 3.0)
+    with pytest.warns(GeometryWarning, match="at 4, 5, 6 mm"):
+        assert read_volume(path, assume_spacing=(4.0, 5.0, 6.0)).spacing == (4.0, 5.0, 6.0)
+    oriented = read_volume(write(tmp_path / "b.nii"), assume_spacing=(4.0, 5.0, 6.0))
+    assert oriented.spacing == (1.0, 2.0, 3.0)
+
+
+def test_a_header_spacing_of_zero_cannot_be_assumed(tmp_path):
+    path = write(tmp_path / "a.nii", [("sform_code", 0), ("qform_code", 0), ("pixdim", 1, 0.0)])
+    refused(path, "no usable spacing (0, 2, 3)", assume_spacing="header")
+
+
+@pytest.mark.parametrize(("code", "factor"), [(0, 1.0), (1, 1000.0), (2, 1.0), (3, 0.001)])
+def test_units(code, factor, tmp_path):
+    header = read_header(write(tmp_path / "a.nii", [("xyzt_units", code)]))
+    assert header.grid.affine[:3] == pytest.approx(AFFINE[:3] * factor)
+    assert bool(header.notes) == (factor != 1.0)
+
+
+def test_sheared_axes_are_kept_and_noted(tmp_path):
+    path = write(tmp_path / "a.nii", [("srow_x", 2, 1.0), ("qform_code", 0)])
+    with pytest.warns(GeometryWarning, match="sheared"):
+        assert read_volume(path).affine[0, 2] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("slope", "inter", "factor", "shift"),
+    [(2.0, 1.0, 2, 1), (0.0, 5.0, 1, 0), (np.nan, np.nan, 1, 0), (1.0, -1024.0, 1, -1024)],
+)
+def test_scaling(slope, inter, factor, shift, tmp_path):
+    path = write(tmp_path / "a.nii", [("scl_slope", slope), ("scl_inter", inter)])
+    assert np.array_equal(read_volume(path).array[0], VOXELS * factor + shift)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3, 2, 1, 2)])
+def test_a_fourth_axis_is_channels_only_when_asked(shape, tmp_path):
+    data = np.arange(48, dtype=np.int16).reshape(shape)
+    path = write(tmp_path / "a.nii", data=data)
+    refused(path, "--channels")
+    volume = read_volume(path, channels=True)
+    assert np.array_equal(np.moveaxis(volume.array, 0, -1), data.reshape(4, 3, 2, 2))
+
+
+def test_trailing_single_axes_are_dropped(tmp_path):
+    path = write(tmp_path / "a.nii", data=VOXELS[:, :, :1, None, None])
+    assert read_volume(path).array.shape == (1, 4, 3, 1)
+
+
+@pytest.mark.parametrize("policy", ["min", 7.0])
+def test_nan_is_counted_and_replaced_on_request(policy, tmp_path):
+    data = VOXELS.astype(np.float32) - 3
+    data[1, 1, 1], data[2, 2, 0] = np.nan, np.inf
+    path = write(tmp_path / "a.nii", data=data)
+    refused(path, "1 NaN and 1 Inf voxels of 24")
+    expected = np.where(np.isfinite(data), data, -3 if policy == "min" else policy)
+    assert np.array_equal(read_volume(path, nonfinite=policy).array[0], expected)
+    kept = read_volume(path, nonfinite="keep").array[0]
+    assert np.array_equal(kept, data, equal_nan=True)
+
+
+def test_labels_are_whole_numbers(tmp_path):
+    whole = read_volume(write(tmp_path / "a.nii", data=VOXELS.astype(np.float32)), labels=True)
+    assert whole.array.dtype == np.uint8
+    refused(write(tmp_path / "b.nii", data=VOXELS / np.float32(2)), "no whole numbers", labels=True)
+    large = read_volume(write(tmp_path / "c.nii", data=VOXELS.astype("i4") - 40000), labels=True)
+    assert large.array.dtype == np.int32
+    refused(write(tmp_path / "d.nii", data=VOXELS.astype("i8") << 40), "32 bits", labels=True)
+
+
+COLOUR = [("R", "u1"), ("G", "u1"), ("B", "u1")]
+BROKEN = {
+    "zero side": ([("dim", 2, 0)], {}, "at least one voxel"),
+    "negative side": ([("dim", 2, -3)], {}, "at least one voxel"),
+    "no side": ([("dim", 0, 0)], {}, "three axes"),
+    "NaN in the sform": ([("srow_x", 0, np.nan)], {}, "NaN"),
+    "zero sform": ([(f"srow_{a}", 0.0) for a in "xyz"], {}, "singular"),
+    "zero pixdim, qform alone": ([("pixdim", 1, 0), ("sform_code", 0)], {}, "spacing 0, 2, 3 mm"),
+    "NaN in the qform": ([("quatern_b", np.nan), ("sform_code", 0)], {}, "NaN"),
+    "bad quaternion": ([("quatern_b", 3.0), ("sform_code", 0)], {}, "not a readable NIfTI"),
+    "bad qfac": ([("pixdim", 0, 5.0), ("sform_code", 0)], {}, "qfac"),
+    "bits": ([("datatype", 1), ("bitpix", 1)], {}, "not supported"),
+    "unknown type": ([("datatype", 999)], {}, "not recognized"),
+    "NaN intercept": ([("scl_slope", 2.0), ("scl_inter", np.nan)], {}, "intercept nan"),
+    "voxels beyond the end": ([("vox_offset", 100000.0)], {}, "voxels cannot be read"),
+    "negative offset": ([("vox_offset", -5.0)], {}, "too low"),
+    "wrong magic": ([("magic", b"xxx")], {}, "not a readable NIfTI"),
+    "too large": ([("dim", i, 32767) for i in (1, 2, 3)], {}, "voxels cannot be read"),
+    "cut": ([], {"cut": 10}, "Expected 48 bytes"),
+    "complex": ([], {"data": VOXELS.astype("c8")}, "complex voxels"),
+    "colour": ([], {"data": np.zeros((4, 3, 2), COLOUR)}, "RGB colours"),
+    "one axis": ([], {"data": VOXELS[:, 0, 0]}, "three axes"),
+    "two axes": ([], {"data": VOXELS[..., 0]}, "three axes"),
+    "five axes": ([], {"data": np.zeros((4, 3, 2, 2, 2), "i2")}, "5D data"),
+    "beyond float32": ([], {"data": np.full((4, 3, 2), 1e300)}, "24 Inf voxels"),
+}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_headers_give_one_line(case, name, tmp_path, capfd):
+    changes, settings, fragment = BROKEN[case]
+    refused(write(tmp_path / name, changes, **settings), fragment)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragment"),
+    [
+        ("a.nii", b"", "Empty file"),
+        ("a.nii.gz", b"", "not a readable NIfTI"),
+        ("a.nii", b"hello " * 200, "not a readable NIfTI"),
+        ("a.nii.gz", b"hello", "no gzip data under a name that ends in .gz"),
+        ("a.nii", gzip.compress(bytes(400)), "does not end in .gz; rename"),
+        ("a.nii.gz", gzip.compress(bytes(400))[:12], "not a readable NIfTI"),
+        ("a.gii", b"<xml>", "surface data"),
+        ("a.mgz", b"", "not a volume format"),
+        ("a", b"", "not a volume format"),
+    ],
+)
+def test_files_that_are_no_nifti(name, content, fragment, tmp_path, capfd):
+    (tmp_path / name).write_bytes(content)
+    refused(tmp_path / name, fragment)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_cut_gzip_stream(tmp_path):
+    data = np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16)
+    path = write(tmp_path / "a.nii.gz", data=data)
+    path.write_bytes(path.read_bytes()[:-500])
+    refused(path, "voxels cannot be read")
+
+
+def test_cifti_is_refused():
+    refused(Path(data_path) / "row_major.dconn.nii", "CIFTI")
+
+
+def test_paths_that_lead_nowhere(tmp_path, monkeypatch):
+    refused(tmp_path / "none.nii", "no such file")
+    refused(tmp_path / ("x" * 300 + ".nii"), "cannot be read (File name too long)")
+    path = write(tmp_path / "a.nii")
+
+    def denied(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    refused(path, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"assume_spacing": "foo"}, "assume_spacing='foo'"),
+        ({"assume_spacing": (1.0, 0.0, 1.0)}, "three positive numbers"),
+        ({"nonfinite": "zero"}, "nonfinite='zero'"),
+        ({"nonfinite": float("nan")}, "finite number"),
+    ],
+)
+def test_options_are_checked(options, fragment):
+    with pytest.raises(MedarError, match=re.escape(fragment)):
+        ReadOptions(**options)
