@@ -13,11 +13,16 @@ from medar.errors import MedarError
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it when the block ends without an error.
 
     The temporary name keeps `path`'s own ending, for libraries that choose a format by it.
     A reader sees the old file or the new one, never a part; a failed block leaves nothing behind.
+
+    Args:
+        path: where the file will be.
+        durable: wait until the bytes are on the disk, so that a power cut too leaves the old file
+            or the new one. Without it only the process may die at any moment.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +31,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
@@ -35,9 +41,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
+    """Write `data` to `path` atomically (see `atomic_path`)."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 

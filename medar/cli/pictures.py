@@ -81,7 +81,12 @@ def _draw_prepared(
         volume = Volume(array=shown, affine=trace.target.affine, modality=trace.modality)
         label = Volume(array=values, affine=trace.target.affine) if values is not None else None
         save_orthoslices(
-            target, [volume], titles=[f"{name}, prepared"], label=label, names=names, windows=[window]
+            target,
+            [volume],
+            titles=[f"{name}, prepared"],
+            label=label,
+            names=names,
+            windows=[window],
         )
         return
     manifest = Manifest.load(prepared.folder / MANIFEST_FILE)

@@ -5,6 +5,7 @@ source's content, the settings and the code version, so a stale entry cannot be 
 name. What an array needs to be understood (a `Trace`, say) travels inside the file.
 """
 
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
 """Side, in voxels, of the chunks that hold those blocks."""
+HANDLES = 1024
+"""Entries that a process keeps open, about 5 KB each: opening costs as much as reading 200 KB."""
 
 
 class ArrayCache:
@@ -33,17 +36,23 @@ class ArrayCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self._handles: OrderedDict[str, Any] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process opens its own handles.
+        return {"folder": self.folder, "_handles": OrderedDict()}
 
     def path(self, key: str) -> Path:
         """The file of an entry, whether it exists or not."""
         return self.folder / (key + ENDING)
 
     def __contains__(self, key: str) -> bool:
-        return self.path(key).is_file()
+        return _is_complete(self.path(key))
 
     def keys(self) -> set[str]:
-        """The keys of all entries."""
-        return {path.name.removesuffix(ENDING) for path in self.folder.glob("[!.]*" + ENDING)}
+        """The keys of all entries that are complete."""
+        files = self.folder.glob("[!.]*" + ENDING)
+        return {path.name.removesuffix(ENDING) for path in files if _is_complete(path)}
 
     def put(self, key: str, array: npt.NDArray[Any], meta: dict[str, Any], *, whole: bool) -> None:
         """Store a (C, X, Y, Z) array, atomically.
@@ -57,27 +66,22 @@ class ArrayCache:
         Raises:
             OSError: the disk is full; nothing is left behind.
         """
-        shape = array.shape
-        if whole:
-            plane = array.itemsize * shape[2] * shape[3]
-            chunks, blocks = shape, (1, min(shape[1], max(1, SLAB // plane)), *shape[2:])
-        else:
-            chunks = (1, *(min(CHUNK, n) for n in shape[1:]))
-            blocks = (1, *(min(BLOCK, n) for n in shape[1:]))
+        chunks, blocks = _whole(array) if whole else _patches(array)
         stored = blosc2.asarray(
             np.ascontiguousarray(array),
             chunks=chunks,
             blocks=blocks,
             cparams=blosc2.CParams(
-                codec=blosc2.Codec.LZ4HC,
+                codec=blosc2.Codec.LZ4,
                 clevel=5,
                 filters=[blosc2.Filter.SHUFFLE],
                 nthreads=1,
             ),
         )
         stored.schunk.vlmeta["medar"] = meta
-        # Compressed in memory first: a full disk is then an ordinary OSError of one write.
-        write_bytes(self.path(key), stored.to_cframe())
+        # Compressed in memory first: a full disk is then an ordinary OSError of one write. Entries
+        # need not be durable: one that a power cut left short is seen, and made again.
+        write_bytes(self.path(key), stored.to_cframe(), durable=False)
 
     def open(self, key: str) -> Any:
         """The entry as a lazily read array: `array[...]` decompresses what is asked for.
@@ -85,17 +89,35 @@ class ArrayCache:
         Raises:
             MedarError: there is no such entry, or its file is damaged.
         """
+        if key in self._handles:
+            self._handles.move_to_end(key)
+            return self._handles[key]
         path = self.path(key)
         try:
-            return blosc2.open(
-                str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1)
-            )
+            handle = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
         except Exception as error:
-            found = "is damaged" if path.exists() else "does not exist"
-            raise MedarError(
-                f"{path}: this cache entry {found} ({one_line(error)}); "
-                "run `medar data prepare` again"
-            ) from error
+            raise _unreadable(path, error) from error
+        self._handles[key] = handle
+        if len(self._handles) > HANDLES:
+            self._handles.popitem(last=False)
+        return handle
+
+    def read(self, key: str) -> npt.NDArray[Any]:
+        """The whole entry, (C, X, Y, Z).
+
+        Raises:
+            MedarError: there is no such entry, or its file is damaged.
+        """
+        stored = self.open(key)
+        try:
+            if stored.chunks != stored.shape or stored.ext_shape != stored.shape:
+                return np.asarray(stored[...])
+            # One chunk without padding: it decompresses straight into place.
+            out = np.empty(stored.shape, stored.dtype)
+            stored.schunk.decompress_chunk(0, dst=out)
+        except Exception as error:
+            raise _unreadable(self.path(key), error) from error
+        return out
 
     def meta(self, key: str) -> dict[str, Any]:
         """What was stored with an entry.
@@ -111,3 +133,35 @@ class ArrayCache:
             self.path(key).unlink(missing_ok=True)
         for left in self.folder.glob(".tmp-*"):
             left.unlink(missing_ok=True)
+
+
+def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks and blocks for reading an array whole: equal slabs, so that nothing is padded."""
+    _, x, y, z = array.shape
+    most = max(1, SLAB // (array.itemsize * y * z))
+    slab = next(n for n in range(min(x, most), 0, -1) if x % n == 0)
+    return array.shape, (1, slab, y, z)
+
+
+def _patches(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks and blocks for reading boxes out of an array."""
+    sides = array.shape[1:]
+    return (1, *(min(CHUNK, n) for n in sides)), (1, *(min(BLOCK, n) for n in sides))
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a frame is as long as its header says (bytes 16 to 24, big-endian)."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(24)
+        return len(header) == 24 and int.from_bytes(header[16:], "big") == path.stat().st_size
+    except OSError:
+        return False
+
+
+def _unreadable(path: Path, error: Exception) -> MedarError:
+    found = "is damaged" if path.exists() else "does not exist"
+    return MedarError(
+        f"{path}: this cache entry {found} ({one_line(error)}); "
+        "delete it if it is there, and run `medar data prepare` again"
+    )

@@ -82,12 +82,8 @@ class PreparedDataset(Dataset[Item]):
             ) from error
 
     def _item(self, case: PreparedCase, index: int) -> Item:
-        seeds = np.random.SeedSequence([self.seed, int(self._epoch), index])
-        generator = np.random.default_rng(seeds)
-        if self.plan.mode == "volume":
-            start = None
-        else:
-            start = self._start(case, generator)
+        generator = np.random.default_rng([self.seed, int(self._epoch), index])
+        start = self._start(case, generator) if self.plan.mode == "patch" else None
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
         if self.plan.labels:
             item["label"] = self._label(case, start)
@@ -116,16 +112,16 @@ class PreparedDataset(Dataset[Item]):
     def _label(self, case: PreparedCase, start: Shape3 | None) -> Tensor:
         if case.label is None:
             return torch.full((1, *self.plan.size), UNKNOWN, dtype=torch.int16)
-        label = self._read(case.label, start, fill=0).to(torch.int16)
+        label = self._read(case.label, start, fill=0)
         if self.plan.ignore_label is not None:
             label[label == self.plan.ignore_label] = UNKNOWN
         return label
 
     def _read(self, key: str, start: Shape3 | None, fill: float) -> Tensor:
         """An entry whole, or the patch that begins at `start`, padded where the entry ends."""
-        array = self.prepared.cache.open(key)
         if start is None:
-            return torch.from_numpy(array[...])
+            return torch.from_numpy(self.prepared.cache.read(key))
+        array = self.prepared.cache.open(key)
         stop = [
             min(s + n, m) for s, n, m in zip(start, self.plan.size, array.shape[1:], strict=True)
         ]

@@ -75,7 +75,7 @@ def make_plan(
         downsampling=(factors[0], factors[1], factors[2]),
         intensity=intensity_rules(fingerprint, manifest),
         channels=manifest.channels if len(manifest.channels) > 1 else (),
-        labels=manifest.labels,
+        labels=manifest.labels or _unnamed_labels(fingerprint),
         ignore_label=manifest.ignore_label,
         reading=reading or ReadOptions(),
     )
@@ -136,6 +136,12 @@ def intensity_rules(fingerprint: Fingerprint, manifest: Manifest) -> dict[str, I
     for case in fingerprint.cases:
         by_modality.setdefault(case.modality or "other", []).append(case.quantiles[0])
     return {modality: _rule(modality, by_modality[modality]) for modality in sorted(by_modality)}
+
+
+def _unnamed_labels(fingerprint: Fingerprint) -> dict[int, str]:
+    """Names for the label values of a data set that names none."""
+    values = sorted({value for case in fingerprint.cases for value in case.label_ml})
+    return {value: f"label_{value}" for value in values}
 
 
 def _rule(modality: str | None, quantiles: list[tuple[float, ...]]) -> IntensityRule:

@@ -104,19 +104,21 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
 
 
 def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
-    """Bring a label map to the grid that its image went to: (1, X, Y, Z) integers.
+    """Bring a label map to the grid that its image went to: (1, X, Y, Z) int16, or int32.
 
     Raises:
         MedarError: a value that the plan does not name.
     """
     known = {0, *plan.labels} | ({plan.ignore_label} if plan.ignore_label is not None else set())
     odd = sorted(set(np.unique(label.array).tolist()) - known)
-    if odd and plan.labels:
+    if odd:
         raise MedarError(
             f"label values {', '.join(map(str, odd))} are not among the plan's "
             f"{', '.join(map(str, sorted(known)))}"
         )
-    return resample(label, target, interpolation=plan.label_interpolation, fill=0).array
+    moved = resample(label, target, interpolation=plan.label_interpolation, fill=0).array
+    # One type for all cases, so that they can be batched.
+    return moved.astype(np.int16 if max(known) <= np.iinfo(np.int16).max else np.int32)
 
 
 def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:

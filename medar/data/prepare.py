@@ -114,7 +114,7 @@ def prepare(
         reason = next(iter(failed.values()))
         raise MedarError(f"{manifest.root}: no case could be prepared; the first: {reason}")
     header = {"plan": plan.digest, "version": VERSION}
-    _write_lines(out / CASES_FILE, [header, *(_line(job, manifest) for job in done)])
+    _write_lines(out / CASES_FILE, [header, *(_line(job, plan) for job in done)])
     _write_lines(
         out / FAILED_FILE,
         [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()],
@@ -223,7 +223,7 @@ def _locations(values: npt.NDArray[Any], key: str) -> dict[str, bytes]:
     return drawn
 
 
-def _line(job: _Job, manifest: Manifest) -> dict[str, Any]:
+def _line(job: _Job, plan: Plan) -> dict[str, Any]:
     case = job.case
     return {
         "id": case.id,
@@ -231,10 +231,17 @@ def _line(job: _Job, manifest: Manifest) -> dict[str, Any]:
         "split": case.split,
         "modality": case.modality,
         "attributes": case.attributes,
-        "annotated": list(manifest.annotated(case)),
+        "annotated": _annotated(case, plan),
         "image": job.image,
         "label": job.label,
     }
+
+
+def _annotated(case: Case, plan: Plan) -> list[int]:
+    """The plan's label values that somebody looked for in a case."""
+    if case.label is None:
+        return []
+    return [v for v in plan.labels if case.annotated is None or v in case.annotated]
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:

@@ -92,11 +92,11 @@ class Prepared:
 
     def image(self, case: PreparedCase) -> npt.NDArray[np.float32]:
         """(C, X, Y, Z) in [-1, 1]."""
-        return np.asarray(self.cache.open(case.image)[...])
+        return self.cache.read(case.image)
 
     def label(self, case: PreparedCase) -> npt.NDArray[Any] | None:
         """(1, X, Y, Z) integers; None where the case has no label."""
-        return np.asarray(self.cache.open(case.label)[...]) if case.label else None
+        return self.cache.read(case.label) if case.label else None
 
     def trace(self, case: PreparedCase) -> Trace:
         """What leads back to the case's own grid and intensities."""

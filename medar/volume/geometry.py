@@ -6,6 +6,7 @@ Orientation codes are three letters that say where each array axis points: "RAS"
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import nibabel as nib
@@ -46,12 +47,12 @@ class Grid:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
 
-    @property
+    @cached_property
     def spacing(self) -> Spacing:
         """Distance between neighbouring voxel centres along each array axis, in mm."""
         return spacing_of(self.affine)
 
-    @property
+    @cached_property
     def orientation(self) -> str:
         """Where the array axes point, for instance "RAS"."""
         return orientation_of(self.affine)
@@ -128,7 +129,7 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
         raise MedarError(f"affine of shape {matrix.shape}: a 4x4 matrix is needed")
     if not np.isfinite(matrix).all():
         raise MedarError("affine holds NaN or Inf: finite numbers are needed")
-    if not np.allclose(matrix[3], [0, 0, 0, 1]):
+    if np.abs(matrix[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
         raise MedarError(f"affine with the last row {matrix[3].tolist()}: 0, 0, 0, 1 is needed")
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     if (columns <= 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-6:

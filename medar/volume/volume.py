@@ -1,13 +1,14 @@
 """`Volume`: voxels, where they lie in the patient, and where they came from."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError
-from medar.volume.geometry import Affine, Grid, Shape3, Spacing, checked_affine, reorient
+from medar.volume.geometry import Affine, Grid, Shape3, Spacing, reorient
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,10 +63,8 @@ class Volume:
             )
         array = array.view()
         array.setflags(write=False)
-        affine = checked_affine(self.affine)
-        affine.setflags(write=False)
         object.__setattr__(self, "array", array)
-        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "affine", self.grid.affine)
         if self.grid.orientation != "RAS":
             raise MedarError(
                 f"volume axes point to {self.grid.orientation}: medar keeps RAS inside; "
@@ -88,13 +87,13 @@ class Volume:
         if array.ndim != 4:
             raise MedarError(f"array of shape {array.shape}: (X, Y, Z) or (C, X, Y, Z) is needed")
         x, y, z = array.shape[1:]
-        grid = Grid(shape=(x, y, z), affine=checked_affine(affine))
+        grid = Grid(shape=(x, y, z), affine=np.asarray(affine))
         turned = np.ascontiguousarray(reorient(array, grid.affine, "RAS"))
         return cls(
             array=turned, affine=grid.to_ras().affine, modality=modality, provenance=provenance
         )
 
-    @property
+    @cached_property
     def grid(self) -> Grid:
         """Shape and affine together."""
         return Grid(shape=self.shape, affine=self.affine)
