@@ -56,15 +56,15 @@ class Rendering:
         """An image (X, Y, Z) of what each tissue measures, mixed within voxels.
 
         Args:
-            values: of each tissue; 0 for one that is not named, as for the air around.
+            values: of each tissue, and of the "air" around.
             texture: how far a tissue varies from place to place; 0 for one that is not named.
             pattern: (X, Y, Z), of standard deviation 1: where it is above and below its value.
         """
         image = np.full(self.grid.shape, values["air"], dtype=np.float32)
         for layer in self.layers:
             block = image[layer.where]
-            value = np.float32(values[layer.tissue])
-            if texture.get(layer.tissue):
+            value: Array | np.float32 = np.float32(values[layer.tissue])
+            if layer.tissue in texture:
                 value = value + np.float32(texture[layer.tissue]) * pattern[layer.where]
             block += layer.share * (value - block)
         return image
@@ -203,13 +203,14 @@ class _Canvas:
             return None
         distance = np.full(tuple(s.stop - s.start for s in where), 1e3, dtype=np.float32)
         step = 2 if part.pairs else 1
+        x, y, z = self.view.xyz
         for a, b in zip(points[:-1:step], points[1::step], strict=True):
             wide = max(a[3], b[3]) + self.voxel
             low, high = np.minimum(a, b)[:3] - wide, np.maximum(a, b)[:3] + wide
             inner = self._where((tuple(low), tuple(high)))
             if inner is None:
                 continue
-            near = capsule(self.view.part(inner).xyz, tuple(a[:3]), tuple(b[:3]), a[3], b[3])
+            near = capsule((x[inner], y[inner], z[inner]), tuple(a[:3]), tuple(b[:3]), a[3], b[3])
             block = distance[
                 tuple(
                     slice(s.start - w.start, s.stop - w.start)

@@ -12,7 +12,16 @@ import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.shapes import Array, Box, ellipsoid, ramp, smooth_min
+from medar.data.phantoms.shapes import (
+    Array,
+    Box,
+    Point,
+    Tube,
+    ellipsoid,
+    ellipsoid_box,
+    ramp,
+    smooth_min,
+)
 
 SUPERELLIPSE = 2.3
 """Exponent of the cavity's cross-section: a little squarer than an ellipse."""
@@ -66,7 +75,7 @@ class Part:
     """(depth in mm, tissue), outermost first: what the shape is made of from that depth inwards."""
     field: Callable[[View], Array] | None = None
     """Signed distance in mm; or, instead of it, `tube`."""
-    tube: tuple[tuple[float, float, float, float], ...] = ()
+    tube: Tube = ()
     """Polyline of (x, y, z, radius), or segment pairs where `pairs` is set."""
     pairs: bool = False
     """Whether `tube` lists separate segments, two points each, instead of one polyline."""
@@ -207,13 +216,12 @@ def _glands(anatomy: Anatomy) -> list[Part]:
     if anatomy.sex == "M":
         return []
     size = 24.0 - 10.0 * anatomy.aged
-    return [
-        Part(
-            fills=((0.0, "gland"),),
-            field=lambda view, side=side: ellipsoid(  # type: ignore[misc]
-                view.xyz, (side * 74.0, 104.0, 60.0), (size, 0.55 * size, 0.8 * size)
-            ),
-            box=((side * 74.0 - 30, 80, 30), (side * 74.0 + 30, 130, 90)),
-        )
-        for side in (-1.0, 1.0)
-    ]
+    return [_gland((side * 74.0, 104.0, 60.0), size) for side in (-1.0, 1.0)]
+
+
+def _gland(centre: Point, size: float) -> Part:
+    return Part(
+        fills=((0.0, "gland"),),
+        field=lambda view: ellipsoid(view.xyz, centre, (size, 0.55 * size, 0.8 * size)),
+        box=ellipsoid_box(centre, size),
+    )
