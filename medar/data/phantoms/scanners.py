@@ -13,9 +13,10 @@ it is given a tenth of its proton density (the flow void of spin echo).
 from typing import Literal, get_args
 
 import numpy as np
+from scipy import ndimage
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.render import Rendering, smooth_noise
+from medar.data.phantoms.render import Rendering
 from medar.data.phantoms.shapes import Array
 
 Phase = Literal["native", "arterial", "venous"]
@@ -132,3 +133,11 @@ def bias_field(rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
     terms = (x, y, z, x * x - 0.33, y * y - 0.33, z * z - 0.33, x * y, y * z, x * z)
     field = sum(w * t for w, t in zip(weights, terms, strict=True))
     return np.asarray(np.exp(field), dtype=np.float32)
+
+
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, ...] | float
+) -> Array:
+    """Gaussian noise (X, Y, Z) of standard deviation 1, correlated over `sigma` voxels."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
+    return np.asarray(noise / max(float(noise.std()), 1e-6))
