@@ -289,7 +289,7 @@ def test_a_new_set_replaces_an_old_one(tmp_path: Path) -> None:
         ({"n": 0}, "n 0: at least one"),
         ({"modality": "pet"}, "modality 'pet'; allowed: ct, mr"),
         ({"seed": -1}, "seed -1"),
-        ({"spacing": 0.1}, "spacing 0.1 mm: allowed are 1 to 20 mm"),
+        ({"spacing": 0.1}, "spacing 0.1 mm: allowed are 2 to 20 mm"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:

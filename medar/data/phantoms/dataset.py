@@ -29,7 +29,7 @@ BLOCK = 9
 """Of nine volumes in a row the last is a second scan of the subject of the eighth."""
 SPLIT_CYCLE: tuple[Split, ...] = ("train", "train", "val", "train", "train", "test")
 """Splits of successive subjects."""
-FINEST, COARSEST = 1.0, 20.0
+FINEST, COARSEST = 2.0, 20.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +84,7 @@ def write_phantoms(
         n: number of volumes; every ninth is a second scan of an earlier subject.
         modality: "ct" or "mr".
         seed: chooses subjects and acquisitions, 0 or larger.
-        spacing: typical voxel side in mm, 1 to 20; single volumes differ from it.
+        spacing: typical voxel side in mm, 2 to 20; single volumes differ from it.
 
     Returns:
         The path of `dataset.json`.

@@ -41,7 +41,7 @@ HU: dict[str, tuple[float, float, float]] = {
 
 CT_TEXTURE = {
     "fat": 6.0, "muscle": 8.0, "lung": 28.0, "marrow": 45.0, "cortical": 90.0, "liver": 5.0,
-    "spleen": 4.0, "chyme": 14.0, "stool": 120.0, "gland": 20.0, "kidney_medulla": 8.0,
+    "spleen": 4.0, "chyme": 14.0, "stool": 60.0, "gland": 20.0, "kidney_medulla": 8.0,
 }  # fmt: skip
 """How far a tissue varies from place to place, in HU (standard deviation)."""
 

@@ -143,7 +143,7 @@ def _diaphragm(x: Array, radius: Array, around: Array) -> Array:
 def muscle_depth(anatomy: Anatomy, view: View) -> Array:
     """Thickness of the muscles outside the cavity's wall, in mm."""
     z, around = view.z, view.around
-    back = 24 * np.exp(-(((around - 0.35) / 0.42) ** 2)) - 6 * np.exp(-((around / 0.12) ** 2))
+    back = 24 * np.exp(-(((around - 0.35) / 0.42) ** 2)) - 3 * np.exp(-((around / 0.12) ** 2))
     shoulder = 52 * ramp(z, 85.0, 190.0) * np.sin(around.clip(0, 3.1)) ** 2
     chest = 9 * np.exp(-(((z - 125) / 45) ** 2)) * np.exp(-(((around - 2.45) / 0.4) ** 2))
     flank = 5 * ramp(-z, 60.0, 110.0) * np.exp(-(((around - 1.6) / 0.7) ** 2))
@@ -156,7 +156,7 @@ def fat_depth(anatomy: Anatomy, view: View) -> Array:
     z, around = view.z, view.around
     low = ramp(-z, -60.0, 150.0)
     ring = 0.75 + 0.25 * np.sin(around.clip(0, 3.1)) + 0.25 * low * (1 - np.cos(around)) / 2
-    groove = 1 - 0.45 * np.exp(-((around / 0.25) ** 2)) * (1 - low)
+    groove = 1 - 0.2 * np.exp(-((around / 0.25) ** 2)) * (1 - low)
     hips = 7.0 * ramp(-z, 120.0, 220.0) if anatomy.sex == "F" else 0.0
     return np.asarray(
         np.float32(anatomy.fat) * (0.5 + 0.5 * low) * ring * groove + hips, dtype=np.float32
