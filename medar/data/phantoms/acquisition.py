@@ -15,9 +15,9 @@ def draw_grid(rng: np.random.Generator, anatomy: Anatomy, spacing: float) -> Gri
     sides = _spacing(rng, spacing)
     sx, sy, sz = anatomy.scale
     fat, belly, muscle = anatomy.fat, max(0.0, anatomy.belly), anatomy.muscle
-    wide = sx * (146 + 1.25 * fat + 0.3 * belly) + 10
-    front = sy * (108 + 1.25 * fat + max(belly, 14.0 if anatomy.sex == "F" else 0.0)) + 10
-    back = sy * (96 + 24 * muscle + 0.8 * fat) + 10
+    wide = sx * (146 + 1.25 * fat + 0.3 * belly) + 18
+    front = sy * (108 + 1.25 * fat + max(belly, 20.0 if anatomy.sex == "F" else 0.0)) + 18
+    back = sy * (96 + 24 * muscle + 0.8 * fat) + 12
     low, high = rng.uniform(-212, -196) * sz, rng.uniform(172, 188) * sz
     extent = np.array([2 * wide, front + back, high - low])
     shape = np.maximum(4, np.rint(extent / sides)).astype(int)
