@@ -47,7 +47,7 @@ CT_TEXTURE = {
 
 RELAXATION: dict[str, tuple[float, float, float]] = {
     "air": (0.0, 1000, 50), "skin": (0.70, 880, 35), "fat": (1.00, 343, 58),
-    "gland": (0.90, 1100, 55), "muscle": (0.80, 856, 33), "cortical": (0.08, 600, 2),
+    "gland": (0.90, 1100, 55), "muscle": (0.80, 856, 27), "cortical": (0.08, 600, 2),
     "marrow": (0.80, 549, 49), "disc": (0.85, 1100, 80), "csf": (1.00, 4000, 1900),
     "cord": (0.80, 745, 74), "cartilage": (0.70, 1024, 30), "old_cartilage": (0.60, 900, 28),
     "lung": (0.12, 1100, 20), "lung_vessel": (0.15, 1441, 120), "gas": (0.0, 1000, 50),
