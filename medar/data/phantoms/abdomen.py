@@ -4,17 +4,23 @@ Organs are painted over one another, each with its rim of fat, so that a later o
 impression on an earlier one, as the kidney does on the liver.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.chest import moved, tube
+from medar.data.phantoms.chest import moved
 from medar.data.phantoms.shapes import (
     Array,
+    Ball,
     Point,
+    ball,
     ellipsoid,
     ellipsoid_box,
     ramp,
     smooth_max,
+    tube,
+    widened,
 )
 from medar.data.phantoms.torso import Part, View, spine_axis
 
@@ -33,7 +39,8 @@ def abdomen_parts(anatomy: Anatomy) -> list[Part]:
         *_liver(anatomy),
         *_spleen(anatomy),
         *_stomach(anatomy),
-        *_kidneys(anatomy),
+        *_kidney(anatomy, -1.0, KIDNEY_LEFT),
+        *_kidney(anatomy, 1.0, KIDNEY_RIGHT),
         *_colon(anatomy),
     ]
 
@@ -60,23 +67,23 @@ def liver(anatomy: Anatomy, view: View) -> Array:
     tip = -58 - 84 * size * ramp(x, 10.0, 105.0) + 14 * ramp(x, -25.0, -75.0) + shift[2]
     # The visceral surface faces back: it is higher behind than in front.
     lower = tip + 26 * ramp(-y, -50.0, 40.0) * ramp(-x, -95.0, 0.0) - z
-    below = smooth_max(under, (lower * 0.8).astype(np.float32), 14.0)
+    below = smooth_max(under, lower * 0.8, 14.0)
     reach = -72 * size + shift[0]
-    left = (reach - x) * 0.8 + 0.0
+    left = (reach - x) * 0.8
     back = (-10 + 34 * ramp(-x, -30.0, 30.0) - y) * ramp(-x, -50.0, 0.0) - 40 * ramp(x, 0, 50.0)
-    return smooth_max(smooth_max(below, left.astype(np.float32), 22.0), back.astype(np.float32), 16)
+    return smooth_max(smooth_max(below, left, 22.0), back, 16)
 
 
 def _liver(anatomy: Anatomy) -> list[Part]:
     rng = np.random.default_rng([anatomy.seed, 3])
-    veins: list[tuple[float, float, float, float]] = []
+    veins: list[Ball] = []
     for x, y, z in ((78, -10, -42), (60, 35, -30), (15, 40, -28), (90, 15, -25)):
         end = (x + rng.normal(0, 6), y + rng.normal(0, 6), z + rng.normal(0, 5))
-        veins += [(26.0, 0.0, -14.0, 5.0), (*map(float, end), 2.5)]
-    portal: list[tuple[float, float, float, float]] = []
+        veins += [(26.0, 0.0, -14.0, 5.0), ball(end, 2.5)]
+    portal: list[Ball] = []
     for x, y, z in ((75, -15, -75), (70, 28, -70), (-10, 48, -50)):
         end = (x + rng.normal(0, 6), y + rng.normal(0, 5), z + rng.normal(0, 5))
-        portal += [(32.0, 18.0, -66.0, 6.0), (*map(float, end), 3.0)]
+        portal += [(32.0, 18.0, -66.0, 6.0), ball(end, 3.0)]
     portal += [(10.0, 12.0, -92.0, 6.5), (32.0, 18.0, -66.0, 6.5)]
     gallbladder = moved(anatomy, "gallbladder", (52, 46, -92))
     size = anatomy.organs["gallbladder"].size
@@ -140,22 +147,16 @@ def _stomach(anatomy: Anatomy) -> list[Part]:
     )
     lumen = ((0.0, "bowel_wall"), (3.5, "chyme"))
     return [
-        Part(fills=((0.0, "fat"), (3.0, "pancreas")), tube=_grown(pancreas, 3.0), label=0),
+        Part(fills=((0.0, "fat"), (3.0, "pancreas")), tube=widened(pancreas, 3.0), label=0),
         Part(fills=lumen, tube=duodenum, label=0),
         Part(fills=((0.0, "fat"), (2.0, "bowel_wall"), (6.0, "chyme")),
-             tube=_grown(path, 2.0), label=0),
+             tube=widened(path, 2.0), label=0),
         Part(
             fills=((0.0, "gas"),),
             field=lambda view: ellipsoid(view.xyz, top, (17 * size, 11 * size, 24 * size)),
             box=ellipsoid_box(top, 32.0),
         ),
     ]  # fmt: skip
-
-
-def _grown(path: tuple[tuple[float, float, float, float], ...], by: float) -> tuple[
-    tuple[float, float, float, float], ...
-]:  # fmt: skip
-    return tuple((x, y, z, r + by) for x, y, z, r in path)
 
 
 def kidney_place(anatomy: Anatomy, side: float) -> tuple[Point, Point]:
@@ -166,42 +167,40 @@ def kidney_place(anatomy: Anatomy, side: float) -> tuple[Point, Point]:
     return (x, y, z), (27 * size, 24 * size, 54 * size)
 
 
-def _kidneys(anatomy: Anatomy) -> list[Part]:
-    parts: list[Part] = []
-    for side, label in ((-1.0, KIDNEY_LEFT), (1.0, KIDNEY_RIGHT)):
-        centre, radii = kidney_place(anatomy, side)
-        # The upper pole leans inwards, the hilum looks forwards and inwards.
-        tilt = np.array([side * -0.28, -0.18, 1.0])
-        tilt /= np.linalg.norm(tilt)
-        inward = np.array([-side, 0.55, 0.0])
-        inward -= tilt * (inward @ tilt)
-        inward /= np.linalg.norm(inward)
-        axes = np.stack([inward, np.cross(tilt, inward), tilt])
-        hilum = tuple(float(v) for v in np.asarray(centre) + inward * radii[0] * 0.85)
-        gap = 5.0 + 0.25 * max(0.0, anatomy.belly)
-        wide = tuple(r + gap for r in radii)
+def _kidney(anatomy: Anatomy, side: float, label: int) -> list[Part]:
+    """Perirenal fat, cortex and medulla, and the sinus with the renal pelvis."""
+    centre, radii = kidney_place(anatomy, side)
+    # The upper pole leans inwards, the hilum looks forwards and inwards.
+    tilt = np.array([side * -0.28, -0.18, 1.0])
+    tilt /= np.linalg.norm(tilt)
+    inward = np.array([-side, 0.55, 0.0])
+    inward -= tilt * (inward @ tilt)
+    inward /= np.linalg.norm(inward)
+    axes = np.stack([inward, np.cross(tilt, inward), tilt])
+    x, y, z = np.asarray(centre) + inward * radii[0] * 0.85
+    gap = 5.0 + 0.25 * max(0.0, anatomy.belly)
+    wide = (radii[0] + gap, radii[1] + gap, radii[2] + gap)
+    hollow = (0.75 * radii[0], 0.42 * radii[1], 0.42 * radii[2])
 
-        def capsule_fat(view: View, c=centre, r=wide, a=axes) -> Array:  # type: ignore[no-untyped-def]
-            return smooth_max(ellipsoid(view.xyz, c, r, a), view.wall + 2, 4.0)
+    def fat(view: View) -> Array:
+        return smooth_max(ellipsoid(view.xyz, centre, wide, axes), view.wall + 2, 4.0)
 
-        def body(view: View, c=centre, r=radii, a=axes) -> Array:  # type: ignore[no-untyped-def]
-            return ellipsoid(view.xyz, c, r, a)
-
-        def sinus(view: View, h=hilum, r=radii, a=axes) -> Array:  # type: ignore[no-untyped-def]
-            return ellipsoid(view.xyz, h, (0.75 * r[0], 0.42 * r[1], 0.42 * r[2]), a)
-
-        box = ellipsoid_box(centre, max(wide) + 2)
-        parts += [
-            Part(fills=((0.0, "fat"),), field=capsule_fat, box=box, label=0),
-            Part(
-                fills=((0.0, "kidney_cortex"), (8.0, "kidney_medulla")),
-                field=body,
-                box=box,
-                label=label,
-            ),
-            Part(fills=((0.0, "fat"), (4.0, "urine")), field=sinus, box=box, label=0),
-        ]
-    return parts
+    box = ellipsoid_box(centre, max(wide))
+    return [
+        Part(fills=((0.0, "fat"),), field=fat, box=box, label=0),
+        Part(
+            fills=((0.0, "kidney_cortex"), (8.0, "kidney_medulla")),
+            field=lambda view: ellipsoid(view.xyz, centre, radii, axes),
+            box=box,
+            label=label,
+        ),
+        Part(
+            fills=((0.0, "fat"), (4.0, "urine")),
+            field=lambda view: ellipsoid(view.xyz, (x, y, z), hollow, axes),
+            box=box,
+            label=0,
+        ),
+    ]
 
 
 def _bowel(anatomy: Anatomy) -> list[Part]:
@@ -220,7 +219,7 @@ def _bowel(anatomy: Anatomy) -> list[Part]:
         tubes = (loose - np.abs(gyroid)) / (1.5 * wave)
         room = smooth_max(view.wall + 9, view.dome + 70, 10.0)
         behind = view.spine_y + 42 + 10 * ramp(np.abs(view.x), 30.0, 80.0) - view.y
-        return smooth_max(smooth_max(tubes.astype(np.float32), room, 6.0), behind, 6.0)
+        return smooth_max(smooth_max(tubes, room, 6.0), behind, 6.0)
 
     return [
         Part(
@@ -248,13 +247,13 @@ def _colon(anatomy: Anatomy) -> list[Part]:
     swollen = tuple(
         (x, y, z, r * (1.0 + 0.13 * np.sin(1.9 * i))) for i, (x, y, z, r) in enumerate(full)
     )
-    gas: list[tuple[float, float, float, float]] = []
-    for a, b in zip(swollen[:-1], swollen[1:], strict=True):
+    gas: list[Ball] = []
+    for a, b in pairwise(swollen):
         if rng.random() < anatomy.bowel_gas:
             gas += [(a[0], a[1] + 4, a[2], 0.62 * a[3]), (b[0], b[1] + 4, b[2], 0.62 * b[3])]
     parts = [
         Part(fills=((0.0, "fat"), (2.5, "bowel_wall"), (5.0, "stool")),
-             tube=_grown(swollen, 2.5), label=0)
+             tube=widened(swollen, 2.5), label=0)
     ]  # fmt: skip
     if gas:
         parts.append(Part(fills=((0.0, "gas"),), tube=tuple(gas), pairs=True))

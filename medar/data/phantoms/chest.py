@@ -3,11 +3,21 @@
 import numpy as np
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.shapes import Array, Point, ellipsoid, ramp, smooth_max, smooth_min, spline
+from medar.data.phantoms.shapes import (
+    Array,
+    Ball,
+    Point,
+    ball,
+    ellipsoid,
+    ellipsoid_box,
+    ramp,
+    smooth_max,
+    smooth_min,
+    tube,
+)
 from medar.data.phantoms.torso import Part, View, spine_axis
 
 LUNG_LEFT, LUNG_RIGHT, HEART, AORTA = 1, 2, 3, 4
-Tube = tuple[tuple[float, float, float, float], ...]
 
 
 def moved(anatomy: Anatomy, organ: str, point: Point) -> Point:
@@ -16,31 +26,27 @@ def moved(anatomy: Anatomy, organ: str, point: Point) -> Point:
     return x, y, z
 
 
-def tube(points: list[Point], radii: list[float], pieces: int = 4) -> Tube:
-    """A smooth curve through `points` whose radius follows `radii`."""
-    path = spline(points, pieces)
-    at = np.linspace(0, len(radii) - 1, len(path))
-    r = np.interp(at, np.arange(len(radii)), radii)
-    return tuple((*p, float(s)) for p, s in zip(path, r, strict=True))
-
-
 def chest_parts(anatomy: Anatomy) -> list[Part]:
     """Lungs, then what lies between them."""
-    parts: list[Part] = []
-    for side, label in ((-1.0, LUNG_LEFT), (1.0, LUNG_RIGHT)):
-        box = ((5.0, -150.0, -110.0), (170.0, 150.0, 260.0))
-        if side < 0:
-            box = ((-170.0, -150.0, -110.0), (-5.0, 150.0, 260.0))
-        parts.append(
-            Part(
-                fills=((0.0, "lung"),),
-                field=lambda view, side=side: lung(anatomy, view, side),  # type: ignore[misc]
-                box=box,
-                label=label,
-            )
-        )
-        parts.extend(_lung_vessels(anatomy, side))
-    return [*parts, *_airway(), *_heart(anatomy), *_great_vessels(anatomy)]
+    return [
+        _lung(anatomy, -1.0, LUNG_LEFT),
+        *_lung_vessels(anatomy, -1.0),
+        _lung(anatomy, 1.0, LUNG_RIGHT),
+        *_lung_vessels(anatomy, 1.0),
+        *_airway(),
+        *_heart(anatomy),
+        *_great_vessels(anatomy),
+    ]
+
+
+def _lung(anatomy: Anatomy, side: float, label: int) -> Part:
+    near, far = sorted((side * 5.0, side * 170.0))
+    return Part(
+        fills=((0.0, "lung"),),
+        field=lambda view: lung(anatomy, view, side),
+        box=((near, -150.0, -110.0), (far, 150.0, 260.0)),
+        label=label,
+    )
 
 
 def lung(anatomy: Anatomy, view: View, side: float) -> Array:
@@ -63,7 +69,7 @@ def _lung_vessels(anatomy: Anatomy, side: float) -> list[Part]:
     tips = [(np.array([side * 30.0, -8.0, 78.0]), np.array([side * 1.0, 0.0, 0.0]))]
     parts = []
     for count, length, radius in ((7, 36.0, 5.0), (4, 34.0, 2.8), (3, 28.0, 1.7)):
-        segments: list[tuple[float, float, float, float]] = []
+        segments: list[Ball] = []
         grown = []
         for tip, along in tips:
             for _ in range(count):
@@ -75,7 +81,7 @@ def _lung_vessels(anatomy: Anatomy, side: float) -> list[Part]:
                     continue
                 if not (-0.004 * (end[0] ** 2 + end[1] ** 2) + 10 < end[2] < 165):
                     continue
-                segments += [(*map(float, tip), radius), (*map(float, end), radius * 0.75)]
+                segments += [ball(tip, radius), ball(end, 0.75 * radius)]
                 grown.append((end, way))
         tips = grown
         if segments:
@@ -147,18 +153,13 @@ def _heart(anatomy: Anatomy) -> list[Part]:
     ]
 
 
-def _chamber(
-    tissue: str, centre: Point, radii: Point, frame: np.ndarray[tuple[int, int], np.dtype[np.float64]] | None = None
-) -> Part:  # fmt: skip
-    reach = max(radii) + 2
-    low = (centre[0] - reach, centre[1] - reach, centre[2] - reach)
-    high = (centre[0] + reach, centre[1] + reach, centre[2] + reach)
+def _chamber(tissue: str, centre: Point, radii: Point, frame: Array | None = None) -> Part:
     return Part(
         fills=((0.0, tissue),),
         field=lambda view: smooth_max(
             ellipsoid(view.xyz, centre, radii, frame), 6.0 - view.dome, 4.0
         ),
-        box=(low, high),
+        box=ellipsoid_box(centre, max(radii)),
     )
 
 

@@ -14,23 +14,22 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.manifest import Split
+from medar.data.phantoms.acquisition import draw_grid, draw_pose
 from medar.data.phantoms.anatomy import Anatomy, draw_anatomy
 from medar.data.phantoms.render import LABELS, render
 from medar.data.phantoms.scanners import CONTRASTS, PHASES, ct_image, mr_image
 from medar.errors import MedarError
 from medar.files import read_json, write_json, write_text
 from medar.progress import track
-from medar.volume import Affine, Grid, Provenance, Spacing, Volume, write_nifti
+from medar.volume import Provenance, Volume, write_nifti
 
 Modality = Literal["ct", "mr"]
 NAME = "medar phantoms"
-ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASL")
-"""How volumes are stored, drawn at random: transverse, coronal and sagittal acquisitions."""
 BLOCK = 9
 """Of nine volumes in a row the last is a second scan of the subject of the eighth."""
 SPLIT_CYCLE: tuple[Split, ...] = ("train", "train", "val", "train", "train", "test")
 """Splits of successive subjects."""
-FINEST, COARSEST = 1.0, 20.0
+FINEST, COARSEST = 2.0, 20.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,7 +84,7 @@ def write_phantoms(
         n: number of volumes; every ninth is a second scan of an earlier subject.
         modality: "ct" or "mr".
         seed: chooses subjects and acquisitions, 0 or larger.
-        spacing: typical voxel side in mm, 1 to 20; single volumes differ from it.
+        spacing: typical voxel side in mm, 2 to 20; single volumes differ from it.
 
     Returns:
         The path of `dataset.json`.
@@ -121,14 +120,14 @@ def make_phantom(
     anatomy = draw_anatomy(np.random.default_rng([seed, 0, number]))
     rng = np.random.default_rng([seed, 1, k, 0 if modality == "ct" else 1])
     stored = draw_grid(rng, anatomy, spacing)
-    rendering = render(anatomy, stored.to_ras(), pose=_pose(rng))
+    rendering = render(anatomy, stored.to_ras(), pose=draw_pose(rng))
     dtype: npt.DTypeLike = np.int16
     if modality == "ct":
-        contrast: str = PHASES[int(rng.integers(len(PHASES)))]
-        image = ct_image(rendering, anatomy, PHASES[PHASES.index(contrast)], rng)  # type: ignore[arg-type]
+        phase = PHASES[int(rng.integers(len(PHASES)))]
+        image, contrast = ct_image(rendering, anatomy, phase, rng), str(phase)
     else:
-        contrast = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
-        image = mr_image(rendering, contrast, rng)  # type: ignore[arg-type]
+        weighting = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
+        image, contrast = mr_image(rendering, weighting, rng), str(weighting)
         dtype = np.int16 if rng.random() < 0.5 else np.float32
     subject = f"phantom_{number:04d}"
     name = subject + "_b" if again else subject
@@ -146,69 +145,6 @@ def make_phantom(
         label=Volume(array=rendering.labels[None], affine=affine, provenance=source),
         dtype=dtype,
     )
-
-
-def draw_grid(rng: np.random.Generator, anatomy: Anatomy, spacing: float) -> Grid:
-    """A field of view around the torso: random spacing, stored orientation, sometimes oblique."""
-    sides = _spacing(rng, spacing)
-    sx, sy, sz = anatomy.scale
-    fat, belly, muscle = anatomy.fat, max(0.0, anatomy.belly), anatomy.muscle
-    wide = sx * (146 + 1.25 * fat + 0.3 * belly) + 10
-    front = sy * (108 + 1.25 * fat + max(belly, 14.0 if anatomy.sex == "F" else 0.0)) + 10
-    back = sy * (96 + 24 * muscle + 0.8 * fat) + 10
-    low, high = rng.uniform(-212, -196) * sz, rng.uniform(172, 188) * sz
-    extent = np.array([2 * wide, front + back, high - low])
-    shape = np.maximum(4, np.rint(extent / sides)).astype(int)
-    turn = np.eye(3)
-    if rng.random() < 0.3:
-        turn = _rotation(rng.uniform(-0.2, 0.2, 3))
-    matrix = turn * np.asarray(sides)
-    affine = np.eye(4)
-    affine[:3, :3] = matrix
-    affine[:3, 3] = (0.0, (front - back) / 2, (low + high) / 2)
-    affine[:3, 3] -= matrix @ ((shape - 1) / 2)
-    grid = Grid(shape=(int(shape[0]), int(shape[1]), int(shape[2])), affine=affine)
-    return stored_as(grid, ORIENTATIONS[int(rng.integers(len(ORIENTATIONS)))])
-
-
-def stored_as(grid: Grid, code: str) -> Grid:
-    """The same voxels of a RAS+ grid with the array axes pointing as `code` says."""
-    affine, shape = grid.affine.copy(), [0, 0, 0]
-    for column, letter in enumerate(code):
-        axis = next(i for i, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
-        forward = letter in "RAS"
-        step = grid.affine[:3, axis]
-        affine[:3, column] = step if forward else -step
-        shape[column] = grid.shape[axis]
-        if not forward:
-            affine[:3, 3] += (grid.shape[axis] - 1) * step
-    return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine)
-
-
-def _spacing(rng: np.random.Generator, typical: float) -> Spacing:
-    """In-plane and slice spacing, each within 20 % of the typical one; a third has thick slices."""
-    plane = typical * rng.uniform(0.85, 1.15)
-    thick = typical * rng.uniform(0.85, 1.2)
-    if rng.random() < 0.33:
-        plane, thick = typical * rng.uniform(0.8, 0.9), typical * rng.uniform(1.25, 1.5)
-    return float(plane), float(plane), float(thick)
-
-
-def _pose(rng: np.random.Generator) -> Affine:
-    """How the subject lies: turned by up to 4 degrees, off centre by up to 8 mm."""
-    pose = np.eye(4)
-    pose[:3, :3] = _rotation(rng.uniform(-0.07, 0.07, 3))
-    pose[:3, 3] = rng.uniform(-8, 8, 3)
-    return pose
-
-
-def _rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The rotation by `angles` (radians) about x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return np.asarray(about_z @ about_y @ about_x)
 
 
 def _check(n: int, modality: str, seed: int, spacing: float) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medar.data.phantoms.abdomen import abdomen_parts, kidney_place, liver
 from medar.data.phantoms.anatomy import Anatomy, displaced
@@ -56,15 +55,15 @@ class Rendering:
         """An image (X, Y, Z) of what each tissue measures, mixed within voxels.
 
         Args:
-            values: of each tissue; 0 for one that is not named, as for the air around.
+            values: of each tissue, and of the "air" around.
             texture: how far a tissue varies from place to place; 0 for one that is not named.
             pattern: (X, Y, Z), of standard deviation 1: where it is above and below its value.
         """
         image = np.full(self.grid.shape, values["air"], dtype=np.float32)
         for layer in self.layers:
             block = image[layer.where]
-            value = np.float32(values[layer.tissue])
-            if texture.get(layer.tissue):
+            value: Array | np.float32 = np.float32(values[layer.tissue])
+            if layer.tissue in texture:
                 value = value + np.float32(texture[layer.tissue]) * pattern[layer.where]
             block += layer.share * (value - block)
         return image
@@ -130,7 +129,7 @@ def lesion_place(anatomy: Anatomy) -> Point:
     """The lesion's centre in the reference body.
 
     In liver and lung a random point deep enough for the lesion to fit, in the kidney one that lies
-    6 mm below the surface.
+    10 mm below the surface.
     """
     lesion = anatomy.lesion
     side = 1.0 if lesion.side == "right" else -1.0
@@ -146,8 +145,7 @@ def lesion_place(anatomy: Anatomy) -> Point:
     x, y, z = rng.uniform(low, high, (400, 3)).astype(np.float32).T
     view = view_of(anatomy, x, y, z)
     if lesion.site == "kidney":
-        # Renal masses sit in the cortex and bulge outwards.
-        depth = np.abs(ellipsoid(view.xyz, centre, radii) + 6)
+        depth = np.abs(ellipsoid(view.xyz, centre, radii) + 10)
     elif lesion.site == "liver":
         fat = (radii[0] + 8, radii[1] + 8, radii[2] + 8)
         right, _ = kidney_place(anatomy, 1.0)
@@ -188,9 +186,10 @@ class _Canvas:
                 self.labels[where][share >= 0.5] = part.label
 
     def _field(self, part: Part) -> tuple[Where, Array] | None:
-        assert part.field is not None
         where = self._where(part.box)
-        return None if where is None else (where, part.field(self.view.part(where)))
+        if where is None or part.field is None:
+            return None
+        return where, part.field(self.view.part(where))
 
     def _tube(self, part: Part) -> tuple[Where, Array] | None:
         """The distance to the nearest segment, each looked at in its own box only."""
@@ -203,19 +202,16 @@ class _Canvas:
             return None
         distance = np.full(tuple(s.stop - s.start for s in where), 1e3, dtype=np.float32)
         step = 2 if part.pairs else 1
+        x, y, z = self.view.xyz
         for a, b in zip(points[:-1:step], points[1::step], strict=True):
             wide = max(a[3], b[3]) + self.voxel
             low, high = np.minimum(a, b)[:3] - wide, np.maximum(a, b)[:3] + wide
             inner = self._where((tuple(low), tuple(high)))
             if inner is None:
                 continue
-            near = capsule(self.view.part(inner).xyz, tuple(a[:3]), tuple(b[:3]), a[3], b[3])
-            block = distance[
-                tuple(
-                    slice(s.start - w.start, s.stop - w.start)
-                    for s, w in zip(inner, where, strict=True)
-                )
-            ]
+            near = capsule((x[inner], y[inner], z[inner]), tuple(a[:3]), tuple(b[:3]), a[3], b[3])
+            offset = zip(inner, where, strict=True)
+            block = distance[tuple(slice(s.start - w.start, s.stop - w.start) for s, w in offset)]
             np.minimum(block, near, out=block)
         return where, distance
 
@@ -232,11 +228,3 @@ class _Canvas:
         if (low >= high).any():
             return None
         return (slice(low[0], high[0]), slice(low[1], high[1]), slice(low[2], high[2]))
-
-
-def smooth_noise(
-    rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, ...] | float
-) -> Array:
-    """Gaussian noise (X, Y, Z) of standard deviation 1, correlated over `sigma` voxels."""
-    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
-    return np.asarray(noise / max(float(noise.std()), 1e-6))

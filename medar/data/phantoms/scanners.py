@@ -13,9 +13,10 @@ it is given a tenth of its proton density (the flow void of spin echo).
 from typing import Literal, get_args
 
 import numpy as np
+from scipy import ndimage
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.render import Rendering, smooth_noise
+from medar.data.phantoms.render import Rendering
 from medar.data.phantoms.shapes import Array
 
 Phase = Literal["native", "arterial", "venous"]
@@ -40,13 +41,13 @@ HU: dict[str, tuple[float, float, float]] = {
 
 CT_TEXTURE = {
     "fat": 6.0, "muscle": 8.0, "lung": 28.0, "marrow": 45.0, "cortical": 90.0, "liver": 5.0,
-    "spleen": 4.0, "chyme": 14.0, "stool": 120.0, "gland": 20.0, "kidney_medulla": 8.0,
+    "spleen": 4.0, "chyme": 14.0, "stool": 60.0, "gland": 20.0, "kidney_medulla": 8.0,
 }  # fmt: skip
 """How far a tissue varies from place to place, in HU (standard deviation)."""
 
 RELAXATION: dict[str, tuple[float, float, float]] = {
     "air": (0.0, 1000, 50), "skin": (0.70, 880, 35), "fat": (1.00, 343, 58),
-    "gland": (0.90, 1100, 55), "muscle": (0.80, 856, 33), "cortical": (0.08, 600, 2),
+    "gland": (0.90, 1100, 55), "muscle": (0.80, 856, 27), "cortical": (0.08, 600, 2),
     "marrow": (0.80, 549, 49), "disc": (0.85, 1100, 80), "csf": (1.00, 4000, 1900),
     "cord": (0.80, 745, 74), "cartilage": (0.70, 1024, 30), "old_cartilage": (0.60, 900, 28),
     "lung": (0.12, 1100, 20), "lung_vessel": (0.15, 1441, 120), "gas": (0.0, 1000, 50),
@@ -132,3 +133,11 @@ def bias_field(rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
     terms = (x, y, z, x * x - 0.33, y * y - 0.33, z * z - 0.33, x * y, y * z, x * z)
     field = sum(w * t for w, t in zip(weights, terms, strict=True))
     return np.asarray(np.exp(field), dtype=np.float32)
+
+
+def smooth_noise(
+    rng: np.random.Generator, shape: tuple[int, int, int], sigma: tuple[float, ...] | float
+) -> Array:
+    """Gaussian noise (X, Y, Z) of standard deviation 1, correlated over `sigma` voxels."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma)
+    return np.asarray(noise / max(float(noise.std()), 1e-6))

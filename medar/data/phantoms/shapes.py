@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+"""float32 where nothing else is said."""
 Point = tuple[float, float, float]
+Ball = tuple[float, float, float, float]
+"""Centre and radius."""
+Tube = tuple[Ball, ...]
 Box = tuple[Point, Point]
 """Lowest and highest corner, in mm of the reference body."""
 
@@ -75,10 +79,29 @@ def smooth_min(a: Array, b: Array, rounding: float) -> Array:
     return -smooth_max(-a, -b, rounding)
 
 
-def ramp(values: Any, low: float, high: float) -> Any:
+def ramp(values: Array, low: float, high: float) -> Array:
     """0 below `low`, 1 above `high`, a smooth step between."""
     t = np.clip((values - low) / (high - low), 0, 1)
-    return t * t * (3 - 2 * t)
+    return np.asarray(t * t * (3 - 2 * t))
+
+
+def ball(centre: npt.ArrayLike, radius: float) -> Ball:
+    """A centre and a radius as one tuple of floats."""
+    x, y, z = np.asarray(centre, dtype=np.float64)
+    return float(x), float(y), float(z), radius
+
+
+def widened(path: Tube, by: float) -> Tube:
+    """A tube with every radius `by` mm larger."""
+    return tuple((x, y, z, r + by) for x, y, z, r in path)
+
+
+def tube(points: list[Point], radii: list[float], pieces: int = 4) -> Tube:
+    """A smooth curve through `points` whose radius follows `radii` from end to end."""
+    path = spline(points, pieces)
+    at = np.linspace(0, len(radii) - 1, len(path))
+    along = np.interp(at, np.arange(len(radii)), radii)
+    return tuple(ball(p, float(r)) for p, r in zip(path, along, strict=True))
 
 
 def spline(points: list[Point], pieces: int) -> list[Point]:

@@ -121,13 +121,13 @@ def _ribs(anatomy: Anatomy) -> list[Part]:
         distance, number = _rib_field(view)
         last = ends[number.astype(np.intp).clip(0, 23)]
         away = np.maximum(view.around - last, 0.16 - view.around) * 100.0
-        return np.maximum(distance, away)
+        return np.asarray(np.maximum(distance, away))
 
     def cartilage(view: View) -> Array:
         distance, number = _rib_field(view)
         index = number.astype(np.intp).clip(0, 23)
         away = np.maximum(ends[index] - view.around, view.around - costal[index]) * 100.0
-        return np.maximum(distance, away).astype(np.float32)
+        return np.asarray(np.maximum(distance, away))
 
     def sternum(view: View) -> Array:
         width = 14 + 8 * ramp(view.z, 95.0, 135.0) - 6 * ramp(-view.z, -50.0, -25.0)
@@ -149,13 +149,13 @@ def _girdles() -> list[Part]:
         """Shoulder blade: a thin triangle between the muscles, its tip downwards."""
         reach = 0.42 + 0.5 * ramp(view.z, 55.0, 150.0)
         plate = np.abs(view.wall - 20 - 8 * ramp(view.z, 80.0, 190.0)) - 2.8
-        side = np.maximum(view.around - 0.75 - reach, 0.75 - 0.15 - view.around) * 110
-        return np.maximum(plate, np.maximum(side, 52.0 - view.z))
+        side = np.maximum(view.around - 0.75 - reach, 0.6 - view.around) * 110
+        return np.asarray(np.maximum(plate, np.maximum(side, 52.0 - view.z)))
 
     def spine_of_blade(view: View) -> Array:
         plate = np.maximum(np.abs(view.z - 150 - 12 * (view.around - 1)) - 4, 24 - view.wall)
         side = np.maximum(view.around - 1.7, 0.75 - view.around) * 110
-        return np.maximum(np.maximum(plate, view.wall - 44), side)
+        return np.asarray(np.maximum(np.maximum(plate, view.wall - 44), side))
 
     def iliac(view: View) -> Array:
         """Wing of the ilium: a curved plate whose crest is highest at the side."""

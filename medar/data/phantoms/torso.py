@@ -12,7 +12,16 @@ import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
 from medar.data.phantoms.anatomy import Anatomy
-from medar.data.phantoms.shapes import Array, Box, ellipsoid, ramp, smooth_min
+from medar.data.phantoms.shapes import (
+    Array,
+    Box,
+    Point,
+    Tube,
+    ellipsoid,
+    ellipsoid_box,
+    ramp,
+    smooth_min,
+)
 
 SUPERELLIPSE = 2.3
 """Exponent of the cavity's cross-section: a little squarer than an ellipse."""
@@ -66,7 +75,7 @@ class Part:
     """(depth in mm, tissue), outermost first: what the shape is made of from that depth inwards."""
     field: Callable[[View], Array] | None = None
     """Signed distance in mm; or, instead of it, `tube`."""
-    tube: tuple[tuple[float, float, float, float], ...] = ()
+    tube: Tube = ()
     """Polyline of (x, y, z, radius), or segment pairs where `pairs` is set."""
     pairs: bool = False
     """Whether `tube` lists separate segments, two points each, instead of one polyline."""
@@ -134,7 +143,7 @@ def _diaphragm(x: Array, radius: Array, around: Array) -> Array:
 def muscle_depth(anatomy: Anatomy, view: View) -> Array:
     """Thickness of the muscles outside the cavity's wall, in mm."""
     z, around = view.z, view.around
-    back = 24 * np.exp(-(((around - 0.35) / 0.42) ** 2)) - 6 * np.exp(-((around / 0.12) ** 2))
+    back = 24 * np.exp(-(((around - 0.35) / 0.42) ** 2)) - 3 * np.exp(-((around / 0.12) ** 2))
     shoulder = 52 * ramp(z, 85.0, 190.0) * np.sin(around.clip(0, 3.1)) ** 2
     chest = 9 * np.exp(-(((z - 125) / 45) ** 2)) * np.exp(-(((around - 2.45) / 0.4) ** 2))
     flank = 5 * ramp(-z, 60.0, 110.0) * np.exp(-(((around - 1.6) / 0.7) ** 2))
@@ -147,7 +156,7 @@ def fat_depth(anatomy: Anatomy, view: View) -> Array:
     z, around = view.z, view.around
     low = ramp(-z, -60.0, 150.0)
     ring = 0.75 + 0.25 * np.sin(around.clip(0, 3.1)) + 0.25 * low * (1 - np.cos(around)) / 2
-    groove = 1 - 0.45 * np.exp(-((around / 0.25) ** 2)) * (1 - low)
+    groove = 1 - 0.2 * np.exp(-((around / 0.25) ** 2)) * (1 - low)
     hips = 7.0 * ramp(-z, 120.0, 220.0) if anatomy.sex == "F" else 0.0
     return np.asarray(
         np.float32(anatomy.fat) * (0.5 + 0.5 * low) * ring * groove + hips, dtype=np.float32
@@ -207,13 +216,12 @@ def _glands(anatomy: Anatomy) -> list[Part]:
     if anatomy.sex == "M":
         return []
     size = 24.0 - 10.0 * anatomy.aged
-    return [
-        Part(
-            fills=((0.0, "gland"),),
-            field=lambda view, side=side: ellipsoid(  # type: ignore[misc]
-                view.xyz, (side * 74.0, 104.0, 60.0), (size, 0.55 * size, 0.8 * size)
-            ),
-            box=((side * 74.0 - 30, 80, 30), (side * 74.0 + 30, 130, 90)),
-        )
-        for side in (-1.0, 1.0)
-    ]
+    return [_gland((side * 74.0, 104.0, 60.0), size) for side in (-1.0, 1.0)]
+
+
+def _gland(centre: Point, size: float) -> Part:
+    return Part(
+        fills=((0.0, "gland"),),
+        field=lambda view: ellipsoid(view.xyz, centre, (size, 0.55 * size, 0.8 * size)),
+        box=ellipsoid_box(centre, size),
+    )
