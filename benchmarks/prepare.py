@@ -6,7 +6,7 @@ with `PersistentDataset`. Repetitions alternate between the two, so that a drift
 alike; medians and ratios are printed. The floor of filling is the decompression of the gzip files;
 the floor of reading is copying the bytes.
 
-    python benchmarks/prepare.py DATA [--cases 24] [--repeats 5] [--spacing 4 4 4] [--size 64 64 64]
+    python benchmarks/prepare.py DATA [--cases 64] [--repeats 5] [--spacing 4 4 4] [--size 64 64 64]
 """
 
 import argparse
@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ[variable] = "1"
@@ -44,6 +45,7 @@ from medar.volume import ReadOptions
 from medar.volume.resample import use_threads
 
 KEYS = ["image", "label"]
+Step = Callable[[], object]
 
 
 def main() -> None:
@@ -56,23 +58,26 @@ def main() -> None:
     manifest = found.with_cases(tuple(c for c in found if c.label)[: options.cases])
     plan = bench_plan(manifest, options)
     with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        steps: dict[str, Callable[[], object]] = {
+        ours, theirs = Path(scratch) / "medar", Path(scratch) / "monai"
+        filling: dict[str, Step] = {
             "floor: gzip": partial(inflate, manifest),
-            "medar fill": partial(fill_medar, manifest, plan, work / "medar"),
-            "monai fill": partial(fill_monai, manifest, plan, work / "monai"),
+            "medar fill": partial(fill_medar, manifest, plan, ours),
+            "monai fill": partial(fill_monai, manifest, plan, theirs),
+        }
+        times = measure(filling, options.repeats)
+        reading: dict[str, Step] = {
             "floor: copy": partial(copy, len(manifest), plan),
-            "medar read": partial(read_medar, work / "medar"),
-            "monai read": partial(read_monai, manifest, plan, work / "monai"),
+            "medar read": partial(read, PreparedDataset(ours)),
+            "monai read": partial(read, monai_dataset(manifest, plan, theirs)),
         }
         if options.patch:
+            cut = Path(scratch) / "patches"
             patched = from_dict(Plan, {**to_dict(plan), **patch_values(options.patch)}, "patch")
-            fill_medar(manifest, patched, work / "patches")
-            steps["medar patch"] = partial(read_medar, work / "patches")
-            steps["monai patch"] = partial(
-                read_monai, manifest, plan, work / "monai", patch=options.patch
-            )
-        times = measure(steps, options.repeats)
+            fill_medar(manifest, patched, cut)
+            crop = mt.RandSpatialCropd(KEYS, options.patch, random_size=False)
+            reading["medar patch"] = partial(read, PreparedDataset(cut, foreground=0.0))
+            reading["monai patch"] = partial(read, monai_dataset(manifest, plan, theirs), crop)
+        times |= measure(reading, options.repeats)
     report(times, manifest, plan)
 
 
@@ -80,7 +85,7 @@ def parse() -> argparse.Namespace:
     """Arguments of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path)
-    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--spacing", type=float, nargs=3)
     parser.add_argument("--size", type=int, nargs=3)
@@ -109,11 +114,12 @@ def fill_medar(manifest: Manifest, plan: Plan, folder: Path) -> None:
     prepare(manifest, plan, folder, workers=1)
 
 
-def read_medar(folder: Path) -> None:
-    """Read every item once."""
-    dataset = PreparedDataset(folder, foreground=0.0)
+def read(dataset: Any, then: Callable[[Any], object] | None = None) -> None:
+    """One pass over a data set, with what comes after the cache."""
     for index in range(len(dataset)):
-        dataset[index]
+        item = dataset[index]
+        if then:
+            then(item)
 
 
 def monai_transform(plan: Plan) -> mt.Compose:
@@ -144,19 +150,7 @@ def monai_dataset(manifest: Manifest, plan: Plan, folder: Path) -> PersistentDat
 def fill_monai(manifest: Manifest, plan: Plan, folder: Path) -> None:
     """Run the transforms on every case into an empty cache."""
     shutil.rmtree(folder, ignore_errors=True)
-    read_monai(manifest, plan, folder)
-
-
-def read_monai(
-    manifest: Manifest, plan: Plan, folder: Path, patch: list[int] | None = None
-) -> None:
-    """Read every item once; with a patch size, crop it as a random transform would."""
-    dataset = monai_dataset(manifest, plan, folder)
-    crop = mt.RandSpatialCropd(KEYS, patch, random_size=False) if patch else None
-    for index in range(len(dataset)):
-        item = dataset[index]
-        if crop:
-            crop(item)
+    read(monai_dataset(manifest, plan, folder))
 
 
 def inflate(manifest: Manifest) -> None:
@@ -171,10 +165,11 @@ def copy(cases: int, plan: Plan) -> None:
     """Copy as many bytes as reading must deliver: an image in float32, a label in int16."""
     image, label = np.zeros(plan.size, np.float32), np.zeros(plan.size, np.int16)
     for _ in range(cases):
-        image.copy(), label.copy()
+        image.copy()
+        label.copy()
 
 
-def measure(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
     """Seconds of each step, repeated in turn; the first round warms up and is not counted."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(repeats + 1):
