@@ -166,8 +166,10 @@ def orientation_of(affine: Affine) -> str:
 def axes_of(affine: Affine) -> npt.NDArray[np.float64]:
     """Where each array axis points, (3, 2): nearest patient axis, and 1 or -1 along it.
 
-    The same array as nibabel's `io_orientation`, except at a tie (axes at 45 degrees): there the
-    order of the axes stays as it is, so that a grid turned to RAS+ counts as RAS+ again.
+    The pairing of array axes with patient axes whose cosines have the largest sum; at a tie (axes
+    at 45 degrees) the axes keep their order, so that a grid turned to RAS+ counts as RAS+ again.
+    nibabel's `io_orientation`, of the same form, pairs the closest axes first and has no rule for
+    ties: the two agree unless the axes are turned far from the patient's.
     """
     columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(columns)

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +34,14 @@ def test_reorient_leads_back(orientation, affine_of, voxels):
     affine = affine_of(orientation)
     volume = Volume.from_array(voxels, affine)
     assert np.array_equal(reorient(volume.array, volume.affine, orientation)[0], voxels)
+
+
+@given(angles=st.tuples(*[st.floats(-30, 30)] * 3))
+def test_axes_near_the_patients_agree_with_nibabel(angles):
+    affine = np.eye(4)
+    affine[:3, :3] = euler2mat(*np.radians(angles)) @ np.diag([-1.0, 2.0, 3.0])
+    affine = affine[:, [2, 0, 1, 3]]
+    assert orientation_of(affine) == "".join(nib.aff2axcodes(affine))
 
 
 @given(angles=st.tuples(*[st.floats(-180, 180)] * 3))

@@ -210,10 +210,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_headers_give_one_line(case, name, tmp_path, capfd):
+def test_broken_headers_give_one_line(case, name, tmp_path, capfd, caplog):
     changes, settings, fragment = BROKEN[case]
     refused(write(tmp_path / name, changes, **settings), fragment)
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
