@@ -1,10 +1,10 @@
 """Preparing and reading a data set: medar against MONAI's dictionary transforms.
 
 The same work on the same files in one run, one process and one thread each: load, orient to RAS+,
-resample (linear; labels nearest), normalise, crop or pad, store; then read it all back. MONAI stores
-with `PersistentDataset`. Repetitions alternate between the two, so that a drifting machine hits both
-alike; medians and ratios are printed. The floor of filling is the decompression of the gzip files;
-the floor of reading is copying the bytes.
+resample (linear; labels nearest), normalise, crop or pad, store; then read it all back. MONAI
+stores with `PersistentDataset`. Repetitions alternate between the two, so that a drifting machine
+hits both alike; medians and ratios are printed. The floor of filling is the decompression of the
+gzip files; the floor of reading is copying the bytes.
 
     python benchmarks/prepare.py DATA [--cases 64] [--repeats 5] [--spacing 4 4 4] [--size 64 64 64]
 """

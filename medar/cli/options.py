@@ -21,7 +21,7 @@ class Reading:
     channels: Annotated[bool, Parameter(negative="")] = False
     """Take a fourth axis as channels instead of refusing it."""
     assume_spacing: str | None = None
-    """For files without orientation: "header", or a spacing in mm such as 1,1,2.5; axes are RAS+."""
+    """For files without orientation: "header", or mm such as 1,1,2.5; axes are taken as RAS+."""
     nonfinite: str = "error"
     """NaN and Inf voxels: "error", "min" (the smallest finite voxel), "keep", or a number."""
     series: str | None = None
@@ -45,7 +45,7 @@ class DataSet:
     """How a data set is read."""
 
     attributes: Path | None = None
-    """CSV or TSV with a row a case (id, split, subject, any attribute); default: one in the folder."""
+    """CSV or TSV with a row a case (id, split, any attribute); default: the one in the folder."""
     modality: Literal["CT", "MR"] | None = None
     """For data sets that do not say what their volumes are."""
     seed: int = 0

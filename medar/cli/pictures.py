@@ -1,4 +1,4 @@
-"""What `medar data show` draws: a file, a case of a data set, or a prepared case and its inverse."""
+"""What `medar data show` draws: a file, a case of a data set, a prepared case and its inverse."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,9 +7,9 @@ import numpy as np
 
 from medar.data.cases import read_image, read_label
 from medar.data.manifest import Case, Manifest
+from medar.data.preparation import restore_image, restore_label
 from medar.data.prepare import CASES_FILE, MANIFEST_FILE
 from medar.data.prepared import Prepared
-from medar.data.preparation import restore_image, restore_label
 from medar.errors import MedarError
 from medar.report.orthoslices import display_range, save_orthoslices
 from medar.volume import ReadOptions, Volume

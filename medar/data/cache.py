@@ -17,8 +17,12 @@ from medar.errors import MedarError, one_line
 from medar.files import write_bytes
 
 ENDING = ".b2nd"
-SLAB = 1 << 20
-"""Bytes of a block in arrays that are read whole: slabs of complete (Y, Z) planes."""
+SLAB = 1 << 15
+"""Bytes of a block in arrays that are read whole: slabs of complete (Y, Z) planes, which fit the
+processor's first cache."""
+WORTH = 2.0
+"""Compression below this factor (noisy MR) is not worth its time: stored uncompressed, an array is
+read twice as fast."""
 BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
@@ -67,17 +71,9 @@ class ArrayCache:
             OSError: the disk is full; nothing is left behind.
         """
         chunks, blocks = _whole(array) if whole else _patches(array)
-        stored = blosc2.asarray(
-            np.ascontiguousarray(array),
-            chunks=chunks,
-            blocks=blocks,
-            cparams=blosc2.CParams(
-                codec=blosc2.Codec.LZ4,
-                clevel=5,
-                filters=[blosc2.Filter.SHUFFLE],
-                nthreads=1,
-            ),
-        )
+        stored = _compressed(array, chunks, blocks, level=5)
+        if stored.schunk.cratio < WORTH:
+            stored = _compressed(array, chunks, blocks, level=0)
         stored.schunk.vlmeta["medar"] = meta
         # Compressed in memory first: a full disk is then an ordinary OSError of one write. Entries
         # need not be durable: one that a power cut left short is seen, and made again.
@@ -133,6 +129,22 @@ class ArrayCache:
             self.path(key).unlink(missing_ok=True)
         for left in self.folder.glob(".tmp-*"):
             left.unlink(missing_ok=True)
+
+
+def _compressed(
+    array: npt.NDArray[Any], chunks: tuple[int, ...], blocks: tuple[int, ...], *, level: int
+) -> Any:
+    return blosc2.asarray(
+        np.ascontiguousarray(array),
+        chunks=chunks,
+        blocks=blocks,
+        cparams=blosc2.CParams(
+            codec=blosc2.Codec.LZ4,
+            clevel=level,
+            filters=[blosc2.Filter.SHUFFLE],
+            nthreads=1,
+        ),
+    )
 
 
 def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

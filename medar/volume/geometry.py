@@ -7,6 +7,7 @@ Orientation codes are three letters that say where each array axis points: "RAS"
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import Any
 
 import nibabel as nib
@@ -22,6 +23,9 @@ Spacing = tuple[float, float, float]
 SHEAR_TOLERANCE = 2e-3
 """Largest |cosine| between two voxel axes that still counts as a right angle: 0.11 degrees, which
 the rounded slice positions of a DICOM series exceed rarely."""
+
+TIE = 1e-6
+"""Direction cosines closer than this are equal."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """Takes coordinates as DICOM and ITK have them to RAS+."""
@@ -70,7 +74,7 @@ class Grid:
 
     def to_ras(self) -> "Grid":
         """The same voxels with the array axes permuted and flipped to lie closest to RAS+."""
-        transform = nib.orientations.io_orientation(self.affine)
+        transform = axes_of(self.affine)
         affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)
         shape = [0, 0, 0]
         for axis, n in enumerate(self.shape):
@@ -157,7 +161,24 @@ def spacing_of(affine: Affine) -> Spacing:
 
 def orientation_of(affine: Affine) -> str:
     """Where each array axis points, for instance "RAS" or "LPI"."""
-    return "".join(nib.orientations.aff2axcodes(affine))
+    return "".join(nib.orientations.ornt2axcodes(axes_of(affine)))
+
+
+def axes_of(affine: Affine) -> npt.NDArray[np.float64]:
+    """Where each array axis points, (3, 2): nearest patient axis, and 1 or -1 along it.
+
+    The pairing of array axes with patient axes whose cosines have the largest sum; at a tie (axes
+    at 45 degrees) the axes keep their order, so that a grid turned to RAS+ counts as RAS+ again.
+    nibabel's `io_orientation`, of the same form, pairs the closest axes first and has no rule for
+    ties: the two agree unless the axes are turned far from the patient's.
+    """
+    columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(columns)
+    rotation = left @ right
+    share = np.abs(rotation) + TIE * np.eye(3)
+    order = max(permutations(range(3)), key=lambda order: share[order, range(3)].sum())
+    signs = np.where(rotation[order, range(3)] < -TIE, -1.0, 1.0)
+    return np.stack([np.array(order, dtype=np.float64), signs], axis=1)
 
 
 def shear_of(affine: Affine) -> float:
@@ -184,9 +205,7 @@ def corner_distance(shape: Shape3, a: Affine, b: Affine) -> float:
 
 def reorient(array: npt.NDArray[Any], source: Affine, target: str) -> npt.NDArray[Any]:
     """Permute and flip the axes of an (X, Y, Z) or (C, X, Y, Z) array to point as `target` says."""
-    change = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(source), nib.orientations.axcodes2ornt(target)
-    )
+    change = nib.orientations.ornt_transform(axes_of(source), nib.orientations.axcodes2ornt(target))
     if array.ndim == 3:
         return np.asarray(nib.orientations.apply_orientation(array, change))
     turned = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), change)

@@ -181,6 +181,10 @@ def load_volume(
             f"{header.path}: voxels of shape {array.shape[-3:]} under a header of "
             f"{header.grid.shape}; the file is damaged"
         )
+    if labels and header.channels > 1:
+        raise MedarError(
+            f"{header.path}: a label map of {header.channels} channels; labels have one, split them"
+        )
     array = as_labels(array, header.path) if labels else as_image(array)
     if not labels:
         array = replace_nonfinite(array, options.nonfinite, header.path)

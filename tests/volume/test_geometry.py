@@ -1,9 +1,13 @@
 """Grids: orientation, spacing, and the errors that keep them sound."""
 
+from itertools import product
+
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nibabel.eulerangles import euler2mat
 
 from medar.errors import MedarError
 from medar.volume import Grid, Volume
@@ -32,13 +36,29 @@ def test_reorient_leads_back(orientation, affine_of, voxels):
     assert np.array_equal(reorient(volume.array, volume.affine, orientation)[0], voxels)
 
 
+@given(angles=st.tuples(*[st.floats(-30, 30)] * 3))
+def test_axes_near_the_patients_agree_with_nibabel(angles):
+    affine = np.eye(4)
+    affine[:3, :3] = euler2mat(*np.radians(angles)) @ np.diag([-1.0, 2.0, 3.0])
+    affine = affine[:, [2, 0, 1, 3]]
+    assert orientation_of(affine) == "".join(nib.aff2axcodes(affine))
+
+
 @given(angles=st.tuples(*[st.floats(-180, 180)] * 3))
 def test_every_rotation_turns_to_ras(angles):
-    from nibabel.eulerangles import euler2mat
-
     affine = np.eye(4)
     affine[:3, :3] = euler2mat(*np.radians(angles)) * [1.0, 1.5, 4.0]
     assert Grid(shape=(2, 3, 4), affine=affine).to_ras().orientation == "RAS"
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 2.0, 3.0)])
+def test_axes_at_45_degrees_turn_to_ras_and_back(spacing, voxels):
+    for angles in product(range(-180, 180, 45), repeat=3):
+        affine = np.eye(4)
+        affine[:3, :3] = euler2mat(*np.radians(angles)) * spacing
+        volume = Volume.from_array(voxels, affine)
+        back = reorient(volume.array, volume.affine, orientation_of(affine))
+        assert np.array_equal(back[0], voxels)
 
 
 def test_at_spacing_keeps_the_box(oblique):

@@ -151,6 +151,7 @@ def test_a_fourth_axis_is_channels_only_when_asked(shape, tmp_path):
     refused(path, "--channels")
     volume = read_volume(path, channels=True)
     assert np.array_equal(np.moveaxis(volume.array, 0, -1), data.reshape(4, 3, 2, 2))
+    refused(path, "a label map of 2 channels", channels=True, labels=True)
 
 
 def test_trailing_single_axes_are_dropped(tmp_path):
@@ -209,10 +210,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_headers_give_one_line(case, name, tmp_path, capfd):
+def test_broken_headers_give_one_line(case, name, tmp_path, capfd, caplog):
     changes, settings, fragment = BROKEN[case]
     refused(write(tmp_path / name, changes, **settings), fragment)
     assert capfd.readouterr() == ("", "")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
