@@ -28,8 +28,8 @@ class PreparedDataset(Dataset[Item]):
     """Volumes or patches of a prepared data set.
 
     An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where the plan names labels,
-    `label` (1, X, Y, Z) int16, -1 where unknown, and `annotated` (labels,) bool, in the order of
-    `plan.labels`; `index`, the case's place in `self.prepared`.
+    `label` (1, X, Y, Z) of `plan.label_dtype`, -1 where unknown, and `annotated` (labels,) bool, in
+    the order of `plan.labels`; `index`, the case's place in `self.prepared`.
 
     Args:
         folder: what `prepare` filled.
@@ -111,7 +111,8 @@ class PreparedDataset(Dataset[Item]):
 
     def _label(self, case: PreparedCase, start: Shape3 | None) -> Tensor:
         if case.label is None:
-            return torch.full((1, *self.plan.size), UNKNOWN, dtype=torch.int16)
+            unknown = np.full((1, *self.plan.size), UNKNOWN, dtype=self.plan.label_dtype)
+            return torch.from_numpy(unknown)
         label = self._read(case.label, start, fill=0)
         if self.plan.ignore_label is not None:
             label[label == self.plan.ignore_label] = UNKNOWN

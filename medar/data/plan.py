@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
+
 from medar.data.intensity import IntensityRule
 from medar.errors import MedarError
 from medar.files import digest
@@ -61,6 +63,8 @@ class Plan:
                 f"size {list(self.size)}, downsampling {list(self.downsampling)}: "
                 "whole numbers from 1 are needed"
             )
+        if any(value < 1 for value in self.labels):
+            raise MedarError(f"label values {sorted(self.labels)}: whole numbers from 1 are needed")
         if any(n % f for n, f in zip(self.size, self.downsampling, strict=True)):
             raise MedarError(
                 f"size {list(self.size)} is no multiple of downsampling "
@@ -72,6 +76,11 @@ class Plan:
         """Sites of the latent grid: size over downsampling."""
         x, y, z = (n // f for n, f in zip(self.size, self.downsampling, strict=True))
         return x, y, z
+
+    @property
+    def label_dtype(self) -> np.dtype[Any]:
+        """The smallest signed integers that hold every label value, and -1 for "unknown"."""
+        return np.min_scalar_type(-1 - max([0, *self.labels, self.ignore_label or 0]))
 
     @property
     def digest(self) -> str:

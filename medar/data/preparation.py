@@ -104,7 +104,7 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
 
 
 def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
-    """Bring a label map to the grid that its image went to: (1, X, Y, Z) int16, or int32.
+    """Bring a label map to the grid that its image went to: (1, X, Y, Z) of `Plan.label_dtype`.
 
     Raises:
         MedarError: a value that the plan does not name.
@@ -117,8 +117,7 @@ def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
             f"{', '.join(map(str, sorted(known)))}"
         )
     moved = resample(label, target, interpolation=plan.label_interpolation, fill=0).array
-    # One type for all cases, so that they can be batched.
-    return moved.astype(np.int16 if max(known) <= np.iinfo(np.int16).max else np.int32)
+    return moved.astype(plan.label_dtype)
 
 
 def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
