@@ -82,14 +82,17 @@ class PreparedDataset(Dataset[Item]):
             ) from error
 
     def _item(self, case: PreparedCase, index: int) -> Item:
-        generator = np.random.default_rng([self.seed, int(self._epoch), index])
-        start = self._start(case, generator) if self.plan.mode == "patch" else None
+        start, generator = None, None
+        if self.plan.mode == "patch" or self._augmenter:
+            generator = np.random.default_rng([self.seed, int(self._epoch), index])
+        if self.plan.mode == "patch" and generator:
+            start = self._start(case, generator)
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
         if self.plan.labels:
             item["label"] = self._label(case, start)
             known = [value in case.annotated for value in self.plan.labels]
             item["annotated"] = torch.tensor(known)
-        if self._augmenter:
+        if self._augmenter and generator:
             item = self._augmenter(item, seed=int(generator.integers(2**63)))
         return item
 

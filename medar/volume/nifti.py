@@ -37,12 +37,12 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
     try:
         with _opened(path) as file:
             # nibabel would call a damaged gzip stream an unknown file type.
-            file.read(NIFTI2_SIZE)
+            start = file.read(NIFTI2_SIZE)
         image = nib.load(path)
         if isinstance(image, nib.Cifti2Image):
             raise MedarError(f"{path}: CIFTI surface data, not a volume")
-        with _opened(path) as file:
-            raw = type(image.header).from_fileobj(file, check=False)
+        kind = type(image.header)
+        raw = kind(start[: kind.template_dtype.itemsize], check=False)
     except MedarError:
         raise
     except Exception as error:
