@@ -2,6 +2,7 @@
 PYTHON ?= python3
 DEMO ?= runs/demo
 DATA ?=
+SOURCE = $(or $(DATA),$(DEMO)/phantoms)
 BIN := .venv/bin
 READY := .venv/.ready
 
@@ -25,6 +26,20 @@ types: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/prepare.py $(SOURCE)
+
+# The main job on embedded phantoms, or on a data set of your own: make demo DATA=path
+demo: $(READY)
+ifeq ($(DATA),)
+	@test -f $(DEMO)/phantoms/dataset.json || $(BIN)/medar data phantoms $(DEMO)/phantoms --n 64
+endif
+	$(BIN)/medar data check $(SOURCE) --deep || test $$? -eq 1
+	$(BIN)/medar data prepare $(SOURCE) --out $(DEMO)/prepared || test $$? -eq 1
+	@$(BIN)/medar data show --data $(DEMO)/prepared --out $(DEMO)/prepared.png
+	@$(BIN)/medar data show --data $(DEMO)/prepared --inverse --out $(DEMO)/round-trip.png
+	@echo "look at $(DEMO)/prepared.png and $(DEMO)/round-trip.png; the plan is $(DEMO)/prepared/plan.yaml"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)

@@ -41,10 +41,20 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as values that YAML and JSON can hold: tuples become lists."""
-    from pydantic import TypeAdapter
+    return {
+        field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
+    }
 
-    plain = TypeAdapter(type(settings)).dump_python(settings, mode="json")
-    return dict(plain)
+
+def _plain(value: Any) -> Any:
+    """`value` without tuples, paths and dataclasses; the keys of mappings stay what they are."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def load_yaml(cls: type[S], path: str | Path) -> S:

@@ -211,7 +211,7 @@ def prepare(
 
 @app.command
 def show(
-    case: str,
+    case: str | None = None,
     /,
     *,
     data: Path | None = None,
@@ -227,13 +227,13 @@ def show(
     Parameters
     ----------
     case
-        A volume file, or the id of a case in DATA.
+        A volume file, or the id of a case in DATA; default its first case.
     data
         A data set, or a folder that `prepare` filled; from the latter the prepared case is drawn.
     label
         A label map for a volume file.
     out
-        The PNG; default CASE.png in this folder.
+        The PNG; default the case's name in this folder.
     inverse
         Draw the original, the prepared case taken back to it, and their difference; DATA must be
         prepared.

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from medar.data.cases import read_image, read_label
+from medar.data.cases import read_image, read_label, reading_for
 from medar.data.manifest import Case, Manifest
 from medar.data.preparation import restore_image, restore_label
 from medar.data.prepare import CASES_FILE, MANIFEST_FILE
@@ -18,7 +18,7 @@ Range = tuple[float, float]
 
 
 def draw_case(
-    case: str,
+    case: str | None,
     *,
     data: Path | None,
     label: Path | None,
@@ -36,21 +36,40 @@ def draw_case(
     prepared = data is not None and (data / CASES_FILE).exists()
     if inverse and not prepared:
         raise MedarError(f"--inverse: --data {data} is no folder that `medar data prepare` filled")
+    if label is not None and data is not None:
+        raise MedarError("--label goes with a volume file; the cases of --data have their own")
     if data is None:
-        if not Path(case).exists():
-            raise MedarError(f"{case}: no such file; for the id of a case give --data")
-        one = Case(id="volume", images=(Path(case),), label=label, modality=modality)
-        target = out or Path(Path(case).name.split(".")[0] + ".png")
-        _draw_original(one, case, target, {}, window, options)
-        return target
-    target = out or Path(f"{case}.png")
+        return _draw_file(case, label, out, window, modality, options)
     if prepared:
-        _draw_prepared(Prepared(data), case, target, inverse, window)
-    else:
-        from medar.data.sources import read_manifest
+        cases = Prepared(data)
+        name = case or cases[0].id
+        target = out or Path(f"{name}.png")
+        _draw_prepared(cases, name, target, inverse, window)
+        return target
+    from medar.data.sources import read_manifest
 
-        manifest = read_manifest(data, modality=modality)
-        _draw_original(manifest[case], case, target, manifest.labels, window, options)
+    manifest = read_manifest(data, modality=modality)
+    name = case or manifest.cases[0].id
+    target = out or Path(f"{name}.png")
+    options = reading_for(manifest, options)
+    _draw_original(manifest[name], name, target, manifest.labels, window, options)
+    return target
+
+
+def _draw_file(
+    name: str | None,
+    label: Path | None,
+    out: Path | None,
+    window: Range | None,
+    modality: Literal["CT", "MR"] | None,
+    options: ReadOptions,
+) -> Path:
+    """A volume file and, if given, its label map."""
+    if name is None or not Path(name).exists():
+        raise MedarError(f"{name or 'CASE'}: no such file; for a case of a data set give --data")
+    case = Case(id="volume", images=(Path(name),), label=label, modality=modality)
+    target = out or Path(Path(name).name.split(".")[0] + ".png")
+    _draw_original(case, Path(name).name, target, {}, window, options)
     return target
 
 

@@ -1,10 +1,17 @@
 """The volumes behind a case: its channels stacked, its label on the same grid."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from medar.data.manifest import Case
+from medar.data.manifest import Case, Manifest
 from medar.errors import MedarError
 from medar.volume import ReadOptions, Volume, load_volume, read_header
+
+
+def reading_for(manifest: Manifest, options: ReadOptions) -> ReadOptions:
+    """The options for a data set that names its channels: a 4D file then holds them."""
+    return replace(options, channels=True) if len(manifest.channels) > 1 else options
 
 
 def read_image(case: Case, options: ReadOptions) -> Volume:

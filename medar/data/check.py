@@ -5,23 +5,19 @@ A shallow check reads headers only; a deep one reads every voxel. Each case is e
 afterwards from the facts of each (`medar.data.compare`).
 """
 
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 from medar.data.compare import compare, summarise
 from medar.data.examine import Facts, Setting, examine
 from medar.data.manifest import SPLITS, Case, Manifest
 from medar.data.problems import Problem, Report, problem
-from medar.errors import MedarError
+from medar.parallel import default_workers, run_parallel
 from medar.progress import track
 from medar.volume import ReadOptions
 
 POOL_FROM = 16
-"""Fewer cases are read in this process: starting others takes longer than they save."""
+"""Cases from which other processes are worth starting."""
 
 ORDER = ("error", "warning", "info")
 
@@ -38,7 +34,7 @@ def check(
     Args:
         manifest: the data set.
         deep: read the voxels too, one volume a worker at a time.
-        workers: processes for a deep check; default: one a CPU, 8 at most.
+        workers: processes for a deep check; default: one a processor.
         options: what the caller decides about files that leave a question open.
 
     Returns:
@@ -47,9 +43,7 @@ def check(
     Raises:
         MedarError: `workers` is below 1.
     """
-    if workers is not None and workers < 1:
-        raise MedarError(f"workers {workers}: at least 1 is needed")
-    workers = workers or min(8, os.cpu_count() or 1)
+    workers = workers or default_workers()
     setting = Setting(
         root=manifest.root,
         labelled=any(case.label for case in manifest),
@@ -59,13 +53,14 @@ def check(
         deep=deep,
         options=options or ReadOptions(),
     )
-    pooled = deep and workers > 1 and len(manifest) >= POOL_FROM
-    examined = (
-        _in_processes(manifest.cases, setting, workers)
-        if pooled
-        else (examine(case, setting) for case in manifest)
+    # Headers, and the voxels of a few cases, are read sooner than other processes start.
+    pooled = deep and len(manifest) >= POOL_FROM
+    outcomes = run_parallel(
+        partial(examine, setting=setting), manifest.cases, workers=workers if pooled else 1
     )
-    found = {facts.case: facts for facts in track(examined, total=len(manifest), label="check")}
+    found = {}
+    for outcome in track(outcomes, total=len(manifest), label="check"):
+        found[outcome.item.id] = outcome.value or _unexamined(outcome.item, outcome.error)
     facts = [found[case.id] for case in manifest]
     problems = [one for each in facts for one in each.problems]
     problems += compare(manifest, facts, deep=deep)
@@ -73,33 +68,11 @@ def check(
     return _report(manifest, problems, facts, deep)
 
 
-def _in_processes(cases: tuple[Case, ...], setting: Setting, workers: int) -> Iterator[Facts]:
-    """The facts of each case, as they come, from several processes.
-
-    A process that dies (for lack of memory, say) breaks its pool; the cases that this leaves are
-    examined one by one, each in a process of its own, so that only the culprit is lost.
-    """
-    left = []
-    with _pool(min(workers, len(cases))) as pool:
-        futures = {pool.submit(examine, case, setting): case for case in cases}
-        for future in as_completed(futures):
-            try:
-                yield future.result()
-            except BrokenProcessPool:
-                left.append(futures[future])
-    for case in left:
-        try:
-            with _pool(1) as pool:
-                yield pool.submit(examine, case, setting).result()
-        except BrokenProcessPool:
-            facts = Facts(case=case.id)
-            facts.add("unreadable", "the process that read it died; is there memory enough?")
-            yield facts
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    # A forked process can hang on locks that the libraries' threads held; a spawned one cannot.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+def _unexamined(case: Case, reason: str | None) -> Facts:
+    """The facts of a case that could not be examined at all."""
+    facts = Facts(case=case.id)
+    facts.add("unreadable", reason or "it could not be examined")
+    return facts
 
 
 def _report(manifest: Manifest, problems: list[Problem], facts: list[Facts], deep: bool) -> Report:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from medar.data.cases import read_image, read_label
+from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
 from medar.data.intensity import foreground
 from medar.data.manifest import Case, Manifest
@@ -87,6 +87,7 @@ def take_fingerprint(
     Raises:
         MedarError: no case can be read.
     """
+    options = reading_for(manifest, options)
     before = {case.key: case for case in known.cases} if known else {}
     taken: dict[str, CaseFingerprint] = {}
     todo = []

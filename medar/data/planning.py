@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from medar.data.cases import reading_for
 from medar.data.fingerprint import QUANTILES, Fingerprint
 from medar.data.intensity import IntensityRule
 from medar.data.manifest import Manifest
@@ -77,7 +78,7 @@ def make_plan(
         channels=manifest.channels if len(manifest.channels) > 1 else (),
         labels=manifest.labels or _unnamed_labels(fingerprint),
         ignore_label=manifest.ignore_label,
-        reading=reading or ReadOptions(),
+        reading=reading_for(manifest, reading or ReadOptions()),
     )
     return from_dict(Plan, {**to_dict(plan), **given}, "plan")
 

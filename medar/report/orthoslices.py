@@ -12,7 +12,7 @@ from medar.files import atomic_path
 from medar.volume import Volume
 
 PLANES = (("sagittal", 0, "A", "S"), ("coronal", 1, "R", "S"), ("axial", 2, "R", "A"))
-"""Name, the axis that is cut, and where the picture's right and top point in RAS+."""
+"""Name, the axis that is cut, and where its two array axes point."""
 
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 
@@ -68,6 +68,7 @@ def save_orthoslices(
             _draw_plane(ax, volume, plane, centre, (low, high))
             if label is not None and row == 0:
                 _draw_label(ax, label, plane, centre)
+            _mark(ax, plane, _extent(volume, plane, centre))
             name = f"{title}\n{plane[0]}" if column == 0 else plane[0]
             ax.set_title(name, fontsize=9, loc="left")
     if label is not None:
@@ -119,12 +120,19 @@ def _draw_plane(
         extent=extent,
         interpolation="nearest",
     )
-    _, _, right, top = plane
-    if right == "R":
-        ax.invert_xaxis()
-        left_letter, right_letter = "R", "L"
-    else:
-        left_letter, right_letter = OPPOSITE[right], right
+
+
+def _mark(
+    ax: Any, plane: tuple[str, int, str, str], extent: tuple[float, float, float, float]
+) -> None:
+    """Orientation letters and mm ticks; the patient's right goes to the left of the picture."""
+    _, _, end, top = plane
+    left, right, bottom, up = extent
+    mirrored = end == "R"
+    # Each imshow resets the limits: they are set once everything is drawn.
+    ax.set_xlim((right, left) if mirrored else (left, right))
+    ax.set_ylim(bottom, up)
+    left_letter, right_letter = (end, OPPOSITE[end]) if mirrored else (OPPOSITE[end], end)
     for x, y, letter in (
         (0.03, 0.5, left_letter),
         (0.97, 0.5, right_letter),
@@ -156,7 +164,7 @@ def _draw_label(
     ax: Any, label: Volume, plane: tuple[str, int, str, str], centre: tuple[int, ...]
 ) -> None:
     cut = _plane_of(label.array[0], plane, centre)
-    shown = np.ma.masked_where(cut <= 0, (cut - 1) % 20)
+    shown = np.ma.masked_where(cut <= 0, _colour(cut))
     ax.imshow(
         shown,
         cmap="tab20",
@@ -169,6 +177,11 @@ def _draw_label(
     )
 
 
+def _colour(value: Any) -> Any:
+    """A label's place in the "tab20" palette: its ten strong colours first, then the pale ones."""
+    return (value - 1) % 10 * 2 + (value - 1) // 10 % 2
+
+
 def _legend(figure: Any, label: Volume, names: dict[int, str]) -> None:
     import matplotlib
     from matplotlib.patches import Patch
@@ -176,8 +189,7 @@ def _legend(figure: Any, label: Volume, names: dict[int, str]) -> None:
     colours = matplotlib.colormaps["tab20"]
     values = [int(v) for v in np.unique(label.array) if v > 0]
     patches = [
-        Patch(color=colours(((v - 1) % 20) / 19), alpha=0.6, label=names.get(v, str(v)))
-        for v in values
+        Patch(color=colours(int(_colour(v))), alpha=0.6, label=names.get(v, str(v))) for v in values
     ]
     if patches:
         figure.legend(

@@ -14,12 +14,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
+from medar.settings import STRICT
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing, is_spacing
 from medar.volume.volume import Provenance, Volume
 
@@ -32,6 +33,8 @@ FORMATS = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mh
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """What the caller decides about a file that leaves a question open."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
 
     channels: bool = False
     """Take a fourth axis as channels instead of refusing it."""
