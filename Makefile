@@ -25,6 +25,7 @@ types: $(READY)
 	$(BIN)/mypy
 
 docs: $(READY)
+	$(BIN)/python docs/cli_reference.py > docs/reference/cli.md
 	$(BIN)/python -m pytest tests/test_docs.py
 
 bench: $(READY)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 app = App(
     name="data",
     help="Check, plan, prepare and look at data sets; write phantoms.",
-    help_format="plaintext",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
 )
 
 READING = Reading()

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from medar import __version__
 from medar.errors import MedarError
@@ -24,7 +24,8 @@ app = App(
     help=HELP,
     version=__version__,
     suppress_keyboard_interrupt=False,
-    help_format="plaintext",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
 )
 # Named by path, so that a command's imports are paid for by that command alone.
 app.command(
