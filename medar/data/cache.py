@@ -23,6 +23,8 @@ processor's first cache."""
 WORTH = 2.0
 """Compression below this factor (noisy MR) is not worth its time: uncompressed, an array is read
 several times faster."""
+SAMPLE = 1 << 20
+"""Bytes, about, that decide whether an array is compressed."""
 BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
@@ -71,9 +73,17 @@ class ArrayCache:
             OSError: the disk is full; nothing is left behind.
         """
         chunks, blocks = _whole(array) if whole else _patches(array)
-        stored = _stored(array, chunks, blocks, blosc2.Codec.LZ4, level=5)
-        better = blosc2.Codec.LZ4HC if stored.schunk.cratio >= WORTH else None
-        stored = _stored(array, chunks, blocks, better, level=5 if better else 0)
+        stored = blosc2.asarray(
+            np.ascontiguousarray(array),
+            chunks=chunks,
+            blocks=blocks,
+            cparams=blosc2.CParams(
+                codec=blosc2.Codec.LZ4HC,
+                clevel=5 if _compresses(array) else 0,
+                filters=[blosc2.Filter.SHUFFLE],
+                nthreads=1,
+            ),
+        )
         stored.schunk.vlmeta["medar"] = meta
         # Compressed in memory first: a full disk is then an ordinary OSError of one write. Entries
         # need not be durable: one that a power cut left short is seen, and made again.
@@ -133,25 +143,19 @@ class ArrayCache:
             left.unlink(missing_ok=True)
 
 
-def _stored(
-    array: npt.NDArray[Any],
-    chunks: tuple[int, ...],
-    blocks: tuple[int, ...],
-    codec: Any,
-    *,
-    level: int,
-) -> Any:
-    return blosc2.asarray(
-        np.ascontiguousarray(array),
-        chunks=chunks,
-        blocks=blocks,
-        cparams=blosc2.CParams(
-            codec=codec or blosc2.Codec.LZ4,
-            clevel=level,
-            filters=[blosc2.Filter.SHUFFLE],
-            nthreads=1,
-        ),
+def _compresses(array: npt.NDArray[Any]) -> bool:
+    """Whether compression pays, judged by planes from all over the array, about a megabyte."""
+    planes = array.reshape(-1, *array.shape[2:])
+    sample = np.ascontiguousarray(planes[:: max(1, array.nbytes // SAMPLE)])
+    packed = blosc2.compress2(
+        sample,
+        codec=blosc2.Codec.LZ4,
+        clevel=5,
+        filters=[blosc2.Filter.SHUFFLE],
+        typesize=array.itemsize,
+        nthreads=1,
     )
+    return bool(sample.nbytes >= WORTH * len(packed))
 
 
 def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

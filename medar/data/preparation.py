@@ -86,9 +86,9 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
     rules = plan.rules(volume.channels, volume.modality)
     windows = tuple(rule.fit(channel) for rule, channel in zip(rules, volume.array, strict=True))
     target = target_grid(volume, plan)
-    scaled = np.stack(
-        [window.normalise(channel) for window, channel in zip(windows, volume.array, strict=True)]
-    )
+    scaled = np.empty(volume.array.shape, np.float32)
+    for channel, window, source in zip(scaled, windows, volume.array, strict=True):
+        channel[...] = window.normalise(source)
     moved = resample(volume.with_array(scaled), target, interpolation=plan.interpolation, fill=-1.0)
     array = moved.array
     if plan.interpolation == "bspline":

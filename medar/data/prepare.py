@@ -24,7 +24,7 @@ from medar.data.cases import read_image, read_label
 from medar.data.hashes import HashIndex
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan
-from medar.data.preparation import VERSION, prepare_image, prepare_label
+from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
 from medar.errors import MedarError
 from medar.files import digest, write_text
 from medar.parallel import run_parallel
@@ -191,18 +191,24 @@ def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[str, ...]:
     cache = ArrayCache(folder)
     whole = plan.mode == "volume"
     image = read_image(job.case, plan.reading)
-    label = read_label(job.case, plan.reading, image)
-    array, trace = prepare_image(image, plan)
-    if label is not None and job.label is not None and job.label not in cache:
-        values = prepare_label(label, trace.target, plan)
-        meta = {
-            "voxels": _count(values),
-            "locations": {} if whole else _locations(values, job.label),
-        }
-        cache.put(job.label, values, meta, whole=whole)
+    notes = image.provenance.notes if image.provenance else ()
+    if job.label is not None and job.label not in cache:
+        label = read_label(job.case, plan.reading, image)
+        if label is not None:
+            values = prepare_label(label, target_grid(image, plan), plan)
+            cache.put(job.label, values, _label_meta(values, job.label, whole), whole=whole)
+            del label, values
     if job.image not in cache:
+        array, trace = prepare_image(image, plan)
+        del image  # a large volume is in memory few times, not many
         cache.put(job.image, array, {"trace": trace.to_dict()}, whole=whole)
-    return image.provenance.notes if image.provenance else ()
+    return notes
+
+
+def _label_meta(values: npt.NDArray[Any], key: str, whole: bool) -> dict[str, Any]:
+    """What is stored with a label map: voxels by value and, for patches, where some of them lie."""
+    voxels = _count(values)
+    return {"voxels": voxels, "locations": {} if whole else _locations(values, voxels, key)}
 
 
 def _count(values: npt.NDArray[Any]) -> dict[str, int]:
@@ -211,15 +217,16 @@ def _count(values: npt.NDArray[Any]) -> dict[str, int]:
     return {str(int(v)): int(n) for v, n in zip(found, counts, strict=True) if v}
 
 
-def _locations(values: npt.NDArray[Any], key: str) -> dict[str, bytes]:
+def _locations(values: npt.NDArray[Any], voxels: dict[str, int], key: str) -> dict[str, bytes]:
     """Up to `LOCATIONS` voxels of each label, int32 (n, 3), drawn by the entry's own key."""
     generator = np.random.default_rng(int(key.rsplit("-", 1)[1], 16))
     drawn = {}
-    for value in np.unique(values[values != 0]):
-        places = np.argwhere(values[0] == value).astype(np.int32)
+    for value in voxels:
+        places = np.flatnonzero(values == int(value))
         if len(places) > LOCATIONS:
             places = places[np.sort(generator.choice(len(places), LOCATIONS, replace=False))]
-        drawn[str(int(value))] = places.tobytes()
+        corners = np.unravel_index(places, values.shape[1:])
+        drawn[value] = np.stack(corners, axis=1).astype(np.int32).tobytes()
     return drawn
 
 

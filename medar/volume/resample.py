@@ -96,6 +96,8 @@ def crop_or_pad(
     array: npt.NDArray[Any], start: Shape3, shape: Shape3, fill: float
 ) -> npt.NDArray[Any]:
     """The box of `shape` at voxel `start` of a (C, X, Y, Z) array; `fill` where it sticks out."""
+    if start == (0, 0, 0) and shape == array.shape[1:]:
+        return array
     low = [max(0, s) for s in start]
     high = [min(n, s + m) for n, s, m in zip(array.shape[1:], start, shape, strict=True)]
     out = np.full((array.shape[0], *shape), fill, dtype=array.dtype)
