@@ -11,7 +11,6 @@ from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.data.manifest import Manifest
     from medar.data.plan import Plan
 
 app = App(
@@ -139,12 +138,18 @@ def plan(
     workers
         Processes; default one a processor.
     """
-    from medar.data.prepare import PLAN_FILE
+    from medar.data.layout import PLAN_FILE
+    from medar.data.planning import BUDGET, plan_data_set
     from medar.settings import to_dict
 
-    manifest = dataset.read(path)
-    made = _make_plan(manifest, out, worker_count(workers), values, reading)
-    made.save(out / PLAN_FILE)
+    made = plan_data_set(
+        dataset.read(path),
+        out,
+        workers=worker_count(workers),
+        voxels=BUDGET if values.voxels is None else values.voxels,
+        reading=reading.options(),
+        overrides=values.overrides(),
+    )
     if json:
         print_json({**to_dict(made), "latent": list(made.latent)})
         return
@@ -182,14 +187,23 @@ def prepare(
     workers
         Processes, each with one case in memory; default one a processor.
     """
+    from medar.data.layout import MANIFEST_FILE, check_folder
     from medar.data.manifest import Manifest
-    from medar.data.prepare import MANIFEST_FILE, check_folder
+    from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare as run
 
     check_folder(out)
     stored = out / MANIFEST_FILE
     manifest = dataset.read(path, Manifest.load(stored) if stored.exists() else None)
-    chosen = _chosen_plan(manifest, out, plan, worker_count(workers), values, reading)
+    chosen = plan_in_force(
+        manifest,
+        out,
+        workers=worker_count(workers),
+        file=plan,
+        voxels=values.voxels,
+        reading=None if reading == READING else reading.options(),
+        overrides=values.overrides(),
+    )
     done = run(manifest, chosen, out, workers=worker_count(workers))
     if json:
         print_json(
@@ -288,57 +302,6 @@ def phantoms(
     given = {} if spacing is None else {"spacing": spacing}
     write_phantoms(out, n=n, modality=modality, seed=seed, **given)
     print(f"{out}: {n} {modality.upper()} phantoms")
-
-
-def _make_plan(
-    manifest: "Manifest", out: Path, workers: int, values: PlanValues, reading: Reading
-) -> "Plan":
-    """Measure what has changed since the last fingerprint, and derive a plan."""
-    from medar.data.fingerprint import Fingerprint, take_fingerprint
-    from medar.data.hashes import HashIndex
-    from medar.data.planning import BUDGET, make_plan
-    from medar.data.prepare import FINGERPRINT_FILE, HASHES_FILE, check_folder
-
-    check_folder(out)
-    file = out / FINGERPRINT_FILE
-    hashes = HashIndex(out / HASHES_FILE)
-    known = Fingerprint.load(file) if file.exists() else None
-    taken = take_fingerprint(
-        manifest, reading.options(), workers=workers, hashes=hashes, known=known
-    )
-    taken.save(file)
-    hashes.save()
-    return make_plan(
-        taken,
-        manifest,
-        voxels=values.voxels or BUDGET,
-        reading=reading.options(),
-        overrides=values.overrides(),
-    )
-
-
-def _chosen_plan(
-    manifest: "Manifest",
-    out: Path,
-    file: Path | None,
-    workers: int,
-    values: PlanValues,
-    reading: Reading,
-) -> "Plan":
-    """The plan named, else the one in the folder, else a new one; with the values given."""
-    from medar.data.plan import Plan
-    from medar.data.prepare import PLAN_FILE
-    from medar.settings import from_dict, to_dict
-
-    file = file or out / PLAN_FILE
-    if not file.exists() and file == out / PLAN_FILE:
-        return _make_plan(manifest, out, workers, values, reading)
-    if values.voxels is not None:
-        raise MedarError(f"--voxels shapes a new plan, and {file} exists; use `medar data plan`")
-    changed = values.overrides()
-    if reading != READING:
-        changed["reading"] = reading.options().to_dict()
-    return from_dict(Plan, {**to_dict(Plan.load(file)), **changed}, str(file))
 
 
 def _print_plan(plan: "Plan", file: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from medar.data.cases import read_image, read_label, reading_for
+from medar.data.layout import CASES_FILE, MANIFEST_FILE
 from medar.data.manifest import Case, Manifest
 from medar.data.preparation import restore_image, restore_label
-from medar.data.prepare import CASES_FILE, MANIFEST_FILE
 from medar.data.prepared import Prepared
 from medar.errors import MedarError
 from medar.report.orthoslices import display_range, save_orthoslices

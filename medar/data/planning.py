@@ -4,13 +4,16 @@ Spacing and anisotropy follow nnU-Net (Isensee et al., Nature Methods 2021); the
 downsampling and the choice between whole volumes and patches are ours.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from medar.data.cases import reading_for
-from medar.data.fingerprint import QUANTILES, Fingerprint
+from medar.data.fingerprint import QUANTILES, Fingerprint, take_fingerprint
+from medar.data.hashes import HashIndex
 from medar.data.intensity import IntensityRule
+from medar.data.layout import FINGERPRINT_FILE, HASHES_FILE, PLAN_FILE, check_folder
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.errors import MedarError
@@ -31,6 +34,80 @@ COARSER = 2.0
 
 COVERED = 95.0
 """Percentage of the cases that fit into a whole volume without being cropped, axis by axis."""
+
+
+def plan_data_set(
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    workers: int,
+    voxels: int = BUDGET,
+    reading: ReadOptions | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Plan:
+    """Measure a data set and derive its plan; see `make_plan` for the arguments.
+
+    Leaves fingerprint and plan in `out`. Cases whose files have not changed since the last
+    fingerprint there are not measured again.
+
+    Raises:
+        MedarError: no case can be read, an override does not fit, or `out` holds other files.
+    """
+    out = Path(out)
+    check_folder(out)
+    file = out / FINGERPRINT_FILE
+    hashes = HashIndex(out / HASHES_FILE)
+    taken = take_fingerprint(
+        manifest,
+        reading or ReadOptions(),
+        workers=workers,
+        hashes=hashes,
+        known=Fingerprint.load(file) if file.exists() else None,
+    )
+    plan = make_plan(taken, manifest, voxels=voxels, reading=reading, overrides=overrides)
+    taken.save(file)
+    hashes.save()
+    plan.save(out / PLAN_FILE)
+    return plan
+
+
+def plan_in_force(
+    manifest: Manifest,
+    out: str | Path,
+    *,
+    workers: int,
+    file: str | Path | None = None,
+    voxels: int | None = None,
+    reading: ReadOptions | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> Plan:
+    """The plan to prepare a data set by: the one named, else the one in `out`, else a new one.
+
+    Args:
+        manifest: the data set.
+        out: its folder.
+        workers: processes, if a new plan is needed.
+        file: a plan to take instead of the one in `out`.
+        voxels: budget of a new plan.
+        reading: options for files that leave a question open; None for the plan's own.
+        overrides: values that replace the plan's.
+
+    Raises:
+        MedarError: see `plan_data_set`; or `voxels` where there is a plan already.
+    """
+    out = Path(out)
+    if file is None and not (out / PLAN_FILE).exists():
+        budget = BUDGET if voxels is None else voxels
+        return plan_data_set(
+            manifest, out, workers=workers, voxels=budget, reading=reading, overrides=overrides
+        )
+    file = Path(file) if file is not None else out / PLAN_FILE
+    if voxels is not None:
+        raise MedarError(f"voxels {voxels}: it shapes a new plan, and {file} is one already")
+    changed = dict(overrides or {})
+    if reading is not None:
+        changed["reading"] = to_dict(reading)
+    return from_dict(Plan, {**to_dict(Plan.load(file)), **changed}, str(file))
 
 
 def make_plan(

@@ -1,13 +1,7 @@
 """Preparing a data set: every case to the plan's form, in parallel, into a cache.
 
 What is there already is kept; a case that fails is set aside with its reason; an interrupted run
-goes on where it stopped. The folder that results is all that training reads:
-
-    plan.yaml        the plan in force
-    cases.jsonl      one line a case: entries in the cache, label values, attributes, split
-    failed.jsonl     the cases that were set aside, with reasons
-    manifest.jsonl   the data set as it was found, with its splits
-    arrays/          the cache, see `medar.data.cache`
+goes on where it stopped. `medar.data.layout` describes the folder that results.
 """
 
 import json
@@ -22,6 +16,15 @@ import numpy.typing as npt
 from medar.data.cache import ArrayCache
 from medar.data.cases import read_image, read_label
 from medar.data.hashes import HashIndex
+from medar.data.layout import (
+    ARRAYS,
+    CASES_FILE,
+    FAILED_FILE,
+    HASHES_FILE,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    check_folder,
+)
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
@@ -30,14 +33,6 @@ from medar.files import digest, write_text
 from medar.parallel import run_parallel
 from medar.progress import track
 from medar.settings import to_dict
-
-PLAN_FILE = "plan.yaml"
-CASES_FILE = "cases.jsonl"
-FAILED_FILE = "failed.jsonl"
-MANIFEST_FILE = "manifest.jsonl"
-HASHES_FILE = "hashes.json"
-FINGERPRINT_FILE = "fingerprint.json"
-ARRAYS = "arrays"
 
 LOCATIONS = 1000
 """Voxels remembered per label, for patches that are to contain it."""
@@ -79,7 +74,7 @@ def prepare(
     Args:
         manifest: the cases, with splits.
         plan: the form.
-        out: the folder to fill; see this module's description.
+        out: the folder to fill, see `medar.data.layout`.
         workers: processes, each holding one case in memory.
         hashes: content hashes; default an index kept in `out`.
 
@@ -122,23 +117,6 @@ def prepare(
     cache.remove(cache.keys() - set().union(*(_entries(job) for job in done)))
     made = sum(job.case.id not in failed for job in todo)
     return Preparation(folder=out, made=made, kept=len(done) - made, failed=failed, notes=notes)
-
-
-def check_folder(out: Path) -> None:
-    """Refuse to mix a prepared data set with other files.
-
-    Raises:
-        MedarError: `out` is a file, or a folder that holds something else.
-    """
-    if out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; --out names a folder")
-    known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
-    inside = {p.name for p in out.iterdir()} if out.exists() else set()
-    if inside and not inside & known:
-        raise MedarError(
-            f"{out}: holds other files ({sorted(inside)[0]} ...); --out needs a new or empty "
-            "folder, or one that was prepared before"
-        )
 
 
 def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job], dict[str, str]]:

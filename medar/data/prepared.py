@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.cache import ArrayCache
+from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.data.manifest import Split
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
-from medar.data.prepare import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.errors import MedarError
 
 
