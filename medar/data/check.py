@@ -43,7 +43,7 @@ def check(
     Raises:
         MedarError: `workers` is below 1.
     """
-    workers = workers or default_workers()
+    workers = default_workers() if workers is None else workers
     setting = Setting(
         root=manifest.root,
         labelled=any(case.label for case in manifest),
@@ -56,7 +56,7 @@ def check(
     # Headers, and the voxels of a few cases, are read sooner than other processes start.
     pooled = deep and len(manifest) >= POOL_FROM
     outcomes = run_parallel(
-        partial(examine, setting=setting), manifest.cases, workers=workers if pooled else 1
+        partial(examine, setting=setting), manifest.cases, workers=workers if pooled else min(1, workers)
     )
     found = {}
     for outcome in track(outcomes, total=len(manifest), label="check"):
