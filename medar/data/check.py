@@ -56,7 +56,9 @@ def check(
     # Headers, and the voxels of a few cases, are read sooner than other processes start.
     pooled = deep and len(manifest) >= POOL_FROM
     outcomes = run_parallel(
-        partial(examine, setting=setting), manifest.cases, workers=workers if pooled else min(1, workers)
+        partial(examine, setting=setting),
+        manifest.cases,
+        workers=workers if pooled else min(1, workers),
     )
     found = {}
     for outcome in track(outcomes, total=len(manifest), label="check"):

@@ -27,6 +27,9 @@ MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 NIFTI2_SIZE = 540
 """Bytes of a NIfTI-2 header, the longest of the family."""
 
+CIFTI = range(3000, 3100)
+"""Intent codes of surface data in a NIfTI-2 file."""
+
 DISAGREEMENT = 0.1
 """Corners farther apart than this share of the smallest voxel side: sform and qform disagree."""
 
@@ -38,23 +41,18 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         with _opened(path) as file:
             # nibabel would call a damaged gzip stream an unknown file type.
             start = file.read(NIFTI2_SIZE)
-        image = nib.load(path)
-        if isinstance(image, nib.Cifti2Image):
-            raise MedarError(f"{path}: CIFTI surface data, not a volume")
-        kind = type(image.header)
-        raw = kind(start[: kind.template_dtype.itemsize], check=False)
+        kind = _kind_of(start) or type(nib.load(path))
+        size = kind.header_class.template_dtype.itemsize
+        raw = kind.header_class(start[:size], check=False)
+        stored = raw.get_data_shape()
     except MedarError:
         raise
     except Exception as error:
         raise MedarError(f"{path}: not a readable NIfTI file ({one_line(error)})") from error
-    dtype = image.get_data_dtype()
-    if dtype.fields is not None:
-        raise MedarError(f"{path}: RGB colours, not intensities; convert to one grey channel")
-    if dtype.kind == "c":
-        raise MedarError(f"{path}: complex voxels ({dtype}); write the magnitude or the phase")
-    if dtype.kind not in "iuf":
-        raise MedarError(f"{path}: voxel type {dtype}; medar reads integers and floats")
-    shape, channels = spatial_shape(path, tuple(int(n) for n in image.shape))
+    if "intent_code" in raw and int(raw["intent_code"]) in CIFTI:
+        raise MedarError(f"{path}: CIFTI surface data, not a volume")
+    dtype = _voxel_type(path, raw)
+    shape, channels = spatial_shape(path, tuple(int(n) for n in stored))
     affine, notes = _geometry(path, raw, shape, options)
     return Header(
         path=path,
@@ -62,9 +60,25 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         grid=file_grid(path, shape, affine),
         channels=channels,
         dtype=str(dtype.newbyteorder("=")),
-        load=lambda: _load(path, image, shape, channels),
+        load=lambda: _load(path, kind, shape, channels),
         notes=notes,
     )
+
+
+def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
+    """The type that voxels are stored in, where it is integers or floats."""
+    code = int(raw["datatype"])
+    try:
+        dtype = raw.get_data_dtype()
+    except Exception as error:
+        raise MedarError(f"{path}: voxel type code {code}, unknown to NIfTI") from error
+    if dtype.fields is not None:
+        raise MedarError(f"{path}: RGB colours, not intensities; convert to one grey channel")
+    if dtype.kind == "c":
+        raise MedarError(f"{path}: complex voxels ({dtype}); write the magnitude or the phase")
+    if dtype.kind not in "iuf":
+        raise MedarError(f"{path}: voxel type code {code}; medar reads integers and floats")
+    return np.dtype(dtype)
 
 
 def _geometry(
@@ -114,12 +128,21 @@ def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
         raise MedarError(f"{path}: unusable qform ({one_line(error)})") from error
 
 
-def _load(path: Path, image: Any, shape: Shape3, channels: int) -> npt.NDArray[Any]:
+def _kind_of(start: bytes) -> Any:
+    """nibabel's class for a single NIfTI file, by the first bytes; None for the older formats."""
+    if start[344:348] == b"n+1\0":
+        return nib.Nifti1Image
+    return nib.Nifti2Image if start[4:8] == b"n+2\0" else None
+
+
+def _load(path: Path, kind: Any, shape: Shape3, channels: int) -> npt.NDArray[Any]:
     """The voxels, (X, Y, Z) or (C, X, Y, Z), in their stored type unless the header scales them."""
     try:
         if path.name.lower().endswith(".nii.gz"):
             # ISA-L inflates several times faster than zlib, the largest cost of reading.
-            image = type(image).from_bytes(igzip.decompress(path.read_bytes()))
+            image = kind.from_bytes(igzip.decompress(path.read_bytes()))
+        else:
+            image = nib.load(path)
         with np.errstate(all="ignore"):
             array = np.asanyarray(image.dataobj)
     except Exception as error:
