@@ -69,7 +69,7 @@ def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
     """The type that voxels are stored in, where it is integers or floats."""
     code = int(raw["datatype"])
     try:
-        dtype = raw.get_data_dtype()
+        dtype: np.dtype[Any] = raw.get_data_dtype()
     except Exception as error:
         raise MedarError(f"{path}: voxel type code {code}, unknown to NIfTI") from error
     if dtype.fields is not None:
@@ -78,7 +78,7 @@ def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
         raise MedarError(f"{path}: complex voxels ({dtype}); write the magnitude or the phase")
     if dtype.kind not in "iuf":
         raise MedarError(f"{path}: voxel type code {code}; medar reads integers and floats")
-    return np.dtype(dtype)
+    return dtype
 
 
 def _geometry(
