@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = App(
     name="data",
     help="Check, plan, prepare and look at data sets; write phantoms.",
-    help_format="plaintext",
+    help_format="markdown",
 )
 
 READING = Reading()
@@ -46,8 +46,21 @@ class PlanValues:
     percentiles: tuple[float, float] | None = None
     """Intensity window between percentiles of each volume, for every channel."""
 
+    @property
+    def budget(self) -> int:
+        """Voxels that a model may see at once."""
+        from medar.data.planning import BUDGET
+
+        return BUDGET if self.voxels is None else self.voxels
+
     def overrides(self) -> dict[str, Any]:
-        """The values that were given, as `make_plan` takes them."""
+        """The values that were given, as `make_plan` takes them.
+
+        Raises:
+            MedarError: values that no plan can have.
+        """
+        from medar.data.planning import check_values
+
         names = ("spacing", "size", "mode", "downsampling", "centre")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         if self.window and self.percentiles:
@@ -56,6 +69,7 @@ class PlanValues:
             if pair:
                 rule = {"kind": kind, "low": pair[0], "high": pair[1]}
                 given["intensity"] = {"other": rule}
+        check_values(given, self.budget)
         return given
 
 
@@ -295,10 +309,12 @@ def _make_plan(
     """Measure what has changed since the last fingerprint, and derive a plan."""
     from medar.data.fingerprint import Fingerprint, take_fingerprint
     from medar.data.hashes import HashIndex
-    from medar.data.planning import BUDGET, make_plan
+    from medar.data.planning import make_plan
     from medar.data.prepare import FINGERPRINT_FILE, HASHES_FILE, check_folder
 
     check_folder(out)
+    # Refused now, not after a large data set was measured.
+    overrides = values.overrides()
     file = out / FINGERPRINT_FILE
     hashes = HashIndex(out / HASHES_FILE)
     known = Fingerprint.load(file) if file.exists() else None
@@ -310,9 +326,9 @@ def _make_plan(
     return make_plan(
         taken,
         manifest,
-        voxels=values.voxels or BUDGET,
+        voxels=values.budget,
         reading=reading.options(),
-        overrides=values.overrides(),
+        overrides=overrides,
     )
 
 
@@ -334,10 +350,10 @@ def _chosen_plan(
         return _make_plan(manifest, out, workers, values, reading)
     if values.voxels is not None:
         raise MedarError(f"--voxels shapes a new plan, and {file} exists; use `medar data plan`")
-    changed = values.overrides()
-    if reading != READING:
-        changed["reading"] = reading.options().to_dict()
-    return from_dict(Plan, {**to_dict(Plan.load(file)), **changed}, str(file))
+    stored = to_dict(Plan.load(file))
+    asked, usual = reading.options().to_dict(), READING.options().to_dict()
+    stored["reading"] |= {name: value for name, value in asked.items() if value != usual[name]}
+    return from_dict(Plan, {**stored, **values.overrides()}, str(file))
 
 
 def _print_plan(plan: "Plan", file: Path) -> None:

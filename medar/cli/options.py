@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Reading:
     """Files that leave a question open."""
 
-    channels: Annotated[bool, Parameter(negative="")] = False
+    channels: bool = False
     """Take a fourth axis as channels instead of refusing it."""
     assume_spacing: str | None = None
     """For files without orientation: "header", or mm such as 1,1,2.5; axes are taken as RAS+."""

@@ -4,13 +4,14 @@ Spacing and anisotropy follow nnU-Net (Isensee et al., Nature Methods 2021); the
 downsampling and the choice between whole volumes and patches are ours.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
 
 from medar.data.cases import reading_for
 from medar.data.fingerprint import QUANTILES, Fingerprint
-from medar.data.intensity import IntensityRule
+from medar.data.intensity import TISSUE_HU, IntensityRule
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.errors import MedarError
@@ -52,9 +53,13 @@ def make_plan(
 
     Raises:
         MedarError: an override that does not fit.
+
+    Warns:
+        UserWarning: volumes that name no modality and whose values are those of CT.
     """
     given = dict(overrides or {})
-    spacing = _three(given.get("spacing"), "spacing") or target_spacing(fingerprint)
+    checked = check_values(given, voxels)
+    spacing = checked.spacing if "spacing" in given else target_spacing(fingerprint)
     extent = np.percentile(fingerprint.extents, COVERED, axis=0)
     mode = given.get("mode")
     if mode is None:
@@ -69,6 +74,7 @@ def make_plan(
     size = given.get("size")
     factors = given.get("downsampling") or downsampling(spacing, size or shape)
     size = size or _multiple(shape, factors)
+    _warn_of_unnamed_ct(fingerprint, manifest)
     plan = Plan(
         spacing=spacing,
         mode="patch" if mode == "patch" else "volume",
@@ -81,6 +87,19 @@ def make_plan(
         reading=reading_for(manifest, reading or ReadOptions()),
     )
     return from_dict(Plan, {**to_dict(plan), **given}, "plan")
+
+
+def check_values(given: dict[str, Any], voxels: int) -> Plan:
+    """The smallest plan that has the given values; for asking before anything is measured.
+
+    Raises:
+        MedarError: values that no plan can have.
+    """
+    if voxels < 1:
+        raise MedarError(f"voxels {voxels}: at least 1 is needed")
+    factors = given.get("downsampling", (1, 1, 1))
+    least = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": factors, "downsampling": factors}
+    return from_dict(Plan, {**least, **given}, "plan")
 
 
 def target_spacing(fingerprint: Fingerprint) -> Spacing:
@@ -141,7 +160,7 @@ def intensity_rules(fingerprint: Fingerprint, manifest: Manifest) -> dict[str, I
 
 def _unnamed_labels(fingerprint: Fingerprint) -> dict[int, str]:
     """Names for the label values of a data set that names none."""
-    values = sorted({value for case in fingerprint.cases for value in case.label_ml})
+    values = sorted({v for case in fingerprint.cases for v in case.label_ml if v > 0})
     return {value: f"label_{value}" for value in values}
 
 
@@ -173,13 +192,13 @@ def _multiple(shape: Any, factors: Any) -> Shape3:
     return x, y, z
 
 
-def _three(value: Any, name: str) -> Spacing | None:
-    if value is None:
-        return None
-    try:
-        x, y, z = (float(v) for v in value)
-    except (TypeError, ValueError) as error:
-        raise MedarError(f"{name} {value!r}: three numbers are needed") from error
-    if min(x, y, z) <= 0:
-        raise MedarError(f"{name} {value!r}: positive numbers are needed")
-    return x, y, z
+def _warn_of_unnamed_ct(fingerprint: Fingerprint, manifest: Manifest) -> None:
+    """Say so where volumes that look like CT are about to be normalised without their units."""
+    unnamed = [case for case in fingerprint.cases if case.modality is None]
+    alike = [case for case in unnamed if min(case.quantiles[0]) < TISSUE_HU]
+    if len(manifest.channels) <= 1 and len(alike) > len(unnamed) / 2:
+        warnings.warn(
+            f"{len(alike)} volumes of unknown modality have values below {TISSUE_HU:g}, as CT has; "
+            "they are normalised by percentiles, not in HU: pass --modality CT if they are CT",
+            stacklevel=3,
+        )
