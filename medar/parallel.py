@@ -8,6 +8,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -144,6 +145,15 @@ def _outcome(item: T, result: _Result[R]) -> Outcome[T, R]:
 def _quiet_worker() -> None:
     # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     from medar.volume.resample import use_threads
 
     use_threads(1)
+
+
+def _follow_parent() -> None:
+    """End this process with its parent: a killed one would leave it waiting for work forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

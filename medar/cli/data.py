@@ -139,14 +139,14 @@ def plan(
         Processes; default one a processor.
     """
     from medar.data.layout import PLAN_FILE
-    from medar.data.planning import BUDGET, plan_data_set
+    from medar.data.planning import plan_data_set
     from medar.settings import to_dict
 
     made = plan_data_set(
         dataset.read(path),
         out,
         workers=worker_count(workers),
-        voxels=BUDGET if values.voxels is None else values.voxels,
+        voxels=values.voxels,
         reading=reading.options(),
         overrides=values.overrides(),
     )
@@ -201,7 +201,7 @@ def prepare(
         workers=worker_count(workers),
         file=plan,
         voxels=values.voxels,
-        reading=None if reading == READING else reading.options(),
+        reading=reading.options(),
         overrides=values.overrides(),
     )
     done = run(manifest, chosen, out, workers=worker_count(workers))

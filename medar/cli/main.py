@@ -4,6 +4,7 @@ Exit codes: 0 fine; 1 the data or the result has problems, which were reported; 
 input was wrong, in one line on standard error; 130 interrupted.
 """
 
+import io
 import os
 import sys
 import warnings
@@ -25,7 +26,8 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
     help_format="markdown",
-    default_parameter=Parameter(negative=""),
+    # No --no-json, no --empty-spacing: leaving an option out says the same.
+    default_parameter=Parameter(negative=()),
 )
 # Named by path, so that a command's imports are paid for by that command alone.
 app.command(
@@ -39,6 +41,10 @@ app.command(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal cannot show is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
@@ -52,11 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output has gone (`| head`): no more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _leave(f"{error.filename or 'file system'}: {error.strerror or error}", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _leave(message: str, code: int) -> None:
-    print(f"medar: {message}", file=sys.stderr)
+    # One line, whatever a file name or a library brings along.
+    print(f"medar: {' '.join(message.splitlines())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ Spacing and anisotropy follow nnU-Net (Isensee et al., Nature Methods 2021); the
 downsampling and the choice between whole volumes and patches are ours.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from medar.data.cases import reading_for
 from medar.data.fingerprint import QUANTILES, Fingerprint, take_fingerprint
 from medar.data.hashes import HashIndex
-from medar.data.intensity import IntensityRule
+from medar.data.intensity import TISSUE_HU, IntensityRule
 from medar.data.layout import FINGERPRINT_FILE, HASHES_FILE, PLAN_FILE, check_folder
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
@@ -41,7 +42,7 @@ def plan_data_set(
     out: str | Path,
     *,
     workers: int,
-    voxels: int = BUDGET,
+    voxels: int | None = None,
     reading: ReadOptions | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Plan:
@@ -55,6 +56,8 @@ def plan_data_set(
     """
     out = Path(out)
     check_folder(out)
+    # Values that cannot be are refused now, not after a large data set was measured.
+    check_values(overrides or {}, voxels)
     file = out / FINGERPRINT_FILE
     hashes = HashIndex(out / HASHES_FILE)
     taken = take_fingerprint(
@@ -89,7 +92,8 @@ def plan_in_force(
         workers: processes, if a new plan is needed.
         file: a plan to take instead of the one in `out`.
         voxels: budget of a new plan.
-        reading: options for files that leave a question open; None for the plan's own.
+        reading: options for files that leave a question open; those that say something replace
+            the plan's own.
         overrides: values that replace the plan's.
 
     Raises:
@@ -97,24 +101,23 @@ def plan_in_force(
     """
     out = Path(out)
     if file is None and not (out / PLAN_FILE).exists():
-        budget = BUDGET if voxels is None else voxels
         return plan_data_set(
-            manifest, out, workers=workers, voxels=budget, reading=reading, overrides=overrides
+            manifest, out, workers=workers, voxels=voxels, reading=reading, overrides=overrides
         )
     file = Path(file) if file is not None else out / PLAN_FILE
     if voxels is not None:
         raise MedarError(f"voxels {voxels}: it shapes a new plan, and {file} is one already")
-    changed = dict(overrides or {})
-    if reading is not None:
-        changed["reading"] = to_dict(reading)
-    return from_dict(Plan, {**to_dict(Plan.load(file)), **changed}, str(file))
+    stored = to_dict(Plan.load(file))
+    asked, usual = to_dict(reading or ReadOptions()), to_dict(ReadOptions())
+    stored["reading"] |= {name: value for name, value in asked.items() if value != usual[name]}
+    return from_dict(Plan, {**stored, **(overrides or {})}, str(file))
 
 
 def make_plan(
     fingerprint: Fingerprint,
     manifest: Manifest,
     *,
-    voxels: int = BUDGET,
+    voxels: int | None = None,
     reading: ReadOptions | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Plan:
@@ -123,15 +126,20 @@ def make_plan(
     Args:
         fingerprint: of the same data set.
         manifest: gives labels, channels and modalities.
-        voxels: how many a model may see at once.
+        voxels: how many a model may see at once; default `BUDGET`.
         reading: options that the files were read with.
         overrides: values of any of the plan's fields; what depends on them follows.
 
     Raises:
         MedarError: an override that does not fit.
+
+    Warns:
+        UserWarning: volumes that name no modality and whose values are those of CT.
     """
     given = dict(overrides or {})
-    spacing = _three(given.get("spacing"), "spacing") or target_spacing(fingerprint)
+    checked = check_values(given, voxels)
+    voxels = BUDGET if voxels is None else voxels
+    spacing = checked.spacing if "spacing" in given else target_spacing(fingerprint)
     extent = np.percentile(fingerprint.extents, COVERED, axis=0)
     mode = given.get("mode")
     if mode is None:
@@ -146,6 +154,7 @@ def make_plan(
     size = given.get("size")
     factors = given.get("downsampling") or downsampling(spacing, size or shape)
     size = size or _multiple(shape, factors)
+    _warn_of_unnamed_ct(fingerprint, manifest)
     plan = Plan(
         spacing=spacing,
         mode="patch" if mode == "patch" else "volume",
@@ -158,6 +167,19 @@ def make_plan(
         reading=reading_for(manifest, reading or ReadOptions()),
     )
     return from_dict(Plan, {**to_dict(plan), **given}, "plan")
+
+
+def check_values(given: dict[str, Any], voxels: int | None) -> Plan:
+    """The smallest plan that has the given values; for asking before anything is measured.
+
+    Raises:
+        MedarError: values that no plan can have.
+    """
+    if voxels is not None and voxels < 1:
+        raise MedarError(f"voxels {voxels}: at least 1 is needed")
+    factors = given.get("downsampling", (1, 1, 1))
+    least = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": factors, "downsampling": factors}
+    return from_dict(Plan, {**least, **given}, "plan")
 
 
 def target_spacing(fingerprint: Fingerprint) -> Spacing:
@@ -218,7 +240,7 @@ def intensity_rules(fingerprint: Fingerprint, manifest: Manifest) -> dict[str, I
 
 def _unnamed_labels(fingerprint: Fingerprint) -> dict[int, str]:
     """Names for the label values of a data set that names none."""
-    values = sorted({value for case in fingerprint.cases for value in case.label_ml})
+    values = sorted({v for case in fingerprint.cases for v in case.label_ml if v > 0})
     return {value: f"label_{value}" for value in values}
 
 
@@ -250,13 +272,13 @@ def _multiple(shape: Any, factors: Any) -> Shape3:
     return x, y, z
 
 
-def _three(value: Any, name: str) -> Spacing | None:
-    if value is None:
-        return None
-    try:
-        x, y, z = (float(v) for v in value)
-    except (TypeError, ValueError) as error:
-        raise MedarError(f"{name} {value!r}: three numbers are needed") from error
-    if min(x, y, z) <= 0:
-        raise MedarError(f"{name} {value!r}: positive numbers are needed")
-    return x, y, z
+def _warn_of_unnamed_ct(fingerprint: Fingerprint, manifest: Manifest) -> None:
+    """Say so where volumes that look like CT are about to be normalised without their units."""
+    unnamed = [case for case in fingerprint.cases if case.modality is None]
+    alike = [case for case in unnamed if min(case.quantiles[0]) < TISSUE_HU]
+    if len(manifest.channels) <= 1 and len(alike) > len(unnamed) / 2:
+        warnings.warn(
+            f"{len(alike)} volumes of unknown modality have values below {TISSUE_HU:g}, as CT has; "
+            "they are normalised by percentiles, not in HU: pass --modality CT if they are CT",
+            stacklevel=3,
+        )
