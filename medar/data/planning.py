@@ -59,21 +59,24 @@ def make_plan(
     mode = given.get("mode")
     if mode is None:
         fitting = fit_spacing(spacing, extent, voxels)
-        much_coarser = np.prod(fitting) > COARSER**3 * np.prod(spacing)
+        # A spacing that was given stays: what does not fit at it is cut into patches.
+        coarser = 1.0 if "spacing" in given else COARSER
+        much_coarser = np.prod(fitting) > coarser**3 * np.prod(spacing)
         mode = "patch" if much_coarser and "size" not in given else "volume"
     if mode == "volume" and "spacing" not in given and "size" not in given:
         spacing = fit_spacing(spacing, extent, voxels)
     shape = np.maximum(1, extent / spacing)
     if mode == "patch":
         shape = _patch(shape, spacing, voxels)
-    size = given.get("size")
-    factors = given.get("downsampling") or downsampling(spacing, size or shape)
+    size = _three(given.get("size"), "size")
+    factors = _three(given.get("downsampling"), "downsampling")
+    factors = factors or downsampling(spacing, size or shape)
     size = size or _multiple(shape, factors)
     plan = Plan(
         spacing=spacing,
         mode="patch" if mode == "patch" else "volume",
-        size=(size[0], size[1], size[2]),
-        downsampling=(factors[0], factors[1], factors[2]),
+        size=(int(size[0]), int(size[1]), int(size[2])),
+        downsampling=(int(factors[0]), int(factors[1]), int(factors[2])),
         intensity=intensity_rules(fingerprint, manifest),
         channels=manifest.channels if len(manifest.channels) > 1 else (),
         labels=manifest.labels or _unnamed_labels(fingerprint),
@@ -103,7 +106,9 @@ def fit_spacing(spacing: Spacing, extent: Any, voxels: int) -> Spacing:
         middle = (low + high) / 2
         fits = np.prod(extent / np.maximum(spacing, middle)) <= voxels
         low, high = (low, middle) if fits else (middle, high)
-    x, y, z = (float(f"{s:.3g}") for s in np.maximum(spacing, high))
+    # Half a unit of the third digit more, so that rounding never brings it below what fits.
+    grown = float(f"{1.005 * high:.3g}")
+    x, y, z = (max(s, grown) for s in spacing)
     return x, y, z
 
 
