@@ -11,6 +11,9 @@ from typing import Any
 
 from medar.errors import MedarError
 
+TEMPORARY = ".tmp-"
+"""How the names of unfinished files begin."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
@@ -26,7 +29,7 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=f"-{path.name}")
     os.close(handle)
     temporary = Path(name)
     try:
@@ -36,7 +39,9 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
                 os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename in (None, name):
+            error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
 
@@ -48,8 +53,21 @@ def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    """Write `text` to `path` atomically, as UTF-8.
+
+    Raises:
+        MedarError: the disk is full, or the folder may not be written to.
+    """
+    try:
+        write_bytes(path, text.encode())
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def remove_temporaries(folder: str | Path) -> None:
+    """Delete the temporary files that a killed process left in a folder."""
+    for left in Path(folder).glob(TEMPORARY + "*"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

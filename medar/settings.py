@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,10 +94,21 @@ _Dumper.add_representer(list, _flow)
 def _first(problem: Any, cls: type[Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = _keys(cls, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
         return f"unknown key {key!r}; {hint}"
     if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"key {key!r} is missing"
     return f"key {key!r}: {problem['input']!r} ({problem['msg'][0].lower()}{problem['msg'][1:]})"
+
+
+def _keys(cls: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The keys of the settings class that lies at `path` inside `cls`."""
+    for part in path:
+        if dataclasses.is_dataclass(cls):
+            cls = typing.get_type_hints(cls)[str(part)]
+        else:
+            # dict[str, Settings] or tuple[Settings, ...]: one type for all that it holds.
+            cls = next(t for t in typing.get_args(cls) if dataclasses.is_dataclass(t))
+    return [field.name for field in dataclasses.fields(cls)]

@@ -71,6 +71,8 @@ class Augmenter:
 
         self.settings = settings
         self.swap = mirrored_labels(labels) if "x" in settings.flips else {}
+        values = list(labels)
+        self._mirrored = [values.index(self.swap.get(value, value)) for value in values]
         turn = float(np.deg2rad(settings.rotation))
         self._affine = RandAffined(
             keys=("image", "label"),
@@ -83,17 +85,23 @@ class Augmenter:
         )
 
     def __call__(self, item: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if there, `label` (1, X, Y, Z)."""
+        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if there, `label` (1, X, Y, Z).
+
+        `annotated`, if there, follows the labels that a left-right flip swaps.
+        """
         generator = np.random.default_rng(seed)
         parts: dict[str, Tensor] = {k: item[k] for k in ("image", "label") if k in item}
         for axis in self.settings.flips:
             if generator.random() < 0.5:
                 parts = self._flip(parts, axis)
+                if axis == "x" and "annotated" in item:
+                    item = {**item, "annotated": item["annotated"][self._mirrored]}
         if self.settings.affine_probability and (self.settings.rotation or self.settings.scaling):
             self._affine.set_random_state(seed=int(generator.integers(2**31)))
             kinds = {key: part.dtype for key, part in parts.items()}
             moved = self._affine({key: part.float() for key, part in parts.items()})
-            parts = {key: torch.as_tensor(moved[key]).to(kinds[key]) for key in parts}
+            # Plain tensors again: MONAI's own kind carries the transform's history along.
+            parts = {key: moved[key].as_tensor().to(kinds[key]) for key in parts}
         if generator.random() < self.settings.intensity_probability:
             parts["image"] = self._intensity(parts["image"], generator)
         return {**item, **parts}

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError, one_line
-from medar.files import write_bytes
+from medar.files import remove_temporaries, write_bytes
 
 ENDING = ".b2nd"
 SLAB = 1 << 15
@@ -118,9 +118,8 @@ class ArrayCache:
         """
         stored = self.open(key)
         try:
-            if stored.chunks != stored.shape or stored.ext_shape != stored.shape:
+            if not _in_order(stored):
                 return np.asarray(stored[...])
-            # One chunk without padding: it decompresses straight into place.
             out = np.empty(stored.shape, stored.dtype)
             stored.schunk.decompress_chunk(0, dst=out)
         except Exception as error:
@@ -135,12 +134,12 @@ class ArrayCache:
         """
         return dict(self.open(key).schunk.vlmeta["medar"])
 
-    def remove(self, keys: set[str]) -> None:
-        """Delete entries, and temporary files that a killed run left behind."""
-        for key in keys:
-            self.path(key).unlink(missing_ok=True)
-        for left in self.folder.glob(".tmp-*"):
-            left.unlink(missing_ok=True)
+    def prune(self, keep: set[str]) -> None:
+        """Delete all other entries, whole or not, and what a killed run left unfinished."""
+        for path in self.folder.glob("[!.]*" + ENDING):
+            if path.name.removesuffix(ENDING) not in keep:
+                path.unlink(missing_ok=True)
+        remove_temporaries(self.folder)
 
 
 def _compresses(array: npt.NDArray[Any]) -> bool:
@@ -164,6 +163,13 @@ def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     most = max(1, SLAB // (array.itemsize * y * z))
     slab = next(n for n in range(min(x, most), 0, -1) if x % n == 0)
     return array.shape, (1, slab, y, z)
+
+
+def _in_order(stored: Any) -> bool:
+    """Whether an entry is one chunk of slabs, which decompresses straight into place."""
+    shape, blocks = stored.shape, stored.blocks
+    slabs = blocks[0] == 1 and shape[1] % blocks[1] == 0 and blocks[2:] == shape[2:]
+    return bool(slabs and stored.chunks == shape)
 
 
 def _patches(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -88,7 +88,7 @@ def take_fingerprint(
         MedarError: no case can be read.
     """
     options = reading_for(manifest, options)
-    before = {case.key: case for case in known.cases} if known else {}
+    before = {case.key: case for case in known.cases if case.key} if known else {}
     taken: dict[str, CaseFingerprint] = {}
     todo = []
     for case in manifest:
@@ -114,10 +114,13 @@ def take_fingerprint(
 
 
 def _key(case: Case, options: ReadOptions, hashes: HashIndex) -> str:
+    """Hash of what a case's figures depend on; empty where a file cannot be read."""
     files = [*case.images, *([case.label] if case.label else [])]
-    if not all(file.exists() for file in files):
-        return "missing"
-    return digest([VERSION, [hashes[f] for f in files], options.to_dict(), case.modality])
+    try:
+        contents = [hashes[file] for file in files]
+    except MedarError:
+        return ""  # measuring the case says why
+    return digest([VERSION, contents, options.to_dict(), case.modality])
 
 
 def _measure(case: Case, options: ReadOptions) -> CaseFingerprint:

@@ -61,7 +61,8 @@ class IntensityRule:
     """How a volume gets its `Window`.
 
     Raises:
-        MedarError: `high` is not above `low`, or percentiles outside 0 to 100.
+        MedarError: `high` is not above `low`, a bound is not finite, or percentiles lie outside
+            0 to 100.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -73,8 +74,11 @@ class IntensityRule:
     high: float
 
     def __post_init__(self) -> None:
-        if not self.high > self.low:
-            raise MedarError(f"intensity {self.kind} {self.low:g} to {self.high:g}: high <= low")
+        if not (np.isfinite([self.low, self.high]).all() and self.high > self.low):
+            raise MedarError(
+                f"intensity {self.kind} {self.low:g} to {self.high:g}: "
+                "two finite numbers are needed, the second larger"
+            )
         if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
             raise MedarError(f"percentiles {self.low:g} to {self.high:g}: allowed 0 to 100")
 

@@ -12,6 +12,7 @@ arrays/            the cache, see `medar.data.cache`
 from pathlib import Path
 
 from medar.errors import MedarError
+from medar.files import TEMPORARY
 
 PLAN_FILE = "plan.yaml"
 CASES_FILE = "cases.jsonl"
@@ -31,7 +32,8 @@ def check_folder(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
     known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
-    inside = {p.name for p in out.iterdir()} if out.exists() else set()
+    found = {p.name for p in out.iterdir()} if out.exists() else set()
+    inside = {name for name in found if not name.startswith(TEMPORARY)}
     if inside and not inside & known:
         raise MedarError(
             f"{out}: holds other files ({sorted(inside)[0]} ...); --out needs a new or empty "

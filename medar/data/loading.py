@@ -103,8 +103,9 @@ class PreparedDataset(Dataset[Item]):
         room = np.maximum(shape - size, 0)
         if case.label and generator.random() < self.foreground:
             stored = self.prepared.cache.meta(case.label)["locations"]
-            if stored:
-                places = stored[sorted(stored, key=int)[generator.integers(len(stored))]]
+            found = [str(value) for value in sorted(self.plan.labels) if str(value) in stored]
+            if found:
+                places = stored[found[generator.integers(len(found))]]
                 voxels = np.frombuffer(places, dtype=np.int32).reshape(-1, 3)
                 start = voxels[generator.integers(len(voxels))] - size // 2
                 start = np.clip(start, 0, room)

@@ -144,22 +144,25 @@ def make_plan(
     mode = given.get("mode")
     if mode is None:
         fitting = fit_spacing(spacing, extent, voxels)
-        much_coarser = np.prod(fitting) > COARSER**3 * np.prod(spacing)
+        # A spacing that was given stays: what does not fit at it is cut into patches.
+        coarser = 1.0 if "spacing" in given else COARSER
+        much_coarser = np.prod(fitting) > coarser**3 * np.prod(spacing)
         mode = "patch" if much_coarser and "size" not in given else "volume"
     if mode == "volume" and "spacing" not in given and "size" not in given:
         spacing = fit_spacing(spacing, extent, voxels)
     shape = np.maximum(1, extent / spacing)
     if mode == "patch":
         shape = _patch(shape, spacing, voxels)
-    size = given.get("size")
-    factors = given.get("downsampling") or downsampling(spacing, size or shape)
+    size = checked.size if "size" in given else None
+    factors = checked.downsampling if "downsampling" in given else None
+    factors = factors or downsampling(spacing, size or shape)
     size = size or _multiple(shape, factors)
     _warn_of_unnamed_ct(fingerprint, manifest)
     plan = Plan(
         spacing=spacing,
         mode="patch" if mode == "patch" else "volume",
-        size=(size[0], size[1], size[2]),
-        downsampling=(factors[0], factors[1], factors[2]),
+        size=size,
+        downsampling=factors,
         intensity=intensity_rules(fingerprint, manifest),
         channels=manifest.channels if len(manifest.channels) > 1 else (),
         labels=manifest.labels or _unnamed_labels(fingerprint),
@@ -202,7 +205,9 @@ def fit_spacing(spacing: Spacing, extent: Any, voxels: int) -> Spacing:
         middle = (low + high) / 2
         fits = np.prod(extent / np.maximum(spacing, middle)) <= voxels
         low, high = (low, middle) if fits else (middle, high)
-    x, y, z = (float(f"{s:.3g}") for s in np.maximum(spacing, high))
+    # Half a unit of the third digit more, so that rounding never brings it below what fits.
+    grown = float(f"{1.005 * high:.3g}")
+    x, y, z = (max(s, grown) for s in spacing)
     return x, y, z
 
 

@@ -29,7 +29,7 @@ from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
 from medar.errors import MedarError
-from medar.files import digest, write_text
+from medar.files import digest, remove_temporaries, write_text
 from medar.parallel import run_parallel
 from medar.progress import track
 from medar.settings import to_dict
@@ -87,6 +87,7 @@ def prepare(
     files = [file for case in manifest for file in (*case.images, case.label) if file]
     hashes.prime(files, workers=workers)
     plan.save(out / PLAN_FILE)
+    plan = Plan.load(out / PLAN_FILE)  # with the types that every later reader meets
     manifest.save(out / MANIFEST_FILE)
     cache = ArrayCache(out / ARRAYS)
     jobs, failed = _jobs(manifest, plan, hashes)
@@ -114,7 +115,8 @@ def prepare(
         out / FAILED_FILE,
         [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()],
     )
-    cache.remove(cache.keys() - set().union(*(_entries(job) for job in done)))
+    cache.prune(set().union(*(_entries(job) for job in done)))
+    remove_temporaries(out)
     made = sum(job.case.id not in failed for job in todo)
     return Preparation(folder=out, made=made, kept=len(done) - made, failed=failed, notes=notes)
 
@@ -145,6 +147,8 @@ def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job]
                 "label": hashes[case.label] if case.label else None,
                 "labels": sorted(plan.labels),
                 "ignore": plan.ignore_label,
+                # Where the foreground's centre lies depends on it, and so does the grid.
+                "modality": case.modality if plan.centre == "foreground" else None,
                 "interpolation": plan.label_interpolation,
             }
         except MedarError as error:

@@ -13,7 +13,7 @@ from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.data.manifest import Split
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
-from medar.errors import MedarError
+from medar.errors import MedarError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +55,24 @@ class Prepared:
                 "run `medar data prepare PATH --out` with this folder"
             )
         self.plan = Plan.load(self.folder / PLAN_FILE)
-        header, *lines = listing.read_bytes().splitlines()
-        if json.loads(header)["plan"] != self.plan.digest:
+        try:
+            header, *lines = listing.read_bytes().splitlines()
+            prepared_by = json.loads(header)["plan"]
+            splits = [json.loads(line)["split"] for line in lines]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MedarError(
+                f"{listing}: damaged ({one_line(error)}); run `medar data prepare` again"
+            ) from error
+        if prepared_by != self.plan.digest:
             raise MedarError(
                 f"{self.folder}: {PLAN_FILE} has changed since the cases were prepared; "
                 "run `medar data prepare` again"
             )
+        if split is not None and split not in splits:
+            there = ", ".join(sorted({str(s) for s in splits}))
+            raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
         if split is not None:
-            lines = [line for line in lines if json.loads(line)["split"] == split]
-        if not lines:
-            raise MedarError(f"{self.folder}: no case in the split {split!r}")
+            lines = [line for line, s in zip(lines, splits, strict=True) if s == split]
         self.cache = ArrayCache(self.folder / ARRAYS)
         self._lines = np.frombuffer(b"".join(lines), dtype=np.uint8)
         self._ends = np.cumsum([len(line) for line in lines])

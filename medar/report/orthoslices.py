@@ -43,7 +43,8 @@ def save_orthoslices(
         windows: display range of each volume, in its units; default `display_range`.
 
     Raises:
-        MedarError: another ending than .png, or volumes of different shapes.
+        MedarError: another ending than .png, volumes of different shapes, or a file system that
+            refuses.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -73,8 +74,11 @@ def save_orthoslices(
             ax.set_title(name, fontsize=9, loc="left")
     if label is not None:
         _legend(figure, label, names or {})
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
+    try:
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png")
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def display_range(volume: Volume) -> tuple[float, float]:

@@ -1,0 +1,112 @@
+"""The array cache: whole or absent, read back as written, damage told in one line."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medar.data import cache as module
+from medar.data.cache import ArrayCache
+from medar.errors import MedarError
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "noise": RNG.normal(size=(2, 11, 13, 16)).astype(np.float32),
+    "smooth": np.linspace(-1, 1, 12 * 9 * 40, dtype=np.float32).reshape(1, 12, 9, 40),
+    "constant": np.full((1, 8, 8, 8), -1.0, np.float32),
+    "labels": RNG.integers(-1, 3, (1, 7, 35, 5)).astype(np.int8),
+    "wide labels": RNG.integers(-1, 300, (1, 5, 4, 3)).astype(np.int16),
+    "planes beyond a block": RNG.normal(size=(1, 4, 100, 100)).astype(np.float32),
+    "several blocks": np.arange(36 * 64 * 64, dtype=np.float32).reshape(1, 36, 64, 64)[:, :32],
+    "one voxel": np.zeros((1, 1, 1, 1), np.float32),
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_come_back(tmp_path: Path, name: str, whole: bool) -> None:
+    array = ARRAYS[name]
+    cache = ArrayCache(tmp_path / "a")
+    cache.put("k", array, {"trace": {"low": 0.1, "list": [1, 2]}, "bytes": b"\0x"}, whole=whole)
+    for reader in (cache, ArrayCache(tmp_path / "a")):
+        back = reader.read("k")
+        assert (back.dtype, back.shape) == (array.dtype, array.shape)
+        assert np.array_equal(back, array)
+        assert reader.meta("k") == {"trace": {"low": 0.1, "list": [1, 2]}, "bytes": b"\0x"}
+        box = (slice(None), slice(1, 3), slice(0, 2), slice(2, 5))
+        assert np.array_equal(reader.open("k")[box], array[box])
+        back[:] = 0  # what was read belongs to the reader
+        assert np.array_equal(reader.read("k"), array)
+
+
+def test_the_same_array_gives_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        ArrayCache(tmp_path / folder).put("k", ARRAYS["noise"], {"x": 1}, whole=True)
+    assert (tmp_path / "a" / "k.b2nd").read_bytes() == (tmp_path / "b" / "k.b2nd").read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_entry_is_not_there(tmp_path: Path, share: float) -> None:
+    cache = ArrayCache(tmp_path)
+    cache.put("k", ARRAYS["noise"], {}, whole=True)
+    file = cache.path("k")
+    whole = file.read_bytes()
+    assert "k" in cache
+    assert cache.keys() == {"k"}
+    file.write_bytes(whole[: int(len(whole) * share)])
+    assert "k" not in cache
+    assert cache.keys() == set()
+    with pytest.raises(MedarError, match=r"k\.b2nd: this cache entry is damaged .* prepare"):
+        cache.read("k")
+    cache.put("k", ARRAYS["noise"], {}, whole=True)
+    assert file.read_bytes() == whole
+
+
+def test_a_damaged_entry_is_one_line(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path)
+    cache.put("k", ARRAYS["smooth"], {}, whole=True)
+    content = cache.path("k").read_bytes()
+    cache.path("k").write_bytes(content[:40] + b"\xff" * (len(content) - 40))
+    with pytest.raises(MedarError, match="is damaged") as caught:
+        cache.read("k")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_entry_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MedarError, match=r"none\.b2nd: this cache entry does not exist"):
+        ArrayCache(tmp_path).open("none")
+
+
+def test_open_entries_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HANDLES", 2)
+    cache = ArrayCache(tmp_path)
+    for key in "abc":
+        cache.put(key, ARRAYS["constant"], {}, whole=True)
+    first = cache.open("a")
+    cache.open("b")
+    assert cache.open("a") is first
+    cache.open("c")
+    assert list(cache._handles) == ["a", "c"]
+    assert np.array_equal(cache.read("b"), ARRAYS["constant"])
+
+
+def test_pickles_without_its_open_entries(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path)
+    cache.put("k", ARRAYS["labels"], {}, whole=False)
+    cache.read("k")
+    other = pickle.loads(pickle.dumps(cache))
+    assert not other._handles
+    assert np.array_equal(other.read("k"), ARRAYS["labels"])
+
+
+def test_pruning_keeps_what_is_named(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path)
+    for key in "abc":
+        cache.put(key, ARRAYS["one voxel"], {}, whole=True)
+    cache.path("b").write_bytes(b"short")
+    (tmp_path / ".tmp-1-d.b2nd").write_bytes(b"left by a killed run")
+    (tmp_path / "notes.txt").write_text("mine")
+    cache.prune({"a"})
+    assert {path.name for path in tmp_path.iterdir()} == {"a.b2nd", "notes.txt"}
+    ArrayCache(tmp_path / "absent").prune(set())

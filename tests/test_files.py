@@ -1,0 +1,86 @@
+"""Atomic files and content hashes."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from medar.errors import MedarError
+from medar.files import (
+    atomic_path,
+    digest,
+    file_digest,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+def no_space(*_: object, **__: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write_text(file, "old")
+    with pytest.raises(RuntimeError, match="stop"), atomic_path(file) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_old_file_is_seen_until_the_block_ends(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.nii.gz"
+    with atomic_path(file) as temporary:
+        temporary.write_bytes(b"new")
+        assert not file.exists()
+        assert temporary.parent == file.parent
+        assert temporary.name.endswith(".nii.gz")
+    assert file.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_files_get_the_permissions_of_ordinary_files(tmp_path: Path, durable: bool) -> None:
+    (tmp_path / "ordinary").write_text("")
+    write_bytes(tmp_path / "ours", b"", durable=durable)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", no_space)
+    with pytest.raises(OSError, match=r"a\.bin") as caught:
+        write_bytes(tmp_path / "a.bin", b"x")
+    assert caught.value.filename == str(tmp_path / "a.bin")
+    with pytest.raises(MedarError, match=r"a\.txt: cannot be written \(No space left"):
+        write_text(tmp_path / "a.txt", "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None], "a": "Köln"}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xff"])
+def test_bad_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(MedarError, match=r"a\.json: not valid JSON \(.*\)$"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(MedarError, match=r"b\.json: cannot be read \(No such file"):
+        read_json(tmp_path / "b.json")
+
+
+def test_digests_ignore_key_order_and_nothing_else() -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert len({digest(v) for v in ({"a": 1}, {"a": 2}, {"b": 1}, [1], [2, 1], [1, 2])}) == 6
+
+
+def test_file_digests_follow_the_content(tmp_path: Path) -> None:
+    for name, content in (("a", b"x"), ("b", b"x"), ("c", b"y")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (file_digest(tmp_path / name) for name in "abc")
+    assert a == b != c

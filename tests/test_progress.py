@@ -1,0 +1,58 @@
+"""Progress: plain lines on standard error where there is no terminal, a bar where there is."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from medar import progress
+
+
+class Terminal:
+    """Standard error that says it is a terminal."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+    def isatty(self) -> bool:
+        return True
+
+
+def ticking(step: float) -> Iterator[float]:
+    now = 0.0
+    while True:
+        yield now
+        now += step
+
+
+def test_a_plain_line_every_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = ticking(2.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.track("abcdef", total=6, label="reading")) == list("abcdef")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == ["reading: 3/6, 6 s left", "reading: 6/6, 0 s left"]
+
+
+def test_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.track(range(3), total=3, label="reading")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress.track(range(3), total=3, label="reading", unit="file")) == [0, 1, 2]
+    assert "reading" in terminal.text
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,108 @@
+"""Settings from and to YAML: what goes in comes out, and errors name the key."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from medar.errors import MedarError
+from medar.settings import STRICT, from_dict, load_yaml, save_yaml, to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    high: float = 1.0
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.high <= self.low:
+            raise MedarError(f"high {self.high:g} <= low {self.low:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    size: tuple[int, int, int]
+    rate: float = 1e-3
+    kind: Literal["a", "b"] = "a"
+    names: dict[int, str] = field(default_factory=dict)
+    inner: Inner = field(default_factory=Inner)
+    rules: dict[str, Inner] = field(default_factory=dict)
+    path: Path | None = None
+
+
+FULL = Settings(
+    size=(1, 2, 3),
+    rate=1e-7,
+    kind="b",
+    names={2: "liver", 10: "Größe: #1"},
+    inner=Inner(high=2.5),
+    rules={"CT": Inner(low=-1000.0)},
+    path=Path("a/b"),
+)
+
+
+def test_yaml_round_trip(tmp_path: Path) -> None:
+    save_yaml(FULL, tmp_path / "s.yaml", header="two\n\nparagraphs")
+    text = (tmp_path / "s.yaml").read_text()
+    assert text.startswith("# two\n#\n# paragraphs\nsize: [1, 2, 3]\n")
+    assert load_yaml(Settings, tmp_path / "s.yaml") == FULL
+
+
+def test_plain_values_round_trip() -> None:
+    assert to_dict(FULL)["size"] == [1, 2, 3]
+    assert to_dict(FULL)["path"] == "a/b"
+    assert from_dict(Settings, to_dict(FULL), "s") == FULL
+
+
+def test_strings_that_read_as_numbers_are_numbers(tmp_path: Path) -> None:
+    # YAML 1.1 takes 1e-4 for a string.
+    (tmp_path / "s.yaml").write_text("size: [1, 2, 3]\nrate: 1e-4\n")
+    assert load_yaml(Settings, tmp_path / "s.yaml").rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": [1, 2, 3], "rat": 1}, "unknown key 'rat'; did you mean 'rate'?"),
+        ({"size": [1, 2, 3], "zzz": 1}, "unknown key 'zzz'; known keys: size, rate, kind"),
+        (
+            {"size": [1, 2, 3], "inner": {"hihg": 1}},
+            "unknown key 'inner.hihg'; did you mean 'high'?",
+        ),
+        (
+            {"size": [1, 2, 3], "rules": {"CT": {"zzz": 1}}},
+            "unknown key 'rules.CT.zzz'; known keys: high, low",
+        ),
+        ({}, "key 'size' is missing"),
+        ({"size": [1, 2, "x"]}, "key 'size.2': 'x' (input should be a valid integer"),
+        ({"size": [1, 2, 3], "kind": "c"}, "key 'kind': 'c' (input should be 'a' or 'b')"),
+        ({"size": [1, 2, 3], "inner": {"high": -1}}, "high -1 <= low 0"),
+        ([1], "a mapping of settings is needed, not list"),
+    ],
+)
+def test_errors_name_the_file_and_the_key(values: Any, message: str) -> None:
+    with pytest.raises(MedarError) as caught:
+        from_dict(Settings, values, "s.yaml")
+    assert str(caught.value).startswith(f"s.yaml: {message}")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- x"])
+def test_bad_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(MedarError, match=r"s\.yaml: not valid YAML") as caught:
+        load_yaml(Settings, tmp_path / "s.yaml")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MedarError, match="cannot be read"):
+        load_yaml(Settings, tmp_path / "none.yaml")
+
+
+def test_an_empty_file_lacks_keys(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("# nothing\n")
+    with pytest.raises(MedarError, match="key 'size' is missing"):
+        load_yaml(Settings, tmp_path / "s.yaml")
