@@ -80,7 +80,7 @@ class ArrayCache:
             cparams=blosc2.CParams(
                 codec=blosc2.Codec.LZ4HC,
                 clevel=5 if _compresses(array) else 0,
-                filters=[blosc2.Filter.SHUFFLE],
+                filters=_filters(array),
                 nthreads=1,
             ),
         )
@@ -150,11 +150,16 @@ def _compresses(array: npt.NDArray[Any]) -> bool:
         sample,
         codec=blosc2.Codec.LZ4,
         clevel=5,
-        filters=[blosc2.Filter.SHUFFLE],
+        filters=_filters(array),
         typesize=array.itemsize,
         nthreads=1,
     )
     return bool(sample.nbytes >= WORTH * len(packed))
+
+
+def _filters(array: npt.NDArray[Any]) -> list[Any]:
+    # Shuffling sorts the bytes of numbers by their weight; single bytes it only slows down.
+    return [blosc2.Filter.SHUFFLE if array.itemsize > 1 else blosc2.Filter.NOFILTER]
 
 
 def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
