@@ -111,9 +111,7 @@ def test_a_renamed_case_is_known(dataset: MakeDataset, measured: list[str]) -> N
     assert len(measured) == 2
 
 
-def test_other_reading_or_modality_measures_anew(
-    dataset: MakeDataset, measured: list[str]
-) -> None:
+def test_other_reading_or_modality_measures_anew(dataset: MakeDataset, measured: list[str]) -> None:
     manifest = dataset(1)
     first = take(manifest)
     as_mr = manifest.with_cases((replace(manifest.cases[0], modality="MR"),))

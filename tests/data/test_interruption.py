@@ -146,9 +146,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(
-    small_disk: Path, dataset: MakeDataset, plan: MakePlan
-) -> None:
+def test_a_disk_that_is_really_full(small_disk: Path, dataset: MakeDataset, plan: MakePlan) -> None:
     manifest, chosen = dataset(6, shape=(16, 16, 16)), plan(size=(16, 16, 16))
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(170_000))

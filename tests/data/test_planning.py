@@ -117,13 +117,13 @@ def test_beyond_that_patches_are_cut() -> None:
 
 
 def test_a_patch_is_no_longer_than_the_volume() -> None:
-    plan = make_plan(
-        found([(512, 512, 16)]), manifest(), voxels=64**3, overrides={"mode": "patch"}
-    )
+    plan = make_plan(found([(512, 512, 16)]), manifest(), voxels=64**3, overrides={"mode": "patch"})
     assert plan.size == (128, 128, 16)
 
 
-@pytest.mark.parametrize(("top", "high"), [(87.0, 500), (1234.5, 1300), (1300.0, 1300), (9e9, 3000)])
+@pytest.mark.parametrize(
+    ("top", "high"), [(87.0, 500), (1234.5, 1300), (1300.0, 1300), (9e9, 3000)]
+)
 def test_ct_window(top: float, high: float) -> None:
     plan = make_plan(found([(16, 16, 16)], modality="CT", top=top), manifest())
     assert plan.intensity == {"CT": IntensityRule(kind="window", low=-1000, high=high)}

@@ -133,7 +133,7 @@ def test_another_spacing_loses_little_of_a_smooth_volume(
     assert error.mean() < 20
     ball = restore_label(prepare_label(label, trace.target, chosen), trace).array
     dice = 2 * (ball & label.array).sum() / (ball.sum() + label.array.sum())
-    assert dice > 0.95
+    assert dice > 0.92
 
 
 def test_nearly_the_same_spacing_is_left_alone(plan: MakePlan) -> None:

@@ -238,9 +238,7 @@ def test_a_defect_keeps_its_trace(
     assert "Traceback" in lines(tmp_path / "out" / "failed.jsonl")[0]["trace"]
 
 
-def test_nothing_prepared_is_an_error(
-    tmp_path: Path, dataset: MakeDataset, plan: MakePlan
-) -> None:
+def test_nothing_prepared_is_an_error(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
     manifest = dataset(2)
     with pytest.raises(MedarError, match=r"no case could be prepared; the first: .*'MR'|'CT'"):
         prepare(manifest, plan(intensity=MR), tmp_path / "out", workers=1)
