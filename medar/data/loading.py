@@ -40,7 +40,8 @@ class PreparedDataset(Dataset[Item]):
             label of the case being equally likely.
 
     Raises:
-        MedarError: the folder is not a finished prepared data set.
+        MedarError: the folder is not a finished prepared data set; a negative seed, or a share
+            beyond 0 to 1.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class PreparedDataset(Dataset[Item]):
     ) -> None:
         if not 0 <= foreground <= 1:
             raise MedarError(f"foreground {foreground}: a share from 0 to 1 is needed")
+        if seed < 0:
+            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
         self.prepared = Prepared(folder, split=split)
         self.plan = self.prepared.plan
         self.seed = seed

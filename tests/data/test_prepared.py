@@ -1,0 +1,116 @@
+"""Reading a prepared folder, and refusing one that is not what it was."""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medar.data.cases import read_image, read_label
+from medar.data.manifest import Manifest
+from medar.data.plan import Plan
+from medar.data.preparation import restore_image, restore_label
+from medar.data.prepare import prepare
+from medar.data.prepared import Prepared
+from medar.errors import MedarError
+
+MakeDataset = Callable[..., Manifest]
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def manifest(dataset: MakeDataset) -> Manifest:
+    return dataset(3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, manifest: Manifest, plan: MakePlan) -> Path:
+    return prepare(manifest, plan(), tmp_path / "out", workers=1).folder
+
+
+@pytest.mark.parametrize("mode", ["volume", "patch"])
+def test_cases_lead_back_to_their_files(
+    tmp_path: Path, manifest: Manifest, plan: MakePlan, mode: str
+) -> None:
+    chosen = plan(mode=mode)
+    prepared = Prepared(prepare(manifest, chosen, tmp_path / "out", workers=1).folder)
+    for case, source in zip(prepared, manifest, strict=True):
+        trace, values = prepared.trace(case), prepared.label(case)
+        assert values is not None
+        original = read_image(source, chosen.reading)
+        back = restore_image(prepared.image(case), trace)
+        assert back.array == pytest.approx(original.array, abs=1e-3)
+        label = read_label(source, chosen.reading, original)
+        assert label is not None
+        assert np.array_equal(restore_label(values, trace).array, label.array)
+        assert trace.provenance is not None
+        assert trace.provenance.path == str(source.images[0])
+
+
+def test_splits(folder: Path) -> None:
+    assert [case.id for case in Prepared(folder)] == ["c0", "c1", "c2"]
+    assert [case.id for case in Prepared(folder, split="train")] == ["c0", "c1"]
+    assert [case.id for case in Prepared(folder, split="val")] == ["c2"]
+    with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
+        Prepared(folder, split="test")
+
+
+def test_cases_by_id_and_by_place(folder: Path) -> None:
+    prepared = Prepared(folder)
+    assert prepared.find("c1") == prepared[1]
+    with pytest.raises(MedarError, match="no case 'c9'; the first is 'c0'"):
+        prepared.find("c9")
+    for index in (3, -1):
+        with pytest.raises(IndexError):
+            prepared[index]
+
+
+def test_letters_beyond_ascii_survive(tmp_path: Path, manifest: Manifest, plan: MakePlan) -> None:
+    case = replace(manifest.cases[0], id="Größe", subject="Größe", attributes={"ort": "Köln\u2028"})
+    manifest = manifest.with_cases((case, manifest.cases[1]))
+    prepared = Prepared(prepare(manifest, plan(), tmp_path / "out", workers=1).folder)
+    assert [c.id for c in prepared] == ["Größe", "c1"]
+    assert prepared[0].attributes == {"ort": "Köln\u2028"}
+
+
+def test_pickles(folder: Path) -> None:
+    prepared = Prepared(folder)
+    prepared.image(prepared[0])
+    other = pickle.loads(pickle.dumps(prepared))
+    assert list(other) == list(prepared)
+    assert np.array_equal(other.image(other[1]), prepared.image(prepared[1]))
+
+
+def test_a_folder_that_was_not_prepared(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(MedarError, match="not a prepared data set"):
+        Prepared(tmp_path / "in")
+    (folder / "cases.jsonl").unlink()
+    with pytest.raises(MedarError, match=r"no cases\.jsonl.*medar data prepare"):
+        Prepared(folder)
+
+
+def test_an_edited_plan_is_noticed(folder: Path, plan: MakePlan) -> None:
+    file = folder / "plan.yaml"
+    file.write_text(file.read_text() + "# a comment changes nothing\n")
+    Prepared(folder)
+    plan(size=(8, 8, 10)).save(file)
+    with pytest.raises(MedarError, match=r"plan\.yaml has changed since the cases were prepared"):
+        Prepared(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", "[]\n", '{"plan"', "header\n"])
+def test_a_damaged_list_of_cases_is_one_line(folder: Path, content: str) -> None:
+    (folder / "cases.jsonl").write_text(content)
+    with pytest.raises(MedarError, match=r"cases\.jsonl: damaged \(.*\); run `medar data prepare"):
+        Prepared(folder)
+
+
+def test_a_case_line_is_checked(folder: Path) -> None:
+    header, *lines = (folder / "cases.jsonl").read_text().splitlines()
+    broken = {k: v for k, v in json.loads(lines[0]).items() if k != "split"}
+    (folder / "cases.jsonl").write_text("\n".join([header, json.dumps(broken), *lines[1:]]))
+    with pytest.raises(MedarError, match="damaged"):
+        Prepared(folder, split="train")
