@@ -15,6 +15,9 @@ S = TypeVar("S")
 STRICT = {"extra": "forbid"}
 """For `__pydantic_config__` of a settings class: unknown keys are errors."""
 
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+"""Types of pydantic's errors about keys that a class does not have."""
+
 
 def from_dict(cls: type[S], values: Any, where: str) -> S:
     """Build a settings dataclass from plain values.
@@ -36,7 +39,9 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise MedarError(f"{where}: {_first(error.errors()[0], cls)}") from error
+        # A misspelt key is also a missing one: the spelling is what to mend.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN)
+        raise MedarError(f"{where}: {_first(problems[0], cls)}") from error
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -92,7 +97,7 @@ _Dumper.add_representer(list, _flow)
 
 def _first(problem: Any, cls: type[Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if problem["type"] in UNKNOWN:
         names = [field.name for field in dataclasses.fields(cls)]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"

@@ -17,6 +17,12 @@ LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
 )
 """Folders of images and of the labels of the same names; the split that the names imply."""
 
+OTHER_FORMATS = (
+    ".mgh", ".mgz", ".mif", ".mif.gz", ".mih", ".mnc", ".gipl", ".gipl.gz", ".vtk", ".vti", ".par",
+    ".npy", ".npz", ".tif", ".tiff",
+)  # fmt: skip
+"""Endings of other volume formats: their files are passed over, which is said."""
+
 LABEL_FOLDERS = {"labels", "masks", "segmentations", "labelstr", "labelsts"}
 LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)", re.IGNORECASE)
 
@@ -65,6 +71,12 @@ def read_folder(root: Path) -> Manifest:
         notes.append(
             f"{len(found.stray)} label files without an image of their name, passed over "
             f"(the first: {found.stray[0].relative_to(root).as_posix()})"
+        )
+    other = [path for path in root.rglob("*") if path.name.lower().endswith(OTHER_FORMATS)]
+    if other:
+        notes.append(
+            f"{len(other)} files of formats that medar does not read, passed over "
+            f"(the first: {min(other).relative_to(root).as_posix()})"
         )
     return Manifest(root=root, source="folder", cases=cases, labels=names, notes=tuple(notes))
 
