@@ -30,8 +30,12 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             or the new one. Without it only the process may die at any moment.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-", suffix=f"-{path.name}")
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -253,7 +253,7 @@ def test_a_dying_process_loses_its_own_case_only(
     ]
     report = check(manifest(tmp_path, *cases), deep=True, workers=2)
     assert found(report) == {"unreadable": ["b"]}
-    assert "the process that read it died" in report.problems[0].message
+    assert "the worker process died" in report.problems[0].message
 
 
 def test_workers_are_counted_from_one(broken: Manifest) -> None:
