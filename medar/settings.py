@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,10 +99,20 @@ _Dumper.add_representer(list, _flow)
 def _first(problem: Any, cls: type[Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] in UNKNOWN:
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = [field.name for field in dataclasses.fields(_class_at(cls, problem["loc"][:-1]))]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
         return f"unknown key {key!r}; {hint}"
     if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"key {key!r} is missing"
     return f"key {key!r}: {problem['input']!r} ({problem['msg'][0].lower()}{problem['msg'][1:]})"
+
+
+def _class_at(cls: type[Any], place: tuple[int | str, ...]) -> type[Any]:
+    """The settings class that a nested key belongs to."""
+    for part in place:
+        hint = typing.get_type_hints(cls).get(str(part))
+        inner = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
+        # What is no field is a key of a mapping, whose class was found one step before.
+        cls = typing.cast(type[Any], inner[0]) if inner else cls
+    return cls
