@@ -133,7 +133,7 @@ def test_a_quoted_line_end_stays_in_its_cell(medar: Medar, data: Path, tmp_path:
     out = tmp_path / "out"
     assert medar("data", "prepare", data, "--out", out, "--attributes", table).code == 0
     cases = [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()[1:]]
-    assert cases[0]["attributes"] == {"note": 'a, "b"\r\nc', "age": 50}
+    assert cases[0]["attributes"] == {"note": 'a, "b"\nc', "age": 50}
 
 
 def test_one_line_whatever_a_file_is_called(medar: Medar, write: Write) -> None:

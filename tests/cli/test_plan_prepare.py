@@ -212,7 +212,7 @@ SLEEPERS = """
     from medar.parallel import run_parallel
 
     def work(item):
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())
         time.sleep(60)
 
     if __name__ == "__main__":
