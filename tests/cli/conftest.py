@@ -35,8 +35,9 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture
-def medar(capsys: pytest.CaptureFixture[str]) -> Medar:
-    """Run `medar` with the arguments given."""
+def medar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Medar:
+    """Run `medar` with the arguments given; in this process, unless they ask for more."""
+    monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
 
     def run(*arguments: object) -> Said:
         with pytest.raises(SystemExit) as left:
