@@ -127,6 +127,11 @@ def test_files_of_other_formats_are_counted(medar: Medar, data: Path) -> None:
     assert "images/brain.mgz" in said.out
 
 
+def test_dicom_files_beside_other_volumes_are_noticed(medar: Medar, data: Path) -> None:
+    (data / "images" / "slice.dcm").write_bytes(b"x")
+    assert "DICOM files in images itself" in medar("data", "check", data).out
+
+
 def test_a_quoted_line_end_stays_in_its_cell(medar: Medar, data: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_bytes(b'\xef\xbb\xbfid,note,age\r\nc0,"a, ""b""\r\nc",50\r\nc1,d,60\r\n')
