@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medar.errors import MedarError
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+from medar.errors import MedarError, one_line
 
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin."""
@@ -28,8 +33,12 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             or the new one. Without it only the process may die at any moment.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=f"-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY, suffix=f"-{path.name}")
+    except OSError as error:
+        error.filename = str(path)  # the name that the caller knows
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -85,8 +94,39 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise MedarError(f"{path}: not valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise MedarError(f"{path}: not valid JSON ({one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def exclusive(folder: str | Path) -> Iterator[None]:
+    """Keep other processes that ask for it out of a folder, which is made if absent.
+
+    The lock ends with the process, however that ends. Where the file system has no locks, nothing
+    is kept out.
+
+    Raises:
+        MedarError: another process is at work in the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MedarError(
+                f"{folder}: another medar is at work in this folder; wait for it to end, or choose "
+                "another one"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
 
 
 def digest(value: Any) -> str:

@@ -16,6 +16,9 @@ S = TypeVar("S")
 STRICT = {"extra": "forbid"}
 """For `__pydantic_config__` of a settings class: unknown keys are errors."""
 
+UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+"""Types of pydantic's errors about keys that a class does not have."""
+
 
 def from_dict(cls: type[S], values: Any, where: str) -> S:
     """Build a settings dataclass from plain values.
@@ -37,7 +40,9 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:
-        raise MedarError(f"{where}: {_first(error.errors()[0], cls)}") from error
+        # A misspelt key is also a missing one: the spelling is what to mend.
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN)
+        raise MedarError(f"{where}: {_first(problems[0], cls)}") from error
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -93,8 +98,8 @@ _Dumper.add_representer(list, _flow)
 
 def _first(problem: Any, cls: type[Any]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        names = _keys(cls, problem["loc"][:-1])
+    if problem["type"] in UNKNOWN:
+        names = [field.name for field in dataclasses.fields(_class_at(cls, problem["loc"][:-1]))]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
         return f"unknown key {key!r}; {hint}"
@@ -103,12 +108,11 @@ def _first(problem: Any, cls: type[Any]) -> str:
     return f"key {key!r}: {problem['input']!r} ({problem['msg'][0].lower()}{problem['msg'][1:]})"
 
 
-def _keys(cls: Any, path: tuple[int | str, ...]) -> list[str]:
-    """The keys of the settings class that lies at `path` inside `cls`."""
-    for part in path:
-        if dataclasses.is_dataclass(cls):
-            cls = typing.get_type_hints(cls)[str(part)]
-        else:
-            # dict[str, Settings] or tuple[Settings, ...]: one type for all that it holds.
-            cls = next(t for t in typing.get_args(cls) if dataclasses.is_dataclass(t))
-    return [field.name for field in dataclasses.fields(cls)]
+def _class_at(cls: type[Any], place: tuple[int | str, ...]) -> type[Any]:
+    """The settings class that a nested key belongs to."""
+    for part in place:
+        hint = typing.get_type_hints(cls).get(str(part))
+        inner = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
+        # What is no field is a key of a mapping, whose class was found one step before.
+        cls = typing.cast(type[Any], inner[0]) if inner else cls
+    return cls

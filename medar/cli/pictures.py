@@ -31,11 +31,15 @@ def draw_case(
     """Draw what the arguments of `medar data show` ask for; returns the PNG's path.
 
     Raises:
-        MedarError: no such file or case, or a round trip without a prepared data set.
+        MedarError: no such file or case, an empty window, or a round trip without a prepared data
+            set.
     """
     prepared = data is not None and (data / CASES_FILE).exists()
+    if window is not None and not window[0] < window[1]:
+        raise MedarError(f"--window {window[0]:g} {window[1]:g}: black must lie below white")
     if inverse and not prepared:
-        raise MedarError(f"--inverse: --data {data} is no folder that `medar data prepare` filled")
+        found = f"{data} is none" if data is not None else "give one with --data"
+        raise MedarError(f"--inverse needs a folder that `medar data prepare` filled; {found}")
     if label is not None and data is not None:
         raise MedarError("--label goes with a volume file; the cases of --data have their own")
     if data is None:
@@ -65,8 +69,10 @@ def _draw_file(
     options: ReadOptions,
 ) -> Path:
     """A volume file and, if given, its label map."""
-    if name is None or not Path(name).exists():
-        raise MedarError(f"{name or 'CASE'}: no such file; for a case of a data set give --data")
+    if name is None:
+        raise MedarError("nothing to show; give a volume file, or a data set with --data")
+    if not Path(name).exists():
+        raise MedarError(f"{name}: no such file; for a case of a data set give --data")
     case = Case(id="volume", images=(Path(name),), label=label, modality=modality)
     target = out or Path(Path(name).name.split(".")[0] + ".png")
     _draw_original(case, Path(name).name, target, {}, window, options)

@@ -1,6 +1,7 @@
 """Joining a table (CSV or TSV) of attributes to the cases of a manifest."""
 
 import csv
+import io
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,7 +99,9 @@ def _read(path: Path) -> Table:
     except (OSError, UnicodeDecodeError) as error:
         raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
     first = text.partition("\n")[0]
-    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count), strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True
+    )
     try:
         lines = [line for line in reader if any(cell.strip() for cell in line)]
     except csv.Error as error:

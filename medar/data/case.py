@@ -16,7 +16,8 @@ class Case:
     """One volume, with what is known about it.
 
     Raises:
-        MedarError: no image, an id that cannot be a file name, or an unknown split.
+        MedarError: no image, an id that cannot be a file name, a name that is not UTF-8, or an
+            unknown split.
     """
 
     id: str
@@ -39,6 +40,10 @@ class Case:
     def __post_init__(self) -> None:
         if not self.id or set(self.id) & set('/\\:*?"<>|') or self.id.startswith("."):
             raise MedarError(f"case id {self.id!r}: it must be usable as a file name")
+        for text in (*map(str, (*self.images, self.label or "")), self.id):
+            if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
+                name = text.encode("utf-8", "backslashreplace").decode()
+                raise MedarError(f"{name}: the name is not valid UTF-8; rename it")
         if not self.images:
             raise MedarError(f"case {self.id}: no image; each case names at least one file")
         if self.split is not None and self.split not in SPLITS:

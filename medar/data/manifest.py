@@ -5,6 +5,7 @@ A manifest is made from a folder, an MSD or nnU-Net `dataset.json`, a BIDS tree 
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -122,14 +123,14 @@ class Manifest:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
                 entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise MedarError(f"{where}: not valid JSON ({error})") from error
+            except (ValueError, RecursionError) as error:
+                raise MedarError(f"{where}: not valid JSON ({one_line(error)})") from error
             if not isinstance(entry, dict):
                 raise MedarError(f"{where}: a JSON object is needed on each line")
             if "medar_manifest" not in entry:
@@ -140,7 +141,12 @@ class Manifest:
                 header = _header_from(entry, folder, where)
         if not cases:
             raise MedarError(f"{path}: no case; one JSON object a line is needed")
-        return cls(**{"root": folder, "source": "JSONL", **header, "cases": tuple(cases)})
+        fields = {"root": folder, "source": "JSONL", **header}
+        try:
+            return cls(**fields, cases=tuple(cases))
+        except MedarError as error:
+            message = str(error).removeprefix(f"{fields['root']}: ")
+            raise MedarError(f"{path}: {message}") from error
 
     def _lines(self, relative_to: Path) -> list[dict[str, Any]]:
         header = {
@@ -166,7 +172,7 @@ def _header_from(entry: dict[str, Any], folder: Path, where: str) -> dict[str, A
         raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
     labels = entry.get("labels", {})
     if not isinstance(labels, dict) or not all(
-        value.lstrip("-").isdigit() and value != "0" and isinstance(name, str)
+        re.fullmatch(r"-?\d{1,9}", value) and int(value) != 0 and isinstance(name, str)
         for value, name in labels.items()
     ):
         raise MedarError(

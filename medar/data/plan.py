@@ -91,14 +91,11 @@ class Plan:
         """The intensity rule of each channel of a volume.
 
         Raises:
-            MedarError: no rule is given for a channel or modality.
+            MedarError: another number of channels, or no rule for a channel or modality.
         """
-        if channels > 1 or self.channels:
-            names = self.channels or tuple(str(c) for c in range(channels))
-            if len(names) != channels:
-                raise MedarError(f"{channels} channels; the plan names {len(names)}")
-        else:
-            names = (modality or "other",)
+        if channels != (len(self.channels) or 1):
+            raise MedarError(f"{channels} channels; the plan has {len(self.channels) or 1}")
+        names = self.channels or (modality or "other",)
         missing = [n for n in names if n not in self.intensity and "other" not in self.intensity]
         if missing:
             raise MedarError(

@@ -5,6 +5,7 @@ downsampling and the choice between whole volumes and patches are ours.
 """
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medar.data.hashes import HashIndex
 from medar.data.intensity import TISSUE_HU, IntensityRule
 from medar.data.layout import FINGERPRINT_FILE, HASHES_FILE, PLAN_FILE, check_folder
 from medar.data.manifest import Manifest
+from medar.data.modality import modality_of
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.settings import from_dict, to_dict
@@ -164,7 +166,7 @@ def make_plan(
         size=size,
         downsampling=factors,
         intensity=intensity_rules(fingerprint, manifest),
-        channels=manifest.channels if len(manifest.channels) > 1 else (),
+        channels=several_channels(fingerprint, manifest),
         labels=manifest.labels or _unnamed_labels(fingerprint),
         ignore_label=manifest.ignore_label,
         reading=reading_for(manifest, reading or ReadOptions()),
@@ -180,8 +182,11 @@ def check_values(given: dict[str, Any], voxels: int | None) -> Plan:
     """
     if voxels is not None and voxels < 1:
         raise MedarError(f"voxels {voxels}: at least 1 is needed")
-    factors = given.get("downsampling", (1, 1, 1))
-    least = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": factors, "downsampling": factors}
+    one = (1, 1, 1)
+    factors = given.get("downsampling", one)
+    # Where the factors are no such thing, they are to be blamed, not the size made from them.
+    size = factors if isinstance(factors, list | tuple) and len(factors) == 3 else one
+    least = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": size, "downsampling": one}
     return from_dict(Plan, {**least, **given}, "plan")
 
 
@@ -231,16 +236,28 @@ def intensity_rules(fingerprint: Fingerprint, manifest: Manifest) -> dict[str, I
     CT: from air (-1000 HU) to the median volume's 99.9th foreground percentile, at least 500 HU,
     in steps of 100. Everything else: the 0.5th to 99.5th percentile of each volume.
     """
-    if len(manifest.channels) > 1:
-        rules = {}
-        for index, name in enumerate(manifest.channels):
-            quantiles = [case.quantiles[index] for case in fingerprint.cases]
-            rules[name] = _rule("CT" if name.upper() == "CT" else None, quantiles)
-        return rules
+    names = several_channels(fingerprint, manifest)
+    if names:
+        cases = [case for case in fingerprint.cases if len(case.quantiles) == len(names)]
+        if not cases:
+            raise MedarError(f"{manifest.root}: no case has {len(names)} channels, {names}")
+        return {
+            name: _rule(modality_of(name) or cases[0].modality, [c.quantiles[n] for c in cases])
+            for n, name in enumerate(names)
+        }
     by_modality: dict[str, list[tuple[float, ...]]] = {}
     for case in fingerprint.cases:
         by_modality.setdefault(case.modality or "other", []).append(case.quantiles[0])
     return {modality: _rule(modality, by_modality[modality]) for modality in sorted(by_modality)}
+
+
+def several_channels(fingerprint: Fingerprint, manifest: Manifest) -> tuple[str, ...]:
+    """The names of the channels, or their numbers where they have none; () where there is one."""
+    if manifest.channels:
+        return manifest.channels if len(manifest.channels) > 1 else ()
+    counts = Counter(len(case.quantiles) for case in fingerprint.cases)
+    usual = counts.most_common(1)[0][0]
+    return tuple(map(str, range(usual))) if usual > 1 else ()
 
 
 def _unnamed_labels(fingerprint: Fingerprint) -> dict[int, str]:

@@ -29,7 +29,7 @@ from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
 from medar.errors import MedarError
-from medar.files import digest, remove_temporaries, write_text
+from medar.files import digest, exclusive, remove_temporaries, write_text
 from medar.parallel import run_parallel
 from medar.progress import track
 from medar.settings import to_dict
@@ -79,10 +79,20 @@ def prepare(
         hashes: content hashes; default an index kept in `out`.
 
     Raises:
-        MedarError: every case failed, the disk is full, or `out` holds something else.
+        MedarError: every case failed, the disk is full, `out` holds something else, or another
+            process prepares it.
     """
     out = Path(out)
     check_folder(out)
+    # Two runs would remove each other's files.
+    with exclusive(out):
+        return _prepare(manifest, plan, out, workers, hashes)
+
+
+def _prepare(
+    manifest: Manifest, plan: Plan, out: Path, workers: int, hashes: HashIndex | None
+) -> Preparation:
+    """What `prepare` does, once the folder is its own."""
     hashes = hashes or HashIndex(out / HASHES_FILE)
     files = [file for case in manifest for file in (*case.images, case.label) if file]
     hashes.prime(files, workers=workers)

@@ -180,12 +180,12 @@ def test_a_given_spacing_is_kept_and_the_budget_too() -> None:
     ("overrides", "message"),
     [
         ({"spacin": 1}, "unknown key 'spacin'; did you mean 'spacing'"),
-        ({"spacing": (1, 2)}, r"spacing \(1, 2\): three numbers"),
-        ({"spacing": (1, 2, 0)}, r"spacing \(1, 2, 0\): positive"),
-        ({"size": (8, 8)}, r"size \(8, 8\): three numbers"),
+        ({"spacing": (1, 2)}, r"key 'spacing\.2' is missing"),
+        ({"spacing": (1, 2, 0)}, r"spacing \[1\.0, 2\.0, 0\.0\]: positive"),
+        ({"size": (8, 8)}, r"key 'size\.2' is missing"),
         ({"size": (8, 8, 9)}, r"size \[8, 8, 9\] is no multiple"),
         ({"size": (8.5, 8, 8)}, r"size.*8\.5"),
-        ({"downsampling": "x"}, "downsampling 'x': three numbers"),
+        ({"downsampling": "x"}, "key 'downsampling': 'x'"),
         ({"mode": "slices"}, "'slices'"),
     ],
 )

@@ -32,7 +32,9 @@ def channel_names(value: Any, where: str) -> tuple[str, ...]:
     wanted = f'{where}: {_short(value)}; names by channel are needed, {{"0": "CT"}}'
     if not isinstance(value, dict) or not value:
         raise MedarError(wanted)
-    if not all(str(key).isdigit() and isinstance(name, str) for key, name in value.items()):
+    if not all(
+        re.fullmatch(r"\d{1,9}", str(key)) and isinstance(name, str) for key, name in value.items()
+    ):
         raise MedarError(wanted)
     ordered = sorted(value.items(), key=lambda item: int(item[0]))
     if [int(key) for key, _ in ordered] != list(range(len(ordered))):
@@ -103,7 +105,8 @@ def _label_entry(key: str, entry: Any, where: str) -> tuple[str, list[int]]:
 def _is_number(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return False
-    return isinstance(value, int) or re.fullmatch(r"-?\d+", value) is not None
+    # Label maps have 32 bits at most.
+    return re.fullmatch(r"-?\d{1,9}", str(value)) is not None
 
 
 def _short(value: Any) -> str:

@@ -54,6 +54,8 @@ def find_volumes(folder: Path) -> Iterator[Path]:
     """Every volume file and DICOM series folder below `folder`, in the order of their names."""
     for path in visible(folder):
         if path.is_dir():
+            if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
+                continue  # a link to a folder above: its volumes are found already
             if is_dicom_folder(path):
                 yield path
             yield from find_volumes(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.fields import parse_labels, read_object
-from medar.data.sources.files import find_volumes, ids_for, not_a_data_set, stem_of
+from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, not_a_data_set, stem_of
 from medar.errors import MedarError
 
 LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
@@ -16,6 +16,12 @@ LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
     ("imagesTs", "labelsTs", "test"),
 )
 """Folders of images and of the labels of the same names; the split that the names imply."""
+
+OTHER_FORMATS = (
+    ".mgh", ".mgz", ".mif", ".mif.gz", ".mih", ".mnc", ".gipl", ".gipl.gz", ".vtk", ".vti", ".par",
+    ".npy", ".npz", ".tif", ".tiff",
+)  # fmt: skip
+"""Endings of other volume formats: their files are passed over, which is said."""
 
 LABEL_FOLDERS = {"labels", "masks", "segmentations", "labelstr", "labelsts"}
 LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)", re.IGNORECASE)
@@ -66,6 +72,18 @@ def read_folder(root: Path) -> Manifest:
             f"{len(found.stray)} label files without an image of their name, passed over "
             f"(the first: {found.stray[0].relative_to(root).as_posix()})"
         )
+    other = [path for path in root.rglob("*") if path.name.lower().endswith(OTHER_FORMATS)]
+    if other:
+        notes.append(
+            f"{len(other)} files of formats that medar does not read, passed over "
+            f"(the first: {min(other).relative_to(root).as_posix()})"
+        )
+    for folder in (root, *(root / images for images, _, _ in LAYOUTS)):
+        if folder.is_dir() and is_dicom_folder(folder):
+            notes.append(
+                f"DICOM files in {folder.name} itself, beside other volumes, are passed over; "
+                "move each series into a folder of its own"
+            )
     return Manifest(root=root, source="folder", cases=cases, labels=names, notes=tuple(notes))
 
 

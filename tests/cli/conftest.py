@@ -1,0 +1,73 @@
+"""The command line as a user meets it: arguments in; exit code, standard output and error out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medar.cli.main import main
+from medar.volume import Volume, write_nifti
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def refusal(self) -> str:
+        """The one line of a wrong call or input, after which nothing is on standard output."""
+        assert self.code == 2, (self.out, self.err)
+        assert self.out == ""
+        assert self.err.startswith("medar: ")
+        assert self.err.count("\n") == 1
+        return self.err
+
+
+Medar = Callable[..., Said]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def medar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Medar:
+    """Run `medar` with the arguments given; in this process, unless they ask for more."""
+    monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
+
+    def run(*arguments: object) -> Said:
+        with pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return Said(code=int(left.value.code or 0), out=said.out, err=said.err)
+
+    return run
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a small image below `tmp_path`: noise of a seed, or the given array."""
+
+    def write_one(name: str, array: Any = None, *, seed: int = 0) -> Path:
+        if array is None:
+            array = np.random.default_rng(seed).normal(100.0, 20.0, (8, 10, 6)).astype(np.float32)
+        affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+        write_nifti(tmp_path / name, Volume.from_array(np.asarray(array), affine))
+        return tmp_path / name
+
+    return write_one
+
+
+@pytest.fixture
+def data(tmp_path: Path, write: Write) -> Path:
+    """A folder of four images, c0 to c3, with the labels 1 and 2."""
+    label = np.zeros((8, 10, 6), np.uint8)
+    label[2:4, 3:6, 2:4], label[5:7, 3:6, 2:4] = 1, 2
+    for number in range(4):
+        write(f"data/images/c{number}.nii.gz", seed=number)
+        write(f"data/labels/c{number}.nii.gz", label)
+    return tmp_path / "data"

@@ -1,0 +1,154 @@
+"""`medar data check` from the command line, and what every command does with a wrong call."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Medar = Callable[..., Any]
+Write = Callable[..., Path]
+
+
+def test_a_sound_data_set_leaves_with_0(medar: Medar, data: Path) -> None:
+    said = medar("data", "check", data, "--deep")
+    assert (said.code, said.err) == (0, "")
+    assert "4, 4 labelled" in said.out
+    assert "0 errors" in said.out
+
+
+def test_an_error_leaves_with_1_and_names_case_and_file(
+    medar: Medar, data: Path, write: Write
+) -> None:
+    write("data/labels/c2.nii.gz", np.ones((8, 10, 5), np.uint8))
+    said = medar("data", "check", data, "--json")
+    assert (said.code, said.err) == (1, "")
+    report = json.loads(said.out)
+    assert report["errors"] == 1
+    (found,) = [one for one in report["problems"] if one["severity"] == "error"]
+    assert (found["code"], found["case"]) == ("shape-mismatch", "c2")
+    assert found["path"] == "labels/c2.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["chek", "x"], "chek"),
+        (["check"], "PATH"),
+        (["check", "nowhere"], "nowhere: no such file or folder"),
+        (["check", ".", "--workers", "0"], "--workers 0"),
+        (["check", ".", "--bogus"], "--bogus"),
+        (["check", ".", "--no-json"], "--no-json"),
+        (["plan", ".", "--out", "x", "--empty-spacing"], "--empty-spacing"),
+        (["check", ".", "--modality", "PET"], "PET"),
+        (["check", ".", "--attributes", "nowhere.csv"], "nowhere.csv"),
+        (["check", ".", "--assume-spacing", "1,1"], "--assume-spacing 1,1"),
+        (["check", ".", "--nonfinite", "nan"], "nonfinite"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(data)
+    assert said in medar("data", *arguments).refusal
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", b"\x1f\x8b\x08"])
+def test_a_path_without_a_volume_is_one_line(
+    medar: Medar, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "x"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    assert "no volume found" in medar("data", "check", path).refusal
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"id": "a", "image": "a.nii", "attributes": {"x": ' + "9" * 5000 + "}}",
+        "[" * 100_000,
+        "[1]",
+        '{"id": "a\\ud800", "image": "a.nii"}',
+        '{"medar_manifest": 1, "labels": {"--1": "a"}}',
+        '{"medar_manifest": 1, "labels": {"\u00b2": "a"}}',
+        '{"medar_manifest": 1, "labels": {"99999999999": "a"}}',
+    ],
+    ids=["digits", "depth", "list", "surrogate", "minus", "superscript", "large"],
+)
+def test_a_hostile_manifest_is_one_line(medar: Medar, tmp_path: Path, line: str) -> None:
+    file = tmp_path / "cases.jsonl"
+    file.write_text(line + "\n", encoding="utf-8")
+    assert f"{file}:1: " in medar("data", "check", file).refusal
+
+
+def test_two_cases_of_one_id_name_the_manifest(medar: Medar, tmp_path: Path) -> None:
+    file = tmp_path / "cases.jsonl"
+    file.write_text('{"id": "a", "image": "a.nii"}\n' * 2)
+    assert f"{file}: two cases have the id 'a'" in medar("data", "check", file).refusal
+
+
+def test_line_ends_inside_a_text_are_not_line_ends_of_the_file(
+    medar: Medar, write: Write, tmp_path: Path
+) -> None:
+    write("a.nii")
+    file = tmp_path / "cases.jsonl"
+    text = '{"id": "a", "image": "a.nii", "attributes": {"note": "p\u2028q\u0085r"}}\r\n'
+    file.write_bytes(text.encode())
+    assert medar("data", "check", file).code == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+def test_a_name_that_is_no_text_is_named(medar: Medar, write: Write, tmp_path: Path) -> None:
+    name = write("set/a.nii").with_name("b\udcff.nii")
+    write("set/b.nii").rename(name)
+    assert (
+        "b\\udcff.nii: the name is not valid UTF-8"
+        in medar("data", "check", tmp_path / "set").refusal
+    )
+
+
+def test_a_link_to_a_folder_above_adds_no_case(medar: Medar, data: Path) -> None:
+    (data / "images" / "loop").symlink_to(data / "images", target_is_directory=True)
+    assert json.loads(medar("data", "check", data, "--json").out)["cases"] == 4
+
+
+def test_files_of_other_formats_are_counted(medar: Medar, data: Path) -> None:
+    (data / "images" / "brain.mgz").write_bytes(b"x")
+    said = medar("data", "check", data)
+    assert said.code == 0
+    assert "1 files of formats that medar does not read" in said.out
+    assert "images/brain.mgz" in said.out
+
+
+def test_dicom_files_beside_other_volumes_are_noticed(medar: Medar, data: Path) -> None:
+    (data / "images" / "slice.dcm").write_bytes(b"x")
+    assert "DICOM files in images itself" in medar("data", "check", data).out
+
+
+def test_a_quoted_line_end_stays_in_its_cell(medar: Medar, data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_bytes(b'\xef\xbb\xbfid,note,age\r\nc0,"a, ""b""\r\nc",50\r\nc1,d,60\r\n')
+    out = tmp_path / "out"
+    assert medar("data", "prepare", data, "--out", out, "--attributes", table).code == 0
+    cases = [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()[1:]]
+    assert cases[0]["attributes"] == {"note": 'a, "b"\nc', "age": 50}
+
+
+def test_one_line_whatever_a_file_is_called(medar: Medar, write: Write) -> None:
+    path = write("two\nlines.nii")
+    path.write_bytes(b"hello")
+    assert "two lines.nii" in medar("data", "show", path).refusal
+
+
+def test_python_m_medar_is_the_command_line() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "medar", "--version"], capture_output=True, text=True, check=True
+    )
+    assert said.stdout.strip()[0].isdigit()

@@ -1,0 +1,42 @@
+"""`medar data phantoms` from the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Medar = Callable[..., Any]
+
+
+def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: Path) -> None:
+    folder = tmp_path / "phantoms"
+    said = medar("data", "phantoms", folder, "--n", "2", "--spacing", "20")
+    assert (said.code, said.out.strip()) == (0, f"{folder}: 2 CT phantoms")
+    medar("data", "phantoms", folder, "--n", "1", "--spacing", "20", "--modality", "mr")
+    assert len(list((folder / "imagesTr").iterdir())) == 1
+    assert medar("data", "check", folder, "--deep").code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--n 0", "n 0"),
+        ("--spacing 0", "spacing 0 mm"),
+        ("--spacing nan", "spacing nan mm"),
+        ("--seed -1", "seed -1"),
+        ("--modality pet", "pet"),
+    ],
+)
+def test_odd_values_are_one_line_and_write_nothing(
+    medar: Medar, tmp_path: Path, arguments: str, said: str
+) -> None:
+    folder = tmp_path / "phantoms"
+    assert said in medar("data", "phantoms", folder, *arguments.split()).refusal
+    assert not folder.exists()
+
+
+def test_other_data_are_never_replaced(medar: Medar, data: Path) -> None:
+    before = sorted(data.rglob("*"))
+    assert "no part of a phantom data set" in medar("data", "phantoms", data).refusal
+    assert sorted(data.rglob("*")) == before

@@ -1,0 +1,70 @@
+"""The rooms of medar: which may import which, and what starting the command line may load."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import medar
+
+PACKAGE = Path(medar.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+ROOMS = ("volume", "data", "report", "cli")
+"""From the bottom up: a room imports from itself and from those below."""
+
+ALONE = {
+    "nibabel": "volume", "SimpleITK": "volume", "matplotlib": "report", "cyclopts": "cli",
+    "blosc2": "data",
+}  # fmt: skip
+"""Libraries that a single room may import."""
+
+HEAVY = {"torch", "numpy", "scipy", "monai", "nibabel", "SimpleITK", "matplotlib", "mlflow"}
+
+
+def room_of(path: Path) -> str:
+    """The room that a file is in; "" for what all rooms share."""
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_rooms_import_what_stands_below_them(path: Path) -> None:
+    room = room_of(path)
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top in ALONE:
+            assert room == ALONE[top], f"{name} belongs to {ALONE[top]}"
+        other = rest.partition(".")[0]
+        if top == "medar" and room in ROOMS and other in ROOMS:
+            assert ROOMS.index(other) <= ROOMS.index(room), f"{room} imports {name}"
+
+
+def test_the_command_line_starts_light() -> None:
+    code = "import sys, medar.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not HEAVY & set(said.stdout.split())
+
+
+def test_preparing_loads_no_torch() -> None:
+    code = "import sys, medar.data.prepare, medar.data.check; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "monai", "matplotlib"} & set(said.stdout.split())
+
+
+def test_the_folder_mlflow_does_not_shadow_the_package() -> None:
+    folder = PACKAGE.parent / "mlflow"
+    assert not list(folder.rglob("*.py"))
