@@ -4,17 +4,31 @@ Left and right are not alike: nothing is flipped unless the caller says along wh
 and a left-right flip then swaps the labels whose names say left and right.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from medar.errors import MedarError
 from medar.settings import STRICT
+from medar.volume import Spacing
 
 AXES = ("x", "y", "z")
+SIDES = {
+    "left": "right",
+    "right": "left",
+    "l": "r",
+    "r": "l",
+    "lh": "rh",
+    "rh": "lh",
+    "lt": "rt",
+    "rt": "lt",
+}
+"""Words in labels' names that say a side, and what they become in a mirror."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,29 +74,21 @@ class Augmenter:
 
     Args:
         settings: what may be done.
-        labels: values and names; "left" and "right" in names make pairs to swap.
+        labels: values and names; a left-right flip swaps those whose names say left and right.
+        spacing: mm, so that a rotation is one in the patient and not in voxels.
 
     Raises:
         MedarError: flips along x are asked for, and a name says left without a right counterpart.
     """
 
-    def __init__(self, settings: Augmentation, labels: dict[int, str]) -> None:
-        from monai.transforms import RandAffined
-
+    def __init__(
+        self, settings: Augmentation, labels: dict[int, str], spacing: Spacing = (1.0, 1.0, 1.0)
+    ) -> None:
         self.settings = settings
+        self.spacing = np.diag(spacing)
         self.swap = mirrored_labels(labels) if "x" in settings.flips else {}
         values = list(labels)
         self._mirrored = [values.index(self.swap.get(value, value)) for value in values]
-        turn = float(np.deg2rad(settings.rotation))
-        self._affine = RandAffined(
-            keys=("image", "label"),
-            prob=settings.affine_probability,
-            rotate_range=(turn,) * 3,
-            scale_range=(settings.scaling,) * 3,
-            mode=("bilinear", "nearest"),
-            padding_mode="border",
-            allow_missing_keys=True,
-        )
 
     def __call__(self, item: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
         """Augment `image` (C, X, Y, Z) in [-1, 1] and, if there, `label` (1, X, Y, Z).
@@ -96,12 +102,9 @@ class Augmenter:
                 parts = self._flip(parts, axis)
                 if axis == "x" and "annotated" in item:
                     item = {**item, "annotated": item["annotated"][self._mirrored]}
-        if self.settings.affine_probability and (self.settings.rotation or self.settings.scaling):
-            self._affine.set_random_state(seed=int(generator.integers(2**31)))
-            kinds = {key: part.dtype for key, part in parts.items()}
-            moved = self._affine({key: part.float() for key, part in parts.items()})
-            # Plain tensors again: MONAI's own kind carries the transform's history along.
-            parts = {key: moved[key].as_tensor().to(kinds[key]) for key in parts}
+        moves = self.settings.rotation or self.settings.scaling
+        if moves and generator.random() < self.settings.affine_probability:
+            parts = self._affine(parts, generator)
         if generator.random() < self.settings.intensity_probability:
             parts["image"] = self._intensity(parts["image"], generator)
         return {**item, **parts}
@@ -115,6 +118,32 @@ class Augmenter:
                 swapped[label == value] = other
             flipped["label"] = swapped
         return flipped
+
+    def _affine(
+        self, parts: dict[str, Tensor], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """A rotation and a change of size about the centre, in mm."""
+        from monai.transforms import Affine
+
+        matrix = self._matrix(generator)
+        move = Affine(affine=matrix, padding_mode="border", image_only=True)
+        modes = {"image": "bilinear", "label": "nearest"}
+        # Plain tensors again: MONAI's own kind carries the transform's history along.
+        return {
+            key: move(part.float(), mode=modes[key]).as_tensor().to(part.dtype)
+            for key, part in parts.items()
+        }
+
+    def _matrix(self, generator: np.random.Generator) -> npt.NDArray[np.float64]:
+        """(4, 4): voxels from the centre after, to voxels from the centre before."""
+        from scipy.spatial.transform import Rotation
+
+        turn = self.settings.rotation * generator.uniform(-1, 1, 3)
+        grow = 1 + self.settings.scaling * generator.uniform(-1, 1, 3)
+        in_mm = Rotation.from_euler("xyz", turn, degrees=True).as_matrix() @ np.diag(1 / grow)
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.linalg.inv(self.spacing) @ in_mm @ self.spacing
+        return matrix
 
     def _intensity(self, image: Tensor, generator: np.random.Generator) -> Tensor:
         """Contrast, brightness, gamma and noise; the image stays in [-1, 1]."""
@@ -137,16 +166,21 @@ def mirrored_labels(labels: dict[int, str]) -> dict[int, int]:
     Raises:
         MedarError: a name says left or right and its counterpart is missing.
     """
-    by_name = {name.lower(): value for value, name in labels.items()}
+    by_words = {_words(name): value for value, name in labels.items()}
     swap = {}
-    for name, value in by_name.items():
-        for side, other in (("left", "right"), ("right", "left")):
-            if side in name:
-                counterpart = name.replace(side, other)
-                if counterpart not in by_name:
-                    raise MedarError(
-                        f"flips along x: label {name!r} has no counterpart {counterpart!r} to "
-                        "swap with; leave x out of the flips"
-                    )
-                swap[value] = by_name[counterpart]
+    for words, value in by_words.items():
+        mirrored = tuple(SIDES.get(word, word) for word in words)
+        if mirrored == words:
+            continue
+        if mirrored not in by_words:
+            raise MedarError(
+                f"flips along x: label {labels[value]!r} has no counterpart {' '.join(mirrored)!r} "
+                "to swap with; leave x out of the flips"
+            )
+        swap[value] = by_words[mirrored]
     return swap
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words of a label's name in lower case: "left_parotid" and "LeftParotid" have two."""
+    return tuple(w.lower() for w in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name))

@@ -62,7 +62,9 @@ class PreparedDataset(Dataset[Item]):
         self.seed = seed
         self.foreground = foreground
         self._augmenter = (
-            Augmenter(augmentation, self.plan.labels) if augmentation is not None else None
+            Augmenter(augmentation, self.plan.labels, self.plan.spacing)
+            if augmentation is not None
+            else None
         )
         # Shared memory: workers that live on see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,7 +126,7 @@ def test_images_alone_are_augmented_too() -> None:
 def test_mirrored_labels() -> None:
     assert mirrored_labels(LABELS) == {1: 3, 3: 1}
     assert mirrored_labels({1: "liver"}) == {}
-    with pytest.raises(MedarError, match="'kidney_left' has no counterpart 'kidney_right'"):
+    with pytest.raises(MedarError, match="'kidney_left' has no counterpart 'kidney right'"):
         Augmenter(Augmentation(flips=("x",)), {1: "kidney_left", 2: "liver"})
     Augmenter(Augmentation(flips=("y",)), {1: "kidney_left", 2: "liver"})
 
@@ -142,3 +143,19 @@ def test_mirrored_labels() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(MedarError, match=rf"augmentation {next(iter(wrong))} .*allowed"):
         Augmentation(**wrong)
+
+
+def test_sides_are_words_of_a_name() -> None:
+    labels = {1: "LeftParotid", 2: "RightParotid", 3: "hippocampus_l", 4: "hippocampus_r"}
+    assert mirrored_labels(labels) == {1: 2, 2: 1, 3: 4, 4: 3}
+    assert mirrored_labels({1: "bright spot", 2: "cleft"}) == {}
+
+
+def test_rotations_are_of_the_patient_and_not_of_the_voxels() -> None:
+    spacing = np.diag([1.0, 1.0, 5.0])
+    augmenter = Augmenter(Augmentation(rotation=30, scaling=0), {}, (1.0, 1.0, 5.0))
+    for seed in range(5):
+        matrix = augmenter._matrix(np.random.default_rng(seed))[:3, :3]
+        in_mm = spacing @ matrix @ np.linalg.inv(spacing)
+        assert in_mm @ in_mm.T == pytest.approx(np.eye(3), abs=1e-12)
+        assert abs(in_mm - np.eye(3)).max() > 0.01
