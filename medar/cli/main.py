@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except MedarError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt:
-        _leave("interrupted; run the same command again", 130)
+        _leave("interrupted; the same command goes on from here", 130)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): no more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
