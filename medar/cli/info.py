@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medar.cli.output import print_json, print_pairs
+from medar.parallel import default_workers
 
 PACKAGES = (
     "medar", "torch", "monai", "nibabel", "simpleitk", "numpy", "scipy", "scikit-image", "einops",
@@ -47,7 +48,7 @@ def gather() -> dict[str, dict[str, Any]]:
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "device": device,
-        "threads": {"torch": torch.get_num_threads(), "processors": _processors()},
+        "threads": {"torch": torch.get_num_threads(), "processors": default_workers()},
         "kernels": {name: importlib.util.find_spec(name) is not None for name in KERNELS},
         "paths": {
             "medar": str(Path(__file__).resolve().parents[1]),
@@ -62,10 +63,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_flags() -> str:

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from medar.data.examine import Facts
 from medar.data.manifest import SPLITS, Manifest
 from medar.data.problems import Problem, problem
 from medar.files import digest, file_digest
+from medar.volume import files_of
 
 FEWEST = 5
 """Cases below which nothing is called an outlier."""
@@ -170,20 +170,11 @@ def _safely(get: Callable[[Case], Any], case: Case) -> Any:
 
 
 def _size(case: Case) -> tuple[int, ...]:
-    return tuple(sum(part.stat().st_size for part in _parts(image)) for image in case.images)
+    return tuple(sum(part.stat().st_size for part in files_of(image)) for image in case.images)
 
 
 def _content(case: Case) -> str:
-    return digest([[file_digest(part) for part in _parts(image)] for image in case.images])
-
-
-def _parts(image: Path) -> list[Path]:
-    """The files of an image: a series' slices, a pair's header and voxels, or just one."""
-    if image.is_dir():
-        return sorted(path for path in image.iterdir() if path.is_file())
-    beside = {".hdr": ".img", ".mhd": ".raw", ".nhdr": ".raw"}.get(image.suffix.lower())
-    voxels = image.with_suffix(beside) if beside else None
-    return [image, voxels] if voxels and voxels.exists() else [image]
+    return digest([[file_digest(part) for part in files_of(image)] for image in case.images])
 
 
 def _labels(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Problem]:

@@ -11,6 +11,7 @@ from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
 from medar.data.intensity import foreground
 from medar.data.manifest import Case, Manifest
+from medar.data.plan import check_reading
 from medar.errors import MedarError
 from medar.files import digest, read_json, write_json
 from medar.parallel import run_parallel
@@ -85,8 +86,9 @@ def take_fingerprint(
     """Measure every case, taking over from `known` those whose files have not changed.
 
     Raises:
-        MedarError: no case can be read.
+        MedarError: no case can be read, or NaN and Inf are to be kept.
     """
+    check_reading(options)
     options = reading_for(manifest, options)
     before = {case.key: case for case in known.cases if case.key} if known else {}
     taken: dict[str, CaseFingerprint] = {}

@@ -25,8 +25,8 @@ class Plan:
     """Target geometry and intensities of a prepared data set.
 
     Raises:
-        MedarError: a spacing or size that is not positive, or a size that the downsampling does
-            not divide.
+        MedarError: a spacing or size that is not positive, a size that the downsampling does not
+            divide, or reading options that keep NaN and Inf.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -56,6 +56,7 @@ class Plan:
     """What to do about files that leave a question open."""
 
     def __post_init__(self) -> None:
+        check_reading(self.reading)
         if not all(0 < s < 1e4 for s in self.spacing):
             raise MedarError(f"spacing {list(self.spacing)}: positive numbers in mm are needed")
         if min(self.size) < 1 or min(self.downsampling) < 1:
@@ -99,7 +100,8 @@ class Plan:
         missing = [n for n in names if n not in self.intensity and "other" not in self.intensity]
         if missing:
             raise MedarError(
-                f"no intensity rule for {missing[0]!r}; the plan has: {', '.join(self.intensity)}"
+                f"no intensity rule for {missing[0]!r}; the plan has: {', '.join(self.intensity)}; "
+                "add one, or state the modality (--modality)"
             )
         return tuple(self.intensity.get(n) or self.intensity["other"] for n in names)
 
@@ -115,3 +117,16 @@ class Plan:
             MedarError: naming the file, the key and what is wrong with it.
         """
         return load_yaml(cls, path)
+
+
+def check_reading(options: ReadOptions) -> None:
+    """Refuse to keep NaN and Inf: neither percentiles nor prepared volumes can hold them.
+
+    Raises:
+        MedarError: they are kept.
+    """
+    if options.nonfinite == "keep":
+        raise MedarError(
+            "nonfinite 'keep' (--nonfinite): prepared volumes hold finite numbers; 'error', 'min' "
+            "or a number is needed"
+        )

@@ -44,6 +44,7 @@ def prepared(out: Path) -> dict[str, dict[str, Any]]:
         ("--window nan 1", "window nan to 1"),
         ("--percentiles -1 50", "percentiles -1 to 50"),
         ("--window 0 1 --percentiles 1 99", "exclude each other"),
+        ("--nonfinite keep", "finite"),
         ("--voxels 0", "voxels 0"),
         ("--voxels -5", "voxels -5"),
         ("--mode cube", "cube"),

@@ -72,6 +72,18 @@ def read_folder(root: Path) -> Manifest:
             f"{len(found.stray)} label files without an image of their name, passed over "
             f"(the first: {found.stray[0].relative_to(root).as_posix()})"
         )
+    return Manifest(
+        root=root,
+        source="folder",
+        cases=cases,
+        labels=names,
+        notes=(*notes, *_passed_over(root)),
+    )
+
+
+def _passed_over(root: Path) -> list[str]:
+    """Notes on what looks like volumes and is not taken."""
+    notes = []
     other = [path for path in root.rglob("*") if path.name.lower().endswith(OTHER_FORMATS)]
     if other:
         notes.append(
@@ -84,7 +96,7 @@ def read_folder(root: Path) -> Manifest:
                 f"DICOM files in {folder.name} itself, beside other volumes, are passed over; "
                 "move each series into a folder of its own"
             )
-    return Manifest(root=root, source="folder", cases=cases, labels=names, notes=tuple(notes))
+    return notes
 
 
 def _in_layouts(root: Path) -> _Found | None:
