@@ -124,8 +124,8 @@ def plan(
 ) -> None:
     """Measure a data set and write how its volumes will be brought to one form.
 
-    Leaves OUT/fingerprint.json and OUT/plan.yaml. Values given here replace derived ones; what
-    depends on them follows.
+    Leaves OUT/fingerprint.json and OUT/plan.yaml, and keeps a plan that was there before as
+    OUT/plan.previous.yaml. Values given here replace derived ones; what depends on them follows.
 
     Parameters
     ----------
@@ -204,7 +204,10 @@ def prepare(
         reading=reading.options(),
         overrides=values.overrides(),
     )
-    done = run(manifest, chosen, out, workers=worker_count(workers))
+    try:
+        done = run(manifest, chosen, out, workers=worker_count(workers))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
     if json:
         print_json(
             {

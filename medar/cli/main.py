@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(" ".join(str(error).split()), 2)
     except MedarError as error:
         _leave(str(error), 2)
-    except KeyboardInterrupt:
-        _leave("interrupted; the same command goes on from here", 130)
+    except KeyboardInterrupt as interruption:
+        _leave(": ".join(["interrupted", *map(str, interruption.args)]), 130)
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): no more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

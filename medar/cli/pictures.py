@@ -31,8 +31,8 @@ def draw_case(
     """Draw what the arguments of `medar data show` ask for; returns the PNG's path.
 
     Raises:
-        MedarError: no such file or case, an empty window, or a round trip without a prepared data
-            set.
+        MedarError: no such file or case, an empty window, a round trip without a prepared data
+            set, or options that its plan has settled.
     """
     prepared = data is not None and (data / CASES_FILE).exists()
     if window is not None and not window[0] < window[1]:
@@ -42,6 +42,8 @@ def draw_case(
         raise MedarError(f"--inverse needs a folder that `medar data prepare` filled; {found}")
     if label is not None and data is not None:
         raise MedarError("--label goes with a volume file; the cases of --data have their own")
+    if prepared and (modality is not None or options != ReadOptions()):
+        raise MedarError(f"{data} is prepared: how its files are read is said by its plan")
     if data is None:
         return _draw_file(case, label, out, window, modality, options)
     if prepared:

@@ -1,6 +1,6 @@
 """The folder of a prepared data set: what lies where, and whether a folder may become one.
 
-plan.yaml          the plan in force
+plan.yaml          the plan in force; plan.previous.yaml, the one before it
 cases.jsonl        one line a case: entries in the cache, label values, attributes, split
 failed.jsonl       the cases that were set aside, with reasons
 manifest.jsonl     the data set as it was found, with its splits
@@ -15,6 +15,7 @@ from medar.errors import MedarError
 from medar.files import TEMPORARY
 
 PLAN_FILE = "plan.yaml"
+PREVIOUS_PLAN_FILE = "plan.previous.yaml"
 CASES_FILE = "cases.jsonl"
 FAILED_FILE = "failed.jsonl"
 MANIFEST_FILE = "manifest.jsonl"

@@ -15,11 +15,18 @@ from medar.data.cases import reading_for
 from medar.data.fingerprint import QUANTILES, Fingerprint, take_fingerprint
 from medar.data.hashes import HashIndex
 from medar.data.intensity import TISSUE_HU, IntensityRule
-from medar.data.layout import FINGERPRINT_FILE, HASHES_FILE, PLAN_FILE, check_folder
+from medar.data.layout import (
+    FINGERPRINT_FILE,
+    HASHES_FILE,
+    PLAN_FILE,
+    PREVIOUS_PLAN_FILE,
+    check_folder,
+)
 from medar.data.manifest import Manifest
 from medar.data.modality import modality_of
 from medar.data.plan import Plan
 from medar.errors import MedarError
+from medar.files import write_bytes
 from medar.settings import from_dict, to_dict
 from medar.volume import ReadOptions, Shape3, Spacing
 
@@ -50,8 +57,8 @@ def plan_data_set(
 ) -> Plan:
     """Measure a data set and derive its plan; see `make_plan` for the arguments.
 
-    Leaves fingerprint and plan in `out`. Cases whose files have not changed since the last
-    fingerprint there are not measured again.
+    Leaves fingerprint and plan in `out`, and keeps the plan that was there before. Cases whose
+    files have not changed since the last fingerprint there are not measured again.
 
     Raises:
         MedarError: no case can be read, an override does not fit, or `out` holds other files.
@@ -72,6 +79,9 @@ def plan_data_set(
     plan = make_plan(taken, manifest, voxels=voxels, reading=reading, overrides=overrides)
     taken.save(file)
     hashes.save()
+    if (out / PLAN_FILE).exists():
+        # It may have been edited by hand.
+        write_bytes(out / PREVIOUS_PLAN_FILE, (out / PLAN_FILE).read_bytes())
     plan.save(out / PLAN_FILE)
     return plan
 
@@ -150,8 +160,9 @@ def make_plan(
         coarser = 1.0 if "spacing" in given else COARSER
         much_coarser = np.prod(fitting) > coarser**3 * np.prod(spacing)
         mode = "patch" if much_coarser and "size" not in given else "volume"
-    if mode == "volume" and "spacing" not in given and "size" not in given:
-        spacing = fit_spacing(spacing, extent, voxels)
+    if mode == "volume" and "spacing" not in given:
+        covered = cover_spacing(spacing, extent, checked.size) if "size" in given else None
+        spacing = covered or fit_spacing(spacing, extent, voxels)
     shape = np.maximum(1, extent / spacing)
     if mode == "patch":
         shape = _patch(shape, spacing, voxels)
@@ -213,6 +224,18 @@ def fit_spacing(spacing: Spacing, extent: Any, voxels: int) -> Spacing:
     # Half a unit of the third digit more, so that rounding never brings it below what fits.
     grown = float(f"{1.005 * high:.3g}")
     x, y, z = (max(s, grown) for s in spacing)
+    return x, y, z
+
+
+def cover_spacing(spacing: Spacing, extent: Any, size: Shape3) -> Spacing:
+    """The spacing at which `size` voxels cover a volume of `extent` mm.
+
+    As when a size is derived, an axis may lose half a latent site at its ends.
+    """
+    x, y, z = (
+        own if side <= (n + DOWNSAMPLING / 2) * own else float(f"{1.005 * side / n:.3g}")
+        for own, side, n in zip(spacing, extent, size, strict=True)
+    )
     return x, y, z
 
 

@@ -84,6 +84,8 @@ def prepare(
     """
     out = Path(out)
     check_folder(out)
+    if out.resolve() == manifest.root.resolve():
+        raise MedarError(f"{out}: is the data set itself; --out needs a folder of its own")
     # Two runs would remove each other's files.
     with exclusive(out):
         return _prepare(manifest, plan, out, workers, hashes)
@@ -115,16 +117,16 @@ def _prepare(
             traces[name] = outcome.trace
         elif outcome.value:
             notes[name] = outcome.value
+    _write_lines(
+        out / FAILED_FILE,
+        [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()],
+    )
     done = [job for job in jobs if job.case.id not in failed]
     if not done:
         reason = next(iter(failed.values()))
         raise MedarError(f"{manifest.root}: no case could be prepared; the first: {reason}")
     header = {"plan": plan.digest, "version": VERSION}
     _write_lines(out / CASES_FILE, [header, *(_line(job, plan) for job in done)])
-    _write_lines(
-        out / FAILED_FILE,
-        [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()],
-    )
     cache.prune(set().union(*(_entries(job) for job in done)))
     remove_temporaries(out)
     made = sum(job.case.id not in failed for job in todo)

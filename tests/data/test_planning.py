@@ -157,7 +157,7 @@ def test_what_depends_on_an_override_follows() -> None:
     plan = make_plan(cases, manifest(), overrides={"spacing": (2, 2, 4)})
     assert (plan.spacing, plan.size, plan.downsampling) == ((2, 2, 4), (64, 64, 16), (8, 8, 4))
     plan = make_plan(cases, manifest(), overrides={"size": (16, 16, 8)})
-    assert (plan.spacing, plan.size, plan.downsampling) == ((1, 1, 1), (16, 16, 8), (8, 8, 4))
+    assert (plan.spacing, plan.size, plan.downsampling) == ((8.04,) * 3, (16, 16, 8), (8, 8, 4))
     plan = make_plan(cases, manifest(), overrides={"downsampling": (4, 4, 32)})
     assert (plan.size, plan.latent) == ((128, 128, 64), (32, 32, 2))
     plan = make_plan(cases, manifest(), voxels=32**3, overrides={"mode": "volume"})
@@ -192,3 +192,13 @@ def test_a_given_spacing_is_kept_and_the_budget_too() -> None:
 def test_overrides_that_do_not_fit(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(MedarError, match=message):
         make_plan(found([(64, 64, 64)]), manifest(), overrides=overrides)
+
+
+def test_the_spacing_follows_a_size_that_is_given() -> None:
+    plan = make_plan(found([(100, 100, 50)]), manifest(), overrides={"size": (48, 96, 48)})
+    assert plan.mode == "volume"
+    assert plan.spacing == (2.09, 1, 1)
+    patch = make_plan(
+        found([(100, 100, 50)]), manifest(), overrides={"size": (48, 48, 48), "mode": "patch"}
+    )
+    assert patch.spacing == (1, 1, 1)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medar.data.manifest import Manifest
@@ -11,6 +12,7 @@ from medar.data.modality import modality_of
 from medar.data.sources import read_manifest
 from medar.data.sources.fields import parse_labels
 from medar.errors import MedarError
+from medar.volume import Volume, write_nifti
 
 
 def touch(root: Path, *names: str) -> None:
@@ -363,3 +365,10 @@ def test_real_data(shared_data: Path) -> None:
     assert (found.source, len(found), len(labelled(found))) == ("MSD", 211, 210)
     assert found["hippocampus_118"].missing_label is not None
     assert len(read_manifest(shared_data / "awkward")) == 9
+
+
+def test_the_modality_of_an_earlier_manifest_is_kept(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "a.nii", Volume(array=np.zeros((1, 2, 2, 2)), affine=np.eye(4)))
+    first = read_manifest(tmp_path, modality="CT")
+    assert [case.modality for case in read_manifest(tmp_path, stored=first)] == ["CT"]
+    assert [case.modality for case in read_manifest(tmp_path)] == [None]

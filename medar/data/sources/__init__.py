@@ -40,7 +40,8 @@ def read_manifest(
         path: a folder (of volumes, of DICOM series, with an MSD or nnU-Net `dataset.json`, or a
             BIDS tree), a `dataset.json`, a JSONL manifest, or a single volume.
         attributes: a CSV or TSV table of the cases; default: the one in the folder, if any.
-        modality: "CT" or "MR", for the cases of which the data set does not say it.
+        modality: "CT" or "MR", for the cases of which the data set does not say it; default: what
+            all cases of `stored` have.
         seed: decides which subjects go to which split, where the data set does not.
         fractions: shares of train, val and test among the subjects.
         stored: an earlier manifest of this data set, or splits by subject, that must not change.
@@ -56,10 +57,17 @@ def read_manifest(
     if not root.exists():
         raise MedarError(f"{root}: no such file or folder")
     manifest = join_attributes(_read(root), attributes)
+    modality = modality or _stored_modality(stored)
     cases = tuple(
         replace(_with_label(case), modality=case.modality or modality) for case in manifest
     )
     return assign_splits(manifest.with_cases(cases), fractions=fractions, seed=seed, stored=stored)
+
+
+def _stored_modality(stored: Manifest | Mapping[str, Split] | None) -> str | None:
+    """The modality of an earlier manifest whose cases all have the same."""
+    found = {case.modality for case in stored} if isinstance(stored, Manifest) else set()
+    return found.pop() if len(found) == 1 else None
 
 
 def _read(path: Path) -> Manifest:
