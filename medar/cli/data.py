@@ -308,12 +308,14 @@ def phantoms(
 
 
 def _print_plan(plan: "Plan", file: Path) -> None:
+    sides = list(zip(plan.size, plan.spacing, strict=True))
     rules = {name: f"{r.kind} {r.low:g} to {r.high:g}" for name, r in plan.intensity.items()}
     print_pairs(
         str(file),
         {
             "spacing": " x ".join(f"{s:g}" for s in plan.spacing) + " mm",
             plan.mode: " x ".join(map(str, plan.size)) + " voxels",
+            "covers": " x ".join(f"{n * s:.0f}" for n, s in sides) + " mm",
             "downsampling": " x ".join(map(str, plan.downsampling)),
             "latent grid": " x ".join(map(str, plan.latent)),
             **{f"intensity {name}": rule for name, rule in rules.items()},
