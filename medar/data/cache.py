@@ -29,8 +29,9 @@ BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
 """Side, in voxels, of the chunks that hold those blocks."""
-HANDLES = 256
-"""Entries that a process keeps open and mapped: opening one takes as long as reading 200 KB."""
+HANDLES = 4096
+"""Entries whose headers a process keeps, about 5 KB each: reading one takes as long as 200 KB of
+voxels. They hold no file descriptor."""
 
 
 class ArrayCache:
@@ -100,9 +101,7 @@ class ArrayCache:
             return self._handles[key]
         path = self.path(key)
         try:
-            handle = blosc2.open(
-                str(path), mode="r", mmap_mode="r", dparams=blosc2.DParams(nthreads=1)
-            )
+            handle = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
         except Exception as error:
             raise _unreadable(path, error) from error
         self._handles[key] = handle
