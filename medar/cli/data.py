@@ -121,11 +121,12 @@ def plan(
     values: PlanValues = PLAN_VALUES,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
-) -> None:
+) -> int:
     """Measure a data set and write how its volumes will be brought to one form.
 
     Leaves OUT/fingerprint.json and OUT/plan.yaml, and keeps a plan that was there before as
     OUT/plan.previous.yaml. Values given here replace derived ones; what depends on them follows.
+    Exit code 1 if cases could not be read: the plan is made from the others.
 
     Parameters
     ----------
@@ -134,11 +135,12 @@ def plan(
     out
         Folder to write to; the one that `prepare` will fill.
     json
-        Print the plan as one JSON object.
+        Print one JSON object: the plan's values, `latent` (its latent grid) and `failed`.
     workers
         Processes; default one a processor.
     """
-    from medar.data.layout import PLAN_FILE
+    from medar.data.fingerprint import Fingerprint
+    from medar.data.layout import FINGERPRINT_FILE, PLAN_FILE
     from medar.data.planning import plan_data_set
     from medar.settings import to_dict
 
@@ -150,10 +152,15 @@ def plan(
         reading=reading.options(),
         overrides=values.overrides(),
     )
+    failed = Fingerprint.load(out / FINGERPRINT_FILE).failed
     if json:
-        print_json({**to_dict(made), "latent": list(made.latent)})
-        return
+        print_json({**to_dict(made), "latent": list(made.latent), "failed": failed})
+        return 1 if failed else 0
     _print_plan(made, out / PLAN_FILE)
+    if failed:
+        rows = ((case, "not measured", reason) for case, reason in failed.items())
+        print_table(("case", "", "message"), rows)
+    return 1 if failed else 0
 
 
 @app.command

@@ -129,10 +129,12 @@ class Augmenter:
         move = Affine(affine=matrix, padding_mode="border", image_only=True)
         modes = {"image": "bilinear", "label": "nearest"}
         # Plain tensors again: MONAI's own kind carries the transform's history along.
-        return {
+        moved = {
             key: move(part.float(), mode=modes[key]).as_tensor().to(part.dtype)
             for key, part in parts.items()
         }
+        # Interpolation in float32 leaves the range by a rounding error.
+        return {**moved, "image": moved["image"].clamp(-1, 1)}
 
     def _matrix(self, generator: np.random.Generator) -> npt.NDArray[np.float64]:
         """(4, 4): voxels from the centre after, to voxels from the centre before."""

@@ -51,6 +51,11 @@ class Case:
         if not self.subject:
             object.__setattr__(self, "subject", self.id)
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the case's images and label lie."""
+        return self.images if self.label is None else (*self.images, self.label)
+
 
 CASE_KEYS = (
     "id", "image", "images", "label", "missing_label", "subject", "modality", "attributes",

@@ -91,6 +91,7 @@ def take_fingerprint(
     check_reading(options)
     options = reading_for(manifest, options)
     before = {case.key: case for case in known.cases if case.key} if known else {}
+    hashes.prime([file for case in manifest for file in case.files], workers=workers)
     taken: dict[str, CaseFingerprint] = {}
     todo = []
     for case in manifest:
@@ -117,9 +118,8 @@ def take_fingerprint(
 
 def _key(case: Case, options: ReadOptions, hashes: HashIndex) -> str:
     """Hash of what a case's figures depend on; empty where a file cannot be read."""
-    files = [*case.images, *([case.label] if case.label else [])]
     try:
-        contents = [hashes[file] for file in files]
+        contents = [hashes[file] for file in case.files]
     except MedarError:
         return ""  # measuring the case says why
     return digest([VERSION, contents, options.to_dict(), case.modality])

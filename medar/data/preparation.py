@@ -15,7 +15,7 @@ from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.volume import Grid, Provenance, Volume, resample
 
-VERSION = 1
+VERSION = 2
 """Raise it whenever the bytes of a prepared case change: caches of another version are redone."""
 
 SAME_SPACING = 1e-3

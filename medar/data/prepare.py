@@ -96,8 +96,7 @@ def _prepare(
 ) -> Preparation:
     """What `prepare` does, once the folder is its own."""
     hashes = hashes or HashIndex(out / HASHES_FILE)
-    files = [file for case in manifest for file in (*case.images, case.label) if file]
-    hashes.prime(files, workers=workers)
+    hashes.prime([file for case in manifest for file in case.files], workers=workers)
     plan.save(out / PLAN_FILE)
     plan = Plan.load(out / PLAN_FILE)  # with the types that every later reader meets
     manifest.save(out / MANIFEST_FILE)

@@ -147,6 +147,7 @@ def _mark(
             x, y, letter, transform=ax.transAxes, color="yellow", fontsize=9,
             ha="center", va="center", weight="bold",
         )  # fmt: skip
+    ax.set_anchor("N")  # the planes of a row begin at one height
     ax.set_xlabel("mm", fontsize=7, labelpad=1)
     ax.tick_params(labelsize=7)
 

@@ -17,7 +17,7 @@ import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentat
 from medar.errors import MedarError
 from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
 from medar.volume.itk import itk_reason
-from medar.volume.read import Header, ReadOptions, file_grid
+from medar.volume.read import Header, ReadOptions, file_grid, is_dicom
 
 UNEVEN = 0.05
 """How far a slice may lie from the even line, as a share of the step: positions are rounded."""
@@ -123,7 +123,7 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
 def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
     """The DICOM images of a folder, and the DICOM files that hold no readable image."""
     slices, unreadable = [], []
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and _looks_like_dicom(p)):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_dicom(p)):
         found = _read_slice(path)
         if found is None:
             unreadable.append(path)
@@ -132,16 +132,6 @@ def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
     if not slices:
         raise MedarError(f"{folder}: no DICOM image in this folder (subfolders are not searched)")
     return slices, unreadable
-
-
-def _looks_like_dicom(path: Path) -> bool:
-    if path.name.upper() == "DICOMDIR":
-        return False
-    if path.name.lower().endswith((".dcm", ".ima")):
-        return True
-    with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
 
 
 def _read_slice(path: Path) -> Slice | None:

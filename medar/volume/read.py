@@ -27,6 +27,7 @@ from medar.volume.volume import Provenance, Volume
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
 VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+DICOM_ENDINGS = (".dcm", ".ima")
 FORMATS = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), DICOM"
 
 
@@ -118,7 +119,7 @@ def _header(path: Path, options: ReadOptions) -> Header:
     """The header by the reader of the file's format."""
     name = path.name.lower()
     # Each backend is imported when its format is met: SimpleITK and nibabel are slow to load.
-    if path.is_dir() or name.endswith((".dcm", ".ima")) or is_dicom(path):
+    if path.is_dir() or is_dicom(path):
         from medar.volume.dicom import read_dicom_header
 
         return read_dicom_header(path, options)
@@ -301,8 +302,14 @@ def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file says DICM at byte 128: DICOM files often have no ending."""
-    if path.name.lower().endswith(VOLUME_ENDINGS):
+    """Whether a file is DICOM by its ending or, as many have none, by the DICM at byte 128.
+
+    A DICOMDIR is not: it lists the files of other folders.
+    """
+    name = path.name.lower()
+    if name.endswith(DICOM_ENDINGS):
+        return True
+    if name.endswith(VOLUME_ENDINGS) or name == "dicomdir":
         return False
     with path.open("rb") as file:
         file.seek(128)

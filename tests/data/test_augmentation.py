@@ -67,6 +67,14 @@ def test_ranges_types_and_label_values_stay() -> None:
         assert {type(after[key]) for key in ("image", "label")} == {torch.Tensor}
 
 
+def test_a_turned_image_stays_in_its_range() -> None:
+    turning = Augmenter(Augmentation(affine_probability=1, intensity_probability=0), {})
+    for seed in range(10):
+        for edge in (-1.0, 1.0):
+            image = turning({"image": torch.full((1, 12, 13, 14), edge)}, seed)["image"]
+            assert image.abs().max() <= 1
+
+
 def test_the_input_is_left_as_it_was() -> None:
     before = item()
     Augmenter(Augmentation(flips=("x",), affine_probability=1), LABELS)(before, 1)

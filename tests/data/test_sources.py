@@ -46,6 +46,13 @@ def described(root: Path, **keys: Any) -> Path:
 # Folders
 
 
+def test_a_dicomdir_is_no_series(tmp_path: Path) -> None:
+    dicom(tmp_path, "DICOMDIR", "p1/DICOMDIR", "p1/images/1", "p2/DICOMDIR", "p2/images/1")
+    found = read_manifest(tmp_path)
+    assert ids(found) == ["p1_images", "p2_images"]
+    assert found.notes == ()
+
+
 def test_a_nested_folder_of_every_format(tmp_path: Path) -> None:
     touch(
         tmp_path, "x.nii.gz", "a/y.NII", "a/z.hdr", "a/z.img", "n.nhdr", "n.raw", "m.mhd", "m.raw"

@@ -88,6 +88,15 @@ def test_a_checkerboard_is_smoothed_before_shrinking():
     assert np.ptp(resample(volume, coarse, antialias=False).array[inside]) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("side", [1.3, 1.7, 2.0])
+def test_shrinking_sharp_edges_stays_within_their_range(side):
+    block = np.full((24, 24, 24), -1.0, np.float32)
+    block[8:16, 8:16, 8:16] = 1.0
+    volume = Volume.from_array(block, np.eye(4))
+    shrunk = resample(volume, volume.grid.at_spacing((side, side, side))).array
+    assert -1.0 <= shrunk.min() < shrunk.max() <= 1.0
+
+
 def test_turning_alone_does_not_blur():
     volume = noise()
     blurred = resample(volume, turned(45))

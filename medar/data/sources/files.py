@@ -10,7 +10,6 @@ from medar.files import digest
 from medar.volume.read import FORMATS, VOLUME_ENDINGS, is_dicom
 
 ENDINGS = sorted(VOLUME_ENDINGS, key=len, reverse=True)
-DICOM_ENDINGS = (".dcm", ".ima")
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -34,11 +33,7 @@ def is_volume_file(path: Path) -> bool:
 
 def is_dicom_folder(folder: Path) -> bool:
     """Whether a folder holds DICOM files: one case, whatever else lies beside them."""
-    return any(
-        path.name.lower().endswith(DICOM_ENDINGS) or is_dicom(path)
-        for path in visible(folder)
-        if path.is_file() and not split_ending(path.name)[1]
-    )
+    return any(path.is_file() and is_dicom(path) for path in visible(folder))
 
 
 def visible(folder: Path) -> list[Path]:

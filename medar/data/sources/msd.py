@@ -1,5 +1,6 @@
 """MSD's `dataset.json` (Medical Segmentation Decathlon, arXiv 2106.05735), as MONAI uses it too."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,9 @@ def _pair(entry: Any, root: Path, where: str) -> tuple[Path, Path | None]:
 
 def _ids(images: list[Path], path: Path) -> dict[Path, str]:
     """File names are the ids of MSD; where they repeat, the path in the data set is."""
-    repeated = next((image for image in images if images.count(image) > 1), None)
-    if repeated is not None:
-        raise MedarError(f"{path}: {repeated} is listed twice; keep one")
+    repeated = [image for image, times in Counter(images).items() if times > 1]
+    if repeated:
+        raise MedarError(f"{path}: {repeated[0]} is listed twice; keep one")
     stems = {image: split_ending(image.name)[0] for image in images}
     if len(set(stems.values())) < len(images):
         root = path.parent
