@@ -51,7 +51,8 @@ def run_parallel(
         workers: number of processes.
 
     Raises:
-        MedarError: the disk is full; nothing could be kept, so going on makes no sense.
+        MedarError: the disk is full, so that nothing could be kept; or worker processes cannot
+            start, as from a script that works where it is imported.
     """
     if workers < 1:
         raise MedarError(f"workers {workers}: at least 1 is needed")
@@ -63,7 +64,7 @@ def run_parallel(
     yield from _pooled(function, items, workers, survivors)
     for item in survivors:
         again: list[T] = []
-        yield from _pooled(function, [item], 1, again)
+        yield from _pooled(function, [item], 1, again, proven=True)
         for lost in again:
             yield Outcome(
                 item=lost,
@@ -73,9 +74,16 @@ def run_parallel(
 
 
 def _pooled(
-    function: Callable[[T], R], items: Sequence[T], workers: int, lost: list[T]
+    function: Callable[[T], R],
+    items: Sequence[T],
+    workers: int,
+    lost: list[T],
+    proven: bool = False,
 ) -> Iterator[Outcome[T, R]]:
-    """Outcomes from a pool; items that were under way when a worker died go to `lost`."""
+    """Outcomes from a pool; items that were under way when a worker died go to `lost`.
+
+    Unless it is `proven` that workers start at all, that is tried before blaming an item.
+    """
     waiting = list(reversed(items))
     running: dict[Future[_Result[R]], T] = {}
     pool = _new_pool(workers)
@@ -97,12 +105,16 @@ def _pooled(
                     lost.append(item)
                     broken = True
                     continue
+                proven = True
                 yield _outcome(item, result)
             if broken:
                 lost.extend(running.values())
                 running.clear()
                 pool.shutdown(wait=False, cancel_futures=True)
                 pool = _new_pool(workers)
+                if not proven:
+                    _try_start(pool)
+                    proven = True
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -111,6 +123,16 @@ def _new_pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork inherits the locks of threads that libraries started here.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_quiet_worker)
+
+
+def _try_start(pool: ProcessPoolExecutor) -> None:
+    try:
+        pool.submit(int).result()
+    except BrokenProcessPool as error:
+        raise MedarError(
+            "worker processes cannot start: each imports the script that runs; put its calls under "
+            "`if __name__ == '__main__':`, or pass workers=1"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,16 @@ The work is `eval` and the items are expressions: spawned workers cannot import 
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from medar.errors import MedarError
 from medar.parallel import Outcome, default_workers, run_parallel
 
+ROOT = Path(__file__).parents[1]
 DIE = "__import__('os')._exit(3)"
 KILLED = f"__import__('os').kill(__import__('os').getpid(), {int(signal.SIGKILL)})"
 FULL = "(_ for _ in ()).throw(OSError(28, 'No space left on device', 'some/file'))"
@@ -47,6 +51,20 @@ def test_a_dead_worker_takes_only_its_own_item() -> None:
     for item in (DIE, KILLED):
         assert "the worker process died" in str(found[item].error)
         assert found[item].value is None
+
+
+def test_a_script_that_works_when_imported_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from medar.parallel import run_parallel\n"
+        "print(list(run_parallel(eval, ['1', '2', '3'], workers=2)))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, script],
+        capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert "MedarError: worker processes cannot start" in told.stderr.splitlines()[-1]
+    assert told.stdout == ""
 
 
 @pytest.mark.parametrize("workers", [1, 2])

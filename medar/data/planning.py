@@ -27,6 +27,7 @@ from medar.data.modality import modality_of
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.files import write_bytes
+from medar.parallel import default_workers
 from medar.settings import from_dict, to_dict
 from medar.volume import ReadOptions, Shape3, Spacing
 
@@ -50,15 +51,24 @@ def plan_data_set(
     manifest: Manifest,
     out: str | Path,
     *,
-    workers: int,
+    workers: int | None = None,
     voxels: int | None = None,
     reading: ReadOptions | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Plan:
-    """Measure a data set and derive its plan; see `make_plan` for the arguments.
+    """Measure a data set and derive its plan; see `make_plan` for the other arguments.
 
     Leaves fingerprint and plan in `out`, and keeps the plan that was there before. Cases whose
-    files have not changed since the last fingerprint there are not measured again.
+    files have not changed since the last fingerprint there are not measured again; those that
+    cannot be read are named in the fingerprint.
+
+    Args:
+        manifest: the data set.
+        out: the folder to write to.
+        workers: processes; default: one a processor.
+        voxels: see `make_plan`.
+        reading: options for files that leave a question open.
+        overrides: see `make_plan`.
 
     Raises:
         MedarError: no case can be read, an override does not fit, or `out` holds other files.
@@ -72,7 +82,7 @@ def plan_data_set(
     taken = take_fingerprint(
         manifest,
         reading or ReadOptions(),
-        workers=workers,
+        workers=default_workers() if workers is None else workers,
         hashes=hashes,
         known=Fingerprint.load(file) if file.exists() else None,
     )
@@ -90,7 +100,7 @@ def plan_in_force(
     manifest: Manifest,
     out: str | Path,
     *,
-    workers: int,
+    workers: int | None = None,
     file: str | Path | None = None,
     voxels: int | None = None,
     reading: ReadOptions | None = None,
@@ -101,7 +111,7 @@ def plan_in_force(
     Args:
         manifest: the data set.
         out: its folder.
-        workers: processes, if a new plan is needed.
+        workers: processes, if a new plan is needed; default: one a processor.
         file: a plan to take instead of the one in `out`.
         voxels: budget of a new plan.
         reading: options for files that leave a question open; those that say something replace

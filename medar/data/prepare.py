@@ -30,7 +30,7 @@ from medar.data.plan import Plan
 from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
 from medar.errors import MedarError
 from medar.files import digest, exclusive, remove_temporaries, write_text
-from medar.parallel import run_parallel
+from medar.parallel import default_workers, run_parallel
 from medar.progress import track
 from medar.settings import to_dict
 
@@ -66,7 +66,7 @@ def prepare(
     plan: Plan,
     out: str | Path,
     *,
-    workers: int,
+    workers: int | None = None,
     hashes: HashIndex | None = None,
 ) -> Preparation:
     """Bring every case of a data set to the plan's form.
@@ -75,7 +75,7 @@ def prepare(
         manifest: the cases, with splits.
         plan: the form.
         out: the folder to fill, see `medar.data.layout`.
-        workers: processes, each holding one case in memory.
+        workers: processes, each holding one case in memory; default: one a processor.
         hashes: content hashes; default an index kept in `out`.
 
     Raises:
@@ -83,6 +83,7 @@ def prepare(
             process prepares it.
     """
     out = Path(out)
+    workers = default_workers() if workers is None else workers
     check_folder(out)
     if out.resolve() == manifest.root.resolve():
         raise MedarError(f"{out}: is the data set itself; --out needs a folder of its own")

@@ -108,6 +108,19 @@ def test_json_is_one_object_and_nothing_else(medar: Medar, data: Path, tmp_path:
     assert (again["made"], again["kept"], again["failed"]) == (0, 4, {})
 
 
+def test_a_plan_names_the_cases_it_could_not_measure(
+    medar: Medar, data: Path, tmp_path: Path
+) -> None:
+    (data / "images" / "c1.nii.gz").write_bytes(b"")
+    said = medar("data", "plan", data, "--out", tmp_path / "out")
+    assert said.code == 1
+    line = next(line for line in said.out.splitlines() if "not measured" in line)
+    assert line.split()[0] == "c1"
+    assert str(data / "images" / "c1.nii.gz") in line
+    said = medar("data", "plan", data, "--out", tmp_path / "out", "--json")
+    assert (said.code, list(json.loads(said.out)["failed"])) == (1, ["c1"])
+
+
 def test_a_bad_case_is_set_aside_with_its_reason(
     medar: Medar, data: Path, write: Write, tmp_path: Path
 ) -> None:
