@@ -1,5 +1,7 @@
 """Codebooks: round trips, chunks, learning, collapse and recovery."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,8 +30,13 @@ ANY = [*NATIVE, *(CodebookSettings(kind=kind, size=64, width=10) for kind in ("f
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
+def seeded() -> Iterator[None]:
+    """The same draws every time; one thread, as several only wait for each other here."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def name(settings: CodebookSettings) -> str:

@@ -59,4 +59,5 @@ class BinarySphericalCodebook(ProjectedCodebook):
         own = binary_cross_entropy_with_logits(logits, odds)
         share = odds.mean(dim=0).clamp(1e-6, 1 - 1e-6)  # the slope at 0 is infinite
         together = torch.special.entr(torch.cat([share, 1 - share])).sum()
-        return self.inner * own - together
+        loss: Tensor = self.inner * own - together
+        return loss
