@@ -1,0 +1,246 @@
+"""Codebooks: round trips, chunks, learning, collapse and recovery."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medar.errors import MedarError
+from medar.tokenizer.codebooks import (
+    BinarySphericalCodebook,
+    Codebook,
+    CodebookSettings,
+    EMACodebook,
+    FiniteScalarCodebook,
+    make_codebook,
+)
+from medar.tokenizer.codebooks.base import nearest
+from medar.tokenizer.codebooks.ema import kmeans
+from medar.tokenizer.codebooks.fsq import choose_levels
+
+NATIVE = [
+    CodebookSettings(kind="ema", size=60, width=5),
+    CodebookSettings(kind="gradient", size=60, width=5),
+    CodebookSettings(kind="fsq", levels=(8, 5, 6, 7), width=4),
+    CodebookSettings(kind="fsq", levels=(2, 3, 4), width=3),
+    CodebookSettings(kind="bsq", size=64, width=6),
+]
+ANY = [*NATIVE, *(CodebookSettings(kind=kind, size=64, width=10) for kind in ("fsq", "bsq"))]  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """The same draws every time; one thread, as several only wait for each other here."""
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def name(settings: CodebookSettings) -> str:
+    return f"{settings.kind}-{settings.width}"
+
+
+def clusters(number: int, width: int = 4) -> Tensor:
+    return torch.randn(2, number // 2, width)
+
+
+@pytest.mark.parametrize("settings", NATIVE, ids=name)
+def test_every_code_is_nearest_to_itself(settings: CodebookSettings) -> None:
+    codebook = make_codebook(settings)
+    indices = torch.arange(codebook.size)
+    assert torch.equal(codebook.quantise(codebook.lookup(indices).detach()), indices)
+
+
+@pytest.mark.parametrize("settings", ANY, ids=name)
+def test_quantised_vectors_are_what_indices_look_up(settings: CodebookSettings) -> None:
+    codebook = make_codebook(settings)
+    vectors = torch.randn(50, settings.width, requires_grad=True)
+    taken = codebook(vectors)
+    assert taken.vectors.shape == vectors.shape
+    assert torch.equal(taken.indices, codebook.quantise(vectors.detach()))
+    assert 0 <= int(taken.indices.min()) <= int(taken.indices.max()) < codebook.size
+    torch.testing.assert_close(taken.vectors, codebook.lookup(taken.indices))
+    assert codebook.lookup(taken.indices.view(5, 10)).shape == (5, 10, settings.width)
+
+
+@pytest.mark.parametrize("settings", ANY, ids=name)
+def test_gradients_reach_the_parameters_not_the_input(settings: CodebookSettings) -> None:
+    codebook = make_codebook(settings)
+    vectors = torch.randn(50, settings.width, requires_grad=True)
+    taken = codebook(vectors)
+    parameters = list(codebook.parameters())
+    if parameters:
+        taken.vectors.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in parameters)
+        assert all(bool(parameter.grad.any()) for parameter in parameters)  # type: ignore[union-attr]
+    assert vectors.grad is None
+    if settings.kind == "bsq":
+        taken.loss.backward()
+        assert vectors.grad is not None
+        assert bool(vectors.grad.any())
+
+
+def test_chunked_distances_equal_the_full_ones() -> None:
+    vectors, codes = torch.randn(300, 7), torch.randn(90, 7)
+    full = torch.cdist(vectors.double(), codes.double()).argmin(dim=1)
+    for chunk_bytes in (1, 4 * 90 * 7, 1 << 20):
+        assert torch.equal(nearest(vectors, codes, chunk_bytes=chunk_bytes), full)
+
+
+def test_fsq_rounds_as_the_paper_does() -> None:
+    """An independent reading of the paper's listing, on its own codes in [-1, 1]."""
+    levels = torch.tensor([8, 5, 6])
+    codebook = FiniteScalarCodebook(CodebookSettings(kind="fsq", levels=(8, 5, 6), width=3))
+    vectors = 2 * torch.randn(5000, 3)
+    half = (levels - 1) * (1 + 1e-3) / 2
+    offset = torch.tensor([0.5, 0.0, 0.5])
+    codes = torch.round(torch.tanh(vectors + torch.atanh(offset / half)) * half - offset)
+    index = (codes + levels // 2) @ torch.tensor([1.0, 8.0, 40.0])
+    assert torch.equal(codebook.quantise(vectors), index.long())
+    assert len(index.unique()) > 200
+
+
+@pytest.mark.parametrize("size", [16, 256, 512, 1000, 4096, 16384])
+def test_levels_come_close_to_a_size_and_the_real_size_is_told(size: int) -> None:
+    codebook = make_codebook(CodebookSettings(kind="fsq", size=size, width=3))
+    levels = choose_levels(size)
+    assert codebook.size == torch.tensor(levels).prod()
+    assert size < 25 or abs(codebook.size / size - 1) < 0.12
+    assert choose_levels(512) == (8, 8, 8)
+
+
+def test_bsq_takes_the_nearest_corner_of_the_sphere() -> None:
+    codebook = make_codebook(CodebookSettings(kind="bsq", size=32, width=5))
+    corners = codebook.lookup(torch.arange(32))
+    torch.testing.assert_close(corners.norm(dim=1), torch.ones(32))
+    vectors = torch.randn(100, 5)
+    assert torch.equal(codebook.quantise(vectors), nearest(vectors, corners))
+
+
+def test_bsq_entropy_is_least_for_decided_vectors_that_use_all_codes() -> None:
+    codebook = make_codebook(CodebookSettings(kind="bsq", size=16, width=4, entropy_weight=1))
+    assert isinstance(codebook, BinarySphericalCodebook)
+    corners = codebook.lookup(torch.arange(16))
+    spread, collapsed = codebook(corners).loss, codebook(corners[:1].repeat(16, 1)).loss
+    torch.testing.assert_close(spread, -torch.tensor(16.0).log(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(collapsed, torch.tensor(0.0), atol=1e-3, rtol=0)
+    undecided = codebook(1e-3 * torch.eye(4)).loss
+    assert float(undecided) > float(spread)
+
+
+def test_bsq_entropy_has_finite_gradients_when_all_is_decided() -> None:
+    codebook = make_codebook(CodebookSettings(kind="bsq", size=4, width=2))
+    vectors = torch.ones(8, 2, requires_grad=True)
+    codebook(vectors).loss.backward()
+    assert vectors.grad is not None
+    assert bool(vectors.grad.isfinite().all())
+
+
+def test_kmeans_finds_separate_clusters() -> None:
+    centres = 10 * torch.eye(4)
+    vectors = (centres.repeat(50, 1) + 0.1 * torch.randn(200, 4))[:]
+    found, counts = kmeans(vectors, 4)
+    torch.testing.assert_close(found, centres, atol=0.1, rtol=0)
+    assert counts.tolist() == [50] * 4
+
+
+def test_kmeans_with_fewer_vectors_than_centres_covers_them_all() -> None:
+    vectors = torch.randn(5, 3)
+    found, counts = kmeans(vectors, 16)
+    assert found.shape == (16, 3)
+    assert int(counts.sum()) == 5
+    torch.testing.assert_close(found[nearest(vectors, found)], vectors, atol=1e-4, rtol=0)
+
+
+def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> float:
+    """Train on steps of random vectors; the share of the codes that the last ones use."""
+    for _ in range(steps):
+        batch = clusters(300, codebook.width) if vectors is None else vectors
+        indices = codebook.quantise(batch.flatten(0, 1)).view(batch.shape[:2])
+        codebook.learn(batch, indices)
+    seen = codebook.quantise(clusters(4000, codebook.width).flatten(0, 1))
+    return len(seen.unique()) / codebook.size
+
+
+def test_averages_are_those_of_the_vectors_that_chose() -> None:
+    codebook = EMACodebook(CodebookSettings(size=3, width=2, decay=0.5, restarts=False))
+    codebook.place(torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 0.0]]), torch.full((3,), 2.0))
+    vectors = torch.tensor([[[1.0, 0.0], [6.0, 5.0]], [[6.0, 7.0], [4.0, 6.0]]])
+    codebook.learn(vectors, codebook.quantise(vectors.flatten(0, 1)).view(2, 2))
+    wanted = torch.tensor([[0.5 / 1.5, 0.0], [(5 + 8) / 2.5, (5 + 9) / 2.5], [-5.0, 0.0]])
+    torch.testing.assert_close(codebook.counts, torch.tensor([1.5, 2.5, 1.0]))
+    torch.testing.assert_close(codebook.codes, wanted, atol=1e-3, rtol=0)
+
+
+def bad_start(codebook: EMACodebook, kind: str) -> None:
+    codebook.start(clusters(1000))
+    codes = codebook.codes.clone()
+    codebook.place(100 * codes if kind == "scaled" else 10 * codes[:1].expand_as(codes))
+
+
+@pytest.mark.parametrize("kind", ["scaled", "equal"])
+def test_restarts_mend_a_collapsed_codebook_and_nothing_else_does(kind: str) -> None:
+    for restarts in (True, False):
+        codebook = EMACodebook(CodebookSettings(size=32, width=4, restarts=restarts))
+        bad_start(codebook, kind)
+        assert learn(codebook, 0) < 0.2
+        usage = learn(codebook, 100)
+        assert usage > 0.8 if restarts else usage < 0.2
+
+
+def test_kmeans_start_uses_the_codes_at_once() -> None:
+    codebook = EMACodebook(CodebookSettings(size=64, width=4))
+    assert codebook.needs_start()
+    codebook.start(clusters(1000))
+    assert not codebook.needs_start()
+    assert learn(codebook, 0) > 0.95
+    assert float(codebook.counts.sum()) == pytest.approx(1000)
+
+
+def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
+    codebook = EMACodebook(CodebookSettings(size=64, width=4, restart_limit=0.1, dead_below=0.9))
+    codebook.place(torch.randn(64, 4) * 100)
+    before = codebook.codes.clone()
+    learn(codebook, 1)
+    moved = (codebook.codes - before).abs().sum(dim=1) > 1
+    assert 6 <= int(moved.sum()) <= 8
+
+
+def test_learning_goes_on_exactly_from_a_saved_state() -> None:
+    settings = CodebookSettings(size=32, width=4, dead_below=0.5)
+    one = EMACodebook(settings)
+    one.start(clusters(200))
+    learn(one, 3)
+    state = {key: value.clone() for key, value in one.state_dict().items()}
+    random = torch.get_rng_state()
+    learn(one, 5)
+    other = EMACodebook(settings)
+    assert other.needs_start()
+    other.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert not other.needs_start()
+    learn(other, 5)
+    assert torch.equal(one.codes, other.codes)
+    nn.Module.load_state_dict(other, EMACodebook(settings).state_dict())
+    assert other.needs_start()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"size": 1}, "size 1"),
+        ({"kind": "bsq", "size": 500}, "power of two, 256 or 512"),
+        ({"width": 0}, "width 0"),
+        ({"decay": 1.0}, "decay 1.0"),
+        ({"dead_below": -0.1}, "dead_below"),
+        ({"restart_limit": 0.0}, "switches restarts off"),
+        ({"levels": (8, 1)}, "levels"),
+        ({"entropy_weight": -1.0}, "entropy_weight"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(MedarError, match=reason):
+        CodebookSettings(**changes)  # type: ignore[arg-type]
