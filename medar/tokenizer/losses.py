@@ -116,7 +116,8 @@ def _dice(logits: Tensor, truth: Tensor, compared: Tensor) -> Tensor:
     from monai.losses import DiceLoss
 
     chances = logits.softmax(1)[:, 1:] * compared
-    of_label = DiceLoss(batch=True, reduction="none")(chances, truth.float()).flatten()
+    loss = DiceLoss(batch=True, reduction="none")
+    of_label: Tensor = loss(chances, truth.float()).flatten()
     occurs = truth.any(dim=4).any(dim=3).any(dim=2).any(dim=0)
     return (of_label * occurs).sum() / occurs.sum().clamp(min=1)
 

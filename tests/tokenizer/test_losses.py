@@ -142,9 +142,9 @@ def test_the_smallest_side_is_enough_and_less_is_refused() -> None:
 
 def test_a_discriminator_learns_to_tell_noise_from_blur() -> None:
     judge = discriminator()
-    optimiser = torch.optim.Adam(judge.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(judge.parameters(), lr=1e-2, betas=(0.5, 0.9))
     losses = []
-    for _ in range(12):
+    for _ in range(30):
         real = torch.randn(4, 1, 8, 8, 8)
         fake = nn.functional.avg_pool3d(torch.randn(4, 1, 8, 8, 8), 3, stride=1, padding=1)
         loss = discriminator_loss(judge(real).scores, judge(fake).scores)
@@ -152,7 +152,7 @@ def test_a_discriminator_learns_to_tell_noise_from_blur() -> None:
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
 
 
 def test_the_hinge_costs_nothing_beyond_its_margin() -> None:

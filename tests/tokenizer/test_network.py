@@ -84,7 +84,7 @@ def test_checkpointing_keeps_fewer_activations() -> None:
 
 
 def test_the_memory_format_changes_no_value() -> None:
-    network, volume = both(config()), torch.randn(1, 1, 8, 8, 8)
+    network, volume = both(config()), torch.randn(2, 1, 16, 16, 16)
     expected = network["decoder"](network["encoder"](volume)).volume
     network.to(memory_format=torch.channels_last_3d)
     latent = network["encoder"](volume.to(memory_format=torch.channels_last_3d))
