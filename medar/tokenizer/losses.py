@@ -18,11 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medar.data.loading import UNKNOWN
 from medar.errors import MedarError
 from medar.settings import STRICT
-
-UNKNOWN = -1
-"""Class of voxels that nobody looked at."""
 
 
 def frequency_loss(reconstruction: Tensor, volume: Tensor, *, floor: float = 0.01) -> Tensor:
@@ -59,7 +57,8 @@ def label_losses(logits: Tensor, classes: Tensor, annotated: Tensor) -> LabelLos
 
     Where a case was not annotated for a label, its "background" may well be that label: the
     probabilities of both are added up before they are compared with the truth (the marginal loss
-    of arXiv 2007.03868). Voxels of unknown class count nowhere.
+    of arXiv 2007.03868); a voxel that carries such a label all the same counts as background.
+    Voxels of unknown class count nowhere.
 
     Args:
         logits: (B, K + 1, X, Y, Z), background first.

@@ -98,6 +98,15 @@ def test_background_shares_its_probability_with_labels_that_nobody_looked_for(
     assert (recounted.cross_entropy - counted.cross_entropy).abs() > 0.01
 
 
+def test_a_label_that_the_case_was_not_annotated_for_is_not_believed(
+    case: tuple[Tensor, Tensor],
+) -> None:
+    logits, classes = case
+    annotated = torch.tensor([[True, False, True]] * 2)
+    without = torch.where(classes == 2, 0, classes)
+    assert label_losses(logits, classes, annotated) == label_losses(logits, without, annotated)
+
+
 def test_no_label_is_pushed_towards_background_by_a_case_that_lacks_it() -> None:
     logits = torch.zeros(1, 3, 2, 2, 2, requires_grad=True)
     annotated = torch.tensor([[True, False]])
