@@ -1,0 +1,195 @@
+"""The losses: nothing where there is nothing to mend, and blind to what nobody annotated."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medar.errors import MedarError
+from medar.tokenizer.losses import (
+    Discriminator,
+    DiscriminatorConfig,
+    adaptive_weight,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching,
+    frequency_loss,
+    label_losses,
+    to_classes,
+)
+
+
+@pytest.fixture
+def case() -> tuple[Tensor, Tensor]:
+    """Logits (2, 4, 3, 3, 3) of three labels, and classes (2, 1, 3, 3, 3) with unknown voxels."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 4, 3, 3, 3, generator=generator)
+    return logits, torch.randint(-1, 4, (2, 1, 3, 3, 3), generator=generator)
+
+
+ALL = torch.ones(2, 3, dtype=torch.bool)
+
+
+def test_the_frequency_loss_is_zero_at_equality_and_counts_blur_more_than_a_shift() -> None:
+    volume = torch.randn(1, 1, 12, 12, 10)
+    blurred = nn.functional.avg_pool3d(volume, 3, stride=1, padding=1)
+    assert frequency_loss(volume, volume) == 0
+    assert frequency_loss(volume.roll(1, 2), volume) < 1e-3
+    assert frequency_loss(blurred, volume) > 0.5
+
+
+def test_the_frequency_loss_has_a_gradient_at_zero_amplitude() -> None:
+    flat = torch.zeros(1, 1, 4, 4, 4, requires_grad=True)
+    frequency_loss(flat, torch.randn(1, 1, 4, 4, 4)).backward()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_fully_annotated_cases_get_plain_cross_entropy(case: tuple[Tensor, Tensor]) -> None:
+    logits, classes = case
+    expected = nn.functional.cross_entropy(logits, classes[:, 0], ignore_index=-1)
+    torch.testing.assert_close(label_losses(logits, classes, ALL).cross_entropy, expected)
+
+
+def test_dice_is_that_of_each_label_over_the_known_voxels() -> None:
+    classes = torch.tensor([0, 1, 1, 2, -1]).view(1, 1, 5, 1, 1)
+    logits = torch.log(torch.tensor(
+        [[0.5, 0.2, 0.1, 0.1, 0.1], [0.3, 0.7, 0.6, 0.1, 0.8], [0.2, 0.1, 0.3, 0.8, 0.1]]
+    )).view(1, 3, 5, 1, 1)  # fmt: skip
+    first = 2 * (0.7 + 0.6) / ((0.3 + 0.7 + 0.6 + 0.1) + 2)
+    second = 2 * 0.8 / ((0.2 + 0.1 + 0.3 + 0.8) + 1)
+    loss = label_losses(logits, classes, torch.ones(1, 2, dtype=torch.bool)).dice
+    assert loss.item() == pytest.approx(1 - (first + second) / 2, abs=1e-4)
+
+
+def test_both_vanish_at_the_truth(case: tuple[Tensor, Tensor]) -> None:
+    _, classes = case
+    sure = 50.0 * nn.functional.one_hot(classes[:, 0].clamp(min=0), 4).movedim(-1, 1)
+    losses = label_losses(sure, classes, ALL)
+    assert losses.cross_entropy < 1e-6
+    assert losses.dice < 1e-4
+
+
+def test_unknown_voxels_contribute_nothing(case: tuple[Tensor, Tensor]) -> None:
+    logits, classes = case
+    elsewhere = torch.where(classes == -1, torch.randn_like(logits) * 9, logits)
+    assert label_losses(elsewhere, classes, ALL) == label_losses(logits, classes, ALL)
+    nothing = label_losses(logits.requires_grad_(), torch.full_like(classes, -1), ALL)
+    assert nothing.cross_entropy == nothing.dice == 0
+    sum(nothing).backward()  # type: ignore[union-attr]
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_background_shares_its_probability_with_labels_that_nobody_looked_for(
+    case: tuple[Tensor, Tensor],
+) -> None:
+    """Probability moved between the background and label 2, not annotated, changes nothing."""
+    logits, classes = case
+    annotated = torch.tensor([[True, False, True]] * 2)
+    both = torch.logaddexp(logits[:, 0], logits[:, 2])
+    share = torch.rand_like(both)
+    moved = logits.clone()
+    moved[:, 0], moved[:, 2] = both + share.log(), both + (1 - share).log()
+    before, after = (label_losses(one, classes, annotated) for one in (logits, moved))
+    torch.testing.assert_close(tuple(after), tuple(before))
+    counted, recounted = (label_losses(one, classes, ALL) for one in (logits, moved))
+    assert (recounted.cross_entropy - counted.cross_entropy).abs() > 0.01
+
+
+def test_a_label_that_the_case_was_not_annotated_for_is_not_believed(
+    case: tuple[Tensor, Tensor],
+) -> None:
+    logits, classes = case
+    annotated = torch.tensor([[True, False, True]] * 2)
+    without = torch.where(classes == 2, 0, classes)
+    assert label_losses(logits, classes, annotated) == label_losses(logits, without, annotated)
+
+
+def test_no_label_is_pushed_towards_background_by_a_case_that_lacks_it() -> None:
+    logits = torch.zeros(1, 3, 2, 2, 2, requires_grad=True)
+    annotated = torch.tensor([[True, False]])
+    background = torch.zeros(1, 1, 2, 2, 2)
+    label_losses(logits, background, annotated).cross_entropy.backward()
+    assert logits.grad is not None
+    assert (logits.grad[:, 1] > 0).all()
+    assert (logits.grad[:, 2] < 0).all()
+
+
+def test_cases_without_annotation_have_no_loss(case: tuple[Tensor, Tensor]) -> None:
+    losses = label_losses(*case, torch.zeros_like(ALL))
+    assert losses.cross_entropy.abs() < 1e-6
+    assert losses.dice == 0
+
+
+def test_label_values_become_classes_in_the_order_of_the_plan() -> None:
+    label = torch.tensor([-1, 0, 7, 3, 7], dtype=torch.int8)
+    assert to_classes(label, [3, 7]).tolist() == [-1, 0, 2, 1, 2]
+    assert to_classes(label, [7, 3]).tolist() == [-1, 0, 1, 2, 1]
+
+
+def discriminator(**changes: Any) -> Discriminator:
+    torch.manual_seed(0)
+    return Discriminator(DiscriminatorConfig(**{"width": 4, "layers": 2, **changes}))
+
+
+def test_each_scale_judges_patches_and_gives_its_features() -> None:
+    judged = discriminator(layers=1, scales=2)(torch.randn(2, 1, 16, 8, 12))
+    assert [score.shape[:2] for score in judged.scores] == [(2, 1), (2, 1)]
+    assert judged.scores[0].shape[2:] > judged.scores[1].shape[2:]
+    assert len(judged.features) == 2 + 3
+
+
+def test_the_smallest_side_is_enough_and_less_is_refused() -> None:
+    judge = discriminator()
+    side = judge.config.smallest
+    assert judge(torch.randn(1, 1, side, side, side)).scores[0].numel() >= 1
+    with pytest.raises(MedarError, match="layers 2 and scales 1 need sides of 8"):
+        judge(torch.randn(1, 1, side, side, side - 1))
+
+
+def test_a_discriminator_learns_to_tell_noise_from_blur() -> None:
+    judge = discriminator()
+    optimiser = torch.optim.Adam(judge.parameters(), lr=1e-2, betas=(0.5, 0.9))
+    losses = []
+    for _ in range(30):
+        real = torch.randn(4, 1, 8, 8, 8)
+        fake = nn.functional.avg_pool3d(torch.randn(4, 1, 8, 8, 8), 3, stride=1, padding=1)
+        loss = discriminator_loss(judge(real).scores, judge(fake).scores)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
+
+
+def test_the_hinge_costs_nothing_beyond_its_margin() -> None:
+    good, bad = [torch.full((1, 1, 2, 2, 2), 1.5)], [torch.full((1, 1, 2, 2, 2), -1.5)]
+    assert discriminator_loss(good, bad) == 0
+    assert discriminator_loss(bad, good) == 2.5
+    assert adversarial_loss(bad) == 1.5
+
+
+def test_feature_matching_teaches_the_reconstruction_alone() -> None:
+    real, fake = (torch.randn(1, 2, 3, 3, 3, requires_grad=True) for _ in range(2))
+    assert feature_matching([real], [real]) == 0
+    feature_matching([real], [fake]).backward()
+    assert real.grad is None
+    assert fake.grad is not None
+
+
+def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    one, other = 6 * weight.square().sum() / 2, weight @ torch.tensor([0.0, 2.0])
+    assert adaptive_weight(one, other, weight).item() == pytest.approx(6 * 5 / 2, rel=1e-3)
+    assert adaptive_weight(one, other, weight, limit=2.0).item() == 2
+    assert adaptive_weight(one, 0 * other, weight).item() == 1e4
+    (one + other).backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"layers": 0}, "layers 0"), ({"width": 6}, "4")])
+def test_nonsense_is_refused(changes: dict[str, int], words: str) -> None:
+    with pytest.raises(MedarError, match=words):
+        DiscriminatorConfig(**changes)

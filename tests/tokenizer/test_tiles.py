@@ -1,0 +1,71 @@
+"""Decoding by tiles: equal to decoding whole, in pieces of bounded size."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medar.errors import MedarError
+from medar.tokenizer.network import Decoded, Decoder, NetworkConfig
+from medar.tokenizer.tiles import decode_tiled, spans
+from medar.volume import Shape3
+
+
+def decoder_of(**changes: Any) -> Decoder:
+    torch.manual_seed(0)
+    sizes = {"width": 4, "code_width": 4, "downsampling": (2, 2, 1), **changes}
+    return Decoder(NetworkConfig(**sizes)).eval()
+
+
+@pytest.mark.parametrize("factors", [(2, 2, 2), (4, 2, 1)], ids=str)
+def test_tiles_equal_the_whole(factors: Shape3) -> None:
+    decoder = decoder_of(downsampling=factors, labels=2)
+    latent = torch.randn(1, 4, 15, 2, 15)
+    with torch.no_grad():
+        whole = decoder(latent)
+    tiled = decode_tiled(decoder, latent, (4, 2, 3))
+    torch.testing.assert_close(tiled.volume, whole.volume, atol=1e-5, rtol=1e-5)
+    assert tiled.classes is not None
+    assert tiled.classes.dtype == torch.int16
+    assert torch.equal(tiled.classes, whole.logits.argmax(1, keepdim=True).to(torch.int16))
+
+
+def test_a_margin_short_by_one_site_is_not_exact() -> None:
+    decoder = decoder_of()
+    latent = torch.randn(1, 4, 20, 2, 2)
+    with torch.no_grad():
+        whole = decoder(latent).volume
+    x, y, z = decoder.reach
+    short = decode_tiled(decoder, latent, (4, 4, 4), (x - 1, y, z)).volume
+    without = decode_tiled(decoder, latent, (4, 4, 4), (0, 0, 0)).volume
+    assert not torch.equal(short, whole)
+    assert (short - whole).abs().max() < 0.1 * (without - whole).abs().max()
+
+
+def test_the_largest_piece_is_tile_and_margins() -> None:
+    decoder = decoder_of()
+    seen: list[tuple[int, ...]] = []
+
+    def note(_: Any, inputs: tuple[Tensor, ...], __: Decoded) -> None:
+        seen.append(tuple(inputs[0].shape[2:]))
+
+    decoder.register_forward_hook(note)
+    decode_tiled(decoder, torch.randn(1, 4, 24, 3, 3), (5, 5, 5))
+    assert len(seen) == 5
+    assert max(size[0] for size in seen) <= 5 + 2 * decoder.reach[0]
+
+
+def test_a_small_latent_is_decoded_whole() -> None:
+    assert list(spans(9, 4, 3)) == [(0, 9, 0, 9)]
+    assert list(spans(11, 4, 3)) == [(0, 4, 0, 7), (4, 8, 1, 11), (8, 11, 5, 11)]
+
+
+def test_no_label_head_gives_no_label_map() -> None:
+    assert decode_tiled(decoder_of(), torch.randn(1, 4, 2, 2, 2), (1, 1, 1)).classes is None
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [((0, 4, 4), None), ((4, 4, 4), (-1, 0, 0))])
+def test_nonsense_is_refused(tile: Shape3, overlap: Shape3 | None) -> None:
+    with pytest.raises(MedarError, match="allowed from 1"):
+        decode_tiled(decoder_of(), torch.randn(1, 4, 2, 2, 2), tile, overlap)
