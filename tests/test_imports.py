@@ -41,6 +41,15 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+def test_training_knows_no_other_room() -> None:
+    allowed = {"errors", "files", "settings", "progress", "training"}
+    for path in (PACKAGE / "training").glob("*.py"):
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            assert top != "mlflow", path
+            assert top != "medar" or rest.partition(".")[0] in allowed, f"{path}: {name}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_rooms_import_what_stands_below_them(path: Path) -> None:
     room = room_of(path)
