@@ -71,7 +71,7 @@ def test_a_gauge_of_a_share(
     gauge.close()
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines()[0].startswith("training: 30%, loss 0.3, ")
+    assert err.splitlines()[0].startswith("training: 40%, loss 0.4, ")
     assert "unseen" not in err
 
 

@@ -16,11 +16,11 @@ def seed_everything(seed: int) -> None:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of all generators, as tensors and plain values."""
-    kind, words, position, has_gauss, gauss = np.random.get_state()
-    assert isinstance(words, np.ndarray)
+    version, words, gauss = random.getstate()
+    kind, numpy_words, *rest = np.random.get_state()
     state = {
-        "python": random.getstate(),
-        "numpy": (kind, words.tolist(), position, has_gauss, gauss),
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (kind, torch.tensor(np.asarray(numpy_words).tolist()), *rest),
         "torch": torch.get_rng_state(),
     }
     if device.type == "cuda":
@@ -30,8 +30,10 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     """Put back what `random_state` gave; a device that it did not know keeps its own state."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, numpy_words, *rest = state["numpy"]
+    np.random.set_state((kind, numpy_words.numpy(), *rest))
     torch.set_rng_state(state["torch"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -6,7 +6,6 @@ A script as well as a module, so that whole processes can be killed and torchrun
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,15 +25,15 @@ def items() -> tuple[Tensor, Tensor]:
 
 
 class Toy(Task[tuple[Tensor, Tensor]]):
-    """An MLP with noise in it, from torch's random state, and a running mean in a buffer."""
+    """An MLP; noise in its input comes from torch's random state."""
 
     metric = "error"
 
-    def __init__(self, batch_size: int = 4, noise: float = 0.0, pause: float = 0.0) -> None:
+    def __init__(self, batch_size: int = 4, noise: float = 0.0) -> None:
         torch.manual_seed(3)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 1))
         self.place = ranks()
-        self.batch_size, self.noise, self.pause = batch_size, noise, pause
+        self.batch_size, self.noise = batch_size, noise
         self.after: list[int] = []
 
     def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -48,7 +47,6 @@ class Toy(Task[tuple[Tensor, Tensor]]):
             yield x[chosen], y[chosen]
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        time.sleep(self.pause)
         x, y = batch
         x = x + self.noise * torch.randn_like(x)
         loss = nn.functional.mse_loss(self.model(x), y)
@@ -81,7 +79,6 @@ def main(out: str, *words: str) -> None:
     task = Toy(
         batch_size=int(values.get("batch_size", 4)),
         noise=values.get("noise", 0.0),
-        pause=values.get("pause", 0.0),
     )
     task.after_step = lambda step: (  # type: ignore[method-assign]
         os.kill(os.getpid(), signal.SIGKILL) if step == values.get("kill") else None
