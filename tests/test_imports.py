@@ -13,7 +13,7 @@ import medar
 PACKAGE = Path(medar.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ("volume", "data", "report", "cli")
+ROOMS = ("volume", "data", "training", "tokenizer", "report", "cli")
 """From the bottom up: a room imports from itself and from those below."""
 
 ALONE = {
@@ -39,6 +39,15 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module or ""
+
+
+def test_training_knows_no_other_room() -> None:
+    allowed = {"errors", "files", "settings", "progress", "training"}
+    for path in (PACKAGE / "training").glob("*.py"):
+        for name in imports(path):
+            top, _, rest = name.partition(".")
+            assert top != "mlflow", path
+            assert top != "medar" or rest.partition(".")[0] in allowed, f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -56,3 +56,29 @@ def test_a_bar_on_a_terminal(
     assert list(progress.track(range(3), total=3, label="reading", unit="file")) == [0, 1, 2]
     assert "reading" in terminal.text
     assert capsys.readouterr().out == ""
+
+
+def test_a_gauge_of_a_share(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = ticking(2.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    gauge = progress.Gauge("training", share=0.2)
+    quiet = progress.Gauge("training", quiet=True)
+    for share in (0.3, 0.4, 0.5, 0.6):
+        gauge.show(share, f"loss {share}")
+        quiet.show(share, "unseen")
+    gauge.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0].startswith("training: 40%, loss 0.4, ")
+    assert "unseen" not in err
+
+
+def test_a_gauge_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    gauge = progress.Gauge("training")
+    gauge.show(0.5, "step 3")
+    gauge.close()
+    assert "training" in terminal.text

@@ -1,0 +1,8 @@
+"""The one loop for everything that trains: it is given a task and knows nothing of its insides."""
+
+from medar.training.folder import Resume as Resume
+from medar.training.loop import Outcome as Outcome
+from medar.training.loop import fit as fit
+from medar.training.settings import TrainingSettings as TrainingSettings
+from medar.training.task import Task as Task
+from medar.training.tracker import Tracker as Tracker

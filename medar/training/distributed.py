@@ -1,0 +1,150 @@
+"""Several processes that train one model on shares of each batch, as torchrun starts them.
+
+Data parallel only (DistributedDataParallel: arXiv 2006.15704): each process holds the whole model.
+Processes share one file system. Sharded models (FSDP2) are not here.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medar.errors import MedarError
+from medar.training.task import Task
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run."""
+
+    rank: int = 0
+    """Its number; 0 alone writes files."""
+    world: int = 1
+    """How many there are."""
+    local: int = 0
+    """Its number on this machine."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def share(self, batch_size: int) -> int:
+        """Items of a batch that fall to each process.
+
+        Raises:
+            MedarError: the batch cannot be divided evenly.
+        """
+        if batch_size % self.world:
+            raise MedarError(
+                f"batch_size {batch_size}: {self.world} processes cannot share it evenly; "
+                f"choose a multiple of {self.world}"
+            )
+        return batch_size // self.world
+
+
+def ranks() -> Ranks:
+    """This process's place, from the variables that torchrun sets; alone without them."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    return Ranks(*(int(os.environ.get(n, d)) for n, d in zip(names, (0, 1, 0), strict=True)))
+
+
+@contextlib.contextmanager
+def process_group(place: Ranks, device: torch.device) -> Iterator[None]:
+    """Processes can talk inside the block: gloo on CPUs, NCCL for tensors on CUDA devices."""
+    if place.world == 1 or dist.is_initialized():
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Forward(nn.Module):
+    """A task's loss as a module, which is what DistributedDataParallel wraps.
+
+    Whatever the loss calls, on whichever network, then belongs to one forward pass.
+    """
+
+    def __init__(self, task: Task[Any]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList([task.model, *task.companions().values()])
+        self._loss = task.loss
+
+    def forward(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and the metrics, detached."""
+        loss, metrics = self._loss(batch, step)
+        metrics = {"loss": loss, **metrics}
+        return loss, {name: value.detach() for name, value in metrics.items()}
+
+
+def data_parallel(task: Task[Any], place: Ranks, device: torch.device) -> nn.Module:
+    """The task's forward pass, with gradients averaged over processes if there are several."""
+    forward = Forward(task)
+    if place.world == 1:
+        return forward
+    # A loss may leave parameters out at some steps: a scale dropped, a discriminator that rests.
+    return DistributedDataParallel(
+        forward,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        find_unused_parameters=True,
+    )
+
+
+def unsynchronised(forward: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[object]:
+    """A context in which gradients only accumulate, for all batches of a step but the last."""
+    if wanted and isinstance(forward, DistributedDataParallel):
+        return forward.no_sync()
+    return contextlib.nullcontext()
+
+
+def gathered(value: Any) -> list[Any]:
+    """`value` of every process, in every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def largest(*values: float) -> list[float]:
+    """Each value's maximum over processes: what one knows, all act upon."""
+    if not dist.is_initialized():
+        return list(values)
+    together = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(together, dist.ReduceOp.MAX)
+    return [float(value) for value in together]
+
+
+def everywhere(flag: Tensor) -> Tensor:
+    """Whether a flag, a bool on the device, is set in every process; the host does not wait."""
+    if not dist.is_initialized():
+        return flag
+    together = flag.int()
+    dist.all_reduce(together, dist.ReduceOp.MIN)
+    return together.bool()
+
+
+def mean_over_processes(metrics: dict[str, float]) -> dict[str, float]:
+    """The mean of each metric over the processes that have it."""
+    return weighted_means([{n: (v, 1.0) for n, v in one.items()} for one in gathered(metrics)])
+
+
+def weighted_means(parts: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
+    """Means by name of (sum, number) pairs; a name without a number is left out."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    sums = {n: [part.get(n, (0.0, 0.0)) for part in parts] for n in names}
+    totals = {n: (sum(s for s, _ in pairs), sum(k for _, k in pairs)) for n, pairs in sums.items()}
+    return {name: total / number for name, (total, number) in totals.items() if number}

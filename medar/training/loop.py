@@ -1,0 +1,244 @@
+"""`fit`: the loop that trains every model of medar, on a CPU, a GPU, or many under torchrun.
+
+Each step: a few batches, one backward pass each, clip, move, average. Once in a while: metrics,
+evaluation, a checkpoint. What is trained is the task's affair (`medar.training.task`).
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medar.files import exclusive
+from medar.progress import Gauge
+from medar.training.distributed import (
+    data_parallel,
+    everywhere,
+    gathered,
+    largest,
+    mean_over_processes,
+    process_group,
+    ranks,
+    unsynchronised,
+)
+from medar.training.folder import Resume, RunConfig, RunFolder, parameters
+from medar.training.guard import Guard
+from medar.training.precision import Precision, choose_precision
+from medar.training.randomness import seed_everything
+from medar.training.run import Run
+from medar.training.schedule import learning_rate, progress
+from medar.training.settings import TrainingSettings
+from medar.training.signals import Interruption, interruptible
+from medar.training.task import Task
+from medar.training.tracker import JsonlTracker, Tracker, Trackers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int
+    elapsed: float
+    """Seconds, over all resumptions."""
+    best: float | None
+    """The best value of the task's metric."""
+    best_step: int | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The last evaluation; empty if the run had finished before."""
+
+
+def fit(
+    task: Task[Any],
+    settings: TrainingSettings,
+    out: str | Path,
+    tracker: Tracker | None = None,
+    *,
+    resume: Resume = "auto",
+    clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+    """Train a task, or go on with it; a run that has finished is left as it is.
+
+    Under torchrun each process calls this; process 0 alone writes.
+
+    Args:
+        task: what to train.
+        settings: how.
+        out: the folder of the run, see `medar.training.folder`.
+        tracker: what else is told of settings, metrics and the model, besides `metrics.jsonl`;
+            closed at the end.
+        resume: "auto", "never" or a checkpoint's path, see `medar.training.folder.Resume`.
+        clock: seconds, for `minutes`.
+
+    Raises:
+        MedarError: the folder's run is of other settings, or may not be gone on with; losses
+            that are not finite; a file that cannot be written.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
+    """
+    place = ranks()
+    precision = choose_precision(settings, place.local)
+    folder = RunFolder(Path(out), settings.keep)
+    config = RunConfig(task=task.describe(), training=settings, processes=place.world)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(process_group(place, precision.device))
+        if place.first:
+            stack.enter_context(exclusive(folder.out))
+        content = folder.start(resume, config)
+        gathered(None)  # nobody writes before everybody has looked
+        seed_everything(settings.seed + place.rank)
+        for network in (task.model, *task.companions().values()):
+            network.to(precision.device)
+        run = Run(task, config, folder, place, precision.device)
+        if content is not None:
+            run.load(content)
+        if run.finished:
+            _say(run, f"{out}: finished at step {run.state.step} before; nothing is left to do")
+            return _outcome(run, {})
+        _say(run, f"training on {precision.why}, {place.world} process(es)")
+        own = stack.enter_context(contextlib.closing(_open_tracker(run, tracker)))
+        loop = Loop(run, precision, own, clock)
+        return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
+
+
+class Loop:
+    """The loop itself, over a run that is ready to go.
+
+    Args:
+        run: what changes.
+        precision: what a forward pass is computed in.
+        tracker: what is told.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, run: Run, precision: Precision, tracker: Tracker, clock: Callable[[], float]
+    ) -> None:
+        self.run, self.precision, self.tracker, self.clock = run, precision, tracker, clock
+        if precision.compile:
+            run.task.model.compile()
+        self.forward = data_parallel(run.task, run.place, run.device)
+        self.guard = Guard(run.settings, run.device, quiet=not run.place.first)
+        self.batches = run.batches()
+        self.results: dict[str, float] = {}
+        self._loss = ""
+        self._logged = run.state.step, run.state.elapsed
+
+    def run_to_the_end(self, interruption: Interruption) -> dict[str, float]:
+        """Train until the steps or minutes are used up; returns the last evaluation."""
+        run, state = self.run, self.run.state
+        began = self.clock() - state.elapsed
+        gauge = Gauge("training", share=run.share, quiet=not run.place.first)
+        with contextlib.closing(gauge):
+            while not run.finished:
+                self.step()
+                state.elapsed, asked = largest(self.clock() - began, interruption.asked)
+                self.once_in_a_while(save=bool(asked))
+                gauge.show(run.share, f"step {state.step}{self._loss}")
+                if asked and not run.finished:
+                    raise KeyboardInterrupt("the same command goes on from here")
+        return self.results
+
+    def step(self) -> None:
+        """One step of the optimisers, on `accumulation` batches."""
+        run, settings = self.run, self.run.settings
+        run.optimisers.set_rate(self.rate)
+        said: list[dict[str, Tensor]] = []
+        for left in reversed(range(settings.accumulation)):
+            batch = next(self.batches)
+            with unsynchronised(self.forward, left > 0):
+                with self.precision.autocast():
+                    loss, metrics = self.forward(batch, run.state.step)
+                (loss / settings.accumulation).backward()
+            said.append(metrics)
+        norms = run.optimisers.clip_gradients()
+        values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in said)])
+        finite = everywhere(values.isfinite().all())
+        run.optimisers.step(finite)
+        if run.average:
+            run.average.update()
+        self.guard.note(finite)
+        for metrics in [*said, {f"gradient_norm/{name}": norm for name, norm in norms.items()}]:
+            run.meter.add(metrics, finite)
+        run.state.step += 1
+        run.task.after_step(run.state.step)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the step to come, taken at its middle."""
+        state, settings = self.run.state, self.run.settings
+        return learning_rate(settings, progress(settings, state.step + 0.5, state.elapsed))
+
+    def once_in_a_while(self, *, save: bool) -> None:
+        """After a step: look at the losses, log, evaluate and save, each when it is due."""
+        run, settings, step = self.run, self.run.settings, self.run.state.step
+        metrics: dict[str, float] = {}
+        best = False
+        log = run.finished or step % settings.log_every == 0
+        if log or run.device.type == "cpu":  # elsewhere looking means waiting
+            self.guard.check(step)
+        if log:
+            metrics |= self.readings()
+        if run.finished or step % settings.evaluate_every == 0:
+            self.results = self.evaluate()
+            best = run.take_best(self.results)
+            metrics |= {f"validation/{name}": value for name, value in self.results.items()}
+        if metrics:
+            self.tracker.log_metrics(metrics, step)
+        if run.finished and run.state.best_step is None:
+            best = True  # a model is left even if no evaluation gave a number
+        if save or best or run.finished or step % settings.save_every == 0:
+            run.save(best=best)
+        if best:
+            self.tracker.log_artifact(run.folder.model)
+
+    def readings(self) -> dict[str, float]:
+        """What the steps since the last reading said."""
+        state, (step, elapsed) = self.run.state, self._logged
+        means = self.run.meter.read()
+        self._loss = f", loss {means['loss']:.4g}" if "loss" in means else ""
+        self._logged = state.step, state.elapsed
+        return {
+            **{f"train/{name}": value for name, value in means.items()},
+            "learning_rate": self.run.optimisers.rate,
+            "epoch": state.epoch,
+            "seconds": state.elapsed,
+            "steps_per_second": (state.step - step) / max(state.elapsed - elapsed, 1e-9),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's evaluation, of the averaged weights."""
+        with self.run.for_evaluation(), self.precision.autocast():
+            return mean_over_processes(self.run.task.evaluate())
+
+
+def _open_tracker(run: Run, tracker: Tracker | None) -> Tracker:
+    """All that is told about the run, in process 0; nothing in the others."""
+    if not run.place.first:
+        return Trackers([])
+    run.folder.checkpoints.forget_after(run.state.step)
+    run.folder.write_config(run.config)
+    own = JsonlTracker(run.folder.metrics, run.state.step)
+    trackers = Trackers([own, tracker] if tracker else [own])
+    trackers.log_parameters(parameters(run.config))
+    return trackers
+
+
+def _outcome(run: Run, metrics: dict[str, float]) -> Outcome:
+    state = run.state
+    return Outcome(
+        step=state.step,
+        elapsed=state.elapsed,
+        best=state.best,
+        best_step=state.best_step,
+        metrics=metrics,
+    )
+
+
+def _say(run: Run, text: str) -> None:
+    if run.place.first:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""Two processes that share each batch train to the weights of one that has it whole."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from toy import Toy, settings
+
+from medar.training import fit
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_two(out: Path, *words: str) -> list[str]:
+    """`toy.py` in two processes, as torchrun would start them; what each wrote on stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("toy.py"), out, *words],
+            env={**os.environ, **common, "RANK": r, "LOCAL_RANK": r, "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in ("0", "1")
+    ]
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return said
+
+
+def test_two_processes_equal_one(
+    tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    said = run_two(tmp_path / "two", "batch_size=8", "accumulation=2")
+    fit(Toy(batch_size=8), settings(accumulation=2), tmp_path / "one")
+    one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
+    for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        assert a["step"] == b["step"]
+        if "train/loss" in a:
+            assert abs(a["train/loss"] - b["train/loss"]) < 1e-5
+    assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
+    assert "training on" not in said[1]
+    saved = torch.load(tmp_path / "two" / "checkpoints" / "best.pt", weights_only=True)
+    assert len(saved["random"]) == 2
+    assert not torch.equal(saved["random"][0]["torch"], saved["random"][1]["torch"])

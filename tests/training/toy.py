@@ -1,0 +1,94 @@
+"""A tiny regression task, and a command that trains it: `python toy.py OUT [name=value ...]`.
+
+A script as well as a module, so that whole processes can be killed and torchrun can start it.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medar.training import Task, TrainingSettings, fit
+from medar.training.distributed import ranks
+
+ITEMS = 24
+
+
+def items() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(ITEMS, 3, generator=generator)
+    return x, (x.sin() + 0.3 * x.roll(1, 1)).sum(1, keepdim=True)
+
+
+class Toy(Task[tuple[Tensor, Tensor]]):
+    """An MLP; noise in its input comes from torch's random state."""
+
+    metric = "error"
+
+    def __init__(self, batch_size: int = 4, noise: float = 0.0) -> None:
+        torch.manual_seed(3)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 1))
+        self.place = ranks()
+        self.batch_size, self.noise = batch_size, noise
+        self.after: list[int] = []
+
+    def batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        torch.rand(epoch + start + 1)  # as a DataLoader does
+        order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(epoch))
+        x, y = items()
+        share = self.place.share(self.batch_size)
+        for batch in range(start, ITEMS // self.batch_size):
+            first = batch * self.batch_size + self.place.rank * share
+            chosen = order[first : first + share]
+            yield x[chosen], y[chosen]
+
+    def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = batch
+        x = x + self.noise * torch.randn_like(x)
+        loss = nn.functional.mse_loss(self.model(x), y)
+        return loss, {"root": loss.sqrt()}
+
+    def evaluate(self) -> dict[str, float]:
+        x, y = items()
+        return {"error": float(nn.functional.mse_loss(self.model(x), y))}
+
+    def after_step(self, step: int) -> None:
+        self.after.append(step)
+
+    def describe(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "widths": (3, 8, 1)}
+
+
+SETTINGS: dict[str, Any] = {
+    "steps": 30, "learning_rate": 0.02, "ema": 0.9, "precision": "fp32", "device": "cpu",
+    "log_every": 4, "evaluate_every": 7, "save_every": 5,
+}  # fmt: skip
+
+
+def settings(**changed: Any) -> TrainingSettings:
+    return TrainingSettings(**{**SETTINGS, **changed})
+
+
+def main(out: str, *words: str) -> None:
+    torch.set_num_threads(1)
+    values = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
+    task = Toy(
+        batch_size=int(values.get("batch_size", 4)),
+        noise=values.get("noise", 0.0),
+    )
+    task.after_step = lambda step: (  # type: ignore[method-assign]
+        os.kill(os.getpid(), signal.SIGKILL) if step == values.get("kill") else None
+    )
+    try:
+        fit(task, settings(accumulation=int(values.get("accumulation", 1))), out)
+    except KeyboardInterrupt as interruption:
+        print("interrupted:", *interruption.args)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
