@@ -120,14 +120,25 @@ class Codebook(nn.Module, ABC):
 
 
 class ProjectedCodebook(Codebook):
-    """A codebook with a width of its own, `inner`, behind linear maps where that is not D."""
+    """A codebook with a width of its own, `inner`, behind linear maps where that is not D.
+
+    At first the maps are orthogonal and each other's inverse, as far as two widths allow, so that
+    a code lies near what it stands for.
+    """
 
     def __init__(self, size: int, width: int, inner: int) -> None:
         super().__init__(size, width)
         self.inner = inner
-        same = inner == width
-        self.into: nn.Module = nn.Identity() if same else nn.Linear(width, inner)
-        self.out_of: nn.Module = nn.Identity() if same else nn.Linear(inner, width)
+        self.into: nn.Module = nn.Identity()
+        self.out_of: nn.Module = nn.Identity()
+        if inner != width:
+            into, out_of = nn.Linear(width, inner), nn.Linear(inner, width)
+            nn.init.orthogonal_(into.weight)
+            with torch.no_grad():
+                out_of.weight.copy_(into.weight.T)
+            nn.init.zeros_(into.bias)
+            nn.init.zeros_(out_of.bias)
+            self.into, self.out_of = into, out_of
 
     def project_in(self, vectors: Tensor) -> Tensor:
         """(..., D) -> (..., inner)."""
