@@ -180,6 +180,8 @@ def prepare(
 
     Without a plan in OUT, one is made first. A second run does nothing, a changed setting redoes
     what depends on it, an interrupted run goes on; exit code 1 if cases had to be set aside.
+    Where there is a plan, values given here replace its own and no others: to derive what depends
+    on them anew, use `medar data plan`.
 
     Parameters
     ----------

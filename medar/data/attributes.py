@@ -197,12 +197,14 @@ def _with_values(case: Case, values: dict[str, Any]) -> Case:
     modality = modality_of(values.get("modality"))
     if modality is not None:
         del values["modality"]
+    # What is no list of labels stays an attribute, as text.
+    parsed = isinstance(values.get("annotated"), tuple)
     return replace(
         case,
         split=values.pop("split", case.split),
         subject=str(values.pop("subject", case.subject)),
         modality=modality or case.modality,
-        annotated=values.pop("annotated", case.annotated),
+        annotated=values.pop("annotated") if parsed else case.annotated,
         attributes=case.attributes | values,
     )
 

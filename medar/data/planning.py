@@ -120,6 +120,9 @@ def plan_in_force(
 
     Raises:
         MedarError: see `plan_data_set`; or `voxels` where there is a plan already.
+
+    Warns:
+        UserWarning: CT volumes that the plan normalises by percentiles for want of a rule.
     """
     out = Path(out)
     if file is None and not (out / PLAN_FILE).exists():
@@ -129,7 +132,10 @@ def plan_in_force(
     file = Path(file) if file is not None else out / PLAN_FILE
     if voxels is not None:
         raise MedarError(f"voxels {voxels}: it shapes a new plan, and {file} is one already")
-    stored = to_dict(Plan.load(file))
+    plan = Plan.load(file)
+    if "intensity" not in (overrides or {}):
+        _warn_of_unplanned_ct(plan, manifest, file)
+    stored = to_dict(plan)
     asked, usual = to_dict(reading or ReadOptions()), to_dict(ReadOptions())
     stored["reading"] |= {name: value for name, value in asked.items() if value != usual[name]}
     return from_dict(Plan, {**stored, **(overrides or {})}, str(file))
@@ -334,6 +340,20 @@ def _warn_of_unnamed_ct(fingerprint: Fingerprint, manifest: Manifest) -> None:
     if len(manifest.channels) <= 1 and len(alike) > len(unnamed) / 2:
         warnings.warn(
             f"{len(alike)} volumes of unknown modality have values below {TISSUE_HU:g}, as CT has; "
-            "they are normalised by percentiles, not in HU: pass --modality CT if they are CT",
+            "they are normalised by percentiles, not in HU: if they are CT, run `medar data plan` "
+            "with --modality CT",
+            stacklevel=3,
+        )
+
+
+def _warn_of_unplanned_ct(plan: Plan, manifest: Manifest, file: Path) -> None:
+    """Say so where the modality was stated after the plan was made, and changes nothing."""
+    other = plan.intensity.get("other")
+    found = any(modality_of(case.modality) == "CT" for case in manifest)
+    unruled = not plan.channels and "CT" not in plan.intensity
+    if found and unruled and other is not None and other.kind == "percentiles":
+        warnings.warn(
+            f"{file}: CT volumes come under its rule 'other', by percentiles and not in HU; run "
+            "`medar data plan` again, or write a rule for CT",
             stacklevel=3,
         )

@@ -201,8 +201,13 @@ def test_ct_without_a_stated_modality_is_said_on_standard_error(
     assert said.err.startswith("medar: warning: 1 volumes of unknown modality")
     assert "--modality CT" in said.err
     assert json.loads(said.out)["intensity"]["other"]["kind"] == "percentiles"
-    said = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "ct", "--modality", "CT")
+    again = ("data", "prepare", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert "CT volumes come under its rule 'other'" in medar(*again).err
+    said = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
     assert said.err == ""
+    assert medar(*again).err == ""
 
 
 def test_a_folder_at_work_is_left_alone(medar: Medar, data: Path, tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_words_that_are_no_labels_stay_an_attribute(tmp_path: Path) -> None:
     assert "'heart' is no label name" in joined.notes[-1]
 
 
+def test_annotated_words_that_are_no_labels_stay_text(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("id,annotated\na,liver heart\nb,liver\n")
+    joined = join_attributes(manifest(tmp_path, "a", "b"))
+    assert [case.annotated for case in joined] == [None, None]
+    assert joined["a"].attributes == {"annotated": "liver heart"}
+    joined.save(tmp_path / "kept.jsonl")
+    assert Manifest.load(tmp_path / "kept.jsonl").cases == joined.cases
+
+
 def test_labels_by_value_and_separator(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text('id,annotated\na,"Left Lung; spinal cord"\nb,2\nc,n/a\n')

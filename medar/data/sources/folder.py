@@ -84,7 +84,12 @@ def read_folder(root: Path) -> Manifest:
 def _passed_over(root: Path) -> list[str]:
     """Notes on what looks like volumes and is not taken."""
     notes = []
-    other = [path for path in root.rglob("*") if path.name.lower().endswith(OTHER_FORMATS)]
+    other = [
+        path
+        for path in root.rglob("*")
+        if path.name.lower().endswith(OTHER_FORMATS)
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
     if other:
         notes.append(
             f"{len(other)} files of formats that medar does not read, passed over "
