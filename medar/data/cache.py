@@ -25,6 +25,8 @@ WORTH = 2.0
 several times faster."""
 SAMPLE = 1 << 20
 """Bytes, about, that decide whether an array is compressed."""
+LARGEST = 1 << 30
+"""Bytes up to which an array is one chunk; Blosc2's end at 2 GiB."""
 BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
@@ -73,7 +75,8 @@ class ArrayCache:
         Raises:
             OSError: the disk is full; nothing is left behind.
         """
-        chunks, blocks = _whole(array) if whole else _patches(array)
+        single = whole and array.nbytes <= LARGEST
+        chunks, blocks = _whole(array) if single else _patches(array)
         stored = blosc2.asarray(
             np.ascontiguousarray(array),
             chunks=chunks,

@@ -1,0 +1,216 @@
+"""`Tokenizer`: volumes to token pyramids and back, with all that is needed to do it again.
+
+    volume -> Encoder -> latent -> MultiScaleQuantiser -> indices of each scale (TokenPyramid)
+    TokenPyramid -> latent -> Decoder -> volume, and label logits where it has a label head
+
+A tokenizer is kept as a folder: `config.json`, `model.safetensors`, `preprocess.json` (the plan
+that takes a file to the network and back) and a model card. Its digest, of weights and settings,
+ties a pyramid to the tokenizer that made it.
+
+B batch, C channels, X Y Z voxels.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from medar.data.plan import Plan
+from medar.errors import MedarError, one_line
+from medar.files import read_json, write_bytes, write_json, write_text
+from medar.settings import STRICT, from_dict, to_dict
+from medar.tokenizer.codebooks import CodebookSettings, make_codebook
+from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.residual import MultiScaleQuantiser, Quantisation, QuantiserSettings
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.volume import Shape3
+
+FORMAT_VERSION = 1
+CONFIG, WEIGHTS, PREPROCESS, CARD = (
+    "config.json", "model.safetensors", "preprocess.json", "README.md",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """What a tokenizer is made of.
+
+    Raises:
+        MedarError: network and codebook disagree on the width of codes.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    schedule: ScaleSchedule
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    codebook: CodebookSettings = field(default_factory=CodebookSettings)
+    quantiser: QuantiserSettings = field(default_factory=QuantiserSettings)
+
+    def __post_init__(self) -> None:
+        if self.network.code_width != self.codebook.width:
+            raise MedarError(
+                f"network.code_width {self.network.code_width} and codebook.width "
+                f"{self.codebook.width}: one width is needed for both"
+            )
+
+    @property
+    def size(self) -> Shape3:
+        """Voxels of the volumes that the schedule is for."""
+        pairs = zip(self.schedule.latent, self.network.downsampling, strict=True)
+        x, y, z = (sites * factor for sites, factor in pairs)
+        return x, y, z
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reconstruction:
+    """What training looks at: a batch after the whole way."""
+
+    volume: Tensor
+    """(B, C, X, Y, Z)."""
+    logits: Tensor | None
+    """(B, labels + 1, X, Y, Z); None without a label head."""
+    quantisation: Quantisation
+
+
+class Tokenizer(nn.Module):
+    """Volumes in [-1, 1] to token pyramids and back.
+
+    Args:
+        config: see `TokenizerConfig`.
+        plan: how files are brought to the network's form, if known; kept with the weights.
+
+    Raises:
+        MedarError: the plan's size is not that of the schedule.
+    """
+
+    def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
+        super().__init__()
+        if plan is not None and plan.size != config.size:
+            raise MedarError(
+                f"plan of size {list(plan.size)} for a tokenizer of {list(config.size)} voxels: "
+                "schedule and downsampling must give the plan's size"
+            )
+        self.config = config
+        self.plan = plan
+        self._digest: tuple[object, str] | None = None
+        self.encoder = Encoder(config.network)
+        self.decoder = Decoder(config.network)
+        codebook = make_codebook(config.codebook)
+        self.quantiser = MultiScaleQuantiser(codebook, config.schedule, config.quantiser)
+
+    @property
+    def codes(self) -> int:
+        """V, the number of codes."""
+        return self.quantiser.codebook.size
+
+    @property
+    def digest(self) -> str:
+        """A hash of settings and weights; taken anew only when a weight has changed."""
+        state = self.state_dict(keep_vars=True).values()
+        version = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
+        if self._digest is None or self._digest[0] != version:
+            value = hashlib.blake2b(self._weights(), digest_size=16).hexdigest()
+            self._digest = version, value
+        return self._digest[1]
+
+    def forward(self, volumes: Tensor) -> Reconstruction:
+        """(B, C, X, Y, Z) the whole way, with what training needs."""
+        quantisation = self.quantiser(self.encoder(volumes))
+        decoded: Decoded = self.decoder(quantisation.latent)
+        return Reconstruction(
+            volume=decoded.volume, logits=decoded.logits, quantisation=quantisation
+        )
+
+    @torch.no_grad()
+    def encode(self, volumes: Tensor) -> TokenPyramid:
+        """(B, C, X, Y, Z) to tokens.
+
+        Raises:
+            MedarError: volumes of another size than the schedule is for.
+        """
+        return TokenPyramid(
+            indices=self.quantiser.encode(self.encoder(volumes)),
+            schedule=self.config.schedule,
+            codes=self.codes,
+            tokenizer=self.digest,
+        )
+
+    @torch.no_grad()
+    def decode(self, pyramid: TokenPyramid, upto: int | None = None) -> Decoded:
+        """Tokens to (B, C, X, Y, Z), and label logits where there is a label head.
+
+        Args:
+            pyramid: made by this tokenizer, or sampled for it.
+            upto: use the coarsest `upto` scales only.
+
+        Raises:
+            MedarError: a pyramid of another tokenizer, or `upto` beyond its scales.
+        """
+        if pyramid.tokenizer and pyramid.tokenizer != self.digest:
+            raise MedarError(
+                f"token pyramid of tokenizer {pyramid.tokenizer}, this one is {self.digest}; "
+                "decode it with the one that made it"
+            )
+        decoded: Decoded = self.decoder(self.quantiser.decode(pyramid.indices, upto))
+        return decoded
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer as a folder, file by file atomically, the configuration last."""
+        folder = Path(folder)
+        write_bytes(folder / WEIGHTS, self._weights())
+        if self.plan is not None:
+            write_json(folder / PREPROCESS, to_dict(self.plan))
+        write_text(folder / CARD, self._card())
+        config = {"class": "Tokenizer", "format": FORMAT_VERSION, **to_dict(self.config)}
+        write_json(folder / CONFIG, config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
+        """The tokenizer that `save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            MedarError: a file is absent or damaged, or says that it is something else.
+        """
+        folder = Path(folder)
+        values = read_json(folder / CONFIG)
+        said = (values.pop("class", None), values.pop("format", None))
+        if said != ("Tokenizer", FORMAT_VERSION):
+            raise MedarError(
+                f"{folder / CONFIG}: class and format {said}; "
+                f"('Tokenizer', {FORMAT_VERSION}) is read here"
+            )
+        plan = None
+        if (folder / PREPROCESS).exists():
+            plan = from_dict(Plan, read_json(folder / PREPROCESS), str(folder / PREPROCESS))
+        tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
+        try:
+            tokenizer.load_state_dict(load_file(folder / WEIGHTS))
+        except Exception as error:
+            raise MedarError(
+                f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
+            ) from error
+        return tokenizer.eval()
+
+    def _weights(self) -> bytes:
+        state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+        return save(state, metadata={"config": str(to_dict(self.config))})
+
+    def _card(self) -> str:
+        parameters = sum(p.numel() for p in self.parameters())
+        size = " x ".join(map(str, self.config.size))
+        spacing = " x ".join(f"{s:g}" for s in self.plan.spacing) if self.plan else "unknown"
+        return (
+            "# medar tokenizer\n\n"
+            "Not a medical device: for research only.\n\n"
+            f"- volumes: {size} voxels, spacing {spacing} mm, {self.config.network.channels} "
+            "channel(s)\n"
+            f"- scales: {self.config.schedule}\n"
+            f"- codebook: {self.config.codebook.kind}, {self.codes} codes\n"
+            f"- parameters: {parameters:,}\n"
+            "- data, licence and limits: to be stated by whoever trained it\n"
+        )
