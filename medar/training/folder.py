@@ -21,7 +21,7 @@ from medar.training.settings import TrainingSettings
 
 Resume = str | Path | bool
 """True or "auto": go on if there is a checkpoint. False or "never": refuse a folder that has one.
-A path: go on from that file, with the settings given now."""
+A path: go on from that file, with the settings given now; what is best is decided anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +73,9 @@ class RunFolder:
                 )
             return None
         if resume not in (True, "auto"):
-            path = Path(str(resume))
-            content = load_checkpoint(path)
-            if path.resolve().parent != self.checkpoints.folder.resolve():
-                content["state"].update(best=None, best_step=None)  # of another folder's model
+            content = load_checkpoint(Path(str(resume)))
+            # OUT/model, if there is one, may be of another run or of a later step.
+            content["state"].update(best=None, best_step=None)
             return content
         if last is None:
             return None

@@ -99,7 +99,8 @@ def fit(
         if run.finished:
             _say(run, f"{out}: finished at step {run.state.step} before; nothing is left to do")
             return _outcome(run, {})
-        _say(run, f"training on {precision.why}, {place.world} process(es)")
+        number = "1 process" if place.world == 1 else f"{place.world} processes"
+        _say(run, f"training on {precision.why}, {number}")
         own = stack.enter_context(contextlib.closing(_open_tracker(run, tracker)))
         loop = Loop(run, precision, own, clock)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
@@ -213,7 +214,8 @@ class Loop:
     def evaluate(self) -> dict[str, float]:
         """The task's evaluation, of the averaged weights."""
         with self.run.for_evaluation(), self.precision.autocast():
-            return mean_over_processes(self.run.task.evaluate())
+            results = self.run.task.evaluate()
+        return mean_over_processes({name: float(value) for name, value in results.items()})
 
 
 def _open_tracker(run: Run, tracker: Tracker | None) -> Tracker:

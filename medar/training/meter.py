@@ -33,8 +33,8 @@ class Meter:
         return dict(zip(self._sums, values, strict=True))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint holds."""
-        return dict(self._sums)
+        """What a checkpoint holds of this process."""
+        return {name: pair.cpu() for name, pair in self._sums.items()}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Go on from `state_dict`."""

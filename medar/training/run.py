@@ -135,7 +135,8 @@ class Run:
 
     def save(self, *, best: bool) -> None:
         """Write a checkpoint, in process 0; if it is the best one, the model before it."""
-        random = gathered(random_state(self.device))
+        own = {"random": random_state(self.device), "meter": self.meter.state_dict()}
+        processes = gathered(own)
         if not self.place.first:
             return
         if best:
@@ -148,9 +149,8 @@ class Run:
             "companions": {n: m.state_dict() for n, m in self.task.companions().items()},
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.state_dict() if self.average else None,
-            "meter": self.meter.state_dict(),
             "task": self.task.state_dict(),
-            "random": random,
+            "processes": processes,
         }
         self.folder.checkpoints.save(self.state.step, content, best=best)
 
@@ -166,17 +166,19 @@ class Run:
             for name, companion in self.task.companions().items():
                 companion.load_state_dict(content["companions"][name])
             self.optimisers.load_state_dict(content["optimisers"])
-            if self.average and content["average"]:
-                self.average.load_state_dict(content["average"])
+            if self.average:
+                self.average = Average(self.task.model, self.settings.ema)
+                self.average.load_state_dict(content["average"] or self.average.state_dict())
         except (RuntimeError, ValueError, KeyError) as error:
             raise MedarError(
                 f"{self.folder.out}: the checkpoint at step {self.state.step} is of another model "
                 f"({one_line(error)}); build the same one, or choose another folder"
             ) from error
-        self.meter.load_state_dict(content["meter"], self.device)
         self.task.load_state_dict(content["task"])
-        if self.place.rank < len(content["random"]):
-            restore_random_state(content["random"][self.place.rank], self.device)
+        if self.place.rank < len(content["processes"]):
+            own = content["processes"][self.place.rank]
+            self.meter.load_state_dict(own["meter"], self.device)
+            restore_random_state(own["random"], self.device)
 
 
 def _nothing() -> contextlib.AbstractContextManager[None]:

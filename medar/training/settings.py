@@ -47,7 +47,8 @@ class TrainingSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto": a CUDA device if there is one."""
     compile: bool = False
-    """Compile the model with torch.compile: a slow first step, faster ones after it."""
+    """Compile the model's forward pass with torch.compile: a slow first step, faster ones after it.
+    What a loss calls otherwise, such as a method of its own, is not compiled."""
     log_every: int = 20
     """Steps between lines of metrics."""
     evaluate_every: int = 500

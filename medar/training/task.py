@@ -30,7 +30,8 @@ class Task(ABC, Generic[B]):
     """
 
     model: nn.Module
-    """What is trained, averaged, evaluated and saved; the loop moves it to the device."""
+    """What is trained, averaged, evaluated and saved, in the mode that it is to be trained in. The
+    loop moves it to the device."""
     metric: str
     """The name, among the results of `evaluate`, that decides which weights are the best."""
     larger_is_better: bool = False
@@ -68,7 +69,10 @@ class Task(ABC, Generic[B]):
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors, other than the networks', that a resumed run needs."""
+        """Plain values and tensors, other than the networks', that a resumed run needs.
+
+        Process 0's are kept, and every process gets them back.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

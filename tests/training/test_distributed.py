@@ -1,5 +1,6 @@
 """Two processes that share each batch train to the weights of one that has it whole."""
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -8,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 from toy import Toy, settings
 
-from medar.training import fit
+from medar.training import fit, loop
+from medar.training.distributed import Forward, Ranks
 
 ROOT = Path(__file__).parents[2]
 
 
-def run_two(out: Path, *words: str) -> list[str]:
+def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
     """`toy.py` in two processes, as torchrun would start them; what each wrote on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -33,15 +36,23 @@ def run_two(out: Path, *words: str) -> list[str]:
         for r in ("0", "1")
     ]
     said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    assert [process.returncode for process in processes] == [leaves, leaves], said
     return said
 
 
-def test_two_processes_equal_one(
+@pytest.mark.slow
+def test_two_processes_equal_one_though_one_is_told_to_end(
     tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
-    said = run_two(tmp_path / "two", "batch_size=8", "accumulation=2")
-    fit(Toy(batch_size=8), settings(accumulation=2), tmp_path / "one")
+    words = ("batch_size=8", "accumulation=2", "steps=12")
+    said = run_two(tmp_path / "two", *words, "end=6", leaves=130)
+    assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
+    assert "training on" not in said[1]
+    saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
+    first, second = (own["random"]["torch"] for own in saved["processes"])
+    assert not torch.equal(first, second)
+    run_two(tmp_path / "two", *words)
+    fit(Toy(batch_size=8), settings(accumulation=2, steps=12), tmp_path / "one")
     one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
@@ -49,8 +60,11 @@ def test_two_processes_equal_one(
         assert a["step"] == b["step"]
         if "train/loss" in a:
             assert abs(a["train/loss"] - b["train/loss"]) < 1e-5
-    assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
-    assert "training on" not in said[1]
-    saved = torch.load(tmp_path / "two" / "checkpoints" / "best.pt", weights_only=True)
-    assert len(saved["random"]) == 2
-    assert not torch.equal(saved["random"][0]["torch"], saved["random"][1]["torch"])
+
+
+def test_process_0_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "ranks", lambda: Ranks(rank=1, world=2, local=1))
+    monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
+    assert fit(Toy(), settings(steps=6, evaluate_every=2), tmp_path / "out").step == 6
+    assert not (tmp_path / "out").exists()

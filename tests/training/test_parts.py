@@ -4,6 +4,8 @@ import errno
 import math
 import os
 import random
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from medar.training.distributed import Ranks, ranks
 from medar.training.precision import choose_precision
 from medar.training.randomness import random_state, restore_random_state, seed_everything
 from medar.training.schedule import learning_rate, progress
+from medar.training.signals import interruptible
 from medar.training.task import decayed_apart, to_device
 from medar.training.tracker import JsonlTracker
 
@@ -212,6 +215,29 @@ def test_processes_share_a_batch_evenly(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv(name, value)
     assert ranks() == Ranks(5, 8, 1)
     assert not ranks().first
+
+
+def test_a_second_interrupt_is_not_waited_for() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    seen: list[bool] = []
+
+    def enter() -> None:
+        with interruptible() as interruption:
+            seen.append(interruption.asked)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [False]
 
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

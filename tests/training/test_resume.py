@@ -155,6 +155,7 @@ def test_a_path_goes_on_with_other_settings(tmp_path: Path, metrics: Metrics) ->
     outcome = fit(task, settings(steps=8, learning_rate=1e-3), tmp_path / "b", resume=middle)
     assert task.after == [6, 7, 8]
     assert outcome.best_step in (7, 8)
+    assert outcome.step == 8
     assert (tmp_path / "b" / "model" / "model.safetensors").exists()
     assert metrics(tmp_path / "b")[-1]["learning_rate"] < 1e-3
     fit(Toy(), settings(steps=8, keep=9), tmp_path / "a", resume=str(middle))
@@ -177,3 +178,14 @@ def test_cadences_do_not_matter_to_the_weights(tmp_path: Path) -> None:
     a = fit(Toy(noise=0.1), settings(), tmp_path / "a")
     b = fit(Toy(noise=0.1), settings(**often), tmp_path / "b")
     assert a.metrics == b.metrics
+
+
+def test_an_average_may_begin_at_a_checkpoint_without_one(tmp_path: Path) -> None:
+    fit(Toy(), settings(steps=5, ema=0.0), tmp_path / "a")
+    middle = tmp_path / "a" / "checkpoints" / "step-00000005.pt"
+    chosen = settings(steps=6, ema=0.99, learning_rate=1e-9)
+    fit(Toy(), chosen, tmp_path / "b", resume=middle)
+    before = torch.load(middle, weights_only=True)["model"]["0.weight"]
+    last = tmp_path / "b" / "checkpoints" / "step-00000006.pt"
+    after = torch.load(last, weights_only=True)["average"]["averages"]["0.weight"]
+    torch.testing.assert_close(before, after)

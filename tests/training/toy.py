@@ -75,18 +75,20 @@ def settings(**changed: Any) -> TrainingSettings:
 
 def main(out: str, *words: str) -> None:
     torch.set_num_threads(1)
-    values = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
-    task = Toy(
-        batch_size=int(values.get("batch_size", 4)),
-        noise=values.get("noise", 0.0),
-    )
-    task.after_step = lambda step: (  # type: ignore[method-assign]
-        os.kill(os.getpid(), signal.SIGKILL) if step == values.get("kill") else None
-    )
+    given = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
+    task = Toy(batch_size=int(given.pop("batch_size", 4)), noise=given.pop("noise", 0.0))
+    kill, end = given.pop("kill", None), given.pop("end", None)
+
+    def send(step: int) -> None:
+        if step == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == end and ranks().rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    task.after_step = send  # type: ignore[method-assign]
     try:
-        fit(task, settings(accumulation=int(values.get("accumulation", 1))), out)
-    except KeyboardInterrupt as interruption:
-        print("interrupted:", *interruption.args)
+        fit(task, settings(**{name: int(value) for name, value in given.items()}), out)
+    except KeyboardInterrupt:
         sys.exit(130)
 
 
