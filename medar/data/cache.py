@@ -83,7 +83,7 @@ class ArrayCache:
             blocks=blocks,
             cparams=blosc2.CParams(
                 codec=blosc2.Codec.LZ4HC,
-                clevel=5 if _compresses(array) else 0,
+                clevel=3 if _compresses(array) else 0,
                 filters=_filters(array),
                 nthreads=1,
             ),

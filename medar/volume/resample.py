@@ -117,48 +117,44 @@ def _image(
     antialias: bool,
 ) -> npt.NDArray[Any]:
     """One (X, Y, Z) array sampled at `to_source @ index`."""
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    if antialias:
-        image = _blurred(image, to_source)
+    source = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image = _blurred(source, to_source) if antialias else source
     # ITK's first axis is the array's last: both sides of the affine are read backwards.
     matrix = to_source[:3, :3][::-1, ::-1]
     offset = to_source[:3, 3][::-1]
     transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
-    return np.asarray(
-        sitk.GetArrayFromImage(
-            sitk.Resample(
-                image,
-                size=[int(n) for n in shape[::-1]],
-                transform=transform,
-                interpolator=_ITK[interpolation],
-                outputOrigin=[0.0] * 3,
-                outputSpacing=[1.0] * 3,
-                outputDirection=np.eye(3).ravel().tolist(),
-                defaultPixelValue=fill,
-                outputPixelType=image.GetPixelID(),
-            )
+    sampled: npt.NDArray[Any] = sitk.GetArrayFromImage(
+        sitk.Resample(
+            image,
+            size=[int(n) for n in shape[::-1]],
+            transform=transform,
+            interpolator=_ITK[interpolation],
+            outputOrigin=[0.0] * 3,
+            outputSpacing=[1.0] * 3,
+            outputDirection=np.eye(3).ravel().tolist(),
+            defaultPixelValue=fill,
+            outputPixelType=image.GetPixelID(),
         )
     )
+    if image is not source and interpolation == "linear":
+        # The recursive filter overshoots beside sharp edges, by up to a thousandth of the range.
+        np.clip(sampled, min(array.min(), fill), max(array.max(), fill), out=sampled)
+    return sampled
 
 
 def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
     """Blurred along each source axis by as much as the target's voxels are wider there.
 
     Voxels are Gaussians: the target's has the covariance M M^T in source voxels, of which the
-    diagonal, less the source's own 1, is made up for. The values stay within those of the image.
+    diagonal, less the source's own 1, is made up for.
     """
-    blurred = image
     width = np.linalg.norm(to_source[:3, :3], axis=1)
     for axis, shrink in enumerate(width[::-1]):
         sigma = float(np.sqrt(max(0.0, shrink**2 - 1.0)) / FWHM)
         # The recursive filter needs four voxels; on fewer there is nothing to alias.
         if sigma >= NARROW and image.GetSize()[axis] >= 4:
-            blurred = sitk.RecursiveGaussian(blurred, sigma=sigma, direction=axis)
-    if blurred is image:
-        return image
-    # The recursive filter overshoots beside sharp edges, by up to a thousandth of the range.
-    values = sitk.GetArrayViewFromImage(image)
-    return sitk.Clamp(blurred, image.GetPixelID(), float(values.min()), float(values.max()))
+            image = sitk.RecursiveGaussian(image, sigma=sigma, direction=axis)
+    return image
 
 
 def _labels(
