@@ -1,5 +1,6 @@
 """Reading a prepared data set: its plan, its cases, and the arrays behind them."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,11 @@ class Prepared:
         self.cache = ArrayCache(self.folder / ARRAYS)
         self._lines = np.frombuffer(b"".join(lines), dtype=np.uint8)
         self._ends = np.cumsum([len(line) for line in lines])
+
+    @property
+    def digest(self) -> str:
+        """A hash of the cases: their order, names and arrays."""
+        return hashlib.blake2b(self._lines.tobytes(), digest_size=8).hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends)

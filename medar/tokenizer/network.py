@@ -1,7 +1,11 @@
 """The convolutional encoder and decoder around the quantiser.
 
-    volume -> stem -> [blocks, halve] x levels -> blocks -> norm, SiLU, head -> latent
-    latent -> stem -> blocks -> [double, blocks] x levels -> norm, SiLU, heads -> volume, logits
+    volume -> fold, stem -> [blocks, halve] x levels -> blocks -> norm, SiLU, head -> latent
+    latent -> stem -> blocks -> [double, blocks] x levels -> norm, SiLU, heads, unfold -> volume
+
+Folding takes each patch of voxels as the channels of one site (sub-pixel convolution, arXiv
+1609.05158, and its inverse): full resolution, where convolutions cost most and hold least, is left
+out.
 
 The layout is that of VQGAN (arXiv 2012.09841) in three dimensions, without its attention and with
 a norm of each site by itself (RMSNorm over channels, arXiv 1910.07467, as in the video autoencoder
@@ -17,9 +21,11 @@ Shapes: B batch, C channels, X Y Z voxels, x y z sites of the latent, D code wid
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -41,10 +47,13 @@ class NetworkConfig:
 
     channels: int = 1
     """C, channels of the volume."""
+    patch: int = 1
+    """Voxels along a side that enter as channels of one site, a power of two. An axis with little
+    downsampling is folded less."""
     width: int = 16
-    """Features at full resolution, the dial for size: the other levels are multiples of it."""
+    """Features at the first level, the dial for size: the other levels are multiples of it."""
     growth: tuple[int, ...] = (1, 2, 4, 4)
-    """Those multiples, from full resolution down; the last holds for all further levels."""
+    """Those multiples, from the first level down; the last holds for all further levels."""
     code_width: int = 32
     """D, features of a site of the latent."""
     downsampling: Shape3 = (8, 8, 8)
@@ -69,10 +78,26 @@ class NetworkConfig:
             raise MedarError(
                 f"network downsampling {list(self.downsampling)}: allowed powers of two, 1 included"
             )
+        if self.patch < 1 or self.patch & (self.patch - 1) or self.patch > max(self.downsampling):
+            raise MedarError(
+                f"network patch {self.patch}: allowed powers of two up to the downsampling, "
+                f"{max(self.downsampling)}"
+            )
+
+    @property
+    def fold(self) -> Shape3:
+        """Voxels along each axis that enter as channels of one site."""
+        folded = self._halvings[: self.patch.bit_length() - 1]
+        x, y, z = (prod(step[axis] for step in folded) for axis in range(3))
+        return x, y, z
 
     @property
     def strides(self) -> tuple[Shape3, ...]:
-        """Stride of each step from full resolution to the latent; their product is the whole."""
+        """Stride of each step from the first level to the latent; times `fold` it is the whole."""
+        return self._halvings[self.patch.bit_length() - 1 :]
+
+    @property
+    def _halvings(self) -> tuple[Shape3, ...]:
         halvings = [factor.bit_length() - 1 for factor in self.downsampling]
         steps = max(halvings)
         x, y, z = ([1 + (step >= steps - count) for step in range(steps)] for count in halvings)
@@ -80,7 +105,7 @@ class NetworkConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Features of each level, one more than there are strides, full resolution first."""
+        """Features of each level, one more than there are strides, the finest first."""
         levels, last = len(self.strides) + 1, len(self.growth) - 1
         return tuple(self.width * self.growth[min(level, last)] for level in range(levels))
 
@@ -107,7 +132,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        layers: list[nn.Module] = [_conv(config.channels, widths[0])]
+        layers: list[nn.Module] = [
+            Fold(config.fold),
+            _conv(config.channels * prod(config.fold), widths[0]),
+        ]
         layers += _blocks(config, widths[0])
         for stride, before, after in zip(config.strides, widths[:-1], widths[1:], strict=True):
             layers.append(nn.Conv3d(before, after, kernel_size=stride, stride=stride))
@@ -149,14 +177,18 @@ class Decoder(nn.Module):
             layers += [Repeat(stride), _conv(before, after)]
             layers += _blocks(config, after)
         self.trunk = nn.Sequential(*layers, ChannelNorm(widths[-1]), nn.SiLU())
-        self.head = _conv(widths[-1], config.channels)
-        self.label_head = _conv(widths[-1], config.labels + 1) if config.labels else None
+        patch = prod(config.fold)
+        self.head = _conv(widths[-1], config.channels * patch)
+        self.label_head = _conv(widths[-1], (config.labels + 1) * patch) if config.labels else None
+        self.unfold = Unfold(config.fold)
 
     def forward(self, latent: Tensor) -> Decoded:
         """Decode (B, D, x, y, z)."""
         features = self.trunk(latent)
-        logits = self.label_head(features) if self.label_head is not None else None
-        return Decoded(self.head(features), logits)
+        logits = None
+        if self.label_head is not None:
+            logits = self.unfold(self.label_head(features))
+        return Decoded(self.unfold(self.head(features)), logits)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -168,7 +200,7 @@ class Decoder(nn.Module):
     @property
     def reach(self) -> Shape3:
         """Sites on either side of its own that a decoded voxel depends on, along each axis."""
-        modules = [*self.trunk.modules(), self.head]
+        modules = [*self.trunk.modules(), self.head, self.unfold]
         x, y, z = (_reach(modules, axis, self.config.downsampling[axis]) for axis in range(3))
         return x, y, z
 
@@ -217,6 +249,38 @@ class Repeat(nn.Module):
         return functional.interpolate(x, size=size, mode="nearest")
 
 
+class Fold(nn.Module):
+    """Patches of voxels as channels: (B, C, fx x, fy y, fz z) to (B, C fx fy fz, x, y, z)."""
+
+    def __init__(self, factors: Shape3) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fold, in the memory format of `x`."""
+        if self.factors == (1, 1, 1):
+            return x
+        i, j, k = self.factors
+        pattern = "b c (x i) (y j) (z k) -> b x y z (c i j k)"
+        return _tensor(rearrange(x, pattern, i=i, j=j, k=k)).movedim(-1, 1)
+
+
+class Unfold(nn.Module):
+    """The inverse of `Fold`: (B, C fx fy fz, x, y, z) to (B, C, fx x, fy y, fz z)."""
+
+    def __init__(self, factors: Shape3) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Unfold."""
+        if self.factors == (1, 1, 1):
+            return x
+        i, j, k = self.factors
+        pattern = "b (c i j k) x y z -> b (x i) (y j) (z k) c"
+        return _tensor(rearrange(x, pattern, i=i, j=j, k=k)).movedim(-1, 1)
+
+
 class Cost(NamedTuple):
     """What a network takes."""
 
@@ -257,7 +321,7 @@ def _reach(modules: Iterable[nn.Module], axis: int, factor: int) -> int:
         if isinstance(module, nn.Conv3d):
             spread = module.kernel_size[axis] // 2
             low, high = low - spread, high + spread
-        elif isinstance(module, Repeat):
+        elif isinstance(module, Repeat | Unfold):
             low, high = low // module.factors[axis], high // module.factors[axis]
     return max(-low, high)
 

@@ -148,6 +148,7 @@ class Loop:
         """One step of the optimisers, on `accumulation` batches."""
         run, settings = self.run, self.run.settings
         run.optimisers.set_rate(self.rate)
+        run.task.share = run.share
         said: list[dict[str, Tensor]] = []
         for left in reversed(range(settings.accumulation)):
             batch = next(self.batches)

@@ -35,6 +35,8 @@ class Task(ABC, Generic[B]):
     metric: str
     """The name, among the results of `evaluate`, that decides which weights are the best."""
     larger_is_better: bool = False
+    share: float = 0.0
+    """Share of the run that is over, by steps or by minutes; the loop sets it before each step."""
 
     @abstractmethod
     def batches(self, epoch: int, start: int) -> Iterable[B]:

@@ -1,5 +1,6 @@
 """The encoder and the decoder: shapes, gradients, precision, and what a voxel depends on."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from medar.errors import MedarError
 from medar.settings import from_dict, to_dict
-from medar.tokenizer.network import Decoder, Encoder, NetworkConfig, cost
+from medar.tokenizer.network import Decoder, Encoder, Fold, NetworkConfig, Unfold, cost
 from medar.volume import Shape3
 
 FACTORS = [(8, 8, 8), (8, 8, 4), (4, 4, 4), (4, 4, 1), (1, 2, 8), (1, 1, 1)]
@@ -47,6 +48,32 @@ def test_a_volume_becomes_a_latent_and_a_volume_again(factors: Shape3) -> None:
 def test_the_axis_of_thick_slices_is_halved_last() -> None:
     assert config(downsampling=(8, 8, 2)).strides == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
     assert config(downsampling=(16, 16, 16)).widths == (4, 8, 16, 16, 16)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 8])
+def test_folding_keeps_shapes(patch: int) -> None:
+    settings = config(downsampling=(8, 8, 4), patch=patch, channels=2, labels=1)
+    network = both(settings)
+    decoded = network["decoder"](network["encoder"](torch.randn(1, 2, 8, 16, 4)))
+    assert decoded.volume.shape == (1, 2, 8, 16, 4)
+    assert decoded.logits.shape == (1, 2, 8, 16, 4)
+    fold, *strides = [settings.fold, *settings.strides]
+    assert tuple(math.prod(axis) for axis in zip(fold, *strides, strict=True)) == (8, 8, 4)
+
+
+def test_unfolding_undoes_folding() -> None:
+    volume = torch.randn(2, 3, 4, 8, 6)
+    factors = (2, 4, 1)
+    folded = Fold(factors)(volume)
+    assert folded.shape == (2, 24, 2, 2, 6)
+    assert torch.equal(Unfold(factors)(folded), volume)
+    assert torch.equal(folded[0, :8, 0, 0, 0], volume[0, 0, :2, :4, 0].flatten())
+
+
+@pytest.mark.parametrize("patch", [0, 3, 16])
+def test_a_patch_that_cannot_be_is_refused(patch: int) -> None:
+    with pytest.raises(MedarError, match=f"patch {patch}"):
+        config(downsampling=(8, 8, 8), patch=patch)
 
 
 def test_a_gradient_reaches_every_parameter() -> None:
@@ -104,7 +131,11 @@ def test_bf16_autocast_runs_close_to_float32() -> None:
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("settings", [{}, {"downsampling": (4, 4, 1)}, {"blocks": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"downsampling": (4, 4, 1)}, {"blocks": 2}, {"downsampling": (4, 4, 2), "patch": 4}],
+    ids=str,
+)
 def test_the_reach_is_what_an_impulse_shows(settings: dict[str, Any]) -> None:
     """A site changes the voxels within the decoder's reach along each axis, and no others."""
     decoder = Decoder(config(**settings)).eval()

@@ -1,0 +1,234 @@
+"""`TokenizerTask`: what the training loop needs to train a tokenizer.
+
+    volume -> Tokenizer -> volume, logits  against L1, spectrum, features, labels, discriminator
+
+B batch, C channels, X Y Z voxels, K scales.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+from torch.utils.data import Subset
+
+from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.settings import to_dict
+from medar.tokenizer.losses import (
+    Discriminator,
+    adaptive_weight,
+    adversarial_loss,
+    discriminator_loss,
+    feature_matching,
+    frequency_loss,
+    label_losses,
+    to_classes,
+)
+from medar.tokenizer.perceptual import PerceptualLoss
+from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings
+from medar.tokenizer.spectrum import band_power, log_spectral_distance, power_ratio
+from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
+from medar.tokenizer.usage import CodeUsage
+from medar.training.distributed import ranks
+from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call, to_device
+
+RANGE = 2.0
+"""Peak to peak of prepared intensities, [-1, 1]: the peak of PSNR."""
+EVALUATION_BATCH = 4
+"""Volumes that an evaluation takes at once."""
+
+
+class TokenizerTask(Task[Item]):
+    """Train a tokenizer on prepared volumes.
+
+    Args:
+        tokenizer: in training mode.
+        train: the volumes to learn from.
+        validation: the volumes that decide which weights are the best.
+        losses: what to train against.
+        data: how volumes are loaded.
+
+    Raises:
+        MedarError: processes cannot share the batch, or the perceptual weights cannot be read.
+    """
+
+    metric = "psnr"
+    larger_is_better = True
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        train: PreparedDataset,
+        validation: PreparedDataset,
+        losses: LossSettings,
+        data: DataSettings,
+    ) -> None:
+        self.model: Tokenizer = tokenizer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.train, self.validation, self.losses, self.data = train, validation, losses, data
+        self.values = list(train.plan.labels)
+        place = ranks()
+        self._first = place.first
+        self._loader = make_loader(
+            train,
+            batch_size=place.share(data.batch_size),
+            workers=data.workers,
+            rank=place.rank,
+            world=place.world,
+        )
+        self.discriminator: Discriminator | None = None
+        if losses.adversarial:
+            channels = tokenizer.config.network.channels
+            self.discriminator = Discriminator(losses.adversarial.discriminator(channels))
+            self.discriminator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self.metric = "score"
+        self.perceptual = (
+            PerceptualLoss(losses.perceptual_file)
+            if losses.perceptual and losses.perceptual_file
+            else None
+        )
+
+    def batches(self, epoch: int, start: int) -> Iterator[Item]:
+        """An epoch's batches from number `start` on."""
+        set_epoch(self._loader, epoch)
+        return islice(iter(self._loader), start, None)
+
+    def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of all losses, and each of them without its weight."""
+        volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        made: Reconstruction = self.model(volume)
+        terms = {
+            "l1": (1.0, l1_loss(made.volume.float(), volume)),
+            "quantiser": (1.0, made.quantisation.loss),
+            **self._optional(made, volume),
+            **self._of_labels(made, batch),
+        }
+        settings = self.losses.adversarial
+        if self.discriminator is not None and settings and self.share >= settings.start:
+            terms |= self._adversarial(self.discriminator, settings, made.volume, volume, terms)
+        total = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        return total, {"loss": total, **{name: value for name, (_, value) in terms.items()}}
+
+    def _optional(self, made: Reconstruction, volume: Tensor) -> "Terms":
+        terms: Terms = {}
+        if self.losses.frequency:
+            terms["frequency"] = (self.losses.frequency, frequency_loss(made.volume, volume))
+        if self.perceptual is not None:
+            self.perceptual.to(volume.device)
+            terms["perceptual"] = (self.losses.perceptual, self.perceptual(made.volume, volume))
+        return terms
+
+    def _of_labels(self, made: Reconstruction, batch: Item) -> "Terms":
+        if made.logits is None:
+            return {}
+        classes = to_classes(batch["label"], self.values)
+        losses = label_losses(made.logits, classes, batch["annotated"])
+        weight = self.losses.labels
+        return {
+            "label_cross_entropy": (weight, losses.cross_entropy),
+            "label_dice": (weight, losses.dice),
+        }
+
+    def _adversarial(
+        self,
+        discriminator: Discriminator,
+        settings: AdversarialSettings,
+        made: Tensor,
+        volume: Tensor,
+        terms: "Terms",
+    ) -> "Terms":
+        """Both players' losses: each reaches its own parameters alone."""
+        real = discriminator(volume)
+        fake = discriminator(made.detach())
+        judged = frozen_call(discriminator, made)
+        scored = adversarial_loss(judged.scores)
+        weight = torch.as_tensor(settings.weight, device=made.device)
+        if settings.adaptive:
+            last = self.model.decoder.last_layer
+            weight = weight * adaptive_weight(terms["l1"][1], scored, last)
+        matched = feature_matching(real.features, judged.features)
+        return {
+            "adversarial": (weight, scored),
+            "feature_matching": (settings.feature_matching, matched),
+            "discriminator": (1.0, discriminator_loss(real.scores, fake.scores)),
+        }
+
+    def evaluate(self) -> dict[str, float]:
+        """How validation volumes come back, and which codes they took.
+
+        `psnr` in dB, mean over volumes; `power_ratio`, of the highest third of frequencies;
+        `spectral_distance` in dB; `score`, PSNR minus spectral distance, which decides where there
+        is an adversarial phase: it gives a little PSNR away for texture. `codebook_usage`, and
+        `usage_scale_k`; a collapsed scale is said in words.
+        """
+        usage = CodeUsage(self.model.config.schedule, self.model.codes)
+        psnr: list[Tensor] = []
+        made, real = [], []
+        for volume in self._validation_volumes():
+            back: Reconstruction = self.model(volume)
+            error = (back.volume.float() - volume).square().mean(dim=(1, 2, 3, 4))
+            psnr.append(10 * torch.log10(RANGE**2 / error.clamp(min=1e-10)))
+            usage.update(back.quantisation.indices)
+            made.append(band_power(back.volume))
+            real.append(band_power(volume))
+        mean = float(torch.cat(psnr).mean())
+        bands = torch.cat(made).mean(0), torch.cat(real).mean(0)
+        distance = log_spectral_distance(*bands)
+        if self._first:
+            for sentence in usage.warnings():
+                warnings.warn(sentence, stacklevel=2)
+        return {
+            "psnr": mean,
+            "power_ratio": power_ratio(*bands),
+            "spectral_distance": distance,
+            "score": mean - distance,
+            "codebook_usage": usage.total_usage,
+            **{f"usage_scale_{k}": share for k, share in enumerate(usage.usage)},
+        }
+
+    def _validation_volumes(self) -> Iterator[Tensor]:
+        device = next(self.model.parameters()).device
+        number = min(len(self.validation), self.data.validation)
+        for start in range(0, number, EVALUATION_BATCH):
+            items = Subset(self.validation, range(start, min(start + EVALUATION_BATCH, number)))
+            images: Iterable[Tensor] = (items[i]["image"] for i in range(len(items)))
+            volume = torch.stack(list(images)).contiguous(memory_format=torch.channels_last_3d)
+            yield to_device(volume, device)
+
+    def companions(self) -> dict[str, nn.Module]:
+        """The discriminator, where there is one."""
+        return {} if self.discriminator is None else {"discriminator": self.discriminator}
+
+    def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
+        """One optimiser for the tokenizer, one for the discriminator."""
+        groups = {"model": decayed_apart(self.model)}
+        if self.discriminator is not None and self.losses.adversarial:
+            factor = self.losses.adversarial.learning_rate
+            own = decayed_apart(self.discriminator)
+            groups["discriminator"] = [{**group, "factor": factor} for group in own]
+        return groups
+
+    def describe(self) -> dict[str, Any]:
+        """The data, the model and the losses."""
+        return {
+            "model": to_dict(self.model.config),
+            "loss": to_dict(self.losses),
+            "data": {
+                "batch_size": self.data.batch_size,
+                "augmentation": to_dict(self.data)["augmentation"],
+                "plan": self.train.plan.digest,
+                "train": self.train.prepared.digest,
+                "validation": self.validation.prepared.digest,
+            },
+        }
+
+    def save_model(self, folder: Path) -> None:
+        """The tokenizer's folder."""
+        self.model.save_pretrained(folder)
+
+
+Terms = dict[str, tuple[float | Tensor, Tensor]]
+"""Losses by name: weight and value."""
