@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,8 +64,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def load_yaml(cls: type[S], path: str | Path) -> S:
-    """Read a settings dataclass from a YAML file (see `from_dict`)."""
+def load_yaml(cls: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:
+    """Read a settings dataclass from a YAML file (see `from_dict`).
+
+    Args:
+        cls: a dataclass.
+        path: the file.
+        overrides: values that replace the file's, as `key.below=value`, the value in YAML.
+
+    Raises:
+        MedarError: one line that names the file, the key, the value and what is allowed.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -72,7 +82,30 @@ def load_yaml(cls: type[S], path: str | Path) -> S:
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MedarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    return from_dict(cls, values if values is not None else {}, str(path))
+    values = values if values is not None else {}
+    if not overrides or not isinstance(values, dict):
+        return from_dict(cls, values, str(path))
+    for assignment in overrides:
+        _assign(values, assignment)
+    return from_dict(cls, values, f"{path} with {' '.join(overrides)}")
+
+
+def _assign(values: dict[str, Any], assignment: str) -> None:
+    """Set one value in nested mappings, which are made where there are none."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not all(key.split(".")):
+        raise MedarError(f"{assignment}: an override is KEY=VALUE, such as training.minutes=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MedarError(
+            f"{assignment}: not valid YAML ({' '.join(str(error).split())})"
+        ) from error
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.get(parent)
+        values[parent] = values = dict(inner) if isinstance(inner, dict) else {}
+    values[last] = value
 
 
 def save_yaml(settings: Any, path: str | Path, *, header: str = "") -> None:

@@ -36,6 +36,7 @@ app.command(
 app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )
+app.command("medar.cli.tokenizer:app", name="tokenizer", help="Train tokenizers.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

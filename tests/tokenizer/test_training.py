@@ -1,0 +1,228 @@
+"""Training a tokenizer: every loss, resuming, several processes, and codebooks that collapse."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medar.data.loading import PreparedDataset
+from medar.data.plan import Plan
+from medar.errors import MedarError
+from medar.settings import to_dict
+from medar.tokenizer import Tokenizer
+from medar.tokenizer.settings import AdversarialSettings, LossSettings, TokenizerSettings
+from medar.tokenizer.task import TokenizerTask
+from medar.tokenizer.training import make_task, train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+Settings = Callable[..., TokenizerSettings]
+ADVERSARIAL = {"start": 0.5, "width": 4, "layers": 1, "adaptive": True}
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_training_leaves_a_tokenizer(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    chosen = settings(training__steps=60, training__evaluate_every=60, training__log_every=10)
+    outcome = train_tokenizer(chosen, prepared, tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.plan == Plan.load(prepared / "plan.yaml")
+    volumes = torch.stack([item["image"] for item in PreparedDataset(prepared, split="val")])
+    back = tokenizer.decode(tokenizer.encode(volumes)).volume
+    psnr = 10 * torch.log10(4 / (back - volumes).square().mean((1, 2, 3, 4))).mean()
+    assert outcome.metrics["psnr"] == pytest.approx(float(psnr), abs=0.01)
+    flat = 10 * torch.log10(4 / volumes.var((1, 2, 3, 4))).mean()
+    assert psnr > flat + 1
+    losses = [line["train/loss"] for line in lines(tmp_path)]
+    assert losses[-1] < losses[0]
+
+
+def test_each_loss_is_logged_when_it_is_on(
+    prepared: Path, settings: Settings, tmp_path: Path
+) -> None:
+    chosen = settings(loss={"frequency": 0.01, "adversarial": ADVERSARIAL}, model__label_head=True)
+    train_tokenizer(chosen, prepared, tmp_path)
+    early, *_, late = lines(tmp_path)
+    always = {"l1", "quantiser", "frequency", "label_cross_entropy", "label_dice"}
+    for name in always:
+        assert late[f"train/{name}"] > 0
+        assert f"train/{name}" in early
+    for name in ("adversarial", "feature_matching", "discriminator"):
+        assert f"train/{name}" not in early
+        assert f"train/{name}" in late
+    total = sum(late[f"train/{name}"] for name in always - {"frequency"})
+    assert late["train/loss"] > total - 1
+
+
+def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings) -> None:
+    task = make_task(settings(loss={"adversarial": ADVERSARIAL}), prepared)
+    task.model.eval()  # neither dropout nor a codebook that moves between the calls
+    batch = next(task.batches(0, 0))
+    task.share = 0.2
+    task.loss(batch, 0)[0].backward()
+    assert task.discriminator is not None
+    assert all(p.grad is None for p in task.discriminator.parameters())
+    task.share = 0.6
+    own = list(task.discriminator.parameters())
+    expected = torch.autograd.grad(task.loss(batch, 0)[1]["discriminator"], own)
+    task.loss(batch, 0)[0].backward()
+    for parameter, alone in zip(own, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, alone)
+
+
+def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Settings) -> None:
+    assert make_task(settings(), prepared).metric == "psnr"
+    task = make_task(settings(loss={"adversarial": ADVERSARIAL}), prepared)
+    task.model.eval()
+    with torch.no_grad():
+        found = task.evaluate()
+    assert found[task.metric] == found["psnr"] - found["spectral_distance"]
+    assert found["power_ratio"] > 0
+    assert 0 < found["codebook_usage"] <= 1
+
+
+def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> None:
+    digests = [
+        make_task(settings(training__seed=seed), prepared).model.digest for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """After `kill -9` a run goes on to the bits of an undisturbed one, discriminator included."""
+    chosen = settings(loss={"adversarial": ADVERSARIAL}, training__steps=6)
+    (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
+    words = [prepared, tmp_path / "a", tmp_path / "settings.json"]
+    killed = subprocess.run(
+        [sys.executable, Path(__file__).with_name("trainer.py"), *words, "kill=4"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    train_tokenizer(chosen, prepared, tmp_path / "a")
+    train_tokenizer(chosen, prepared, tmp_path / "b")
+    one, other = (
+        torch.load(tmp_path / run / "checkpoints" / "step-00000006.pt", weights_only=True)
+        for run in ("a", "b")
+    )
+    for part in ("model", "companions", "average"):
+        assert str(one[part]) == str(other[part])
+    for name, value in weights(tmp_path / "a").items():
+        assert torch.equal(value, weights(tmp_path / "b")[name]), name
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    """Codebook statistics, restarts and dropout included; the discriminator too."""
+    chosen = settings(
+        loss={"adversarial": {**ADVERSARIAL, "adaptive": False}},
+        training__steps=6,
+        training__learning_rate=1e-3,
+    )
+    (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    script = Path(__file__).with_name("trainer.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, prepared, tmp_path / "two", tmp_path / "settings.json"],
+            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    train_tokenizer(chosen, prepared, tmp_path / "one")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+
+
+def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -> None:
+    task = make_task(settings(plan={"downsampling": [2, 2, 2]}), prepared)
+    assert task.model.config.schedule.latent == (8, 8, 8)
+    assert task.model.plan is not None
+    assert task.model.plan.downsampling == (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"plan": {"spacing": [1.0, 1.0, 1.0]}}, "was prepared with spacing"),
+        ({"plan": {"sise": [1, 1, 1]}}, "did you mean 'size'"),
+        ({"model__grids": [[1, 1, 1], [4, 4, 4]]}, "exclude each other"),
+        ({"model__scales": None, "model__grids": [[1, 1, 1], [2, 4, 4]]}, "latent grid 4x4x4"),
+        ({"loss": {"perceptual": 1.0}}, "without perceptual_file"),
+        ({"loss": {"perceptual": 1.0, "perceptual_file": "no.pth"}}, "no.pth"),
+        ({"loss": {"adversarial": {"start": 1.0}}}, "start 1.0: a share"),
+        ({"loss": {"frequency": -1}}, "frequency -1.0: a number from 0"),
+        ({"data": {"batch_size": 0}}, "batch_size 0: a number from 1"),
+    ],
+)
+def test_what_cannot_be_is_said(
+    changes: dict[str, Any], said: str, prepared: Path, settings: Settings
+) -> None:
+    with pytest.raises(MedarError, match=said):
+        make_task(settings(**changes), prepared)
+
+
+def test_a_label_head_needs_labels(prepared: Path, settings: Settings) -> None:
+    plan = Plan(spacing=(1, 1, 1), mode="volume", size=(8, 8, 8), downsampling=(4, 4, 4))
+    with pytest.raises(MedarError, match="the plan names no labels"):
+        settings(model__label_head=True).model.config(plan)
+
+
+def collapse(task: TokenizerTask, *, equal: bool) -> None:
+    """Start from a codebook that nothing is near to: far apart, or all in one place."""
+    codebook: Any = task.model.quantiser.codebook
+    codes = torch.randn(codebook.size, codebook.width)
+    codebook.place(torch.full_like(codes, 10.0) if equal else 100 * codes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("equal", [True, False])
+@pytest.mark.parametrize("restarts", [True, False])
+def test_a_collapsed_codebook_comes_back(
+    equal: bool, restarts: bool, prepared: Path, settings: Settings
+) -> None:
+    codebook = {"kind": "ema", "size": 32, "width": 8, "restarts": restarts}
+    task = make_task(settings(model__codebook=codebook), prepared)
+    collapse(task, equal=equal)
+    optimiser = torch.optim.AdamW(task.model.parameters(), 3e-3)
+    for step in range(200):
+        batches = list(task.batches(step // 3, step % 3))
+        loss, _ = task.loss(batches[0], step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    task.share = 1.0
+    with warnings.catch_warnings(record=True) as said, torch.no_grad():
+        warnings.simplefilter("always")
+        found = task.evaluate()
+    assert (found["codebook_usage"] > 0.6) == restarts
+    assert any("has collapsed; switch on restarts" in str(one.message) for one in said) != restarts
+
+
+def test_defaults_are_complete() -> None:
+    assert LossSettings().adversarial is None
+    assert AdversarialSettings().discriminator(2).channels == 2
