@@ -1,0 +1,318 @@
+"""Tokenizers at equal data, time and loop: ours, its parts one by one, and MONAI's VQVAE.
+
+Each row is a run of medar's training loop for the same minutes on the same prepared cases, judged on
+its validation split by the same evaluation. A row that is in OUT/results.jsonl already is not run
+again; a table of all of them is printed at the end.
+
+    python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
+        --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
+
+Rows: `default`, `l1` (without the adversarial phase), `unquantised` (the quantiser left out),
+`gradient`, `fsq`, `bsq` (other codebooks), `4x` (half the downsampling), `monai` (best setting of
+`tune:...`), `tune:LR,DECAY,CODES` (MONAI for --tune-minutes). A number after a colon is the seed.
+"""
+
+import argparse
+import json
+import subprocess
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.blocks import Convolution
+from monai.networks.nets import VQVAE
+from torch import Tensor, nn
+from torch.nn.functional import l1_loss
+
+from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.evaluation import features
+from medar.evaluation.frechet import Reference
+from medar.evaluation.realism import real_features
+from medar.settings import load_yaml
+from medar.tokenizer.residual import Quantisation
+from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.spectrum import mean_power, power_ratio
+from medar.tokenizer.training import make_task
+from medar.training import Task, TrainingSettings, fit
+
+ROWS = (
+    "default:0", "l1:0", "unquantised:0", "default:1", "default:2", "gradient:0", "fsq:0",
+    "bsq:0", "4x:0",
+    "tune:1e-3,0.5,512", "tune:3e-4,0.5,512", "tune:1e-3,0.99,512", "tune:3e-4,0.99,512",
+    "tune:1e-3,0.99,256", "monai:0",
+)  # fmt: skip
+
+CHANGES: dict[str, list[str]] = {
+    "default": [],
+    "l1": ["loss.adversarial=null"],
+    "unquantised": [],
+    "gradient": ["model.codebook.kind=gradient"],
+    "fsq": ["model.codebook.kind=fsq"],
+    "bsq": ["model.codebook.kind=bsq"],
+    "4x": ["plan.downsampling=[4, 4, 4]", "model.scales=7"],
+}
+
+
+def main() -> None:
+    """Run the rows that are not there yet, print the table."""
+    options = parse()
+    results = options.out / "results.jsonl"
+    options.out.mkdir(parents=True, exist_ok=True)
+    for row in options.rows:
+        done = read(results)
+        if any(one["row"] == row for one in done):
+            continue
+        print(f"== {row}", flush=True)
+        found = {"row": row, "commit": commit(), **run(row, options, done)}
+        with results.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+    print(table(read(results)))
+
+
+def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Train and judge one row."""
+    name, _, rest = row.partition(":")
+    minutes = options.tune_minutes if name == "tune" else options.minutes
+    seed = 0 if name == "tune" else int(rest or 0)
+    changes = [*CHANGES.get(name, []), f"training.minutes={minutes}", f"training.seed={seed}"]
+    settings = load_yaml(TokenizerSettings, options.config, changes)
+    out = options.out / row.replace(":", "-").replace(",", "_")
+    ours = make_task(settings, options.prepared)
+    chosen: dict[str, Any] = {}
+    if name in ("monai", "tune"):
+        chosen = setting(rest) if name == "tune" else best_setting(done)
+        training = settings.training.__class__(
+            **{**vars(settings.training), "learning_rate": chosen["learning_rate"]}
+        )
+        budget = sum(p.numel() for p in ours.model.parameters())
+        task: Task[Any] = MonaiTask(options.prepared, settings, chosen, budget)
+    else:
+        training, task = settings.training, ours
+        if name == "unquantised":
+            ours.model.quantiser = Unquantised(ours.model.quantiser)
+    outcome = fit(task, training, out, resume="auto")
+    state = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
+    task.model.load_state_dict(state["model"])
+    if state["average"]:
+        own = dict(task.model.named_parameters())
+        with torch.no_grad():
+            for parameter, value in state["average"]["averages"].items():
+                own[parameter].copy_(value)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    tokens = task.tokens if isinstance(task, MonaiTask) else ours.model.config.schedule.length
+    return {
+        "minutes": minutes, "steps": outcome.step, "parameters": parameters, "tokens": tokens,
+        **chosen, **judged(task, options.prepared, options.split),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def judged(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
+    """PSNR, usage, spectral power and Frechet distance of a split's reconstructions."""
+    model = task.model.eval()
+    dataset = PreparedDataset(prepared, split=split)
+    codes = getattr(model, "num_embeddings", None) or model.codes
+    scales = [] if isinstance(model, VQVAE) else list(model.config.schedule.tokens)
+    counts = torch.zeros(max(len(scales), 1), codes)
+    psnr, made, real, ours, theirs = [], [], [], [], []
+    for item in dataset:
+        volume = item["image"][None]
+        back, indices = passed(model, volume)
+        psnr.append(float(10 * torch.log10(4 / (back - volume).square().mean())))
+        for one, count in zip(indices, counts, strict=False):
+            count += torch.bincount(one.flatten(), minlength=codes)
+        made.append(mean_power(back))
+        real.append(mean_power(volume))
+        ours.append(features.radiomics(back))
+        theirs.append(features.radiomics(volume))
+    reference = Reference(real_features(prepared, split, batch_size=4, device=torch.device("cpu")))
+    usage = (counts > 0).float().mean(1).tolist()
+    large = [share for share, tokens in zip(usage, scales or [64], strict=False) if tokens >= 64]
+    return {
+        "psnr": sum(psnr) / len(psnr),
+        "usage": float((counts.sum(0) > 0).float().mean()),
+        "least_usage": min(large),
+        "usage_per_scale": usage,
+        "power_ratio": power_ratio(torch.cat(made).mean(0), torch.cat(real).mean(0)),
+        "frechet": reference.distance(torch.cat(ours).numpy()),
+        "floor": reference.distance(torch.cat(theirs).numpy()),
+    }
+
+
+def passed(model: nn.Module, volume: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A volume the whole way, and its indices."""
+    if isinstance(model, VQVAE):
+        indices = model.index_quantize(volume)
+        return model.decode_samples(indices), (indices,)
+    back = model(volume)
+    return back.volume, back.quantisation.indices
+
+
+class Unquantised(nn.Module):
+    """In place of the quantiser: the latent as it is."""
+
+    def __init__(self, quantiser: nn.Module) -> None:
+        super().__init__()
+        self.codebook = quantiser.codebook.requires_grad_(False)
+
+    def forward(self, latent: Tensor) -> Quantisation:
+        """The latent, no tokens, no loss."""
+        zero = latent.new_zeros(())
+        return Quantisation(latent=latent, indices=(), loss=zero, residual_energy=zero)
+
+
+class MonaiTask(Task[Item]):
+    """MONAI's VQVAE with L1 and its own quantisation loss, in medar's loop.
+
+    Halved three times, the last time not along z: 350 tokens of 40x56x40 voxels, where ours has
+    300 over its scales; its strides allow no nearer number. The channels are those that come
+    nearest to our number of parameters. The quantiser is kept in fp32, which MONAI does on CUDA
+    devices only.
+    """
+
+    metric = "psnr"
+    larger_is_better = True
+
+    def __init__(
+        self, prepared: Path, settings: TokenizerSettings, chosen: dict[str, Any], budget: int
+    ) -> None:
+        torch.manual_seed(settings.training.seed)
+        width = min(range(16, 257, 4), key=lambda w: abs(parameters_of(w, chosen) - budget))
+        self.model = monai_model(width, chosen).to(memory_format=torch.channels_last_3d)
+        inner = self.model.quantizer.forward
+
+        def in_fp32(latent: Tensor) -> Any:
+            with torch.autocast(latent.device.type, enabled=False):
+                return inner(latent.float())
+
+        self.model.quantizer.forward = in_fp32
+        train = PreparedDataset(
+            prepared, split="train", augmentation=settings.data.augmentation,
+            seed=settings.training.seed,
+        )  # fmt: skip
+        self.validation = PreparedDataset(prepared, split="val")
+        self.loader = make_loader(train, batch_size=settings.data.batch_size)
+        x, y, z = train.plan.size
+        self.tokens = (x // 8) * (y // 8) * (z // 4)
+
+    def batches(self, epoch: int, start: int) -> Iterator[Item]:
+        """An epoch's batches from number `start` on."""
+        set_epoch(self.loader, epoch)
+        return islice(iter(self.loader), start, None)
+
+    def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """L1 and the commitment loss."""
+        volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        made, quantisation = self.model(volume)
+        l1 = l1_loss(made.float(), volume)
+        return l1 + quantisation, {"l1": l1, "quantiser": quantisation}
+
+    def evaluate(self) -> dict[str, float]:
+        """PSNR of the validation cases."""
+        found = []
+        for item in self.validation:
+            volume = item["image"][None]
+            error = (self.model(volume)[0].float() - volume).square().mean()
+            found.append(float(10 * torch.log10(4 / error)))
+        return {"psnr": sum(found) / len(found)}
+
+
+def monai_model(width: int, chosen: dict[str, Any]) -> VQVAE:
+    """The network of MONAI's documentation with three levels, whose last stride spares z."""
+    model = VQVAE(
+        spatial_dims=3, in_channels=1, out_channels=1, channels=(width, width, 2 * width),
+        num_res_layers=1, num_res_channels=(width, width, 2 * width),
+        num_embeddings=chosen["codes"], embedding_dim=32, decay=chosen["decay"],
+    )  # fmt: skip
+    flat = {"strides": (2, 2, 1), "kernel_size": (4, 4, 3), "padding": 1}
+    down = next(i for i in range(len(model.encoder.blocks) - 1, -1, -1) if strided(model, i))
+    model.encoder.blocks[down] = Convolution(
+        3, width, 2 * width, adn_ordering="DA", act="RELU", dropout=0.0, norm=None, **flat
+    )
+    up = next(i for i, block in enumerate(model.decoder.blocks) if transposed(block))
+    model.decoder.blocks[up] = Convolution(
+        3, 2 * width, width, adn_ordering="DA", act="RELU", dropout=0.0, norm=None,
+        is_transposed=True, output_padding=0, **flat,
+    )  # fmt: skip
+    return model
+
+
+def strided(model: VQVAE, place: int) -> bool:
+    """Whether a block of the encoder halves."""
+    convolution = getattr(model.encoder.blocks[place], "conv", None)
+    return isinstance(convolution, nn.Conv3d) and max(convolution.stride) == 2
+
+
+def transposed(block: nn.Module) -> bool:
+    """Whether a block of the decoder doubles."""
+    return isinstance(getattr(block, "conv", None), nn.ConvTranspose3d)
+
+
+def parameters_of(width: int, chosen: dict[str, Any]) -> int:
+    """Parameters that are trained, or are a codebook."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in monai_model(width, chosen).parameters())
+
+
+def setting(text: str) -> dict[str, Any]:
+    """A setting of MONAI as rows name it."""
+    rate, decay, codes = text.split(",")
+    return {"learning_rate": float(rate), "decay": float(decay), "codes": int(codes)}
+
+
+def best_setting(done: list[dict[str, Any]]) -> dict[str, Any]:
+    """The setting with the best PSNR among the rows `tune:...`."""
+    tuned = [one for one in done if one["row"].startswith("tune:")]
+    if len(tuned) < 4:
+        raise SystemExit("tune MONAI first: at least four rows tune:LR,DECAY,CODES")
+    return setting(max(tuned, key=lambda one: one["psnr"])["row"].removeprefix("tune:"))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows that were run."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rows as Markdown."""
+    lines = [
+        "| row | min | steps | parameters | tokens | PSNR dB | codes used | least, scales >= 64 | "
+        "power ratio | Frechet | floor |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in rows:
+        quantised = one["row"].split(":")[0] != "unquantised"
+        usage = f"{one['usage']:.1%} | {one['least_usage']:.1%}" if quantised else "- | -"
+        lines.append(
+            f"| {one['row']} | {one['minutes']:g} | {one['steps']} | {one['parameters']:,} | "
+            f"{one['tokens']} | {one['psnr']:.2f} | {usage} | {one['power_ratio']:.2f} | "
+            f"{one['frechet']:.1f} | {one['floor']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def commit() -> str:
+    """The commit that is measured, marked where the tree has changes."""
+    said = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return said.stdout.strip()
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("prepared", type=Path, help="a folder that `medar data prepare` filled")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--tune-minutes", type=float, default=2.0)
+    parser.add_argument("--split", default="val")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
