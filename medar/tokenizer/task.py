@@ -38,6 +38,8 @@ from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call
 
 RANGE = 2.0
 """Peak to peak of prepared intensities, [-1, 1]: the peak of PSNR."""
+SETTLED = 0.25
+"""Share of a run after which a scale that uses few codes is called collapsed."""
 EVALUATION_BATCH = 4
 """Volumes that an evaluation takes at once."""
 
@@ -177,7 +179,7 @@ class TokenizerTask(Task[Item]):
         mean = float(torch.cat(psnr).mean())
         bands = torch.cat(made).mean(0), torch.cat(real).mean(0)
         distance = log_spectral_distance(*bands)
-        if self._first:
+        if self._first and self.share >= SETTLED:
             for sentence in usage.warnings():
                 warnings.warn(sentence, stacklevel=2)
         return {
