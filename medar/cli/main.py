@@ -36,6 +36,7 @@ app.command(
 app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )
+app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
