@@ -12,7 +12,7 @@ N volumes times channels, X Y Z voxels, F features of a channel.
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d
+from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d, pad
 
 from medar.errors import MedarError
 from medar.evaluation.spectrum import band_power
@@ -117,7 +117,8 @@ def _details(x: Tensor) -> list[Tensor]:
     """What a 3 x 3 x 3 mean takes away, at each level of resolution."""
     found = []
     for level in range(LEVELS):
-        detail = (x - avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)).flatten(1)
+        around = pad(x, (1,) * 6, mode="replicate")
+        detail = (x - avg_pool3d(around, 3, stride=1)).flatten(1)
         deviation = detail.square().mean(dim=1, keepdim=True).sqrt() + FLOOR
         typical = detail.abs().mean(dim=1, keepdim=True) + FLOOR
         found += [deviation.log(), (typical / deviation).log()]

@@ -63,7 +63,8 @@ def save_reconstructions(
 def _titles(scales: int) -> list[str]:
     """Of the columns."""
     parts = ["1 scale", *(f"{k} scales" for k in range(2, scales))][: scales - 1]
-    return ["original", *parts, f"all {scales} scales", "error"]
+    last = f"all {scales} scales" if scales > 1 else "reconstruction"
+    return ["original", *parts, last, "error"]
 
 
 def _draw_row(
