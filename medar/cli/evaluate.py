@@ -74,11 +74,18 @@ def tokenizer(
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise MedarError(f"{out}: is a file; --out names a folder")
     trained = load_tokenizer(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset) as found:
         report = evaluate_tokenizer(trained, found.folder, split, limit=limit, batch_size=batch)
         if out is not None:
             _leave(report, trained, found.folder, out)
+    if prepared is None and found.folder != data:
+        print(
+            f"medar: {data} was prepared into a temporary folder; --prepared keeps it",
+            file=sys.stderr,
+        )
     for case, reason in found.failed.items():
         print(f"medar: {case} was set aside: {reason}", file=sys.stderr)
     if json:
@@ -128,11 +135,6 @@ def _prepared(
         raise MedarError(f"{data} is prepared already: leave --prepared {folder} out")
     with contextlib.ExitStack() as stack:
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
-        if folder is None and not is_prepared(data):
-            print(
-                f"medar: {data} is prepared into a temporary folder; --prepared keeps it",
-                file=sys.stderr,
-            )
         yield prepared_under(
             data,
             trained.plan,
@@ -149,8 +151,6 @@ def _leave(report: "ReconstructionReport", trained: "Tokenizer", folder: Path, o
     from medar.files import write_json
     from medar.report.reconstructions import save_reconstructions
 
-    if out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; --out names a folder")
     examples = make_examples(trained, folder, report.split)
     unit = "HU" if report.mae_unit == "HU" else "units of the volume"
     save_reconstructions(out / "montage.png", examples, unit=unit)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,8 +86,6 @@ def test_a_kept_folder_is_measured_again_and_read_by_people(
 def test_cases_set_aside_are_told(
     medar: Medar, test_set: Path, tmp_path: Path, write: Callable[..., Path]
 ) -> None:
-    import numpy as np
-
     model = make_model(tmp_path / "with_labels", labels=2)
     write("data/labels/c1.nii.gz", np.full((8, 10, 6), 9, np.uint8))
     said = medar("evaluate", "tokenizer", model, test_set, "--json")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from small_volumes import smooth
@@ -70,8 +71,6 @@ def test_blur_noise_and_sharpening_lie_beyond_the_floor() -> None:
     real = smooth(20, 12, 12, 12, seed=1).numpy()
 
     def distance(volumes: NDArray[np.float32]) -> float:
-        import torch
-
         return reference.distance(radiomics(torch.from_numpy(volumes)).numpy())
 
     floor = distance(real)
