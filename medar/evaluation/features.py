@@ -1,10 +1,12 @@
-"""`radiomics`: a volume as some fifty numbers, without any learnt weights.
+"""`radiomics`: a volume as some seventy numbers, without any learnt weights.
 
-After the feature classes of radiomics (IBSR of arXiv 1612.07003): statistics of intensities and
+After the feature classes of radiomics (the IBSI's, arXiv 1612.07003): statistics of intensities and
 gradients, spectral power, detail at several scales, local texture, differences over distances, and
 coarse means. Magnitudes enter as logarithms with a floor, so that "twice as rough" counts the same
-on smooth and on rough volumes. Features that a trained network would see (shape, anatomy) are left
-out: distances over these features judge sharpness, texture and brightness.
+on smooth and on rough volumes. The rise from one scale to the next is a feature of its own: it
+varies less among real volumes than the magnitudes do, and noise changes it at once. Features that
+a trained network would see (shape, anatomy) are left out: distances over these features judge
+sharpness, texture and brightness.
 
 N volumes times channels, X Y Z voxels, F features of a channel.
 """
@@ -47,9 +49,13 @@ def feature_names() -> list[str]:
         *(f"gradient_quantile_{q:g}" for q in STEEPEST),
         *(f"gradient_{moment}" for moment in moments),
         *(f"power_from_{edge:.2f}" for edge in BANDS),
-        *(f"detail_{k}_{what}" for k in range(LEVELS) for what in ("deviation", "sparsity")),
+        *(f"power_rise_at_{edge:.2f}" for edge in BANDS[1:]),
+        *(f"detail_{k}" for k in range(LEVELS)),
+        *(f"detail_rise_{k}" for k in range(1, LEVELS)),
+        *(f"detail_sparsity_{k}" for k in range(LEVELS)),
         *(f"texture_{side}_{what}" for side in WINDOWS for what in ("mean", "deviation")),
-        *(f"difference_{axis}_{step}" for step in DISTANCES for axis in "xyz"),
+        *(f"difference_{step}_{axis}" for step in DISTANCES for axis in "xyz"),
+        *(f"difference_rise_{step}_{axis}" for step in DISTANCES[1:] for axis in "xyz"),
         *(f"octant_{k:03b}" for k in range(8)),
     ]
 
@@ -71,14 +77,17 @@ def radiomics(volumes: Tensor) -> Tensor:
         sides = " x ".join(map(str, volumes.shape[2:]))
         raise MedarError(f"features of a volume of {sides} voxels: sides from {SMALLEST} needed")
     x = volumes.float().flatten(0, 1)
+    power = 0.5 * (band_power(x, BANDS) + FLOOR**2).log()
+    detail, sparsity = _details(x)
+    difference = _differences(x)
     parts = [
         _quantiles(x, QUANTILES),
         _moments(x),
         *_gradient(x),
-        0.5 * (band_power(x, BANDS) + FLOOR**2).log(),
-        *_details(x),
+        *(power, power.diff(dim=1)),
+        *(detail, detail.diff(dim=1), sparsity),
         *_texture(x),
-        *_differences(x),
+        *(difference.flatten(1), difference.diff(dim=1).flatten(1)),
         adaptive_avg_pool3d(x, 2).flatten(1),
     ]
     return torch.cat(parts, dim=1).reshape(len(volumes), -1).double().cpu()
@@ -113,18 +122,16 @@ def _gradient(x: Tensor) -> list[Tensor]:
     return [(_quantiles(magnitude, STEEPEST) + FLOOR).log(), _moments(magnitude)]
 
 
-def _details(x: Tensor) -> list[Tensor]:
-    """What a 3 x 3 x 3 mean takes away, at each level of resolution."""
-    found = []
+def _details(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a 3 x 3 x 3 mean takes away at each resolution: log deviation and sparsity, (N, K)."""
+    deviations, sparsities = [], []
     for level in range(LEVELS):
-        around = pad(x, (1,) * 6, mode="replicate")
-        detail = (x - avg_pool3d(around, 3, stride=1)).flatten(1)
-        deviation = detail.square().mean(dim=1, keepdim=True).sqrt() + FLOOR
-        typical = detail.abs().mean(dim=1, keepdim=True) + FLOOR
-        found += [deviation.log(), (typical / deviation).log()]
-        if level + 1 < LEVELS:
-            x = avg_pool3d(x, 2)
-    return found
+        x = avg_pool3d(x, 2) if level else x
+        detail = (x - avg_pool3d(pad(x, (1,) * 6, mode="replicate"), 3, stride=1)).flatten(1)
+        deviation = detail.square().mean(dim=1).sqrt() + FLOOR
+        deviations.append(deviation.log())
+        sparsities.append(((detail.abs().mean(dim=1) + FLOOR) / deviation).log())
+    return torch.stack(deviations, dim=1), torch.stack(sparsities, dim=1)
 
 
 def _texture(x: Tensor) -> list[Tensor]:
@@ -137,12 +144,12 @@ def _texture(x: Tensor) -> list[Tensor]:
     return found
 
 
-def _differences(x: Tensor) -> list[Tensor]:
-    """Log mean difference of voxels some distance apart, along each axis."""
+def _differences(x: Tensor) -> Tensor:
+    """Log mean difference of voxels some distance apart along each axis: (N, distances, 3)."""
     found = []
     for step in DISTANCES:
         for axis in (1, 2, 3):
             room = x.shape[axis] - step
             apart = x.narrow(axis, step, room) - x.narrow(axis, 0, room)
-            found.append((apart.abs().flatten(1).mean(dim=1, keepdim=True) + FLOOR).log())
-    return found
+            found.append((apart.abs().flatten(1).mean(dim=1) + FLOOR).log())
+    return torch.stack(found, dim=1).view(-1, len(DISTANCES), 3)

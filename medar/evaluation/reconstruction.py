@@ -174,8 +174,8 @@ class _Findings:
         self.energy += torch.stack([one.double().square().sum() for one in left]).cpu()
         self.usage.update(indices)
         units = self.units[batch["index"]]
-        for meter, latent in zip(self.meters, sums if self.by_scale else sums[-1:], strict=True):
-            decoded = self.tokenizer.decoder(latent)
+        for meter, total in zip(self.meters, sums if self.by_scale else sums[-1:], strict=True):
+            decoded = self.tokenizer.decoder(total)
             meter.update(volumes, decoded.volume, units)
         if self.dice is not None:
             classes = to_classes(batch["label"], list(self.dataset.plan.labels)).to(self.device)

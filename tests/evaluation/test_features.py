@@ -53,8 +53,18 @@ def test_sharpness_and_noise_move_the_features_of_detail() -> None:
     volume = smooth(1, 16, 16, 16)
     blurred = torch.nn.functional.avg_pool3d(volume, 3, stride=1, padding=1)
     noisy = volume + 0.2 * torch.randn(volume.shape, generator=torch.Generator().manual_seed(0))
-    for name in ("power_from_0.67", "detail_0_deviation", "difference_x_1", "gradient_mean"):
+    for name in ("power_from_0.67", "detail_0", "difference_1_x", "gradient_mean"):
         assert of(blurred)[name] < of(volume)[name] < of(noisy)[name], name
+
+
+def test_rises_are_between_neighbouring_scales() -> None:
+    found = of(smooth(1, 16, 16, 16))
+    for rise, after, before in (
+        ("power_rise_at_0.17", "power_from_0.17", "power_from_0.00"),
+        ("detail_rise_1", "detail_1", "detail_0"),
+        ("difference_rise_4_z", "difference_4_z", "difference_2_z"),
+    ):
+        assert found[rise] == pytest.approx(found[after] - found[before], abs=1e-5), rise
 
 
 def test_too_small_a_volume_is_refused() -> None:
