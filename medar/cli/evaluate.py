@@ -131,8 +131,11 @@ def _prepared(
     from medar.data.resolve import is_prepared, prepared_under
 
     assert trained.plan is not None
-    if folder is not None and is_prepared(data):
-        raise MedarError(f"{data} is prepared already: leave --prepared {folder} out")
+    if is_prepared(data) and (folder is not None or dataset != DATASET):
+        raise MedarError(
+            f"{data} is prepared already: leave out --prepared, --attributes, --modality and "
+            "--seed, which are for data sets"
+        )
     with contextlib.ExitStack() as stack:
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
         yield prepared_under(

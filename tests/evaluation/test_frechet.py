@@ -1,12 +1,18 @@
 """The Frechet distance: a metric's properties, its closed form, and what it tells of blur."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from small_volumes import smooth
+from small_volumes import make_plan, smooth
 
+from medar.data.cases import read_image
+from medar.data.intensity import IntensityRule
+from medar.data.preparation import prepare_image
+from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.evaluation.features import radiomics
 from medar.evaluation.frechet import FrechetProtocol, Gaussian, Reference
@@ -79,6 +85,21 @@ def test_blur_noise_and_sharpening_lie_beyond_the_floor() -> None:
     assert distance(2 * real - strong) > 3 * floor
     noise = np.random.default_rng(2).normal(scale=0.2, size=real.shape).astype(np.float32)
     assert distance(real + noise) > 3 * floor
+
+
+def test_real_volumes_lie_near_each_other_and_far_from_blurred_ones(shared_data: Path) -> None:
+    manifest = read_manifest(shared_data / "hippocampus_mr")
+    rule = IntensityRule(kind="percentiles", low=0.5, high=99.5)
+    plan = make_plan(size=(40, 56, 40), intensity={"other": rule})
+    images = (read_image(case, plan.reading) for case in manifest.cases[:40])
+    volumes = torch.from_numpy(np.stack([prepare_image(image, plan)[0] for image in images]))
+    reference = Reference(radiomics(volumes[::2]).numpy())
+    real = volumes[1::2].numpy()
+    floor = reference.distance(radiomics(volumes[1::2]).numpy())
+    for deviation, times in ((0.5, 3), (1.0, 30)):
+        blurred = gaussian_filter(real, (0, 0, *[deviation] * 3))
+        distance = reference.distance(radiomics(torch.from_numpy(blurred)).numpy())
+        assert distance > times * floor, deviation
 
 
 def test_the_protocol_prints_itself() -> None:
