@@ -33,9 +33,9 @@ from medar.evaluation.realism import real_features
 from medar.settings import load_yaml
 from medar.tokenizer.residual import Quantisation
 from medar.tokenizer.settings import TokenizerSettings
-from medar.tokenizer.spectrum import mean_power, power_ratio
+from medar.tokenizer.spectrum import power_ratio
 from medar.tokenizer.training import make_task
-from medar.training import Task, TrainingSettings, fit
+from medar.training import Task, fit
 
 ROWS = (
     "default:0", "l1:0", "unquantised:0", "default:1", "default:2", "gradient:0", "fsq:0",
@@ -123,8 +123,8 @@ def judged(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
         psnr.append(float(10 * torch.log10(4 / (back - volume).square().mean())))
         for one, count in zip(indices, counts, strict=False):
             count += torch.bincount(one.flatten(), minlength=codes)
-        made.append(mean_power(back))
-        real.append(mean_power(volume))
+        made.append(back)
+        real.append(volume)
         ours.append(features.radiomics(back))
         theirs.append(features.radiomics(volume))
     reference = Reference(real_features(prepared, split, batch_size=4, device=torch.device("cpu")))
@@ -135,7 +135,7 @@ def judged(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
         "usage": float((counts.sum(0) > 0).float().mean()),
         "least_usage": min(large),
         "usage_per_scale": usage,
-        "power_ratio": power_ratio(torch.cat(made).mean(0), torch.cat(real).mean(0)),
+        "power_ratio": power_ratio(torch.cat(made), torch.cat(real)),
         "frechet": reference.distance(torch.cat(ours).numpy()),
         "floor": reference.distance(torch.cat(theirs).numpy()),
     }

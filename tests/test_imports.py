@@ -13,7 +13,7 @@ import medar
 PACKAGE = Path(medar.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ("volume", "data", "training", "tokenizer", "report", "cli")
+ROOMS = ("volume", "data", "training", "tokenizer", "evaluation", "report", "cli")
 """From the bottom up: a room imports from itself and from those below."""
 
 ALONE = {

@@ -37,6 +37,7 @@ app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )
 app.command("medar.cli.tokenizer:app", name="tokenizer", help="Train tokenizers.")
+app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -66,7 +66,7 @@ def save_orthoslices(
         low, high = (windows[row] if windows else None) or display_range(volume)
         for column, plane in enumerate(PLANES):
             ax = axes[row][column]
-            _draw_plane(ax, volume, plane, centre, (low, high))
+            draw_plane(ax, volume, plane, centre, (low, high))
             if label is not None and row == 0:
                 _draw_label(ax, label, plane, centre)
             _mark(ax, plane, _extent(volume, plane, centre))
@@ -74,6 +74,15 @@ def save_orthoslices(
             ax.set_title(name, fontsize=9, loc="left")
     if label is not None:
         _legend(figure, label, names or {})
+    save_png(figure, path)
+
+
+def save_png(figure: Any, path: str | Path) -> None:
+    """Write a figure as PNG, atomically.
+
+    Raises:
+        MedarError: a file system that refuses.
+    """
     try:
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png")
@@ -107,21 +116,22 @@ def _plane_of(
     return cut.T
 
 
-def _draw_plane(
+def draw_plane(
     ax: Any,
     volume: Volume,
     plane: tuple[str, int, str, str],
     centre: tuple[int, ...],
     window: tuple[float, float],
-) -> None:
-    extent = _extent(volume, plane, centre)
-    ax.imshow(
+    colours: str = "gray",
+) -> Any:
+    """Draw one plane of a volume through the voxel `centre`, in mm; returns matplotlib's image."""
+    return ax.imshow(
         _plane_of(volume.array[0], plane, centre),
-        cmap="gray",
+        cmap=colours,
         vmin=window[0],
         vmax=window[1],
         origin="lower",
-        extent=extent,
+        extent=_extent(volume, plane, centre),
         interpolation="nearest",
     )
 

@@ -30,7 +30,7 @@ from medar.tokenizer.losses import (
 )
 from medar.tokenizer.perceptual import PerceptualLoss
 from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings
-from medar.tokenizer.spectrum import band_power, log_spectral_distance, power_ratio
+from medar.tokenizer.spectrum import TINY, high_power, log_spectral_distance, mean_power
 from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
 from medar.tokenizer.usage import CodeUsage
 from medar.training.distributed import ranks
@@ -168,23 +168,24 @@ class TokenizerTask(Task[Item]):
         """
         usage = CodeUsage(self.model.config.schedule, self.model.codes)
         psnr: list[Tensor] = []
-        made, real = [], []
+        made, real, high = [], [], []
         for volume in self._validation_volumes():
             back: Reconstruction = self.model(volume)
             error = (back.volume.float() - volume).square().mean(dim=(1, 2, 3, 4))
             psnr.append(10 * torch.log10(RANGE**2 / error.clamp(min=1e-10)))
             usage.update(back.quantisation.indices)
-            made.append(band_power(back.volume))
-            real.append(band_power(volume))
+            made.append(mean_power(back.volume))
+            real.append(mean_power(volume))
+            high.append(torch.stack([high_power(one) for one in (back.volume, volume)]))
         mean = float(torch.cat(psnr).mean())
-        bands = torch.cat(made).mean(0), torch.cat(real).mean(0)
-        distance = log_spectral_distance(*bands)
+        distance = log_spectral_distance(torch.cat(made).mean(0), torch.cat(real).mean(0))
+        sharp, wanted = torch.cat(high, dim=1).mean(1).tolist()
         if self._first and self.share >= SETTLED:
             for sentence in usage.warnings():
                 warnings.warn(sentence, stacklevel=2)
         return {
             "psnr": mean,
-            "power_ratio": power_ratio(*bands),
+            "power_ratio": sharp / max(wanted, TINY),
             "spectral_distance": distance,
             "score": mean - distance,
             "codebook_usage": usage.total_usage,

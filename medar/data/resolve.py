@@ -1,0 +1,79 @@
+"""A data set as a model needs it: prepared under the model's own plan, or refused."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medar.data.layout import CASES_FILE, MANIFEST_FILE
+from medar.data.manifest import Manifest
+from medar.data.plan import Plan
+from medar.data.prepare import prepare
+from medar.data.prepared import Prepared
+from medar.data.sources import read_manifest
+from medar.errors import MedarError
+from medar.settings import to_dict
+
+MATTERS = ("spacing", "mode", "size", "centre", "intensity", "interpolation", "channels")
+"""Settings of a plan that change what a model sees."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """Where the prepared cases are."""
+
+    folder: Path
+    failed: dict[str, str] = field(default_factory=dict)
+    """Cases set aside while they were prepared, with reasons."""
+
+
+def is_prepared(path: str | Path) -> bool:
+    """Whether `prepare` filled this folder."""
+    return (Path(path) / CASES_FILE).is_file()
+
+
+def prepared_under(
+    path: str | Path,
+    plan: Plan,
+    out: str | Path,
+    *,
+    labels: bool = True,
+    workers: int | None = None,
+    read: Callable[[Path, Manifest | None], Manifest] | None = None,
+) -> Resolved:
+    """The cases of a data set in the form that a model was trained on.
+
+    Args:
+        path: a folder that `prepare` filled, which is then taken as it is; or any data set that
+            `read_manifest` reads, which is prepared.
+        plan: the model's.
+        out: the folder to prepare into; what is there already is kept.
+        labels: whether label maps are needed: they are prepared, and the plan's labels compared.
+        workers: processes; default one a processor.
+        read: gives the manifest of `path`, with the splits of an earlier one if there is one;
+            default `read_manifest`.
+
+    Raises:
+        MedarError: a prepared folder of another plan, naming the first difference; no data set
+            there; or no case that could be prepared.
+    """
+    path, out = Path(path), Path(out)
+    if is_prepared(path):
+        _check_plan(Prepared(path).plan, plan, path, labels)
+        return Resolved(folder=path)
+    stored = out / MANIFEST_FILE
+    before = Manifest.load(stored) if stored.exists() else None
+    manifest = read(path, before) if read else read_manifest(path, stored=before)
+    if not labels:
+        manifest = manifest.with_cases(tuple(replace(case, label=None) for case in manifest))
+    done = prepare(manifest, plan, out, workers=workers)
+    return Resolved(folder=done.folder, failed=done.failed)
+
+
+def _check_plan(found: Plan, wanted: Plan, path: Path, labels: bool) -> None:
+    there, model = to_dict(found), to_dict(wanted)
+    for name in (*MATTERS, *(("labels",) if labels else ())):
+        if there[name] != model[name]:
+            raise MedarError(
+                f"{path}: prepared with {name} {there[name]}, the model's plan has {model[name]}; "
+                "give the data set that it was prepared from, or prepare it with the model's plan"
+            )

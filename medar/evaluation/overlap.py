@@ -1,0 +1,53 @@
+"""`DiceMeter`: Dice of each label over the cases that were annotated for it.
+
+B batch, K labels (the background not counted), X Y Z voxels.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from medar.data.loading import UNKNOWN
+
+
+class DiceMeter:
+    """Gathers Dice by case and label; voxels of unknown class count nowhere.
+
+    Args:
+        names: of the K labels, in the order of the logits after the background.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self._rows: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(self, logits: Tensor, classes: Tensor, annotated: Tensor) -> None:
+        """Take in a batch.
+
+        Args:
+            logits: (B, K + 1, X, Y, Z), background first.
+            classes: (B, 1, X, Y, Z), 0 the background, -1 unknown.
+            annotated: (B, K) bool.
+        """
+        from monai.metrics import DiceMetric
+
+        known = classes != UNKNOWN
+        chosen = _planes(logits.argmax(dim=1, keepdim=True), logits.shape[1]) & known
+        truth = _planes(classes.clamp(min=0), logits.shape[1]) & known
+        metric = DiceMetric(include_background=False, reduction="none")
+        values: Tensor = metric(chosen.float(), truth.float())
+        self._rows.append(values.cpu().masked_fill(~annotated.cpu(), float("nan")))
+
+    def result(self) -> dict[str, float | None]:
+        """Mean Dice by label name over annotated cases that hold the label; None without any."""
+        means = torch.cat(self._rows).double().nanmean(dim=0).tolist()
+        return {
+            name: None if mean != mean else mean
+            for name, mean in zip(self.names, means, strict=True)
+        }
+
+
+def _planes(classes: Tensor, count: int) -> Tensor:
+    """(B, 1, X, Y, Z) whole numbers to (B, count, X, Y, Z) bool."""
+    return one_hot(classes[:, 0].long(), count).movedim(-1, 1).bool()

@@ -1,0 +1,128 @@
+"""`medar evaluate tokenizer` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medar.data.plan import Plan
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+Medar = Callable[..., Any]
+
+
+def make_model(folder: Path, *, plan: bool = True, labels: int = 0) -> Path:
+    """A tokenizer of 8 x 8 x 8 voxels in the folder of a run."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2))),
+        network=NetworkConfig(
+            width=4, growth=(1, 2), code_width=8, downsampling=(4, 4, 4), labels=labels
+        ),
+        codebook=CodebookSettings(size=16, width=8),
+    )
+    rule = {"other": {"kind": "percentiles", "low": 1, "high": 99}}
+    form = Plan(
+        spacing=(1, 1, 2), mode="volume", size=(8, 8, 8), downsampling=(4, 4, 4),
+        intensity=rule, labels={1: "1", 2: "2"},
+    ) if plan else None  # fmt: skip
+    Tokenizer(config, form).save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return make_model(tmp_path / "run")
+
+
+@pytest.fixture
+def test_set(data: Path) -> Path:
+    """The four images of `data`, all in the split test."""
+    rows = "".join(f"c{k},test\n" for k in range(4))
+    (data / "attributes.csv").write_text("id,split\n" + rows)
+    return data
+
+
+def test_a_data_set_is_prepared_measured_and_drawn(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = medar(
+        "evaluate", "tokenizer", model, test_set, "--json", "--out", out, "--device", "cpu"
+    )
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert (found["cases"], found["split"]) == (4, "test")
+    assert {"psnr", "codebook_usage", "frechet", "frechet_floor", "power_ratio"} <= found.keys()
+    assert len(found["psnr_per_scale"]) == 2
+    assert json.loads((out / "report.json").read_text()) == found
+    assert (out / "montage.png").read_bytes().startswith(b"\x89PNG")
+    assert "temporary folder" in said.err
+
+
+def test_a_kept_folder_is_measured_again_and_read_by_people(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    first = medar("evaluate", "tokenizer", model, test_set, "--prepared", kept)
+    assert (first.code, first.err) == (0, "")
+    for word in ("PSNR", "2x2x2", "perplexity", "radiomics-v1", "note: 4 cases, fewer than 20"):
+        assert word in first.out
+    # The folder itself, and the model's own folder rather than the run's.
+    again = medar("evaluate", "tokenizer", model / "model", kept, "--batch", 2)
+    assert again.out.splitlines()[1:] == first.out.splitlines()[1:]
+    assert medar("evaluate", "tokenizer", model, kept, "--limit", 2).code == 0
+
+
+def test_cases_set_aside_are_told(
+    medar: Medar, test_set: Path, tmp_path: Path, write: Callable[..., Path]
+) -> None:
+    model = make_model(tmp_path / "with_labels", labels=2)
+    write("data/labels/c1.nii.gz", np.full((8, 10, 6), 9, np.uint8))
+    said = medar("evaluate", "tokenizer", model, test_set, "--json")
+    assert said.code == 1
+    assert "c1 was set aside: label values 9" in said.err
+    found = json.loads(said.out)
+    assert found["cases"] == 3
+    assert found["dice"].keys() == {"1", "2"}
+
+
+def test_what_cannot_be_measured_is_one_line(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    assert medar("evaluate", "tokenizer", model, test_set, "--prepared", kept).code == 0
+    bare = make_model(tmp_path / "bare", plan=False)
+    for arguments, said in (
+        ([tmp_path / "none", kept], "no tokenizer"),
+        ([bare, kept], "no preprocess.json"),
+        ([model, kept, "--split", "val"], "no case in the split 'val'"),
+        ([model, kept, "--prepared", tmp_path / "x"], "is prepared already"),
+        ([model, kept, "--modality", "CT"], "is prepared already"),
+        ([model, kept, "--limit", 0], "limit 0"),
+        ([model, kept, "--out", kept / "plan.yaml"], "is a file"),
+        ([model, tmp_path / "none"], "no such file or folder"),
+    ):
+        assert said in medar("evaluate", "tokenizer", *arguments).refusal
+    plan = Plan.load(kept / "plan.yaml")
+    assert medar(
+        "data", "prepare", test_set, "--out", tmp_path / "other", "--spacing", 2, 2, 2,
+        "--plan", kept / "plan.yaml",
+    ).code == 0  # fmt: skip
+    refusal = medar("evaluate", "tokenizer", model, tmp_path / "other").refusal
+    assert f"the model's plan has {list(plan.spacing)}" in refusal
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_refused(medar: Medar, model: Path, data: Path) -> None:
+    refusal = medar("evaluate", "tokenizer", model, data, "--device", "cuda").refusal
+    assert "--device cuda: there is none" in refusal

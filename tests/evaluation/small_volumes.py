@@ -1,0 +1,47 @@
+"""Smooth tiny volumes, a plan for them and tokenizers of their size."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+
+def smooth(count: int, *sides: int, seed: int = 0) -> torch.Tensor:
+    """(count, 1, X, Y, Z) of blurred noise in [-1, 1]."""
+    noise = np.random.default_rng(seed).normal(size=(count, 1, *sides))
+    blurred = gaussian_filter(noise, (0, 0, 0.8, 0.8, 0.8))
+    return torch.from_numpy(np.clip(blurred / blurred.std() / 2, -1, 1).astype(np.float32))
+
+
+def make_plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "spacing": (1.0, 1.0, 1.0),
+        "mode": "volume",
+        "size": (8, 8, 8),
+        "downsampling": (4, 4, 4),
+        "intensity": {"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
+        "labels": {1: "left", 2: "right"},
+    }
+    return Plan(**{**values, **changes})
+
+
+def make_tokenizer(plan: Plan | None, *, labels: int = 0) -> Tokenizer:
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2))),
+        network=NetworkConfig(
+            width=4, growth=(1, 2), code_width=8, downsampling=(4, 4, 4), labels=labels
+        ),
+        codebook=CodebookSettings(size=16, width=8),
+    )
+    tokenizer = Tokenizer(config, plan)
+    tokenizer(smooth(4, 8, 8, 8))  # the codebook starts
+    return tokenizer.eval()

@@ -1,0 +1,71 @@
+"""PSNR, SSIM, error and Dice against values worked out otherwise."""
+
+import math
+
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+from small_volumes import smooth
+
+from medar.evaluation.fidelity import FidelityMeter, psnr, ssim
+from medar.evaluation.overlap import DiceMeter
+
+
+def test_psnr_is_that_of_each_volume_with_the_peak_two() -> None:
+    real, made = smooth(3, 8, 8, 8), smooth(3, 8, 8, 8, seed=1)
+    expected = [
+        peak_signal_noise_ratio(r.numpy(), m.numpy(), data_range=2)
+        for r, m in zip(real, made, strict=True)
+    ]
+    torch.testing.assert_close(psnr(made, real), torch.tensor(expected, dtype=torch.float32))
+    assert psnr(real, real).isfinite().all()
+
+
+@pytest.mark.parametrize("sides", [(8, 9, 10), (4, 16, 5)])
+def test_ssim_is_one_at_equality_and_less_beside_it(sides: tuple[int, int, int]) -> None:
+    real = smooth(2, *sides)
+    assert torch.allclose(ssim(real, real), torch.ones(2))
+    assert (ssim(real, smooth(2, *sides, seed=1)) < 0.5).all()
+
+
+def test_every_volume_counts_the_same_in_whatever_batches() -> None:
+    real, made = smooth(5, 8, 8, 8), smooth(5, 8, 8, 8, seed=1)
+    whole, parts = FidelityMeter(), FidelityMeter()
+    whole.update(real, made)
+    for some in (slice(0, 4), slice(4, 5)):
+        parts.update(real[some], made[some])
+    together, apart = whole.result(), parts.result()
+    for name in ("psnr", "ssim", "mae", "high_frequency_error", "power_ratio"):
+        assert getattr(together, name) == pytest.approx(getattr(apart, name), rel=1e-5), name
+    assert together.mae == pytest.approx(float((real - made).abs().mean()), rel=1e-5)
+
+
+def test_errors_have_the_unit_that_is_asked_for() -> None:
+    real = torch.zeros(2, 2, 8, 8, 8)
+    made = real.clone()
+    made[:, 1] = 0.5
+    meter = FidelityMeter()
+    meter.update(real, made, torch.tensor([[1.0, 100.0], [1.0, 200.0]]))
+    assert meter.result().mae == pytest.approx((25 + 50) / 2)
+
+
+def test_dice_counts_annotated_labels_over_known_voxels() -> None:
+    classes = torch.tensor([[0, 1, 1, 2, -1], [0, 1, 2, 2, 2], [0, 0, 0, 2, 2]])
+    chosen = torch.tensor([[0, 1, 0, 1, 1], [0, 1, 1, 2, 2], [0, 0, 0, 2, 2]])
+    logits = torch.nn.functional.one_hot(chosen, 4).float().movedim(-1, 1)[..., None, None]
+    annotated = torch.tensor([[True, True, True], [True, True, True], [True, False, True]])
+    meter = DiceMeter(["first", "second", "third"])
+    meter.update(logits, classes[:, None, :, None, None], annotated)
+    found = meter.result()
+    assert found["first"] == pytest.approx((2 * 1 / 4 + 2 * 1 / 3) / 2)
+    assert found["second"] == pytest.approx((0 + 2 * 2 / 5) / 2)
+    assert found["third"] is None
+
+
+def test_the_ratio_of_power_is_that_of_totals() -> None:
+    real = torch.cat([smooth(1, 8, 8, 8), 2 * smooth(1, 8, 8, 8)])
+    made = torch.cat([smooth(1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)])
+    meter = FidelityMeter()
+    meter.update(real, made)
+    assert meter.result().power_ratio == pytest.approx(1 / 5, rel=1e-4)
+    assert not math.isnan(meter.result().high_frequency_error)

@@ -1,0 +1,150 @@
+"""The report on a tokenizer: prefixes, units, references, and data that does not fit."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_volumes import make_plan, make_tokenizer
+
+from medar.data.intensity import IntensityRule
+from medar.data.loading import PreparedDataset
+from medar.data.manifest import Manifest
+from medar.errors import MedarError
+from medar.evaluation.examples import make_examples
+from medar.evaluation.fidelity import psnr
+from medar.evaluation.reconstruction import evaluate_tokenizer
+
+PrepareWith = Callable[..., Path]
+
+
+def test_the_report_is_what_decoding_gives(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan()).train()
+    report = evaluate_tokenizer(tokenizer, prepared, "test", batch_size=1)
+    assert tokenizer.training
+    tokenizer.eval()
+    dataset = PreparedDataset(prepared, split="test")
+    volumes = torch.stack([dataset[place]["image"] for place in range(len(dataset))])
+    pyramid = tokenizer.encode(volumes)
+    for upto, found in enumerate(report.psnr_per_scale, 1):
+        expected = psnr(tokenizer.decode(pyramid, upto).volume, volumes).mean()
+        assert found == pytest.approx(float(expected), rel=1e-4)
+    assert report.psnr == report.psnr_per_scale[-1]
+    apart = (tokenizer.decode(pyramid).volume - volumes).abs().mean()
+    assert (report.mae, report.mae_unit) == (pytest.approx(1000 * float(apart), rel=1e-4), "HU")
+    energy = tokenizer.quantiser(tokenizer.encoder(volumes)).residual_energy
+    assert report.residual_energy_per_scale == pytest.approx(energy.tolist(), rel=1e-4)
+    assert report.codebook_usage == len(pyramid.flatten().unique()) / 16
+    assert report.bits_per_voxel == pytest.approx(9 * 4 / 512)
+    assert report.compression == pytest.approx(16 / (9 * 4 / 512))
+
+
+def test_batches_change_nothing_and_prefixes_can_be_left_out(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan())
+    one = evaluate_tokenizer(tokenizer, prepared, "train", batch_size=3).to_dict()
+    other = evaluate_tokenizer(tokenizer, prepared, "train", by_scale=False).to_dict()
+    for name, value in other.items():
+        if isinstance(value, float):
+            assert value == pytest.approx(one[name], rel=1e-3), name
+    assert other["psnr_per_scale"] == []
+    assert len(other["usage_per_scale"]) == 2
+    json.dumps(one, allow_nan=False)
+
+
+def test_each_split_has_other_real_volumes_to_compare_with(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan())
+    test = evaluate_tokenizer(tokenizer, prepared, "test")
+    assert test.protocol["frechet"]["reference"] == "train split"
+    assert test.protocol["frechet"]["reference_samples"] == 4
+    assert test.frechet is not None
+    assert test.frechet_floor is not None
+    assert test.frechet > test.frechet_floor > 0
+    train = evaluate_tokenizer(tokenizer, prepared, "train")
+    assert train.protocol["frechet"]["samples"] == 2
+    assert any("every second case of the train split" in note for note in train.notes)
+    val = evaluate_tokenizer(tokenizer, prepared, "val")  # a single case
+    assert (val.frechet, val.frechet_floor) == (None, None)
+    assert any("no Frechet distance" in note for note in val.notes)
+    assert any("1 cases, fewer than 20" in note for note in val.notes)
+    assert evaluate_tokenizer(tokenizer, prepared, "train", limit=2).cases == 2
+
+
+def test_a_data_set_without_a_train_split_is_divided(
+    data: Manifest, prepare_with: PrepareWith
+) -> None:
+    cases = tuple(replace(case, split="test") for case in data)
+    folder = prepare_with(data.with_cases(cases))
+    report = evaluate_tokenizer(make_tokenizer(make_plan()), folder, "test")
+    assert report.protocol["frechet"]["reference"] == "every second case of the test split"
+    assert report.protocol["frechet"]["samples"] == 4
+    assert report.protocol["frechet"]["reference_samples"] == 3
+
+
+def test_dice_is_taken_where_labels_were_looked_for(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan(), labels=2)
+    report = evaluate_tokenizer(tokenizer, prepared, "test")
+    assert report.dice is not None
+    assert report.dice.keys() == {"left", "right"}
+    # c4 has label 1 and no 2; c5 has 2, and was not annotated for it.
+    assert report.dice["left"] is not None
+    assert report.dice["right"] is None
+    assert evaluate_tokenizer(make_tokenizer(None), prepared).dice is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "modality", "unit", "factor"),
+    [
+        (IntensityRule(kind="percentiles", low=0.0, high=100.0), "CT", "share", 0.5),
+        (IntensityRule(kind="window", low=-500.0, high=500.0), "MR", "units of the volume", 500),
+    ],
+)
+def test_the_error_has_the_unit_of_the_window(
+    data: Manifest, prepare_with: PrepareWith, rule: Any, modality: Any, unit: str, factor: float
+) -> None:
+    cases = tuple(replace(case, modality=modality) for case in data)
+    folder = prepare_with(data.with_cases(cases), intensity={"other": rule})
+    tokenizer = make_tokenizer(None)
+    report = evaluate_tokenizer(tokenizer, folder, "test")
+    assert report.mae_unit.startswith(unit)
+    dataset = PreparedDataset(folder, split="test")
+    volumes = torch.stack([dataset[place]["image"] for place in range(2)])
+    apart = (tokenizer(volumes).volume - volumes).abs().mean().detach()
+    assert report.mae == pytest.approx(factor * float(apart), rel=1e-4)
+
+
+def test_patches_are_the_same_each_time(prepare_with: PrepareWith) -> None:
+    folder = prepare_with(mode="patch", size=(8, 8, 8))
+    tokenizer = make_tokenizer(None)
+    first, again = (evaluate_tokenizer(tokenizer, folder).to_dict() for _ in range(2))
+    assert first == again
+    assert any("patches" in note for note in first["notes"])
+
+
+def test_what_does_not_fit_is_refused(prepared: Path, prepare_with: PrepareWith) -> None:
+    tokenizer = make_tokenizer(None)
+    with pytest.raises(MedarError, match=r"size \[16, 8, 8\], the tokenizer is made for"):
+        evaluate_tokenizer(tokenizer, prepare_with(size=(16, 8, 8)))
+    with pytest.raises(MedarError, match="labels 2, the tokenizer is made for 3"):
+        evaluate_tokenizer(make_tokenizer(None, labels=3), prepared)
+    with pytest.raises(MedarError, match="limit 0"):
+        evaluate_tokenizer(tokenizer, prepared, limit=0)
+    with pytest.raises(MedarError, match="batch_size 0"):
+        evaluate_tokenizer(tokenizer, prepared, batch_size=0)
+
+
+def test_examples_are_in_the_units_of_their_volumes(prepared: Path) -> None:
+    tokenizer = make_tokenizer(None)
+    examples = make_examples(tokenizer, prepared, "train", cases=3)
+    assert [example.name for example in examples] == ["c0", "c2", "c3"]
+    dataset = PreparedDataset(prepared, split="train")
+    volume = dataset[0]["image"]
+    torch.testing.assert_close(torch.tensor(examples[0].original.array), 1000 * volume)
+    decoded = tokenizer(volume[None]).volume[0].detach() * 1000
+    last = torch.tensor(examples[0].prefixes[-1].array)
+    torch.testing.assert_close(last, decoded, rtol=1e-3, atol=0.1)
+    assert len(examples[0].prefixes) == 2
+    assert math.isfinite(float(examples[0].prefixes[0].array.sum()))
