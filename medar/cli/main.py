@@ -36,6 +36,7 @@ app.command(
 app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )
+app.command("medar.cli.tokenizer:app", name="tokenizer", help="Take volumes to tokens and back.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
