@@ -153,10 +153,10 @@ def decode(
         modality=modality,
         device=device,
     )
-    own = made.grid == "source"
-    _write(out, made.image, labels, made.label, own)
+    _write(out, made.image, labels, made.label, source=made.grid == "source")
     _note(*made.notes)
-    print(f"{out}: {_sides(made.image)} voxels on {'its own' if own else 'the plan'} grid")
+    whose = "its own" if made.grid == "source" else "the plan's"
+    print(f"{out}: {_sides(made.image)} voxels on {whose} grid")
 
 
 @app.command

@@ -92,8 +92,8 @@ def encode_data_set(
     """
     out = Path(out)
     plan = plan_of(tokenizer)
-    numbers = {"variants": (variants, 0), "batch size": (batch_size, 1), "workers": (workers, 0)}
-    for name, (value, least) in numbers.items():
+    at_least = [("variants", variants, 0), ("seed", seed, 0), ("workers", workers, 0)]
+    for name, value, least in [*at_least, ("batch size", batch_size, 1)]:
         if value < least:
             raise MedarError(f"{name} {value}: a whole number from {least} is needed")
     augmentation = (augmentation or Augmentation()) if variants else None

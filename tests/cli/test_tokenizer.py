@@ -12,6 +12,7 @@ import torch
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
+from medar.data.prepared import Prepared
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
@@ -39,6 +40,12 @@ def save_model(folder: Path, *, labels: bool = False, rule: str = "window") -> P
     )
     Tokenizer(config, plan).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare in this process."""
+    monkeypatch.setattr("medar.data.prepare.default_workers", lambda: 1)
 
 
 @pytest.fixture
@@ -114,9 +121,8 @@ def test_wrong_calls(
     arguments: list[str], said: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    (data / "cases.csv").write_text(
-        "".join(f"{a},{b}\n" for a, b in [("id", "split"), *[(f"c{k}", "train") for k in range(4)]])
-    )
+    rows = "".join(f"c{k},train\n" for k in range(4))
+    (data / "attributes.csv").write_text("id,split\n" + rows)
     known = {
         "MODEL": model,
         "WEIGHTS": model / "model.safetensors",
@@ -128,23 +134,22 @@ def test_wrong_calls(
     assert not list(tmp_path.glob("o.nii"))
 
 
-def test_a_damaged_entry_ends_in_one_line_from_a_worker_too(
-    medar: Medar, model: Path, data: Path, tmp_path: Path
+def test_a_missing_entry_ends_in_one_line_from_a_loading_process_too(
+    medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medar.data.prepared import Prepared
-
     out = tmp_path / "tokens"
     assert medar("tokenizer", "encode", data, out, "--model", model).code == 0
     prepared = Prepared(out / "prepared")
-    path = prepared.cache.path(prepared[1].image)
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 3 : len(whole) // 2] = bytes(len(whole) // 2 - len(whole) // 3)
-    path.write_bytes(whole)
+    traces = {case.id: prepared.trace(case) for case in map(prepared.__getitem__, range(4))}
+    prepared.cache.path(prepared[1].image).unlink()
     call = ["tokenizer", "encode", out / "prepared", tmp_path / "again", "--model", model]
+    assert "case c1" in medar(*call).refusal
+    # An entry that is found missing only when its voxels are asked for.
+    monkeypatch.setattr(Prepared, "trace", lambda _, case: traces[case.id])
     for workers in (0, 1):
         said = medar(*call, "--workers", workers)
-        assert "case c1 of" in said.refusal
-        assert "Traceback" not in said.err
+        assert said.refusal.startswith("medar: case c1 of ")
+        assert "does not exist" in said.refusal
 
 
 def test_unknown_intensities_are_said(medar: Medar, data: Path, tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ Write = Callable[..., Path]
 STRONG = Augmentation(affine_probability=1, intensity_probability=1)
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare in this process."""
+    monkeypatch.setattr("medar.data.prepare.default_workers", lambda: 1)
+
+
 @pytest.fixture
 def data(tmp_path: Path, write: Write) -> Path:
     """Three volumes of several shapes, one of them turned."""
@@ -35,7 +41,7 @@ def data(tmp_path: Path, write: Write) -> Path:
         affine = np.diag([-1.0, 1.0, 1.0, 1.0]) if k else None
         write(f"data/c{k}.nii.gz", (9 + k, 8, 10 - k), affine, seed=k)
     table = "id,split,age\nc0,train,30\nc1,train,40\nc2,val,50\n"
-    (tmp_path / "data" / "cases.csv").write_text(table)
+    (tmp_path / "data" / "attributes.csv").write_text(table)
     return tmp_path / "data"
 
 
@@ -228,7 +234,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
         encode(data, out, folder, variants=-1)
     with pytest.raises(MedarError, match="batch size 0"):
         encode(data, out, folder, batch_size=0)
-    with pytest.raises(MedarError, match=r"holds other files \(c0"):
+    with pytest.raises(MedarError, match=r"holds other files \(attributes"):
         encode(data, data, folder)
     encode(data, out, folder)
     with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
@@ -236,7 +242,6 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     damaged = Prepared(out / "prepared")
     path = damaged.cache.path(damaged[1].image)
     path.write_bytes(path.read_bytes()[:-9])
-    (out / "cases" / "c1.safetensors").unlink()
     with pytest.raises(MedarError, match=r"^case c1.* damaged .*prepare` again$"):
         encode(out / "prepared", tmp_path / "again", folder)
 
