@@ -247,7 +247,16 @@ def _prepared(path: Path, plan: Plan, out: Path) -> tuple[Path, dict[str, str]]:
     """
     if not (path / CASES_FILE).exists():
         manifest = read_manifest(path)
-        cases = (replace(c, modality=c.modality or sole_modality(plan)) for c in manifest)
+        # Labels help to place patches, no more: those that the tokenizer does not know stay out.
+        known = bool(plan.labels) and set(manifest.labels) <= set(plan.labels)
+        cases = (
+            replace(
+                case,
+                modality=case.modality or sole_modality(plan),
+                label=case.label if known else None,
+            )
+            for case in manifest
+        )
         done = prepare(manifest.with_cases(tuple(cases)), plan, out)
         return out, done.failed
     own, needed = to_dict(Prepared(path).plan), to_dict(plan)

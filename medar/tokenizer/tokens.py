@@ -7,6 +7,7 @@ tokenizer/                the tokenizer's model folder
 B variants of a case (the first is not augmented), L tokens over all scales.
 """
 
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from medar.data.augmentation import Augmentation
 from medar.data.case import Split
 from medar.data.preparation import Trace
 from medar.errors import MedarError
-from medar.files import read_json, write_json
+from medar.files import read_json, write_text
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
@@ -86,8 +87,12 @@ class TokenIndex:
         return {name: value for name, value in to_dict(self).items() if name != "cases"}
 
     def save(self, folder: Path) -> None:
-        """Write tokens.json, atomically."""
-        write_json(folder / INDEX, to_dict(self))
+        """Write tokens.json, atomically: a line a case."""
+        head = json.dumps(self.settings(), indent=2, ensure_ascii=False)
+        lines = (json.dumps(to_dict(case), ensure_ascii=False) for case in self.cases)
+        cases = ",\n    ".join(lines)
+        text = f'{head.removesuffix("}").rstrip()},\n  "cases": [\n    {cases}\n  ]\n}}\n'
+        write_text(folder / INDEX, text)
 
     @classmethod
     def load(cls, folder: str | Path) -> "TokenIndex":

@@ -21,14 +21,16 @@ from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 Medar = Callable[..., Any]
 
 
-def save_model(folder: Path, *, labels: bool = False, rule: str = "window") -> Path:
+def save_model(
+    folder: Path, *, labels: bool = False, rule: str = "window", names: bool = True
+) -> Path:
     plan = Plan(
         spacing=(1.0, 1.0, 2.0),
         mode="volume",
         size=(8, 8, 4),
         downsampling=(2, 2, 2),
         intensity={"CT": IntensityRule(kind=rule, low=0.0, high=100.0)},  # type: ignore[arg-type]
-        labels={1: "a", 2: "b"},
+        labels={1: "a", 2: "b"} if names else {},
     )
     torch.manual_seed(0)
     config = TokenizerConfig(
@@ -74,6 +76,14 @@ def test_there_and_back(medar: Medar, data: Path, tmp_path: Path) -> None:
     assert set(np.unique(nib.load(label).get_fdata())) <= {0, 1, 2}
     said = medar("tokenizer", "decode", pyramid, back, "--grid", "prepared", "--variant", 1)
     assert said.out == f"{back}: 8x8x4 voxels on the plan's grid\n"
+
+
+def test_labels_that_the_tokenizer_does_not_know_stay_out(
+    medar: Medar, data: Path, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", names=False)
+    said = medar("tokenizer", "encode", data, tmp_path / "tokens", "--model", model)
+    assert (said.code, said.out.count("4 cases encoded")) == (0, 1)
 
 
 def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> None:
