@@ -1,8 +1,8 @@
 """Tokenizers at equal data, time and loop: ours, its parts one by one, and MONAI's VQVAE.
 
-Each row is a run of medar's training loop for the same minutes on the same prepared cases, judged on
-its validation split by the same evaluation. A row that is in OUT/results.jsonl already is not run
-again; a table of all of them is printed at the end.
+Each row is a run of medar's training loop for the same minutes on the same prepared cases, judged
+on its validation split by the same evaluation. A row that is in OUT/results.jsonl already is not
+run again; a table of all of them is printed at the end.
 
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
         --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]

@@ -4,8 +4,19 @@
 class MedarError(Exception):
     """The call or its input was wrong. The command line prints it as one line, exit code 2.
 
-    The message names the file or key, the value found, what is allowed and what to do next.
+    The message names the file or key, the value found, what is allowed and what to do next. Where
+    a loading process of torch met the error, torch raises it anew with the traceback before the
+    message: the message alone is kept.
     """
+
+    def __init__(self, message: str = "") -> None:
+        if message.startswith("Caught ") and _RAISED in message:
+            message = message.rpartition(_RAISED)[2].strip()
+        super().__init__(message)
+
+
+_RAISED = f"\n{MedarError.__module__}.{MedarError.__qualname__}: "
+"""What stands before a message where a traceback ends."""
 
 
 class GeometryWarning(UserWarning):

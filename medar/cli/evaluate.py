@@ -73,6 +73,7 @@ def tokenizer(
         Processes that prepare; default one a processor.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
+    from medar.tokenizer.inference import load_tokenizer
 
     if out is not None and out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
@@ -93,34 +94,6 @@ def tokenizer(
     else:
         _print_report(report, str(model))
     return 1 if found.failed else 0
-
-
-def load_tokenizer(path: Path, device: Literal["auto", "cpu", "cuda"]) -> "Tokenizer":
-    """The tokenizer of a model folder, or of the run folder around it, on a device.
-
-    Raises:
-        MedarError: there is none, it does not know its plan, or there is no such device.
-    """
-    import torch
-
-    from medar.tokenizer.tokenizer import CONFIG, PREPROCESS, Tokenizer
-
-    folders = [folder for folder in (path, path / "model") if (folder / CONFIG).is_file()]
-    if not folders:
-        raise MedarError(
-            f"{path}: no tokenizer (neither {CONFIG} nor model/{CONFIG}); the folder that "
-            "training left is needed"
-        )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MedarError("--device cuda: there is none here; 'cpu' or 'auto' is needed")
-    trained = Tokenizer.from_pretrained(folders[0])
-    if trained.plan is None:
-        raise MedarError(
-            f"{folders[0]}: no {PREPROCESS}, so that nothing says how files are brought to the "
-            "model; save the tokenizer with its plan"
-        )
-    chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-    return trained.to(chosen)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,11 @@ app.command(
 app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )
-app.command("medar.cli.tokenizer:app", name="tokenizer", help="Train tokenizers.")
+app.command(
+    "medar.cli.tokenizer:app",
+    name="tokenizer",
+    help="Train tokenizers; volumes to tokens and back.",
+)
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 

@@ -1,25 +1,29 @@
-"""`medar tokenizer`: train a tokenizer."""
+"""`medar tokenizer`: train a tokenizer; volumes to tokens and back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, worker_count
+from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.output import print_json, print_table
 from medar.cli.training import TRAINING, Overrides, Training, assignments, report
 from medar.errors import MedarError
-
-app = App(
-    name="tokenizer",
-    help="Train tokenizers.",
-    help_format="markdown",
-    default_parameter=Parameter(negative=""),
-)
 
 if TYPE_CHECKING:
     from medar.tokenizer.settings import TokenizerSettings
 
+app = App(
+    name="tokenizer",
+    help="Train tokenizers; take volumes to tokens and back.",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
+)
+
+READING = Reading()
 DATASET = DataSet()
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @app.command
@@ -63,6 +67,201 @@ def train(
     return report(out, outcome, json=training.json)
 
 
+@app.command
+def encode(
+    data: Path,
+    out: Path,
+    /,
+    *,
+    model: Path,
+    split: Literal["train", "val", "test"] | None = None,
+    variants: int = 0,
+    augmentation: Path | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    workers: int = 0,
+    device: Device = "auto",
+    json: bool = False,
+) -> int:
+    """Encode every case of a data set into a folder of tokens.
+
+    A second run does nothing, a changed setting makes all tokens anew, an interrupted run goes on;
+    exit code 1 if cases had to be set aside.
+
+    Parameters
+    ----------
+    data
+        A folder that `medar data prepare` filled by the model's plan, or a data set: it is then
+        prepared into OUT/prepared.
+    out
+        Folder to fill (docs/reference/tokens.md).
+    model
+        Folder of the tokenizer, or of the run that left it; it is copied into OUT.
+    split
+        Cases of one split only.
+    variants
+        Augmented variants of each case, beside the volume as it is.
+    augmentation
+        YAML with the keys of `Augmentation`; default its own values.
+    seed
+        Of the variants.
+    batch_size
+        Volumes of a case that go through the network at once.
+    workers
+        Loading processes; 0 loads in this one.
+    device
+        "auto" is CUDA where there is one.
+    json
+        Print one JSON object: folder, made, kept, failed.
+    """
+    from medar.data.augmentation import Augmentation
+    from medar.settings import load_yaml
+    from medar.tokenizer.encoding import encode_data_set
+    from medar.tokenizer.inference import load_tokenizer, model_folder
+
+    if augmentation is not None and not variants:
+        raise MedarError("--augmentation goes with --variants; say how many")
+    settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
+    tokenizer = load_tokenizer(model, device)
+    try:
+        done = encode_data_set(
+            data,
+            out,
+            model_folder(model),
+            tokenizer,
+            split=split,
+            variants=variants,
+            augmentation=settings,
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
+    if json:
+        print_json(vars(done))
+        return 1 if done.failed else 0
+    if done.failed:
+        rows = ((case, "set aside", reason) for case, reason in done.failed.items())
+        print_table(("case", "", "message"), rows)
+    print(f"{out}: {done.made} cases encoded, {done.kept} kept, {len(done.failed)} set aside")
+    return 1 if done.failed else 0
+
+
+@app.command
+def decode(
+    pyramid: Path,
+    out: Path,
+    /,
+    *,
+    model: Path | None = None,
+    upto: int | None = None,
+    variant: int = 0,
+    grid: Literal["prepared", "source"] | None = None,
+    labels: Path | None = None,
+    modality: Literal["CT", "MR"] | None = None,
+    device: Device = "auto",
+) -> None:
+    """Decode a token pyramid into a volume.
+
+    Parameters
+    ----------
+    pyramid
+        A file below `cases` of what `encode` left, or any token pyramid, with MODEL.
+    out
+        The volume, .nii or .nii.gz.
+    model
+        Folder of the tokenizer; default the one beside the tokens.
+    upto
+        Use the coarsest UPTO scales only.
+    variant
+        Which one, where the file holds several; 0 is the volume as it was.
+    grid
+        "source": grid and orientation of the case's own file, the default where they are known;
+        "prepared": the plan's.
+    labels
+        Write the label map too, for tokenizers with a label head.
+    modality
+        Whose intensities to restore, where the tokens do not say and the plan has several.
+    device
+        "auto" is CUDA where there is one.
+    """
+    from medar.tokenizer.decoding import decode_file
+
+    _check_outputs(out, labels)
+    made = decode_file(
+        pyramid,
+        model=model,
+        upto=upto,
+        variant=variant,
+        grid=grid,
+        modality=modality,
+        device=device,
+    )
+    _write(out, made.image, labels, made.label, source=made.grid == "source")
+    _note(*made.notes)
+    whose = "its own" if made.grid == "source" else "the plan's"
+    print(f"{out}: {_sides(made.image)} voxels on {whose} grid")
+
+
+@app.command
+def reconstruct(
+    model: Path,
+    volume: Path,
+    out: Path,
+    /,
+    *,
+    upto: int | None = None,
+    labels: Path | None = None,
+    modality: Literal["CT", "MR"] | None = None,
+    device: Device = "auto",
+    json: bool = False,
+    reading: Reading = READING,
+) -> None:
+    """Take a volume to tokens and back onto its own grid and intensities.
+
+    Parameters
+    ----------
+    model
+        Folder of the tokenizer, or of the run that left it.
+    volume
+        A volume file or DICOM folder.
+    out
+        The reconstruction, .nii or .nii.gz.
+    upto
+        Use the coarsest UPTO scales only.
+    labels
+        Write the label map too, for tokenizers with a label head.
+    modality
+        What the volume is, where its file does not say and the plan has rules for several.
+    device
+        "auto" is CUDA where there is one.
+    json
+        Print one JSON object: `out`, `labels`, `psnr` (dB within the plan's field of view; null
+        where nothing differs), `outside` (share of voxels beyond that field of view).
+    """
+    from math import isfinite
+
+    from medar.tokenizer.inference import load_tokenizer, plan_of, read_for
+    from medar.tokenizer.inference import reconstruct as run
+
+    _check_outputs(out, labels)
+    tokenizer = load_tokenizer(model, device)
+    made = run(tokenizer, read_for(plan_of(tokenizer), volume, reading.options(), modality), upto)
+    _write(out, made.image, labels, made.label, source=True)
+    if json:
+        psnr = made.psnr if isfinite(made.psnr) else None
+        print_json({"out": out, "labels": labels, "psnr": psnr, "outside": made.outside})
+        return
+    said = f"{out}: PSNR {made.psnr:.2f} dB"
+    if made.outside:
+        said += (
+            f" within the model's field of view; the {made.outside:.1%} of voxels beyond it hold "
+            "the lowest intensity"
+        )
+    print(said)
+
+
 def _prepared(
     settings: "TokenizerSettings", data: Path, out: Path, dataset: DataSet, workers: int | None
 ) -> Path:
@@ -82,3 +281,34 @@ def _prepared(
     stored = out / "prepared" / MANIFEST_FILE
     manifest = dataset.read(data, Manifest.load(stored) if stored.exists() else None)
     return prepared_data(manifest, settings, out / "prepared", workers=worker_count(workers))
+
+
+def _check_outputs(out: Path, labels: Path | None) -> None:
+    """Refuse a name that cannot be written before the work is done."""
+    for path in (out, labels):
+        if path is not None and not path.name.lower().endswith((".nii", ".nii.gz")):
+            raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
+    if labels is not None and labels.resolve() == out.resolve():
+        raise MedarError(f"{labels}: image and label map need files of their own")
+
+
+def _write(out: Path, image: Any, labels: Path | None, label: Any, source: bool) -> None:
+    """Write image and label map; either both or, where there is no label map to write, none."""
+    from medar.volume import write_nifti
+
+    if labels is not None and label is None:
+        raise MedarError(f"--labels {labels}: this tokenizer has no label head; leave it out")
+    write_nifti(out, image, grid="source" if source else "own")
+    if labels is not None:
+        write_nifti(labels, label, grid="source" if source else "own")
+
+
+def _note(*notes: str) -> None:
+    import sys
+
+    for note in notes:
+        print(f"medar: {note}", file=sys.stderr)
+
+
+def _sides(volume: Any) -> str:
+    return "x".join(map(str, volume.shape))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from medar.errors import MedarError, one_line
 from medar.files import remove_temporaries, write_bytes
+from medar.volume import Shape3
 
 ENDING = ".b2nd"
 SLAB = 1 << 15
@@ -127,6 +128,19 @@ class ArrayCache:
         except Exception as error:
             raise _unreadable(self.path(key), error) from error
         return out
+
+    def box(self, key: str, start: Shape3, stop: Shape3) -> npt.NDArray[Any]:
+        """The voxels from `start` to `stop` of an entry, all channels.
+
+        Raises:
+            MedarError: there is no such entry, or its file is damaged.
+        """
+        try:
+            return np.asarray(self.open(key)[(slice(None), *map(slice, start, stop))])
+        except MedarError:
+            raise
+        except Exception as error:
+            raise _unreadable(self.path(key), error) from error
 
     def meta(self, key: str) -> dict[str, Any]:
         """What was stored with an entry.

@@ -4,6 +4,7 @@ What an item holds depends on (seed, epoch, index) and on nothing else: not on t
 workers, nor on which of them makes it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,28 @@ class PreparedDataset(Dataset[Item]):
         return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
+        return self.draw(index, [self.seed, int(self._epoch), index])
+
+    def draw(self, index: int, seed: Sequence[int]) -> Item:
+        """The item of a case, its patch and augmentation drawn by `seed` alone.
+
+        Raises:
+            MedarError: an entry of the case is missing or damaged.
+        """
         case = self.prepared[index]
         try:
-            return self._item(case, index)
+            return self._item(case, index, seed)
+        except MedarError as error:
+            raise MedarError(f"case {case.id} of {self.prepared.folder}: {error}") from error
         except Exception as error:
             raise RuntimeError(
                 f"case {case.id} of {self.prepared.folder}: {type(error).__name__}: {error}"
             ) from error
 
-    def _item(self, case: PreparedCase, index: int) -> Item:
+    def _item(self, case: PreparedCase, index: int, seed: Sequence[int]) -> Item:
         start, generator = None, None
         if self.plan.mode == "patch" or self._augmenter:
-            generator = np.random.default_rng([self.seed, int(self._epoch), index])
+            generator = np.random.default_rng(list(seed))
         if self.plan.mode == "patch" and generator:
             start = self._start(case, generator)
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
@@ -131,11 +142,9 @@ class PreparedDataset(Dataset[Item]):
         """An entry whole, or the patch that begins at `start`, padded where the entry ends."""
         if start is None:
             return torch.from_numpy(self.prepared.cache.read(key))
-        array = self.prepared.cache.open(key)
-        stop = [
-            min(s + n, m) for s, n, m in zip(start, self.plan.size, array.shape[1:], strict=True)
-        ]
-        part = torch.from_numpy(array[(slice(None), *map(slice, start, stop))])
+        shape = self.prepared.cache.open(key).shape[1:]
+        x, y, z = (min(s + n, m) for s, n, m in zip(start, self.plan.size, shape, strict=True))
+        part = torch.from_numpy(self.prepared.cache.box(key, start, (x, y, z)))
         short = [n - m for n, m in zip(self.plan.size, part.shape[1:], strict=True)]
         if not any(short):
             return part

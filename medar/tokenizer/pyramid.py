@@ -104,7 +104,9 @@ class TokenPyramid:
             "codes": str(self.codes),
             "tokenizer": self.tokenizer,
         }
-        data = save({"indices": self.flatten().cpu().to(kind).contiguous()}, metadata=about)
+        # One entry: safetensors keeps several in an order that changes from run to run.
+        entry = {"medar": json.dumps(about)}
+        data = save({"indices": self.flatten().cpu().to(kind).contiguous()}, metadata=entry)
         try:
             write_bytes(path, data)
         except OSError as error:
@@ -135,13 +137,14 @@ class TokenPyramid:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], Tensor | None]:
-    """A safetensors file's metadata, and its tensor `indices` where it has one."""
+    """What a safetensors file says of itself, and its tensor `indices` where it has one."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             flat = file.get_tensor("indices") if "indices" in file.keys() else None  # noqa: SIM118
-            return file.metadata() or {}, flat
+            about = json.loads((file.metadata() or {}).get("medar", "{}"))
+            return about if isinstance(about, dict) else {}, flat
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise MedarError(f"{path}: cannot be read ({reason})") from error
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, ValueError) as error:
         raise MedarError(f"{path}: not a safetensors file ({one_line(error)})") from error

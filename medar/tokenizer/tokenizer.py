@@ -149,15 +149,30 @@ class Tokenizer(nn.Module):
             upto: use the coarsest `upto` scales only.
 
         Raises:
-            MedarError: a pyramid of another tokenizer, or `upto` beyond its scales.
+            MedarError: see `latent`.
+        """
+        decoded: Decoded = self.decoder(self.latent(pyramid, upto))
+        return decoded
+
+    @torch.no_grad()
+    def latent(self, pyramid: TokenPyramid, upto: int | None = None) -> Tensor:
+        """The latent that tokens stand for, (B, D, x, y, z); see `decode`.
+
+        Raises:
+            MedarError: a pyramid of another tokenizer, schedule or number of codes, or `upto`
+                beyond its scales.
         """
         if pyramid.tokenizer and pyramid.tokenizer != self.digest:
             raise MedarError(
                 f"token pyramid of tokenizer {pyramid.tokenizer}, this one is {self.digest}; "
                 "decode it with the one that made it"
             )
-        decoded: Decoded = self.decoder(self.quantiser.decode(pyramid.indices, upto))
-        return decoded
+        if (pyramid.schedule, pyramid.codes) != (self.config.schedule, self.codes):
+            raise MedarError(
+                f"token pyramid of {pyramid.schedule} and {pyramid.codes} codes; this tokenizer "
+                f"has {self.config.schedule} and {self.codes} codes"
+            )
+        return self.quantiser.decode(pyramid.indices, upto)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder, file by file atomically, the configuration last."""

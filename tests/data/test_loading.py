@@ -202,8 +202,9 @@ def test_an_error_names_its_case(prepared: Prepare, workers: int) -> None:
     data.prepared.cache.path(data.prepared[1].image).unlink()
     loader = make_loader(data, batch_size=1, shuffle=False, workers=workers)
     batches = iter(loader)
-    with pytest.raises(RuntimeError, match=r"case c1 of .*does not exist"):
+    with pytest.raises(MedarError, match=r"^case c1 of .*does not exist") as refusal:
         list(batches)
+    assert "\n" not in str(refusal.value)
     # The other cases still come: one bad entry does not stop the workers.
     assert int(next(batches)["index"]) == 2
     if workers:

@@ -1,5 +1,6 @@
 """Token pyramids: flat and back, files, and what is refused."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,12 +98,12 @@ def test_a_file_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make().save(path)
     with safe_open(path, framework="pt") as file:
-        about, indices = file.metadata(), file.get_tensor("indices")
+        about, indices = json.loads(file.metadata()["medar"]), file.get_tensor("indices")
     for key, value in [("codes", "many"), ("schedule", "[]"), ("schedule", "{")]:
-        save_file({"indices": indices}, path, metadata={**about, key: value})
+        save_file({"indices": indices}, path, metadata={"medar": json.dumps({**about, key: value})})
         with pytest.raises(MedarError, match="damaged token pyramid"):
             TokenPyramid.load(path)
-    save_file({"indices": indices[:, 1:].contiguous()}, path, metadata=about)
+    save_file({"indices": indices[:, 1:].contiguous()}, path, metadata={"medar": json.dumps(about)})
     with pytest.raises(MedarError, match=r"damaged token pyramid.*the schedule"):
         TokenPyramid.load(path)
 
@@ -119,3 +120,9 @@ def test_a_file_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
 def test_indices_must_fit_the_schedule(indices: tuple[Tensor, ...]) -> None:
     with pytest.raises(MedarError):
         TokenPyramid(indices=indices, schedule=SCHEDULE, codes=8)
+
+
+def test_a_pyramid_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for number in range(8):
+        make().save(tmp_path / str(number))
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1

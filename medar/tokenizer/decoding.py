@@ -1,0 +1,134 @@
+"""`decode_file`: a token pyramid's file to a volume, on its case's own grid where that is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from medar.data.intensity import Window
+from medar.data.plan import Plan
+from medar.data.preparation import Trace, restore_image, restore_label
+from medar.errors import MedarError
+from medar.tokenizer.inference import (
+    UNITS,
+    Inferred,
+    decode,
+    inferred_from,
+    load_tokenizer,
+    plan_of,
+    sole_modality,
+)
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.tokens import TOKENIZER, TokenFile
+from medar.volume import Grid, Volume
+
+Target = Literal["prepared", "source"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedFile:
+    """What a pyramid's file decodes to."""
+
+    image: Volume
+    label: Volume | None
+    """None without a label head."""
+    grid: Target
+    """"source": the grid and intensities of the case's own file."""
+    notes: tuple[str, ...]
+    """What the file does not say, and what was taken instead."""
+
+
+def decode_file(
+    path: str | Path,
+    *,
+    model: str | Path | None = None,
+    upto: int | None = None,
+    variant: int = 0,
+    grid: Target | None = None,
+    modality: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "cpu",
+) -> DecodedFile:
+    """Decode one pyramid of a file.
+
+    Args:
+        path: a file of `encode_data_set`, or any `TokenPyramid` on disk.
+        model: the tokenizer's folder; default the one beside the tokens.
+        upto: use the coarsest `upto` scales only.
+        variant: which pyramid, where the file holds several.
+        grid: "source" is the grid of the case's own file, "prepared" the plan's; default "source"
+            where the tokens folder knows it.
+        modality: "CT" or "MR", where nothing else says by which of the plan's rules intensities
+            are restored.
+        device: see `load_tokenizer`.
+
+    Raises:
+        MedarError: no pyramid, no tokenizer or another one, no such variant, `upto` beyond the
+            scales, a source grid that is not known, or a modality without a rule.
+    """
+    file = TokenFile.find(path)
+    pyramid = TokenPyramid.load(path)
+    if not 0 <= variant < len(pyramid):
+        raise MedarError(f"{path}: no variant {variant}; it holds 0 to {len(pyramid) - 1}")
+    if grid == "source" and file.trace is None:
+        raise MedarError(
+            f"{path}: the grid of its case is not known: it lies in no tokens folder that names "
+            "it; --grid prepared is possible"
+        )
+    tokenizer = load_tokenizer(_model_folder(file, model), device)
+    plan = plan_of(tokenizer)
+    decoded = decode(tokenizer, pyramid[variant : variant + 1], upto)
+    inferred = inferred_from(decoded, plan)
+    if file.trace is not None and grid != "prepared":
+        label = None if inferred.label is None else restore_label(inferred.label, file.trace)
+        image = restore_image(inferred.image, file.trace)
+        return DecodedFile(image=image, label=label, grid="source", notes=())
+    windows, notes = _windows(file.trace, plan, len(inferred.image), modality)
+    target = file.trace.target if file.trace else _own_grid(plan)
+    return _on(target, inferred, windows, notes)
+
+
+def _model_folder(file: TokenFile, model: str | Path | None) -> Path:
+    if model is not None:
+        return Path(model)
+    if file.folder is None:
+        raise MedarError(
+            f"{file.path}: lies in no tokens folder, so that its tokenizer is not known; "
+            "name its folder with --model"
+        )
+    return file.folder / TOKENIZER
+
+
+def _on(
+    grid: Grid, inferred: Inferred, windows: tuple[Window, ...], notes: tuple[str, ...]
+) -> DecodedFile:
+    """A decoded volume on the plan's grid, in units."""
+    channels = zip(windows, inferred.image, strict=True)
+    array = np.stack([window.restore(channel) for window, channel in channels])
+    image = Volume(array=array, affine=grid.affine)
+    label = None if inferred.label is None else Volume(array=inferred.label, affine=grid.affine)
+    return DecodedFile(image=image, label=label, grid="prepared", notes=notes)
+
+
+def _own_grid(plan: Plan) -> Grid:
+    """The plan's grid where no patient is known: the first voxel in the scanner's origin."""
+    return Grid(shape=plan.size, affine=np.diag([*plan.spacing, 1.0]))
+
+
+def _windows(
+    trace: Trace | None, plan: Plan, channels: int, modality: str | None
+) -> tuple[tuple[Window, ...], tuple[str, ...]]:
+    """The intensity window of each channel, and what had to be said about it."""
+    if trace is not None:
+        return trace.windows, ()
+    rules = plan.rules(channels, modality or sole_modality(plan))
+    windows = tuple(
+        Window(low=rule.low, high=rule.high) if rule.kind == "window" else UNITS for rule in rules
+    )
+    if all(rule.kind == "window" for rule in rules):
+        return windows, ()
+    note = (
+        "the plan measures intensities on each volume and none is known here: values run from "
+        f"{UNITS.low:g} to {UNITS.high:g}, in no units"
+    )
+    return windows, (note,)

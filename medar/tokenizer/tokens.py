@@ -1,0 +1,236 @@
+"""`TokenDataset`: the folder that `medar tokenizer encode` leaves, and what training reads of it.
+
+tokens.json               what the tokens were made by, and one entry a case
+cases/<id>.safetensors    a `TokenPyramid` a case: the volume as it is, then its augmented variants
+tokenizer/                the tokenizer's model folder
+
+B variants of a case (the first is not augmented), L tokens over all scales.
+"""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from medar.data.augmentation import Augmentation
+from medar.data.case import Split
+from medar.data.preparation import Trace
+from medar.errors import MedarError
+from medar.files import read_json, write_text
+from medar.settings import STRICT, from_dict, to_dict
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.schedule import ScaleSchedule
+
+INDEX, CASES, TOKENIZER, PREPARED = "tokens.json", "cases", "tokenizer", "prepared"
+ENDING = ".safetensors"
+FORMAT = "medar tokens 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenCase:
+    """One case of a tokens folder."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    id: str
+    subject: str
+    split: Split | None
+    modality: str | None
+    attributes: dict[str, Any]
+    annotated: tuple[int, ...]
+    """Label values that were looked for in this case."""
+    image: str
+    """Key of the prepared image: a hash of the source files' content and of the plan."""
+    label: str | None
+    """Key of the prepared label map."""
+    trace: dict[str, Any]
+    """What leads from the plan's grid back to the case's own (see `Trace`)."""
+
+    @property
+    def file(self) -> str:
+        """The case's pyramid, below the folder."""
+        return f"{CASES}/{self.id}{ENDING}"
+
+    def made_from(self) -> tuple[str, str | None, dict[str, Any]]:
+        """All of the case that its tokens depend on."""
+        return self.image, self.label, self.trace
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenIndex:
+    """What tokens.json holds."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    format: str = FORMAT
+    tokenizer: str
+    """Digest of the tokenizer."""
+    schedule: ScaleSchedule
+    codes: int
+    """V, the size of the codebook."""
+    plan: str
+    """Digest of the plan."""
+    seed: int
+    variants: int
+    """Augmented variants of each case, beside the volume as it is."""
+    augmentation: Augmentation | None
+    """How the variants were made; None where there are none."""
+    cases: tuple[TokenCase, ...] = field(default_factory=tuple)
+
+    def settings(self) -> dict[str, Any]:
+        """All that the tokens of a case depend on, beside the case."""
+        return {name: value for name, value in to_dict(self).items() if name != "cases"}
+
+    def save(self, folder: Path) -> None:
+        """Write tokens.json, atomically: a line a case."""
+        head = json.dumps(self.settings(), indent=2, ensure_ascii=False)
+        lines = (json.dumps(to_dict(case), ensure_ascii=False) for case in self.cases)
+        cases = ",\n    ".join(lines)
+        text = f'{head.removesuffix("}").rstrip()},\n  "cases": [\n    {cases}\n  ]\n}}\n'
+        write_text(folder / INDEX, text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "TokenIndex":
+        """Read tokens.json.
+
+        Raises:
+            MedarError: the folder holds no tokens, or tokens of another format.
+        """
+        path = Path(folder) / INDEX
+        if not path.exists():
+            raise MedarError(
+                f"{folder}: no tokens (no {INDEX}); run `medar tokenizer encode DATA` with this "
+                "folder"
+            )
+        values = read_json(path)
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise MedarError(f"{path}: format {found!r}; {FORMAT!r} is read here, encode again")
+        return from_dict(cls, values, str(path))
+
+
+class TokenDataset(Dataset[dict[str, Any]]):
+    """Token pyramids of a folder that `medar tokenizer encode` filled.
+
+    An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the place in
+    `cases` of the case that it came from, where its attributes are found.
+
+    Which variant of a case an item holds is drawn by (seed, epoch, index) and by nothing else.
+
+    Args:
+        folder: the tokens folder.
+        split: the cases to take; None for all.
+        seed: of the drawn variants.
+        variant: take this one always; 0, the volume as it is, for evaluation. None: drawn, the
+            first among them.
+
+    Raises:
+        MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, or
+            a variant that there is none of.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        split: Split | None = None,
+        seed: int = 0,
+        variant: int | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.about = TokenIndex.load(self.folder)
+        self.cases = tuple(c for c in self.about.cases if split is None or c.split == split)
+        self.seed, self.variant = seed, variant
+        if seed < 0:
+            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
+        if not self.cases:
+            there = ", ".join(sorted({str(case.split) for case in self.about.cases}))
+            raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
+        if variant is not None and not 0 <= variant <= self.about.variants:
+            raise MedarError(
+                f"variant {variant}: {self.folder} has 0 (as it is) to {self.about.variants}"
+            )
+        missing = [case.file for case in self.cases if not (self.folder / case.file).exists()]
+        if missing:
+            raise MedarError(
+                f"{self.folder}: {len(missing)} of {len(self.cases)} cases have no tokens yet, the "
+                f"first is {missing[0]}; run the same `medar tokenizer encode` again"
+            )
+        # Shared memory: workers that live on see the epoch change.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The grids of all scales."""
+        return self.about.schedule
+
+    @property
+    def codes(self) -> int:
+        """V, the size of the codebook."""
+        return self.about.codes
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """The tokenizer that made the tokens, for `Tokenizer.from_pretrained`."""
+        return self.folder / TOKENIZER
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other variants from now on."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        variant = self.variant
+        if variant is None:
+            generator = np.random.default_rng([self.seed, int(self._epoch), index])
+            variant = int(generator.integers(self.about.variants + 1))
+        return {"indices": self.pyramid(index).flatten()[variant], "index": index}
+
+    def pyramid(self, index: int) -> TokenPyramid:
+        """The variants of a case, as it is first.
+
+        Raises:
+            MedarError: the file is missing or damaged, or another tokenizer made it.
+        """
+        path = self.folder / self.cases[index].file
+        pyramid = TokenPyramid.load(path)
+        expected = (self.about.tokenizer, 1 + self.about.variants)
+        if (pyramid.tokenizer, len(pyramid)) != expected:
+            raise MedarError(
+                f"{path}: {len(pyramid)} variants by tokenizer {pyramid.tokenizer}; "
+                f"{INDEX} says {expected[1]} by {expected[0]}; encode again"
+            )
+        return pyramid
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFile:
+    """A pyramid's file, with what the folder around it knows, if it lies in a tokens folder."""
+
+    path: Path
+    folder: Path | None
+    """The tokens folder."""
+    case: TokenCase | None
+
+    @cached_property
+    def trace(self) -> Trace | None:
+        """What leads back to the case's own grid and intensities."""
+        return Trace.from_dict(self.case.trace) if self.case else None
+
+    @classmethod
+    def find(cls, path: str | Path) -> "TokenFile":
+        """Look around a pyramid's file for the tokens folder that it belongs to."""
+        path = Path(path)
+        folder = path.absolute().parent.parent
+        if path.absolute().parent.name != CASES or not (folder / INDEX).exists():
+            return cls(path=path, folder=None, case=None)
+        by_name = {Path(case.file).name: case for case in TokenIndex.load(folder).cases}
+        return cls(path=path, folder=folder, case=by_name.get(path.name))

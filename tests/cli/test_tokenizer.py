@@ -1,0 +1,173 @@
+"""`medar tokenizer` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.data.prepared import Prepared
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+Medar = Callable[..., Any]
+
+
+def save_model(
+    folder: Path, *, labels: bool = False, rule: str = "window", names: bool = True
+) -> Path:
+    plan = Plan(
+        spacing=(1.0, 1.0, 2.0),
+        mode="volume",
+        size=(8, 8, 4),
+        downsampling=(2, 2, 2),
+        intensity={"CT": IntensityRule(kind=rule, low=0.0, high=100.0)},  # type: ignore[arg-type]
+        labels={1: "a", 2: "b"} if names else {},
+    )
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (4, 4, 2))),
+        network=NetworkConfig(
+            width=4, growth=(1,), code_width=4, downsampling=(2, 2, 2), labels=2 * labels
+        ),
+        codebook=CodebookSettings(kind="fsq", size=16, width=4),
+    )
+    Tokenizer(config, plan).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare in this process."""
+    monkeypatch.setattr("medar.data.prepare.default_workers", lambda: 1)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """The folder of a tiny tokenizer without a label head."""
+    return save_model(tmp_path / "model")
+
+
+def test_there_and_back(medar: Medar, data: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", labels=True)
+    out, back, label = (tmp_path / name for name in ("tokens", "back.nii.gz", "label.nii.gz"))
+    said = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1, "--json")
+    facts = json.loads(said.out)
+    assert (said.code, facts["made"], facts["kept"], facts["failed"]) == (0, 4, 0, {})
+    again = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1)
+    assert again.out == f"{out}: 0 cases encoded, 4 kept, 0 set aside\n"
+    pyramid = out / "cases" / "c0.safetensors"
+    said = medar("tokenizer", "decode", pyramid, back, "--labels", label)
+    assert said.code == 0
+    assert said.out == f"{back}: 8x10x6 voxels on its own grid\n"
+    source = nib.load(data / "images" / "c0.nii.gz")
+    for path in (back, label):
+        made = nib.load(path)
+        assert made.shape == source.shape
+        assert np.array_equal(made.affine, source.affine)
+    assert set(np.unique(nib.load(label).get_fdata())) <= {0, 1, 2}
+    said = medar("tokenizer", "decode", pyramid, back, "--grid", "prepared", "--variant", 1)
+    assert said.out == f"{back}: 8x8x4 voxels on the plan's grid\n"
+
+
+def test_labels_that_the_tokenizer_does_not_know_stay_out(
+    medar: Medar, data: Path, tmp_path: Path
+) -> None:
+    model = save_model(tmp_path / "model", names=False)
+    said = medar("tokenizer", "encode", data, tmp_path / "tokens", "--model", model)
+    assert (said.code, said.out.count("4 cases encoded")) == (0, 1)
+
+
+def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> None:
+    source, out = data / "images" / "c0.nii.gz", tmp_path / "out.nii.gz"
+    said = medar("tokenizer", "reconstruct", model, source, out)
+    assert said.code == 0
+    assert said.out.startswith(f"{out}: PSNR ")
+    assert said.out.count("\n") == 1
+    # The plan's grid reaches 8 of 10 rows and 4 of 6 slices.
+    assert "the 46.7% of voxels beyond it hold the lowest intensity" in said.out
+    facts = json.loads(medar("tokenizer", "reconstruct", model, source, out, "--json").out)
+    assert set(facts) == {"out", "labels", "psnr", "outside"}
+    assert facts["outside"] == pytest.approx(7 / 15)
+    before, after = nib.load(source), nib.load(out)
+    assert (after.shape, after.affine.tolist()) == (before.shape, before.affine.tolist())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: volumes are written as .nii"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need files of their own"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "l.nii"], "has no label head"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto 0"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "3"], "upto 3"),
+        (["reconstruct", "MODEL", "gone.nii", "o.nii"], "gone.nii"),
+        (["reconstruct", "gone", "IN", "o.nii"], "gone: no tokenizer (neither config.json"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--device", "tpu"], "device"),
+        (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
+        (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
+        (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "no token pyramid"),
+        (["decode", "gone.safetensors", "out.mha"], "volumes are written as .nii"),
+        (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
+        (["encode", "DATA", "tokens", "--model", "gone"], "gone: no tokenizer (neither config.json"),
+        (["encode", "DATA", "tokens", "--model", "MODEL", "--variants", "-1"], "variants -1"),
+        (["encode", "DATA", "tokens", "--model", "MODEL", "--seed", "-1"], "seed -1"),
+        (["encode", "DATA", "tokens", "--model", "MODEL", "--workers", "-1"], "workers -1"),
+        (["encode", "DATA", "tokens", "--model", "MODEL", "--augmentation", "a"], "--variants"),
+        (["encode", "DATA", "tokens", "--model", "MODEL", "--split", "test"], "split"),
+        (["encode", "DATA", "IN", "--model", "MODEL"], "is a file; OUT names a folder"),
+    ],
+)
+def test_wrong_calls(
+    medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"c{k},train\n" for k in range(4))
+    (data / "attributes.csv").write_text("id,split\n" + rows)
+    known = {
+        "MODEL": model,
+        "WEIGHTS": model / "model.safetensors",
+        "DATA": data,
+        "IN": data / "images" / "c0.nii.gz",
+    }
+    command, *others = arguments
+    assert said in medar("tokenizer", command, *(known.get(a, a) for a in others)).refusal
+    assert not list(tmp_path.glob("o.nii"))
+
+
+def test_a_missing_entry_ends_in_one_line(
+    medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "tokens"
+    assert medar("tokenizer", "encode", data, out, "--model", model).code == 0
+    prepared = Prepared(out / "prepared")
+    traces = {case.id: prepared.trace(case) for case in map(prepared.__getitem__, range(4))}
+    prepared.cache.path(prepared[1].image).unlink()
+    call = ["tokenizer", "encode", out / "prepared", tmp_path / "again", "--model", model]
+    assert medar(*call).refusal.startswith("medar: case c1")
+    # An entry that is found missing only when its voxels are asked for.
+    monkeypatch.setattr(Prepared, "trace", lambda _, case: traces[case.id])
+    said = medar(*call).refusal
+    assert said.startswith("medar: case c1 of ")
+    assert "does not exist" in said
+
+
+def test_unknown_intensities_are_said(medar: Medar, data: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", rule="percentiles")
+    out, back = tmp_path / "tokens", tmp_path / "back.nii"
+    assert medar("tokenizer", "encode", data, out, "--model", model).code == 0
+    loose = (out / "cases" / "c0.safetensors").rename(tmp_path / "loose.safetensors")
+    said = medar("tokenizer", "decode", loose, back, "--model", model)
+    assert said.code == 0
+    assert said.err.count("\n") == 1
+    assert "values run from 0 to 1000" in said.err
+    assert np.array_equal(nib.load(back).header.get_zooms(), (1, 1, 2))
