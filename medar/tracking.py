@@ -28,8 +28,12 @@ from medar.training.tracker import Tracker
 INTERVAL, LONGEST = 5.0, 300.0
 """Seconds between two deliveries; while they fail the wait doubles, up to the longest."""
 
-WAITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-"""How long MLflow waits for a server, where the user has not said: by default it is minutes."""
+MANNERS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""What MLflow is told where the user has not: by default it waits minutes, and prints."""
 
 METRICS, PARAMETERS, LENGTH = 1000, 100, 6000
 """MLflow's limits: metrics and parameters of one request, characters of a parameter."""
@@ -142,12 +146,12 @@ class MlflowTracker(Tracker):
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
         self._send(status)
         left = [
-            f"{number} {what}"
+            f"{number} {what}{'s' if number > 1 else ''}"
             for number, what in (
-                (len(self._points) + self._given_up, "metrics"),
-                (len(self._parameters), "parameters"),
-                (len(self._data), "data sets"),
-                (len(self._files), "files"),
+                (len(self._points) + self._given_up, "metric"),
+                (len(self._parameters), "parameter"),
+                (len(self._data), "data set"),
+                (len(self._files), "file"),
             )
             if number
         ]
@@ -168,13 +172,14 @@ class MlflowTracker(Tracker):
     def _send(self, status: str | None = None) -> None:
         """Deliver what waits; a failure is said once and puts the next try off."""
         try:
-            with _short_waits():
+            with _manners():
                 self._deliver(status)
         except Exception as error:  # whatever a server or its client raises, training goes on
             if self._wait == INTERVAL:
                 _say(
-                    f"MLflow at {_public(self.uri)} is not reached ({one_line(error)}); training "
-                    f"goes on, metrics are kept in {self.out}/metrics.jsonl and sent later"
+                    f"MLflow at {_public(self.uri)} is not reached "
+                    f"({_public(one_line(error, 120))}); training goes on, metrics are kept in "
+                    f"{self.out}/metrics.jsonl and sent later"
                 )
             self._due = self._clock() + self._wait
             self._wait = min(2 * self._wait, LONGEST)
@@ -340,9 +345,9 @@ class _Store:
 
 
 @contextlib.contextmanager
-def _short_waits() -> Iterator[None]:
-    """MLflow reads how long to wait from the environment, at each request."""
-    added = {name: value for name, value in WAITS.items() if name not in os.environ}
+def _manners() -> Iterator[None]:
+    """`MANNERS` in the environment, which MLflow reads at each request."""
+    added = {name: value for name, value in MANNERS.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield
@@ -367,9 +372,9 @@ def _key(name: str) -> str:
     return "/".join(parts) or "_"
 
 
-def _public(uri: str) -> str:
-    """An address without the user and password that it may hold."""
-    return re.sub(r"^(\w+://)[^/]*@", r"\1", uri)
+def _public(text: str) -> str:
+    """An address, or words around one, without user and password."""
+    return re.sub(r"(\w+://)[^/\s@]*@", r"\1", text)
 
 
 def _say(text: str) -> None:
