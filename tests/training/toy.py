@@ -1,12 +1,10 @@
-"""A tiny regression task, and a command that trains it: `python toy.py OUT [name=value ...]`.
-
-A script as well as a module, so that whole processes can be killed and torchrun can start it.
-"""
+"""A tiny regression task, and a `main` that trains it in a process that may be killed."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,5 +90,9 @@ def main(out: str, *words: str) -> None:
         sys.exit(130)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def in_a_process(stderr: Path, environment: dict[str, str], *words: str) -> None:
+    """`main` in a process of its own, as a shell would start it."""
+    os.environ.update(environment)
+    with stderr.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    main(*words)
