@@ -189,13 +189,8 @@ class MlflowTracker(Tracker):
         self._wait, self._due = INTERVAL, self._clock() + INTERVAL
 
     def _deliver(self, status: str | None) -> None:
+        """Send all that waits, metrics first: what MLflow refuses must not keep them back."""
         store = self._store = self._store or self._begin()
-        if self._parameters:
-            store.parameters(self._parameters)
-            self._parameters = {}
-        while self._data:
-            store.data(*self._data[0])
-            del self._data[0]
         while self._points:
             batch = [self._points[i] for i in range(min(METRICS, len(self._points)))]
             store.metrics(batch)
@@ -205,6 +200,12 @@ class MlflowTracker(Tracker):
                 self._remember(batch[-1].step)
         if status:
             store.end(status)
+        if self._parameters:
+            store.parameters(self._parameters)
+            self._parameters = {}
+        while self._data:
+            store.data(*self._data[0])
+            del self._data[0]
         for file in list(self._files):
             if file.exists():
                 store.file(file, self._files[file])

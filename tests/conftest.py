@@ -1,8 +1,6 @@
 """Fixtures that every test may use."""
 
-import multiprocessing
 import os
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -18,11 +16,3 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set MEDAR_SHARED_DATA)")
     return folder
-
-
-@pytest.fixture(scope="session")
-def warm() -> ForkServerContext:
-    """Starts processes that have torch loaded: importing it anew takes seconds of each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "medar.training"])
-    return context

@@ -1,7 +1,7 @@
 """Quantisation over scales: sums, prefixes, gradients, precision, several processes."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -289,11 +289,12 @@ def train_apart(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_does(warm: ForkServerContext, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     latent = torch.randn(5, 4, 6, *SCHEDULE.latent)
     torch.save(latent, tmp_path / "latent")
+    context = multiprocessing.get_context("spawn")
     workers = [
-        warm.Process(target=train_apart, args=(n, str(tmp_path)), daemon=True) for n in range(2)
+        context.Process(target=train_apart, args=(n, str(tmp_path)), daemon=True) for n in range(2)
     ]
     for worker in workers:
         worker.start()

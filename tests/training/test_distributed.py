@@ -1,57 +1,57 @@
 """Two processes that share each batch train to the weights of one that has it whole."""
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import Toy, in_a_process, settings
+from toy import Toy, settings
 
 from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 
+ROOT = Path(__file__).parents[2]
 
-def run_two(warm: ForkServerContext, out: Path, *words: str, leaves: int = 0) -> list[str]:
-    """The toy in two processes, as torchrun would start them; what each wrote on stderr."""
+
+def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
+    """`toy.py` in two processes, as torchrun would start them; what each wrote on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    files = [out.with_name(f"{out.name}-{rank}") for rank in range(2)]
+    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        warm.Process(
-            target=in_a_process,
-            args=(file, {**common, "RANK": rank, "LOCAL_RANK": rank}, str(out), *words),
-            daemon=True,
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("toy.py"), out, *words],
+            env={**os.environ, **common, "RANK": r, "LOCAL_RANK": r, "WORLD_SIZE": "2"},
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        for rank, file in zip("01", files, strict=True)
+        for r in ("0", "1")
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    said = [file.read_text() for file in files]
-    assert [process.exitcode for process in processes] == [leaves, leaves], said
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [leaves, leaves], said
     return said
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_though_one_is_told_to_end(
-    warm: ForkServerContext, tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
+    tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
     words = ("batch_size=8", "accumulation=2", "steps=12")
-    said = run_two(warm, tmp_path / "two", *words, "end=6", leaves=130)
+    said = run_two(tmp_path / "two", *words, "end=6", leaves=130)
     assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
     assert "training on" not in said[1]
     saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
     first, second = (own["random"]["torch"] for own in saved["processes"])
     assert not torch.equal(first, second)
-    run_two(warm, tmp_path / "two", *words)
+    run_two(tmp_path / "two", *words)
     fit(Toy(batch_size=8), settings(accumulation=2, steps=12), tmp_path / "one")
     one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
     for name in one:

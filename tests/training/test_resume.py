@@ -3,18 +3,20 @@
 import itertools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from toy import SETTINGS, Toy, in_a_process, settings
+from toy import SETTINGS, Toy, settings
 
 from medar.errors import MedarError
 from medar.training import fit
 
+ROOT = Path(__file__).parents[2]
 Same = Callable[[Path, Path], None]
 Metrics = Callable[[Path], list[dict[str, Any]]]
 
@@ -31,12 +33,15 @@ class Signalled(Toy):
             os.kill(os.getpid(), self.number)
 
 
-def test_killed(warm: ForkServerContext, tmp_path: Path, same_runs: Same) -> None:
-    words = (str(tmp_path / "a"), "noise=0.1", "kill=14")
-    process = warm.Process(target=in_a_process, args=(tmp_path / "said", {}, *words), daemon=True)
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
+def test_killed(tmp_path: Path, same_runs: Same, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(__file__).with_name("toy.py")
+    killed = subprocess.run(
+        [sys.executable, script, tmp_path / "a", "noise=0.1", "kill=14"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
     left = [path.name for path in sorted((tmp_path / "a" / "checkpoints").iterdir())]
     assert left == ["best.pt", "step-00000010.pt"]  # four batches into the second epoch
     (tmp_path / "a" / "checkpoints" / ".tmp-x-step-00000015.pt").write_bytes(b"half")

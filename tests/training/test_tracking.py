@@ -1,5 +1,6 @@
 """Runs in MLflow: they go on after a kill, and no server that is away ends or delays a training."""
 
+import contextlib
 import json
 import socket
 import time
@@ -14,7 +15,8 @@ from medar import tracking
 from medar.environment import git_state
 from medar.errors import MedarError
 from medar.tracking import MlflowTracker
-from medar.training import fit
+from medar.training import fit, loop
+from medar.training.distributed import Forward, Ranks
 from medar.training.tracker import JsonlTracker, Trackers
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # in MLflow itself
@@ -221,6 +223,36 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
     assert len(said) == 2
     assert "is not reached" in said[0]
     assert "has got what was kept" in said[1]
+
+
+def test_what_mlflow_refuses_keeps_no_metric_back(
+    client: Any, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Any, values: Any) -> None:
+        raise ValueError("no such value")
+
+    monkeypatch.setattr(tracking._Store, "parameters", refuse)
+    tracker = make(clock=lambda: 0.0)
+    tracker.log_parameters({"rate": 1})
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.close()
+    assert steps(client, tracker.run_id) == [1]
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert "(no such value)" in said
+    assert "1 parameter did not reach MLflow" in said
+
+
+def test_process_0_alone_tells_mlflow(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "ranks", lambda: Ranks(rank=1, world=2, local=1))
+    monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
+    tracker = make()
+    fit(Toy(), settings(steps=2), tmp_path, tracker)
+    assert tracker.run_id is None
+    assert not (tmp_path / "mlflow.json").exists()
 
 
 def test_the_oldest_metrics_are_given_up_and_counted(

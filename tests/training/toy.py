@@ -1,10 +1,12 @@
-"""A tiny regression task, and a `main` that trains it in a process that may be killed."""
+"""A tiny regression task, and a command that trains it: `python toy.py OUT [name=value ...]`.
+
+A script as well as a module, so that whole processes can be killed and torchrun can start it.
+"""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,9 +92,5 @@ def main(out: str, *words: str) -> None:
         sys.exit(130)
 
 
-def in_a_process(stderr: Path, environment: dict[str, str], *words: str) -> None:
-    """`main` in a process of its own, as a shell would start it."""
-    os.environ.update(environment)
-    with stderr.open("w") as file:
-        os.dup2(file.fileno(), 2)
-    main(*words)
+if __name__ == "__main__":
+    main(*sys.argv[1:])
