@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is too small for two
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

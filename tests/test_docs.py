@@ -22,8 +22,9 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in; phantoms are made coarse, to be quick."""
+    """An empty folder to run in; to be quick, phantoms are coarse and no process is started."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
     return tmp_path
 
 

@@ -13,12 +13,12 @@ import medar
 PACKAGE = Path(medar.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ("volume", "data", "training", "tokenizer", "evaluation", "report", "cli")
+ROOMS = ("volume", "data", "training", "tokenizer", "evaluation", "tracking", "report", "cli")
 """From the bottom up: a room imports from itself and from those below."""
 
 ALONE = {
     "nibabel": "volume", "SimpleITK": "volume", "matplotlib": "report", "cyclopts": "cli",
-    "blosc2": "data",
+    "blosc2": "data", "mlflow": "tracking",
 }  # fmt: skip
 """Libraries that a single room may import."""
 
@@ -26,9 +26,9 @@ HEAVY = {"torch", "numpy", "scipy", "monai", "nibabel", "SimpleITK", "matplotlib
 
 
 def room_of(path: Path) -> str:
-    """The room that a file is in; "" for what all rooms share."""
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else ""
+    """The room that a file is in, or is by itself; "" for what all rooms share."""
+    name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return name if name in ROOMS else ""
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -63,7 +63,8 @@ def train(
     settings = load_yaml(TokenizerSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
     folder = _prepared(settings, data, out, dataset, workers)
-    outcome = train_tokenizer(settings, folder, out, training.tracker(out), resume=training.resume)
+    tracker = training.tracker(out, "tokenizer")
+    outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
     return report(out, outcome, json=training.json)
 
 

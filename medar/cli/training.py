@@ -11,7 +11,8 @@ from medar.cli.output import print_json, print_pairs
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.training import Outcome, Tracker
+    from medar.tracking import MlflowTracker
+    from medar.training import Outcome
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
@@ -30,9 +31,18 @@ class Training:
     json: bool = False
     """Print one JSON object: out, model, step, seconds, best, best_step, metrics."""
 
-    def tracker(self, out: Path) -> "Tracker | None":
-        """What is told of the run besides OUT/metrics.jsonl; process 0 alone has one."""
-        return None
+    def tracker(self, out: Path, kind: str) -> "MlflowTracker | None":
+        """The run in MLflow, unless it is to be left out.
+
+        Args:
+            out: the folder of the run.
+            kind: what is trained.
+        """
+        if self.untracked:
+            return None
+        from medar.tracking import MlflowTracker
+
+        return MlflowTracker(out, name=f"{kind} {out.resolve().name}", tags={"medar.kind": kind})
 
 
 TRAINING = Training()

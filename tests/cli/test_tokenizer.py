@@ -117,7 +117,10 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "no token pyramid"),
         (["decode", "gone.safetensors", "out.mha"], "volumes are written as .nii"),
         (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
-        (["encode", "DATA", "tokens", "--model", "gone"], "gone: no tokenizer (neither config.json"),
+        (
+            ["encode", "DATA", "tokens", "--model", "gone"],
+            "gone: no tokenizer (neither config.json",
+        ),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--variants", "-1"], "variants -1"),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--seed", "-1"], "seed -1"),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--workers", "-1"], "workers -1"),

@@ -275,6 +275,6 @@ def test_every_code_is_tested() -> None:
 def test_real_data(shared_data: Path) -> None:
     from medar.data.sources import read_manifest
 
-    report = check(read_manifest(shared_data / "hippocampus_mr"), deep=True, workers=2)
+    report = check(read_manifest(shared_data / "hippocampus_mr"), deep=True, workers=1)
     assert found(report) == {"missing-label-file": ["hippocampus_118"], "intensity-scale": [""]}
     assert report.summary["dtypes"] == {"float32": 170, "uint8": 41}

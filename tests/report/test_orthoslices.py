@@ -34,13 +34,12 @@ def labelled(value: int = 1) -> Volume:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that were saved."""
+    """The figures that would be saved, laid out; pixels and files have tests of their own."""
     saved: list[Figure] = []
-    real = Figure.savefig
 
     def spy(figure: Figure, *rest: Any, **options: Any) -> None:
         saved.append(figure)
-        real(figure, *rest, **options)
+        figure.draw_without_rendering()
 
     monkeypatch.setattr(Figure, "savefig", spy)
     return saved

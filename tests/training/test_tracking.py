@@ -1,0 +1,357 @@
+"""Runs in MLflow: they go on after a kill, and no server that is away ends or delays a training."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy import Toy, settings
+
+from medar import tracking
+from medar.environment import git_state
+from medar.errors import MedarError
+from medar.tracking import MlflowTracker
+from medar.training import fit, loop
+from medar.training.distributed import Forward, Ranks
+from medar.training.tracker import JsonlTracker, Trackers
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # in MLflow itself
+
+Make = Callable[..., MlflowTracker]
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A client of one database for all tests, since making its tables takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    client.search_experiments()
+    return client
+
+
+@pytest.fixture
+def make(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Trackers of a run in `tmp_path`; versions and hardware are not asked for each time."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    monkeypatch.setattr(tracking, "environment", lambda: {"python": "3"})
+    return lambda **options: MlflowTracker(tmp_path, **{"name": "test", **options})
+
+
+def steps(client: Any, run_id: str, name: str = "loss") -> list[int]:
+    return [metric.step for metric in client.get_metric_history(run_id, name)]
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a server that is not there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
+    tracker = make(tags={"who": "me"}, parent="0123")
+    fit(Toy(), settings(), tmp_path, tracker)
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "test"
+    assert run.data.params["training.learning_rate"] == "0.02"
+    assert run.data.params["task.widths"] == "(3, 8, 1)"
+    assert run.data.tags["who"] == "me"
+    assert run.data.tags["mlflow.parentRunId"] == "0123"
+    assert run.data.tags["folder"] == str(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for name in ("train/loss", "validation/error", "learning_rate"):
+        said = {line["step"]: line[name] for line in lines if name in line}
+        got = {m.step: m.value for m in client.get_metric_history(tracker.run_id, name)}
+        assert got == said
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")],
+)
+def test_a_run_says_how_it_ended_and_goes_on(
+    error: type[BaseException], status: str, client: Any, make: Make, tmp_path: Path
+) -> None:
+    def end(step: int) -> None:
+        if step == 12:
+            raise error
+
+    task = Toy()
+    task.after_step = end  # type: ignore[method-assign]
+    first = make()
+    with pytest.raises(error):
+        fit(task, settings(log_every=1), tmp_path, first)
+    assert client.get_run(first.run_id).info.status == status
+    second = make()
+    fit(Toy(), settings(log_every=1), tmp_path, second)
+    assert second.run_id == first.run_id
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+    assert set(steps(client, second.run_id, "train/loss")) == set(range(1, 31))
+
+
+def test_an_exception_around_a_training_is_not_its_own(client: Any, make: Make) -> None:
+    try:
+        raise ValueError
+    except ValueError:
+        tracker = make()
+        tracker.log_parameters({})
+        tracker.close()
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+
+
+def test_what_a_killed_process_had_not_sent_is_sent_later(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    first = make(clock=lambda: 0.0)
+    own = JsonlTracker(tmp_path / "metrics.jsonl")
+    both = Trackers([own, first])
+    both.log_parameters({})
+    for step in range(1, 8):
+        both.log_metrics({"loss": 1.0, "bad": float("nan")}, step)
+    own.close()
+    assert steps(client, first.run_id) == []
+    second = make()
+    both = Trackers([JsonlTracker(tmp_path / "metrics.jsonl", step=5), second])
+    both.log_parameters({})
+    both.log_metrics({"loss": 1.0}, 6)
+    both.close()
+    assert second.run_id == first.run_id
+    assert steps(client, second.run_id) == [1, 2, 3, 4, 5, 6]
+    assert "bad" not in client.get_run(second.run_id).data.metrics
+    again = make()
+    again.log_parameters({})
+    again.close()
+    assert steps(client, second.run_id) == [1, 2, 3, 4, 5, 6]
+
+
+def test_changed_parameters_become_tags(client: Any, make: Make) -> None:
+    for rate, more in ((1, {}), (2, {"new": {"deep": [1, 2]}}), (1, {})):
+        tracker = make()
+        tracker.log_parameters({"rate": rate, "long": "x" * 7000, "a:b/../*": None, **more})
+        tracker.close()
+        run = client.get_run(tracker.run_id)
+        assert run.data.params["rate"] == "1"
+        assert run.data.tags.get("resumed.rate", "1") == str(rate)
+        assert [name for name in run.data.tags if name.startswith("resumed.")] in (
+            [], ["resumed.rate"],
+        )  # fmt: skip
+    assert run.data.params["long"] == "x" * 6000
+    assert run.data.params["new.deep"] == "[1, 2]"
+    assert len(run.data.params) == 4
+
+
+def test_any_name_becomes_one_that_mlflow_takes(client: Any, make: Make) -> None:
+    names = ["", "..", "/a", "a//b", "../c", "a/./d", "é*:?", "x" * 300, "train/loss", "a.b-c 1"]
+    tracker = make()
+    tracker.log_parameters(dict.fromkeys(names, 1))
+    tracker.log_metrics(dict.fromkeys(names, 1.0), 1)
+    tracker.close()
+    run = client.get_run(tracker.run_id)
+    assert set(run.data.params) == set(run.data.metrics)
+    assert set(run.data.params) == {
+        "_", "a", "a/b", "c", "a/d", "é___", "x" * 250, "train/loss", "a.b-c 1",
+    }  # fmt: skip
+
+
+def test_thousands_of_metrics_arrive(client: Any, make: Make) -> None:
+    tracker = make(clock=lambda: 0.0)
+    tracker.log_parameters({})
+    for step in range(1, 1301):
+        tracker.log_metrics({"loss": 1 / step, "rate": step}, step)
+    tracker.close()
+    assert steps(client, tracker.run_id) == list(range(1, 1301))
+
+
+def test_a_server_that_is_away_does_not_end_or_delay_a_training(
+    make: Make, nowhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    outcome = fit(Toy(), settings(log_every=1), tmp_path, make(uri=nowhere))
+    assert time.monotonic() - began < 5  # MLflow's own patience is minutes
+    assert outcome.step == 30
+    said = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert len(said) == 2
+    assert "is not reached" in said[0]
+    assert "did not reach MLflow; metrics are in" in said[1]
+    assert not (tmp_path / "mlflow.json").exists()
+
+
+def test_the_whole_story_is_sent_once_a_server_is_there(
+    client: Any, make: Make, nowhere: str, tmp_path: Path
+) -> None:
+    fit(Toy(), settings(steps=6, log_every=1), tmp_path, make(uri=nowhere))
+    tracker = make()
+    middle = tmp_path / "checkpoints" / "step-00000006.pt"
+    fit(Toy(), settings(steps=9, log_every=1), tmp_path, tracker, resume=middle)
+    assert steps(client, tracker.run_id, "train/loss") == list(range(1, 10))
+
+
+def test_deliveries_that_fail_are_tried_again_ever_later(
+    client: Any, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, tries = 0.0, []
+    tracker = make(clock=lambda: now)
+    tracker.log_parameters({})
+    send = tracking._Store.metrics
+
+    def away(self: Any, points: Any) -> None:
+        tries.append(now)
+        if now < 100:
+            raise ConnectionError("gone\naway")
+        send(self, points)
+
+    monkeypatch.setattr(tracking._Store, "metrics", away)
+    for step in range(1, 181):
+        now = float(step)
+        tracker.log_metrics({"loss": 1.0}, step)
+    assert tries[:6] == [5, 10, 20, 40, 80, 160]
+    assert steps(client, tracker.run_id) == list(range(1, 161 + 5 * ((180 - 160) // 5)))
+    tracker.close()
+    assert steps(client, tracker.run_id) == list(range(1, 181))
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow at")]
+    assert len(said) == 2
+    assert "is not reached" in said[0]
+    assert "has got what was kept" in said[1]
+
+
+def test_what_mlflow_refuses_keeps_no_metric_back(
+    client: Any, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(self: Any, values: Any) -> None:
+        raise ValueError("no such value")
+
+    monkeypatch.setattr(tracking._Store, "parameters", refuse)
+    tracker = make(clock=lambda: 0.0)
+    tracker.log_parameters({"rate": 1})
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.close()
+    assert steps(client, tracker.run_id) == [1]
+    assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    said = capsys.readouterr().err
+    assert "(no such value)" in said
+    assert "1 parameter did not reach MLflow" in said
+
+
+def test_process_0_alone_tells_mlflow(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "ranks", lambda: Ranks(rank=1, world=2, local=1))
+    monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
+    tracker = make()
+    fit(Toy(), settings(steps=2), tmp_path, tracker)
+    assert tracker.run_id is None
+    assert not (tmp_path / "mlflow.json").exists()
+
+
+def test_the_oldest_metrics_are_given_up_and_counted(
+    make: Make, nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = make(uri=nowhere)
+    tracker._points = type(tracker._points)(maxlen=10)
+    monkeypatch.setattr(tracking, "BUFFER", 10)
+    for step in range(25):
+        tracker.log_metrics({"loss": 1.0}, step)
+    tracker.close()
+    assert "25 metrics did not reach MLflow" in capsys.readouterr().err
+    assert [point.step for point in tracker._points] == list(range(15, 25))
+
+
+def test_a_run_that_was_deleted_is_made_anew(client: Any, make: Make, tmp_path: Path) -> None:
+    own = JsonlTracker(tmp_path / "metrics.jsonl")
+    first = make()
+    for tracker in (first, make()):
+        both = Trackers([own, tracker])
+        both.log_parameters({"rate": 1})
+        both.log_metrics({"loss": 1.0}, 1 if tracker is first else 2)
+        tracker.close()
+        if tracker is first:
+            client.delete_run(first.run_id)
+    own.close()
+    assert tracker.run_id != first.run_id
+    assert sorted(steps(client, tracker.run_id)) == [1, 2]
+
+
+def test_another_store_gets_a_run_of_its_own(make: Make, nowhere: str) -> None:
+    tracker = make()
+    tracker.log_parameters({})
+    tracker.close()
+    assert make().run_id == tracker.run_id
+    assert make(uri=nowhere).run_id is None
+
+
+def test_only_small_files_to_look_at_are_sent(client: Any, make: Make, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "pictures").mkdir(parents=True)
+    for name in ("settings.yaml", "pictures/montage.png", "model.safetensors", "last.pt"):
+        (model / name).write_bytes(b"0")
+    with (model / "large.json").open("wb") as file:
+        file.truncate(tracking.SMALL + 1)
+    tracker = make()
+    tracker.log_artifact(model)
+    tracker.log_parameters({})
+    tracker.close()
+    listed = [
+        client.list_artifacts(tracker.run_id, folder) for folder in ("model", "model/pictures")
+    ]
+    names = [file.path for files in listed for file in files if not file.is_dir]
+    assert names == ["model/settings.yaml", "model/pictures/montage.png"]
+
+
+def test_data_sets_are_inputs(client: Any, make: Make) -> None:
+    tracker = make()
+    tracker.log_data("phantoms", "0" * 32, source="prepared")
+    tracker.log_parameters({})
+    tracker.close()
+    [found] = client.get_run(tracker.run_id).inputs.dataset_inputs
+    assert (found.dataset.name, found.dataset.digest) == ("phantoms", "0" * 32)
+    assert {tag.key: tag.value for tag in found.tags} == {"mlflow.data.context": "training"}
+
+
+def test_the_default_store_is_a_database_beside_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert MlflowTracker(tmp_path / "run", name="a").uri == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_passwords_are_not_written(
+    make: Make, nowhere: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_password = nowhere.replace("//", "//me:secret@")
+    tracker = make(uri=with_password)
+    tracker.log_parameters({})
+    tracker.close()
+    said = capsys.readouterr().err
+    assert nowhere in said
+    assert "secret" not in said
+    assert tracking._public("sqlite:////a@b/x.db") == "sqlite:////a@b/x.db"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"uri": "a", "run_id": "b", "sent": "x"}', "{"])
+def test_a_damaged_memory_is_named(content: str, make: Make, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.json").write_text(content)
+    with pytest.raises(MedarError, match=r"mlflow\.json: ") as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_git_state_of_what_is_no_checkout_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert git_state(tmp_path) == {}
+    (tmp_path / ".git").mkdir()
+    assert git_state(tmp_path) == {}  # git refuses
+    monkeypatch.setenv("PATH", "")
+    assert git_state(tmp_path) == {}
