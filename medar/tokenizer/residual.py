@@ -44,13 +44,16 @@ class QuantiserSettings:
     """r: 0 leaves phi out, 1 leaves the convolution alone."""
     dropout: float = 0.1
     """Share of training items that are decoded from a random prefix of the scales."""
+    bypass: float = 0.0
+    """Share of training items that are decoded from the latent as it is (Moshi, arXiv 2410.00037):
+    the encoder learns from a decoder that sees what it says, and quantisation costs less."""
 
     def __post_init__(self) -> None:
         if self.beta < 0:
             raise MedarError(f"beta {self.beta}: 0 or more is needed")
         if self.phis < 1:
             raise MedarError(f"phis {self.phis}: a whole number from 1 is needed")
-        for name in ("phi_share", "dropout"):
+        for name in ("phi_share", "dropout", "bypass"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MedarError(f"{name} {getattr(self, name)}: a share from 0 to 1 is needed")
 
@@ -125,6 +128,7 @@ class MultiScaleQuantiser(nn.Module):
                 losses.append(apart + self.settings.beta * commitment + step.taken.loss)
                 left.append(apart.detach() / energy)
                 result = torch.where(kept > k, step.total.detach(), result)
+            result = torch.where(kept > len(steps), latent.detach(), result)
             if self.training:
                 vectors = torch.cat([step.vectors.detach() for step in steps], dim=1)
                 self.codebook.learn(vectors, torch.cat(_indices(steps), dim=1))
@@ -224,13 +228,16 @@ class MultiScaleQuantiser(nn.Module):
         self.codebook.start(torch.cat([step.vectors for step in steps], dim=1))
 
     def _draw_kept(self, latent: Tensor) -> Tensor:
-        """How many scales of each item are decoded, (B, 1, 1, 1, 1)."""
+        """How many scales of each item are decoded, (B, 1, 1, 1, 1); K + 1: nothing quantised."""
         scales = len(self.schedule)
         kept = torch.full((len(latent),), scales, device=latent.device)
         if self.training and self.settings.dropout and scales > 1:
             dropped = across.draw_items(len(latent), latent.device) < self.settings.dropout
             prefix = 1 + across.draw_items(len(latent), latent.device) * (scales - 1)
             kept = torch.where(dropped, prefix.long(), kept)
+        if self.training and self.settings.bypass:
+            passed = across.draw_items(len(latent), latent.device) < self.settings.bypass
+            kept = torch.where(passed, scales + 1, kept)
         return kept.view(-1, 1, 1, 1, 1)
 
     def _check(self, latent: Tensor) -> None:
