@@ -4,7 +4,9 @@ At each scale, coarse to fine: what is left of the latent is averaged down to th
 site takes its nearest code, the codes are brought up to the latent grid (trilinear), pass phi, and
 are subtracted. phi(x) = (1 - r) x + r conv(x) mends what interpolation blurs; neighbouring scales
 share one. All scales share one codebook. Everything is fp32. Beyond VAR: phi starts as the
-identity, and quantiser dropout, so that each prefix of scales decodes to something sensible.
+identity; each scale has a gain, the usual magnitude of what it quantises, so that all scales can
+use all codes (gain-shape quantisation); quantiser dropout, so that each prefix of scales decodes to
+something sensible.
 
 B batch, D code width, X Y Z latent sites, T tokens of one scale, L of all, K scales, V codes.
 """
@@ -25,6 +27,9 @@ from medar.tokenizer.codebooks import Codebook, Quantised
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
 
+GAIN_FADE = 0.02
+"""How much of a gain each batch replaces."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantiserSettings:
@@ -42,6 +47,8 @@ class QuantiserSettings:
     """Number of convolutions phi, each shared by neighbouring scales."""
     phi_share: float = 0.5
     """r: 0 leaves phi out, 1 leaves the convolution alone."""
+    gains: bool = True
+    """Divide what each scale quantises by its usual magnitude, and multiply the codes by it."""
     dropout: float = 0.1
     """Share of training items that are decoded from a random prefix of the scales."""
     bypass: float = 0.0
@@ -84,11 +91,17 @@ class _Step:
 class MultiScaleQuantiser(nn.Module):
     """Latents to token indices and back.
 
+    Its buffer `gains`, (K,), holds the root mean square of what each scale quantises, an average
+    over past batches.
+
     Args:
         codebook: shared by all scales.
         schedule: the grids; the last is the latent's.
         settings: see `QuantiserSettings`.
     """
+
+    gains: Tensor
+    started: Tensor
 
     def __init__(
         self,
@@ -106,6 +119,13 @@ class MultiScaleQuantiser(nn.Module):
         self.phis = nn.ModuleList(
             Phi(codebook.width, self.settings.phi_share) for _ in range(len(used))
         )
+        self.register_buffer("gains", torch.ones(len(schedule)))
+        self.register_buffer("started", torch.tensor(not self.settings.gains))
+        self._known_started = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known_started = False
 
     def forward(self, latent: Tensor) -> Quantisation:
         """Quantise (B, D, X, Y, Z); in training the codebook learns from it.
@@ -116,8 +136,8 @@ class MultiScaleQuantiser(nn.Module):
         self._check(latent)
         with _fp32(latent):
             latent = latent.float()
-            if self.training and self.codebook.needs_start():
-                self._start_codebook(latent)
+            if self.training:
+                self._start(latent)
             kept = self._draw_kept(latent)
             energy = latent.detach().square().mean().clamp(min=torch.finfo(torch.float32).tiny)
             steps, result, losses, left = [], torch.zeros_like(latent), [], []
@@ -130,8 +150,10 @@ class MultiScaleQuantiser(nn.Module):
                 result = torch.where(kept > k, step.total.detach(), result)
             result = torch.where(kept > len(steps), latent.detach(), result)
             if self.training:
-                vectors = torch.cat([step.vectors.detach() for step in steps], dim=1)
-                self.codebook.learn(vectors, torch.cat(_indices(steps), dim=1))
+                vectors = [step.vectors.detach() for step in steps]
+                self.codebook.learn(torch.cat(vectors, dim=1), torch.cat(_indices(steps), dim=1))
+                if self.settings.gains:
+                    self.gains.lerp_(self.gains * magnitudes(vectors), GAIN_FADE)
             return Quantisation(
                 latent=latent + (result - latent).detach(),
                 indices=_indices(steps),
@@ -162,7 +184,8 @@ class MultiScaleQuantiser(nn.Module):
             )
         with _fp32(indices[0]):
             return [
-                self._contribution(k, self.codebook.lookup(one)) for k, one in enumerate(indices)
+                self._contribution(k, self.gains[k] * self.codebook.lookup(one))
+                for k, one in enumerate(indices)
             ]
 
     def decode(self, indices: Sequence[Tensor], upto: int | None = None) -> Tensor:
@@ -206,14 +229,16 @@ class MultiScaleQuantiser(nn.Module):
     def _walk(self, latent: Tensor, quantise: Callable[[Tensor], Quantised]) -> Iterator[_Step]:
         """Quantise what is left of a latent, scale by scale."""
         total = torch.zeros_like(latent)
+        gains = self.gains.clone()  # the backward pass needs them as they were
         for k, grid in enumerate(self.schedule.grids):
             vectors = _down(latent - total.detach(), grid).flatten(2).transpose(1, 2)
+            vectors = vectors / gains[k]
             taken = quantise(vectors.reshape(-1, vectors.shape[-1]))
-            total = total + self._contribution(k, taken.vectors.view(vectors.shape))
+            total = total + self._contribution(k, gains[k] * taken.vectors.view(vectors.shape))
             yield _Step(vectors=vectors, taken=taken, total=total)
 
     def _contribution(self, k: int, codes: Tensor) -> Tensor:
-        """Codes of scale k, (B, T, D), on the latent grid and through phi."""
+        """Codes of scale k times its gain, (B, T, D), on the latent grid and through phi."""
         grid = self.schedule.grids[k]
         spread = codes.transpose(1, 2).reshape(len(codes), -1, *grid)
         if grid != self.schedule.latent:
@@ -222,10 +247,22 @@ class MultiScaleQuantiser(nn.Module):
         return mended
 
     @torch.no_grad()
-    def _start_codebook(self, latent: Tensor) -> None:
-        """Show the codebook what each scale would hold if the coarser ones were not quantised."""
-        steps = self._walk(latent, _unquantised)
-        self.codebook.start(torch.cat([step.vectors for step in steps], dim=1))
+    def _start(self, latent: Tensor) -> None:
+        """The first gains and codes: from what each scale holds if none is quantised."""
+        if not self._known_started:  # read from the device once, not at every step
+            self._known_started = bool(self.started)
+        fresh = not self._known_started
+        if not (fresh or self.codebook.needs_start()):
+            return
+        vectors = [step.vectors for step in self._walk(latent, _unquantised)]
+        if fresh:
+            gains = magnitudes(vectors)
+            self.gains.copy_(gains)
+            vectors = [one / gain for one, gain in zip(vectors, gains, strict=True)]
+            self.started.fill_(True)
+            self._known_started = True
+        if self.codebook.needs_start():
+            self.codebook.start(torch.cat(vectors, dim=1))
 
     def _draw_kept(self, latent: Tensor) -> Tensor:
         """How many scales of each item are decoded, (B, 1, 1, 1, 1); K + 1: nothing quantised."""
@@ -274,6 +311,12 @@ def nearest_tick(scale: int, scales: int, phis: int) -> int:
     ticks = [edge + (1 - 2 * edge) * i / max(phis - 1, 1) for i in range(phis)]
     place = scale / max(scales - 1, 1)
     return min(range(phis), key=lambda i: abs(ticks[i] - place))
+
+
+def magnitudes(vectors: Sequence[Tensor]) -> Tensor:
+    """Root mean square of each scale's vectors, (B, T, D) each, over all processes: (K,)."""
+    squares = torch.stack([one.square().mean() for one in vectors])
+    return (across.total(squares) / across.world()).clamp(min=1e-12).sqrt()
 
 
 def _down(latent: Tensor, grid: Shape3) -> Tensor:
