@@ -79,20 +79,47 @@ def test_contributions_add_up_to_the_quantised_latent(codebook: CodebookSettings
 
 
 def test_encoding_matches_a_plain_reading_of_the_algorithm() -> None:
-    """Scale by scale with nothing shared: subtract, average, nearest, up, phi."""
+    """Scale by scale with nothing shared: average, divide, nearest, multiply, up, phi, subtract."""
     quantiser = fitted()
     codes = quantiser.codebook.lookup(torch.arange(32))
     rest = latents()
     found = quantiser.encode(rest)
     for k, grid in enumerate(SCHEDULE.grids):
         small = torch.nn.functional.interpolate(rest, grid, mode="area")
-        index = torch.cdist(small.flatten(2).mT, codes[None]).argmin(dim=2)
+        gain = quantiser.gains[k]
+        index = torch.cdist(small.flatten(2).mT / gain, codes[None]).argmin(dim=2)
         assert torch.equal(index, found[k])
         up = torch.nn.functional.interpolate(
-            codes[index].mT.reshape(2, 6, *grid), SCHEDULE.latent, mode="trilinear"
+            gain * codes[index].mT.reshape(2, 6, *grid), SCHEDULE.latent, mode="trilinear"
         )
         phi = quantiser.phis[nearest_tick(k, 4, 4)]
         rest = rest - (0.5 * up + 0.5 * phi.conv(up))  # type: ignore[operator]
+
+
+def test_gains_are_the_magnitudes_of_what_each_scale_quantises() -> None:
+    quantiser = make()
+    latent = 7 * latents(8)
+    quantiser(latent)
+    rest = quantiser.eval()(latent)
+    first = latent.mean(dim=(2, 3, 4)).square().mean().sqrt()
+    assert quantiser.gains[0] == pytest.approx(float(first), rel=1e-3)
+    assert rest.residual_energy[-1] < 1
+    quantiser.train()
+    for _ in range(200):
+        quantiser(0.5 * latent)
+    assert quantiser.gains[0] == pytest.approx(float(first) / 2, rel=0.05)
+    same = make(gains=False)
+    same(latent)
+    assert torch.equal(same.gains, torch.ones(4))
+
+
+def test_items_bypass_the_quantiser_in_training_alone() -> None:
+    quantiser, latent = make(bypass=1.0, dropout=0.5), latents()
+    assert torch.equal(quantiser(latent).latent, latent)
+    assert not torch.equal(quantiser.eval()(latent).latent, latent)
+    half, many = make(bypass=0.5, dropout=0.0), latents(40)
+    passed = (half(many).latent == many).flatten(1).all(dim=1)
+    assert 8 < passed.sum() < 32
 
 
 def test_inputs_are_the_sums_so_far_on_the_next_grids() -> None:
