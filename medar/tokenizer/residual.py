@@ -49,6 +49,9 @@ class QuantiserSettings:
     """r: 0 leaves phi out, 1 leaves the convolution alone."""
     gains: bool = True
     """Divide what each scale quantises by its usual magnitude, and multiply the codes by it."""
+    start: float = 0.0
+    """Share of a run after which quantisation begins; before it, encoder and decoder train
+    alone, and the codes then start from latents that hold something."""
     dropout: float = 0.1
     """Share of training items that are decoded from a random prefix of the scales."""
     bypass: float = 0.0
@@ -122,6 +125,8 @@ class MultiScaleQuantiser(nn.Module):
         self.register_buffer("gains", torch.ones(len(schedule)))
         self.register_buffer("started", torch.tensor(not self.settings.gains))
         self._known_started = False
+        self.resting = False
+        """While this is set, `forward` passes the latent on as it is, and nothing is learnt."""
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -134,6 +139,13 @@ class MultiScaleQuantiser(nn.Module):
             MedarError: the latent's shape is not that of codebook and schedule.
         """
         self._check(latent)
+        if self.resting:
+            return Quantisation(
+                latent=latent.float(),
+                indices=(),
+                loss=latent.new_zeros((), dtype=torch.float32),
+                residual_energy=torch.zeros(len(self.schedule), device=latent.device),
+            )
         with _fp32(latent):
             latent = latent.float()
             if self.training:

@@ -101,6 +101,7 @@ class TokenizerTask(Task[Item]):
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, and each of them without its weight."""
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        self.model.quantiser.resting = self.share < self.model.config.quantiser.start
         made: Reconstruction = self.model(volume)
         terms = {
             "l1": (1.0, l1_loss(made.volume.float(), volume)),
