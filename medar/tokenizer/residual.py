@@ -63,6 +63,8 @@ class QuantiserSettings:
             raise MedarError(f"beta {self.beta}: 0 or more is needed")
         if self.phis < 1:
             raise MedarError(f"phis {self.phis}: a whole number from 1 is needed")
+        if not 0 <= self.start < 1:
+            raise MedarError(f"start {self.start}: a share from 0 to below 1 is needed")
         for name in ("phi_share", "dropout", "bypass"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MedarError(f"{name} {getattr(self, name)}: a share from 0 to 1 is needed")

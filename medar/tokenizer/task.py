@@ -8,6 +8,7 @@ B batch, C channels, X Y Z voxels, K scales.
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class TokenizerTask(Task[Item]):
         MedarError: processes cannot share the batch, or the perceptual weights cannot be read.
     """
 
-    metric = "psnr"
+    metric = "score"
     larger_is_better = True
 
     def __init__(
@@ -86,7 +87,6 @@ class TokenizerTask(Task[Item]):
             channels = tokenizer.config.network.channels
             self.discriminator = Discriminator(losses.adversarial.discriminator(channels))
             self.discriminator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-            self.metric = "score"
         self.perceptual = (
             PerceptualLoss(losses.perceptual_file)
             if losses.perceptual and losses.perceptual_file
@@ -163,10 +163,12 @@ class TokenizerTask(Task[Item]):
         """How validation volumes come back, and which codes they took.
 
         `psnr` in dB, mean over volumes; `power_ratio`, of the highest third of frequencies;
-        `spectral_distance` in dB; `score`, PSNR minus spectral distance, which decides where there
-        is an adversarial phase: it gives a little PSNR away for texture. `codebook_usage`, and
-        `usage_scale_k`; a collapsed scale is said in words.
+        `spectral_distance` in dB; `score`, which decides what is the best: PSNR, less the spectral
+        distance where there is an adversarial phase, which gives a little PSNR away for texture;
+        nothing while quantisation has not begun. `codebook_usage`, and `usage_scale_k`; a collapsed
+        scale is said in words.
         """
+        resting = self.model.quantiser.resting
         usage = CodeUsage(self.model.config.schedule, self.model.codes)
         psnr: list[Tensor] = []
         made, real, high = [], [], []
@@ -180,15 +182,22 @@ class TokenizerTask(Task[Item]):
             high.append(torch.stack([high_power(one) for one in (back.volume, volume)]))
         mean = float(torch.cat(psnr).mean())
         distance = log_spectral_distance(torch.cat(made).mean(0), torch.cat(real).mean(0))
+        sharpness = distance if self.losses.adversarial else 0.0
         sharp, wanted = torch.cat(high, dim=1).mean(1).tolist()
-        if self._first and self.share >= SETTLED:
+        if self._first and not resting and self.share >= SETTLED:
             for sentence in usage.warnings():
                 warnings.warn(sentence, stacklevel=2)
         return {
             "psnr": mean,
             "power_ratio": sharp / max(wanted, TINY),
             "spectral_distance": distance,
-            "score": mean - distance,
+            "score": nan if resting else mean - sharpness,
+            **({} if resting else self._used(usage)),
+        }
+
+    def _used(self, usage: CodeUsage) -> dict[str, float]:
+        """By scale and over all, the share of the codes that were used."""
+        return {
             "codebook_usage": usage.total_usage,
             **{f"usage_scale_{k}": share for k, share in enumerate(usage.usage)},
         }

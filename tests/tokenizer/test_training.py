@@ -86,7 +86,11 @@ def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings
 
 
 def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Settings) -> None:
-    assert make_task(settings(), prepared).metric == "psnr"
+    task = make_task(settings(), prepared)
+    task.model.eval()
+    with torch.no_grad():
+        plain = task.evaluate()
+    assert plain[task.metric] == plain["psnr"]
     task = make_task(settings(loss={"adversarial": ADVERSARIAL}), prepared)
     task.model.eval()
     with torch.no_grad():
@@ -94,6 +98,19 @@ def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Se
     assert found[task.metric] == found["psnr"] - found["spectral_distance"]
     assert found["power_ratio"] > 0
     assert 0 < found["codebook_usage"] <= 1
+
+
+def test_quantisation_begins_late(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+    chosen = settings(
+        model__quantiser={"start": 0.5}, training__steps=4, training__evaluate_every=1
+    )
+    train_tokenizer(chosen, prepared, tmp_path)
+    found = lines(tmp_path)
+    assert [line["validation/score"] is None for line in found] == [True, True, False, False]
+    assert [line["train/quantiser"] > 0 for line in found] == [False, False, True, True]
+    assert ["validation/codebook_usage" in line for line in found] == [False, False, True, True]
+    checkpoint = torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True)
+    assert checkpoint["state"]["best_step"] > 2
 
 
 def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> None:
