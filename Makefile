@@ -31,7 +31,7 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/prepare.py $(SOURCE)
 
-# The main job on embedded phantoms, or on a data set of your own: make demo DATA=path
+# As far as it goes today, on embedded phantoms or a data set of your own: make demo DATA=path
 demo: $(READY)
 ifeq ($(DATA),)
 	@test -f $(DEMO)/phantoms/dataset.json || $(BIN)/medar data phantoms $(DEMO)/phantoms --n 64
@@ -40,7 +40,11 @@ endif
 	$(BIN)/medar data prepare $(SOURCE) --out $(DEMO)/prepared || test $$? -eq 1
 	@$(BIN)/medar data show --data $(DEMO)/prepared --out $(DEMO)/prepared.png
 	@$(BIN)/medar data show --data $(DEMO)/prepared --inverse --out $(DEMO)/round-trip.png
-	@echo "look at $(DEMO)/prepared.png and $(DEMO)/round-trip.png; the plan is $(DEMO)/prepared/plan.yaml"
+	$(BIN)/medar tokenizer train configs/tokenizer/demo.yaml --data $(DEMO)/prepared --out $(DEMO)/tokenizer
+	$(BIN)/medar evaluate tokenizer $(DEMO)/tokenizer $(DEMO)/prepared --split val --out $(DEMO)/evaluation
+	@echo "look at $(DEMO)/prepared.png (what went in), $(DEMO)/round-trip.png (and back), and"
+	@echo "$(DEMO)/evaluation/montage.png (volumes after each scale of tokens);"
+	@echo "the runs: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(DEMO)/mlflow.db"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)

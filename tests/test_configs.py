@@ -5,15 +5,36 @@ from pathlib import Path
 import pytest
 
 from medar.data.plan import Plan
+from medar.data.planning import check_values
+from medar.settings import from_dict, load_yaml, to_dict
+from medar.tokenizer.settings import TokenizerSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
+def load_plan(path: Path) -> None:
+    assert all(n >= 2 for n in Plan.load(path).latent)
+
+
+def load_tokenizer(path: Path) -> None:
+    """The settings load, and where they give a size, its tokenizer can be described."""
+    settings = load_yaml(TokenizerSettings, path)
+    least = check_values(settings.plan, None)
+    if "size" in settings.plan:
+        labels = {"labels": {1: "organ"}, "channels": ()}
+        plan = from_dict(Plan, {**to_dict(least), **labels}, "plan")
+        assert settings.model.config(plan).size == plan.size
+        if settings.loss.adversarial:
+            smallest = settings.loss.adversarial.discriminator(1).smallest
+            assert min(plan.size) >= smallest
+
+
+LOADERS = {"plans": load_plan, "tokenizer": load_tokenizer}
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)
 def test_config_loads(path: Path) -> None:
-    assert path.parent.name == "plans", "say here how a new kind of config is loaded"
-    plan = Plan.load(path)
-    assert all(n >= 2 for n in plan.latent)
+    LOADERS[path.parent.name](path)
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for promise in ("Hardware:", "Time:", "Expect:"):
         assert any(promise in line for line in header), f"{path.name}: no {promise}"

@@ -31,14 +31,12 @@ from medar.tokenizer.losses import (
 )
 from medar.tokenizer.perceptual import PerceptualLoss
 from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings
-from medar.tokenizer.spectrum import TINY, high_power, log_spectral_distance, mean_power
 from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
 from medar.tokenizer.usage import CodeUsage
+from medar.tokenizer.validation import Validation
 from medar.training.distributed import ranks
 from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call, to_device
 
-RANGE = 2.0
-"""Peak to peak of prepared intensities, [-1, 1]: the peak of PSNR."""
 SETTLED = 0.25
 """Share of a run after which a scale that uses few codes is called collapsed."""
 EVALUATION_BATCH = 4
@@ -160,47 +158,23 @@ class TokenizerTask(Task[Item]):
         }
 
     def evaluate(self) -> dict[str, float]:
-        """How validation volumes come back, and which codes they took.
+        """How validation volumes come back, and which codes they took; see `Validation`.
 
-        `psnr` in dB, mean over volumes; `power_ratio`, of the highest third of frequencies;
-        `spectral_distance` in dB; `score`, which decides what is the best: PSNR, less the spectral
-        distance where there is an adversarial phase, which gives a little PSNR away for texture;
-        nothing while quantisation has not begun. `codebook_usage`, and `usage_scale_k`; a collapsed
-        scale is said in words.
+        `score` decides what is the best: PSNR, less the spectral distance where there is an
+        adversarial phase, which gives a little PSNR away for texture. It is NaN while quantisation
+        has not begun. A collapsed scale is said in words.
         """
         resting = self.model.quantiser.resting
-        usage = CodeUsage(self.model.config.schedule, self.model.codes)
-        psnr: list[Tensor] = []
-        made, real, high = [], [], []
+        usage = None if resting else CodeUsage(self.model.config.schedule, self.model.codes)
+        validation = Validation(usage)
         for volume in self._validation_volumes():
-            back: Reconstruction = self.model(volume)
-            error = (back.volume.float() - volume).square().mean(dim=(1, 2, 3, 4))
-            psnr.append(10 * torch.log10(RANGE**2 / error.clamp(min=1e-10)))
-            usage.update(back.quantisation.indices)
-            made.append(mean_power(back.volume))
-            real.append(mean_power(volume))
-            high.append(torch.stack([high_power(one) for one in (back.volume, volume)]))
-        mean = float(torch.cat(psnr).mean())
-        distance = log_spectral_distance(torch.cat(made).mean(0), torch.cat(real).mean(0))
-        sharpness = distance if self.losses.adversarial else 0.0
-        sharp, wanted = torch.cat(high, dim=1).mean(1).tolist()
-        if self._first and not resting and self.share >= SETTLED:
+            validation.update(volume, self.model(volume))
+        found = validation.result()
+        if usage is not None and self._first and self.share >= SETTLED:
             for sentence in usage.warnings():
                 warnings.warn(sentence, stacklevel=2)
-        return {
-            "psnr": mean,
-            "power_ratio": sharp / max(wanted, TINY),
-            "spectral_distance": distance,
-            "score": nan if resting else mean - sharpness,
-            **({} if resting else self._used(usage)),
-        }
-
-    def _used(self, usage: CodeUsage) -> dict[str, float]:
-        """By scale and over all, the share of the codes that were used."""
-        return {
-            "codebook_usage": usage.total_usage,
-            **{f"usage_scale_{k}": share for k, share in enumerate(usage.usage)},
-        }
+        blur = found["spectral_distance"] if self.losses.adversarial else 0.0
+        return {**found, "score": nan if resting else found["psnr"] - blur}
 
     def _validation_volumes(self) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
