@@ -22,8 +22,9 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run in; to be quick, phantoms are coarse and no process is started."""
+    """A folder with configs/ to run in; to be quick, phantoms are coarse, no process is started."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
     return tmp_path
 

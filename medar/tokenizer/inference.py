@@ -33,7 +33,7 @@ BUDGET = 4 << 30
 """Bytes that one run of the decoder may take; larger latents are decoded by tiles."""
 
 ALIVE = 6
-"""Float32 features of the decoder at full resolution that are in memory at once, in multiples of
+"""Float32 features of the decoder at its finest level that are in memory at once, in multiples of
 its width: 5.1 to 6.0 measured (widths 16 and 8, 96 cubed voxels, on a CPU)."""
 
 OVERLAP = 0.25
