@@ -7,7 +7,7 @@ run again; a table of all of them is printed at the end.
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
         --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
 
-Rows: `default`, `l1` (without the adversarial phase), `unquantised` (the quantiser left out),
+Rows: `default`, `l1` (L1 alone, neither spectrum nor discriminator), `unquantised` (the quantiser left out),
 `gradient`, `fsq`, `bsq` (other codebooks), `4x` (half the downsampling), `monai` (best setting of
 `tune:...`), `tune:LR,DECAY,CODES` (MONAI for --tune-minutes). A number after a colon is the seed.
 """
@@ -46,7 +46,7 @@ ROWS = (
 
 CHANGES: dict[str, list[str]] = {
     "default": [],
-    "l1": ["loss.adversarial=null"],
+    "l1": ["loss.adversarial=null", "loss.frequency=0"],
     "unquantised": [],
     "gradient": ["model.codebook.kind=gradient"],
     "fsq": ["model.codebook.kind=fsq"],
