@@ -7,9 +7,10 @@ run again; a table of all of them is printed at the end.
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
         --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
 
-Rows: `default`, `l1` (L1 alone, neither spectrum nor discriminator), `unquantised` (the quantiser left out),
-`gradient`, `fsq`, `bsq` (other codebooks), `4x` (half the downsampling), `monai` (best setting of
-`tune:...`), `tune:LR,DECAY,CODES` (MONAI for --tune-minutes). A number after a colon is the seed.
+Rows: `default`; `l1` (L1 alone, neither spectrum nor discriminator); `unquantised` (the quantiser
+left out); `ema`, which is the default, `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the
+downsampling); `tune:LR,DECAY,CODES` (MONAI for --tune-minutes); `monai` (at the best of them). A
+number after a colon is the seed.
 """
 
 import argparse
@@ -48,10 +49,11 @@ CHANGES: dict[str, list[str]] = {
     "default": [],
     "l1": ["loss.adversarial=null", "loss.frequency=0"],
     "unquantised": [],
+    "ema": [],
     "gradient": ["model.codebook.kind=gradient"],
     "fsq": ["model.codebook.kind=fsq"],
     "bsq": ["model.codebook.kind=bsq"],
-    "4x": ["plan.downsampling=[4, 4, 4]", "model.scales=7"],
+    "4x": ["plan.downsampling=[4, 4, 4]", "model.grids=null", "model.scales=7"],
 }
 
 
