@@ -83,10 +83,10 @@ class ModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialSettings:
-    """The late phase against a patch discriminator, which gives texture back.
+    """A patch discriminator, which gives texture back.
 
     Raises:
-        MedarError: a weight below 0, or a start that is no share.
+        MedarError: a weight below 0, or a learning rate that is not above it.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -98,8 +98,6 @@ class AdversarialSettings:
     (arXiv 2012.09841)."""
     feature_matching: float = 0.3
     """Weight of the difference between the discriminators' features (arXiv 1711.11585)."""
-    start: float = 0.8
-    """Share of the run after which the phase begins."""
     learning_rate: float = 1.0
     """Of the discriminator, relative to the tokenizer's."""
     width: int = 16
@@ -115,8 +113,6 @@ class AdversarialSettings:
                 f"adversarial weight {self.weight}, feature_matching {self.feature_matching}: "
                 "numbers from 0 are needed"
             )
-        if not 0 <= self.start < 1:
-            raise MedarError(f"adversarial start {self.start}: a share from 0 to below 1 is needed")
         if self.learning_rate <= 0:
             raise MedarError(
                 f"adversarial learning_rate {self.learning_rate}: a number above 0 is needed"
@@ -134,7 +130,8 @@ class LossSettings:
     """What the tokenizer is trained against; L1 and the quantiser's own loss have weight 1.
 
     Raises:
-        MedarError: a weight below 0, or a perceptual weight without a file.
+        MedarError: a weight below 0, a start that is no share, or a perceptual weight without a
+            file.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -148,12 +145,19 @@ class LossSettings:
     labels: float = 1.0
     """Weight of cross-entropy plus Dice of the label head, where the model has one."""
     adversarial: AdversarialSettings | None = None
-    """The late adversarial phase; null leaves it out."""
+    """The patch discriminator; null leaves it out."""
+    texture_start: float = 0.75
+    """Share of the run after which the losses that give texture back, `frequency` and
+    `adversarial`, join in: from the start they keep a network from learning anything else."""
 
     def __post_init__(self) -> None:
         for name in ("frequency", "perceptual", "labels"):
             if getattr(self, name) < 0:
                 raise MedarError(f"{name} {getattr(self, name)}: a number from 0 is needed")
+        if not 0 <= self.texture_start < 1:
+            raise MedarError(
+                f"texture_start {self.texture_start}: a share from 0 to below 1 is needed"
+            )
         if self.perceptual and self.perceptual_file is None:
             raise MedarError(
                 f"perceptual {self.perceptual} without perceptual_file: name the local weights "

@@ -104,22 +104,27 @@ class TokenizerTask(Task[Item]):
         terms = {
             "l1": (1.0, l1_loss(made.volume.float(), volume)),
             "quantiser": (1.0, made.quantisation.loss),
-            **self._optional(made, volume),
+            **self._of_features(made, volume),
             **self._of_labels(made, batch),
         }
-        settings = self.losses.adversarial
-        if self.discriminator is not None and settings and self.share >= settings.start:
-            terms |= self._adversarial(self.discriminator, settings, made.volume, volume, terms)
+        if self.share >= self.losses.texture_start:
+            terms |= self._of_texture(made.volume, volume, terms["l1"][1])
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return total, {"loss": total, **{name: value for name, (_, value) in terms.items()}}
 
-    def _optional(self, made: Reconstruction, volume: Tensor) -> "Terms":
+    def _of_features(self, made: Reconstruction, volume: Tensor) -> "Terms":
+        if self.perceptual is None:
+            return {}
+        distance = self.perceptual.to(volume.device)(made.volume, volume)
+        return {"perceptual": (self.losses.perceptual, distance)}
+
+    def _of_texture(self, made: Tensor, volume: Tensor, l1: Tensor) -> "Terms":
         terms: Terms = {}
         if self.losses.frequency:
-            terms["frequency"] = (self.losses.frequency, frequency_loss(made.volume, volume))
-        if self.perceptual is not None:
-            self.perceptual.to(volume.device)
-            terms["perceptual"] = (self.losses.perceptual, self.perceptual(made.volume, volume))
+            terms["frequency"] = (self.losses.frequency, frequency_loss(made, volume))
+        settings = self.losses.adversarial
+        if self.discriminator is not None and settings is not None:
+            terms |= self._adversarial(self.discriminator, settings, made, volume, l1)
         return terms
 
     def _of_labels(self, made: Reconstruction, batch: Item) -> "Terms":
@@ -139,7 +144,7 @@ class TokenizerTask(Task[Item]):
         settings: AdversarialSettings,
         made: Tensor,
         volume: Tensor,
-        terms: "Terms",
+        l1: Tensor,
     ) -> "Terms":
         """Both players' losses: each reaches its own parameters alone."""
         real = discriminator(volume)
@@ -149,7 +154,7 @@ class TokenizerTask(Task[Item]):
         weight = torch.as_tensor(settings.weight, device=made.device)
         if settings.adaptive:
             last = self.model.decoder.last_layer
-            weight = weight * adaptive_weight(terms["l1"][1], scored, last)
+            weight = weight * adaptive_weight(l1, scored, last)
         matched = feature_matching(real.features, judged.features)
         return {
             "adversarial": (weight, scored),
@@ -160,9 +165,9 @@ class TokenizerTask(Task[Item]):
     def evaluate(self) -> dict[str, float]:
         """How validation volumes come back, and which codes they took; see `Validation`.
 
-        `score` decides what is the best: PSNR, less the spectral distance where there is an
-        adversarial phase, which gives a little PSNR away for texture. It is NaN while quantisation
-        has not begun. A collapsed scale is said in words.
+        `score` decides what is the best: PSNR, less the spectral distance where there are losses
+        for texture, which give a little PSNR away. It is NaN while quantisation has not begun. A
+        collapsed scale is said in words.
         """
         resting = self.model.quantiser.resting
         usage = None if resting else CodeUsage(self.model.config.schedule, self.model.codes)
@@ -173,7 +178,8 @@ class TokenizerTask(Task[Item]):
         if usage is not None and self._first and self.share >= SETTLED:
             for sentence in usage.warnings():
                 warnings.warn(sentence, stacklevel=2)
-        blur = found["spectral_distance"] if self.losses.adversarial else 0.0
+        textured = self.losses.adversarial is not None or self.losses.frequency > 0
+        blur = found["spectral_distance"] if textured else 0.0
         return {**found, "score": nan if resting else found["psnr"] - blur}
 
     def _validation_volumes(self) -> Iterator[Tensor]:

@@ -26,7 +26,8 @@ from medar.tokenizer.training import make_task, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TokenizerSettings]
-ADVERSARIAL = {"start": 0.5, "width": 4, "layers": 1, "adaptive": True}
+ADVERSARIAL = {"width": 4, "layers": 1, "adaptive": True}
+TEXTURE = {"texture_start": 0.5, "adversarial": ADVERSARIAL}
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -55,22 +56,22 @@ def test_training_leaves_a_tokenizer(prepared: Path, settings: Settings, tmp_pat
 def test_each_loss_is_logged_when_it_is_on(
     prepared: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    chosen = settings(loss={"frequency": 0.01, "adversarial": ADVERSARIAL}, model__label_head=True)
+    chosen = settings(loss={**TEXTURE, "frequency": 0.01}, model__label_head=True)
     train_tokenizer(chosen, prepared, tmp_path)
     early, *_, late = lines(tmp_path)
-    always = {"l1", "quantiser", "frequency", "label_cross_entropy", "label_dice"}
+    always = {"l1", "quantiser", "label_cross_entropy", "label_dice"}
     for name in always:
         assert late[f"train/{name}"] > 0
         assert f"train/{name}" in early
-    for name in ("adversarial", "feature_matching", "discriminator"):
+    for name in ("frequency", "adversarial", "feature_matching", "discriminator"):
         assert f"train/{name}" not in early
         assert f"train/{name}" in late
-    total = sum(late[f"train/{name}"] for name in always - {"frequency"})
+    total = sum(late[f"train/{name}"] for name in always)
     assert late["train/loss"] > total - 1
 
 
 def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings) -> None:
-    task = make_task(settings(loss={"adversarial": ADVERSARIAL}), prepared)
+    task = make_task(settings(loss=TEXTURE), prepared)
     task.model.eval()  # neither dropout nor a codebook that moves between the calls
     batch = next(task.batches(0, 0))
     task.share = 0.2
@@ -91,7 +92,7 @@ def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Se
     with torch.no_grad():
         plain = task.evaluate()
     assert plain[task.metric] == plain["psnr"]
-    task = make_task(settings(loss={"adversarial": ADVERSARIAL}), prepared)
+    task = make_task(settings(loss=TEXTURE), prepared)
     task.model.eval()
     with torch.no_grad():
         found = task.evaluate()
@@ -122,7 +123,7 @@ def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> Non
 
 def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """After `kill -9` a run goes on to the bits of an undisturbed one, discriminator included."""
-    chosen = settings(loss={"adversarial": ADVERSARIAL}, training__steps=6)
+    chosen = settings(loss=TEXTURE, training__steps=6)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     words = [prepared, tmp_path / "a", tmp_path / "settings.json"]
     killed = subprocess.run(
@@ -148,7 +149,7 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
 def test_two_processes_equal_one(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """Codebook statistics, restarts and dropout included; the discriminator too."""
     chosen = settings(
-        loss={"adversarial": {**ADVERSARIAL, "adaptive": False}},
+        loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive": False}},
         training__steps=6,
         training__learning_rate=1e-3,
     )
@@ -191,7 +192,7 @@ def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -
         ({"model__scales": None, "model__grids": [[1, 1, 1], [2, 4, 4]]}, "latent grid 4x4x4"),
         ({"loss": {"perceptual": 1.0}}, "without perceptual_file"),
         ({"loss": {"perceptual": 1.0, "perceptual_file": "no.pth"}}, "no.pth"),
-        ({"loss": {"adversarial": {"start": 1.0}}}, "start 1.0: a share"),
+        ({"loss": {"texture_start": 1.0}}, "texture_start 1.0: a share"),
         ({"loss": {"frequency": -1}}, "frequency -1.0: a number from 0"),
         ({"data": {"batch_size": 0}}, "batch_size 0: a number from 1"),
     ],
