@@ -91,12 +91,12 @@ class AdversarialSettings:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    weight: float = 0.02
+    weight: float = 0.005
     """Of the hinge loss's generator side."""
     adaptive: bool = False
     """Multiply the weight by the ratio of gradient norms at the decoder's last layer
     (arXiv 2012.09841)."""
-    feature_matching: float = 0.3
+    feature_matching: float = 0.05
     """Weight of the difference between the discriminators' features (arXiv 1711.11585)."""
     learning_rate: float = 1.0
     """Of the discriminator, relative to the tokenizer's."""
@@ -146,7 +146,7 @@ class LossSettings:
     """Weight of cross-entropy plus Dice of the label head, where the model has one."""
     adversarial: AdversarialSettings | None = None
     """The patch discriminator; null leaves it out."""
-    texture_start: float = 0.75
+    texture_start: float = 0.8
     """Share of the run after which the losses that give texture back, `frequency` and
     `adversarial`, join in: from the start they keep a network from learning anything else."""
 
