@@ -104,7 +104,7 @@ def test_what_cannot_be_measured_is_one_line(
     bare = make_model(tmp_path / "bare", plan=False)
     for arguments, said in (
         ([tmp_path / "none", kept], "no tokenizer"),
-        ([bare, kept], "no preprocess.json"),
+        ([bare, kept], "has no plan (preprocess.json"),
         ([model, kept, "--split", "val"], "no case in the split 'val'"),
         ([model, kept, "--prepared", tmp_path / "x"], "is prepared already"),
         ([model, kept, "--modality", "CT"], "is prepared already"),
