@@ -91,12 +91,12 @@ class AdversarialSettings:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    weight: float = 0.005
+    weight: float = 0.003
     """Of the hinge loss's generator side."""
     adaptive: bool = False
     """Multiply the weight by the ratio of gradient norms at the decoder's last layer
     (arXiv 2012.09841)."""
-    feature_matching: float = 0.05
+    feature_matching: float = 0.03
     """Weight of the difference between the discriminators' features (arXiv 1711.11585)."""
     learning_rate: float = 1.0
     """Of the discriminator, relative to the tokenizer's."""
