@@ -228,7 +228,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     other = Tokenizer.from_pretrained(model("other", spacing=(2, 2, 2))).plan
     assert other is not None
     prepare(read_manifest(data, modality="CT"), other, tmp_path / "prepared", workers=1)
-    with pytest.raises(MedarError, match=r"prepared with spacing \[2.0, 2.0, 2.0\], the tok"):
+    with pytest.raises(MedarError, match=r"prepared with spacing \[2.0, 2.0, 2.0\], the model"):
         encode(tmp_path / "prepared", out, folder)
     with pytest.raises(MedarError, match="variants -1"):
         encode(data, out, folder, variants=-1)
