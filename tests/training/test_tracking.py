@@ -19,8 +19,6 @@ from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 from medar.training.tracker import JsonlTracker, Trackers
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*noload:DeprecationWarning")  # in MLflow itself
-
 Make = Callable[..., MlflowTracker]
 
 
