@@ -121,6 +121,7 @@ def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> Non
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     """After `kill -9` a run goes on to the bits of an undisturbed one, discriminator included."""
     chosen = settings(loss=TEXTURE, training__steps=6)
