@@ -63,7 +63,8 @@ def test_a_script_that_works_when_imported_is_told_so(tmp_path: Path) -> None:
         [sys.executable, script],
         capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert "MedarError: worker processes cannot start" in told.stderr.splitlines()[-1]
+    # Python's resource tracker may have a last word of its own.
+    assert "MedarError: worker processes cannot start" in told.stderr
     assert told.stdout == ""
 
 
