@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,7 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     chosen: dict[str, Any] = {}
     if name in ("monai", "tune"):
         chosen = setting(rest) if name == "tune" else best_setting(done)
-        training = settings.training.__class__(
-            **{**vars(settings.training), "learning_rate": chosen["learning_rate"]}
-        )
+        training = replace(settings.training, learning_rate=chosen["learning_rate"])
         budget = sum(p.numel() for p in ours.model.parameters())
         task: Task[Any] = MonaiTask(options.prepared, settings, chosen, budget)
     else:

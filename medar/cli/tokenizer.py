@@ -267,12 +267,13 @@ def _prepared(
     settings: "TokenizerSettings", data: Path, out: Path, dataset: DataSet, workers: int | None
 ) -> Path:
     """The folder of prepared cases: DATA itself, or one that is made from it now."""
-    from medar.data.layout import CASES_FILE, MANIFEST_FILE
+    from medar.data.layout import MANIFEST_FILE
     from medar.data.manifest import Manifest
+    from medar.data.resolve import is_prepared
     from medar.tokenizer.training import prepared_data
     from medar.training.distributed import ranks
 
-    if (data / CASES_FILE).exists():
+    if is_prepared(data):
         return data
     if ranks().world > 1:
         raise MedarError(

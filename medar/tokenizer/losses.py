@@ -190,15 +190,22 @@ class Discriminator(nn.Module):
         Raises:
             MedarError: a side is too small for the deepest discriminator.
         """
-        sides = volume.shape[2:]
+        self.check(volume.shape[2:])
+        scores, features = self.network(volume)
+        return Judged(scores, [layer for one in features for layer in one])
+
+    def check(self, sides: Sequence[int]) -> None:
+        """Refuse volumes, by their voxels along each axis, that are too small.
+
+        Raises:
+            MedarError: a side is too small for the deepest discriminator.
+        """
         if min(sides) < self.config.smallest:
             raise MedarError(
                 f"discriminator on a volume of {' x '.join(map(str, sides))} voxels: layers "
                 f"{self.config.layers} and scales {self.config.scales} need sides of "
                 f"{self.config.smallest}; take fewer"
             )
-        scores, features = self.network(volume)
-        return Judged(scores, [layer for one in features for layer in one])
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:

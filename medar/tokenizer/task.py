@@ -6,7 +6,7 @@ B batch, C channels, X Y Z voxels, K scales.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from math import nan
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
-from torch.utils.data import Subset
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.settings import to_dict
@@ -35,12 +34,15 @@ from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
 from medar.tokenizer.usage import CodeUsage
 from medar.tokenizer.validation import Validation
 from medar.training.distributed import ranks
-from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call, to_device
+from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call
 
 SETTLED = 0.25
 """Share of a run after which a scale that uses few codes is called collapsed."""
 EVALUATION_BATCH = 4
 """Volumes that an evaluation takes at once."""
+
+Terms = dict[str, tuple[float | Tensor, Tensor]]
+"""Losses by name: weight and value."""
 
 
 class TokenizerTask(Task[Item]):
@@ -54,7 +56,8 @@ class TokenizerTask(Task[Item]):
         data: how volumes are loaded.
 
     Raises:
-        MedarError: processes cannot share the batch, or the perceptual weights cannot be read.
+        MedarError: processes cannot share the batch, the volumes are too small for the
+            discriminator, or the perceptual weights cannot be read.
     """
 
     metric = "score"
@@ -84,6 +87,8 @@ class TokenizerTask(Task[Item]):
         if losses.adversarial:
             channels = tokenizer.config.network.channels
             self.discriminator = Discriminator(losses.adversarial.discriminator(channels))
+            # It joins in late: what does not fit is said now.
+            self.discriminator.check(tokenizer.config.size)
             self.discriminator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.perceptual = (
             PerceptualLoss(losses.perceptual_file)
@@ -112,13 +117,13 @@ class TokenizerTask(Task[Item]):
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return total, {"loss": total, **{name: value for name, (_, value) in terms.items()}}
 
-    def _of_features(self, made: Reconstruction, volume: Tensor) -> "Terms":
+    def _of_features(self, made: Reconstruction, volume: Tensor) -> Terms:
         if self.perceptual is None:
             return {}
         distance = self.perceptual.to(volume.device)(made.volume, volume)
         return {"perceptual": (self.losses.perceptual, distance)}
 
-    def _of_texture(self, made: Tensor, volume: Tensor, l1: Tensor) -> "Terms":
+    def _of_texture(self, made: Tensor, volume: Tensor, l1: Tensor) -> Terms:
         terms: Terms = {}
         if self.losses.frequency:
             terms["frequency"] = (self.losses.frequency, frequency_loss(made, volume))
@@ -127,7 +132,7 @@ class TokenizerTask(Task[Item]):
             terms |= self._adversarial(self.discriminator, settings, made, volume, l1)
         return terms
 
-    def _of_labels(self, made: Reconstruction, batch: Item) -> "Terms":
+    def _of_labels(self, made: Reconstruction, batch: Item) -> Terms:
         if made.logits is None:
             return {}
         classes = to_classes(batch["label"], self.values)
@@ -145,7 +150,7 @@ class TokenizerTask(Task[Item]):
         made: Tensor,
         volume: Tensor,
         l1: Tensor,
-    ) -> "Terms":
+    ) -> Terms:
         """Both players' losses: each reaches its own parameters alone."""
         real = discriminator(volume)
         fake = discriminator(made.detach())
@@ -186,10 +191,9 @@ class TokenizerTask(Task[Item]):
         device = next(self.model.parameters()).device
         number = min(len(self.validation), self.data.validation)
         for start in range(0, number, EVALUATION_BATCH):
-            items = Subset(self.validation, range(start, min(start + EVALUATION_BATCH, number)))
-            images: Iterable[Tensor] = (items[i]["image"] for i in range(len(items)))
-            volume = torch.stack(list(images)).contiguous(memory_format=torch.channels_last_3d)
-            yield to_device(volume, device)
+            chosen = range(start, min(start + EVALUATION_BATCH, number))
+            volume = torch.stack([self.validation[place]["image"] for place in chosen])
+            yield volume.to(device, memory_format=torch.channels_last_3d)
 
     def companions(self) -> dict[str, nn.Module]:
         """The discriminator, where there is one."""
@@ -221,7 +225,3 @@ class TokenizerTask(Task[Item]):
     def save_model(self, folder: Path) -> None:
         """The tokenizer's folder."""
         self.model.save_pretrained(folder)
-
-
-Terms = dict[str, tuple[float | Tensor, Tensor]]
-"""Losses by name: weight and value."""

@@ -194,6 +194,7 @@ def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -
         ({"loss": {"perceptual": 1.0}}, "without perceptual_file"),
         ({"loss": {"perceptual": 1.0, "perceptual_file": "no.pth"}}, "no.pth"),
         ({"loss": {"texture_start": 1.0}}, "texture_start 1.0: a share"),
+        ({"loss": {"adversarial": {"layers": 4}}}, "need sides of 32"),
         ({"loss": {"frequency": -1}}, "frequency -1.0: a number from 0"),
         ({"data": {"batch_size": 0}}, "batch_size 0: a number from 1"),
     ],
