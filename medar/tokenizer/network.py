@@ -178,8 +178,8 @@ class Decoder(nn.Module):
             layers += _blocks(config, after)
         self.trunk = nn.Sequential(*layers, ChannelNorm(widths[-1]), nn.SiLU())
         patch = prod(config.fold)
-        self.head = _conv(widths[-1], config.channels * patch)
-        self.label_head = _conv(widths[-1], (config.labels + 1) * patch) if config.labels else None
+        self.head = _head(widths[-1], config.channels, patch)
+        self.label_head = _head(widths[-1], config.labels + 1, patch) if config.labels else None
         self.unfold = Unfold(config.fold)
 
     def forward(self, latent: Tensor) -> Decoded:
@@ -307,6 +307,17 @@ def cost(config: NetworkConfig, shape: Shape3) -> Cost:
 
 def _conv(before: int, after: int) -> nn.Conv3d:
     return nn.Conv3d(before, after, kernel_size=3, padding=1)
+
+
+def _head(before: int, after: int, patch: int) -> nn.Conv3d:
+    """Before `Unfold`: the voxels of a patch start out equal, so that none of its grid is left in
+    the volume (arXiv 1707.02937)."""
+    head = _conv(before, after * patch)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[::patch].repeat_interleave(patch, 0))
+        assert head.bias is not None
+        head.bias.copy_(head.bias[::patch].repeat_interleave(patch, 0))
+    return head
 
 
 def _blocks(config: NetworkConfig, width: int) -> list[nn.Module]:
