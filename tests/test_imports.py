@@ -13,7 +13,17 @@ import medar
 PACKAGE = Path(medar.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-ROOMS = ("volume", "data", "training", "tokenizer", "evaluation", "tracking", "report", "cli")
+ROOMS = (
+    "volume",
+    "data",
+    "training",
+    "tokenizer",
+    "generator",
+    "evaluation",
+    "tracking",
+    "report",
+    "cli",
+)
 """From the bottom up: a room imports from itself and from those below."""
 
 ALONE = {

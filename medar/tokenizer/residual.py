@@ -197,10 +197,24 @@ class MultiScaleQuantiser(nn.Module):
                 f"{len(indices)} scales of tokens: 1 to {len(self.schedule)} are possible"
             )
         with _fp32(indices[0]):
-            return [
-                self._contribution(k, self.gains[k] * self.codebook.lookup(one))
-                for k, one in enumerate(indices)
-            ]
+            return [self.contribution(k, one) for k, one in enumerate(indices)]
+
+    def contribution(self, k: int, indices: Tensor) -> Tensor:
+        """What the indices of scale k, (B, T), add to the latent, (B, D, X, Y, Z)."""
+        with _fp32(indices):
+            return self._contribution(k, self.gains[k] * self.codebook.lookup(indices))
+
+    def seen(self, k: int, total: Tensor) -> Tensor:
+        """A sum of contributions, (B, D, X, Y, Z), on the grid of scale k, (B, D, x, y, z)."""
+        return _down(total, self.schedule.grids[k])
+
+    @torch.no_grad()
+    def encode_scale(self, k: int, rest: Tensor) -> Tensor:
+        """The indices of scale k, (B, T), for what is left of a latent, (B, D, X, Y, Z)."""
+        with _fp32(rest):
+            vectors = self._vectors(k, rest.float(), self.gains)
+            taken: Quantised = self.codebook(vectors.flatten(0, 1))
+            return taken.indices.view(vectors.shape[:2])
 
     def decode(self, indices: Sequence[Tensor], upto: int | None = None) -> Tensor:
         """The latent that indices stand for, (B, D, X, Y, Z).
@@ -229,9 +243,8 @@ class MultiScaleQuantiser(nn.Module):
             MedarError: `upto` is below 1 or above the number of scales given.
         """
         sums = self._sums(indices, upto)
-        return tuple(
-            _down(total, grid) for total, grid in zip(sums, self.schedule.grids[1:], strict=False)
-        )
+        scales = range(1, len(self.schedule))
+        return tuple(self.seen(k, total) for k, total in zip(scales, sums, strict=False))
 
     def _sums(self, indices: Sequence[Tensor], upto: int | None) -> Iterator[Tensor]:
         """The running sum of the contributions of the first scales."""
@@ -244,12 +257,15 @@ class MultiScaleQuantiser(nn.Module):
         """Quantise what is left of a latent, scale by scale."""
         total = torch.zeros_like(latent)
         gains = self.gains.clone()  # the backward pass needs them as they were
-        for k, grid in enumerate(self.schedule.grids):
-            vectors = _down(latent - total.detach(), grid).flatten(2).transpose(1, 2)
-            vectors = vectors / gains[k]
+        for k in range(len(self.schedule)):
+            vectors = self._vectors(k, latent - total.detach(), gains)
             taken = quantise(vectors.reshape(-1, vectors.shape[-1]))
             total = total + self._contribution(k, gains[k] * taken.vectors.view(vectors.shape))
             yield _Step(vectors=vectors, taken=taken, total=total)
+
+    def _vectors(self, k: int, rest: Tensor, gains: Tensor) -> Tensor:
+        """What scale k quantises, (B, T, D), of what is left of a latent."""
+        return self.seen(k, rest).flatten(2).transpose(1, 2) / gains[k]
 
     def _contribution(self, k: int, codes: Tensor) -> Tensor:
         """Codes of scale k times its gain, (B, T, D), on the latent grid and through phi."""
