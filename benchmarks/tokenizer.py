@@ -5,7 +5,11 @@ on its validation split by the same evaluation. A row that is in OUT/results.jso
 run again; a table of all of them is printed at the end.
 
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
-        --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
+        --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8 | --steps 2620]
+
+Steps make rows comparable on a machine that others use too: equal time is then the number of steps
+that each row takes in those minutes on an idle machine, which a short run of each side by side
+tells.
 
 Rows: `default`; `l1` (L1 alone, neither spectrum nor discriminator); `unquantised` (the quantiser
 left out); `ema`, which is the default, `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the
@@ -79,7 +83,9 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     name, _, rest = row.partition(":")
     minutes = options.tune_minutes if name == "tune" else options.minutes
     seed = 0 if name == "tune" else int(rest or 0)
-    changes = [*CHANGES.get(name, []), f"training.minutes={minutes}", f"training.seed={seed}"]
+    length = f"minutes={minutes}" if options.steps is None else f"steps={options.steps}"
+    changes = [*CHANGES.get(name, []), "training.minutes=null", f"training.{length}"]
+    changes.append(f"training.seed={seed}")
     settings = load_yaml(TokenizerSettings, options.config, changes)
     out = options.out / row.replace(":", "-").replace(",", "_")
     ours = make_task(settings, options.prepared)
@@ -104,7 +110,7 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     parameters = sum(p.numel() for p in task.model.parameters())
     tokens = task.tokens if isinstance(task, MonaiTask) else ours.model.config.schedule.length
     return {
-        "minutes": minutes, "steps": outcome.step, "parameters": parameters, "tokens": tokens,
+        "minutes": outcome.elapsed / 60, "steps": outcome.step, "parameters": parameters, "tokens": tokens,
         **chosen, **judged(task, options.prepared, options.split),
     }  # fmt: skip
 
@@ -290,7 +296,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         quantised = one["row"].split(":")[0] != "unquantised"
         usage = f"{one['usage']:.1%} | {one['least_usage']:.1%}" if quantised else "- | -"
         lines.append(
-            f"| {one['row']} | {one['minutes']:g} | {one['steps']} | {one['parameters']:,} | "
+            f"| {one['row']} | {one['minutes']:.0f} | {one['steps']} | {one['parameters']:,} | "
             f"{one['tokens']} | {one['psnr']:.2f} | {usage} | {one['power_ratio']:.2f} | "
             f"{one['frechet']:.1f} | {one['floor']:.1f} |"
         )
@@ -314,6 +320,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--tune-minutes", type=float, default=2.0)
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps instead of minutes, for a machine that is shared"
+    )
     parser.add_argument("--split", default="val")
     return parser.parse_args()
 
