@@ -70,3 +70,28 @@ class Rotary(nn.Module):
         cos, sin = self.cos[part].to(x.dtype), self.sin[part].to(x.dtype)
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class PositionFeatures(nn.Module):
+    """Absolute positions: sines and cosines of the coordinates, through a linear layer.
+
+    Args:
+        coordinates: (L, 3).
+        width: E.
+        finest: sites along the longest side of the finest grid.
+        count: frequencies an axis.
+    """
+
+    waves: Tensor
+
+    def __init__(self, coordinates: Tensor, width: int, finest: int, count: int = 8) -> None:
+        super().__init__()
+        angles = (coordinates[:, :, None] * frequencies(count, finest)).flatten(1)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        self.register_buffer("waves", waves, persistent=False)
+        self.project = nn.Linear(waves.shape[1], width)
+
+    def forward(self) -> Tensor:
+        """(L, E)."""
+        features: Tensor = self.project(self.waves)
+        return features

@@ -1,0 +1,225 @@
+"""`Generator`: next-scale prediction (VAR, arXiv 2404.02905) of volumes, with linear blocks between
+scales (after M-VAR, arXiv 2411.10433).
+
+    tokens of scales < k -> quantiser -> what they add up to, on the grid of scale k
+      + position + level + map + known tokens -> blocks, under the condition -> logits of scale k
+
+All tokens of a scale are predicted at once. The first scale sees the condition alone. In training
+all scales go through the blocks together; in sampling one after the other, each mixer carrying its
+state. The quantiser is the tokenizer's own, frozen.
+
+B batch, L tokens over all scales, T tokens of one scale, K scales, D code width, V codes, E width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from medar.errors import MedarError
+from medar.generator.blocks import Block, modulated_layers
+from medar.generator.conditions import AttributeEmbedding, Condition
+from medar.generator.config import GeneratorConfig
+from medar.generator.maps import MapEncoder
+from medar.generator.mixers.base import State
+from medar.generator.model import Known, TokenModel
+from medar.generator.positions import PositionFeatures, Rotary, schedule_coordinates
+from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.volume import Shape3
+
+
+@dataclass(kw_only=True, eq=False)
+class Memory:
+    """A batch that is being sampled."""
+
+    k: int
+    """The scale to come."""
+    total: Tensor
+    """(B, D, x, y, z): what the tokens so far add up to."""
+    where: Tensor
+    """(B, L, E): what is known of each token before anything is sampled."""
+    shared: Tensor
+    """(B, 3 S, E): modulation from the condition."""
+    states: list[State]
+    """A mixer state a block."""
+    known: Known | None
+    forced: Tensor | None = None
+    """(B, T): codes that the known sites of the scale to come take, given the tokens so far."""
+
+
+class Generator(TokenModel):
+    """The next-scale transformer.
+
+    Args:
+        config: sizes and conditions.
+        quantiser: of the tokenizer whose tokens are predicted; frozen here.
+        downsampling: voxels per latent site along each axis, for maps.
+    """
+
+    def __init__(
+        self,
+        config: GeneratorConfig,
+        quantiser: MultiScaleQuantiser,
+        downsampling: Shape3 = (1, 1, 1),
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.quantiser = quantiser.requires_grad_(False).eval()
+        self.schedule, self.codes = quantiser.schedule, quantiser.codebook.size
+        width, code_width = config.width, quantiser.codebook.width
+        finest = max(self.schedule.latent)
+        places = schedule_coordinates(self.schedule)
+        rotary = Rotary(places, config.head_width, finest)
+        self.embed = nn.Linear(code_width, width)
+        self.position = PositionFeatures(places, width, finest)
+        self.level = nn.Embedding(len(self.schedule), width)
+        self.known = nn.Linear(code_width + 1, width, bias=False)
+        self.map = (
+            MapEncoder(
+                config.condition.map_channels,
+                config.condition.map_width,
+                width,
+                self.schedule,
+                downsampling,
+            )
+            if config.condition.map_channels
+            else None
+        )
+        self.attributes = AttributeEmbedding(config.condition.attributes, width)
+        self.modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(width, 3 * modulated_layers(config) * width)
+        )
+        self.blocks = nn.ModuleList(
+            Block(config, self.schedule, rotary, layer) for layer in range(config.depth)
+        )
+        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, self.codes)
+        levels = torch.repeat_interleave(torch.tensor(self.schedule.tokens))
+        self.register_buffer("levels", levels, persistent=False)
+        self._initialise()
+
+    def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
+        """Logits of all scales given the tokens of coarser ones, (B, L, V)."""
+        about = self.attributes(condition.attributes)
+        seen = self.embed(self._inputs(tokens))
+        x = seen + self._where(condition, about)
+        if known is not None:
+            x = x + self._given(known, tokens)
+        shared = self.modulation(about).unflatten(1, (-1, x.shape[-1]))
+        for block in self.blocks:
+            x = block(x, shared)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The tokens of each scale."""
+        return self.schedule.tokens
+
+    def begin(self, condition: Condition, known: Known | None = None) -> Memory:
+        """Before the first scale."""
+        about = self.attributes(condition.attributes)
+        where = self._where(condition, about)
+        total = torch.zeros(
+            (len(condition), self.quantiser.codebook.width, *self.schedule.latent),
+            device=where.device,
+        )
+        return Memory(
+            k=0,
+            total=total,
+            where=where,
+            shared=self.modulation(about).unflatten(1, (-1, where.shape[-1])),
+            states=[block.mixer.start(where) for block in self.blocks],
+            known=known,
+        )
+
+    def step(self, memory: Memory) -> Tensor:
+        """Logits of the next scale, (B, T, V)."""
+        k = memory.k
+        part = self._part(k)
+        x = memory.where[:, part] + self.embed(self._seen(k, memory.total))
+        if memory.known is not None:
+            rest = memory.known.latent - memory.total
+            memory.forced = self.quantiser.encode_scale(k, rest)
+            x = x + self._given(memory.known.mask[:, part], memory.forced)
+        for place, block in enumerate(self.blocks):
+            x, memory.states[place] = block.step(k, x, memory.shared, memory.states[place])
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+    def take(self, memory: Memory, tokens: Tensor) -> Tensor:
+        """Go on with a scale's tokens, (B, T); known sites take their own."""
+        k = memory.k
+        if memory.known is not None and memory.forced is not None:
+            tokens = torch.where(memory.known.mask[:, self._part(k)], memory.forced, tokens)
+        memory.total = memory.total + self.quantiser.contribution(k, tokens)
+        memory.k, memory.forced = k + 1, None
+        return tokens
+
+    @property
+    def state_size(self) -> int:
+        """Of all mixers, and the reconstruction so far."""
+        sites = self.schedule.tokens[-1]
+        mixers = sum(block.mixer.state_size for block in self.blocks)
+        return int(mixers) + sites * self.quantiser.codebook.width
+
+    def train(self, mode: bool = True) -> "Generator":
+        """The quantiser stays as it is."""
+        super().train(mode)
+        self.quantiser.eval()
+        return self
+
+    def _inputs(self, tokens: Tensor) -> Tensor:
+        """(B, L, D): for each token, what all coarser scales add up to at its site."""
+        with torch.no_grad():
+            total = torch.zeros(
+                (len(tokens), self.quantiser.codebook.width, *self.schedule.latent),
+                device=tokens.device,
+            )
+            seen = []
+            for k, indices in enumerate(self.schedule.split(tokens)):
+                seen.append(self._seen(k, total))
+                if k + 1 < len(self.schedule):
+                    total = total + self.quantiser.contribution(k, indices)
+            return torch.cat(seen, dim=1)
+
+    def _seen(self, k: int, total: Tensor) -> Tensor:
+        """(B, T, D), in units of the quantiser's largest gain."""
+        seen = self.quantiser.seen(k, total).flatten(2).transpose(1, 2)
+        return seen / self.quantiser.gains.max()
+
+    def _where(self, condition: Condition, about: Tensor) -> Tensor:
+        """(B, L, E): position, level, attributes and map of each token."""
+        where: Tensor = (self.position() + self.level(self.levels)) + about[:, None]
+        if self.map is not None:
+            return where + self.map(condition.map, len(condition))
+        if condition.map is not None:
+            raise MedarError("this generator was trained without maps; leave the map out")
+        return where
+
+    def _given(self, known: Tensor, tokens: Tensor) -> Tensor:
+        """(B, T, E) of the tokens that are known, (B, T); zero elsewhere."""
+        codes = self.quantiser.codebook.lookup(tokens)
+        flagged = torch.cat([codes, torch.ones_like(codes[..., :1])], dim=-1)
+        given: Tensor = self.known(flagged * known[..., None])
+        return given
+
+    def _part(self, k: int) -> slice:
+        start = self.schedule.offsets[k]
+        return slice(start, start + self.schedule.tokens[k])
+
+    def _initialise(self) -> None:
+        """Small weights, smaller where layers end in the residual stream; modulation starts at 0."""
+        last = 0.02 / (2 * self.config.depth) ** 0.5
+        for block in self.blocks:
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=0.02)
+            for module in (block.mlp[-1], getattr(block.attention, "out", None)):
+                if module is not None:
+                    nn.init.normal_(module.weight, std=last)
+        nn.init.zeros_(self.modulation[-1].weight)
+        nn.init.zeros_(self.modulation[-1].bias)
+        nn.init.normal_(self.level.weight, std=0.02)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
