@@ -35,8 +35,8 @@ class Condition:
     """(B, A) float32, in the order of the model's attributes: the place of a category among its
     values, or a number as it is; NaN where it is not known, or not to be."""
     map: Tensor | None = None
-    """(B, M, X, Y, Z) on the volume's grid, for models that take one; 0 in all channels where
-    nothing is known; None where there is none at all."""
+    """(B, M, X, Y, Z) on the volume's grid, for models that take one; zeros in all channels where
+    nothing is known, None where that is so everywhere."""
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -57,6 +57,11 @@ class Condition:
     def without_attributes(self) -> "Condition":
         """The same with nothing known of the attributes; the map stays."""
         return replace(self, attributes=torch.full_like(self.attributes, torch.nan))
+
+    def nothing(self) -> "Condition":
+        """Nothing known at all: what guidance moves away from."""
+        map_ = None if self.map is None else torch.zeros_like(self.map)
+        return replace(self.without_attributes(), map=map_)
 
 
 def drop(
