@@ -35,8 +35,8 @@ class Condition:
     """(B, A) float32, in the order of the model's attributes: the place of a category among its
     values, or a number as it is; NaN where it is not known, or not to be."""
     map: Tensor | None = None
-    """(B, M, X, Y, Z) on the volume's grid, for models that take one; zeros in all channels where
-    nothing is known, None where that is so everywhere."""
+    """(B, M, X, Y, Z) on the volume's grid, for models that take one; 0 in all channels where
+    nothing is known; None where there is none at all."""
 
     def __len__(self) -> int:
         return len(self.attributes)

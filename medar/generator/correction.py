@@ -30,8 +30,8 @@ def corrupt(
         tokens: (B, L) int64.
         share: probability of each token to be replaced by another code.
         generator: on the CPU, whatever the device of the tokens.
-        items: share of the items in which tokens are replaced; all others stay as they are.
-        known: (B, L) bool, tokens that are given to the model and never wrong: none is replaced.
+        items: share of the items in which tokens are replaced at all.
+        known: (B, L) bool, tokens that are never replaced, since they are given.
 
     Returns:
         (B, L) what the model sees, and (B, L) its targets: the tokens themselves up to the scale of
@@ -41,8 +41,7 @@ def corrupt(
         return tokens, tokens
     schedule, codes = quantiser.schedule, quantiser.codebook.size
     wrong = torch.rand(tokens.shape, generator=generator) < share
-    wrong = wrong & (torch.rand(len(tokens), 1, generator=generator) < items)
-    wrong = wrong.to(tokens.device)
+    wrong = (wrong & (torch.rand(len(tokens), 1, generator=generator) < items)).to(tokens.device)
     if known is not None:
         wrong = wrong & ~known
     # A step of 1 to V - 1 around the codes leads to any other one, never back.
