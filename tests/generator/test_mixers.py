@@ -236,10 +236,10 @@ def test_scale_ssm_follows_its_equations() -> None:
     for k, grid in enumerate(schedule.grids):
         u, b, c, dt = (schedule.split(one)[k] for one in inputs)
         decay = torch.exp(-dt).repeat_interleave(WIDTH // HEADS, dim=-1)  # (B, T, I)
-        raised = upsample(h, grid).flatten(3).permute(0, 3, 1, 2)  # (B, T, I, N)
+        raised = upsample(h, grid).flatten(1, 3).mT  # (B, T, I, N)
         new = decay[..., None] * raised + ((1 - decay) * u)[..., None] * b[:, :, None]
         outputs.append((new * c[:, :, None]).sum(-1) + mixer.skip * u)
-        h = new.permute(0, 2, 3, 1).unflatten(-1, grid)
+        h = new.mT.unflatten(1, grid)
     y = torch.cat(outputs, dim=1)
     expected = mixer.out(mixer.norm(y * nn.functional.silu(z)))
     close(mixer(x), expected, atol=1e-5, rtol=1e-5)
@@ -273,12 +273,9 @@ def test_states_are_brought_up_to_where_they_lie(
     coarse: tuple[int, int, int], fine: tuple[int, int, int]
 ) -> None:
     """A state that grows linearly in space does so afterwards, up to the volume's edges."""
-    places = coordinates(coarse).T.reshape(1, 1, 3, *coarse)
-    raised = upsample(places, fine)[0, 0].flatten(1).T
-    low, high = places.flatten(3).amin(-1)[0, 0], places.flatten(3).amax(-1)[0, 0]
-    close(raised, coordinates(fine).clamp(low, high))
-    ones = torch.ones(1, 2, 3, *coarse)
-    close(upsample(ones, fine), torch.ones(1, 2, 3, *fine))
+    places = coordinates(coarse)
+    raised = upsample(places.reshape(1, *coarse, 1, 3), fine).reshape(-1, 3)
+    close(raised, coordinates(fine).clamp(places.amin(0), places.amax(0)))
 
 
 def test_inverse_softplus_is_the_inverse() -> None:
