@@ -108,17 +108,16 @@ class ScaleSSM(Mixer):
         The new state, the largest tensor here, is made only where a scale will read it, and U h is
         all that the backward pass has to keep.
         """
-        with torch.autocast(state.device.type, enabled=False):
-            u = rearrange(inputs.u, "B T (H P) -> B T 1 H P", H=self.heads)
-            b, c = (rearrange(one, "B T N -> B T N 1 1") for one in (inputs.b, inputs.c))
-            dt = rearrange(inputs.dt, "B T H -> B T 1 H 1")
-            decay, gain = torch.exp(-dt), -torch.expm1(-dt)
-            raised = upsample(state, self.schedule.grids[k])
-            h = rearrange(raised, "B x y z N (H P) -> B (x y z) N H P", H=self.heads)
-            y = (decay * c * h).sum(2, keepdim=True) + gain * (b * c).sum(2, keepdim=True) * u
-            if k < len(self.schedule) - 1:
-                state = torch.addcmul(decay * h, gain * b, u).reshape(raised.shape)
-            return y.flatten(2) + self.skip.float() * inputs.u, state
+        u = rearrange(inputs.u, "B T (H P) -> B T 1 H P", H=self.heads)
+        b, c = (rearrange(one, "B T N -> B T N 1 1") for one in (inputs.b, inputs.c))
+        dt = rearrange(inputs.dt, "B T H -> B T 1 H 1")
+        decay, gain = torch.exp(-dt), -torch.expm1(-dt)
+        raised = upsample(state, self.schedule.grids[k])
+        h = rearrange(raised, "B x y z N (H P) -> B (x y z) N H P", H=self.heads)
+        y = (decay * c * h).sum(2, keepdim=True) + gain * (b * c).sum(2, keepdim=True) * u
+        if k < len(self.schedule) - 1:
+            state = torch.addcmul(decay * h, gain * b, u).reshape(raised.shape)
+        return y.flatten(2) + self.skip.float() * inputs.u, state
 
     def _finish(self, y: Tensor, z: Tensor) -> Tensor:
         """Gate, norm and output, (B, T, I) to (B, T, E)."""
