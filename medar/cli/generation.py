@@ -124,8 +124,8 @@ def print_report(report: "GenerationReport", what: str) -> None:
     memory, seconds = report.peak_memory, report.seconds_per_volume
     unit = report.intensity_unit
     print_pairs(
-        f"{what}: {report.volumes} volumes against {report.reference} real ones of the train "
-        f"split; floors by {report.held_out} of {report.protocol['held_out']}",
+        f"{what}: {report.volumes} volumes against {report.reference} real ones (train split); "
+        f"floors by {report.held_out} others ({report.protocol['held_out']})",
         {
             "intensity distance": f"{report.intensity_distance:.3g}, "
             f"floor {report.intensity_floor:.3g} ({unit})",
