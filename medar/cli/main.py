@@ -41,7 +41,11 @@ app.command(
     name="tokenizer",
     help="Train tokenizers; volumes to tokens and back.",
 )
-app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
+app.command(
+    "medar.cli.evaluate:app",
+    name="evaluate",
+    help="Measure trained models and generated volumes.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
