@@ -352,7 +352,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grids", type=grid_of, nargs="+", default=[(5, 7, 5), (10, 14, 10)])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--parameters", type=int, default=6_600_000)
+    parser.add_argument("--parameters", type=int, default=6_800_000)
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--downsampling", type=int, default=8)
     parser.add_argument("--mixer", default=MixerSettings().kind)
