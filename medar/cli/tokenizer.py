@@ -78,6 +78,7 @@ def encode(
     split: Literal["train", "val", "test"] | None = None,
     variants: int = 0,
     augmentation: Path | None = None,
+    maps: bool = False,
     seed: int = 0,
     batch_size: int = 8,
     workers: int = 0,
@@ -104,6 +105,8 @@ def encode(
         Augmented variants of each case, beside the volume as it is.
     augmentation
         YAML with the keys of `Augmentation`; default its own values.
+    maps
+        Keep the label maps too, for generators that are conditioned on them.
     seed
         Of the variants.
     batch_size
@@ -133,6 +136,7 @@ def encode(
             split=split,
             variants=variants,
             augmentation=settings,
+            maps=maps,
             seed=seed,
             batch_size=batch_size,
             workers=workers,

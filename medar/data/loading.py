@@ -105,7 +105,7 @@ class PreparedDataset(Dataset[Item]):
             start = self._start(case, generator)
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
         if self.plan.labels:
-            item["label"] = self._label(case, start)
+            item["label"] = self.label(case, start)
             known = [value in case.annotated for value in self.plan.labels]
             item["annotated"] = torch.tensor(known)
         if self._augmenter and generator:
@@ -129,7 +129,12 @@ class PreparedDataset(Dataset[Item]):
         x, y, z = (int(generator.integers(r + 1)) for r in room)
         return x, y, z
 
-    def _label(self, case: PreparedCase, start: Shape3 | None) -> Tensor:
+    def label(self, case: PreparedCase, start: Shape3 | None = None) -> Tensor:
+        """(1, X, Y, Z): a case's label map whole, or the patch that begins at `start`.
+
+        Raises:
+            MedarError: its entry is missing or damaged.
+        """
         if case.label is None:
             unknown = np.full((1, *self.plan.size), UNKNOWN, dtype=self.plan.label_dtype)
             return torch.from_numpy(unknown)

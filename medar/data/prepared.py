@@ -31,6 +31,7 @@ class PreparedCase:
     image: str
     """Key of the image in the cache."""
     label: str | None
+    """Key of the label map, if there is one."""
 
 
 class Prepared:

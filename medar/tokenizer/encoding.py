@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medar.data.augmentation import Augmentation
+from medar.data.cache import ArrayCache
 from medar.data.case import Split
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
@@ -33,6 +34,7 @@ from medar.tokenizer.tokens import (
     CASES,
     ENDING,
     INDEX,
+    MAPS,
     PREPARED,
     TOKENIZER,
     TokenCase,
@@ -64,6 +66,7 @@ def encode_data_set(
     split: Split | None = None,
     variants: int = 0,
     augmentation: Augmentation | None = None,
+    maps: bool = False,
     seed: int = 0,
     batch_size: int = 8,
     workers: int = 0,
@@ -81,13 +84,15 @@ def encode_data_set(
         split: the cases to take; None for all.
         variants: augmented variants of each case, beside the volume as it is.
         augmentation: how they are made; default `Augmentation()`.
+        maps: keep the label map of each variant too, moved as its image was.
         seed: of the variants.
         batch_size: volumes of a case that go through the network at once.
         workers: loading processes; 0 loads in this one.
 
     Raises:
         MedarError: a tokenizer without a plan or data prepared by another one, a damaged case, a
-            number out of range, or an `out` that holds something else or is at work.
+            number out of range, maps of data without labels that the tokenizer's plan names, or an
+            `out` that holds something else or is at work.
     """
     out = Path(out)
     plan = plan_of(tokenizer)
@@ -99,7 +104,7 @@ def encode_data_set(
     _check_out(out)
     with exclusive(out):
         found = _prepared(Path(data), plan, out / PREPARED)
-        cases = _Cases(found.folder, split, augmentation, seed, variants)
+        cases = _Cases(found.folder, split, augmentation, seed, variants, maps)
         index = TokenIndex(
             tokenizer=tokenizer.digest,
             schedule=tokenizer.config.schedule,
@@ -108,21 +113,34 @@ def encode_data_set(
             seed=seed,
             variants=variants,
             augmentation=augmentation,
+            maps=plan.labels if maps else None,
             cases=tuple(cases.entries()),
         )
-        kept = _kept(out, index)
+        if maps and not (plan.labels and any(case.label for case in index.cases)):
+            raise MedarError(
+                f"maps: no case of {data} has a label map of values that the tokenizer's plan names"
+                f" ({', '.join(map(str, plan.labels)) or 'none'}); encode without them"
+            )
+        stored = ArrayCache(out / MAPS)
+        kept = _kept(out, index, stored)
         _clear(out, kept)
+        stored.prune({case.id for case in index.cases if maps and case.file in kept})
         _copy_model(Path(model), out / TOKENIZER)
         index.save(out)
         cases.todo = [k for k, case in enumerate(index.cases) if case.file not in kept]
         loader = DataLoader(cases, batch_size=None, num_workers=workers)
-        for k, volumes in track(loader, total=len(cases), label="encode"):
+        for k, volumes, labels in track(loader, total=len(cases), label="encode"):
+            if maps:
+                stored.put(index.cases[k].id, labels.numpy(), {}, whole=True)
             _encode(tokenizer, volumes, batch_size).save(out / index.cases[k].file)
     return Encoded(folder=out, made=len(cases), kept=len(kept), failed=found.failed)
 
 
-class _Cases(Dataset[tuple[int, Tensor]]):
-    """The volumes of each case still to be encoded: (1 + variants, C, X, Y, Z)."""
+class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
+    """The volumes of each case still to be encoded: (1 + variants, C, X, Y, Z).
+
+    With maps, their label maps too: (1 + variants, X, Y, Z), -1 where unknown.
+    """
 
     def __init__(
         self,
@@ -131,8 +149,9 @@ class _Cases(Dataset[tuple[int, Tensor]]):
         augmentation: Augmentation | None,
         seed: int,
         variants: int,
+        maps: bool,
     ) -> None:
-        self.variants = variants
+        self.variants, self.maps = variants, maps
         self.data = PreparedDataset(folder, split=split, augmentation=augmentation, seed=seed)
         self.prepared, self.plan = self.data.prepared, self.data.plan
         self.todo: list[int] = []
@@ -140,37 +159,46 @@ class _Cases(Dataset[tuple[int, Tensor]]):
     def __len__(self) -> int:
         return len(self.todo)
 
-    def __getitem__(self, place: int) -> tuple[int, Tensor]:
+    def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor | None]:
         index = self.todo[place]
         case = self.prepared[index]
         own = int(digest(case.id), 16)
         drawn = [
-            self.data.draw(index, [self.data.seed, own, variant])["image"]
+            self.data.draw(index, [self.data.seed, own, variant])
             for variant in range(1, 1 + self.variants)
         ]
-        return index, torch.stack([self._as_it_is(case), *drawn])
+        items = [self._as_it_is(case), *drawn]
+        volumes = torch.stack([item["image"] for item in items])
+        labels = torch.cat([item["label"] for item in items]) if self.maps else None
+        return index, volumes, labels
 
     def entries(self) -> Iterator[TokenCase]:
         """What the index says of each case."""
         for k in range(len(self.prepared)):
             case = self.prepared[k]
-            known = {name: getattr(case, name) for name in PreparedCase.__dataclass_fields__}
             try:
                 trace = self.prepared.trace(case)
             except MedarError as error:
                 raise MedarError(f"case {case.id}: {error}") from error
-            yield TokenCase(**known, trace=self._seen(trace).to_dict())
+            yield TokenCase(**vars(case), trace=self._seen(trace).to_dict())
 
-    def _as_it_is(self, case: PreparedCase) -> Tensor:
-        """The volume without augmentation: in patch mode, the patch in its middle."""
+    def _as_it_is(self, case: PreparedCase) -> dict[str, Tensor]:
+        """The case without augmentation: in patch mode, the patch in its middle."""
         try:
-            array = self.prepared.image(case)
+            found = {"image": (torch.from_numpy(self.prepared.image(case)), -1.0)}
+            if self.maps:
+                found["label"] = (self.data.label(case), 0.0)
         except MedarError as error:
             raise MedarError(f"case {case.id} of {self.prepared.folder}: {error}") from error
-        if self.plan.mode == "patch":
-            x, y, z = array.shape[1:]
-            array = crop_or_pad(array, self._middle((x, y, z)), self.plan.size, -1.0)
-        return torch.from_numpy(np.ascontiguousarray(array))
+        return {name: self._cut(array, fill) for name, (array, fill) in found.items()}
+
+    def _cut(self, whole: Tensor, fill: float) -> Tensor:
+        """In patch mode, the patch in the middle."""
+        if self.plan.mode == "volume":
+            return whole
+        x, y, z = whole.shape[1:]
+        cut = crop_or_pad(whole.numpy(), self._middle((x, y, z)), self.plan.size, fill)
+        return torch.from_numpy(np.ascontiguousarray(cut))
 
     def _seen(self, trace: Trace) -> Trace:
         """The trace of `_as_it_is`."""
@@ -192,7 +220,7 @@ def _encode(tokenizer: Tokenizer, volumes: Tensor, batch_size: int) -> TokenPyra
     return replace(made[0], indices=tuple(torch.cat(scale).cpu() for scale in scales))
 
 
-def _kept(out: Path, index: TokenIndex) -> set[str]:
+def _kept(out: Path, index: TokenIndex, maps: ArrayCache) -> set[str]:
     """The files in `out` that were made by the same settings from the same cases."""
     if not (out / INDEX).exists():
         return set()
@@ -203,7 +231,9 @@ def _kept(out: Path, index: TokenIndex) -> set[str]:
     return {
         case.file
         for case in index.cases
-        if made_from.get(case.id) == case.made_from() and (out / case.file).exists()
+        if made_from.get(case.id) == case.made_from()
+        and (out / case.file).exists()
+        and (index.maps is None or case.id in maps)
     }
 
 
@@ -231,7 +261,7 @@ def _check_out(out: Path) -> None:
         raise MedarError(f"{out}: is a file; OUT names a folder")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     others = {name for name in found if not name.startswith(TEMPORARY)}
-    others -= {INDEX, CASES, TOKENIZER, PREPARED}
+    others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS}
     if others and INDEX not in found:
         raise MedarError(
             f"{out}: holds other files ({sorted(others)[0]} ...); OUT needs a new or empty folder, "

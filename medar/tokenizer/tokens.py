@@ -2,9 +2,10 @@
 
 tokens.json               what the tokens were made by, and one entry a case
 cases/<id>.safetensors    a `TokenPyramid` a case: the volume as it is, then its augmented variants
+maps/<id>.b2nd            their label maps, if asked for
 tokenizer/                the tokenizer's model folder
 
-B variants of a case (the first is not augmented), L tokens over all scales.
+B variants of a case (the first is not augmented), L tokens over all scales, X Y Z voxels.
 """
 
 import json
@@ -15,11 +16,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from medar.data.augmentation import Augmentation
+from medar.data.cache import ArrayCache
 from medar.data.case import Split
 from medar.data.preparation import Trace
+from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
 from medar.files import read_json, write_text
 from medar.settings import STRICT, from_dict, to_dict
@@ -27,27 +31,17 @@ from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 
 INDEX, CASES, TOKENIZER, PREPARED = "tokens.json", "cases", "tokenizer", "prepared"
+MAPS = "maps"
 ENDING = ".safetensors"
 FORMAT = "medar tokens 1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenCase:
-    """One case of a tokens folder."""
+class TokenCase(PreparedCase):
+    """One case of a tokens folder; keys of arrays are hashes of files' content and the plan."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    id: str
-    subject: str
-    split: Split | None
-    modality: str | None
-    attributes: dict[str, Any]
-    annotated: tuple[int, ...]
-    """Label values that were looked for in this case."""
-    image: str
-    """Key of the prepared image: a hash of the source files' content and of the plan."""
-    label: str | None
-    """Key of the prepared label map."""
     trace: dict[str, Any]
     """What leads from the plan's grid back to the case's own (see `Trace`)."""
 
@@ -80,6 +74,8 @@ class TokenIndex:
     """Augmented variants of each case, beside the volume as it is."""
     augmentation: Augmentation | None
     """How the variants were made; None where there are none."""
+    maps: dict[int, str] | None = None
+    """Values and names of the labels in the label maps; None where there are no maps."""
     cases: tuple[TokenCase, ...] = field(default_factory=tuple)
 
     def settings(self) -> dict[str, Any]:
@@ -118,7 +114,8 @@ class TokenDataset(Dataset[dict[str, Any]]):
     """Token pyramids of a folder that `medar tokenizer encode` filled.
 
     An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the place in
-    `cases` of the case that it came from, where its attributes are found.
+    `cases` of the case that it came from, where its attributes are found; if asked for, `map`
+    (X, Y, Z), the label map of that variant on the plan's grid: label values, 0 and -1 for unknown.
 
     Which variant of a case an item holds is drawn by (seed, epoch, index) and by nothing else.
 
@@ -128,10 +125,11 @@ class TokenDataset(Dataset[dict[str, Any]]):
         seed: of the drawn variants.
         variant: take this one always; 0, the volume as it is, for evaluation. None: drawn, the
             first among them.
+        maps: give label maps too.
 
     Raises:
-        MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, or
-            a variant that there is none of.
+        MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, a
+            variant that there is none of, or maps where there are none.
     """
 
     def __init__(
@@ -141,11 +139,13 @@ class TokenDataset(Dataset[dict[str, Any]]):
         split: Split | None = None,
         seed: int = 0,
         variant: int | None = None,
+        maps: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.about = TokenIndex.load(self.folder)
         self.cases = tuple(c for c in self.about.cases if split is None or c.split == split)
-        self.seed, self.variant = seed, variant
+        self.seed, self.variant, self.maps = seed, variant, maps
+        self._maps = ArrayCache(self.folder / MAPS)
         if seed < 0:
             raise MedarError(f"seed {seed}: a whole number from 0 is needed")
         if not self.cases:
@@ -154,6 +154,11 @@ class TokenDataset(Dataset[dict[str, Any]]):
         if variant is not None and not 0 <= variant <= self.about.variants:
             raise MedarError(
                 f"variant {variant}: {self.folder} has 0 (as it is) to {self.about.variants}"
+            )
+        if maps and self.about.maps is None:
+            raise MedarError(
+                f"{self.folder}: no label maps beside the tokens; run `medar tokenizer encode` "
+                "with --maps on labelled data"
             )
         missing = [case.file for case in self.cases if not (self.folder / case.file).exists()]
         if missing:
@@ -192,7 +197,10 @@ class TokenDataset(Dataset[dict[str, Any]]):
         if variant is None:
             generator = np.random.default_rng([self.seed, int(self._epoch), index])
             variant = int(generator.integers(self.about.variants + 1))
-        return {"indices": self.pyramid(index).flatten()[variant], "index": index}
+        item = {"indices": self.pyramid(index).flatten()[variant], "index": index}
+        if self.maps:
+            item["map"] = self.map(index, variant)
+        return item
 
     def pyramid(self, index: int) -> TokenPyramid:
         """The variants of a case, as it is first.
@@ -209,6 +217,19 @@ class TokenDataset(Dataset[dict[str, Any]]):
                 f"{INDEX} says {expected[1]} by {expected[0]}; encode again"
             )
         return pyramid
+
+    def map(self, index: int, variant: int = 0) -> Tensor:
+        """The label map of a case's variant, (X, Y, Z).
+
+        Raises:
+            MedarError: the file is missing or damaged.
+        """
+        key = self.cases[index].id
+        try:
+            return torch.from_numpy(np.asarray(self._maps.open(key)[variant]))
+        except Exception as error:
+            found = "is missing or damaged; encode again"
+            raise MedarError(f"{self._maps.path(key)}: this label map {found}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
