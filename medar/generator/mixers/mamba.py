@@ -1,0 +1,128 @@
+"""Mamba-2 over the tokens of all scales, in one sequence from coarse to fine.
+
+M-VAR (arXiv 2411.10433) puts a linear-time block between scales where VAR attends to all earlier
+tokens; this is the idea, with the block of Mamba-2 (arXiv 2405.21060):
+
+    z, u, b, c, dt = in(x)          u, b, c = silu(conv(u, b, c))
+    y = scan(u, softplus(dt), a, b, c) + d u          out(norm(y silu(z)))
+
+What passes from scale to scale is the state of the scan and the last inputs of the convolution:
+their size depends on no grid. The order of tokens within a scale is arbitrary, so every other layer
+reads each scale backwards; the scales stay in order, and nothing comes back from a finer one.
+
+B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads,
+P width of a head, N state.
+"""
+
+import math
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import silu, softplus
+
+from medar.generator.mixers.base import Mixer, MixerSettings, State
+from medar.generator.mixers.ssd import scan
+from medar.tokenizer.schedule import ScaleSchedule
+
+STEPS = (0.001, 0.1)
+"""dt at first, spread evenly by its logarithm over the heads (Mamba's)."""
+RATES = (1.0, 16.0)
+"""-a at first, drawn evenly (Mamba-2's)."""
+
+
+class MambaMixer(Mixer):
+    """A Mamba-2 block that can stop after each scale and go on.
+
+    Args:
+        width: E, a multiple of `heads`.
+        heads: of the generator; with `expand` inner channels per feature there are as many times
+            more here, each of the same width.
+        schedule: the grids.
+        settings: `state`, `expand`, `conv` and `chunk` are used.
+        reverse: read each scale backwards.
+    """
+
+    order: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        schedule: ScaleSchedule,
+        settings: MixerSettings,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.settings = settings
+        self.reverse = reverse
+        self.inner = settings.expand * width
+        self.heads = settings.expand * heads
+        self.convolved = self.inner + 2 * settings.state
+        self.into = nn.Linear(width, self.inner + self.convolved + self.heads, bias=False)
+        self.conv = nn.Conv1d(self.convolved, self.convolved, settings.conv, groups=self.convolved)
+        self.dt_bias = nn.Parameter(inverse_softplus(draw_steps(self.heads, *STEPS)))
+        self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*RATES).log())
+        self.skip = nn.Parameter(torch.ones(self.heads))
+        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.out = nn.Linear(self.inner, width, bias=False)
+        backwards = [part.flip(1) for part in schedule.split(torch.arange(schedule.length)[None])]
+        self.register_buffer("order", torch.cat(backwards, dim=1)[0], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, E) to the same."""
+        if not self.reverse:
+            return self._run(x, self.start(x))[0]
+        order = self.order[: x.shape[1]]  # its own inverse
+        return self._run(x[:, order], self.start(x))[0][:, order]
+
+    def start(self, like: Tensor) -> State:
+        """Zeros: the scan's state (B, H, P, N) float32 and the convolution's last inputs."""
+        shape = (len(like), self.heads, self.inner // self.heads, self.settings.state)
+        return {
+            "scan": like.new_zeros(shape, dtype=torch.float32),
+            "conv": like.new_zeros(len(like), self.settings.conv - 1, self.convolved),
+        }
+
+    def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Scale k, (B, T, E), after the scales in `state`."""
+        if not self.reverse:
+            return self._run(x, state)
+        y, state = self._run(x.flip(1), state)
+        return y.flip(1), state
+
+    @property
+    def state_size(self) -> int:
+        """I N of the scan and (conv - 1) (I + 2 N) of the convolution, whatever the grids."""
+        return self.inner * self.settings.state + (self.settings.conv - 1) * self.convolved
+
+    def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens in the order in which they are read, (B, T, E)."""
+        sizes = [self.inner, self.convolved, self.heads]
+        z, fed, dt = torch.split(self.into(x), sizes, dim=-1)
+        fed, tail = self._convolve(fed, state["conv"])
+        sizes = [self.inner, self.settings.state, self.settings.state]
+        u, b, c = torch.split(fed, sizes, dim=-1)
+        u = rearrange(u, "B T (H P) -> B T H P", H=self.heads)
+        dt = softplus(dt.float() + self.dt_bias.float())
+        rates = -self.log_rate.float().exp()
+        y, last = scan(u, dt, rates, b, c, self.settings.chunk, state["scan"])
+        y = (y.float() + self.skip[:, None] * u.float()).flatten(2)
+        return self.out(self.norm(y * silu(z))), {"scan": last, "conv": tail}
+
+    def _convolve(self, fed: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """Each token with the conv - 1 before it; and the last inputs, for the tokens to come."""
+        fed = torch.cat([before.to(fed.dtype), fed], dim=1)
+        tail = fed[:, fed.shape[1] - (self.settings.conv - 1) :]
+        return silu(self.conv(fed.transpose(1, 2))).transpose(1, 2), tail
+
+
+def draw_steps(heads: int, low: float, high: float) -> Tensor:
+    """Steps between two bounds, (heads,), their logarithms drawn evenly."""
+    return torch.empty(heads).uniform_(math.log(low), math.log(high)).exp()
+
+
+def inverse_softplus(values: Tensor) -> Tensor:
+    """What softplus takes to the given values, all above 0."""
+    return values + torch.log(-torch.expm1(-values))

@@ -1,0 +1,136 @@
+"""A selective state-space recurrence along the scales, at each site by itself.
+
+The other mixers line up the tokens of all scales in one sequence. Here the sequence is the scales:
+a site of grid k has a state, which is that of grid k - 1 brought up to it, U h. It then follows
+dh/ds = b u - h for a time dt that the token sets (selection, arXiv 2312.00752), which gives exactly
+
+    h_k = a U h_(k-1) + (1 - a) b_k u_k       a = exp(-dt_k)        y_k = c_k . h_k + d u_k
+    out(norm(y silu(z)))
+
+K steps for all sites at once, whatever the order of tokens within a scale. U interpolates linearly
+between the middles of cells: its weights are not negative and sum to 1, so that h is a weighted
+mean of b u along the scales and cannot grow. docs/explanation/mixers.md has the derivation.
+
+B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads,
+P width of a head, N state, K scales.
+"""
+
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, silu, softplus
+
+from medar.generator.mixers.base import Mixer, MixerSettings, State
+from medar.generator.mixers.mamba import draw_steps, inverse_softplus
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.volume import Shape3
+
+
+class _Inputs(NamedTuple):
+    """What the recurrence takes of a scale's tokens; float32."""
+
+    u: Tensor
+    """(B, T, I)"""
+    b: Tensor
+    """(B, T, N)"""
+    c: Tensor
+    """(B, T, N)"""
+    dt: Tensor
+    """(B, T, H)"""
+
+
+class ScaleSSM(Mixer):
+    """From scale to scale at each site.
+
+    Args:
+        width: E, a multiple of `heads`.
+        heads: of the generator; with `expand` inner channels per feature there are as many times
+            more here. A head's channels share one step dt.
+        schedule: the grids.
+        settings: `state` and `expand` are used.
+    """
+
+    def __init__(
+        self, width: int, heads: int, schedule: ScaleSchedule, settings: MixerSettings
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.inner = settings.expand * width
+        self.heads = settings.expand * heads
+        self.state = settings.state
+        self.into = nn.Linear(width, 2 * self.inner + 2 * self.state + self.heads, bias=False)
+        # From a head that remembers all K scales to one that remembers about one.
+        steps = draw_steps(self.heads, 1 / len(schedule), 1.0)
+        self.dt_bias = nn.Parameter(inverse_softplus(steps))
+        self.skip = nn.Parameter(torch.ones(self.inner))
+        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.out = nn.Linear(self.inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, E) to the same, in a loop over the scales."""
+        z, inputs = self._project(x)
+        split = [self.schedule.split(one) for one in inputs]
+        state, mixed = self.start(x)["h"], []
+        for k, parts in enumerate(zip(*split, strict=True)):
+            y, state = self._recur(k, _Inputs(*parts), state)
+            mixed.append(y)
+        return self._finish(torch.cat(mixed, dim=1), z)
+
+    def start(self, like: Tensor) -> State:
+        """Zeros on the first grid, {"h": (B, I, N, x, y, z)} float32."""
+        shape = (len(like), self.inner, self.state, *self.schedule.grids[0])
+        return {"h": like.new_zeros(shape, dtype=torch.float32)}
+
+    def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Scale k, (B, T, E), after scale k - 1."""
+        z, inputs = self._project(x)
+        y, h = self._recur(k, inputs, state["h"])
+        return self._finish(y, z), {"h": h}
+
+    @property
+    def state_size(self) -> int:
+        """I N numbers for each site of the last grid but one (of the only grid, if it is one)."""
+        return self.inner * self.state * self.schedule.tokens[max(len(self.schedule) - 2, 0)]
+
+    def _project(self, x: Tensor) -> tuple[Tensor, _Inputs]:
+        """The gate (B, T, I) and what the recurrence takes."""
+        sizes = [self.inner, self.inner, self.state, self.state, self.heads]
+        z, u, b, c, dt = torch.split(self.into(x), sizes, dim=-1)
+        steps = softplus(dt.float() + self.dt_bias.float())
+        return z, _Inputs(u=silu(u).float(), b=b.float(), c=c.float(), dt=steps)
+
+    def _recur(self, k: int, inputs: _Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale k: y, (B, T, I), and the state on its grid; that of the last scale stays as it is.
+
+        y comes from the state before, U h, and the token: c . h_k = (a c) . U h + (1 - a)(c . b) u.
+        The new state, the largest tensor here, is made only where a scale will read it, and U h is
+        all that the backward pass has to keep.
+        """
+        with torch.autocast(state.device.type, enabled=False):
+            u = rearrange(inputs.u, "B T (H P) -> B H P T", H=self.heads)
+            b, c = (rearrange(one, "B T N -> B 1 N T") for one in (inputs.b, inputs.c))
+            dt = rearrange(inputs.dt, "B T H -> B H 1 T")
+            decay, gain = torch.exp(-dt), -torch.expm1(-dt)
+            raised = upsample(state, self.schedule.grids[k])
+            h = rearrange(raised, "B (H P) N x y z -> B H P N (x y z)", H=self.heads)
+            remembered = (h * (decay * c).unsqueeze(2)).sum(3)
+            y = remembered + (gain * (b * c).sum(2, keepdim=True)) * u
+            if k < len(self.schedule) - 1:
+                h = torch.addcmul(decay.unsqueeze(3) * h, (gain * b).unsqueeze(2), u.unsqueeze(3))
+                state = h.reshape(raised.shape)
+            return rearrange(y, "B H P T -> B T (H P)") + self.skip.float() * inputs.u, state
+
+    def _finish(self, y: Tensor, z: Tensor) -> Tensor:
+        """Gate, norm and output, (B, T, I) to (B, T, E)."""
+        gated: Tensor = self.out(self.norm(y * silu(z)))
+        return gated
+
+
+def upsample(state: Tensor, grid: Shape3) -> Tensor:
+    """(B, I, N, x, y, z) on a finer grid, linearly between the middles of cells."""
+    if tuple(state.shape[3:]) == grid:
+        return state
+    raised = interpolate(state.flatten(1, 2), grid, mode="trilinear")
+    return raised.view(*state.shape[:3], *grid)

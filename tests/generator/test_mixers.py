@@ -1,0 +1,286 @@
+"""Every mixer: steps with a state against all scales at once, causality, sizes, precision."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medar.errors import MedarError
+from medar.generator.mixers import (
+    BlockCausalAttention,
+    MambaMixer,
+    Mixer,
+    MixerSettings,
+    NoMixer,
+    ScaleSSM,
+    State,
+    make_mixer,
+)
+from medar.generator.mixers.mamba import inverse_softplus
+from medar.generator.mixers.scale_ssm import upsample
+from medar.generator.positions import coordinates
+from medar.tokenizer.schedule import ScaleSchedule
+
+WIDTH, HEADS = 12, 2
+SCHEDULES = [
+    ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3))),
+    ScaleSchedule(grids=((1, 2, 1), (2, 2, 3), (2, 3, 5), (4, 3, 5))),
+    ScaleSchedule(grids=((2, 3, 2),)),
+]
+VARIANTS: dict[str, tuple[MixerSettings, int]] = {
+    "none": (MixerSettings(kind="none"), 0),
+    "attention": (MixerSettings(kind="attention"), 0),
+    "mamba": (MixerSettings(kind="mamba", state=4, chunk=8), 0),
+    "mamba-reversed": (MixerSettings(kind="mamba", state=4, chunk=8), 1),
+    "mamba-wide": (MixerSettings(kind="mamba", state=3, expand=2, conv=1, chunk=5), 1),
+    "scale_ssm": (MixerSettings(kind="scale_ssm", state=4), 0),
+    "scale_ssm-wide": (MixerSettings(kind="scale_ssm", state=1, expand=2), 0),
+}
+every_mixer = pytest.mark.parametrize("name", VARIANTS)
+every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+MIXING = [name for name in VARIANTS if name != "none"]
+close = torch.testing.assert_close
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make(name: str, schedule: ScaleSchedule) -> Mixer:
+    """The mixer, norms away from 1 and all else as it starts."""
+    settings, layer = VARIANTS[name]
+    mixer = make_mixer(settings, WIDTH, HEADS, schedule, layer)
+    for module in mixer.modules():
+        if isinstance(module, nn.RMSNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    return mixer
+
+
+def tokens(schedule: ScaleSchedule, batch: int = 2) -> Tensor:
+    return torch.randn(batch, schedule.length, WIDTH)
+
+
+def walk(mixer: Mixer, x: Tensor, schedule: ScaleSchedule) -> tuple[Tensor, list[State]]:
+    """All scales, one after the other, and the states from the first to the last."""
+    states, mixed = [mixer.start(x)], []
+    for k, part in enumerate(schedule.split(x)):
+        y, state = mixer.step(k, part, states[-1])
+        mixed.append(y)
+        states.append(state)
+    return torch.cat(mixed, dim=1), states
+
+
+@every_schedule
+@every_mixer
+def test_steps_with_a_state_equal_all_scales_at_once(name: str, schedule: ScaleSchedule) -> None:
+    mixer, x = make(name, schedule), tokens(schedule)
+    y = mixer(x)
+    assert y.shape == x.shape
+    close(walk(mixer, x, schedule)[0], y, atol=1e-5, rtol=1e-5)
+
+
+@every_schedule
+@every_mixer
+def test_what_a_scale_says_reaches_finer_scales_alone(name: str, schedule: ScaleSchedule) -> None:
+    mixer, x = make(name, schedule), tokens(schedule)
+    before = schedule.split(mixer(x))
+    for changed in range(len(schedule)):
+        other = [part.clone() for part in schedule.split(x)]
+        other[changed] += torch.randn_like(other[changed])
+        after = schedule.split(mixer(torch.cat(other, dim=1)))
+        for k, (one, two) in enumerate(zip(before, after, strict=True)):
+            differs = (one - two).abs().amax() > 1e-5
+            reached = k == changed if name == "none" else k >= changed
+            assert bool(differs) == reached, (changed, k)
+            assert k >= changed or torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", [name for name in MIXING if not name.startswith("mamba")])
+def test_every_token_of_a_finer_scale_knows_a_coarser_one(name: str) -> None:
+    schedule = SCHEDULES[1]
+    mixer, x = make(name, schedule), tokens(schedule, batch=1)
+    other = x.clone()
+    other[:, : schedule.tokens[0]] += 1
+    assert ((mixer(x) - mixer(other)).abs().amax(-1) > 1e-6).all()
+
+
+@every_schedule
+@every_mixer
+def test_fewer_scales_give_the_same_for_those(name: str, schedule: ScaleSchedule) -> None:
+    mixer, x = make(name, schedule), tokens(schedule)
+    whole = mixer(x)
+    for start, count in zip(schedule.offsets, schedule.tokens, strict=True):
+        end = start + count
+        close(mixer(x[:, :end]), whole[:, :end], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["attention", "scale_ssm"])
+def test_part_of_a_scale_is_refused(name: str) -> None:
+    with pytest.raises(MedarError, match="needs"):
+        make(name, SCHEDULES[0])(torch.randn(1, 5, WIDTH))
+
+
+@every_mixer
+def test_a_batch_equals_one_at_a_time(name: str) -> None:
+    schedule = SCHEDULES[1]
+    mixer, x = make(name, schedule), tokens(schedule, batch=3)
+    alone = torch.cat([walk(mixer, one, schedule)[0] for one in x.split(1)])
+    close(mixer(x), alone, atol=1e-5, rtol=1e-5)
+
+
+@every_schedule
+@every_mixer
+def test_the_size_of_the_state_is_what_it_holds(name: str, schedule: ScaleSchedule) -> None:
+    mixer = make(name, schedule)
+    _, states = walk(mixer, tokens(schedule), schedule)
+    for state in states:
+        assert all(len(one) == 2 for one in state.values()), "the batch comes first"
+    largest = max(sum(one[0].numel() for one in state.values()) for state in states)
+    assert mixer.state_size == largest
+
+
+def test_the_state_of_mamba_depends_on_no_grid() -> None:
+    sizes = {make("mamba", schedule).state_size for schedule in SCHEDULES}
+    assert len(sizes) == 1
+
+
+@every_schedule
+@pytest.mark.parametrize("name", MIXING)
+def test_gradients_reach_all_parameters(name: str, schedule: ScaleSchedule) -> None:
+    mixer, x = make(name, schedule), tokens(schedule).requires_grad_()
+    mixer(x).square().sum().backward()
+    for parameter, value in mixer.named_parameters():
+        assert value.grad is not None, parameter
+        assert value.grad.isfinite().all(), parameter
+        assert value.grad.abs().amax() > 0, parameter
+    assert x.grad is not None
+    assert (x.grad.abs().amax(-1) > 0).all()
+
+
+@every_mixer
+def test_bf16_is_near_fp32(name: str) -> None:
+    schedule = SCHEDULES[1]
+    mixer, x = make(name, schedule), tokens(schedule)
+    expected = mixer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = mixer(x)
+        stepped, states = walk(mixer, x, schedule)
+    for found in (y, stepped):
+        assert (found.float() - expected).norm() < 0.03 * expected.norm()
+    for recurrent in ("scan", "h"):
+        assert all(
+            state[recurrent].dtype == torch.float32 for state in states if recurrent in state
+        )
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_outputs_start_out_usable(name: str) -> None:
+    mixer = make(name, SCHEDULES[1])
+    for scale in (0.1, 1.0, 10.0):
+        size = mixer(tokens(SCHEDULES[1]) * scale).square().mean().sqrt().item()
+        assert 0.01 < size < 10
+
+
+def test_each_kind_gives_its_mixer() -> None:
+    kinds = {
+        "none": NoMixer,
+        "attention": BlockCausalAttention,
+        "mamba": MambaMixer,
+        "scale_ssm": ScaleSSM,
+    }
+    for name, kind in kinds.items():
+        mixer = make(name, SCHEDULES[0])
+        assert type(mixer) is kind
+        assert mixer.covers_own_scale == (name == "attention")
+
+
+def test_every_other_mamba_reads_each_scale_backwards() -> None:
+    schedule = SCHEDULES[1]
+    settings = VARIANTS["mamba"][0]
+    even, odd, third = (make_mixer(settings, WIDTH, HEADS, schedule, k) for k in range(3))
+    odd.load_state_dict(even.state_dict())
+    third.load_state_dict(even.state_dict())
+    x = tokens(schedule)
+    backwards = torch.cat([part.flip(1) for part in schedule.split(x)], dim=1)
+    y = torch.cat([part.flip(1) for part in schedule.split(even(backwards))], dim=1)
+    assert torch.equal(odd(x), y)
+    assert torch.equal(third(x), even(x))
+    assert not torch.allclose(odd(x), even(x))
+
+
+def test_attention_is_masked_attention_over_all_tokens() -> None:
+    schedule = SCHEDULES[1]
+    mixer, x = make("attention", schedule), tokens(schedule)
+    assert isinstance(mixer, BlockCausalAttention)
+    queries, keys, values = (one.transpose(1, 2) for one in mixer._project(x))
+    scale = torch.cat([torch.full((n,), k) for k, n in enumerate(schedule.tokens)])
+    scores = queries @ keys.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
+    shares = scores.masked_fill(scale[:, None] < scale, -torch.inf).softmax(-1)
+    expected = mixer.out((shares @ values).transpose(1, 2).flatten(2))
+    close(mixer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_scale_ssm_follows_its_equations() -> None:
+    """The recurrence written out in the order of the definition, one scale after the other."""
+    schedule = SCHEDULES[1]
+    mixer, x = make("scale_ssm", schedule), tokens(schedule)
+    assert isinstance(mixer, ScaleSSM)
+    z, inputs = mixer._project(x)
+    h, outputs = mixer.start(x)["h"], []
+    for k, grid in enumerate(schedule.grids):
+        u, b, c, dt = (schedule.split(one)[k] for one in inputs)
+        decay = torch.exp(-dt).repeat_interleave(WIDTH // HEADS, dim=-1)  # (B, T, I)
+        raised = upsample(h, grid).flatten(3).permute(0, 3, 1, 2)  # (B, T, I, N)
+        new = decay[..., None] * raised + ((1 - decay) * u)[..., None] * b[:, :, None]
+        outputs.append((new * c[:, :, None]).sum(-1) + mixer.skip * u)
+        h = new.permute(0, 2, 3, 1).unflatten(-1, grid)
+    y = torch.cat(outputs, dim=1)
+    expected = mixer.out(mixer.norm(y * nn.functional.silu(z)))
+    close(mixer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_state_of_scale_ssm_stays_within_what_it_was_given() -> None:
+    schedule = ScaleSchedule.from_latent((9, 7, 8), 9)
+    mixer = make("scale_ssm", schedule)
+    assert isinstance(mixer, ScaleSSM)
+    x = 5 * tokens(schedule)
+    _, inputs = mixer._project(x)
+    _, states = walk(mixer, x, schedule)
+    given = (inputs.u.abs().amax() * inputs.b.abs().amax()).item()
+    assert all(state["h"].abs().amax() <= given for state in states)
+
+
+def test_scale_ssm_remembers_from_one_scale_to_all_of_them() -> None:
+    schedule = ScaleSchedule.from_latent((9, 7, 8), 9)
+    mixer = make_mixer(MixerSettings(kind="scale_ssm"), 64, 64, schedule, 0)
+    assert isinstance(mixer, ScaleSSM)
+    steps = nn.functional.softplus(mixer.dt_bias)
+    assert steps.min() >= 1 / 9 - 1e-6
+    assert steps.max() <= 1 + 1e-6
+    assert steps.max() > 3 * steps.min()
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"), [((1, 1, 1), (3, 2, 4)), ((2, 3, 2), (3, 5, 2)), ((2, 2, 2), (4, 3, 5))]
+)
+def test_states_are_brought_up_to_where_they_lie(
+    coarse: tuple[int, int, int], fine: tuple[int, int, int]
+) -> None:
+    """A state that grows linearly in space does so afterwards, up to the volume's edges."""
+    places = coordinates(coarse).T.reshape(1, 1, 3, *coarse)
+    raised = upsample(places, fine)[0, 0].flatten(1).T
+    low, high = places.flatten(3).amin(-1)[0, 0], places.flatten(3).amax(-1)[0, 0]
+    close(raised, coordinates(fine).clamp(low, high))
+    ones = torch.ones(1, 2, 3, *coarse)
+    close(upsample(ones, fine), torch.ones(1, 2, 3, *fine))
+
+
+def test_inverse_softplus_is_the_inverse() -> None:
+    values = torch.tensor([1e-4, 1e-3, 0.1, 1.0, 20.0])
+    close(nn.functional.softplus(inverse_softplus(values)), values)
