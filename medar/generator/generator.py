@@ -192,7 +192,7 @@ class Generator(TokenModel):
         """(B, L, E): position, level, attributes and map of each token."""
         where: Tensor = (self.position() + self.level(self.levels)) + about[:, None]
         if self.map is not None:
-            return where + self.map(condition.map, len(condition))
+            return where + self.map(condition.map)
         if condition.map is not None:
             raise MedarError("this generator was trained without maps; leave the map out")
         return where
