@@ -15,7 +15,13 @@ from medar.tokenizer.residual import MultiScaleQuantiser
 
 @torch.no_grad()
 def corrupt(
-    quantiser: MultiScaleQuantiser, tokens: Tensor, share: float, generator: torch.Generator
+    quantiser: MultiScaleQuantiser,
+    tokens: Tensor,
+    share: float,
+    generator: torch.Generator,
+    *,
+    items: float = 1.0,
+    known: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Tokens with errors, and what a model that sees them should say.
 
@@ -24,6 +30,8 @@ def corrupt(
         tokens: (B, L) int64.
         share: probability of each token to be replaced by another code.
         generator: on the CPU, whatever the device of the tokens.
+        items: share of the items in which tokens are replaced at all.
+        known: (B, L) bool, tokens that are never replaced, since they are given.
 
     Returns:
         (B, L) what the model sees, and (B, L) its targets: the tokens themselves up to the scale of
@@ -32,7 +40,10 @@ def corrupt(
     if not share:
         return tokens, tokens
     schedule, codes = quantiser.schedule, quantiser.codebook.size
-    wrong = (torch.rand(tokens.shape, generator=generator) < share).to(tokens.device)
+    wrong = torch.rand(tokens.shape, generator=generator) < share
+    wrong = (wrong & (torch.rand(len(tokens), 1, generator=generator) < items)).to(tokens.device)
+    if known is not None:
+        wrong = wrong & ~known
     # A step of 1 to V - 1 around the codes leads to any other one, never back.
     step = torch.randint(1, codes, tokens.shape, generator=generator).to(tokens.device)
     own = schedule.split(tokens)

@@ -1,0 +1,126 @@
+"""`medar generator`: train generators of token pyramids."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import App, Parameter
+
+from medar.cli.training import TRAINING, Overrides, Training, assignments, report
+from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    from medar.generator.settings import GeneratorSettings
+    from medar.generator.task import Preview
+
+app = App(
+    name="generator",
+    help="Train generators.",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
+)
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@app.command
+def train(
+    config: Path,
+    /,
+    *overrides: Overrides,
+    data: Path,
+    out: Path,
+    tokenizer: Path | None = None,
+    training: Training = TRAINING,
+) -> int:
+    """Train a generator; OUT/model is what `medar synthesize` takes.
+
+    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl, OUT/checkpoints, and OUT/samples with a
+    picture of samples at each evaluation. Interrupted, the same command goes on. Under torchrun it
+    trains on all processes; DATA must be tokens then.
+
+    Parameters
+    ----------
+    config
+        YAML, such as configs/generator/hippocampus_mr.yaml (docs/reference/generator.md).
+    overrides
+        Values that replace the YAML's: training.steps=100, or --training.steps 100.
+    data
+        A folder of tokens that `medar tokenizer encode` filled; or, with TOKENIZER, a data set,
+        prepared or not, which is encoded into OUT/tokens as the YAML's `tokens` says.
+    out
+        Folder of the run.
+    tokenizer
+        Folder of the tokenizer, or of the run that left it, where DATA holds no tokens yet.
+    """
+    from medar.generator.settings import GeneratorSettings
+    from medar.generator.training import train_generator
+    from medar.settings import load_yaml
+
+    settings = load_yaml(GeneratorSettings, config, assignments(overrides))
+    settings = settings.within(training.max_minutes)
+    tokens = _tokens(settings, data, out, tokenizer)
+    tracker = training.tracker(out, "generator")
+    outcome = train_generator(
+        settings, tokens, out, tracker, resume=training.resume, preview=_preview(tokens, out)
+    )
+    return report(out, outcome, json=training.json)
+
+
+def _tokens(
+    settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None
+) -> Path:
+    """The folder of tokens: DATA itself, or one that is made from it now."""
+    from medar.tokenizer.encoding import encode_data_set
+    from medar.tokenizer.inference import load_tokenizer, model_folder
+    from medar.tokenizer.tokens import INDEX
+    from medar.training.distributed import ranks
+
+    if (data / INDEX).exists():
+        if tokenizer is not None:
+            raise MedarError(
+                f"--tokenizer {tokenizer}: {data} holds tokens and their tokenizer already; leave "
+                "it out, or name the data set that they were made from"
+            )
+        return data
+    if tokenizer is None:
+        raise MedarError(
+            f"{data}: holds no tokens (no {INDEX}); name the tokenizer with --tokenizer, or run "
+            "`medar tokenizer encode` first"
+        )
+    if ranks().world > 1:
+        raise MedarError(
+            f"{data}: holds no tokens; with several processes, run `medar tokenizer encode` first "
+            "and name its folder"
+        )
+    encode_data_set(
+        data,
+        out / "tokens",
+        model_folder(tokenizer),
+        load_tokenizer(tokenizer),
+        variants=settings.tokens.variants,
+        augmentation=settings.tokens.augmentation,
+        maps=settings.condition.map == "label",
+    )
+    return out / "tokens"
+
+
+def _preview(tokens: Path, out: Path) -> "Preview":
+    """Writes samples as a picture, one a call."""
+    from torch import Tensor
+
+    from medar.data.plan import Plan
+    from medar.report.sheets import contact_sheet
+    from medar.settings import from_dict
+    from medar.files import read_json
+    from medar.tokenizer.tokens import TOKENIZER
+    from medar.tokenizer.tokenizer import PREPROCESS
+
+    path = tokens / TOKENIZER / PREPROCESS
+    plan = from_dict(Plan, read_json(path), str(path))
+
+    def show(step: int, volumes: Tensor) -> None:
+        folder = out / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        contact_sheet(volumes.numpy(), folder / f"step_{step:06d}.png", spacing=plan.spacing)
+
+    return show

@@ -1,0 +1,84 @@
+"""A tiny quantiser, models over it, and tokens that it could have made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medar.generator.conditions import Condition
+from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
+from medar.generator.generator import Generator
+from medar.generator.mixers.base import MixerSettings
+from medar.settings import from_dict
+from medar.tokenizer.codebooks import CodebookSettings, make_codebook
+from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.schedule import ScaleSchedule
+
+SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
+CODES = 11
+ATTRIBUTES = (
+    Attribute(name="modality", values=("CT", "MR")),
+    Attribute(name="age", mean=50.0, deviation=10.0),
+)
+
+MakeModel = Callable[..., Generator]
+
+
+@pytest.fixture
+def quantiser() -> MultiScaleQuantiser:
+    """Three scales, 11 codes of width 4, with gains and phis that do something."""
+    torch.manual_seed(0)
+    codebook = make_codebook(CodebookSettings(size=CODES, width=4))
+    quantiser = MultiScaleQuantiser(codebook, SCHEDULE)
+    for _ in range(3):
+        quantiser(torch.randn(8, 4, *SCHEDULE.latent))
+    with torch.no_grad():
+        for phi in quantiser.phis:
+            phi.conv.weight += 0.1 * torch.randn_like(phi.conv.weight)
+    return quantiser.eval()
+
+
+@pytest.fixture
+def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
+    """A generator over it with random weights everywhere; keywords change its configuration."""
+
+    def make(*, mixer: str = "none", map_channels: int = 0, **changes: Any) -> Generator:
+        condition = ConditionConfig(
+            attributes=ATTRIBUTES,
+            map="label" if map_channels else "none",
+            map_channels=map_channels,
+            map_width=4,
+        )
+        values: dict[str, Any] = {"depth": 2, "head_width": 8, "condition": condition, **changes}
+        settings = from_dict(MixerSettings, {"kind": mixer, "state": 4}, "mixer")
+        torch.manual_seed(1)
+        model = Generator(GeneratorConfig(mixer=settings, **values), quantiser, (2, 2, 2))
+        return shaken(model).eval()
+
+    return make
+
+
+def shaken(model: Generator) -> Generator:
+    """No weight at zero, so that nothing is cut off as it is at the start of training."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    """(3, L) tokens."""
+    torch.manual_seed(2)
+    return torch.randint(CODES, (3, SCHEDULE.length))
+
+
+@pytest.fixture
+def condition() -> Condition:
+    """Of three volumes: known, partly known, unknown."""
+    nan = torch.nan
+    return Condition(attributes=torch.tensor([[0.0, 61.0], [1.0, nan], [nan, nan]]))

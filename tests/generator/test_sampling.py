@@ -1,0 +1,108 @@
+"""Choosing tokens: seeds, filters, guidance."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from medar.errors import MedarError
+from medar.generator.conditions import Condition
+from medar.generator.sampling import SamplingSettings, choose, draws, filtered, sample
+
+from .conftest import SCHEDULE, MakeModel
+
+
+def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Condition) -> None:
+    model = make_model(mixer="mamba")
+    settings = SamplingSettings(guidance=1.5, top_k=5)
+    whole = sample(model, condition, [7, 8, 9], settings)
+    assert torch.equal(whole, sample(model, condition, [7, 8, 9], settings))
+    for i, seed in enumerate([7, 8, 9]):
+        assert torch.equal(whole[i : i + 1], sample(model, condition[i : i + 1], [seed], settings))
+    assert not torch.equal(whole, sample(model, condition, [1, 2, 3], settings))
+
+
+def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condition) -> None:
+    model = make_model()
+    plain = sample(model, condition, [1, 2, 3], SamplingSettings())
+    unused = SamplingSettings(guidance=3.0, guidance_from=1, guidance_to=1)
+    assert torch.equal(plain, sample(model, condition, [1, 2, 3], unused))
+    guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance=8.0))
+    assert not torch.equal(plain, guided)
+    assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
+
+
+def test_guidance_rises_within_its_window() -> None:
+    settings = SamplingSettings(guidance=2.0, guidance_from=1, guidance_to=4)
+    assert [settings.strength(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
+
+
+def test_choices_follow_the_distribution() -> None:
+    torch.manual_seed(0)
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 20_000, 4)
+    numbers = torch.rand(1, 20_000)
+    found = torch.bincount(choose(logits, numbers, SamplingSettings(), 0)[0], minlength=4) / 20_000
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015, rtol=0)
+    cold = choose(logits, numbers, SamplingSettings(temperature=0.01), 0)
+    assert (cold == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"top_k": 2}, {2, 3}),
+        ({"top_p": 0.65}, {2, 3}),
+        ({"top_p": 0.3}, {3}),
+        ({"top_k": (4, 1)}, {3}),
+        ({"temperature": (1.0, 1.0)}, {0, 1, 2, 3}),
+    ],
+)
+def test_filters_leave_the_likeliest(settings: dict[str, float], left: set[int]) -> None:
+    logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 2_000, 4)
+    made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1)  # type: ignore[arg-type]
+    assert set(made.unique().tolist()) == left
+
+
+def test_the_ends_of_the_unit_interval_are_possible_tokens() -> None:
+    logits = torch.tensor([[[-torch.inf, 0.0, 0.0, -torch.inf]]]).expand(1, 2, 4)
+    numbers = torch.tensor([[0.0, 1 - 2**-24]])
+    assert choose(logits, numbers, SamplingSettings(), 0).tolist() == [[1, 2]]
+
+
+def test_top_p_keeps_at_least_one() -> None:
+    logits = torch.tensor([[5.0, 0.0, 0.0]])
+    assert filtered(logits, 0, 1e-6).isfinite().sum() == 1
+
+
+def test_random_numbers_are_each_seeds_own() -> None:
+    assert torch.equal(draws([3, 4], 5)[1], draws([4], 5)[0])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"temperature": 0.0}, "temperature 0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"guidance": -1.0}, "guidance -1"),
+        ({"guidance_from": -1}, "scales from 0"),
+    ],
+)
+def test_nonsense_is_refused(values: dict[str, float], said: str) -> None:
+    with pytest.raises(MedarError, match=said):
+        SamplingSettings(**values)  # type: ignore[arg-type]
+
+
+def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condition) -> None:
+    settings = SamplingSettings(temperature=(1.0, 0.9))
+    with pytest.raises(MedarError, match="2 values; the model has 3 scales"):
+        sample(make_model(), condition, [1, 2, 3], settings)
+
+
+def test_progress_is_told_scale_by_scale(make_model: MakeModel, condition: Condition) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def note(part: int, chosen: list[Tensor]) -> None:
+        seen.append((part, sum(one.shape[1] for one in chosen)))
+
+    sample(make_model(), condition, [1, 2, 3], SamplingSettings(), after_part=note)
+    assert seen == [(0, 1), (1, 9), (2, SCHEDULE.length)]
