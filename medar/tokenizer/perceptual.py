@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from medar.errors import MedarError, one_line
 
+FILE = "resnet_10_23dataset.pth"
+"""MedicalNet's ResNet-10, as its authors name the file."""
+
 
 class PerceptualLoss(nn.Module):
     """Squared distance of unit feature vectors, averaged over sites and depths.
@@ -63,30 +66,36 @@ def _stages(path: Path) -> nn.Sequential:
     )  # fmt: skip
     names = ("conv1", "bn1", "layer1", "layer2")
     stages = nn.ModuleDict({name: getattr(network, name) for name in names})
-    weights = _read(path)
+    weights = read_weights(path, FILE)
     known = {name: weights[name] for name in stages.state_dict() if name in weights}
     try:
         stages.load_state_dict(known)
     except RuntimeError as error:
         raise MedarError(
-            f"{path}: not the weights of MedicalNet's ResNet-10 ({one_line(error)}); "
-            "resnet_10_23dataset.pth is needed"
+            f"{path}: not the weights of MedicalNet's ResNet-10 ({one_line(error)}); {FILE} is needed"
         ) from error
     stem = nn.Sequential(stages["conv1"], stages["bn1"], nn.ReLU())
     first = nn.Sequential(network.maxpool, stages["layer1"])
     return nn.Sequential(stem, first, stages["layer2"])
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The tensors of a checkpoint, without the prefix that DataParallel puts before their names."""
+def read_weights(path: Path, needed: str) -> dict[str, Any]:
+    """The tensors of a checkpoint, without the prefix that DataParallel puts before their names.
+
+    Args:
+        path: the file.
+        needed: the file that is wanted, for messages.
+
+    Raises:
+        MedarError: the file cannot be read, or holds no tensors.
+    """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # on odd bytes the unpickler fails with whatever comes first
         raise MedarError(
-            f"{path}: not a file of tensors by torch.save ({one_line(error, 80)}); "
-            "resnet_10_23dataset.pth is needed"
+            f"{path}: not a file of tensors by torch.save ({one_line(error, 80)}); {needed} is needed"
         ) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}

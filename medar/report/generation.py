@@ -1,0 +1,90 @@
+"""A contact sheet: many volumes at a glance, each in three planes, generated above real ones."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medar.errors import MedarError
+from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.volume import Volume
+
+COLUMNS = 8
+"""Volumes beside each other; more go on below."""
+
+INCHES = 1.3
+"""Longest side of a picture."""
+
+
+def contact_sheet(
+    volumes: Sequence[Volume],
+    path: str | Path,
+    *,
+    titles: Sequence[str] | None = None,
+    real: Sequence[Volume] = (),
+    real_titles: Sequence[str] | None = None,
+) -> None:
+    """Draw the middle planes of volumes to a PNG, a column a volume, real ones below.
+
+    All pictures share one display range, that of the real volumes where there are any, and one
+    scale. The patient's right is on the left of coronal and axial pictures.
+
+    Args:
+        volumes: generated, at least one; the first channel of each is drawn.
+        path: the PNG.
+        titles: one for each; default their numbers, from 0.
+        real: to compare with.
+        real_titles: one for each; default "real 0", "real 1" ...
+
+    Raises:
+        MedarError: another ending than .png, no volume, or a file system that refuses.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if Path(path).suffix.lower() != ".png":
+        raise MedarError(f"{path}: pictures are written as .png")
+    if not volumes:
+        raise MedarError(f"{path}: no volume to draw")
+    named = list(zip(titles or [str(k) for k in range(len(volumes))], volumes, strict=True))
+    others = list(zip(real_titles or [f"real {k}" for k in range(len(real))], real, strict=True))
+    columns = min(COLUMNS, max(len(named), len(others)))
+    bands = [one[k : k + columns] for one in (named, others) for k in range(0, len(one), columns)]
+    window = _common_range(real or volumes)
+    extents = [volume.grid.extent for volume in (*volumes, *real)]
+    sides = [max(one[axis] for one in extents) for axis in range(3)]
+    inches = INCHES / max(sides)
+    heights = [sides[2], sides[2], sides[1]] * len(bands)
+    size = (columns * max(sides[:2]) * inches, sum(heights) * inches + 0.2 * len(bands))
+    figure = Figure(figsize=size, dpi=110, facecolor="black")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(
+        len(heights), columns, squeeze=False, height_ratios=heights,
+        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1 - 0.2 / size[1],
+                     "wspace": 0.03, "hspace": 0.2 * len(bands) / sum(size)},
+    )  # fmt: skip
+    for row, band in enumerate(bands):
+        for column in range(columns):
+            cells = [axes[3 * row + k][column] for k in range(3)]
+            _draw(cells, *(band[column] if column < len(band) else ("", None)), window)
+    save_png(figure, path)
+
+
+def _common_range(volumes: Sequence[Volume]) -> tuple[float, float]:
+    """One display range for all."""
+    ranges = [display_range(volume) for volume in volumes]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _draw(
+    cells: Sequence[Any], title: str, volume: Volume | None, window: tuple[float, float]
+) -> None:
+    """The three planes of a volume, below each other; nothing where there is none."""
+    for ax, plane in zip(cells, PLANES, strict=True):
+        ax.set_axis_off()
+        if volume is None:
+            continue
+        centre = tuple(side // 2 for side in volume.shape)
+        draw_plane(ax, volume, plane, centre, window)
+        if plane[2] == "R":  # the patient's right is on the left of the picture
+            ax.invert_xaxis()
+    cells[0].set_title(title, fontsize=7, color="white", pad=2)
