@@ -6,7 +6,9 @@ B batch, A attributes, M channels of a map, X Y Z voxels.
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from medar.generator.config import Attribute
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,3 +40,35 @@ class Condition:
     def without_attributes(self) -> "Condition":
         """The same with nothing known of the attributes; the map stays."""
         return replace(self, attributes=torch.full_like(self.attributes, torch.nan))
+
+
+class AttributeEmbedding(nn.Module):
+    """Attributes, (B, A) with NaN where unknown, to (B, E): the sum of one embedding each.
+
+    Args:
+        attributes: A of them.
+        width: E.
+    """
+
+    def __init__(self, attributes: tuple[Attribute, ...], width: int) -> None:
+        super().__init__()
+        self.attributes = attributes
+        self.bias = nn.Parameter(torch.randn(width))
+        self.nulls = nn.Parameter(torch.randn(len(attributes), width))
+        self.tables = nn.ModuleList(
+            nn.Embedding(len(one.values), width) if one.categorical else nn.Linear(1, width)
+            for one in attributes
+        )
+
+    def forward(self, values: Tensor) -> Tensor:
+        embedding = self.bias.expand(len(values), -1)
+        for place, (one, table) in enumerate(zip(self.attributes, self.tables, strict=True)):
+            value = values[:, place]
+            known = value.isfinite()
+            filled = torch.where(known, value, 0.0)
+            if one.categorical:
+                found = table(filled.long())
+            else:
+                found = table(((filled - one.mean) / one.deviation)[:, None])
+            embedding = embedding + torch.where(known[:, None], found, self.nulls[place])
+        return embedding
