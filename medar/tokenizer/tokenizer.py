@@ -13,7 +13,7 @@ B batch, C channels, X Y Z voxels.
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save
@@ -88,6 +88,9 @@ class Tokenizer(nn.Module):
         MedarError: the plan's size is not that of the schedule.
     """
 
+    encoder_type: ClassVar[type[Encoder]] = Encoder
+    decoder_type: ClassVar[type[Decoder]] = Decoder
+
     def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
         super().__init__()
         if plan is not None and plan.size != config.size:
@@ -98,8 +101,8 @@ class Tokenizer(nn.Module):
         self.config = config
         self.plan = plan
         self._digest: tuple[object, str] | None = None
-        self.encoder = Encoder(config.network)
-        self.decoder = Decoder(config.network)
+        self.encoder = self.encoder_type(config.network)
+        self.decoder = self.decoder_type(config.network)
         codebook = make_codebook(config.codebook)
         self.quantiser = MultiScaleQuantiser(codebook, config.schedule, config.quantiser)
 
@@ -181,11 +184,11 @@ class Tokenizer(nn.Module):
         if self.plan is not None:
             write_json(folder / PREPROCESS, to_dict(self.plan))
         write_text(folder / CARD, self._card())
-        config = {"class": "Tokenizer", "format": FORMAT_VERSION, **to_dict(self.config)}
+        config = {"class": type(self).__name__, "format": FORMAT_VERSION, **to_dict(self.config)}
         write_json(folder / CONFIG, config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "Tokenizer":
+    def from_pretrained(cls, folder: str | Path) -> Self:
         """The tokenizer that `save_pretrained` wrote, in evaluation mode.
 
         Raises:
@@ -194,11 +197,9 @@ class Tokenizer(nn.Module):
         folder = Path(folder)
         values = read_json(folder / CONFIG)
         said = (values.pop("class", None), values.pop("format", None))
-        if said != ("Tokenizer", FORMAT_VERSION):
-            raise MedarError(
-                f"{folder / CONFIG}: class and format {said}; "
-                f"('Tokenizer', {FORMAT_VERSION}) is read here"
-            )
+        read = (cls.__name__, FORMAT_VERSION)
+        if said != read:
+            raise MedarError(f"{folder / CONFIG}: class and format {said}; {read} is read here")
         plan = None
         if (folder / PREPROCESS).exists():
             plan = from_dict(Plan, read_json(folder / PREPROCESS), str(folder / PREPROCESS))

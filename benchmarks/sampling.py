@@ -1,0 +1,360 @@
+"""Seconds and memory a volume: ours, a raster-order transformer with a cache, and MONAI's peers.
+
+Every row samples volumes of the same latent grid, its size chosen so that its number of trained
+parameters comes nearest to --parameters, and ends in the same decoder (that of medar's tokenizer).
+Weights are untrained: time and memory do not depend on them. Batch 1, no guidance, temperature 1,
+fp32. Each row runs in a process of its own, one after the other, so that its peak is its own.
+
+    python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--repeats 3]
+
+Rows:
+    ours              the next-scale generator, with --mixer, over the grid's default schedule
+    raster            our raster-order transformer with keys and values kept, the latent grid alone
+    raster-pyramid    the same over all tokens of the schedule of `ours`
+    monai             MONAI's VQVAETransformerInferer.sample with DecoderOnlyTransformer and its
+                      flash attention, which computes all tokens anew for each one: minutes
+    flow              30 steps of MONAI's RFlowScheduler with DiffusionModelUNet in the latent; its
+                      grid is padded to even sides, as the network needs them
+
+--limit-tokens N times `monai` on N of the sequence's lengths, evenly spread, instead of all of
+them; the row then says that it is extrapolated. Memory is the process's largest resident set
+(Linux), on CUDA the largest allocation; `held` is what was there before sampling.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+THREADS = os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import torch
+from monai.inferers import VQVAETransformerInferer
+from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
+from monai.networks.schedulers import RFlowScheduler
+from monai.utils.ordering import Ordering
+from torch import Tensor, nn
+
+from medar.environment import environment
+from medar.generator.baselines.raster import RasterModel
+from medar.generator.conditions import Condition
+from medar.generator.config import GeneratorConfig
+from medar.generator.mixers.base import MixerSettings
+from medar.generator.model import TokenModel
+from medar.tokenizer import ScaleSchedule, Tokenizer, TokenPyramid
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.tokenizer import TokenizerConfig
+from medar.volume import Shape3
+
+ROWS = ("ours", "raster", "raster-pyramid", "flow", "monai")
+DEPTH = 8
+STEPS = 30
+MIB = 1 << 20
+
+
+class Row(NamedTuple):
+    """How a row's network is made, and how it makes a volume."""
+
+    sizes: Sequence[int]
+    make: Callable[[int], nn.Module]
+    draw: Callable[[nn.Module], Tensor]
+
+
+def main() -> None:
+    """Run the rows, print the table and one line of JSON."""
+    options = parse()
+    if options.row:
+        print(json.dumps(measure(options)))
+        return
+    found = []
+    for grid in options.grids:
+        for row in options.rows:
+            print(f"== {row} at {cross(grid)}", file=sys.stderr, flush=True)
+            found.append(apart(row, grid, options))
+    print(table(found))
+    print(json.dumps({"rows": found, "environment": environment(), "threads": int(THREADS)}))
+
+
+def apart(row: str, grid: Shape3, options: argparse.Namespace) -> dict[str, Any]:
+    """A row in a process of its own, at the size that the budget asks for."""
+    torch.manual_seed(0)
+    make = row_of(row, tokenizer_of(row, grid, options), options)
+    size = sized(make, options.parameters)
+    command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--row", row]
+    command += ["--grids", cross(grid), "--size", str(size)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return {"row": row, "grid": cross(grid), **json.loads(said.stdout.splitlines()[-1])}
+
+
+@torch.no_grad()
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time one row in this process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(int(THREADS))
+    device, (grid,) = torch.device(options.device), options.grids
+    tokenizer = tokenizer_of(options.row, grid, options)
+    row = row_of(options.row, tokenizer, options)
+    model = row.make(options.size).eval().to(device)
+    if isinstance(model, DiffusionModelUNet):
+        model = model.to(memory_format=torch.channels_last_3d)
+    tokens = sum(model.parts) if isinstance(model, TokenModel) else tokenizer.config.schedule.length
+    held = memory(device, "VmRSS")
+    about = {"parameters": parameters(model), "tokens": tokens, "held_mib": held}
+    if options.row == "monai" and options.limit_tokens:
+        seconds = [extrapolated(model, tokenizer, tokens, options.limit_tokens)]
+        about["extrapolated_from"] = options.limit_tokens
+    else:
+        warm_up(model, row, tokenizer)
+        seconds = [timed(lambda: row.draw(model), device) for _ in range(options.repeats)]
+    return {**about, "seconds": seconds, "peak_mib": memory(device, "VmHWM")}
+
+
+def warm_up(model: nn.Module, row: Row, tokenizer: Tokenizer) -> None:
+    """A volume that is not timed; of MONAI's transformer one pass, as a volume takes minutes."""
+    if isinstance(model, DecoderOnlyTransformer):
+        model(torch.zeros(1, model.max_seq_len, dtype=torch.int64, device=device_of(model)))
+        row = row._replace(draw=lambda _: decoded(tokenizer, noise(tokenizer)))
+    row.draw(model)
+
+
+def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
+    """The row of a name over a tokenizer."""
+    heads = range(4, 129, 2)
+    if name == "flow":
+        return Row(range(8, 513, 8), unet_of(tokenizer), lambda net: flow(net, tokenizer))
+    if name == "monai":
+        return Row(
+            range(DEPTH, 2049, DEPTH), gpt_of(tokenizer), lambda net: monai_sample(net, tokenizer)
+        )
+    if name == "ours":
+        from medar.generator.generator import Generator
+
+        kind: Callable[..., nn.Module] = Generator
+        mixer = MixerSettings(kind=options.mixer)
+    else:
+        kind, mixer = RasterModel, MixerSettings()
+
+    def make(size: int) -> nn.Module:
+        return kind(GeneratorConfig(depth=DEPTH, head_width=size, mixer=mixer), tokenizer.quantiser)
+
+    return Row(heads, make, lambda model: ours(model, tokenizer))
+
+
+def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokenizer:
+    """An untrained tokenizer; of one scale but for the rows that go over all scales."""
+    scales = min(max(grid), 10) if row in ("ours", "raster-pyramid") else 1
+    network = NetworkConfig(
+        patch=2, width=32, growth=(1, 2, 4), downsampling=(options.downsampling,) * 3
+    )
+    config = TokenizerConfig(
+        schedule=ScaleSchedule.from_latent(grid, scales),
+        network=network,
+        codebook=CodebookSettings(size=options.codes, width=network.code_width),
+    )
+    tokenizer = Tokenizer(config).eval().requires_grad_(False)
+    return tokenizer.to(options.device, memory_format=torch.channels_last_3d)
+
+
+def ours(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
+    """A volume by any model of medar."""
+    assert isinstance(model, TokenModel)
+    state = model.begin(Condition(attributes=torch.zeros(1, 0, device=device_of(model))))
+    taken = []
+    for _ in model.parts:
+        chances = model.step(state).softmax(-1)
+        taken.append(model.take(state, torch.multinomial(chances[0], 1).T))
+    flat = torch.cat(taken, dim=1)
+    return tokenizer.decode(TokenPyramid.from_flat(flat, model.schedule, model.codes)).volume
+
+
+def gpt_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
+    """MONAI's transformer, one more token being that of the beginning."""
+    length = tokenizer.config.schedule.length
+
+    def make(width: int) -> nn.Module:
+        return DecoderOnlyTransformer(
+            num_tokens=tokenizer.codes + 1, max_seq_len=length, attn_layers_dim=width,
+            attn_layers_depth=DEPTH, attn_layers_heads=DEPTH, use_flash_attention=True,
+        )  # fmt: skip
+
+    return make
+
+
+class Decoding(nn.Module):
+    """What MONAI's inferer asks of a VQVAE, by medar's tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer, self.num_embeddings = tokenizer, tokenizer.codes
+
+    def decode_samples(self, indices: Tensor) -> Tensor:
+        """(B, x, y, z) indices to volumes."""
+        schedule = self.tokenizer.config.schedule
+        pyramid = TokenPyramid.from_flat(indices.flatten(1), schedule, self.num_embeddings)
+        return self.tokenizer.decode(pyramid).volume
+
+
+def monai_sample(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
+    """A volume by MONAI's inferer."""
+    grid = tokenizer.config.schedule.latent
+    start = torch.full((1, 1), tokenizer.codes, device=device_of(model))
+    volume: Tensor = VQVAETransformerInferer().sample(
+        latent_spatial_dim=grid, starting_tokens=start, vqvae_model=Decoding(tokenizer),
+        transformer_model=model, verbose=False,
+        ordering=Ordering("raster_scan", spatial_dims=3, dimensions=(1, *grid)),
+    )  # fmt: skip
+    return volume
+
+
+def extrapolated(model: nn.Module, tokenizer: Tokenizer, length: int, count: int) -> float:
+    """Seconds of all tokens from those of `count` lengths, the decoder's added."""
+    device = device_of(model)
+    lengths = torch.linspace(1, length, min(count, length)).long().tolist()
+    model(torch.zeros(1, length, dtype=torch.int64, device=device))
+    seconds = []
+    for tokens in lengths:
+        row = torch.zeros(1, tokens, dtype=torch.int64, device=device)
+        seconds.append(
+            timed(lambda row=row: torch.multinomial(model(row)[:, -1].softmax(-1), 1), device)
+        )
+    areas = torch.trapezoid(torch.tensor(seconds), torch.tensor(lengths, dtype=torch.float32))
+    return float(areas) + timed(lambda: decoded(tokenizer, noise(tokenizer)), device)
+
+
+def unet_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
+    """MONAI's U-Net of two levels with attention at the second, in the latent's channels."""
+    channels = tokenizer.config.network.code_width
+
+    def make(width: int) -> nn.Module:
+        return DiffusionModelUNet(
+            spatial_dims=3, in_channels=channels, out_channels=channels, num_res_blocks=2,
+            channels=(width, 2 * width), attention_levels=(False, True), norm_num_groups=8,
+            num_head_channels=(0, 2 * width), use_flash_attention=True,
+        )  # fmt: skip
+
+    return make
+
+
+def flow(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
+    """A volume by a rectified flow in the latent."""
+    x, y, z = tokenizer.config.schedule.latent
+    latent = noise(tokenizer, even=True)
+    scheduler = RFlowScheduler(use_discrete_timesteps=False)
+    scheduler.set_timesteps(STEPS, device=latent.device)
+    times = [*scheduler.timesteps, torch.zeros_like(scheduler.timesteps[0])]
+    for now, after in pairwise(times):
+        velocity = model(latent, timesteps=now[None].float())
+        latent, _ = scheduler.step(velocity, now, latent, after)
+    return decoded(tokenizer, latent[:, :, :x, :y, :z])
+
+
+def noise(tokenizer: Tokenizer, even: bool = False) -> Tensor:
+    """A latent of noise, its sides rounded up to even ones where that is asked for."""
+    sides = [side + even * (side % 2) for side in tokenizer.config.schedule.latent]
+    return torch.randn(1, tokenizer.config.network.code_width, *sides, device=device_of(tokenizer))
+
+
+def decoded(tokenizer: Tokenizer, latent: Tensor) -> Tensor:
+    """A latent's volume."""
+    volume: Tensor = tokenizer.decoder(latent).volume
+    return volume
+
+
+def sized(row: Row, budget: int) -> int:
+    """The size whose number of parameters comes nearest to a budget; it grows with the size."""
+    at = bisect_left(row.sizes, budget, key=lambda size: parameters(row.make(size)))
+    near = row.sizes[max(at - 1, 0) : at + 1]
+    return min(near, key=lambda size: abs(parameters(row.make(size)) - budget))
+
+
+def parameters(model: nn.Module) -> int:
+    """Parameters that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def timed(act: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, until the device has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    act()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def memory(device: torch.device, what: str) -> float:
+    """MiB: VmRSS, what the process holds now, or VmHWM, the most that it held."""
+    if device.type == "cuda":
+        peak = what == "VmHWM"
+        held = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
+        return round(held / MIB, 1)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024, 1)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's weights are."""
+    return next(model.parameters()).device
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rows as Markdown; ratios are to `ours` at the same grid."""
+    lines = [
+        "| grid | row | parameters | tokens | seconds a volume (range) | ratio | held MiB | "
+        "peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in rows:
+        own = [r for r in rows if (r["grid"], r["row"]) == (one["grid"], "ours")]
+        middle = statistics.median(one["seconds"])
+        ratio = f"{middle / statistics.median(own[0]['seconds']):.2f}" if own else "-"
+        spread = f"{min(one['seconds']):.3f}-{max(one['seconds']):.3f}"
+        if "extrapolated_from" in one:
+            spread = f"extrapolated from {one['extrapolated_from']} lengths"
+        lines.append(
+            f"| {one['grid']} | {one['row']} | {one['parameters']:,} | {one['tokens']} | "
+            f"{middle:.3f} ({spread}) | {ratio} | {one['held_mib']:.0f} | {one['peak_mib']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def cross(grid: Shape3) -> str:
+    """A grid as it is written."""
+    return "x".join(map(str, grid))
+
+
+def grid_of(text: str) -> Shape3:
+    """A grid as it is read."""
+    x, y, z = map(int, text.split("x"))
+    return x, y, z
+
+
+def parse() -> argparse.Namespace:
+    """Arguments of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--grids", type=grid_of, nargs="+", default=[(5, 7, 5), (10, 14, 10)])
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--parameters", type=int, default=6_600_000)
+    parser.add_argument("--codes", type=int, default=512)
+    parser.add_argument("--downsampling", type=int, default=8)
+    parser.add_argument("--mixer", default=MixerSettings().kind)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--limit-tokens", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--row", help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The raster model: what it sees, cached steps, known tokens, what it refuses."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from medar.errors import MedarError
+from medar.generator.baselines.raster import RasterMemory, RasterModel
+from medar.generator.conditions import Condition
+from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
+from medar.generator.mixers.base import MixerSettings
+from medar.generator.model import Known
+from medar.tokenizer.codebooks import CodebookSettings, make_codebook
+from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.schedule import ScaleSchedule
+
+torch.set_num_threads(1)
+
+PYRAMID = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
+RASTER = ScaleSchedule(grids=((3, 2, 3),))
+ATTRIBUTES = (
+    Attribute(name="site", values=("a", "b", "c")),
+    Attribute(name="age", mean=50.0, deviation=10.0),
+)
+CONFIG = GeneratorConfig(
+    depth=2, head_width=8, mlp=2.0, condition=ConditionConfig(attributes=ATTRIBUTES)
+)
+
+
+def make_model(schedule: ScaleSchedule = PYRAMID, config: GeneratorConfig = CONFIG) -> RasterModel:
+    """A model of 11 codes whose weights are all at work."""
+    torch.manual_seed(0)
+    codebook = make_codebook(CodebookSettings(size=11, width=4))
+    model = RasterModel(config, MultiScaleQuantiser(codebook, schedule))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def draw(model: RasterModel, batch: int = 3) -> tuple[Tensor, Condition]:
+    """Tokens and conditions, some of them unknown."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(model.codes, (batch, model.schedule.length), generator=generator)
+    attributes = torch.tensor([[0.0, 40.0], [torch.nan, 70.0], [2.0, torch.nan]])[:batch]
+    return tokens, Condition(attributes=attributes)
+
+
+def steps(model: RasterModel, tokens: Tensor, memory: RasterMemory) -> tuple[Tensor, Tensor]:
+    """Logits and tokens when `tokens` are chosen one after the other."""
+    logits, taken = [], []
+    for place, part in enumerate(model.parts):
+        logits.append(model.step(memory))
+        taken.append(model.take(memory, tokens[:, place : place + part]))
+    return torch.cat(logits, dim=1), torch.cat(taken, dim=1)
+
+
+@pytest.mark.parametrize("schedule", [PYRAMID, RASTER], ids=["pyramid", "raster"])
+def test_cached_steps_equal_teacher_forcing(schedule: ScaleSchedule) -> None:
+    model = make_model(schedule)
+    tokens, condition = draw(model)
+    with torch.no_grad():
+        forced = model(tokens, condition)
+    stepped, taken = steps(model, tokens, model.begin(condition))
+    assert forced.shape == (3, schedule.length, 11)
+    torch.testing.assert_close(stepped, forced, atol=1e-4, rtol=0)
+    assert torch.equal(taken, tokens)
+
+
+def test_a_step_can_be_looked_at_twice() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    memory = model.begin(condition)
+    model.step(memory)
+    model.take(memory, tokens[:, :1])
+    assert torch.equal(model.step(memory), model.step(memory))
+
+
+def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        forced = model(tokens, condition)
+        memory = model.begin(condition)
+        stepped, _ = steps(model, tokens, memory)
+    assert memory.keys.dtype == torch.bfloat16
+    torch.testing.assert_close(stepped.float(), forced.float(), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("place", [0, 1, 8, 9, 25])
+def test_a_token_is_seen_by_those_after_it_alone(place: int) -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    other = tokens.clone()
+    other[:, place] = (other[:, place] + 1) % model.codes
+    with torch.no_grad():
+        change = (model(tokens, condition) - model(other, condition)).abs().amax((0, 2))
+    assert change[: place + 1].max() == 0
+    assert change[place + 1 :].min() > 0
+
+
+def test_the_condition_is_seen_everywhere_and_unknown_is_a_value() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    with torch.no_grad():
+        logits = model(tokens, condition)
+        unknown = model(tokens, condition.without_attributes())
+    assert (logits - unknown).abs().amax(2).min() > 0
+
+
+def test_an_item_does_not_depend_on_its_batch() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    together, _ = steps(model, tokens, model.begin(condition))
+    for item in range(3):
+        one = slice(item, item + 1)
+        alone, _ = steps(model, tokens[one], model.begin(condition[one]))
+        torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=1e-5)
+
+
+def test_every_trained_weight_learns_and_the_codes_stay() -> None:
+    model = make_model().train()
+    tokens, condition = draw(model)
+    cross_entropy(model(tokens, condition).flatten(0, 1), tokens.flatten()).backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in trained.values())
+    assert not any(name.startswith("quantiser") for name in trained)
+
+
+def test_at_first_the_model_says_nothing_and_training_lowers_the_loss() -> None:
+    torch.manual_seed(0)
+    codebook = make_codebook(CodebookSettings(size=11, width=4))
+    model = RasterModel(CONFIG, MultiScaleQuantiser(codebook, PYRAMID))
+    tokens, condition = draw(model)
+    optimiser = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    losses = []
+    for _ in range(30):
+        loss = cross_entropy(model(tokens, condition).flatten(0, 1), tokens.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(math.log(11), abs=0.1)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_known_tokens_replace_the_chosen_ones() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    latent = torch.randn(3, 4, 3, 2, 3)
+    mask = torch.zeros(3, model.schedule.length, dtype=torch.bool)
+    mask[1] = True
+    _, taken = steps(model, tokens, model.begin(condition, Known(mask=mask, latent=latent)))
+    encoded = torch.cat(model.quantiser.encode(latent), dim=1)
+    assert torch.equal(taken[1], encoded[1])
+    assert torch.equal(taken[[0, 2]], tokens[[0, 2]])
+
+
+def test_known_tokens_make_up_for_what_coarser_scales_turned_out_to_be() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    latent = torch.randn(3, 4, 3, 2, 3)
+    fine = model.schedule.offsets[-1]
+    mask = torch.zeros(3, model.schedule.length, dtype=torch.bool)
+    mask[:, fine:] = True
+    logits, taken = steps(model, tokens, model.begin(condition, Known(mask=mask, latent=latent)))
+    coarse = model.quantiser.decode(model.schedule.split(tokens)[:-1])
+    assert torch.equal(taken[:, :fine], tokens[:, :fine])
+    assert torch.equal(taken[:, fine:], model.quantiser.encode_scale(2, latent - coarse))
+    with torch.no_grad():
+        torch.testing.assert_close(logits, model(taken, condition), atol=1e-4, rtol=0)
+
+
+def test_the_state_is_that_of_the_caches() -> None:
+    model = make_model()
+    _, condition = draw(model)
+    memory = model.begin(condition)
+    assert model.state_size == (memory.keys.numel() + memory.values.numel()) // 3
+    assert sum(model.parts) == model.schedule.length
+
+
+def test_weights_survive_a_state_dict() -> None:
+    model = make_model()
+    tokens, condition = draw(model)
+    other = make_model()
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(tokens, condition), other(tokens, condition))
+
+
+def test_maps_and_mixers_are_refused() -> None:
+    mapped = replace(CONFIG, condition=ConditionConfig(map="label", map_channels=2))
+    with pytest.raises(MedarError, match=r"condition map 'label'.*'none' alone"):
+        make_model(config=mapped)
+    with pytest.raises(MedarError, match=r"mixer 'mamba'.*'none' alone"):
+        make_model(config=replace(CONFIG, mixer=MixerSettings(kind="mamba")))
