@@ -17,12 +17,14 @@ from safetensors.torch import load_file, save
 
 from medar.errors import MedarError, one_line
 from medar.files import read_json, write_bytes, write_json, write_text
+from medar.generator.baselines.raster import RasterModel
+from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.config import GeneratorConfig
 from medar.generator.generator import Generator
 from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings
 from medar.settings import from_dict, to_dict
-from medar.tokenizer.inference import load_tokenizer, place
+from medar.tokenizer.inference import place, plan_of
 from medar.tokenizer.tokenizer import CARD, CONFIG, WEIGHTS, Tokenizer
 
 FORMAT_VERSION = 1
@@ -36,8 +38,12 @@ CLASSES: dict[str, Make] = {
     "Generator": lambda config, tokenizer: Generator(
         config, tokenizer.quantiser, tokenizer.config.network.downsampling
     ),
+    "RasterModel": lambda config, tokenizer: RasterModel(config, tokenizer.quantiser),
 }
 """What a folder may hold, by the name in its config.json."""
+
+KINDS = {"next_scale": "Generator", "raster": "RasterModel"}
+"""The same by the name in settings."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,6 +56,22 @@ class Loaded:
     """With its plan, on the model's device."""
     sampling: SamplingSettings
     """How tokens are chosen where nothing else is asked for."""
+
+
+def make_model(kind: str, config: GeneratorConfig, tokenizer: Tokenizer) -> TokenModel:
+    """An untrained model for a tokenizer's tokens.
+
+    Args:
+        kind: a key of `KINDS`.
+        config: its sizes and conditions.
+        tokenizer: whose quantiser it takes, frozen.
+
+    Raises:
+        MedarError: another kind, or a configuration that the kind does not take.
+    """
+    if kind not in KINDS:
+        raise MedarError(f"generator {kind!r}: no such kind; there are: {', '.join(KINDS)}")
+    return CLASSES[KINDS[kind]](config, tokenizer)
 
 
 def save_model(
@@ -73,7 +95,7 @@ def save_model(
     if name not in CLASSES:
         raise MedarError(f"{name}: no class of generator; there are: {', '.join(CLASSES)}")
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = load_tokenizer(tokenizer, "cpu")
+        tokenizer = read_tokenizer(tokenizer)
     sampling = sampling or SamplingSettings()
     sampling.check(model.schedule)
     tokenizer.save_pretrained(folder / TOKENIZER)
@@ -89,9 +111,7 @@ def save_model(
     write_json(folder / CONFIG, about)
 
 
-def load_model(
-    path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> Loaded:
+def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Loaded:
     """The generator that `save_model` wrote, on a device, in evaluation mode.
 
     Args:
@@ -111,7 +131,8 @@ def load_model(
             f"({', '.join(CLASSES)}), format {FORMAT_VERSION}"
         )
     digest, chosen = values.pop("tokenizer", None), values.pop("sampling", {})
-    tokenizer = load_tokenizer(folder / TOKENIZER, "cpu")
+    tokenizer = read_tokenizer(folder / TOKENIZER)
+    plan_of(tokenizer)
     if tokenizer.digest != digest:
         raise MedarError(
             f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, the generator was trained with "

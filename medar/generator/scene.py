@@ -101,7 +101,9 @@ def restored(inferred: Inferred, trace: Trace) -> Placed:
 @torch.no_grad()
 def latent_of(tokenizer: Tokenizer, array: np.typing.NDArray[np.float32]) -> Tensor:
     """The encoder's latent of a prepared volume, (C, X, Y, Z): (1, D, x, y, z)."""
-    latent: Tensor = tokenizer.encoder(torch.from_numpy(array.copy())[None].to(device_of(tokenizer)))
+    latent: Tensor = tokenizer.encoder(
+        torch.from_numpy(array.copy())[None].to(device_of(tokenizer))
+    )
     return latent
 
 

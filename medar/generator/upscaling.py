@@ -57,9 +57,9 @@ def upscaling(
     return Scene(
         grid=trace.target,
         place=partial(restored, trace=back),
-        known=Known(
-            mask=known_scales(schedule, scales), latent=latent_of(tokenizer, array)
-        ).to(device_of(tokenizer)),
+        known=Known(mask=known_scales(schedule, scales), latent=latent_of(tokenizer, array)).to(
+            device_of(tokenizer)
+        ),
         about={"upscale": identity(volume, "volume"), "known_scales": scales},
         notes=(note,) if outside else (),
     )
