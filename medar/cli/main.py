@@ -41,6 +41,11 @@ app.command(
     name="tokenizer",
     help="Train tokenizers; volumes to tokens and back.",
 )
+app.command(
+    "medar.cli.synthesize:synthesize",
+    name="synthesize",
+    help="Make synthetic volumes, fill regions, raise resolution.",
+)
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 

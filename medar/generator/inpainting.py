@@ -69,6 +69,7 @@ def inpainting(
         grid=trace.target,
         place=partial(_pasted, volume=volume, hole=hole, trace=trace),
         known=Known(mask=mask, latent=latent_of(tokenizer, array)).to(device_of(tokenizer)),
+        given=volume,
         about={"inpaint": identity(volume, "volume"), "region": drawn},
     )
 

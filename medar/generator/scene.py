@@ -42,6 +42,8 @@ class Scene:
     """From what was decoded on that grid to the result."""
     known: Known | None = None
     """Tokens that are given, of a batch of one."""
+    given: Volume | None = None
+    """The volume that results are, but for a part: they keep its grid and voxel type on disk."""
     about: dict[str, Any] = field(default_factory=dict)
     """What was given, for the record."""
     notes: tuple[str, ...] = ()

@@ -171,11 +171,17 @@ class Synthesizer:
         schema = self.model.config.condition.attributes
         asked = request.asked(schema)
         values = attribute_values(schema, asked)
+        numbers = zip(schema, values, strict=True)
+        asked |= {a.name: v for a, v in numbers if a.name in asked and not a.categorical}
         settings = request.sampling or self.sampling
         if request.cfg is not None:
             settings = replace(settings, guidance=request.cfg)
         settings.check(self.model.schedule)
         scene = self._scene(request, asked.get(MODALITY))
+        if settings.guidance and not asked and request.mask is None:
+            note = f"guidance {settings.guidance:g} is left out: nothing is asked for to guide by"
+            scene = replace(scene, notes=(*scene.notes, note))
+            settings = replace(settings, guidance=0.0)
         device = device_of(self.tokenizer)
         given = None
         if request.mask is not None:
