@@ -16,7 +16,8 @@ import numpy as np
 from medar import __version__
 from medar.errors import MedarError
 from medar.files import TEMPORARY, exclusive, read_json, remove_temporaries, write_json
-from medar.generator.synthesizer import Job, Preview, Synthesizer, Synthetic
+from medar.generator.job import Job
+from medar.generator.synthesizer import Preview, Synthesizer, Synthetic
 from medar.volume import Volume, write_nifti
 
 SHEET, PREVIEW = "contact_sheet.png", "preview.png"

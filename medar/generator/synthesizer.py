@@ -3,8 +3,8 @@
     request -> scene, condition -> tokens of a batch of seeds -> each decoded, placed -> Synthetic
 
 Sample i of a call has the seed `seed + i` and depends on it alone, not on the others: `n` and the
-batch size change nothing in it. (Arithmetic that a library rounds otherwise for another batch size
-could; no case of it has been met on a CPU.)
+batch size change nothing in it, but for what a library rounds otherwise in another batch: a token
+differs then if its random number falls on the very edge.
 
 B batch, L tokens over all scales.
 """
@@ -22,20 +22,17 @@ from torch import Tensor
 
 from medar import __version__
 from medar.errors import MedarError
-from medar.generator.attributes import MODALITY, attribute_values
 from medar.generator.conditions import Condition
 from medar.generator.folder import load_model, model_digest
-from medar.generator.inpainting import inpainting
+from medar.generator.job import Job, make_job
 from medar.generator.memory import batch_size as fitting
 from medar.generator.model import Known, TokenModel
 from medar.generator.region import Region
 from medar.generator.request import Request
 from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.scene import Placed, Scene, identity, map_of, plain
-from medar.generator.upscaling import upscaling
+from medar.generator.scene import Placed
 from medar.progress import track
-from medar.settings import to_dict
-from medar.tokenizer.inference import decode, device_of, inferred_from, plan_of, sole_modality
+from medar.tokenizer.inference import decode, inferred_from, plan_of
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
@@ -56,22 +53,6 @@ class Synthetic:
     """Its tokens, a batch of one."""
     about: dict[str, Any]
     """What it was made by, as JSON-able values; `synthetic` is true."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Job:
-    """A request as the model takes it."""
-
-    scene: Scene
-    condition: Condition
-    """Of a batch of one."""
-    settings: SamplingSettings
-    shared: dict[str, Any]
-    """What is said of every sample."""
-
-    def about(self, seed: int) -> dict[str, Any]:
-        """What is said of the sample of a seed; equal for equal samples."""
-        return {**self.shared, "seed": seed}
 
 
 class Synthesizer:
@@ -112,9 +93,15 @@ class Synthesizer:
         return cls(loaded.model, loaded.tokenizer, loaded.sampling)
 
     @cached_property
-    def digest(self) -> str:
-        """A hash of the model."""
-        return model_digest(self.model)
+    def _made_by(self) -> dict[str, Any]:
+        """What every sample's record says of the model."""
+        return {
+            "synthetic": True,
+            "medar": __version__,
+            "class": type(self.model).__name__,
+            "model": model_digest(self.model),
+            "tokenizer": self.tokenizer.digest,
+        }
 
     def __call__(
         self,
@@ -168,33 +155,8 @@ class Synthesizer:
         Raises:
             MedarError: something that the model cannot be asked for.
         """
-        schema = self.model.config.condition.attributes
-        asked = request.asked(schema)
-        values = attribute_values(schema, asked)
-        numbers = zip(schema, values, strict=True)
-        asked |= {a.name: v for a, v in numbers if a.name in asked and not a.categorical}
-        settings = request.sampling or self.sampling
-        if request.cfg is not None:
-            settings = replace(settings, guidance=request.cfg)
-        settings.check(self.model.schedule)
-        scene = self._scene(request, asked.get(MODALITY))
-        if settings.guidance and not asked and request.mask is None:
-            note = f"guidance {settings.guidance:g} is left out: nothing is asked for to guide by"
-            scene = replace(scene, notes=(*scene.notes, note))
-            settings = replace(settings, guidance=0.0)
-        device = device_of(self.tokenizer)
-        given = None
-        if request.mask is not None:
-            given = map_of(self.model.config.condition, self.plan, request.mask, scene.grid)
-        attributes = torch.tensor([values], dtype=torch.float32)
-        return Job(
-            scene=scene,
-            condition=Condition(attributes=attributes, map=given).to(device),
-            settings=settings,
-            shared=self._shared(request, asked, settings, scene),
-        )
+        return make_job(self.model, self.tokenizer, request, self.sampling, self._made_by)
 
-    @torch.no_grad()
     def run(
         self,
         job: Job,
@@ -218,8 +180,9 @@ class Synthesizer:
         if size < 1:
             raise MedarError(f"batch size {size}: a whole number from 1 is needed")
         made = self._batches(job, seeds, size, preview)
-        yield from track(made, total=len(seeds), label="synthesize", unit="volume")
+        return track(made, total=len(seeds), label="synthesize", unit="volume")
 
+    @torch.no_grad()
     def _batches(
         self, job: Job, seeds: Sequence[int], size: int, preview: Preview | None
     ) -> Iterator[Synthetic]:
@@ -239,32 +202,6 @@ class Synthesizer:
                 yield Synthetic(
                     image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
                 )
-
-    def _scene(self, request: Request, asked: Any) -> Scene:
-        modality = request.modality or (None if asked is None else str(asked))
-        modality = modality or sole_modality(self.plan)
-        if request.inpaint is not None and request.region is not None:
-            return inpainting(self.tokenizer, request.inpaint, request.region, modality)
-        if request.upscale is not None:
-            return upscaling(self.tokenizer, request.upscale, request.known_scales, modality)
-        return plain(self.plan, modality, request.mask)
-
-    def _shared(
-        self, request: Request, asked: dict[str, Any], settings: SamplingSettings, scene: Scene
-    ) -> dict[str, Any]:
-        mask = {} if request.mask is None else {"mask": identity(request.mask, "mask")}
-        return {
-            "synthetic": True,
-            "medar": __version__,
-            "class": type(self.model).__name__,
-            "model": self.digest,
-            "tokenizer": self.tokenizer.digest,
-            "attributes": asked,
-            "sampling": to_dict(settings),
-            **mask,
-            **scene.about,
-            "notes": list(scene.notes),
-        }
 
     def _pyramid(self, tokens: Tensor) -> TokenPyramid:
         return TokenPyramid.from_flat(
