@@ -42,10 +42,12 @@ app.command(
     help="Train tokenizers; volumes to tokens and back.",
 )
 app.command(
-    "medar.cli.evaluate:app",
-    name="evaluate",
-    help="Measure trained models and generated volumes.",
+    "medar.cli.synthesize:synthesize",
+    name="synthesize",
+    help="Make synthetic volumes, fill regions, raise resolution.",
 )
+app.command("medar.cli.generator:app", name="generator", help="Train generators.")
+app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """What commands print: tables and pairs for people, one JSON object for programs."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,12 @@ from typing import Any
 def print_json(value: Any) -> None:
     """One JSON object on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
+
+
+def note(*notes: str) -> None:
+    """Sentences on standard error, a line each."""
+    for one in notes:
+        print(f"medar: {one}", file=sys.stderr)
 
 
 def print_pairs(heading: str, values: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cyclopts import App, Parameter
 
 from medar.cli.options import DataSet, Reading, worker_count
-from medar.cli.output import print_json, print_table
+from medar.cli.output import note, print_json, print_table
 from medar.cli.training import TRAINING, Overrides, Training, assignments, report
 from medar.errors import MedarError
 
@@ -204,7 +204,7 @@ def decode(
         device=device,
     )
     _write(out, made.image, labels, made.label, source=made.grid == "source")
-    _note(*made.notes)
+    note(*made.notes)
     whose = "its own" if made.grid == "source" else "the plan's"
     print(f"{out}: {_sides(made.image)} voxels on {whose} grid")
 
@@ -307,13 +307,6 @@ def _write(out: Path, image: Any, labels: Path | None, label: Any, source: bool)
     write_nifti(out, image, grid="source" if source else "own")
     if labels is not None:
         write_nifti(labels, label, grid="source" if source else "own")
-
-
-def _note(*notes: str) -> None:
-    import sys
-
-    for note in notes:
-        print(f"medar: {note}", file=sys.stderr)
 
 
 def _sides(volume: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medar.generator.conditions import Condition
+from medar.generator.config import GeneratorConfig
 from medar.tokenizer.schedule import ScaleSchedule
 
 
@@ -34,6 +35,7 @@ class Known:
 class TokenModel(nn.Module, ABC):
     """A model of token pyramids, given conditions."""
 
+    config: GeneratorConfig
     schedule: ScaleSchedule
     codes: int
     """V."""

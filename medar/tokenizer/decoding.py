@@ -83,9 +83,10 @@ def decode_file(
         label = None if inferred.label is None else restore_label(inferred.label, file.trace)
         image = restore_image(inferred.image, file.trace)
         return DecodedFile(image=image, label=label, grid="source", notes=())
-    windows, notes = _windows(file.trace, plan, len(inferred.image), modality)
-    target = file.trace.target if file.trace else _own_grid(plan)
-    return _on(target, inferred, windows, notes)
+    windows, notes = windows_of(file.trace, plan, modality)
+    target = file.trace.target if file.trace else own_grid(plan)
+    image, label = on_grid(target, inferred, windows)
+    return DecodedFile(image=image, label=label, grid="prepared", notes=notes)
 
 
 def _model_folder(file: TokenFile, model: str | Path | None) -> Path:
@@ -99,29 +100,45 @@ def _model_folder(file: TokenFile, model: str | Path | None) -> Path:
     return file.folder / TOKENIZER
 
 
-def _on(
-    grid: Grid, inferred: Inferred, windows: tuple[Window, ...], notes: tuple[str, ...]
-) -> DecodedFile:
-    """A decoded volume on the plan's grid, in units."""
+def on_grid(
+    grid: Grid, inferred: Inferred, windows: tuple[Window, ...], modality: str | None = None
+) -> tuple[Volume, Volume | None]:
+    """A decoded volume on the plan's grid, in units, and its label map where there is one.
+
+    Args:
+        grid: where it lies.
+        inferred: what was decoded.
+        windows: the intensity window of each channel.
+        modality: what the image is, where that is known.
+    """
     channels = zip(windows, inferred.image, strict=True)
     array = np.stack([window.restore(channel) for window, channel in channels])
-    image = Volume(array=array, affine=grid.affine)
+    image = Volume(array=array, affine=grid.affine, modality=modality)
     label = None if inferred.label is None else Volume(array=inferred.label, affine=grid.affine)
-    return DecodedFile(image=image, label=label, grid="prepared", notes=notes)
+    return image, label
 
 
-def _own_grid(plan: Plan) -> Grid:
+def own_grid(plan: Plan) -> Grid:
     """The plan's grid where no patient is known: the first voxel in the scanner's origin."""
     return Grid(shape=plan.size, affine=np.diag([*plan.spacing, 1.0]))
 
 
-def _windows(
-    trace: Trace | None, plan: Plan, channels: int, modality: str | None
+def windows_of(
+    trace: Trace | None, plan: Plan, modality: str | None = None
 ) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-    """The intensity window of each channel, and what had to be said about it."""
+    """The intensity window of each channel, and what had to be said about it.
+
+    Args:
+        trace: of the volume, where there is one.
+        plan: its rules count where there is no trace.
+        modality: whose rule; default the only one that the plan has.
+
+    Raises:
+        MedarError: the plan has no rule for the modality, or several and none is named.
+    """
     if trace is not None:
         return trace.windows, ()
-    rules = plan.rules(channels, modality or sole_modality(plan))
+    rules = plan.rules(len(plan.channels) or 1, modality or sole_modality(plan))
     windows = tuple(
         Window(low=rule.low, high=rule.high) if rule.kind == "window" else UNITS for rule in rules
     )

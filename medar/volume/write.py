@@ -25,6 +25,7 @@ def write_nifti(
     slope: float | Literal["auto"] = 1.0,
     intercept: float = 0.0,
     grid: Literal["own", "source"] = "own",
+    description: str = "",
 ) -> None:
     """Write a volume as NIfTI-1, or NIfTI-2 where a side exceeds 32,767 voxels.
 
@@ -40,6 +41,7 @@ def write_nifti(
         intercept: see `slope`; found too where that is "auto".
         grid: "own" writes the RAS+ grid; "source" goes back to the grid and orientation of the
             file that the volume came from, resampling where the grids differ.
+        description: for the header's field of that name, ASCII, at most 79 characters.
 
     Raises:
         MedarError: another ending or voxel type, values beyond the type's range, no source to go
@@ -63,6 +65,7 @@ def write_nifti(
     image = (nib.Nifti2Image if large else nib.Nifti1Image)(last, affine, dtype=stored.dtype)
     image.header.set_slope_inter(slope_out, intercept_out)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = description.encode("ascii", "replace")[:79]
     image.set_sform(affine, code=SCANNER)
     if sheared:
         image.set_qform(None, code=0)

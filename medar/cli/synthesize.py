@@ -1,0 +1,231 @@
+"""`medar synthesize`: synthetic volumes from a trained generator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Parameter
+
+from medar.cli.options import Reading
+from medar.cli.output import note, print_json
+from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    from medar.data.plan import Plan
+    from medar.generator.region import Region
+    from medar.generator.request import Request
+    from medar.generator.sampling import SamplingSettings
+    from medar.generator.synthesizer import Preview
+    from medar.volume import Volume
+
+Number = TypeVar("Number", int, float)
+
+DRAWN = 16
+"""Samples on the contact sheet, at most."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Choosing:
+    """How tokens are chosen; what is not given is the model's own setting."""
+
+    cfg: float | None = None
+    """Guidance: how far to move away from the model without a condition; 0 not at all. It rises
+    from the first scale to the last."""
+    cfg_from: int | None = None
+    """The first scale with guidance, from 0."""
+    cfg_to: int | None = None
+    """The scale before which guidance ends."""
+    temperature: str | None = None
+    """Below 1 likely tokens become likelier; one number, or one a scale: 1,1,0.9."""
+    top_k: str | None = None
+    """Only the K likeliest tokens, 0 for all; one number, or one a scale."""
+    top_p: str | None = None
+    """Only the likeliest tokens of this probability together; one number, or one a scale."""
+
+    def settings(self, own: "SamplingSettings") -> "SamplingSettings":
+        """The model's settings with what is given here."""
+        given: dict[str, Any] = {
+            "guidance": self.cfg,
+            "guidance_from": self.cfg_from,
+            "guidance_to": self.cfg_to,
+            "temperature": _per_scale("--temperature", self.temperature, float),
+            "top_k": _per_scale("--top-k", self.top_k, int),
+            "top_p": _per_scale("--top-p", self.top_p, float),
+        }
+        return replace(own, **{name: value for name, value in given.items() if value is not None})
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What samples start from."""
+
+    mask: Path | None = None
+    """A label map that samples follow; they lie around its middle."""
+    inpaint: Path | None = None
+    """A volume of which REGION is filled; all other voxels stay as they are."""
+    region: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """A file on the grid of INPAINT, not 0 where it is to be filled; or a box: 10:20,0:16,4:12 in
+    voxels along right, anterior, superior, or -20:15.5,0:30,40:60mm in scanner coordinates."""
+    upscale: Path | None = None
+    """A volume of low resolution; samples have its field of view and the plan's spacing."""
+    known_scales: int | None = None
+    """Scales that UPSCALE gives; default as many as its spacing allows."""
+
+
+CHOOSING, GIVEN, READING = Choosing(), Given(), Reading()
+
+
+def synthesize(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    n: Annotated[int, Parameter(name=("--n", "-n"))] = 1,
+    seed: int = 0,
+    class_: Annotated[str | None, Parameter(name="--class")] = None,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    modality: Literal["CT", "MR"] | None = None,
+    batch_size: int | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    preview: bool = False,
+    json: bool = False,
+    given: Given = GIVEN,
+    choosing: Choosing = CHOOSING,
+    reading: Reading = READING,
+) -> None:
+    """Make synthetic volumes.
+
+    Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
+    beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
+    command goes on where it was interrupted, or adds samples with a larger N.
+
+    Parameters
+    ----------
+    model
+        Folder of the generator, or of the run that left it.
+    out
+        A new folder, or one that the same command left.
+    n
+        Number of volumes.
+    seed
+        Of the first; each further one has the next. A sample depends on its seed alone.
+    class_
+        A value of one of the model's categories.
+    set_
+        NAME=VALUE of an attribute; may be given several times.
+    modality
+        Whose intensities, where the model's plan has several; also what INPAINT or UPSCALE is,
+        where the file does not say.
+    batch_size
+        Volumes at once; default as many as fit into half of the free memory.
+    device
+        "auto" is CUDA where there is one.
+    preview
+        Draw OUT/preview.png after each scale.
+    json
+        Print one JSON object: out, made, kept, images, contact_sheet.
+    """
+    from medar.generator.samples import SHEET, fill
+    from medar.generator.synthesizer import Synthesizer, seeds_from
+
+    seeds = seeds_from(seed, n)
+    synthesizer = Synthesizer.from_pretrained(model, device)
+    request = _request(
+        synthesizer.plan,
+        given,
+        reading,
+        class_=class_,
+        attributes=_assigned(set_ or []),
+        modality=modality,
+        sampling=choosing.settings(synthesizer.sampling),
+    )
+    job = synthesizer.job(request)
+    note(*job.scene.notes)
+    show = _preview(out) if preview else None
+    done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+    _draw(done.images[:DRAWN], out / SHEET, len(synthesizer.plan.channels) > 1, modality)
+    if json:
+        said = {"out": out, "made": done.made, "kept": done.kept, "images": done.images}
+        print_json({**said, "contact_sheet": out / SHEET})
+    else:
+        print(f"{out}: {done.made} volumes made, {done.kept} kept")
+
+
+def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Request":
+    """What is asked for, its files read."""
+    from medar.generator.request import Request
+    from medar.tokenizer.inference import read_for
+    from medar.volume import read_volume
+
+    def image(path: Path | None) -> "Volume | None":
+        if path is None:
+            return None
+        return read_for(plan, path, reading.options(), asked["modality"])
+
+    return Request(
+        mask=None if given.mask is None else read_volume(given.mask, labels=True),
+        inpaint=image(given.inpaint),
+        region=None if given.region is None else _region(given.region),
+        upscale=image(given.upscale),
+        known_scales=given.known_scales,
+        **asked,
+    )
+
+
+def _region(text: str) -> "Region":
+    from medar.generator.region import Box
+    from medar.volume import read_volume
+
+    return read_volume(text, labels=True) if Path(text).exists() else Box.parse(text)
+
+
+def _assigned(pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE pairs as a dictionary."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name or not value:
+            raise MedarError(f"--set {pair}: NAME=VALUE is needed, such as --set age=60")
+        if name in found:
+            raise MedarError(f"--set {pair}: {name} is set to {found[name]} already")
+        found[name] = value
+    return found
+
+
+def _per_scale(
+    option: str, text: str | None, kind: Callable[[str], Number]
+) -> Number | tuple[Number, ...] | None:
+    """One number, or one a scale."""
+    if text is None:
+        return None
+    try:
+        values = tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise MedarError(
+            f"{option} {text}: a number is needed, or one a scale such as 2,1,1"
+        ) from error
+    return values[0] if len(values) == 1 else values
+
+
+def _preview(out: Path) -> "Preview":
+    """Draws the batch after each scale."""
+    from medar.generator.samples import PREVIEW
+    from medar.report.generation import contact_sheet
+
+    def show(scales: int, volumes: "list[Volume]") -> None:
+        titles = [f"{k}, {scales} scales" for k in range(len(volumes))]
+        contact_sheet(volumes[:DRAWN], out / PREVIEW, titles=titles[:DRAWN])
+
+    return show
+
+
+def _draw(images: Sequence[Path], path: Path, channels: bool, modality: str | None) -> None:
+    """The contact sheet of samples that were written."""
+    from medar.report.generation import contact_sheet
+    from medar.volume import read_volume
+
+    volumes = [read_volume(image, channels=channels, modality=modality) for image in images]
+    contact_sheet(volumes, path, titles=[image.name.split(".")[0] for image in images])

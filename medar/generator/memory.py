@@ -1,0 +1,58 @@
+"""How many volumes are sampled at once: as many as fit into half of the memory that is free.
+
+A sample does not depend on its batch (see `medar.generator.sampling`), so that this is a matter of
+speed alone. Decoding, one volume at a time, has a budget of its own (`medar.tokenizer.inference`).
+
+T tokens of one part, L tokens over all scales, E width, V codes.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from medar.generator.model import TokenModel
+from medar.generator.sampling import SamplingSettings
+
+MOST = 64
+"""Volumes at once, at most: beyond, batches gain no speed and show no progress."""
+
+SHARE = 0.5
+"""Of the free memory that a batch may take."""
+
+FEATURES, CHOICES = 16, 10
+"""Float32 numbers a token of the largest part, in multiples of E (activations of a block) and of V
+(logits and what is made of them)."""
+
+UNKNOWN = 4 << 30
+"""Bytes taken to be free where the system does not say."""
+
+
+def batch_size(model: TokenModel, settings: SamplingSettings) -> int:
+    """Volumes to be sampled at once on the model's device, 1 to `MOST`."""
+    device = next(model.parameters()).device
+    room = SHARE * free_memory(device)
+    return int(min(max(room // bytes_per_volume(model, settings), 1), MOST))
+
+
+def bytes_per_volume(model: TokenModel, settings: SamplingSettings) -> int:
+    """What sampling one volume takes at most, the weights not counted."""
+    width = model.config.width
+    tokens = max(model.parts)
+    carried = model.state_size + model.schedule.length * width
+    passing = tokens * (FEATURES * width + CHOICES * model.codes)
+    return 4 * ((2 if settings.guidance else 1) * carried + passing)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device could still give."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():  # Linux: what caches hold can be had too
+        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) << 10
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN

@@ -1,0 +1,298 @@
+"""Synthesis: geometry, intensities, seeds, conditions; filled regions and raised resolution."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medar.errors import MedarError
+from medar.generator.memory import batch_size as fitting
+from medar.generator.memory import bytes_per_volume
+from medar.generator.region import Box, without
+from medar.generator.request import Request
+from medar.generator.sampling import SamplingSettings
+from medar.generator.synthesizer import Synthesizer, Synthetic
+from medar.generator.upscaling import scales_given
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.volume import Volume
+
+from .synthesis import tiny_model, tiny_synthesizer, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def synthesizer() -> Synthesizer:
+    """With attributes, maps and a label head."""
+    return tiny_synthesizer()
+
+
+def scan(
+    shape: tuple[int, int, int] = (18, 15, 9), sides: tuple[float, ...] = (-1.0, 1.0, 2.0)
+) -> Volume:
+    """Noise of whole numbers, on a grid whose first axis points to the left."""
+    voxels = np.random.default_rng(0).integers(-900, 900, shape).astype(np.float32)
+    affine = np.diag([*sides, 1.0])
+    affine[:3, 3] = 5.0, -7.0, 3.0
+    return Volume.from_array(voxels, affine, modality="CT")
+
+
+def equal(one: Synthetic, other: Synthetic) -> bool:
+    pair = one.label, other.label
+    labels = all(pair) and np.array_equal(*(label.array for label in pair if label))
+    return labels and np.array_equal(one.image.array, other.image.array)
+
+
+def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesizer) -> None:
+    (sample,) = synthesizer(seed=3, class_="liver")
+    image, label = sample.image, sample.label
+    assert (image.shape, image.spacing, image.modality) == ((16, 16, 8), (1.0, 1.0, 2.0), "CT")
+    assert np.array_equal(image.affine, np.diag([1.0, 1.0, 2.0, 1.0]))
+    # Decoded volumes reach beyond the window, samples do not.
+    assert synthesizer.tokenizer.decode(sample.pyramid).volume.abs().max() > 1
+    assert (image.array.min(), image.array.max()) == (-100.0, 300.0)
+    assert label is not None
+    assert label.is_label
+    assert np.array_equal(label.affine, image.affine)
+    assert set(np.unique(label.array)) <= {0, 1, 4}
+    about = sample.about
+    assert about["synthetic"] is True
+    assert (about["seed"], about["attributes"]) == (3, {"organ": "liver"})
+    assert sample.pyramid.tokenizer == about["tokenizer"] == synthesizer.tokenizer.digest
+
+
+def test_a_sample_depends_on_its_seed_alone(synthesizer: Synthesizer) -> None:
+    batch = synthesizer(3, seed=5, class_="liver", cfg=1.5)
+    for place, sample in enumerate(batch):
+        assert equal(sample, synthesizer(seed=5 + place, class_="liver", cfg=1.5)[0])
+    for one, other in zip(
+        batch, synthesizer(3, seed=5, class_="liver", cfg=1.5, batch_size=2), strict=True
+    ):
+        assert equal(one, other)
+        assert one.about == other.about
+    assert not equal(batch[0], batch[1])
+
+
+def test_guidance_0_is_the_model_itself(synthesizer: Synthesizer) -> None:
+    asked: dict[str, Any] = {"attributes": {"organ": "spleen", "age": 70}}
+    plain = synthesizer(2, **asked)
+    assert all(map(equal, plain, synthesizer(2, cfg=0.0, **asked)))
+    guided = synthesizer(2, cfg=6.0, **asked)
+    assert not all(map(equal, plain, guided))
+    assert guided[0].about["sampling"]["guidance"] == 6.0
+    (left_out,) = synthesizer(cfg=6.0)
+    assert equal(left_out, synthesizer()[0])
+    assert left_out.about["notes"] == ["guidance 6 is left out: nothing is asked for to guide by"]
+
+
+def test_settings_and_previews(synthesizer: Synthesizer) -> None:
+    seen: list[tuple[int, list[Volume]]] = []
+    sharp = SamplingSettings(top_k=1)
+    first, second = synthesizer(2, sampling=sharp, preview=lambda k, v: seen.append((k, v)))
+    assert equal(first, second)
+    assert [(k, len(volumes)) for k, volumes in seen] == [(1, 2), (2, 2), (3, 2)]
+    assert np.array_equal(seen[-1][1][0].array, first.image.array)
+    coarse = synthesizer.tokenizer.decode(first.pyramid, upto=1).volume[0].clamp(-1, 1).numpy()
+    assert np.allclose(seen[0][1][0].array, coarse * 200 + 100, atol=1e-3)
+
+
+def test_previews_of_a_model_that_takes_token_by_token() -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer, kind="raster", maps=False)
+    seen: list[int] = []
+    made = Synthesizer(model, tokenizer)(2, preview=lambda k, _: seen.append(k))
+    assert (seen, len(made)) == ([1, 2, 3], 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"class_": "heart"}, "class 'heart': this model can be asked for organ: liver, spleen"),
+        ({"class_": "none"}, "organ and lesion have this value; name the attribute"),
+        (
+            {"class_": "liver", "attributes": {"organ": "spleen"}},
+            "asked to be 'spleen' and 'liver'",
+        ),
+        ({"attributes": {"sex": "f"}}, "attribute 'sex'"),
+        ({"attributes": {"age": "old"}}, "attribute 'age'"),
+        ({"n": 0}, "n 0: at least one"),
+        ({"seed": -1}, "seed -1"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"cfg": -1.0}, "guidance -1"),
+        ({"sampling": SamplingSettings(top_k=(1, 2))}, "top_k has 2 values"),
+        ({"modality": "MR"}, "no intensity rule for 'MR'"),
+        ({"known_scales": 1}, "known_scales goes with upscale"),
+        ({"region": Box.parse("0:1,0:1,0:1")}, "region without inpaint"),
+        ({"inpaint": scan()}, "inpaint without region"),
+        (
+            {"inpaint": scan(), "region": Box.parse("0:1,0:1,0:1"), "upscale": scan()},
+            "one of them at a time",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    synthesizer: Synthesizer, asked: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MedarError) as error:
+        synthesizer(**asked)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_masks_steer_and_place_samples(synthesizer: Synthesizer) -> None:
+    values = np.zeros((1, 16, 16, 8), np.uint8)
+    values[:, 2:9, 3:12, 2:6] = 4
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[:3, 3] = -50.0, 20.0, 8.0
+    mask = Volume(array=values, affine=affine)
+    with_mask, without_it = synthesizer(mask=mask)[0], synthesizer()[0]
+    assert np.array_equal(with_mask.image.affine, affine)
+    assert not np.array_equal(with_mask.image.array, without_it.image.array)
+    assert with_mask.about["mask"]["file"] == "mask"
+    both = synthesizer(2, mask=mask)
+    assert equal(both[0], with_mask)
+    # A mask on another grid lies around its middle.
+    finer = Volume(array=values.repeat(2, axis=1), affine=np.diag([0.5, 1.0, 2.0, 1.0]))
+    image = synthesizer(mask=finer)[0].image
+    assert (image.shape, image.spacing) == ((16, 16, 8), (1.0, 1.0, 2.0))
+    assert np.allclose(image.affine[:3, 3], [0.25, 0.0, 0.0])
+
+
+def test_masks_that_do_not_fit(synthesizer: Synthesizer) -> None:
+    values = np.full((1, 16, 16, 8), 7, np.uint8)
+    mask = Volume(array=values, affine=np.diag([1.0, 1.0, 2.0, 1.0]))
+    with pytest.raises(MedarError, match="mask: label values 7 are not among the plan's 0, 1, 4"):
+        synthesizer(mask=mask)
+    with pytest.raises(MedarError, match="no label map"):
+        synthesizer(mask=scan())
+    tokenizer = tiny_tokenizer()
+    blind = Synthesizer(tiny_model(tokenizer, maps=False), tokenizer)
+    with pytest.raises(MedarError, match="trained without label maps"):
+        blind(mask=mask.with_array(values * 0))
+
+
+@pytest.mark.parametrize("mode", ["volume", "patch"])
+@pytest.mark.parametrize("sides", [(-1.0, 1.0, 2.0), (-1.1, 0.9, 1.7)])
+def test_inpainting_changes_the_region_alone(mode: str, sides: tuple[float, ...]) -> None:
+    synthesizer = tiny_synthesizer(mode=mode)
+    volume = scan(sides=sides)
+    region = Box.parse("5:11,4:9,3:6")
+    hole = region.mask(volume.grid)
+    made = synthesizer(2, inpaint=volume, region=region)
+    for sample in made:
+        assert np.array_equal(sample.image.affine, volume.affine)
+        assert sample.image.array.dtype == volume.array.dtype
+        assert np.array_equal(sample.image.array[:, ~hole], volume.array[:, ~hole])
+        assert (sample.image.array[:, hole] != volume.array[:, hole]).mean() > 0.9
+        assert sample.label is not None
+        assert sample.label.shape == volume.shape
+    assert not equal(*made)
+    # A mask of the same voxels is the same region.
+    drawn = Volume(array=hole[None], affine=volume.affine)
+    assert equal(made[0], synthesizer(inpaint=volume, region=drawn)[0])
+
+
+def test_nothing_of_the_region_reaches_the_model(synthesizer: Synthesizer) -> None:
+    volume, region = scan(), Box.parse("5:11,4:9,3:6")
+    hole = region.mask(volume.grid)
+    other = volume.with_array(np.where(hole, 12345.0, volume.array))
+    made = [synthesizer(inpaint=one, region=region)[0] for one in (volume, other)]
+    assert equal(*made)
+    filled = without(other, hole)
+    assert np.abs(filled.array).max() <= 900
+    assert len(np.unique(filled.array[0][hole])) == 1
+
+
+def test_tokens_beyond_the_region_follow_the_volume(synthesizer: Synthesizer) -> None:
+    request = Request(inpaint=scan(shape=(16, 16, 8)), region=Box.parse("0:2,0:2,0:1"))
+    job = synthesizer.job(request)
+    known = job.scene.known
+    assert known is not None
+    quantiser = synthesizer.tokenizer.quantiser
+    masks = synthesizer.model.schedule.split(known.mask)
+    assert [int(mask.sum()) for mask in masks] == [0, 7, 56]
+    for sample in synthesizer.run(job, [0, 1, 2]):
+        total = torch.zeros_like(known.latent)
+        for k, (tokens, mask) in enumerate(zip(sample.pyramid.indices, masks, strict=True)):
+            nearest = quantiser.encode_scale(k, known.latent - total)
+            assert torch.equal(tokens[mask], nearest[mask])
+            total += quantiser.contribution(k, tokens)
+
+
+def test_regions(synthesizer: Synthesizer) -> None:
+    volume = scan()
+    box = Box.parse("-3.5:2,-7:-4,3:6mm")
+    assert str(box) == "-3.5:2,-7:-4,3:6mm"
+    # The middles of voxels along x lie at -12, -11 ... 5 mm, along y at -7 ..., along z at 3, 5 ...
+    assert np.array_equal(np.argwhere(box.mask(volume.grid))[[0, -1]], [[9, 0, 0], [13, 2, 1]])
+    for region, said in (
+        (Box.parse("90:91,0:1,0:1"), "region 90:91,0:1,0:1: holds no voxel"),
+        (Box.parse("0:18,0:15,0:9"), "covers the whole volume"),
+        (Box.parse("0:17,0:15,0:9"), "beyond the model's field of view of 16 x 16 x 16 mm"),
+        (scan(shape=(4, 4, 4)), "is not on the grid of the volume to be filled"),
+    ):
+        with pytest.raises(MedarError, match=said):
+            synthesizer(inpaint=volume, region=region)
+    for text in ("1:2,3:4", "a:b,0:1,0:1", "2:1,0:1,0:1", "gone.nii.gz"):
+        with pytest.raises(MedarError):
+            Box.parse(text)
+
+
+def test_upscaling_keeps_the_field_of_view(synthesizer: Synthesizer) -> None:
+    low = scan(shape=(8, 7, 4), sides=(-2.0, 2.0, 4.0))
+    made = synthesizer(2, upscale=low)
+    image = made[0].image
+    assert (image.shape, image.spacing) == ((16, 14, 8), (1.0, 1.0, 2.0))
+    assert np.allclose(image.grid.extent, low.grid.extent)
+    corners = ((grid.affine @ [-0.5, -0.5, -0.5, 1.0])[:3] for grid in (image.grid, low.grid))
+    assert np.allclose(*corners)
+    assert made[0].label is not None
+    assert made[0].label.shape == image.shape
+    assert made[0].about["known_scales"] == 2
+    pyramids = [sample.pyramid.indices for sample in made]
+    same = [torch.equal(*pair) for pair in zip(*pyramids, strict=True)]
+    assert same == [True, True, False]
+    (one,) = synthesizer(upscale=low, known_scales=1)
+    assert one.about["known_scales"] == 1
+
+
+def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
+    for asked, said in (
+        ({"upscale": scan()}, "hardly coarser than the plan's 1 x 1 x 2 mm"),
+        ({"upscale": scan(), "known_scales": 3}, "known scales 3: 1 to 2 are possible"),
+        ({"upscale": scan(), "known_scales": 0}, "known scales 0: 1 to 2 are possible"),
+    ):
+        with pytest.raises(MedarError, match=said):
+            synthesizer(**asked)
+    wide = synthesizer(upscale=scan(shape=(12, 7, 4), sides=(-2.0, 2.0, 4.0)))[0]
+    assert wide.image.shape == (24, 14, 8)
+    assert "33.3% of the field of view" in wide.about["notes"][0]
+
+
+def test_scales_that_a_resolution_gives() -> None:
+    schedule = ScaleSchedule(grids=((1, 1, 1), (2, 3, 2), (4, 6, 4), (8, 12, 8)))
+    fine = (1.0, 1.0, 1.0)
+    given: Callable[..., int] = lambda *coarse: scales_given(schedule, fine, coarse)  # noqa: E731
+    assert [given(s, s, s) for s in (2, 2.01, 2.1, 4, 8, 100)] == [3, 3, 2, 2, 1, 1]
+    assert given(1, 1, 4) == 2
+    assert given(0.5, 0.5, 2) == 3
+    with pytest.raises(MedarError, match="no scale is left"):
+        given(1, 1, 1)
+
+
+def test_batches_fit_into_memory(synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plain = synthesizer.model, SamplingSettings()
+    one = bytes_per_volume(model, plain)
+    assert one > 4 * (model.state_size + 64 * model.codes)
+    assert bytes_per_volume(model, SamplingSettings(guidance=1.0)) > one
+    for free, size in ((0, 1), (7 * one, 3), (10**6 * one, 64)):
+        monkeypatch.setattr("medar.generator.memory.free_memory", lambda _, free=free: free)
+        assert fitting(model, plain) == size
+
+
+def test_a_tokenizer_of_another_schedule_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer)
+    model.codes = 17
+    with pytest.raises(MedarError, match="17 codes; the tokenizer has"):
+        Synthesizer(model, tokenizer)
