@@ -80,8 +80,9 @@ def main() -> None:
         for row in options.rows:
             print(f"== {row} at {cross(grid)}", file=sys.stderr, flush=True)
             found.append(apart(row, grid, options))
-    print(table(found))
-    print(json.dumps({"rows": found, "environment": environment(), "threads": int(THREADS)}))
+    rated = [{**one, "ratio": ratio(one, found)} for one in found]
+    print(table(rated))
+    print(json.dumps({"rows": rated, "environment": environment(), "threads": int(THREADS)}))
 
 
 def apart(row: str, grid: Shape3, options: argparse.Namespace) -> dict[str, Any]:
@@ -130,7 +131,7 @@ def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
     """The row of a name over a tokenizer."""
     heads = range(4, 129, 2)
     if name == "flow":
-        return Row(range(8, 513, 8), unet_of(tokenizer), lambda net: flow(net, tokenizer))
+        return Row(range(4, 513, 4), unet_of(tokenizer), lambda net: flow(net, tokenizer))
     if name == "monai":
         return Row(
             range(DEPTH, 2049, DEPTH), gpt_of(tokenizer), lambda net: monai_sample(net, tokenizer)
@@ -237,7 +238,7 @@ def unet_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
     def make(width: int) -> nn.Module:
         return DiffusionModelUNet(
             spatial_dims=3, in_channels=channels, out_channels=channels, num_res_blocks=2,
-            channels=(width, 2 * width), attention_levels=(False, True), norm_num_groups=8,
+            channels=(width, 2 * width), attention_levels=(False, True), norm_num_groups=4,
             num_head_channels=(0, 2 * width), use_flash_attention=True,
         )  # fmt: skip
 
@@ -307,23 +308,30 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def ratio(one: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
+    """Seconds relative to those of `ours` at the same grid; None where that was not run."""
+    own = [r for r in rows if (r["grid"], r["row"]) == (one["grid"], "ours")]
+    if not own:
+        return None
+    return round(statistics.median(one["seconds"]) / statistics.median(own[0]["seconds"]), 2)
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """All rows as Markdown; ratios are to `ours` at the same grid."""
+    """All rows as Markdown."""
     lines = [
         "| grid | row | parameters | tokens | seconds a volume (range) | ratio | held MiB | "
         "peak MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in rows:
-        own = [r for r in rows if (r["grid"], r["row"]) == (one["grid"], "ours")]
         middle = statistics.median(one["seconds"])
-        ratio = f"{middle / statistics.median(own[0]['seconds']):.2f}" if own else "-"
+        times = "-" if one["ratio"] is None else f"{one['ratio']:g}"
         spread = f"{min(one['seconds']):.3f}-{max(one['seconds']):.3f}"
         if "extrapolated_from" in one:
             spread = f"extrapolated from {one['extrapolated_from']} lengths"
         lines.append(
             f"| {one['grid']} | {one['row']} | {one['parameters']:,} | {one['tokens']} | "
-            f"{middle:.3f} ({spread}) | {ratio} | {one['held_mib']:.0f} | {one['peak_mib']:.0f} |"
+            f"{middle:.3f} ({spread}) | {times} | {one['held_mib']:.0f} | {one['peak_mib']:.0f} |"
         )
     return "\n".join(lines)
 
@@ -344,7 +352,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grids", type=grid_of, nargs="+", default=[(5, 7, 5), (10, 14, 10)])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--parameters", type=int, default=6_600_000)
+    parser.add_argument("--parameters", type=int, default=6_800_000)
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--downsampling", type=int, default=8)
     parser.add_argument("--mixer", default=MixerSettings().kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
+from medar.cli.generation import generation
 from medar.cli.options import DataSet, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 
 app = App(
     name="evaluate",
-    help="Measure trained models.",
+    help="Measure trained models and generated volumes.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
+
+app.command(generation)
 
 DATASET = DataSet()
 

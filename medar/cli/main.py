@@ -46,6 +46,7 @@ app.command(
     name="synthesize",
     help="Make synthetic volumes, fill regions, raise resolution.",
 )
+app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 
 

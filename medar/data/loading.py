@@ -25,7 +25,37 @@ UNKNOWN = -1
 """Label value of voxels that nobody looked at: ignored by losses and metrics."""
 
 
-class PreparedDataset(Dataset[Item]):
+class DrawnDataset(Dataset[Item]):
+    """Items that are drawn by (seed, epoch, index) and by nothing else.
+
+    Args:
+        seed: of all draws.
+
+    Raises:
+        MedarError: a negative seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
+        self.seed = seed
+        # Shared memory: workers that live on see the epoch change.
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw otherwise from now on."""
+        self._epoch.fill_(epoch)
+
+    def drawn_by(self, index: int) -> list[int]:
+        """What the item of a place is drawn by, now."""
+        return [self.seed, int(self._epoch), index]
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+
+class PreparedDataset(DrawnDataset):
     """Volumes or patches of a prepared data set.
 
     An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where the plan names labels,
@@ -56,30 +86,21 @@ class PreparedDataset(Dataset[Item]):
     ) -> None:
         if not 0 <= foreground <= 1:
             raise MedarError(f"foreground {foreground}: a share from 0 to 1 is needed")
-        if seed < 0:
-            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
+        super().__init__(seed)
         self.prepared = Prepared(folder, split=split)
         self.plan = self.prepared.plan
-        self.seed = seed
         self.foreground = foreground
         self._augmenter = (
             Augmenter(augmentation, self.plan.labels, self.plan.spacing)
             if augmentation is not None
             else None
         )
-        # Shared memory: workers that live on see the epoch change.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other patches and augmentations from now on."""
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
-        return self.draw(index, [self.seed, int(self._epoch), index])
+        return self.draw(index, self.drawn_by(index))
 
     def draw(self, index: int, seed: Sequence[int]) -> Item:
         """The item of a case, its patch and augmentation drawn by `seed` alone.
@@ -158,7 +179,7 @@ class PreparedDataset(Dataset[Item]):
 
 
 def make_loader(
-    dataset: PreparedDataset,
+    dataset: DrawnDataset,
     *,
     batch_size: int,
     shuffle: bool = True,
@@ -191,8 +212,8 @@ def make_loader(
 
 
 def set_epoch(loader: DataLoader[Item], epoch: int) -> None:
-    """Another order, other patches, other augmentation, all by the seed and the epoch."""
+    """Another order and other draws, all by the seed and the epoch."""
     if isinstance(loader.sampler, DistributedSampler):
         loader.sampler.set_epoch(epoch)
-    if isinstance(loader.dataset, PreparedDataset):
+    if isinstance(loader.dataset, DrawnDataset):
         loader.dataset.set_epoch(epoch)

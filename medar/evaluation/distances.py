@@ -15,6 +15,7 @@ N volumes, F features.
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from medar.evaluation.frechet import Floats, Reference
 from medar.evaluation.kernel import KernelReference
@@ -81,7 +82,7 @@ def set_distance(made: Floats, held_out: Floats, reference: Floats, seed: int) -
         features=made.shape[1],
         frechet=frechet,
         frechet_interval=_interval(
-            frechet, np.array([against.distance(made[draw[:samples]]) for draw in draws])
+            frechet, _resampled(against, made, draws[:, :samples]), least=0.0
         )
         if narrow
         else None,
@@ -105,7 +106,12 @@ def _at(against: Reference, features: Floats, samples: int, random: np.random.Ge
     return float(np.mean([against.distance(features[chosen]) for chosen in subsets]))
 
 
-def _interval(estimate: float, values: Floats) -> Interval:
-    """95 percent of the values, shifted so that their mean is the estimate."""
-    low, high = np.quantile(values - values.mean(), [0.025, 0.975])
-    return float(estimate + low), float(estimate + high)
+def _resampled(against: Reference, features: Floats, draws: npt.NDArray[np.intp]) -> Floats:
+    """The Frechet distance of each draw, (R, samples) places among the volumes: (R,)."""
+    return np.array([against.distance(features[draw]) for draw in draws])
+
+
+def _interval(estimate: float, values: Floats, least: float = -np.inf) -> Interval:
+    """95 percent of the values, shifted so that their mean is the estimate; `least` or more."""
+    low, high = estimate + np.quantile(values - values.mean(), [0.025, 0.975])
+    return max(float(low), least), float(high)

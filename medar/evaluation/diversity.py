@@ -58,7 +58,7 @@ def similarity(volumes: Sequence[Tensor], seed: int) -> float:
     """Mean MS-SSIM over random pairs.
 
     Args:
-        volumes: two or more, (C, X, Y, Z) each, in [-1, 1].
+        volumes: two or more, (C, X, Y, Z) each, in [-1, 1], sides from 8 voxels.
         seed: of the pairs.
     """
     from monai.metrics import MultiScaleSSIMMetric

@@ -119,41 +119,45 @@ def evaluate_generation(
     place = torch.device(device)
     chosen = make_extractors(tuple(extractors), weights, place)
     train = PreparedDataset(prepared, split="train")
-    others = _held_out(prepared, split)
-    if min(train.plan.size) < features.SMALLEST or len(train) < 2:
+    reference, fresh = spread(train, limit), held_out(prepared, split)
+    if min(train.plan.size) < features.SMALLEST or len(reference) < 2:
         raise MedarError(
-            f"{prepared}: volumes of {' x '.join(map(str, train.plan.size))} voxels, {len(train)} "
-            f"of them train; sides from {features.SMALLEST} and 2 training volumes are needed"
+            f"{prepared}: volumes of {' x '.join(map(str, train.plan.size))} voxels, "
+            f"{len(reference)} of them for training; sides from {features.SMALLEST} and 2 training "
+            "volumes are needed"
         )
     made = Gathered(chosen, train.plan, seed, place)
     labelled = _take(made, batches, samples)
-    known, held_out = (Gathered(chosen, train.plan, seed, place) for _ in range(2))
-    reference = spread(train, limit)
+    known, real = (Gathered(chosen, train.plan, seed, place) for _ in range(2))
     _read(known, reference, "reference", batch_size, labelled)
-    _read(held_out, others, "held-out", batch_size, labelled)
+    _read(real, fresh, "held-out", batch_size, labelled)
     cases = [train.prepared[index].id for index in reference.indices]
     intensity = _intensities(train)
     return GenerationReport(
         volumes=made.count,
         split=split,
-        held_out=held_out.count,
+        held_out=real.count,
         reference=known.count,
-        distances=_distances(made, held_out, known, seed),
+        distances=_distances(made, real, known, seed),
         intensity_distance=_wasserstein(made, known, intensity[0]),
-        intensity_floor=_wasserstein(held_out, known, intensity[0]),
+        intensity_floor=_wasserstein(real, known, intensity[0]),
         intensity_unit=intensity[1],
         ms_ssim=diversity.similarity(made.kept, seed),
         ms_ssim_real=diversity.similarity(known.kept, seed),
-        memorisation=_audits(made, held_out, known, chosen[0].name, cases),
+        memorisation=_audits(made, real, known, chosen[0].name, cases),
         seconds_per_volume=seconds_per_volume,
         peak_memory=peak_memory,
-        notes=_notes(made, held_out, known, train, labelled),
+        notes=_notes(made, real, known, train, labelled),
         protocol=_protocol(train, chosen, split, seed),
     )
 
 
-def _held_out(prepared: str | Path, split: HeldOut) -> Subset[Item]:
-    """The real volumes behind the floors."""
+def held_out(prepared: str | Path, split: HeldOut) -> Subset[Item]:
+    """The real volumes behind the floors.
+
+    Raises:
+        MedarError: the folder is not a prepared data set, or has no case of the split.
+    """
     if split != "held-out":
         return spread(PreparedDataset(prepared, split=split), None)
     every = PreparedDataset(prepared)
@@ -195,27 +199,27 @@ def _read(
 
 
 def _distances(
-    made: Gathered, held_out: Gathered, known: Gathered, seed: int
+    made: Gathered, real: Gathered, known: Gathered, seed: int
 ) -> dict[str, SetDistance]:
     """By extractor; of shapes where generated and enough real volumes have label maps."""
-    ours, floors, real = made.features, held_out.features, known.features
-    names = [name for name in ours if len(real.get(name, ())) > 1]
+    ours, floors, reference = made.features, real.features, known.features
+    names = [name for name in ours if len(reference.get(name, ())) > 1]
     return {
-        name: set_distance(ours[name], floors.get(name, real[name][:0]), real[name], seed)
+        name: set_distance(ours[name], floors.get(name, reference[name][:0]), reference[name], seed)
         for name in names
     }
 
 
 def _audits(
-    made: Gathered, held_out: Gathered, known: Gathered, name: str, cases: list[str]
+    made: Gathered, real: Gathered, known: Gathered, name: str, cases: list[str]
 ) -> dict[str, Audit]:
     against = Reference(known.features[name])
-    ours, others, real = (
-        against.standardise(one.features[name]) for one in (made, held_out, known)
+    ours, others, reference = (
+        against.standardise(one.features[name]) for one in (made, real, known)
     )
     return {
-        "features": audit_features(ours, others, real, cases),
-        "voxels": audit_voxels(made.thumbnails, held_out.thumbnails, known.thumbnails, cases),
+        "features": audit_features(ours, others, reference, cases),
+        "voxels": audit_voxels(made.thumbnails, real.thumbnails, known.thumbnails, cases),
     }
 
 
@@ -237,10 +241,10 @@ def _wasserstein(made: Gathered, known: Gathered, units: Floats) -> float:
 
 
 def _notes(
-    made: Gathered, held_out: Gathered, known: Gathered, train: PreparedDataset, labelled: bool
+    made: Gathered, real: Gathered, known: Gathered, train: PreparedDataset, labelled: bool
 ) -> list[str]:
     notes = []
-    counts = {"generated": made, "held-out": held_out, "training": known}
+    counts = {"generated": made, "held-out": real, "training": known}
     for name, one in counts.items():
         if one.count < FEW:
             notes.append(f"{one.count} {name} volumes, fewer than {FEW}: all figures are rough")

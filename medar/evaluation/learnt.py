@@ -50,7 +50,8 @@ class MedicalNet(nn.Module):
         x = volumes.to(self.network.conv1.weight).flatten(0, 1).unsqueeze(1)
         axes = (2, 3, 4)
         x = (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True).clamp(min=1e-3)
-        return self.network(x).reshape(len(volumes), -1).double().cpu()
+        features: Tensor = self.network(x)
+        return features.reshape(len(volumes), -1).double().cpu()
 
 
 class RadImageNet(nn.Module):
@@ -87,7 +88,8 @@ class RadImageNet(nn.Module):
         places = torch.linspace(0, x.shape[1] - 1, min(SLICES, x.shape[1])).round().long()
         slices = x[:, places.to(x.device)]
         grey = slices.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1)
-        return self.network(grey).unflatten(0, slices.shape[:2]).mean(dim=1)
+        features: Tensor = self.network(grey)
+        return features.view(*slices.shape[:2], -1).mean(dim=1)
 
 
 def _name(name: str) -> str:

@@ -76,9 +76,7 @@ def audit_voxels(made: Floats, held_out: Floats, train: Floats, cases: Sequence[
     """The audit over `thumbnails`, (N, D) each."""
     mean = train.mean(axis=0)
     ours, others, known = (_directions(one - mean) for one in (made, held_out, train))
-    return _audit(
-        (1 - ours @ known.T).clip(min=0.0), (1 - others @ known.T).clip(min=0.0), cases
-    )
+    return _audit((1 - ours @ known.T).clip(min=0.0), (1 - others @ known.T).clip(min=0.0), cases)
 
 
 def thumbnails(volumes: Tensor) -> Tensor:

@@ -63,6 +63,7 @@ class Condition:
         map_ = None if self.map is None else torch.zeros_like(self.map)
         return replace(self.without_attributes(), map=map_)
 
+
 def drop(
     condition: Condition, share: float, generator: torch.Generator, *, maps: float = 0.0
 ) -> Condition:

@@ -4,22 +4,18 @@ A attributes, L tokens over all scales, X Y Z voxels, B batch, M channels of a m
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from medar.data.loading import DrawnDataset, Item
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.config import Attribute
 from medar.generator.maps import label_classes, one_hot
 from medar.tokenizer.tokens import TokenDataset
 
-Item = dict[str, Any]
 
-
-class GeneratorDataset(Dataset[Item]):
+class GeneratorDataset(DrawnDataset):
     """Tokens, attributes and, where the tokens have them, label maps.
 
     An item is a dictionary: `tokens` (L,) int64; `attributes` (A,) float32 (see
@@ -29,26 +25,31 @@ class GeneratorDataset(Dataset[Item]):
     Args:
         tokens: with `maps=True` for a model that takes label maps.
         attributes: the model's.
+        labels: the label values that the model knows, in its order; default those of the tokens.
     """
 
-    def __init__(self, tokens: TokenDataset, attributes: Sequence[Attribute] = ()) -> None:
+    def __init__(
+        self,
+        tokens: TokenDataset,
+        attributes: Sequence[Attribute] = (),
+        labels: Sequence[int] = (),
+    ) -> None:
+        super().__init__(tokens.seed)
         self.tokens = tokens
-        self.labels = tuple(tokens.about.maps or ())
+        self.labels = tuple(labels or tokens.about.maps or ())
         values = [case_values(attributes, case) for case in tokens.cases]
-        self._attributes = torch.tensor(values, dtype=torch.float32).view(len(tokens), -1)
+        self._attributes = torch.tensor(values, dtype=torch.float32).view(
+            len(tokens), len(attributes)
+        )
 
     @property
     def map_channels(self) -> int:
         """M, labels and background; 0 without maps."""
         return 1 + len(self.labels) if self.tokens.maps else 0
 
-    @property
-    def seed(self) -> int:
-        """Of the drawn variants."""
-        return self.tokens.seed
-
     def set_epoch(self, epoch: int) -> None:
         """Draw other variants from now on."""
+        super().set_epoch(epoch)
         self.tokens.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class GeneratorDataset(Dataset[Item]):
         return item
 
 
-def condition_of(batch: dict[str, Tensor], channels: int = 0) -> Condition:
+def condition_of(batch: Item, channels: int = 0) -> Condition:
     """The conditions of a batch of items, on its device.
 
     Args:

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from medar.data.loading import make_loader, set_epoch
+from medar.data.loading import Item, make_loader, set_epoch
 from medar.generator.conditions import Condition, drop
 from medar.generator.correction import corrupt
-from medar.generator.data import GeneratorDataset, Item, condition_of
+from medar.generator.data import GeneratorDataset, condition_of
 from medar.generator.folder import save_model
 from medar.generator.known import draw_known
 from medar.generator.marginals import Marginals

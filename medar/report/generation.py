@@ -14,6 +14,9 @@ COLUMNS = 8
 INCHES = 1.3
 """Longest side of a picture."""
 
+TITLE = 0.2
+"""Inches above each volume."""
+
 
 def contact_sheet(
     volumes: Sequence[Volume],
@@ -53,19 +56,17 @@ def contact_sheet(
     extents = [volume.grid.extent for volume in (*volumes, *real)]
     sides = [max(one[axis] for one in extents) for axis in range(3)]
     inches = INCHES / max(sides)
-    heights = [sides[2], sides[2], sides[1]] * len(bands)
-    size = (columns * max(sides[:2]) * inches, sum(heights) * inches + 0.2 * len(bands))
+    heights = [TITLE, *(side * inches for side in (sides[2], sides[2], sides[1]))] * len(bands)
+    size = (columns * max(sides[:2]) * inches, sum(heights))
     figure = Figure(figsize=size, dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(
-        len(heights), columns, squeeze=False, height_ratios=heights,
-        gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1 - 0.2 / size[1],
-                     "wspace": 0.03, "hspace": 0.2 * len(bands) / sum(size)},
-    )  # fmt: skip
-    for row, band in enumerate(bands):
-        for column in range(columns):
-            cells = [axes[3 * row + k][column] for k in range(3)]
-            _draw(cells, *(band[column] if column < len(band) else ("", None)), window)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.03, hspace=0.03)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for first, band in zip(range(0, len(heights), 4), bands, strict=True):
+        for column, (title, volume) in enumerate(band):
+            _draw(list(axes[first : first + 4, column]), title, volume, window)
     save_png(figure, path)
 
 
@@ -75,16 +76,12 @@ def _common_range(volumes: Sequence[Volume]) -> tuple[float, float]:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def _draw(
-    cells: Sequence[Any], title: str, volume: Volume | None, window: tuple[float, float]
-) -> None:
-    """The three planes of a volume, below each other; nothing where there is none."""
-    for ax, plane in zip(cells, PLANES, strict=True):
-        ax.set_axis_off()
-        if volume is None:
-            continue
-        centre = tuple(side // 2 for side in volume.shape)
+def _draw(cells: Sequence[Any], title: str, volume: Volume, window: tuple[float, float]) -> None:
+    """A title and the three planes of a volume, below each other."""
+    head, *pictures = cells
+    head.text(0.5, 0.5, title, fontsize=7, color="white", ha="center", va="center")
+    centre = tuple(side // 2 for side in volume.shape)
+    for ax, plane in zip(pictures, PLANES, strict=True):
         draw_plane(ax, volume, plane, centre, window)
         if plane[2] == "R":  # the patient's right is on the left of the picture
             ax.invert_xaxis()
-    cells[0].set_title(title, fontsize=7, color="white", pad=2)

@@ -255,10 +255,19 @@ def place(tokenizer: Tokenizer, device: Literal["auto", "cpu", "cuda"]) -> Token
     Raises:
         MedarError: CUDA is asked for and there is none.
     """
+    return tokenizer.to(device_named(device))
+
+
+def device_named(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one.
+
+    Raises:
+        MedarError: CUDA is asked for and there is none.
+    """
     there = torch.cuda.is_available()
     if device == "cuda" and not there:
         raise MedarError("--device cuda: there is none here; 'cpu' or 'auto' is needed")
-    return tokenizer.to("cuda" if there and device != "cpu" else "cpu")
+    return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 
 def _through(tokenizer: Tokenizer, plan: Plan, array: Array, upto: int | None) -> Inferred:

@@ -72,7 +72,8 @@ def _stages(path: Path) -> nn.Sequential:
         stages.load_state_dict(known)
     except RuntimeError as error:
         raise MedarError(
-            f"{path}: not the weights of MedicalNet's ResNet-10 ({one_line(error)}); {FILE} is needed"
+            f"{path}: not the weights of MedicalNet's ResNet-10 ({one_line(error)}); "
+            f"{FILE} is needed"
         ) from error
     stem = nn.Sequential(stages["conv1"], stages["bn1"], nn.ReLU())
     first = nn.Sequential(network.maxpool, stages["layer1"])
@@ -95,7 +96,8 @@ def read_weights(path: Path, needed: str) -> dict[str, Any]:
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception as error:  # on odd bytes the unpickler fails with whatever comes first
         raise MedarError(
-            f"{path}: not a file of tensors by torch.save ({one_line(error, 80)}); {needed} is needed"
+            f"{path}: not a file of tensors by torch.save ({one_line(error, 80)}); "
+            f"{needed} is needed"
         ) from error
     found = found.get("state_dict", found) if isinstance(found, dict) else {}
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}

@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from medar.data.augmentation import Augmentation
 from medar.data.cache import ArrayCache
 from medar.data.case import Split
+from medar.data.loading import DrawnDataset, Item
 from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
@@ -110,7 +110,7 @@ class TokenIndex:
         return from_dict(cls, values, str(path))
 
 
-class TokenDataset(Dataset[dict[str, Any]]):
+class TokenDataset(DrawnDataset):
     """Token pyramids of a folder that `medar tokenizer encode` filled.
 
     An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the place in
@@ -141,13 +141,12 @@ class TokenDataset(Dataset[dict[str, Any]]):
         variant: int | None = None,
         maps: bool = False,
     ) -> None:
+        super().__init__(seed)
         self.folder = Path(folder)
         self.about = TokenIndex.load(self.folder)
         self.cases = tuple(c for c in self.about.cases if split is None or c.split == split)
-        self.seed, self.variant, self.maps = seed, variant, maps
+        self.variant, self.maps = variant, maps
         self._maps = ArrayCache(self.folder / MAPS)
-        if seed < 0:
-            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
         if not self.cases:
             there = ", ".join(sorted({str(case.split) for case in self.about.cases}))
             raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
@@ -166,9 +165,6 @@ class TokenDataset(Dataset[dict[str, Any]]):
                 f"{self.folder}: {len(missing)} of {len(self.cases)} cases have no tokens yet, the "
                 f"first is {missing[0]}; run the same `medar tokenizer encode` again"
             )
-        # Shared memory: workers that live on see the epoch change.
-        self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def schedule(self) -> ScaleSchedule:
@@ -185,17 +181,13 @@ class TokenDataset(Dataset[dict[str, Any]]):
         """The tokenizer that made the tokens, for `Tokenizer.from_pretrained`."""
         return self.folder / TOKENIZER
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draw other variants from now on."""
-        self._epoch.fill_(epoch)
-
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Item:
         variant = self.variant
         if variant is None:
-            generator = np.random.default_rng([self.seed, int(self._epoch), index])
+            generator = np.random.default_rng(self.drawn_by(index))
             variant = int(generator.integers(self.about.variants + 1))
         item = {"indices": self.pyramid(index).flatten()[variant], "index": index}
         if self.maps:

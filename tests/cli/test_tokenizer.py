@@ -17,6 +17,7 @@ from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from medar.tokenizer.tokens import TokenDataset
 
 Medar = Callable[..., Any]
 
@@ -82,8 +83,20 @@ def test_labels_that_the_tokenizer_does_not_know_stay_out(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     model = save_model(tmp_path / "model", names=False)
-    said = medar("tokenizer", "encode", data, tmp_path / "tokens", "--model", model)
+    call = ["tokenizer", "encode", data, tmp_path / "tokens", "--model", model]
+    said = medar(*call)
     assert (said.code, said.out.count("4 cases encoded")) == (0, 1)
+    assert "has a label map of values that the tokenizer's plan names" in (
+        medar(*call, "--maps").refusal
+    )
+
+
+def test_label_maps_beside_the_tokens(medar: Medar, data: Path, tmp_path: Path) -> None:
+    model, out = save_model(tmp_path / "model"), tmp_path / "tokens"
+    assert medar("tokenizer", "encode", data, out, "--model", model, "--maps").code == 0
+    found = TokenDataset(out, maps=True)[0]["map"]
+    assert found.shape == (8, 8, 4)
+    assert set(found.unique().tolist()) == {0, 1, 2}
 
 
 def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from medar.generator.mixers import (
 )
 from medar.generator.mixers.mamba import inverse_softplus
 from medar.generator.mixers.scale_ssm import upsample
-from medar.generator.positions import coordinates
+from medar.generator.mixers.ssd import ssd_recurrent
+from medar.generator.positions import Rotary, coordinates, schedule_coordinates
 from medar.tokenizer.schedule import ScaleSchedule
 
 WIDTH, HEADS = 12, 2
@@ -214,11 +215,31 @@ def test_every_other_mamba_reads_each_scale_backwards() -> None:
     assert not torch.allclose(odd(x), even(x))
 
 
+def test_mamba_follows_its_equations() -> None:
+    """Token by token: the convolution as a sum over the tokens before, the scan as a recurrence."""
+    schedule = SCHEDULES[1]
+    mixer, x = make("mamba", schedule), tokens(schedule)
+    assert isinstance(mixer, MambaMixer)
+    z, fed, dt = torch.split(mixer.into(x), [WIDTH, WIDTH + 2 * 4, HEADS], dim=-1)
+    padded = nn.functional.pad(fed, (0, 0, 3, 0))
+    weight, bias = mixer.conv.weight[:, 0], mixer.conv.bias
+    taps = sum(weight[:, i] * padded[:, i : i + schedule.length] for i in range(4))
+    u, b, c = torch.split(nn.functional.silu(taps + bias), [WIDTH, 4, 4], dim=-1)
+    u, dt = u.unflatten(-1, (HEADS, -1)), nn.functional.softplus(dt + mixer.dt_bias)
+    y, _ = ssd_recurrent(u * dt[..., None], -dt * mixer.log_rate.exp(), b, c)
+    y = (y + mixer.skip[:, None] * u).flatten(2)
+    close(mixer(x), mixer.out(mixer.norm(y * nn.functional.silu(z))), atol=1e-5, rtol=1e-5)
+
+
 def test_attention_is_masked_attention_over_all_tokens() -> None:
     schedule = SCHEDULES[1]
     mixer, x = make("attention", schedule), tokens(schedule)
     assert isinstance(mixer, BlockCausalAttention)
-    queries, keys, values = (one.transpose(1, 2) for one in mixer._project(x))
+    queries, keys, values = (
+        one.unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in mixer.into(x).chunk(3, dim=-1)
+    )
+    turn = Rotary(schedule_coordinates(schedule), WIDTH // HEADS, max(schedule.latent))
+    queries, keys = turn(mixer.query_norm(queries)), turn(mixer.key_norm(keys))
     scale = torch.cat([torch.full((n,), k) for k, n in enumerate(schedule.tokens)])
     scores = queries @ keys.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
     shares = scores.masked_fill(scale[:, None] < scale, -torch.inf).softmax(-1)
@@ -236,10 +257,10 @@ def test_scale_ssm_follows_its_equations() -> None:
     for k, grid in enumerate(schedule.grids):
         u, b, c, dt = (schedule.split(one)[k] for one in inputs)
         decay = torch.exp(-dt).repeat_interleave(WIDTH // HEADS, dim=-1)  # (B, T, I)
-        raised = upsample(h, grid).flatten(3).permute(0, 3, 1, 2)  # (B, T, I, N)
+        raised = upsample(h, grid).flatten(1, 3).mT  # (B, T, I, N)
         new = decay[..., None] * raised + ((1 - decay) * u)[..., None] * b[:, :, None]
         outputs.append((new * c[:, :, None]).sum(-1) + mixer.skip * u)
-        h = new.permute(0, 2, 3, 1).unflatten(-1, grid)
+        h = new.mT.unflatten(1, grid)
     y = torch.cat(outputs, dim=1)
     expected = mixer.out(mixer.norm(y * nn.functional.silu(z)))
     close(mixer(x), expected, atol=1e-5, rtol=1e-5)
@@ -273,12 +294,9 @@ def test_states_are_brought_up_to_where_they_lie(
     coarse: tuple[int, int, int], fine: tuple[int, int, int]
 ) -> None:
     """A state that grows linearly in space does so afterwards, up to the volume's edges."""
-    places = coordinates(coarse).T.reshape(1, 1, 3, *coarse)
-    raised = upsample(places, fine)[0, 0].flatten(1).T
-    low, high = places.flatten(3).amin(-1)[0, 0], places.flatten(3).amax(-1)[0, 0]
-    close(raised, coordinates(fine).clamp(low, high))
-    ones = torch.ones(1, 2, 3, *coarse)
-    close(upsample(ones, fine), torch.ones(1, 2, 3, *fine))
+    places = coordinates(coarse)
+    raised = upsample(places.reshape(1, *coarse, 1, 3), fine).reshape(-1, 3)
+    close(raised, coordinates(fine).clamp(places.amin(0), places.amax(0)))
 
 
 def test_inverse_softplus_is_the_inverse() -> None:

@@ -134,7 +134,7 @@ def test_under_autocast_the_scan_is_fp32_inside() -> None:
 def test_the_path_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ssd.scan_path("cpu") == "state-space scan: plain torch in chunks (on cpu)"
     assert ssd.scan_path().startswith("state-space scan: ")
-    monkeypatch.setattr(ssd, "_kernel", lambda: "No module named 'mamba_ssm'")
+    monkeypatch.setattr(ssd, "_KERNEL", "No module named 'mamba_ssm'")
     told = ssd.scan_path("cuda")
     assert re.search(r"plain torch in chunks \(no mamba_ssm: No module named", told)
 

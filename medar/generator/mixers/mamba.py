@@ -51,7 +51,7 @@ class MambaMixer(Mixer):
         heads: int,
         schedule: ScaleSchedule,
         settings: MixerSettings,
-        reverse: bool = False,
+        reverse: bool,
     ) -> None:
         super().__init__()
         self.schedule = schedule

@@ -79,8 +79,8 @@ class ScaleSSM(Mixer):
         return self._finish(torch.cat(mixed, dim=1), z)
 
     def start(self, like: Tensor) -> State:
-        """Zeros on the first grid, {"h": (B, I, N, x, y, z)} float32."""
-        shape = (len(like), self.inner, self.state, *self.schedule.grids[0])
+        """Zeros on the first grid, {"h": (B, x, y, z, N, I)} float32."""
+        shape = (len(like), *self.schedule.grids[0], self.state, self.inner)
         return {"h": like.new_zeros(shape, dtype=torch.float32)}
 
     def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -108,19 +108,16 @@ class ScaleSSM(Mixer):
         The new state, the largest tensor here, is made only where a scale will read it, and U h is
         all that the backward pass has to keep.
         """
-        with torch.autocast(state.device.type, enabled=False):
-            u = rearrange(inputs.u, "B T (H P) -> B H P T", H=self.heads)
-            b, c = (rearrange(one, "B T N -> B 1 N T") for one in (inputs.b, inputs.c))
-            dt = rearrange(inputs.dt, "B T H -> B H 1 T")
-            decay, gain = torch.exp(-dt), -torch.expm1(-dt)
-            raised = upsample(state, self.schedule.grids[k])
-            h = rearrange(raised, "B (H P) N x y z -> B H P N (x y z)", H=self.heads)
-            remembered = (h * (decay * c).unsqueeze(2)).sum(3)
-            y = remembered + (gain * (b * c).sum(2, keepdim=True)) * u
-            if k < len(self.schedule) - 1:
-                h = torch.addcmul(decay.unsqueeze(3) * h, (gain * b).unsqueeze(2), u.unsqueeze(3))
-                state = h.reshape(raised.shape)
-            return rearrange(y, "B H P T -> B T (H P)") + self.skip.float() * inputs.u, state
+        u = rearrange(inputs.u, "B T (H P) -> B T 1 H P", H=self.heads)
+        b, c = (rearrange(one, "B T N -> B T N 1 1") for one in (inputs.b, inputs.c))
+        dt = rearrange(inputs.dt, "B T H -> B T 1 H 1")
+        decay, gain = torch.exp(-dt), -torch.expm1(-dt)
+        raised = upsample(state, self.schedule.grids[k])
+        h = rearrange(raised, "B x y z N (H P) -> B (x y z) N H P", H=self.heads)
+        y = (decay * c * h).sum(2, keepdim=True) + gain * (b * c).sum(2, keepdim=True) * u
+        if k < len(self.schedule) - 1:
+            state = torch.addcmul(decay * h, gain * b, u).reshape(raised.shape)
+        return y.flatten(2) + self.skip.float() * inputs.u, state
 
     def _finish(self, y: Tensor, z: Tensor) -> Tensor:
         """Gate, norm and output, (B, T, I) to (B, T, E)."""
@@ -129,8 +126,9 @@ class ScaleSSM(Mixer):
 
 
 def upsample(state: Tensor, grid: Shape3) -> Tensor:
-    """(B, I, N, x, y, z) on a finer grid, linearly between the middles of cells."""
-    if tuple(state.shape[3:]) == grid:
+    """(B, x, y, z, N, I) on a finer grid, linearly between the middles of cells."""
+    if tuple(state.shape[1:4]) == grid:
         return state
-    raised = interpolate(state.flatten(1, 2), grid, mode="trilinear")
-    return raised.view(*state.shape[:3], *grid)
+    channels = state.flatten(4).movedim(-1, 1)  # in memory last, where a CPU wants them
+    raised = interpolate(channels, grid, mode="trilinear").movedim(1, -1)
+    return raised.reshape(len(state), *grid, *state.shape[4:])

@@ -15,7 +15,6 @@ B batch, L tokens, H heads, P width of a head, N state, Q tokens of a chunk, M c
 import importlib
 import warnings
 from collections.abc import Callable
-from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -23,6 +22,21 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 from torch.nn.functional import pad
+
+
+def _find_kernel() -> Callable[..., Any] | str:
+    """mamba_ssm's kernel, or why there is none."""
+    try:
+        with warnings.catch_warnings():  # its import deprecates things that are not ours
+            warnings.simplefilter("ignore")
+            found = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
+    except Exception as error:  # a library that is optional may be broken in any way
+        return (str(error) or type(error).__name__).partition("\n")[0]
+    kernel: Callable[..., Any] = found.mamba_chunk_scan_combined
+    return kernel
+
+
+_KERNEL = _find_kernel()  # here, as torch.compile cannot trace an import
 
 
 def scan(
@@ -44,9 +58,8 @@ def scan(
     Returns:
         y (B, L, H, P) in the precision of `x`, and the state after the last token, float32.
     """
-    kernel = _kernel() if x.is_cuda else None
-    if callable(kernel):
-        y, last = kernel(
+    if x.is_cuda and callable(_KERNEL):
+        y, last = _KERNEL(
             x,
             dt,
             a,
@@ -63,27 +76,13 @@ def scan(
 
 def scan_path(device: torch.device | str | None = None) -> str:
     """In words: what `scan` uses on a device (default: CUDA where there is one), and why."""
-    kernel = _kernel()
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type != "cuda":
         return f"state-space scan: plain torch in chunks (on {torch.device(device).type})"
-    if callable(kernel):
+    if callable(_KERNEL):
         return f"state-space scan: Triton kernel of mamba_ssm {metadata.version('mamba_ssm')}"
-    return f"state-space scan: plain torch in chunks (no mamba_ssm: {kernel})"
-
-
-@cache
-def _kernel() -> Callable[..., Any] | str:
-    """mamba_ssm's kernel, or why there is none."""
-    try:
-        with warnings.catch_warnings():  # its import deprecates things that are not ours
-            warnings.simplefilter("ignore")
-            found = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-    except ImportError as error:
-        return str(error).partition("\n")[0]
-    kernel: Callable[..., Any] = found.mamba_chunk_scan_combined
-    return kernel
+    return f"state-space scan: plain torch in chunks (no mamba_ssm: {_KERNEL})"
 
 
 def ssd_chunked(

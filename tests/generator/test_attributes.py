@@ -1,0 +1,118 @@
+"""The schema of attributes, and what cases and users say in its terms."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from medar.errors import MedarError
+from medar.generator.attributes import attribute_values, attributes_of, case_values
+from medar.generator.config import Attribute
+from medar.tokenizer.tokens import TokenCase
+
+
+def case(modality: str | None = "MR", **attributes: Any) -> TokenCase:
+    return TokenCase(
+        id="c",
+        subject="c",
+        split="train",
+        modality=modality,
+        attributes=attributes,
+        annotated=(),
+        image="",
+        label=None,
+        trace={},
+    )
+
+
+CASES = [
+    case(age=30, side="left", sick=True, grade=1, code=7, score=2.0),
+    case(age=50, side="right", sick=False, grade=2, code="7b", score=math.nan),
+    case("CT", age=40.5, side="left"),
+]
+SIDE = Attribute(name="side", values=("left", "right"))
+AGE = Attribute(name="age", mean=40.0, deviation=8.0)
+
+
+def test_values_say_what_an_attribute_is() -> None:
+    names = ["side", "age", "sick", "modality", "grade", "code", "score"]
+    side, age, sick, modality, grade, code, score = attributes_of(CASES, names)
+    assert side == SIDE
+    assert not age.categorical
+    assert age.mean == pytest.approx(120.5 / 3)
+    assert age.deviation == pytest.approx(8.1684, abs=1e-3)
+    assert sick.values == ("false", "true")
+    assert modality.values == ("CT", "MR")
+    assert not grade.categorical  # few distinct whole numbers stay numbers
+    assert code.values == ("7", "7b")
+    assert (score.mean, score.deviation) == (2.0, 1.0)
+
+
+def test_the_modality_counts_by_itself_where_there_are_several() -> None:
+    assert [one.name for one in attributes_of(CASES)] == ["modality"]
+    assert attributes_of(CASES[:2]) == ()
+    assert attributes_of([case(None), case("CT")]) == ()
+    assert attributes_of(CASES, ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["agee"], r"'agee': no training case has it; there are: age, .*; did you mean 'age'\?$"),
+        (["weight"], r"there are: age, code, grade, modality, score, sick, side$"),
+        (["age", "age"], "'age' is named twice"),
+    ],
+)
+def test_attributes_that_no_case_has_are_refused(names: list[str], said: str) -> None:
+    with pytest.raises(MedarError, match=said):
+        attributes_of(CASES, names)
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}])
+def test_values_that_are_not_plain_are_refused(value: Any) -> None:
+    cases = [case(age=1), case(age=value)]
+    assert attributes_of(cases) == ()
+    with pytest.raises(MedarError, match=r"^attribute 'age' holds .*leave it out"):
+        attributes_of(cases, ["age"])
+
+
+def test_a_request_in_the_order_of_the_schema() -> None:
+    sick = Attribute(name="sick", values=("false", "true"))
+    grade = Attribute(name="grade", values=("1", "2"))
+    schema = (SIDE, AGE, sick, grade)
+    assert attribute_values(schema, {"age": "35", "side": "right"})[:2] == [1.0, 35.0]
+    assert attribute_values(schema, {"sick": True, "grade": 2.0})[2:] == [1.0, 1.0]
+    assert all(map(math.isnan, attribute_values(schema, {"age": None})))
+    assert attribute_values((), {}) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"sides": "left"}, r"'sides': this model does not know it; it knows: side, age; did"),
+        (
+            {"side": "lefft"},
+            r"'side': value 'lefft' is unknown; allowed: left, right; did you mean",
+        ),
+        ({"side": "LEFT"}, r"did you mean 'left'\?$"),
+        ({"side": "up"}, "allowed: left, right$"),
+        ({"age": "old"}, "'age': value 'old'; a finite number is needed"),
+        ({"age": "nan"}, "'age': value 'nan'; a finite number is needed"),
+        ({"age": True}, "'age': value True; a finite number is needed"),
+        ({"age": [3]}, r"'age': value \[3\]; a finite number is needed"),
+    ],
+)
+def test_wrong_requests(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(MedarError, match=said):
+        attribute_values((SIDE, AGE), values)
+
+
+def test_what_a_case_does_not_tell_is_not_known() -> None:
+    modality = Attribute(name="modality", values=("CT", "MR"))
+    schema = (SIDE, AGE, modality)
+    assert case_values(schema, case(side="right", age=35)) == [1.0, 35.0, 1.0]
+    unseen = case_values(schema, case(None, side="middle", age="n/a", other=3))
+    assert all(map(math.isnan, unseen))
+    scanner = replace(case(None), attributes={"modality": "CT"})
+    assert case_values(schema, scanner)[2] == 0.0
