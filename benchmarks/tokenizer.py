@@ -5,11 +5,11 @@ on its validation split by the same evaluation. A row that is in OUT/results.jso
 run again; a table of all of them is printed at the end.
 
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
-        --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8 | --steps 2620]
+        --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
 
-Steps make rows comparable on a machine that others use too: equal time is then the number of steps
-that each row takes in those minutes on an idle machine, which a short run of each side by side
-tells.
+With --steps instead of --minutes, rows compare on a machine that others use too: equal time is then
+the number of steps that each row takes in those minutes on an idle one, which short runs side by
+side tell.
 
 Rows: `default`; `l1` (L1 alone, neither spectrum nor discriminator); `unquantised` (the quantiser
 left out); `ema`, which is the default, `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the
@@ -110,8 +110,8 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     parameters = sum(p.numel() for p in task.model.parameters())
     tokens = task.tokens if isinstance(task, MonaiTask) else ours.model.config.schedule.length
     return {
-        "minutes": outcome.elapsed / 60, "steps": outcome.step, "parameters": parameters, "tokens": tokens,
-        **chosen, **judged(task, options.prepared, options.split),
+        "minutes": outcome.elapsed / 60, "steps": outcome.step, "parameters": parameters,
+        "tokens": tokens, **chosen, **judged(task, options.prepared, options.split),
     }  # fmt: skip
 
 

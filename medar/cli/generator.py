@@ -66,9 +66,7 @@ def train(
     return report(out, outcome, json=training.json)
 
 
-def _tokens(
-    settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None
-) -> Path:
+def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:
     """The folder of tokens: DATA itself, or one that is made from it now."""
     from medar.tokenizer.encoding import encode_data_set
     from medar.tokenizer.inference import load_tokenizer, model_folder
@@ -109,11 +107,12 @@ def _preview(tokens: Path, out: Path) -> "Preview":
     from torch import Tensor
 
     from medar.data.plan import Plan
-    from medar.report.sheets import contact_sheet
-    from medar.settings import from_dict
+    from medar.evaluation.generated import picture
     from medar.files import read_json
-    from medar.tokenizer.tokens import TOKENIZER
+    from medar.report.generation import contact_sheet
+    from medar.settings import from_dict
     from medar.tokenizer.tokenizer import PREPROCESS
+    from medar.tokenizer.tokens import TOKENIZER
 
     path = tokens / TOKENIZER / PREPROCESS
     plan = from_dict(Plan, read_json(path), str(path))
@@ -121,6 +120,7 @@ def _preview(tokens: Path, out: Path) -> "Preview":
     def show(step: int, volumes: Tensor) -> None:
         folder = out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        contact_sheet(volumes.numpy(), folder / f"step_{step:06d}.png", spacing=plan.spacing)
+        pictures = [picture(volume, plan) for volume in volumes.numpy()]
+        contact_sheet(pictures, folder / f"step_{step:06d}.png")
 
     return show

@@ -70,8 +70,8 @@ class ScaleAttention(nn.Module):
         queries, keys, values = rearrange(
             self.project(x), "b l (three h w) -> three b h l w", three=3, h=self.heads
         )
-        queries = self.rotary(self.query_norm(queries).to(values.dtype), start)
-        keys = self.rotary(self.key_norm(keys).to(values.dtype), start)
+        queries = self.rotary(self.query_norm(queries.float()), start).to(values.dtype)
+        keys = self.rotary(self.key_norm(keys.float()), start).to(values.dtype)
         tokens = [self.schedule.tokens[k] for k in scales]
         parts = zip(*(one.split(tokens, dim=2) for one in (queries, keys, values)), strict=True)
         mixed = [self._scale(k, *part) for k, part in zip(scales, parts, strict=True)]
@@ -83,9 +83,11 @@ class ScaleAttention(nn.Module):
         windows = self.windows[k]
         if not isinstance(windows, Windows):
             return scaled_dot_product_attention(queries, keys, values)
-        cut = [windows.cut(one) for one in (queries, keys, values)]
         mask = windows.inside.repeat(len(queries), 1)[:, None, None]
-        return windows.join(scaled_dot_product_attention(*cut, attn_mask=mask), len(queries))
+        mixed = scaled_dot_product_attention(
+            windows.cut(queries), windows.cut(keys), windows.cut(values), attn_mask=mask
+        )
+        return windows.join(mixed, len(queries))
 
 
 class Windows(nn.Module):

@@ -15,6 +15,7 @@ B batch, L tokens over all scales, T tokens of one scale, E width, S layers of a
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from medar.generator.attention import ScaleAttention
@@ -64,6 +65,10 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(3 * layers, width))
         with torch.no_grad():
             self.table[2::3] = 1.0  # gates
+            # All layers together start with the variance of one.
+            for last in (self.mlp[-1], self.attention and self.attention.out):
+                if isinstance(last, nn.Linear):
+                    last.weight /= (2 * config.depth) ** 0.5
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
@@ -94,10 +99,10 @@ class Block(nn.Module):
     def _through(
         self, calls: list[Callable[[Tensor], Tensor]], x: Tensor, shared: Tensor
     ) -> Tensor:
-        modulation = (shared + self.table)[:, :, None].unflatten(1, (-1, 3))
-        for norm, call, (shift, scale, gate) in zip(
-            self.norms, calls, (one.unbind(1) for one in modulation.unbind(1)), strict=True
-        ):
+        modulation = rearrange(
+            shared + self.table, "b (layer three) e -> layer three b 1 e", three=3
+        )
+        for norm, call, (shift, scale, gate) in zip(self.norms, calls, modulation, strict=True):
             x = x + gate * self.dropout(call(norm(x) * (1 + scale) + shift))
         return x
 

@@ -11,10 +11,12 @@ state. The quantiser is the tokenizer's own, frozen.
 B batch, L tokens over all scales, T tokens of one scale, K scales, D code width, V codes, E width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
@@ -56,6 +58,8 @@ class Generator(TokenModel):
         downsampling: voxels per latent site along each axis, for maps.
     """
 
+    levels: Tensor
+
     def __init__(
         self,
         config: GeneratorConfig,
@@ -86,30 +90,28 @@ class Generator(TokenModel):
             else None
         )
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
-        self.modulation = nn.Sequential(
-            nn.SiLU(), nn.Linear(width, 3 * modulated_layers(config) * width)
-        )
+        self.modulate = nn.Linear(width, 3 * modulated_layers(config) * width)
         self.blocks = nn.ModuleList(
             Block(config, self.schedule, rotary, layer) for layer in range(config.depth)
         )
         self.norm = nn.RMSNorm(width, eps=1e-6)
         self.head = nn.Linear(width, self.codes)
-        levels = torch.repeat_interleave(torch.tensor(self.schedule.tokens))
+        levels = torch.arange(len(self.schedule)).repeat_interleave(
+            torch.tensor(self.schedule.tokens)
+        )
         self.register_buffer("levels", levels, persistent=False)
         self._initialise()
 
     def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
         """Logits of all scales given the tokens of coarser ones, (B, L, V)."""
         about = self.attributes(condition.attributes)
-        seen = self.embed(self._inputs(tokens))
-        x = seen + self._where(condition, about)
+        x = self.embed(self._inputs(tokens)) + self._where(condition, about)
         if known is not None:
             x = x + self._given(known, tokens)
-        shared = self.modulation(about).unflatten(1, (-1, x.shape[-1]))
-        for block in self.blocks:
+        shared = self._shared(about)
+        for block in self._blocks():
             x = block(x, shared)
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        return self._logits(x)
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -128,8 +130,8 @@ class Generator(TokenModel):
             k=0,
             total=total,
             where=where,
-            shared=self.modulation(about).unflatten(1, (-1, where.shape[-1])),
-            states=[block.mixer.start(where) for block in self.blocks],
+            shared=self._shared(about),
+            states=[block.mixer.start(where) for block in self._blocks()],
             known=known,
         )
 
@@ -142,10 +144,9 @@ class Generator(TokenModel):
             rest = memory.known.latent - memory.total
             memory.forced = self.quantiser.encode_scale(k, rest)
             x = x + self._given(memory.known.mask[:, part], memory.forced)
-        for place, block in enumerate(self.blocks):
+        for place, block in enumerate(self._blocks()):
             x, memory.states[place] = block.step(k, x, memory.shared, memory.states[place])
-        logits: Tensor = self.head(self.norm(x))
-        return logits
+        return self._logits(x)
 
     def take(self, memory: Memory, tokens: Tensor) -> Tensor:
         """Go on with a scale's tokens, (B, T); known sites take their own."""
@@ -160,8 +161,8 @@ class Generator(TokenModel):
     def state_size(self) -> int:
         """Of all mixers, and the reconstruction so far."""
         sites = self.schedule.tokens[-1]
-        mixers = sum(block.mixer.state_size for block in self.blocks)
-        return int(mixers) + sites * self.quantiser.codebook.width
+        mixers = sum(block.mixer.state_size for block in self._blocks())
+        return mixers + sites * self.quantiser.codebook.width
 
     def train(self, mode: bool = True) -> "Generator":
         """The quantiser stays as it is."""
@@ -188,11 +189,27 @@ class Generator(TokenModel):
         seen = self.quantiser.seen(k, total).flatten(2).transpose(1, 2)
         return seen / self.quantiser.gains.max()
 
+    def _blocks(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
+
+    def _shared(self, about: Tensor) -> Tensor:
+        """(B, 3 S, E)."""
+        modulation: Tensor = self.modulate(silu(about))
+        return modulation.view(len(about), -1, self.config.width)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
     def _where(self, condition: Condition, about: Tensor) -> Tensor:
         """(B, L, E): position, level, attributes and map of each token."""
-        where: Tensor = (self.position() + self.level(self.levels)) + about[:, None]
+        # The residual stream is float32, whatever the layers compute in.
+        where: Tensor = (self.position() + self.level(self.levels)).float() + about[:, None]
         if self.map is not None:
-            return where + self.map(condition.map)
+            added: Tensor = self.map(condition.map)
+            return where + added
         if condition.map is not None:
             raise MedarError("this generator was trained without maps; leave the map out")
         return where
@@ -209,17 +226,10 @@ class Generator(TokenModel):
         return slice(start, start + self.schedule.tokens[k])
 
     def _initialise(self) -> None:
-        """Small weights, smaller where layers end in the residual stream; modulation starts at 0."""
-        last = 0.02 / (2 * self.config.depth) ** 0.5
-        for block in self.blocks:
-            for module in block.modules():
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=0.02)
-            for module in (block.mlp[-1], getattr(block.attention, "out", None)):
-                if module is not None:
-                    nn.init.normal_(module.weight, std=last)
-        nn.init.zeros_(self.modulation[-1].weight)
-        nn.init.zeros_(self.modulation[-1].bias)
-        nn.init.normal_(self.level.weight, std=0.02)
-        nn.init.normal_(self.head.weight, std=0.02)
+        """The residual stream and the logits start small; the condition modulates nothing yet."""
+        nn.init.normal_(self.level.weight, std=(3 * self.config.width) ** -0.5)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        with torch.no_grad():
+            self.head.weight *= 0.02
         nn.init.zeros_(self.head.bias)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from medar.generator.conditions import Condition
 from medar.generator.config import GeneratorConfig
+from medar.tokenizer.residual import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 
@@ -36,6 +37,8 @@ class TokenModel(nn.Module, ABC):
     """A model of token pyramids, given conditions."""
 
     config: GeneratorConfig
+    quantiser: MultiScaleQuantiser
+    """The tokenizer's, frozen."""
     schedule: ScaleSchedule
     codes: int
     """V."""

@@ -66,7 +66,7 @@ class GeneratorTask(Task[Item]):
         preview: Preview | None = None,
     ) -> None:
         self.model: TokenModel = model
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.train, self.validation, self.settings, self.preview = (
             train, validation, settings, preview
         )  # fmt: skip

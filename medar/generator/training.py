@@ -6,12 +6,12 @@ import torch
 
 from medar.errors import MedarError
 from medar.generator.attributes import attributes_of
+from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.config import ConditionConfig, GeneratorConfig
 from medar.generator.data import GeneratorDataset
 from medar.generator.folder import make_model
 from medar.generator.settings import GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
-from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TokenDataset
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
@@ -56,7 +56,7 @@ def make_task(
     seed, maps = settings.training.seed, settings.condition.map == "label"
     train = TokenDataset(tokens, split="train", seed=seed, maps=maps)
     validation = TokenDataset(tokens, split="val", variant=0, maps=maps)
-    tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder)
+    tokenizer = read_tokenizer(train.tokenizer_folder)
     labels = list(tokenizer.plan.labels) if tokenizer.plan else []
     if maps and not labels:
         raise MedarError(

@@ -37,9 +37,7 @@ def test_steps_equal_teacher_forcing(
 ) -> None:
     model = make_model(mixer=mixer, **windows)
     whole = model(tokens, condition)
-    torch.testing.assert_close(
-        stepped(model, tokens, condition, None), whole, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(stepped(model, tokens, condition, None), whole, rtol=1e-4, atol=1e-4)
     assert whole.std() > 0.1
 
 
