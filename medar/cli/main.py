@@ -41,11 +41,7 @@ app.command(
     name="tokenizer",
     help="Train tokenizers; volumes to tokens and back.",
 )
-app.command(
-    "medar.cli.synthesize:synthesize",
-    name="synthesize",
-    help="Make synthetic volumes, fill regions, raise resolution.",
-)
+app.command("medar.cli.synthesize:synthesize", name="synthesize")
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 

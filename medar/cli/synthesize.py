@@ -96,7 +96,7 @@ def synthesize(
     choosing: Choosing = CHOOSING,
     reading: Reading = READING,
 ) -> None:
-    """Make synthetic volumes.
+    """Make synthetic volumes, fill regions, raise resolution.
 
     Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
     beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
