@@ -98,10 +98,6 @@ def synthesize(
 ) -> None:
     """Make synthetic volumes, fill regions, raise resolution.
 
-    Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
-    beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
-    command goes on where it was interrupted, or adds samples with a larger N.
-
     Parameters
     ----------
     model
