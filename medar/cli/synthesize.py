@@ -141,7 +141,10 @@ def synthesize(
     job = synthesizer.job(request)
     note(*job.scene.notes)
     show = _preview(out) if preview else None
-    done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+    try:
+        done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
     _draw(done.images[:DRAWN], out / SHEET, len(synthesizer.plan.channels) > 1, modality)
     if json:
         said = {"out": out, "made": done.made, "kept": done.kept, "images": done.images}

@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medar.generator import samples
 from medar.generator.folder import save_model
 
 from ..generator.synthesis import tiny_model, tiny_tokenizer
@@ -87,6 +88,25 @@ def test_the_same_command_goes_on(medar: Medar, model: Path, tmp_path: Path) -> 
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
     refusal = medar("synthesize", model, out, "-n", 2, "--class", "liver").refusal
     assert "sample_0000.json: attributes {}, asked for is {'organ': 'liver'}; choose" in refusal
+
+
+def test_an_interrupted_run_keeps_whole_samples(
+    medar: Medar, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write = samples.write_nifti
+
+    def stop(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "sample_0001_label.nii.gz":
+            raise KeyboardInterrupt
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(samples, "write_nifti", stop)
+    said = medar("synthesize", model, out, "-n", 3)
+    assert (said.code, said.err) == (130, "medar: interrupted: the same command goes on from here\n")
+    assert [path.name for path in sorted(out.glob("*.json"))] == ["sample_0000.json"]
+    monkeypatch.setattr(samples, "write_nifti", write)
+    assert "2 volumes made, 1 kept" in medar("synthesize", model, out, "-n", 3).out
 
 
 def test_inpainting_keeps_the_file_but_for_the_region(
