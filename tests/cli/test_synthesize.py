@@ -103,7 +103,10 @@ def test_an_interrupted_run_keeps_whole_samples(
 
     monkeypatch.setattr(samples, "write_nifti", stop)
     said = medar("synthesize", model, out, "-n", 3)
-    assert (said.code, said.err) == (130, "medar: interrupted: the same command goes on from here\n")
+    assert (said.code, said.err) == (
+        130,
+        "medar: interrupted: the same command goes on from here\n",
+    )
     assert [path.name for path in sorted(out.glob("*.json"))] == ["sample_0000.json"]
     monkeypatch.setattr(samples, "write_nifti", write)
     assert "2 volumes made, 1 kept" in medar("synthesize", model, out, "-n", 3).out
