@@ -20,6 +20,12 @@ HELP = """Generate and understand 3D medical volumes with scale-wise autoregress
 
 Not a medical device: for research only."""
 
+SYNTHESIZE = """Make synthetic volumes, fill regions, raise resolution.
+
+Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
+beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
+command goes on where it was interrupted, or adds samples with a larger N."""
+
 app = App(
     name="medar",
     help=HELP,
@@ -41,11 +47,7 @@ app.command(
     name="tokenizer",
     help="Train tokenizers; volumes to tokens and back.",
 )
-app.command(
-    "medar.cli.synthesize:synthesize",
-    name="synthesize",
-    help="Make synthetic volumes, fill regions, raise resolution.",
-)
+app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZE)
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 

@@ -96,11 +96,7 @@ def synthesize(
     choosing: Choosing = CHOOSING,
     reading: Reading = READING,
 ) -> None:
-    """Make synthetic volumes.
-
-    Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
-    beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
-    command goes on where it was interrupted, or adds samples with a larger N.
+    """Make synthetic volumes, fill regions, raise resolution.
 
     Parameters
     ----------
@@ -145,7 +141,10 @@ def synthesize(
     job = synthesizer.job(request)
     note(*job.scene.notes)
     show = _preview(out) if preview else None
-    done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+    try:
+        done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
     _draw(done.images[:DRAWN], out / SHEET, len(synthesizer.plan.channels) > 1, modality)
     if json:
         said = {"out": out, "made": done.made, "kept": done.kept, "images": done.images}

@@ -62,15 +62,16 @@ def fill(
 
     Raises:
         MedarError: a folder with other files, with samples of another request, or one that cannot
-            be written to.
+            be written to; or a batch size below 1.
     """
     folder = Path(folder)
     _check(folder)
+    size = synthesizer.batch_size(job, batch_size)
     with exclusive(folder):
         remove_temporaries(folder)
         places = {seed: place for place, seed in enumerate(seeds)}
         missing = [seed for seed in seeds if not _there(folder, places[seed], job.about(seed))]
-        made = synthesizer.run(job, missing, batch_size=batch_size, preview=preview)
+        made = synthesizer.run(job, missing, batch_size=size, preview=preview)
         for seed, sample in zip(missing, made, strict=True):
             _write(folder, places[seed], sample, job)
     images = tuple(folder / f"{_stem(place)}.nii.gz" for place in range(len(seeds)))

@@ -24,7 +24,7 @@ from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
 from medar.generator.model import Known
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
-from medar.tokenizer.inference import Inferred, device_of, sole_modality
+from medar.tokenizer.inference import Array, Inferred, device_of, sole_modality
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Volume
 
@@ -101,7 +101,7 @@ def restored(inferred: Inferred, trace: Trace) -> Placed:
 
 
 @torch.no_grad()
-def latent_of(tokenizer: Tokenizer, array: np.typing.NDArray[np.float32]) -> Tensor:
+def latent_of(tokenizer: Tokenizer, array: Array) -> Tensor:
     """The encoder's latent of a prepared volume, (C, X, Y, Z): (1, D, x, y, z)."""
     latent: Tensor = tokenizer.encoder(
         torch.from_numpy(array.copy())[None].to(device_of(tokenizer))

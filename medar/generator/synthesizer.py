@@ -176,11 +176,18 @@ class Synthesizer:
         Raises:
             MedarError: a batch size below 1.
         """
-        size = fitting(self.model, job.settings) if batch_size is None else batch_size
-        if size < 1:
-            raise MedarError(f"batch size {size}: a whole number from 1 is needed")
-        made = self._batches(job, seeds, size, preview)
+        made = self._batches(job, seeds, self.batch_size(job, batch_size), preview)
         return track(made, total=len(seeds), label="synthesize", unit="volume")
+
+    def batch_size(self, job: Job, asked: int | None = None) -> int:
+        """Volumes at once: as asked, or as many as fit into memory.
+
+        Raises:
+            MedarError: fewer than one is asked for.
+        """
+        if asked is not None and asked < 1:
+            raise MedarError(f"batch size {asked}: a whole number from 1 is needed")
+        return asked or fitting(self.model, job.settings)
 
     @torch.no_grad()
     def _batches(

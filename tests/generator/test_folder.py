@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medar.errors import MedarError
+from medar.generator.baselines.voxel import VoxelTokenizer, voxel_tokenizer
 from medar.generator.folder import (
     load_model,
     make_model,
@@ -16,6 +17,7 @@ from medar.generator.folder import (
     save_model,
 )
 from medar.generator.sampling import SamplingSettings
+from medar.generator.synthesizer import Synthesizer
 
 from .synthesis import tiny_model, tiny_tokenizer
 
@@ -53,6 +55,16 @@ def test_a_tokenizer_may_be_named_by_its_folder(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     save_model(tmp_path / "model", tiny_model(tokenizer), tmp_path / "tokenizer")
     assert load_model(tmp_path / "model", "cpu").tokenizer.digest == tokenizer.digest
+
+
+def test_a_model_of_voxels_has_its_own_tokenizer(tmp_path: Path) -> None:
+    plan = tiny_tokenizer(labels={}).plan
+    assert plan is not None
+    tokenizer = voxel_tokenizer(plan, (4, 4, 4), levels=8)
+    save_model(tmp_path, tiny_model(tokenizer, kind="raster", maps=False), tokenizer)
+    made = Synthesizer.from_pretrained(tmp_path, "cpu")(2)
+    assert type(load_model(tmp_path, "cpu").tokenizer) is VoxelTokenizer
+    assert [sample.image.shape for sample in made] == [(16, 16, 8)] * 2
 
 
 def test_the_digest_tells_weights_and_sizes_apart() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from medar.data.intensity import IntensityRule
 from medar.errors import MedarError
 from medar.generator.memory import batch_size as fitting
 from medar.generator.memory import bytes_per_volume
@@ -19,6 +20,8 @@ from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Volume
 
 from .synthesis import tiny_model, tiny_synthesizer, tiny_tokenizer
+
+RANGES = {"CT": 300.0, "MR": 900.0}
 
 
 @pytest.fixture(scope="module")
@@ -278,6 +281,20 @@ def test_scales_that_a_resolution_gives() -> None:
     assert given(0.5, 0.5, 2) == 3
     with pytest.raises(MedarError, match="no scale is left"):
         given(1, 1, 1)
+
+
+def test_the_modality_decides_on_intensities() -> None:
+    rules = {name: IntensityRule(kind="window", low=0.0, high=h) for name, h in RANGES.items()}
+    synthesizer = tiny_synthesizer(intensity=rules)
+    for name, high in RANGES.items():
+        image = synthesizer(modality=name)[0].image
+        assert (image.modality, image.array.min(), image.array.max()) == (name, 0.0, high)
+    with pytest.raises(MedarError, match="state the modality"):
+        synthesizer()
+    measured = {"MR": IntensityRule(kind="percentiles", low=1.0, high=99.0)}
+    (sample,) = tiny_synthesizer(intensity=measured)()
+    assert (sample.image.array.min(), sample.image.array.max()) == (0.0, 1000.0)
+    assert "values run from 0 to 1000" in sample.about["notes"][0]
 
 
 def test_batches_fit_into_memory(synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:

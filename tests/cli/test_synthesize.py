@@ -1,0 +1,219 @@
+"""`medar synthesize` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medar.generator import samples
+from medar.generator.folder import save_model
+
+from ..generator.synthesis import tiny_model, tiny_tokenizer
+
+Medar = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that left a tiny generator."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = tiny_tokenizer()
+    save_model(folder / "model", tiny_model(tokenizer), tokenizer)
+    return folder
+
+
+def file(
+    path: Path, voxels: Any, sides: tuple[float, float, float], dtype: type = np.int16
+) -> Path:
+    """A NIfTI file whose first axis points to the left and whose axes are in another order."""
+    affine = np.zeros((4, 4))
+    affine[2, 0], affine[0, 1], affine[1, 2] = sides[0], -sides[1], sides[2]
+    affine[:, 3] = 11.0, -4.0, 30.0, 1.0
+    nib.save(nib.Nifti1Image(np.asarray(voxels).astype(dtype), affine), path)
+    return path
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """A CT of int16 in the orientation SLA."""
+    voxels = np.random.default_rng(0).integers(-900, 900, (9, 18, 15))
+    return file(tmp_path / "scan.nii.gz", voxels, (2.0, 1.0, 1.0))
+
+
+def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
+    said = medar(*call, "--cfg", "1.5", "--top-k", "0,8,4", "--preview")
+    assert (said.code, said.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
+    names = [
+        f"sample_000{k}{end}" for k in range(3) for end in (".json", ".nii.gz", "_label.nii.gz")
+    ]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "contact_sheet.png",
+        "preview.png",
+        *names,
+    ]
+    for place in range(3):
+        about = json.loads((out / f"sample_000{place}.json").read_text())
+        assert about["synthetic"] is True
+        assert (about["seed"], about["attributes"]) == (4 + place, {"organ": "liver", "age": 61.0})
+        assert (about["sampling"]["guidance"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
+        image, label = (nib.load(out / about[name]) for name in ("image", "label"))
+        for one in (image, label):
+            assert one.shape == (16, 16, 8)
+            assert np.array_equal(one.affine, np.diag([1.0, 1.0, 2.0, 1.0]))
+            assert bytes(one.header["descrip"]).startswith(b"synthetic, medar")
+        values = image.get_fdata()
+        assert (values.min(), values.max()) == (-100.0, 300.0)
+        assert set(np.unique(label.get_fdata())) <= {0, 1, 4}
+
+
+def test_the_same_command_goes_on(medar: Medar, model: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    assert medar("synthesize", model, out, "-n", 2).code == 0
+    before = (out / "sample_0000.nii.gz").stat().st_mtime_ns
+    (out / "sample_0001.json").unlink()  # as an interrupted run leaves it
+    said = medar("synthesize", model, out, "-n", 3, "--json")
+    facts = json.loads(said.out)
+    assert (said.code, facts["made"], facts["kept"]) == (0, 2, 1)
+    assert facts["images"] == [str(out / f"sample_000{k}.nii.gz") for k in range(3)]
+    assert facts["contact_sheet"] == str(out / "contact_sheet.png")
+    assert (out / "sample_0000.nii.gz").stat().st_mtime_ns == before
+    assert medar("synthesize", model, other, "-n", 3, "--batch-size", 1).code == 0
+    for path in sorted(out.iterdir()):
+        assert path.read_bytes() == (other / path.name).read_bytes(), path.name
+    refusal = medar("synthesize", model, out, "-n", 2, "--class", "liver").refusal
+    assert "sample_0000.json: attributes {}, asked for is {'organ': 'liver'}; choose" in refusal
+
+
+def test_an_interrupted_run_keeps_whole_samples(
+    medar: Medar, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write = samples.write_nifti
+
+    def stop(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name == "sample_0001_label.nii.gz":
+            raise KeyboardInterrupt
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(samples, "write_nifti", stop)
+    said = medar("synthesize", model, out, "-n", 3)
+    assert (said.code, said.err) == (
+        130,
+        "medar: interrupted: the same command goes on from here\n",
+    )
+    assert [path.name for path in sorted(out.glob("*.json"))] == ["sample_0000.json"]
+    monkeypatch.setattr(samples, "write_nifti", write)
+    assert "2 volumes made, 1 kept" in medar("synthesize", model, out, "-n", 3).out
+
+
+def test_inpainting_keeps_the_file_but_for_the_region(
+    medar: Medar, model: Path, scan: Path, tmp_path: Path
+) -> None:
+    before = nib.load(scan)
+    hole = np.zeros(before.shape, bool)
+    hole[3:6, 5:11, 4:9] = True
+    drawn = tmp_path / "region.nii.gz"
+    nib.save(nib.Nifti1Image(hole.astype(np.uint8), before.affine), drawn)
+    # The file's axes are superior, left, anterior; the box is along right, anterior, superior.
+    for name, region in (("drawn", drawn), ("box", "7:13,4:9,3:6")):
+        said = medar(
+            "synthesize", model, tmp_path / name, "-n", 2, "--inpaint", scan, "--region", region
+        )
+        assert said.code == 0
+    for name in ("sample_0000", "sample_0001"):
+        after = nib.load(tmp_path / "drawn" / f"{name}.nii.gz")
+        assert np.array_equal(after.affine, before.affine)
+        assert after.get_data_dtype() == before.get_data_dtype() == np.int16
+        old, new = (np.asarray(image.dataobj) for image in (before, after))
+        assert np.array_equal(new[~hole], old[~hole])
+        assert (new[hole] != old[hole]).mean() > 0.9
+        boxed = nib.load(tmp_path / "box" / f"{name}.nii.gz")
+        assert np.array_equal(np.asarray(boxed.dataobj), new)
+        label = nib.load(tmp_path / "drawn" / f"{name}_label.nii.gz")
+        assert np.array_equal(label.affine, before.affine)
+    about = json.loads((tmp_path / "box" / "sample_0000.json").read_text())
+    assert (about["inpaint"]["file"], about["region"]) == (str(scan), "7:13,4:9,3:6")
+
+
+def test_inpainting_in_scanner_coordinates(
+    medar: Medar, model: Path, scan: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = medar("synthesize", model, out, "--inpaint", scan, "--region", "-2.5:1.5,0:6,32:38mm")
+    assert said.code == 0
+    old, new = (np.asarray(nib.load(p).dataobj) for p in (scan, out / "sample_0000.nii.gz"))
+    changed = np.argwhere(old != new)
+    assert changed.min(axis=0).tolist() == [1, 10, 4]
+    assert changed.max(axis=0).tolist() == [3, 13, 9]
+
+
+def test_upscaling(medar: Medar, model: Path, tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(-100, 300, (4, 8, 7))
+    low, out = file(tmp_path / "low.nii.gz", voxels, (4.0, 2.0, 2.0)), tmp_path / "out"
+    assert medar("synthesize", model, out, "--upscale", low).code == 0
+    made = nib.load(out / "sample_0000.nii.gz")
+    assert (made.shape, made.header.get_zooms()) == ((16, 14, 8), (1.0, 1.0, 2.0))
+    assert json.loads((out / "sample_0000.json").read_text())["known_scales"] == 2
+    # The corner of the field of view, right to left: 11 mm + 1 mm - 16 mm.
+    assert np.allclose(made.affine @ [-0.5, -0.5, -0.5, 1], [-4.0, -5.0, 28.0, 1.0])
+
+
+def test_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
+    values = np.zeros((8, 16, 16))
+    values[2:5, 4:9, 4:12] = 4
+    mask = file(tmp_path / "mask.nii.gz", values, (2.0, 1.0, 1.0), np.uint8)
+    assert medar("synthesize", model, tmp_path / "out", "--mask", mask).code == 0
+    made = nib.load(tmp_path / "out" / "sample_0000.nii.gz")
+    assert np.allclose(made.affine[:3, 3], [-4.0, -4.0, 30.0])
+    odd = file(tmp_path / "odd.nii.gz", values + 1, (2.0, 1.0, 1.0), np.uint8)
+    said = medar("synthesize", model, tmp_path / "no", "--mask", odd).refusal
+    assert f"{odd}: label values 5 are not among the plan's 0, 1, 4" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gone", "OUT"], "gone: no generator (neither config.json nor model/config.json)"),
+        (["TOKENIZER", "OUT"], "class and format ('Tokenizer', 1); a generator is needed"),
+        (["MODEL", "SCAN"], "is a file; OUT names a folder"),
+        (["MODEL", "FULL"], "holds other files (other.txt ...)"),
+        (["MODEL", "OUT", "-n", "0"], "n 0: at least one volume"),
+        (["MODEL", "OUT", "--seed", "-1"], "seed -1"),
+        (["MODEL", "OUT", "--class", "heart"], "can be asked for organ: liver, spleen, none; les"),
+        (["MODEL", "OUT", "--class", "none"], "organ and lesion have this value"),
+        (["MODEL", "OUT", "--set", "age"], "--set age: NAME=VALUE is needed"),
+        (["MODEL", "OUT", "--set", "age=1", "--set", "age=2"], "age is set to 1 already"),
+        (["MODEL", "OUT", "--set", "sex=f"], "attribute 'sex'"),
+        (["MODEL", "OUT", "--top-p", "2"], "top_p 2"),
+        (["MODEL", "OUT", "--top-k", "a"], "--top-k a: a number is needed"),
+        (["MODEL", "OUT", "--temperature", "1,1"], "temperature has 2 values"),
+        (["MODEL", "OUT", "--batch-size", "0"], "batch size 0"),
+        (["MODEL", "OUT", "--inpaint", "SCAN"], "inpaint without region"),
+        (["MODEL", "OUT", "--inpaint", "SCAN", "--region", "x"], "neither a file nor a box"),
+        (["MODEL", "OUT", "--upscale", "SCAN"], "hardly coarser than the plan's"),
+        (["MODEL", "OUT", "--upscale", "gone.nii"], "gone.nii: no such file"),
+        (["MODEL", "OUT", "--mask", "SCAN"], "label values"),
+        (["MODEL", "OUT", "--device", "tpu"], "device"),
+    ],
+)
+def test_wrong_calls(
+    medar: Medar, model: Path, scan: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "other.txt").write_text("mine")
+    known = {
+        "MODEL": model,
+        "TOKENIZER": model / "model" / "tokenizer",
+        "OUT": tmp_path / "out",
+        "FULL": tmp_path / "full",
+        "SCAN": scan,
+    }
+    assert said in medar("synthesize", *(known.get(one, one) for one in arguments)).refusal
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["other.txt"]
