@@ -1,8 +1,9 @@
 """Filling a region of a volume: the sites beyond it are known, those in it are sampled.
 
-The volume without the region's content goes to the plan's grid and through the encoder. Sites whose
-cells the region touches, and their neighbours, are sampled; at all other sites each scale takes the
-code that is nearest to what is left of the latent there, given the scales before it. The decoded
+The volume without the region's content goes to the plan's grid and through the encoder. Sites that
+the region touches are sampled, on coarse grids those that it takes more than a quarter of; at all
+others each scale takes the code that is nearest to what is left of the latent there, given the
+scales before it. The decoded
 volume goes back to the volume's own grid and is taken within the region alone: every voxel beyond
 it stays what it was, bit for bit.
 
@@ -26,9 +27,6 @@ from medar.tokenizer.inference import Array, Inferred, device_of, field_of_view,
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3, Volume, resample
 from medar.volume.resample import crop_or_pad
-
-MARGIN = 1
-"""Sites of the latent grid around the region that are sampled too."""
 
 TOUCHED = 0.01
 """Share of a plan's voxel from which on the region counts as touching it."""
@@ -63,7 +61,7 @@ def inpainting(
             "smaller one, or crop the volume around it"
         )
     touched = resample(_image(hole, volume), trace.target, fill=0.0).array > TOUCHED
-    mask = known_outside(torch.from_numpy(touched), tokenizer.config.schedule, MARGIN)
+    mask = known_outside(torch.from_numpy(touched), tokenizer.config.schedule)
     drawn = str(region) if isinstance(region, Box) else identity(region, "region")
     return Scene(
         grid=trace.target,

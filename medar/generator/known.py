@@ -2,20 +2,24 @@
 
 Inpainting knows the sites outside a region, outpainting those inside one, super-resolution the
 first scales. Training draws such masks, so that sampling meets nothing that it has not seen. A
-token stands for its cell, the part of the volume that its site covers: it is known only where the
-whole cell is.
+token stands for its cell, the part of the volume that its site covers. On the latent grid it is
+known where the whole cell is; on coarser ones where most of the sites below it are: were all of
+them needed, the coarse scales, whose cells are large, would be sampled without a look at the
+volume, and the fine ones could not mend what they said.
 
 B batch, X Y Z voxels, L tokens over all scales, K scales.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_max_pool3d, max_pool3d
+from torch.nn.functional import adaptive_avg_pool3d, adaptive_max_pool3d
 
 from medar.errors import MedarError
 from medar.generator.positions import coordinates
 from medar.tokenizer.schedule import ScaleSchedule
 
+MISSING = 0.25
+"""Share of the sites below it that may be missing where a coarse token counts as known."""
 SMALLEST, LARGEST = 0.2, 0.8
 """Sides of the boxes that training draws, in parts of the volume's."""
 OUTWARD = 0.25
@@ -67,21 +71,17 @@ def known_scales(schedule: ScaleSchedule, count: int, batch: int = 1) -> Tensor:
     return (_level(schedule) < count).repeat(batch, 1)
 
 
-def known_outside(region: Tensor, schedule: ScaleSchedule, margin: int = 1) -> Tensor:
-    """(B, L) bool: the tokens that a region does not touch.
+def known_outside(region: Tensor, schedule: ScaleSchedule) -> Tensor:
+    """(B, L) bool: the tokens that a region leaves known.
 
     Args:
         region: (B, X, Y, Z) bool, True where the volume is to be filled. A site of the latent grid
-            counts as part of it if its cell holds one voxel of it.
+            is missing if its cell holds one voxel of it.
         schedule: the grids.
-        margin: sites of the latent grid by which the region is widened on all sides: latents near
-            its edge were encoded from voxels within it.
 
     Raises:
-        MedarError: a margin below 0, or a region smaller than the latent grid.
+        MedarError: a region smaller than the latent grid.
     """
-    if margin < 0:
-        raise MedarError(f"margin {margin}: a whole number of sites from 0 is needed")
     if region.ndim != 4 or any(
         n < m for n, m in zip(region.shape[1:], schedule.latent, strict=True)
     ):
@@ -89,22 +89,22 @@ def known_outside(region: Tensor, schedule: ScaleSchedule, margin: int = 1) -> T
             f"region of shape {list(region.shape)}: (batch, x, y, z) with at least "
             f"{list(schedule.latent)} voxels is needed"
         )
-    touched = adaptive_max_pool3d(region[:, None].float(), schedule.latent)
-    touched = max_pool3d(touched, 2 * margin + 1, stride=1, padding=margin)
-    grids = [adaptive_max_pool3d(touched, grid).flatten(1) for grid in schedule.grids]
-    return torch.cat(grids, dim=1) == 0
+    return _known_but(adaptive_max_pool3d(region[:, None].float(), schedule.latent), schedule)
 
 
 def _draw_boxes(schedule: ScaleSchedule, batch: int, generator: torch.Generator) -> Tensor:
-    """(B, L): cells that lie outside a box - or, of an outward one, inside."""
+    """(B, L): tokens that lie outside a box - or, of an outward one, inside."""
     centre = torch.rand(batch, 1, 3, generator=generator)
     side = SMALLEST + (LARGEST - SMALLEST) * torch.rand(batch, 1, 3, generator=generator)
     low, high = centre - side / 2, centre + side / 2
-    lowest, highest = _cells(schedule)
-    outside = ((highest <= low) | (lowest >= high)).any(dim=2)
-    inside = ((lowest >= low) & (highest <= high)).all(dim=2)
+    half = 0.5 / torch.tensor(schedule.latent)
+    middle = coordinates(schedule.latent)
+    lowest, highest = middle - half, middle + half
+    touched = ((highest > low) & (lowest < high)).all(dim=2)
+    beyond = ((lowest < low) | (highest > high)).any(dim=2)
     outward = torch.rand(batch, 1, generator=generator) < OUTWARD
-    return torch.where(outward, inside, outside)
+    missing = torch.where(outward, beyond, touched).float()
+    return _known_but(missing.view(batch, 1, *schedule.latent), schedule)
 
 
 def _draw_scales(schedule: ScaleSchedule, batch: int, generator: torch.Generator) -> Tensor:
@@ -115,14 +115,10 @@ def _draw_scales(schedule: ScaleSchedule, batch: int, generator: torch.Generator
     return _level(schedule) < torch.randint(1, scales, (batch, 1), generator=generator)
 
 
-def _cells(schedule: ScaleSchedule) -> tuple[Tensor, Tensor]:
-    """Lower and upper corners of all tokens' cells, (L, 3) each, the volume being 0 to 1."""
-    middles = [coordinates(grid) for grid in schedule.grids]
-    halves = [0.5 / torch.tensor(grid).expand(len(m), 3) for grid, m in zip(
-        schedule.grids, middles, strict=True
-    )]  # fmt: skip
-    middle, half = torch.cat(middles), torch.cat(halves)
-    return middle - half, middle + half
+def _known_but(missing: Tensor, schedule: ScaleSchedule) -> Tensor:
+    """(B, L): what is known if sites of the latent grid, (B, 1, x, y, z) 0 or 1, are missing."""
+    shares = [adaptive_avg_pool3d(missing, grid).flatten(1) for grid in schedule.grids]
+    return torch.cat(shares, dim=1) <= MISSING
 
 
 def _level(schedule: ScaleSchedule) -> Tensor:
