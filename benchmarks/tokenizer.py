@@ -13,7 +13,8 @@ side tell.
 
 Rows: `default`; `l1` (L1 alone, neither spectrum nor discriminator); `unquantised` (the quantiser
 left out); `ema`, which is the default, `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the
-downsampling); `tune:LR,DECAY,CODES` (MONAI for --tune-minutes); `monai` (at the best of them). A
+downsampling); `tune:LR,DECAY,CODES` (MONAI for --tune-minutes); `monai` (at the best of them),
+`monai-2z` and `monai-4z` (z halved once and twice more: a half and a quarter of the tokens). A
 number after a colon is the seed.
 """
 
@@ -47,7 +48,7 @@ ROWS = (
     "default:0", "l1:0", "unquantised:0", "default:1", "default:2", "gradient:0", "fsq:0",
     "bsq:0", "4x:0",
     "tune:1e-3,0.5,512", "tune:3e-4,0.5,512", "tune:1e-3,0.99,512", "tune:3e-4,0.99,512",
-    "tune:1e-3,0.99,256", "monai:0",
+    "tune:1e-3,0.99,256", "monai:0", "monai-2z:0", "monai-4z:0",
 )  # fmt: skip
 
 CHANGES: dict[str, list[str]] = {
@@ -60,6 +61,10 @@ CHANGES: dict[str, list[str]] = {
     "bsq": ["model.codebook.kind=bsq"],
     "4x": ["plan.downsampling=[4, 4, 4]", "model.grids=null", "model.scales=7"],
 }
+
+
+FLAT = {"monai": 2, "monai-2z": 1, "monai-4z": 0}
+"""Levels of MONAI's network that do not halve z, of three."""
 
 
 def main() -> None:
@@ -90,11 +95,11 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     out = options.out / row.replace(":", "-").replace(",", "_")
     ours = make_task(settings, options.prepared)
     chosen: dict[str, Any] = {}
-    if name in ("monai", "tune"):
+    if name == "tune" or name in FLAT:
         chosen = setting(rest) if name == "tune" else best_setting(done)
         training = replace(settings.training, learning_rate=chosen["learning_rate"])
         budget = sum(p.numel() for p in ours.model.parameters())
-        task: Task[Any] = MonaiTask(options.prepared, settings, chosen, budget)
+        task: Task[Any] = MonaiTask(options.prepared, settings, chosen, budget, FLAT.get(name, 2))
     else:
         training, task = settings.training, ours
         if name == "unquantised":
@@ -173,21 +178,26 @@ class Unquantised(nn.Module):
 class MonaiTask(Task[Item]):
     """MONAI's VQVAE with L1 and its own quantisation loss, in medar's loop.
 
-    Halved three times, along z but once: 700 tokens of 40x56x40 voxels, where ours has 552 over
-    its scales; halving allows no nearer number that is not smaller. The channels are those that
-    come nearest to our number of parameters. The quantiser is kept in fp32, which MONAI does on
-    CUDA devices only.
+    Halved three times, along z in all levels but the last `flat`: of 40x56x40 voxels 700 tokens
+    are left with flat=2, 350 with 1, 175 with 0, where ours has 552 over its scales; halving allows
+    no nearer numbers. The channels are those that come nearest to our number of parameters. The
+    quantiser is kept in fp32, which MONAI does on CUDA devices only.
     """
 
     metric = "psnr"
     larger_is_better = True
 
     def __init__(
-        self, prepared: Path, settings: TokenizerSettings, chosen: dict[str, Any], budget: int
+        self,
+        prepared: Path,
+        settings: TokenizerSettings,
+        chosen: dict[str, Any],
+        budget: int,
+        flat: int = 2,
     ) -> None:
         torch.manual_seed(settings.training.seed)
-        width = min(range(16, 257, 4), key=lambda w: abs(parameters_of(w, chosen) - budget))
-        self.model = monai_model(width, chosen).to(memory_format=torch.channels_last_3d)
+        width = min(range(16, 257, 4), key=lambda w: abs(parameters_of(w, chosen, flat) - budget))
+        self.model = monai_model(width, chosen, flat).to(memory_format=torch.channels_last_3d)
         inner = self.model.quantizer.forward
 
         def in_fp32(latent: Tensor) -> Any:
@@ -202,7 +212,7 @@ class MonaiTask(Task[Item]):
         self.validation = PreparedDataset(prepared, split="val")
         self.loader = make_loader(train, batch_size=settings.data.batch_size)
         x, y, z = train.plan.size
-        self.tokens = (x // 8) * (y // 8) * (z // 2)
+        self.tokens = (x // 8) * (y // 8) * (z // 2 ** (3 - flat))
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
         """An epoch's batches from number `start` on."""
@@ -226,8 +236,8 @@ class MonaiTask(Task[Item]):
         return {"psnr": sum(found) / len(found)}
 
 
-def monai_model(width: int, chosen: dict[str, Any]) -> VQVAE:
-    """The network of MONAI's documentation with three levels, the last two not halved along z."""
+def monai_model(width: int, chosen: dict[str, Any], flat_levels: int) -> VQVAE:
+    """The network of MONAI's documentation with three levels, the last ones not halved along z."""
     model = VQVAE(
         spatial_dims=3, in_channels=1, out_channels=1, channels=(width, width, 2 * width),
         num_res_layers=1, num_res_channels=(width, width, 2 * width),
@@ -238,11 +248,12 @@ def monai_model(width: int, chosen: dict[str, Any]) -> VQVAE:
         "act": "RELU", "dropout": 0.0, "norm": None,
     }  # fmt: skip
     sides = ((width, width), (width, 2 * width))
+    first = 2 - flat_levels
     down = [i for i, block in enumerate(model.encoder.blocks) if halves(block)][1:]
-    for place, (before, after) in zip(down, sides, strict=True):
+    for place, (before, after) in list(zip(down, sides, strict=True))[first:]:
         model.encoder.blocks[place] = Convolution(3, before, after, **flat)
     up = [i for i, block in enumerate(model.decoder.blocks) if doubles(block)][:2]
-    for place, (after, before) in zip(up, reversed(sides), strict=True):
+    for place, (after, before) in list(zip(up, reversed(sides), strict=True))[:flat_levels]:
         model.decoder.blocks[place] = Convolution(
             3, before, after, is_transposed=True, output_padding=0, **flat
         )
@@ -260,10 +271,10 @@ def doubles(block: nn.Module) -> bool:
     return isinstance(getattr(block, "conv", None), nn.ConvTranspose3d)
 
 
-def parameters_of(width: int, chosen: dict[str, Any]) -> int:
+def parameters_of(width: int, chosen: dict[str, Any], flat: int) -> int:
     """Parameters that are trained, or are a codebook."""
     with torch.device("meta"):
-        return sum(p.numel() for p in monai_model(width, chosen).parameters())
+        return sum(p.numel() for p in monai_model(width, chosen, flat).parameters())
 
 
 def setting(text: str) -> dict[str, Any]:
