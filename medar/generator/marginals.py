@@ -26,10 +26,10 @@ class Marginals:
     """(L,): the scale of each token."""
 
     @classmethod
-    def of(cls, tokens: TokenDataset, codes: int) -> "Marginals":
+    def of(cls, tokens: TokenDataset) -> "Marginals":
         """Of the tokens of training cases, all their variants; every code counts once more than it
         occurs, so that one that was not met is not impossible."""
-        schedule = tokens.schedule
+        schedule, codes = tokens.schedule, tokens.codes
         counts = torch.ones(len(schedule), codes)
         chosen = np.linspace(0, len(tokens) - 1, min(len(tokens), MOST)).round().astype(int)
         for place in chosen.tolist():
