@@ -22,7 +22,7 @@ from medar.generator.baselines.voxel import voxel_tokenizer
 from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, load_model
 from medar.generator.maps import one_hot
-from medar.generator.marginals import Marginals
+from medar.generator.marginals import PRIOR, Marginals
 from medar.generator.sampling import SamplingSettings, sample
 from medar.generator.settings import GeneratorSettings
 from medar.generator.task import GeneratorTask, scale_weights, token_losses
@@ -322,8 +322,9 @@ def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
     assert marginals.frequencies.shape == (3, data.codes)
     torch.testing.assert_close(marginals.frequencies.sum(1), torch.ones(3))
     rows = torch.stack([data.pyramid(k).flatten()[0] for k in range(len(data))])
-    count = int((rows[:, 1:9] == 9).sum()) + 1
-    assert float(marginals.frequencies[1, 9]) == pytest.approx(count / (12 * 8 + data.codes))
+    count = int((rows[:, 1:9] == 9).sum())
+    total = 12 * 8 + PRIOR * data.codes
+    assert float(marginals.frequencies[1, 9]) == pytest.approx((count + PRIOR) / total)
     entropy = marginals.entropy(rows)
     assert entropy.shape == rows.shape
     place = (rows[:, 1:9] == 9).nonzero()[0]
