@@ -6,6 +6,7 @@ import pytest
 
 from medar.data.plan import Plan
 from medar.data.planning import check_values
+from medar.generator.settings import GeneratorSettings
 from medar.settings import from_dict, load_yaml, to_dict
 from medar.tokenizer.settings import TokenizerSettings
 
@@ -29,7 +30,14 @@ def load_tokenizer(path: Path) -> None:
             assert min(plan.size) >= smallest
 
 
-LOADERS = {"plans": load_plan, "tokenizer": load_tokenizer}
+def load_generator(path: Path) -> None:
+    """The settings load, and there is a tokenizer's recipe that makes the tokens."""
+    settings = load_yaml(GeneratorSettings, path)
+    assert settings.tokens.variants > 0
+    assert (CONFIGS / "tokenizer" / path.name).exists()
+
+
+LOADERS = {"plans": load_plan, "tokenizer": load_tokenizer, "generator": load_generator}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)

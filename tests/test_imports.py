@@ -72,6 +72,11 @@ def test_rooms_import_what_stands_below_them(path: Path) -> None:
             assert ROOMS.index(other) <= ROOMS.index(room), f"{room} imports {name}"
 
 
+def test_every_folder_is_a_package() -> None:
+    """Others would be left out of the wheel."""
+    assert all((path.parent / "__init__.py").exists() for path in FILES)
+
+
 def test_the_command_line_starts_light() -> None:
     code = "import sys, medar.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
 """`medar generator`: train generators of token pyramids."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cyclopts import App, Parameter
 
@@ -18,8 +18,6 @@ app = App(
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @app.command
@@ -68,8 +66,7 @@ def train(
 
 def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:
     """The folder of tokens: DATA itself, or one that is made from it now."""
-    from medar.tokenizer.encoding import encode_data_set
-    from medar.tokenizer.inference import load_tokenizer, model_folder
+    from medar.generator.training import encoded_data
     from medar.tokenizer.tokens import INDEX
     from medar.training.distributed import ranks
 
@@ -90,16 +87,10 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
             f"{data}: holds no tokens; with several processes, run `medar tokenizer encode` first "
             "and name its folder"
         )
-    encode_data_set(
-        data,
-        out / "tokens",
-        model_folder(tokenizer),
-        load_tokenizer(tokenizer),
-        variants=settings.tokens.variants,
-        augmentation=settings.tokens.augmentation,
-        maps=settings.condition.map == "label",
-    )
-    return out / "tokens"
+    try:
+        return encoded_data(settings, data, tokenizer, out / "tokens")
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from here") from None
 
 
 def _preview(tokens: Path, out: Path) -> "Preview":

@@ -15,6 +15,10 @@ from medar.tokenizer.tokens import TokenDataset
 MOST = 512
 """Cases that are counted, at most, evenly over the data set."""
 
+PRIOR = 0.2
+"""Occurrences that each code has beforehand, so that one that was not met is not impossible. With
+1, the coarsest scale of hippocampus tokens looks less certain than it is by 0.19 nats."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Marginals:
@@ -26,11 +30,10 @@ class Marginals:
     """(L,): the scale of each token."""
 
     @classmethod
-    def of(cls, tokens: TokenDataset, codes: int) -> "Marginals":
-        """Of the tokens of training cases, all their variants; every code counts once more than it
-        occurs, so that one that was not met is not impossible."""
-        schedule = tokens.schedule
-        counts = torch.ones(len(schedule), codes)
+    def of(cls, tokens: TokenDataset) -> "Marginals":
+        """Of the tokens of training cases, all their variants."""
+        schedule, codes = tokens.schedule, tokens.codes
+        counts = torch.full((len(schedule), codes), PRIOR)
         chosen = np.linspace(0, len(tokens) - 1, min(len(tokens), MOST)).round().astype(int)
         for place in chosen.tolist():
             for row, indices in zip(counts, tokens.pyramid(place).indices, strict=True):

@@ -9,7 +9,7 @@ B batch, L tokens over all scales, T tokens of one part, V codes.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -42,6 +42,8 @@ class TokenModel(nn.Module, ABC):
     schedule: ScaleSchedule
     codes: int
     """V."""
+    sees_known: ClassVar[bool] = True
+    """Whether `forward` makes use of `known`; without, training marks nothing as known."""
 
     @property
     @abstractmethod

@@ -1,10 +1,11 @@
 """`GeneratorSettings`: what a YAML in configs/generator holds."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 from medar.data.augmentation import Augmentation
 from medar.errors import MedarError
+from medar.generator.config import ConditionConfig, GeneratorConfig
 from medar.generator.mixers.base import MixerSettings
 from medar.settings import STRICT
 from medar.training.settings import TrainingSettings
@@ -12,7 +13,11 @@ from medar.training.settings import TrainingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The transformer; schedule, codes and conditions come from tokens and settings."""
+    """The transformer; schedule, codes and conditions come from tokens and settings.
+
+    Raises:
+        MedarError: a size that cannot be.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -32,6 +37,14 @@ class ModelSettings:
     """Longest side of a grid from which attention stays within windows."""
     mixer: MixerSettings = field(default_factory=MixerSettings)
 
+    def __post_init__(self) -> None:
+        self.config(ConditionConfig())  # it knows what cannot be
+
+    def config(self, condition: ConditionConfig) -> GeneratorConfig:
+        """The model under some conditions."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "kind"}
+        return GeneratorConfig(condition=condition, **own)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionSettings:
@@ -43,8 +56,9 @@ class ConditionSettings:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    attributes: tuple[str, ...] = ()
-    """Names of attributes, `modality` among them; categories where values are texts."""
+    attributes: tuple[str, ...] | None = None
+    """Names of attributes, `modality` among them; categories where values are texts. Default: the
+    modality, where the cases have several."""
     map: Literal["none", "label"] = "none"
     """"label": the label map steers every scale; the tokens must hold maps."""
     map_width: int = 16
@@ -80,7 +94,7 @@ class ObjectiveSettings:
     """Share of such items."""
     known_boxes: float = 0.1
     """Share of training items of which all sites but a box, or a box alone, are given: inpainting
-    and outpainting."""
+    and outpainting. The raster model sees no later token: it learns from all of them."""
     known_scales: float = 0.0
     """Share of training items of which coarse scales are marked as given."""
 
@@ -90,7 +104,9 @@ class ObjectiveSettings:
         )  # fmt: skip
         for name in names:
             if not 0 <= getattr(self, name) <= 1:
-                raise MedarError(f"objective {name} {getattr(self, name)}: a share from 0 to 1")
+                raise MedarError(
+                    f"objective {name} {getattr(self, name)}: a share from 0 to 1 is needed"
+                )
         if self.known_boxes + self.known_scales > 1:
             raise MedarError(
                 f"objective known_boxes {self.known_boxes} and known_scales {self.known_scales}: "
@@ -135,7 +151,8 @@ class DataSettings:
     validation: int = 64
     """Most validation cases that an evaluation looks at."""
     previews: int = 4
-    """Volumes that are sampled at each evaluation."""
+    """Volumes that are sampled at each evaluation, with the conditions of as many validation
+    cases."""
 
     def __post_init__(self) -> None:
         rules = (("batch_size", 1), ("workers", 0), ("validation", 1), ("previews", 0))

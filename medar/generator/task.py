@@ -67,11 +67,10 @@ class GeneratorTask(Task[Item]):
     ) -> None:
         self.model: TokenModel = model
         self.tokenizer = tokenizer.requires_grad_(False).eval()
-        self.train, self.validation, self.settings, self.preview = (
-            train, validation, settings, preview
-        )  # fmt: skip
+        self.train, self.validation = train, validation
+        self.settings, self.preview = settings, preview
         self.place = ranks()
-        self.marginals = Marginals.of(train.tokens, model.codes)
+        self.marginals = Marginals.of(train.tokens)
         self.weights = scale_weights(model.schedule, settings.objective.balance)
         self._steps = 0
         self._loader = make_loader(
@@ -89,25 +88,23 @@ class GeneratorTask(Task[Item]):
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, the mean over scales by their weights, and that of each scale."""
-        objective, condition = self.settings.objective, self.settings.condition
-        random = torch.Generator().manual_seed(self._seed(step))
-        tokens, schedule = batch["tokens"], self.model.schedule
-        known = draw_known(
-            schedule, len(tokens), objective.known_boxes, objective.known_scales, random
-        ).to(tokens.device)
-        seen, targets = tokens, tokens
-        if objective.correction:
-            seen, targets = corrupt(
-                self.model.quantiser,
-                tokens,
-                objective.correction,
-                random,
-                items=objective.correction_items,
-                known=known,
-            )
-        given = drop(self._condition(batch), condition.drop, random, maps=condition.drop)
-        logits = self.model(seen, given, known)
-        by_scale = self._by_scale(logits, targets, known, objective.smoothing)
+        objective, share = self.settings.objective, self.settings.condition.drop
+        # From torch's own random state, which a resumed run gets back: each batch of each process
+        # draws anew.
+        random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        tokens = batch["tokens"]
+        known = self._draw_known(len(tokens), random).to(tokens.device)
+        seen, targets = corrupt(
+            self.model.quantiser,
+            tokens,
+            objective.correction,
+            random,
+            items=objective.correction_items,
+            known=known,
+        )
+        given = drop(self._condition(batch), share, random, maps=share)
+        each = token_losses(self.model(seen, given, known), targets, objective.smoothing)
+        by_scale = self._by_scale(each, known)
         total = (by_scale * self.weights.to(by_scale.device)).sum()
         named = {f"scale_{k}": value for k, value in enumerate(by_scale.detach())}
         return total, {"loss": total, **named}
@@ -118,26 +115,21 @@ class GeneratorTask(Task[Item]):
         Beside each cross-entropy stands that of the training tokens' frequencies, which know the
         scale and nothing else. The first process shows samples as well.
         """
-        entropy = torch.zeros(len(self.model.schedule))
-        right, base = torch.zeros_like(entropy), torch.zeros_like(entropy)
-        count = 0
-        for batch in self._validation_batches():
-            tokens = batch["tokens"]
-            logits = self.model(tokens, self._condition(batch)).float()
-            each = cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none")
-            entropy += self._sums(each.view_as(tokens))
-            right += self._sums((logits.argmax(-1) == tokens).float())
-            base += self._sums(self.marginals.entropy(tokens.cpu()))
-            count += len(tokens)
+        names, scales = ("cross_entropy", "accuracy", "marginal"), len(self.model.schedule)
+        sums = {name: torch.zeros(scales) for name in names}
+        number = min(len(self.validation), self.settings.data.validation)
+        for start in range(0, number, EVALUATION_BATCH):
+            batch = self._validation_batch(range(start, min(start + EVALUATION_BATCH, number)))
+            for name, values in self._judged(batch).items():
+                sums[name] += self._sums(values).cpu()
         if self.preview is not None and self.place.first and self.settings.data.previews:
             self.preview(self._steps, self._samples())
-        per_token = torch.tensor(self.model.schedule.tokens) * count
-        found = {"cross_entropy": entropy, "accuracy": right, "marginal": base}
-        whole = {name: float(sums.sum() / per_token.sum()) for name, sums in found.items()}
+        tokens = number * torch.tensor(self.model.schedule.tokens)
+        whole = {name: float(sums[name].sum() / tokens.sum()) for name in names}
         return whole | {
             f"{name}/scale_{k}": float(value)
-            for name, sums in found.items()
-            for k, value in enumerate(sums / per_token)
+            for name in names
+            for k, value in enumerate(sums[name] / tokens)
         }
 
     def after_step(self, step: int) -> None:
@@ -146,18 +138,19 @@ class GeneratorTask(Task[Item]):
 
     def describe(self) -> dict[str, Any]:
         """Model, conditions, objective and tokens: what a resumed run must agree with."""
-        settings = to_dict(self.settings)
         about = self.train.tokens.about
         return {
-            "kind": "generator",
+            "model": {"kind": self.settings.model.kind, **to_dict(self.model.config)},
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "state": self.model.state_size,
-            **{name: settings[name] for name in ("model", "condition", "objective")},
+            "drop": self.settings.condition.drop,
+            "objective": to_dict(self.settings.objective),
             "data": {
                 "batch_size": self.settings.data.batch_size,
                 "tokenizer": about.tokenizer,
                 "variants": about.variants,
-                "cases": len(self.train),
+                "train": self.train.tokens.digest,
+                "validation": self.validation.tokens.digest,
             },
         }
 
@@ -168,49 +161,55 @@ class GeneratorTask(Task[Item]):
     def _condition(self, batch: Item) -> Condition:
         return condition_of(batch, self.model.config.condition.map_channels)
 
-    def _by_scale(self, logits: Tensor, targets: Tensor, known: Tensor, smoothing: float) -> Tensor:
-        """(K,) cross-entropy over the tokens of each scale that are not given."""
-        each = cross_entropy(
-            logits.float().flatten(0, 1),
-            targets.flatten(),
-            reduction="none",
-            label_smoothing=smoothing,
-        ).view_as(targets)
+    def _draw_known(self, batch: int, random: torch.Generator) -> Tensor:
+        """(B, L): the tokens that are given; none for a model that would not see them."""
+        objective, schedule = self.settings.objective, self.model.schedule
+        if not self.model.sees_known:
+            return torch.zeros(batch, schedule.length, dtype=torch.bool)
+        return draw_known(schedule, batch, objective.known_boxes, objective.known_scales, random)
+
+    def _by_scale(self, each: Tensor, known: Tensor) -> Tensor:
+        """(K,) the means of (B, L) over the tokens of each scale that are not given."""
         free = (~known).float()
-        split = self.model.schedule.split
-        pairs = zip(split(each * free), split(free), strict=True)
-        return torch.stack([lost.sum() / left.sum().clamp(min=1) for lost, left in pairs])
+        return self._sums(each * free) / self._sums(free).clamp(min=1)
+
+    def _judged(self, batch: Item) -> dict[str, Tensor]:
+        """What an evaluation takes the means of, (B, L) each."""
+        tokens = batch["tokens"]
+        logits = self.model(tokens, self._condition(batch))
+        return {
+            "cross_entropy": token_losses(logits, tokens),
+            "accuracy": (logits.argmax(-1) == tokens).float(),
+            "marginal": self.marginals.entropy(tokens.cpu()),
+        }
 
     def _sums(self, values: Tensor) -> Tensor:
         """(B, L) summed over the batch and each scale's tokens, (K,)."""
-        return torch.stack([one.sum() for one in self.model.schedule.split(values)]).cpu()
+        return torch.stack([one.sum() for one in self.model.schedule.split(values)])
 
-    def _validation_batches(self) -> Iterator[Item]:
+    def _validation_batch(self, places: range) -> Item:
+        """Some validation cases, on the model's device."""
         device = next(self.model.parameters()).device
-        number = min(len(self.validation), self.settings.data.validation)
-        for start in range(0, number, EVALUATION_BATCH):
-            chosen = range(start, min(start + EVALUATION_BATCH, number))
-            items = [self.validation[place] for place in chosen]
-            yield {name: torch.stack([i[name] for i in items]).to(device) for name in items[0]}
+        items = [self.validation[place] for place in places]
+        return {name: torch.stack([i[name] for i in items]).to(device) for name in items[0]}
 
     def _samples(self) -> Tensor:
         """Volumes with the conditions of the first validation cases, each of its own seed."""
-        batch = next(self._validation_batches())
-        wanted = self.settings.data.previews
-        condition = self._condition(batch)[:wanted]
-        number = len(condition)
+        number = min(self.settings.data.previews, len(self.validation))
+        condition = self._condition(self._validation_batch(range(number)))
         tokens = sample(self.model, condition, range(number), SamplingSettings())
-        device = next(self.model.parameters()).device
-        self.tokenizer.to(device)
         pyramid = TokenPyramid.from_flat(tokens, self.model.schedule, self.model.codes)
-        return self.tokenizer.decode(pyramid).volume.float().cpu()
+        return self.tokenizer.to(tokens.device).decode(pyramid).volume.float().cpu()
 
-    def _seed(self, step: int) -> int:
-        """One for each step and process: a resumed run draws what it would have drawn."""
-        return (self.settings.training.seed * 1_000_003 + step) * 4096 + self.place.rank
+
+def token_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each token, (B, L), in nats, of (B, L, V) logits."""
+    flat = logits.float().flatten(0, 1)
+    each = cross_entropy(flat, targets.flatten(), reduction="none", label_smoothing=smoothing)
+    return each.view_as(targets)
 
 
 def scale_weights(schedule: ScaleSchedule, balance: float) -> Tensor:
-    """(K,) weights of the scales' mean losses, which sum to 1: T ** balance for T tokens."""
+    """(K,) weights of the scales' mean losses, which sum to 1: as T ** balance for T tokens."""
     weights = torch.tensor(schedule.tokens, dtype=torch.float32) ** balance
     return weights / weights.sum()

@@ -1,5 +1,7 @@
 """From a folder of tokens and a YAML to a trained generator."""
 
+import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -7,11 +9,14 @@ import torch
 from medar.errors import MedarError
 from medar.generator.attributes import attributes_of
 from medar.generator.baselines.voxel import read_tokenizer
-from medar.generator.config import ConditionConfig, GeneratorConfig
+from medar.generator.config import ConditionConfig
 from medar.generator.data import GeneratorDataset
 from medar.generator.folder import make_model
+from medar.generator.mixers.ssd import scan_path
 from medar.generator.settings import GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
+from medar.tokenizer.encoding import encode_data_set
+from medar.tokenizer.inference import model_folder, place
 from medar.tokenizer.tokens import TokenDataset
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
@@ -42,6 +47,9 @@ def train_generator(
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
     task = make_task(settings, tokens, preview)
+    if settings.model.mixer.kind == "mamba" and task.place.first:
+        device = settings.training.device
+        print(scan_path(None if device == "auto" else device), file=sys.stderr, flush=True)
     return fit(task, settings.training, out, tracker, resume=resume)
 
 
@@ -53,40 +61,59 @@ def make_task(
     Raises:
         MedarError: see `train_generator`.
     """
-    seed, maps = settings.training.seed, settings.condition.map == "label"
+    seed, chosen = settings.training.seed, settings.condition
+    maps = chosen.map == "label"
     train = TokenDataset(tokens, split="train", seed=seed, maps=maps)
     validation = TokenDataset(tokens, split="val", variant=0, maps=maps)
-    tokenizer = read_tokenizer(train.tokenizer_folder)
-    labels = list(tokenizer.plan.labels) if tokenizer.plan else []
-    if maps and not labels:
-        raise MedarError(
-            f"condition.map label: the plan of {train.tokenizer_folder} names no labels; "
-            "encode labelled data, or set condition.map none"
-        )
-    attributes = attributes_of(train.cases, settings.condition.attributes)
-    model = settings.model
-    config = GeneratorConfig(
-        depth=model.depth,
-        head_width=model.head_width,
-        mlp=model.mlp,
-        dropout=model.dropout,
-        window=model.window,
-        window_from=model.window_from,
-        mixer=model.mixer,
-        condition=ConditionConfig(
-            attributes=attributes,
-            map=settings.condition.map,
-            map_channels=len(labels) + 1 if maps else 0,
-            map_width=settings.condition.map_width,
-        ),
+    attributes = attributes_of(train.cases, chosen.attributes)
+    train_items, validation_items = (
+        GeneratorDataset(one, attributes) for one in (train, validation)
     )
+    condition = ConditionConfig(
+        attributes=attributes,
+        map=chosen.map,
+        map_channels=train_items.map_channels,
+        map_width=chosen.map_width,
+    )
+    tokenizer = read_tokenizer(train.tokenizer_folder)
+    if tokenizer.digest != train.about.tokenizer:
+        raise MedarError(
+            f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, the tokens were made by "
+            f"{train.about.tokenizer}; copy that one back, or encode again"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return GeneratorTask(
-            make_model(model.kind, config, tokenizer),
-            tokenizer,
-            GeneratorDataset(train, attributes, labels if maps else ()),
-            GeneratorDataset(validation, attributes, labels if maps else ()),
-            settings,
-            preview,
-        )
+        model = make_model(settings.model.kind, settings.model.config(condition), tokenizer)
+    return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)
+
+
+def encoded_data(
+    settings: GeneratorSettings, data: str | Path, tokenizer: str | Path, out: str | Path
+) -> Path:
+    """Encode a data set into `out` as the settings ask for; what is there already is kept.
+
+    Cases that cannot be prepared are set aside with a warning.
+
+    Args:
+        settings: `tokens`, `condition.map` and `training.device` are used.
+        data: a folder that `prepare` filled by the tokenizer's plan, or a data set.
+        tokenizer: its folder, or that of the run that left it.
+        out: the folder for tokens.
+
+    Raises:
+        MedarError: there is no tokenizer, or what `encode_data_set` raises.
+    """
+    folder = model_folder(tokenizer)
+    done = encode_data_set(
+        data,
+        out,
+        folder,
+        place(read_tokenizer(folder), settings.training.device),
+        variants=settings.tokens.variants,
+        augmentation=settings.tokens.augmentation,
+        maps=settings.condition.map == "label",
+        workers=settings.data.workers,
+    )
+    for case, reason in done.failed.items():
+        warnings.warn(f"{case} is set aside: {reason}", stacklevel=2)
+    return done.folder

@@ -25,7 +25,7 @@ from medar.data.loading import DrawnDataset, Item
 from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
-from medar.files import read_json, write_text
+from medar.files import digest, read_json, write_text
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
@@ -175,6 +175,11 @@ class TokenDataset(DrawnDataset):
     def codes(self) -> int:
         """V, the size of the codebook."""
         return self.about.codes
+
+    @property
+    def digest(self) -> str:
+        """A hash of the cases: their order, names and arrays."""
+        return digest([[case.id, case.image, case.label] for case in self.cases])
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -14,6 +14,7 @@ width, E width, H heads, W width of a head.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,8 @@ class RasterModel(TokenModel):
     Raises:
         MedarError: a map or a mixer is asked for.
     """
+
+    sees_known: ClassVar[bool] = False
 
     def __init__(self, config: GeneratorConfig, quantiser: MultiScaleQuantiser) -> None:
         super().__init__()

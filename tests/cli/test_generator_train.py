@@ -1,0 +1,199 @@
+"""`medar generator train` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.generator import Synthesizer
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from medar.tokenizer.tokens import TokenDataset
+
+torch.set_num_threads(1)
+
+Medar = Callable[..., Any]
+
+CONFIG: dict[str, Any] = {
+    "model": {"depth": 1, "head_width": 8},
+    "tokens": {"variants": 1},
+    "data": {"batch_size": 2, "previews": 2},
+    "training": {
+        "steps": 2, "precision": "fp32", "device": "cpu", "log_every": 1, "evaluate_every": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare in this process."""
+    monkeypatch.setattr("medar.data.prepare.default_workers", lambda: 1)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    """The folder of a tiny tokenizer."""
+    plan = Plan(
+        spacing=(1.0, 1.0, 2.0),
+        mode="volume",
+        size=(8, 8, 4),
+        downsampling=(2, 2, 2),
+        intensity={"CT": IntensityRule(kind="window", low=0.0, high=200.0)},
+        labels={1: "a", 2: "b"},
+    )
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (4, 4, 2))),
+        network=NetworkConfig(width=4, growth=(1,), code_width=4, downsampling=(2, 2, 2)),
+        codebook=CodebookSettings(kind="fsq", size=16, width=4),
+    )
+    Tokenizer(config, plan).save_pretrained(tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+@pytest.fixture
+def split(data: Path) -> Path:
+    """The four images of `data` with a table that says which is in which split."""
+    rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
+    table = "id,split,side\n" + "".join(f"{a},{b},{'lr'[int(a[1]) % 2]}\n" for a, b in rows)
+    (data / "attributes.csv").write_text(table)
+    return data
+
+
+@pytest.fixture
+def tokens(medar: Medar, split: Path, tokenizer: Path, tmp_path: Path) -> Path:
+    """Such a data set, encoded."""
+    out = tmp_path / "tokens"
+    assert medar("tokenizer", "encode", split, out, "--model", tokenizer).code == 0
+    return out
+
+
+def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> Any:
+    return medar("generator", "train", config, "--data", data, "--out", out, "--untracked", *more)
+
+
+def test_tokens_are_trained_on(medar: Medar, config: Path, tokens: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    said = train(medar, config, tokens, out, "--json", "condition.attributes=[side]")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert set(found) == {"out", "model", "step", "seconds", "best", "best_step", "metrics"}
+    assert found["step"] == 2
+    names = {f"{name}{scale}" for name in ("cross_entropy", "accuracy", "marginal")
+             for scale in ("", "/scale_0", "/scale_1")}  # fmt: skip
+    assert set(found["metrics"]) == names
+    assert found["best"] <= found["metrics"]["cross_entropy"]
+    (attribute,) = Synthesizer.from_pretrained(out, "cpu").model.config.condition.attributes
+    assert (attribute.name, attribute.values) == ("side", ("l", "r"))
+    assert (out / "config.yaml").exists()
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    pictures = [path.name for path in sorted((out / "samples").iterdir())]
+    assert pictures == ["step_000001.png", "step_000002.png"]
+    assert (out / "samples" / "step_000002.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "tokens").exists()
+    again = train(medar, config, tokens, out, "--condition.attributes", "[side]")
+    assert again.code == 0
+    assert "finished at step 2 before" in again.err
+    assert "model" in again.out
+    made = medar("synthesize", out, tmp_path / "made", "-n", 1, "--device", "cpu")
+    assert made.code == 0, made.err
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_data_set_is_encoded_and_trained_on(
+    prepared: bool, medar: Medar, config: Path, split: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    data, out = split, tmp_path / "run"
+    if prepared:
+        data = tmp_path / "prepared"
+        plan = tmp_path / "plan.yaml"
+        plan.write_text((tokenizer / "preprocess.json").read_text())
+        done = medar("data", "prepare", split, "--out", data, "--plan", plan, "--modality", "CT")
+        assert done.code == 0, done.err
+    said = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
+    assert said.code == 0, said.err
+    found = TokenDataset(out / "tokens", maps=True)
+    assert found.about.variants == 1
+    assert found.about.maps == {1: "a", 2: "b"}
+    assert (out / "tokens" / "prepared").exists() == (not prepared)
+    assert Synthesizer.from_pretrained(out, "cpu").model.config.condition.map_channels == 3
+    before = {path: path.stat().st_mtime_ns for path in (out / "tokens" / "cases").iterdir()}
+    more = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
+    assert "finished at step 2 before" in more.err
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tokenizer", "tokenizer"], "holds tokens and their tokenizer already; leave it out"),
+        (["training.stepz=3"], "did you mean 'steps'"),
+        (["model.kind=gan"], "model.kind"),
+        (["model.kind=raster", "model.mixer.kind=mamba"], "mixer 'mamba': the raster model"),
+        (["condition.map=label"], "no label maps beside the tokens"),
+        (["condition.attributes=[sides]"], "did you mean 'side'"),
+        (["model.head_width=7"], "head_width 7: an even number"),
+        (["--max-minutes", "0"], "minutes 0"),
+        (["--stepz", "3"], "unknown option --stepz"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    words: list[str], said: str, medar: Medar, config: Path, tokens: Path, tmp_path: Path
+) -> None:
+    refused = train(medar, config, tokens, tmp_path / "run", *words)
+    assert said in refused.refusal
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_data_without_tokens_need_a_tokenizer(
+    medar: Medar,
+    config: Path,
+    split: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    assert "name the tokenizer with --tokenizer" in train(medar, config, split, out).refusal
+    refused = train(medar, config, split, out, "--tokenizer", tmp_path / "none")
+    assert "none: no tokenizer" in refused.refusal
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = train(medar, config, split, out, "--tokenizer", tokenizer)
+    assert "with several processes, run `medar tokenizer encode` first" in refused.refusal
+
+
+def test_a_config_that_is_not_there(medar: Medar, tokens: Path, tmp_path: Path) -> None:
+    refused = train(medar, tmp_path / "no.yaml", tokens, tmp_path / "run")
+    assert "no.yaml: cannot be read" in refused.refusal
+
+
+def test_an_interrupted_encoding_says_how_to_go_on(
+    medar: Medar,
+    config: Path,
+    split: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medar.generator.training.encode_data_set", interrupted)
+    said = train(medar, config, split, tmp_path / "run", "--tokenizer", tokenizer)
+    assert said.code == 130
+    assert said.err == "medar: interrupted: the same command goes on from here\n"

@@ -1,0 +1,72 @@
+"""A folder of tokens that follow from a class, which is also in the map: "a" or "b"."""
+
+from pathlib import Path
+
+import torch
+
+from medar.data.cache import ArrayCache
+from medar.data.case import Split
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.tokenizer.tokens import MAPS, TOKENIZER, TokenCase, TokenDataset, TokenIndex
+
+CODES = {"a": 2, "b": 9}
+"""The token of each class, at all sites of all scales."""
+LABELS = {"a": 1, "b": 4}
+"""The label of each class, at all voxels."""
+SPLITS: tuple[Split, ...] = ("train", "train", "train", "val")
+
+
+def write_tokens(
+    folder: Path, tokenizer: Tokenizer, *, cases: int = 16, noise: float = 0.0, maps: bool = False
+) -> Path:
+    """Cases of either class in turn, three quarters of them to train on.
+
+    Args:
+        folder: the folder to fill.
+        tokenizer: whose schedule the tokens have, and whose folder lies beside them.
+        cases: how many.
+        noise: share of the tokens that are any at all.
+        maps: label maps too.
+    """
+    plan, schedule = tokenizer.plan, tokenizer.config.schedule
+    assert plan is not None
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    random = torch.Generator().manual_seed(0)
+    entries = []
+    for number in range(cases):
+        class_ = "ab"[number % 2]
+        case = TokenCase(
+            id=f"c{number}",
+            subject=f"c{number}",
+            split=SPLITS[number // 2 % 4],
+            modality="CT",
+            attributes={"class": class_},
+            annotated=tuple(plan.labels),
+            image=f"image-{number}",
+            label=None,
+            trace={},
+        )
+        entries.append(case)
+        flat = torch.full((1, schedule.length), CODES[class_])
+        other = torch.randint(tokenizer.codes, flat.shape, generator=random)
+        flat = torch.where(torch.rand(flat.shape, generator=random) < noise, other, flat)
+        pyramid = TokenPyramid.from_flat(flat, schedule, tokenizer.codes, tokenizer.digest)
+        pyramid.save(folder / case.file)
+        if maps:
+            labels = torch.full((1, *plan.size), LABELS[class_], dtype=torch.int8).numpy()
+            ArrayCache(folder / MAPS).put(case.id, labels, {}, whole=True)
+    index = TokenIndex(
+        tokenizer=tokenizer.digest,
+        schedule=schedule,
+        codes=tokenizer.codes,
+        plan=plan.digest,
+        seed=0,
+        variants=0,
+        augmentation=None,
+        maps=plan.labels if maps else None,
+        cases=tuple(entries),
+    )
+    index.save(folder)
+    assert TokenDataset(folder, split="train").schedule == schedule
+    return folder
