@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +21,17 @@ from medar.generator.baselines.voxel import voxel_tokenizer
 from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, load_model
 from medar.generator.maps import one_hot
-from medar.generator.marginals import PRIOR, Marginals
 from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.settings import GeneratorSettings
-from medar.generator.task import GeneratorTask, scale_weights, token_losses
+from medar.generator.task import GeneratorTask
 from medar.generator.training import make_task, train_generator
-from medar.settings import from_dict, to_dict
-from medar.tokenizer.schedule import ScaleSchedule
+from medar.settings import to_dict
 from medar.tokenizer.tokens import TokenDataset
 
 from .synthesis import tiny_tokenizer
-from .toy_tokens import CODES, write_tokens
+from .toy_tokens import CERTAIN, CODES, settings, write_tokens
 
 ROOT = Path(__file__).parents[2]
-Settings = Callable[..., GeneratorSettings]
-SETTINGS: dict[str, Any] = {
-    "model": {"depth": 2, "head_width": 8, "mlp": 2.0},
-    "condition": {"attributes": ["class"], "map_width": 4},
-    "data": {"batch_size": 4, "previews": 0},
-    "training": {
-        "steps": 6, "precision": "fp32", "device": "cpu", "ema": 0.9, "log_every": 1,
-        "evaluate_every": 3, "save_every": 1, "keep": 9, "learning_rate": 0.01,
-    },
-}  # fmt: skip
 LONG = {"training__steps": 50, "training__evaluate_every": 50, "training__save_every": 50}
-CERTAIN: dict[str, Any] = {"objective": {"correction": 0, "known_boxes": 0}, "condition__drop": 0}
-"""Nothing in the loss is random."""
-
-
-@pytest.fixture
-def settings() -> Settings:
-    """Tiny settings, changed by `section__key=value` or whole sections."""
-
-    def make(**changes: Any) -> GeneratorSettings:
-        values = {name: dict(section) for name, section in SETTINGS.items()}
-        for name, value in changes.items():
-            section, _, key = name.partition("__")
-            if key:
-                values.setdefault(section, {})[key] = value
-            else:
-                values[section] = value
-        return from_dict(GeneratorSettings, values, "test")
-
-    return make
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +62,7 @@ def share_of_codes(loaded: Loaded, condition: Condition) -> list[float]:
     return right.float().mean(1).tolist()
 
 
-def test_training_leaves_a_generator_that_knows_the_classes(
-    tokens: Path, settings: Settings, tmp_path: Path
-) -> None:
+def test_training_leaves_a_generator_that_knows_the_classes(tokens: Path, tmp_path: Path) -> None:
     chosen = settings(**LONG, training__log_every=10)
     outcome = train_generator(chosen, tokens, tmp_path)
     found = lines(tmp_path)
@@ -123,9 +88,7 @@ def test_training_leaves_a_generator_that_knows_the_classes(
     assert metrics["accuracy/scale_2"] == pytest.approx(float(right[:, 9:].mean()), abs=1e-5)
 
 
-def test_a_map_tells_what_no_attribute_does(
-    mapped: Path, settings: Settings, tmp_path: Path
-) -> None:
+def test_a_map_tells_what_no_attribute_does(mapped: Path, tmp_path: Path) -> None:
     chosen = settings(condition={"attributes": [], "map": "label", "map_width": 4}, **LONG)
     outcome = train_generator(chosen, mapped, tmp_path)
     assert outcome.metrics["cross_entropy"] < outcome.metrics["marginal"] - 0.5
@@ -136,9 +99,7 @@ def test_a_map_tells_what_no_attribute_does(
     assert min(share_of_codes(loaded, condition)) > 0.75
 
 
-def test_the_raster_model_learns_the_classes_too(
-    tokens: Path, settings: Settings, tmp_path: Path
-) -> None:
+def test_the_raster_model_learns_the_classes_too(tokens: Path, tmp_path: Path) -> None:
     chosen = settings(model__kind="raster", **LONG)
     outcome = train_generator(chosen, tokens, tmp_path)
     assert outcome.metrics["cross_entropy"] < outcome.metrics["marginal"] - 0.5
@@ -149,7 +110,7 @@ def test_the_raster_model_learns_the_classes_too(
 
 
 @pytest.mark.parametrize("kind", ["next_scale", "raster"])
-def test_voxels_are_trained_on_as_tokens_are(kind: str, settings: Settings, tmp_path: Path) -> None:
+def test_voxels_are_trained_on_as_tokens_are(kind: str, tmp_path: Path) -> None:
     plan = Plan(
         spacing=(1.0, 1.0, 1.0),
         mode="volume",
@@ -170,7 +131,7 @@ def test_voxels_are_trained_on_as_tokens_are(kind: str, settings: Settings, tmp_
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(
-    tokens: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Known boxes, replaced tokens, dropped conditions and dropout included."""
     changes: dict[str, Any] = {
@@ -201,7 +162,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tokens: Path, settings: Settings, tmp_path: Path) -> None:
+def test_two_processes_equal_one(tokens: Path, tmp_path: Path) -> None:
     chosen = settings(**CERTAIN, training__learning_rate=1e-3)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     with socket.socket() as free:
@@ -226,9 +187,7 @@ def test_two_processes_equal_one(tokens: Path, settings: Settings, tmp_path: Pat
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
 
 
-def test_samples_are_shown_at_each_evaluation(
-    tokens: Path, settings: Settings, tmp_path: Path
-) -> None:
+def test_samples_are_shown_at_each_evaluation(tokens: Path, tmp_path: Path) -> None:
     shown: list[tuple[int, torch.Size]] = []
 
     def preview(step: int, volumes: torch.Tensor) -> None:
@@ -241,125 +200,8 @@ def test_samples_are_shown_at_each_evaluation(
     assert shown == []
 
 
-def test_known_tokens_are_never_replaced_nor_learnt(
-    tokens: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    objective = {"correction": 0.9, "correction_items": 1, "known_boxes": 0.7, "known_scales": 0.3}
-    task = make_task(settings(objective=objective), tokens)
-    batch = next(task.batches(0, 0))
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-    plain = task.model.forward
-
-    def noted(rows: torch.Tensor, condition: Condition, known: torch.Tensor) -> torch.Tensor:
-        seen.append((rows, known))
-        return plain(rows, condition, known)
-
-    monkeypatch.setattr(task.model, "forward", noted)
-    torch.manual_seed(0)
-    task.loss(batch, 0)
-    task.loss(batch, 0)
-    (rows, known), (others, known_next) = seen
-    assert 0 < int(known.sum()) < known.numel()
-    # Up to the first replaced token, what is seen is the volume's own; coarsest scales first.
-    first = known[:, 0]
-    assert torch.equal(rows[first, 0], batch["tokens"][first, 0])
-    assert not torch.equal(rows, batch["tokens"])
-    # Each call draws anew, so that the batches of one step differ.
-    assert not torch.equal(rows, others)
-    assert not torch.equal(known, known_next)
-    each = torch.ones(known.shape)
-    everything = task._by_scale(each.masked_fill(known, 1e6), known)
-    assert bool((everything <= 1).all())
-
-
-def test_the_raster_model_is_given_nothing(tokens: Path, settings: Settings) -> None:
-    objective = {"known_boxes": 0.5, "known_scales": 0.5}
-    for kind, given in (("raster", False), ("next_scale", True)):
-        task = make_task(settings(objective=objective, model__kind=kind), tokens)
-        known = task._draw_known(64, torch.Generator().manual_seed(0))
-        assert bool(known.any()) == given
-
-
-def test_scales_are_weighed() -> None:
-    schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
-    assert scale_weights(schedule, 0).tolist() == pytest.approx([1 / 3] * 3)
-    assert scale_weights(schedule, 1).tolist() == pytest.approx([n / 27 for n in (1, 8, 18)])
-    half = scale_weights(schedule, 0.5)
-    assert float(half[1] / half[0]) == pytest.approx(8**0.5)
-
-
-def test_the_loss_is_the_mean_over_tokens_or_over_scales(tokens: Path, settings: Settings) -> None:
-    torch.manual_seed(0)
-    losses = {}
-    for balance in (0.0, 1.0):
-        chosen = settings(**{**CERTAIN, "objective": {**CERTAIN["objective"], "balance": balance}})
-        task = make_task(chosen, tokens)
-        batch = next(task.batches(0, 0))
-        with torch.no_grad():
-            task.model.head.bias.copy_(torch.randn(task.model.codes))
-            logits = task.model(batch["tokens"], Condition(attributes=batch["attributes"]))
-            each = token_losses(logits, batch["tokens"])
-            losses[balance], named = task.loss(batch, 0)
-        scales = torch.stack([one.mean() for one in each.split([1, 8, 64], dim=1)])
-        expected = each.mean() if balance else scales.mean()
-        torch.testing.assert_close(losses[balance], expected)
-        torch.testing.assert_close(torch.stack([named[f"scale_{k}"] for k in range(3)]), scales)
-    assert losses[0.0] != losses[1.0]
-
-
-def test_smoothing_spreads_the_target() -> None:
-    torch.manual_seed(0)
-    logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
-    chances = torch.nn.functional.one_hot(targets, 5) * 0.8 + 0.2 / 5
-    expected = -(chances * logits.log_softmax(-1)).sum(-1)
-    torch.testing.assert_close(token_losses(logits, targets, 0.2), expected)
-    assert token_losses(logits, targets).shape == (2, 3)
-
-
-def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
-    data = TokenDataset(tokens, split="train")
-    marginals = Marginals.of(data)
-    assert marginals.frequencies.shape == (3, data.codes)
-    torch.testing.assert_close(marginals.frequencies.sum(1), torch.ones(3))
-    rows = torch.stack([data.pyramid(k).flatten()[0] for k in range(len(data))])
-    count = int((rows[:, 1:9] == 9).sum())
-    total = 12 * 8 + PRIOR * data.codes
-    assert float(marginals.frequencies[1, 9]) == pytest.approx((count + PRIOR) / total)
-    entropy = marginals.entropy(rows)
-    assert entropy.shape == rows.shape
-    place = (rows[:, 1:9] == 9).nonzero()[0]
-    found = float(entropy[:, 1:9][place[0], place[1]])
-    assert found == pytest.approx(float(-marginals.frequencies[1, 9].log()))
-
-
-def test_what_a_run_says_of_itself(tokens: Path, settings: Settings, tmp_path: Path) -> None:
-    said = make_task(settings(), tokens).describe()
-    assert said == make_task(settings(), tokens).describe()
-    assert json.loads(json.dumps(said)) == said
-    assert said["model"]["condition"]["attributes"][0]["values"] == ["a", "b"]
-    changed = {
-        "model": settings(model__depth=3),
-        "drop": settings(condition__drop=0.3),
-        "objective": settings(objective={"smoothing": 0.1}),
-        "data": settings(data__batch_size=2),
-    }
-    for name, chosen in changed.items():
-        assert make_task(chosen, tokens).describe()[name] != said[name]
-    other = write_tokens(tmp_path, tiny_tokenizer(), cases=8, noise=0.1)
-    assert make_task(settings(), other).describe()["data"]["train"] != said["data"]["train"]
-
-
-def test_the_seed_decides_the_weights(tokens: Path, settings: Settings) -> None:
-    biases = [
-        make_task(settings(training__seed=seed), tokens).model.state_dict()["embed.weight"]
-        for seed in (0, 0, 1)
-    ]
-    assert torch.equal(biases[0], biases[1])
-    assert not torch.equal(biases[0], biases[2])
-
-
 def test_the_scan_is_named_where_there_is_one(
-    tokens: Path, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mixer = {"kind": "mamba", "state": 4, "chunk": 16}
     for name, chosen in (("mamba", settings(model__mixer=mixer)), ("none", settings())):
@@ -383,21 +225,19 @@ def test_the_scan_is_named_where_there_is_one(
         ({"tokens": {"variants": -1}}, "tokens variants -1: a number from 0"),
     ],
 )
-def test_what_cannot_be_is_said(
-    changes: dict[str, Any], said: str, tokens: Path, settings: Settings
-) -> None:
+def test_what_cannot_be_is_said(changes: dict[str, Any], said: str, tokens: Path) -> None:
     with pytest.raises(MedarError, match=said) as refused:
         make_task(settings(**changes), tokens)
     assert "\n" not in str(refused.value)
 
 
-def test_maps_need_a_model_that_takes_them(mapped: Path, settings: Settings) -> None:
+def test_maps_need_a_model_that_takes_them(mapped: Path) -> None:
     chosen = settings(model__kind="raster", condition={"map": "label"})
     with pytest.raises(MedarError, match="condition map 'label': the raster model takes 'none'"):
         make_task(chosen, mapped)
 
 
-def test_both_splits_are_needed(settings: Settings, tmp_path: Path) -> None:
+def test_both_splits_are_needed(tmp_path: Path) -> None:
     folder = write_tokens(tmp_path, tiny_tokenizer(), cases=8)
     index = read_json(folder / "tokens.json")
     index["cases"] = [case for case in index["cases"] if case["split"] == "train"]
@@ -406,7 +246,7 @@ def test_both_splits_are_needed(settings: Settings, tmp_path: Path) -> None:
         make_task(settings(), folder)
 
 
-def test_another_tokenizer_beside_the_tokens(settings: Settings, tmp_path: Path) -> None:
+def test_another_tokenizer_beside_the_tokens(tmp_path: Path) -> None:
     folder = write_tokens(tmp_path, tiny_tokenizer(), cases=8)
     other = tiny_tokenizer()
     torch.nn.init.ones_(other.decoder.head.weight)
@@ -415,7 +255,7 @@ def test_another_tokenizer_beside_the_tokens(settings: Settings, tmp_path: Path)
         make_task(settings(), folder)
 
 
-def test_several_modalities_are_an_attribute_unasked(settings: Settings, tmp_path: Path) -> None:
+def test_several_modalities_are_an_attribute_unasked(tmp_path: Path) -> None:
     folder = write_tokens(tmp_path, tiny_tokenizer(), cases=8)
     task = make_task(settings(condition={}), folder)
     assert task.model.config.condition.attributes == ()

@@ -1,11 +1,15 @@
-"""A folder of tokens that follow from a class, which is also in the map: "a" or "b"."""
+"""A folder of tokens that follow from a class, which is also in the map: "a" or "b"; and settings
+to train on them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from medar.data.cache import ArrayCache
 from medar.data.case import Split
+from medar.generator.settings import GeneratorSettings
+from medar.settings import from_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import MAPS, TOKENIZER, TokenCase, TokenDataset, TokenIndex
@@ -15,6 +19,30 @@ CODES = {"a": 2, "b": 9}
 LABELS = {"a": 1, "b": 4}
 """The label of each class, at all voxels."""
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "val")
+
+SETTINGS: dict[str, Any] = {
+    "model": {"depth": 2, "head_width": 8, "mlp": 2.0},
+    "condition": {"attributes": ["class"], "map_width": 4},
+    "data": {"batch_size": 4, "previews": 0},
+    "training": {
+        "steps": 6, "precision": "fp32", "device": "cpu", "ema": 0.9, "log_every": 1,
+        "evaluate_every": 3, "save_every": 1, "keep": 9, "learning_rate": 0.01,
+    },
+}  # fmt: skip
+CERTAIN: dict[str, Any] = {"objective": {"correction": 0, "known_boxes": 0}, "condition__drop": 0}
+"""Nothing in the loss is random."""
+
+
+def settings(**changes: Any) -> GeneratorSettings:
+    """Tiny settings, changed by `section__key=value` or whole sections."""
+    values = {name: dict(section) for name, section in SETTINGS.items()}
+    for name, value in changes.items():
+        section, _, key = name.partition("__")
+        if key:
+            values.setdefault(section, {})[key] = value
+        else:
+            values[section] = value
+    return from_dict(GeneratorSettings, values, "test")
 
 
 def write_tokens(

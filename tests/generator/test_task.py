@@ -1,0 +1,140 @@
+"""The task of a generator: its loss, what it compares with, what it says of itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medar.generator.conditions import Condition
+from medar.generator.marginals import PRIOR, Marginals
+from medar.generator.task import scale_weights, token_losses
+from medar.generator.training import make_task
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokens import TokenDataset
+
+from .synthesis import tiny_tokenizer
+from .toy_tokens import CERTAIN, settings, write_tokens
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen cases of two classes, a tenth of their tokens being any at all."""
+    return write_tokens(tmp_path_factory.mktemp("tokens"), tiny_tokenizer(), noise=0.1)
+
+
+def test_known_tokens_are_never_replaced_nor_learnt(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = {"correction": 0.9, "correction_items": 1, "known_boxes": 0.7, "known_scales": 0.3}
+    task = make_task(settings(objective=objective), tokens)
+    batch = next(task.batches(0, 0))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    plain = task.model.forward
+
+    def noted(rows: torch.Tensor, condition: Condition, known: torch.Tensor) -> torch.Tensor:
+        seen.append((rows, known))
+        return plain(rows, condition, known)
+
+    monkeypatch.setattr(task.model, "forward", noted)
+    torch.manual_seed(0)
+    task.loss(batch, 0)
+    task.loss(batch, 0)
+    (rows, known), (others, known_next) = seen
+    assert 0 < int(known.sum()) < known.numel()
+    # Up to the first replaced token, what is seen is the volume's own; coarsest scales first.
+    first = known[:, 0]
+    assert torch.equal(rows[first, 0], batch["tokens"][first, 0])
+    assert not torch.equal(rows, batch["tokens"])
+    # Each call draws anew, so that the batches of one step differ.
+    assert not torch.equal(rows, others)
+    assert not torch.equal(known, known_next)
+    each = torch.ones(known.shape)
+    everything = task._by_scale(each.masked_fill(known, 1e6), known)
+    assert bool((everything <= 1).all())
+
+
+def test_the_raster_model_is_given_nothing(tokens: Path) -> None:
+    objective = {"known_boxes": 0.5, "known_scales": 0.5}
+    for kind, given in (("raster", False), ("next_scale", True)):
+        task = make_task(settings(objective=objective, model__kind=kind), tokens)
+        known = task._draw_known(64, torch.Generator().manual_seed(0))
+        assert bool(known.any()) == given
+
+
+def test_scales_are_weighed() -> None:
+    schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
+    assert scale_weights(schedule, 0).tolist() == pytest.approx([1 / 3] * 3)
+    assert scale_weights(schedule, 1).tolist() == pytest.approx([n / 27 for n in (1, 8, 18)])
+    half = scale_weights(schedule, 0.5)
+    assert float(half[1] / half[0]) == pytest.approx(8**0.5)
+
+
+def test_the_loss_is_the_mean_over_tokens_or_over_scales(tokens: Path) -> None:
+    torch.manual_seed(0)
+    losses = {}
+    for balance in (0.0, 1.0):
+        chosen = settings(**{**CERTAIN, "objective": {**CERTAIN["objective"], "balance": balance}})
+        task = make_task(chosen, tokens)
+        batch = next(task.batches(0, 0))
+        with torch.no_grad():
+            task.model.head.bias.copy_(torch.randn(task.model.codes))
+            logits = task.model(batch["tokens"], Condition(attributes=batch["attributes"]))
+            each = token_losses(logits, batch["tokens"])
+            losses[balance], named = task.loss(batch, 0)
+        scales = torch.stack([one.mean() for one in each.split([1, 8, 64], dim=1)])
+        expected = each.mean() if balance else scales.mean()
+        torch.testing.assert_close(losses[balance], expected)
+        torch.testing.assert_close(torch.stack([named[f"scale_{k}"] for k in range(3)]), scales)
+    assert losses[0.0] != losses[1.0]
+
+
+def test_smoothing_spreads_the_target() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
+    chances = torch.nn.functional.one_hot(targets, 5) * 0.8 + 0.2 / 5
+    expected = -(chances * logits.log_softmax(-1)).sum(-1)
+    torch.testing.assert_close(token_losses(logits, targets, 0.2), expected)
+    assert token_losses(logits, targets).shape == (2, 3)
+
+
+def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
+    data = TokenDataset(tokens, split="train")
+    marginals = Marginals.of(data)
+    assert marginals.frequencies.shape == (3, data.codes)
+    torch.testing.assert_close(marginals.frequencies.sum(1), torch.ones(3))
+    rows = torch.stack([data.pyramid(k).flatten()[0] for k in range(len(data))])
+    count = int((rows[:, 1:9] == 9).sum())
+    total = 12 * 8 + PRIOR * data.codes
+    assert float(marginals.frequencies[1, 9]) == pytest.approx((count + PRIOR) / total)
+    entropy = marginals.entropy(rows)
+    assert entropy.shape == rows.shape
+    place = (rows[:, 1:9] == 9).nonzero()[0]
+    found = float(entropy[:, 1:9][place[0], place[1]])
+    assert found == pytest.approx(float(-marginals.frequencies[1, 9].log()))
+
+
+def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
+    said = make_task(settings(), tokens).describe()
+    assert said == make_task(settings(), tokens).describe()
+    assert json.loads(json.dumps(said)) == said
+    assert said["model"]["condition"]["attributes"][0]["values"] == ["a", "b"]
+    changed = {
+        "model": settings(model__depth=3),
+        "drop": settings(condition__drop=0.3),
+        "objective": settings(objective={"smoothing": 0.1}),
+        "data": settings(data__batch_size=2),
+    }
+    for name, chosen in changed.items():
+        assert make_task(chosen, tokens).describe()[name] != said[name]
+    other = write_tokens(tmp_path, tiny_tokenizer(), cases=8, noise=0.1)
+    assert make_task(settings(), other).describe()["data"]["train"] != said["data"]["train"]
+
+
+def test_the_seed_decides_the_weights(tokens: Path) -> None:
+    biases = [
+        make_task(settings(training__seed=seed), tokens).model.state_dict()["embed.weight"]
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(biases[0], biases[1])
+    assert not torch.equal(biases[0], biases[2])
