@@ -42,7 +42,10 @@ endif
 	@$(BIN)/medar data show --data $(DEMO)/prepared --inverse --out $(DEMO)/round-trip.png
 	$(BIN)/medar tokenizer train configs/tokenizer/demo.yaml --data $(DEMO)/prepared --out $(DEMO)/tokenizer
 	$(BIN)/medar evaluate tokenizer $(DEMO)/tokenizer $(DEMO)/prepared --split val --out $(DEMO)/evaluation
-	@echo "look at $(DEMO)/prepared.png (what went in), $(DEMO)/round-trip.png (and back), and"
+	$(BIN)/medar generator train configs/generator/demo.yaml --data $(DEMO)/prepared --tokenizer $(DEMO)/tokenizer --out $(DEMO)/generator
+	$(BIN)/medar synthesize $(DEMO)/generator $(DEMO)/samples -n 8
+	@echo "look at $(DEMO)/samples/contact_sheet.png: volumes of nobody (and the NIfTI files beside it);"
+	@echo "$(DEMO)/prepared.png (what went in), $(DEMO)/round-trip.png (and back),"
 	@echo "$(DEMO)/evaluation/montage.png (volumes after each scale of tokens);"
 	@echo "the runs: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(DEMO)/mlflow.db"
 
