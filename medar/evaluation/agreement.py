@@ -82,11 +82,7 @@ def evaluate_conditions(
     Raises:
         MedarError: a generator without label maps, or cases that do not fit it or have none.
     """
-    if loaded.model.config.condition.map != "label":
-        raise MedarError(
-            "this generator was trained without label maps, so that there is nothing for its "
-            "samples to follow; train one with condition.map label"
-        )
+    check_maps(loaded)
     if limit is not None and limit < 1:
         raise MedarError(f"limit {limit}: a whole number from 1 is needed")
     dataset = PreparedDataset(prepared, split=split)
@@ -122,6 +118,19 @@ def evaluate_conditions(
             "dice": "of each label over the cases annotated for it and holding it, then averaged",
         },
     )
+
+
+def check_maps(loaded: Loaded, name: str = "this generator") -> None:
+    """Refuse a generator that takes no label maps.
+
+    Raises:
+        MedarError: it does not.
+    """
+    if loaded.model.config.condition.map != "label":
+        raise MedarError(
+            f"{name}: was trained without label maps, so that there is nothing for its samples to "
+            "follow; train one with condition.map label"
+        )
 
 
 class _Meters:

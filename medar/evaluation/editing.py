@@ -185,7 +185,7 @@ class _Findings:
             truth = wanted.expand_as(part)
             each = torch.stack([psnr(part, truth), ssim(part, truth)], dim=1)
             self._rows.setdefault(name, []).append(each.double().mean(dim=0))
-        self._known.append(float(edit.known.mask.float().mean()))
+        self._known.append(float(edit.known.mask.double().mean()))
 
     def result(self) -> Task:
         """The means over cases."""

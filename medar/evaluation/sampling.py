@@ -19,6 +19,7 @@ from torch import Tensor
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
 from medar.evaluation.frechet import FEW
+from medar.evaluation.generated import picture
 from medar.evaluation.generation import Batch, GenerationReport, HeldOut, held_out
 from medar.evaluation.reconstruction import check_fit
 from medar.generator.attributes import case_values
@@ -34,6 +35,10 @@ from medar.settings import to_dict
 from medar.tokenizer.inference import decode, device_of, inferred_from, plan_of
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Volume
+
+SHOWN = 8
+"""Volumes that are kept for a picture."""
 
 
 class Sampled:
@@ -67,8 +72,9 @@ class Sampled:
         sampling: SamplingSettings | None = None,
         batch_size: int = 4,
     ) -> None:
-        if batch_size < 1:
-            raise MedarError(f"batch size {batch_size}: a whole number from 1 is needed")
+        for name, value in (("samples", samples), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise MedarError(f"{name} {value}: a whole number from 1 is needed")
         self.loaded, self.batch_size = loaded, batch_size
         self.settings = sampling or loaded.sampling
         self.settings.check(loaded.model.schedule)
@@ -81,6 +87,7 @@ class Sampled:
         self._seconds = 0.0
         self._done = 0
         self._peak: int | None = None
+        self._first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Batch]:
         """Volumes (B, C, X, Y, Z), with a label head beside their label maps (B, 1, X, Y, Z)."""
@@ -88,7 +95,7 @@ class Sampled:
         return track(self._batches(), total=total, label="synthesize", unit="batch")
 
     def _batches(self) -> Iterator[Batch]:
-        self._seconds, self._done = 0.0, 0
+        self._seconds, self._done, self._first = 0.0, 0, []
         device = device_of(self.loaded.tokenizer)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -99,9 +106,16 @@ class Sampled:
             volumes, labels = draw(self.loaded, condition, self.seeds[chosen], self.settings)
             self._seconds += time.perf_counter() - began
             self._done += len(volumes)
+            self._first += volumes[: max(0, SHOWN - len(self._first))]
             if start == 0:  # later ones would count what is computed of volumes in between
                 self._peak = peak_memory(device)
             yield volumes if labels is None else (volumes, labels)
+
+    def pictures(self) -> dict[str, Volume]:
+        """The first `SHOWN` of those that were made, for a picture, by seed."""
+        plan = plan_of(self.loaded.tokenizer)
+        pairs = zip(self.seeds, self._first, strict=False)
+        return {f"seed {seed}": picture(volume.numpy(), plan) for seed, volume in pairs}
 
     def described(self, report: GenerationReport) -> GenerationReport:
         """A report on the volumes, completed by what they cost and what they were made by."""
