@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import pad
 
+from medar.generator.attend import attend
 from medar.generator.positions import Rotary
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
@@ -70,8 +71,8 @@ class ScaleAttention(nn.Module):
         queries, keys, values = rearrange(
             self.project(x), "b l (three h w) -> three b h l w", three=3, h=self.heads
         )
-        queries = self.rotary(self.query_norm(queries.float()), start).to(values.dtype)
-        keys = self.rotary(self.key_norm(keys.float()), start).to(values.dtype)
+        queries = self.rotary(self.query_norm(queries.float()), start)
+        keys = self.rotary(self.key_norm(keys.float()), start)
         tokens = [self.schedule.tokens[k] for k in scales]
         parts = zip(*(one.split(tokens, dim=2) for one in (queries, keys, values)), strict=True)
         mixed = [self._scale(k, *part) for k, part in zip(scales, parts, strict=True)]
@@ -82,12 +83,10 @@ class ScaleAttention(nn.Module):
         """(B, H, T, W) each, of one scale."""
         windows = self.windows[k]
         if not isinstance(windows, Windows):
-            return scaled_dot_product_attention(queries, keys, values)
+            return attend(queries, keys, values)
         mask = windows.inside.repeat(len(queries), 1)[:, None, None]
-        mixed = scaled_dot_product_attention(
-            windows.cut(queries), windows.cut(keys), windows.cut(values), attn_mask=mask
-        )
-        return windows.join(mixed, len(queries))
+        cut = (windows.cut(queries), windows.cut(keys), windows.cut(values))
+        return windows.join(attend(*cut, mask=mask), len(queries))
 
 
 class Windows(nn.Module):

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu
 
 from medar.errors import MedarError
+from medar.generator.attend import attend
 from medar.generator.conditions import AttributeEmbedding, Condition
 from medar.generator.config import GeneratorConfig
 from medar.generator.model import Known, TokenModel
@@ -279,14 +280,14 @@ class CausalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, E) to the same."""
         q, k, v = self._heads(x, 0)
-        return self._merge(scaled_dot_product_attention(q, k, v, is_causal=True))
+        return self._merge(attend(q, k, v, causal=True))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int) -> Tensor:
         """(B, 1, E) to the same; its key and value join those of the tokens before."""
         q, k, v = self._heads(x, place)
         seen = place + 1
         keys[:, :, place:seen], values[:, :, place:seen] = k, v
-        mixed = scaled_dot_product_attention(q, keys[:, :, :seen], values[:, :, :seen])
+        mixed = attend(q, keys[:, :, :seen], values[:, :, :seen])
         return self._merge(mixed)
 
     def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:

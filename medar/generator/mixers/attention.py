@@ -16,8 +16,8 @@ from typing import ClassVar
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
+from medar.generator.attend import attend
 from medar.generator.mixers.base import Mixer, State
 from medar.generator.positions import Rotary, schedule_coordinates
 from medar.tokenizer.schedule import ScaleSchedule
@@ -86,7 +86,5 @@ class BlockCausalAttention(Mixer):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """(B, T, H, W) over (B, S, H, W), heads joined: (B, T, E)."""
-    taken = scaled_dot_product_attention(
-        queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-    )
+    taken = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
     return rearrange(taken, "B H T W -> B T (H W)")
