@@ -114,7 +114,7 @@ def conditions(
     json
         Print the report as one JSON object (docs/reference/evaluation.md).
     limit
-        The most cases, the first of the split.
+        The most cases, spread evenly over the split.
     seed
         Of the first sample; each further one has the next.
     device

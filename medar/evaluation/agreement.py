@@ -21,7 +21,14 @@ from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.errors import MedarError
 from medar.evaluation.overlap import DiceMeter
-from medar.evaluation.sampling import check_conditions, conditions, draw, notes, reconstructed
+from medar.evaluation.sampling import (
+    check_conditions,
+    conditions,
+    draw,
+    evenly,
+    notes,
+    reconstructed,
+)
 from medar.generator.folder import Loaded, model_digest
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import seeds_from
@@ -75,7 +82,7 @@ def evaluate_conditions(
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         judge: see `train_judge`; (B, C, X, Y, Z) to logits (B, K + 1, X, Y, Z).
         split: whose label maps are given.
-        limit: the most cases, the first of the split.
+        limit: the most cases, spread evenly over the split.
         sampling: how tokens are chosen; default the generator's own settings.
         seed: of the first sample; each further one has the next.
 
@@ -87,9 +94,11 @@ def evaluate_conditions(
         raise MedarError(f"limit {limit}: a whole number from 1 is needed")
     dataset = PreparedDataset(prepared, split=split)
     check_conditions(loaded, dataset)
-    places = [k for k in range(len(dataset)) if dataset.prepared[k].label is not None][:limit]
-    if not places:
+    labelled = [k for k in range(len(dataset)) if dataset.prepared[k].label is not None]
+    if not labelled:
         raise MedarError(f"{prepared}: no case of the split {split} has a label map")
+    count = min(limit or len(labelled), len(labelled))
+    places = [labelled[k] for k in evenly(len(labelled), count)]
     settings = sampling or loaded.sampling
     settings.check(loaded.model.schedule)
     meters = _Meters(judge, list(dataset.plan.labels.values()))

@@ -83,7 +83,7 @@ class Sampled:
         self.dataset = cases.dataset
         check_conditions(loaded, self.dataset)
         self.seeds = seeds_from(seed, max(len(cases), FEW) if samples is None else samples)
-        self._places = [cases.indices[k] for k in _evenly(len(cases), len(self.seeds))]
+        self._places = [cases.indices[k] for k in evenly(len(cases), len(self.seeds))]
         self._seconds = 0.0
         self._done = 0
         self._peak: int | None = None
@@ -245,7 +245,7 @@ def peak_memory(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak << 10
 
 
-def _evenly(cases: int, samples: int) -> list[int]:
+def evenly(cases: int, samples: int) -> list[int]:
     """A case for each sample: some, evenly over all, or all over again."""
     if samples < cases:
         return [int(k) for k in np.linspace(0, cases - 1, samples).round()]
