@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_model
+from safetensors.torch import load_model as load_weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -62,7 +62,7 @@ def train_judge(
     fit(task, settings, out)
     weights = Path(out) / "model" / "model.safetensors"
     try:
-        load_model(task.model, str(weights))
+        load_weights(task.model, str(weights))
     except Exception as error:
         raise MedarError(
             f"{weights}: not the judge's weights ({one_line(error)}); train it anew, into another "
