@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
+from medar.cli.editing import conditions, editing
 from medar.cli.generation import generation
 from medar.cli.options import DataSet, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
@@ -27,6 +28,8 @@ app = App(
 )
 
 app.command(generation)
+app.command(editing)
+app.command(conditions)
 
 DATASET = DataSet()
 

@@ -1,22 +1,25 @@
 """`medar evaluate generation`: how good generated volumes are, beside real ones."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medar.cli.output import print_json, print_pairs, print_table
+from medar.cli.synthesize import CHOOSING, Choosing
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.data.plan import Plan
-    from medar.evaluation.generated import GeneratedFile
-    from medar.evaluation.generation import GenerationReport
+    from medar.evaluation.generation import Batch, GenerationReport
+    from medar.volume import Volume
+
+Device = Literal["auto", "cpu", "cuda"]
 
 DRAWN = 8
 """Generated and real volumes each on the contact sheet."""
 
 
 def generation(
-    files: Path,
+    made: Path,
     data: Path,
     /,
     *,
@@ -29,15 +32,18 @@ def generation(
     limit: int | None = None,
     seed: int = 0,
     batch: int = 4,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: Device = "auto",
+    choosing: Choosing = CHOOSING,
 ) -> int:
     """Compare generated volumes with real ones: likeness, diversity and copies.
 
     Parameters
     ----------
-    files
-        Folder of generated volumes (.nii.gz, of the plan's size), with label maps beside them as
-        NAME_label.nii.gz if there are any.
+    made
+        Folder of a generator, or of the run that left it: it makes volumes in memory, under the
+        conditions of the held-out cases. Or folder of generated volumes, whatever made them
+        (.nii.gz, of the plan's size), with label maps beside them as NAME_label.nii.gz if there
+        are any.
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split
@@ -52,20 +58,24 @@ def generation(
     out
         Folder for report.json and contact_sheet.png.
     samples
-        The most generated volumes, in the order of their names.
+        Of a generator: how many volumes; default as many as held-out cases, 20 at least. Of
+        files: the most of them, in the order of their names; default all.
     limit
         The most training volumes, spread evenly over the split; copies of others go unseen.
     seed
-        Of bootstrap draws, subsets and pairs.
+        Of bootstrap draws, subsets and pairs; and of a generator's first volume, each further
+        one having the next.
     batch
         Volumes at once.
     device
-        Where features are computed: CUDA where there is one, or as said.
+        Where volumes are made and features computed: CUDA where there is one, or as said.
     """
     from medar.data.prepared import Prepared
     from medar.evaluation.extractors import DEFAULT
-    from medar.evaluation.generated import generated_files, read_generated
+    from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
+    from medar.evaluation.sampling import Sampled
+    from medar.generator.folder import holds_model, load_model
     from medar.tokenizer.inference import device_named
 
     if out is not None and out.exists() and not out.is_dir():
@@ -73,9 +83,25 @@ def generation(
     if batch < 1:
         raise MedarError(f"--batch {batch}: a whole number from 1 is needed")
     plan = Prepared(data).plan
-    found = generated_files(files)[:samples]
+    sampled: Sampled | None = None
+    batches: Iterable[Batch]
+    if holds_model(made):
+        loaded = load_model(made, device)
+        batches = sampled = Sampled(
+            loaded,
+            data,
+            split=split,
+            samples=samples,
+            seed=seed,
+            sampling=choosing.settings(loaded.sampling),
+            batch_size=batch,
+        )
+    else:
+        _refuse_choosing(made, choosing)
+        files = generated_files(made)[:samples]
+        batches = read_generated(files, plan, batch_size=batch)
     report = evaluate_generation(
-        read_generated(found, plan, batch_size=batch),
+        batches,
         data,
         split=split,
         extractors=tuple(extractor or DEFAULT),
@@ -86,24 +112,35 @@ def generation(
         batch_size=batch,
         device=device_named(device),
     )
+    if sampled is not None:
+        report = sampled.described(report)
     if out is not None:
-        _leave(report, found[:DRAWN], plan, data, out)
+        shown = (
+            sampled.pictures() if sampled is not None else generated_pictures(files[:DRAWN], plan)
+        )
+        _leave(report, shown, data, out)
     if json:
         print_json(report.to_dict())
     else:
-        print_report(report, str(files))
+        print_report(report, str(made))
     return 0
 
 
-def _leave(
-    report: "GenerationReport", files: "list[GeneratedFile]", plan: "Plan", data: Path, out: Path
-) -> None:
+def _refuse_choosing(made: Path, choosing: Choosing) -> None:
+    if choosing != CHOOSING:
+        raise MedarError(
+            f"{made}: holds no generator but files, which --cfg, --temperature, --top-k and "
+            "--top-p cannot change; leave them out"
+        )
+
+
+def _leave(report: "GenerationReport", made: "dict[str, Volume]", data: Path, out: Path) -> None:
     """Write report.json and contact_sheet.png."""
-    from medar.evaluation.generated import generated_pictures, real_pictures
+    from medar.evaluation.generated import real_pictures
     from medar.files import write_json
     from medar.report.generation import contact_sheet
 
-    made, real = generated_pictures(files, plan), real_pictures(data, report.split, DRAWN)
+    real = real_pictures(data, report.split, DRAWN)
     contact_sheet(
         list(made.values()),
         out / "contact_sheet.png",

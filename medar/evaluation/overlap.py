@@ -41,6 +41,8 @@ class DiceMeter:
 
     def result(self) -> dict[str, float | None]:
         """Mean Dice by label name over annotated cases that hold the label; None without any."""
+        if not self._rows:
+            return dict.fromkeys(self.names)
         means = torch.cat(self._rows).double().nanmean(dim=0).tolist()
         return {
             name: None if mean != mean else mean

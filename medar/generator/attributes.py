@@ -10,15 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
 from medar.generator.config import Attribute
-from medar.tokenizer.tokens import TokenCase
 
 MODALITY = "modality"
 
 
 def attributes_of(
-    cases: Sequence[TokenCase], names: Sequence[str] | None = None
+    cases: Sequence[PreparedCase], names: Sequence[str] | None = None
 ) -> tuple[Attribute, ...]:
     """The schema of attributes in training cases.
 
@@ -71,7 +71,7 @@ def attribute_values(schema: Sequence[Attribute], values: Mapping[str, Any]) -> 
     return [_place(attribute, values.get(attribute.name)) for attribute in schema]
 
 
-def case_values(schema: Sequence[Attribute], case: TokenCase) -> list[float]:
+def case_values(schema: Sequence[Attribute], case: PreparedCase) -> list[float]:
     """The attributes of a case in the order of the schema.
 
     What the schema cannot express, such as a category that no training case has, is not known: NaN.
@@ -85,7 +85,7 @@ def case_values(schema: Sequence[Attribute], case: TokenCase) -> list[float]:
     ]
 
 
-def _known(case: TokenCase) -> dict[str, Any]:
+def _known(case: PreparedCase) -> dict[str, Any]:
     """All that is known of a case, its modality included."""
     values = {**case.attributes, **({MODALITY: case.modality} if case.modality else {})}
     return {name: value for name, value in values.items() if not _is_absent(value)}

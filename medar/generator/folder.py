@@ -153,14 +153,23 @@ def model_folder(path: str | Path) -> Path:
     Raises:
         MedarError: neither is one.
     """
-    path = Path(path)
-    for folder in (path, path / "model"):
+    for folder in _folders(path):
         if (folder / CONFIG).is_file():
             return folder
     raise MedarError(
         f"{path}: no generator (neither {CONFIG} nor model/{CONFIG}); the folder that training "
         "left is needed"
     )
+
+
+def holds_model(path: str | Path) -> bool:
+    """Whether a folder, or its `model`, holds a model at all; reading it tells which."""
+    return any((folder / CONFIG).is_file() for folder in _folders(path))
+
+
+def _folders(path: str | Path) -> tuple[Path, Path]:
+    """Where a model may lie: in the folder itself, or where a run left it."""
+    return Path(path), Path(path) / "model"
 
 
 def model_digest(model: TokenModel) -> str:

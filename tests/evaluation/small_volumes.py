@@ -8,6 +8,9 @@ from scipy.ndimage import gaussian_filter
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
+from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
+from medar.generator.folder import Loaded, make_model
+from medar.generator.sampling import SamplingSettings
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
@@ -45,3 +48,22 @@ def make_tokenizer(plan: Plan | None, *, labels: int = 0) -> Tokenizer:
     tokenizer = Tokenizer(config, plan)
     tokenizer(smooth(4, 8, 8, 8))  # the codebook starts
     return tokenizer.eval()
+
+
+def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Loaded:
+    """A generator of a tokenizer's tokens, with no weight at zero, so that conditions tell."""
+    tokenizer = make_tokenizer(plan, labels=labels)
+    condition = ConditionConfig(
+        attributes=(Attribute(name="modality", values=("CT", "MR")),),
+        map="label" if maps else "none",
+        map_channels=len(plan.labels) + 1 if maps else 0,
+        map_width=4,
+    )
+    config = GeneratorConfig(depth=2, head_width=8, condition=condition)
+    torch.manual_seed(1)
+    model = make_model("next_scale", config, tokenizer).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("quantiser."):
+                parameter += 0.2 * torch.randn_like(parameter)
+    return Loaded(model=model, tokenizer=tokenizer, sampling=SamplingSettings())

@@ -1,0 +1,109 @@
+"""Volumes of which a part is taken away, as a generator is given them; and edits without anatomy.
+
+A box is cut out, or the resolution lowered. What is left is encoded, and marked as known, by the
+functions of `medar synthesize`. What the results are compared with knows no anatomy: the mean of
+what is around the box, the smoothest filling of it, trilinear interpolation.
+
+C channels, X Y Z voxels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.ndimage import convolve, generate_binary_structure
+from torch import Tensor
+from torch.nn.functional import avg_pool3d, interpolate
+
+from medar.generator.inpainting import MARGIN
+from medar.generator.known import known_outside, known_scales
+from medar.generator.model import Known
+from medar.generator.region import Box, Mask, without
+from medar.generator.scene import latent_of
+from medar.tokenizer.inference import Array, plan_of
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Volume, resample
+
+ROUNDS = 500
+"""Of averaging: enough for holes of some 30 voxels a side, and smooth in larger ones too."""
+
+
+class Edit(NamedTuple):
+    """A volume of which only a part is known."""
+
+    known: Known
+    """Of a batch of one."""
+    part: tuple[slice, ...]
+    """Of (..., X, Y, Z): what is looked at."""
+    others: dict[str, Tensor]
+    """Whole volumes, (C, X, Y, Z), that the model's are compared with."""
+
+
+def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int]) -> Edit:
+    """A volume without a box of random place.
+
+    Args:
+        tokenizer: that encodes what is left.
+        real: (C, X, Y, Z) in [-1, 1].
+        share: the box's sides, as a share of the volume's.
+        seed: of its place.
+    """
+    random = np.random.default_rng(seed)
+    sides = [max(1, round(n * share)) for n in real.shape[1:]]
+    start = [int(random.integers(n - m + 1)) for n, m in zip(real.shape[1:], sides, strict=True)]
+    volume = Volume(array=real.numpy(), affine=np.eye(4))
+    x, y, z = start
+    low, high = (x, y, z), (x + sides[0], y + sides[1], z + sides[2])
+    hole = Box(low=low, high=high, unit="voxel").mask(volume.grid)
+    array = without(volume, hole).array.copy()
+    mask = known_outside(torch.from_numpy(hole)[None], tokenizer.config.schedule, MARGIN)
+    return Edit(
+        known=Known(mask=mask, latent=latent_of(tokenizer, array).cpu()),
+        part=tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
+        others={
+            "mean filling": torch.from_numpy(array),
+            "smooth filling": torch.from_numpy(smooth_filling(array, hole)),
+        },
+    )
+
+
+def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edit:
+    """A volume of which only means over `factor` cubed voxels are known.
+
+    Args:
+        tokenizer: with its plan; encodes what is known.
+        real: (C, X, Y, Z) in [-1, 1].
+        factor: by which the resolution is lowered.
+        scales: that are given.
+    """
+    low = avg_pool3d(real, factor)
+    trilinear = interpolate(low[None], scale_factor=factor, mode="trilinear")[0]
+    affine = np.diag([factor, factor, factor, 1.0])
+    affine[:3, 3] = (factor - 1) / 2
+    fine = Volume(array=real.numpy(), affine=np.eye(4)).grid
+    kind = plan_of(tokenizer).interpolation
+    array = resample(Volume(array=low.numpy(), affine=affine), fine, interpolation=kind).array
+    latent = latent_of(tokenizer, array.clip(-1.0, 1.0)).cpu()
+    return Edit(
+        known=Known(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
+        part=(slice(None),) * 3,
+        others={"trilinear": trilinear},
+    )
+
+
+def smooth_filling(array: Array, hole: Mask) -> Array:
+    """The volume with a hole filled as smoothly as its rim allows (Laplace's equation).
+
+    Args:
+        array: (C, X, Y, Z), with anything in the hole to begin with.
+        hole: (X, Y, Z).
+    """
+    box = tuple(slice(max(0, int(a.min()) - 1), int(a.max()) + 2) for a in np.nonzero(hole))
+    neighbours = generate_binary_structure(3, 1).astype(np.float32)
+    neighbours[1, 1, 1] = 0.0
+    filled, inside = array.copy(), hole[box]
+    for channel in filled:
+        part = channel[box]
+        for _ in range(ROUNDS):
+            part[inside] = convolve(part, neighbours / 6, mode="nearest")[inside]
+    return filled

@@ -1,0 +1,117 @@
+"""Inpainting and super-resolution on held-out cases."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_volumes import make_generator, make_plan, make_tokenizer, smooth
+
+from medar.data.loading import PreparedDataset
+from medar.errors import MedarError
+from medar.evaluation.editing import AVERAGED, ENCODED, SAMPLED, evaluate_editing
+from medar.evaluation.edits import box_removed, lowered, smooth_filling
+from medar.evaluation.fidelity import psnr
+from medar.evaluation.sampling import reconstructed
+from medar.generator.folder import Loaded
+from medar.volume import Volume, resample
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return make_generator(make_plan(), maps=False)
+
+
+def test_nothing_of_the_box_is_known() -> None:
+    tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
+    edit = box_removed(tokenizer, real, 0.5, [0, 3])
+    box = (slice(None), *edit.part)
+    assert real[box].shape == (1, 4, 4, 4)
+    other = real.clone()
+    other[box] = torch.rand(1, 4, 4, 4)
+    again = box_removed(tokenizer, other, 0.5, [0, 3])
+    assert torch.equal(edit.known.latent, again.known.latent)
+    assert edit.part == again.part
+    beyond = torch.ones_like(real, dtype=torch.bool)
+    beyond[box] = False
+    for name, filled in edit.others.items():
+        assert torch.equal(filled, again.others[name])
+        assert torch.equal(filled[beyond], real[beyond])
+    assert edit.others["mean filling"][box].unique().numel() == 1
+
+
+def test_boxes_lie_anywhere_by_their_seed() -> None:
+    tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
+    starts = {
+        tuple(s.start for s in box_removed(tokenizer, real, 0.25, [k]).part) for k in range(9)
+    }
+    assert len(starts) > 5
+
+
+def test_only_means_of_blocks_are_known() -> None:
+    tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
+    edit = lowered(tokenizer, real, 2, 1)
+    ripple = torch.tensor([0.1, -0.1]).repeat(4)[:, None, None].expand(8, 8, 8)
+    again = lowered(tokenizer, real + ripple, 2, 1)
+    torch.testing.assert_close(edit.known.latent, again.known.latent)
+    assert edit.known.mask.tolist() == [[True] + [False] * 8]
+    low = torch.nn.functional.avg_pool3d(real, 2).numpy()
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 0.5
+    grid = Volume(array=real.numpy(), affine=np.eye(4)).grid
+    same = resample(Volume(array=low, affine=affine), grid, fill=-1.0).array
+    np.testing.assert_allclose(edit.others["trilinear"].numpy(), same, atol=1e-5)
+
+
+def test_the_smooth_filling_goes_on_with_a_slope() -> None:
+    slope = np.broadcast_to(np.linspace(-1, 1, 12, dtype=np.float32)[:, None, None], (12, 12, 12))
+    hole = np.zeros((12, 12, 12), bool)
+    hole[3:9, 4:8, 2:9] = True
+    emptied = np.where(hole, 0, slope)[None].astype(np.float32)
+    np.testing.assert_allclose(smooth_filling(emptied, hole)[0], slope, atol=1e-3)
+
+
+def test_results_stand_beside_others(loaded: Loaded, prepared: Path) -> None:
+    report = evaluate_editing(loaded, prepared, samples=1, box=0.4)
+    assert report == evaluate_editing(loaded, prepared, samples=1, box=0.4)
+    assert (report.cases, report.known_scales, report.upscaling.known) == (2, 1, 1 / 9)
+    inside, whole = report.inpainting.likeness, report.upscaling.likeness
+    assert list(inside) == ["mean filling", "smooth filling", SAMPLED, AVERAGED, ENCODED]
+    assert list(whole) == ["trilinear", SAMPLED, AVERAGED, ENCODED]
+    assert inside[SAMPLED] == inside[AVERAGED]  # of one sample
+    dataset = PreparedDataset(prepared, split="test")
+    pairs = [
+        (dataset[k]["image"], reconstructed(loaded.tokenizer, dataset[k]["image"])) for k in (0, 1)
+    ]
+    wanted = np.mean([float(psnr(made[None], real[None])) for real, made in pairs])
+    assert whole[ENCODED].psnr == pytest.approx(wanted, abs=1e-4)
+    assert report.notes == ["2 cases, fewer than 20: all figures are rough"]
+
+
+def test_more_samples_and_another_seed(loaded: Loaded, prepared: Path) -> None:
+    first = evaluate_editing(loaded, prepared, samples=3, limit=1, scales=1)
+    other = evaluate_editing(loaded, prepared, samples=3, limit=1, seed=9)
+    assert first.upscaling.likeness[SAMPLED] != first.upscaling.likeness[AVERAGED]
+    assert first.upscaling.likeness["trilinear"] == other.upscaling.likeness["trilinear"]
+    assert first.upscaling.likeness[SAMPLED] != other.upscaling.likeness[SAMPLED]
+    assert first.cases == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"samples": 0}, "samples 0"),
+        ({"limit": 0}, "limit 0"),
+        ({"seed": -1}, "seed -1"),
+        ({"box": 1.0}, "box 1: a share"),
+        ({"factor": 3}, "factor 3: .* divides each side of the volumes, 8 x 8 x 8"),
+        ({"factor": 1}, "factor 1"),
+        ({"scales": 2}, "known scales 2: 1 to 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    loaded: Loaded, prepared: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(MedarError, match=said):
+        evaluate_editing(loaded, prepared, **changes)

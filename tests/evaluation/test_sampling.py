@@ -1,0 +1,95 @@
+"""Volumes that a generator makes for an evaluation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_volumes import make_generator, make_plan
+
+from medar.data.loading import PreparedDataset
+from medar.errors import MedarError
+from medar.evaluation.generation import evaluate_generation
+from medar.evaluation.sampling import Sampled, conditions, draw
+from medar.generator.conditions import Condition
+from medar.generator.synthesizer import Synthesizer
+
+
+def test_volumes_are_those_of_the_synthesizer() -> None:
+    loaded = make_generator(make_plan(), labels=2)
+    condition = torch.tensor([[0.0], [0.0]])
+    volumes, labels = draw(loaded, Condition(attributes=condition), [3, 4], loaded.sampling)
+    theirs = Synthesizer(loaded.model, loaded.tokenizer)(n=2, seed=3, modality="CT")
+    assert labels is not None
+    for volume, label, other in zip(volumes, labels, theirs, strict=True):
+        assert other.label is not None
+        assert torch.equal(label, torch.from_numpy(other.label.array.copy()))
+        restored = torch.from_numpy(other.image.array.copy()) / 1000  # the window is -1000 to 1000
+        torch.testing.assert_close(volume, restored, atol=1e-5, rtol=0)
+
+
+def test_each_sample_has_its_seed_and_its_case(prepared: Path) -> None:
+    loaded = make_generator(make_plan())
+    ones = torch.cat(list(Sampled(loaded, prepared, samples=3, seed=5, batch_size=1)))
+    whole = Sampled(loaded, prepared, samples=3, seed=5, batch_size=3)
+    (together,) = list(whole)
+    torch.testing.assert_close(ones, together)
+    assert list(whole.pictures()) == ["seed 5", "seed 6", "seed 7"]
+    dataset = PreparedDataset(prepared, split="test")  # two cases: the third begins again
+    given = conditions(loaded, dataset, [0])
+    again, _ = draw(loaded, given, [7], loaded.sampling)
+    torch.testing.assert_close(again, together[2:])
+    other, _ = draw(loaded, conditions(loaded, dataset, [1]), [7], loaded.sampling)
+    assert not torch.allclose(other, again)
+
+
+def test_conditions_are_the_cases_own(prepared: Path) -> None:
+    dataset = PreparedDataset(prepared, split="train")
+    loaded = make_generator(make_plan())
+    given = conditions(loaded, dataset, [0, 1])
+    assert given.map is not None
+    assert given.map.sum(dim=1).eq(1).all()  # every voxel is known
+    for k in range(2):
+        label = dataset[k]["label"][0]
+        assert torch.equal(given.map[k].argmax(dim=0), label.long())
+    assert given.attributes.tolist() == [[0.0], [0.0]]  # CT
+    assert conditions(loaded, dataset, [0], maps=False).map is None
+    assert conditions(make_generator(make_plan(), maps=False), dataset, [0]).map is None
+
+
+def test_as_many_as_held_out_cases_but_enough(prepared: Path) -> None:
+    loaded = make_generator(make_plan(), maps=False)
+    assert len(Sampled(loaded, prepared, split="held-out").seeds) == 20
+    assert len(Sampled(loaded, prepared, samples=2).seeds) == 2
+
+
+def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
+    loaded = make_generator(make_plan(), maps=False)
+    sampled = Sampled(loaded, prepared, samples=3, seed=2, batch_size=2)
+    report = sampled.described(
+        evaluate_generation(sampled, prepared, extractors=["texture-v1"], seed=2)
+    )
+    assert report.volumes == 3
+    assert (report.seconds_per_volume or 0) > 0
+    assert (report.peak_memory or 0) > 1 << 20
+    told = report.protocol["generator"]
+    assert (told["seeds"], told["batch"], told["class"]) == ([2, 4], 2, "Generator")
+    assert told["sampling"]["temperature"] == 1.0
+
+
+def test_what_does_not_fit_is_refused(prepared: Path) -> None:
+    loaded = make_generator(make_plan())
+    for name, value in (("samples", 0), ("seed", -1), ("batch_size", 0)):
+        with pytest.raises(MedarError, match=f"{name} {value}"):
+            Sampled(loaded, prepared, **{name: value})  # type: ignore[arg-type]
+    other = make_generator(make_plan(labels={1: "left", 3: "right"}))
+    with pytest.raises(MedarError, match=r"label values \[1, 2\], .* is made for \[1, 3\]"):
+        Sampled(other, prepared)
+
+
+def test_fewer_samples_than_cases_take_them_evenly(prepared: Path) -> None:
+    loaded = make_generator(make_plan())
+    (made,) = Sampled(loaded, prepared, split="held-out", samples=2)
+    every = PreparedDataset(prepared)
+    for place, case in enumerate((4, 6)):  # the first and the last of three
+        alone, _ = draw(loaded, conditions(loaded, every, [case]), [place], loaded.sampling)
+        torch.testing.assert_close(made[place], alone[0])
