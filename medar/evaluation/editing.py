@@ -142,6 +142,7 @@ def evaluate_editing(
         }
         for name, edit in edits.items():
             made = _samples(loaded, edit.known, condition, seeds, settings)
+            made = torch.stack([edit.finish(one) for one in made])
             found[name].update(edit, made, encoded, real)
     return EditingReport(
         cases=len(chosen),

@@ -7,6 +7,8 @@ what is around the box, the smoothest filling of it, trilinear interpolation.
 C channels, X Y Z voxels.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +17,11 @@ from scipy.ndimage import convolve, generate_binary_structure
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
-from medar.generator.inpainting import MARGIN
 from medar.generator.known import known_outside, known_scales
 from medar.generator.model import Known
 from medar.generator.region import Box, Mask, without
 from medar.generator.scene import latent_of
+from medar.generator.upscaling import agreeing
 from medar.tokenizer.inference import Array, plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample
@@ -37,6 +39,8 @@ class Edit(NamedTuple):
     """Of (..., X, Y, Z): what is looked at."""
     others: dict[str, Tensor]
     """Whole volumes, (C, X, Y, Z), that the model's are compared with."""
+    finish: Callable[[Tensor], Tensor]
+    """What becomes of a decoded volume, (C, X, Y, Z)."""
 
 
 def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int]) -> Edit:
@@ -56,7 +60,7 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int
     low, high = (x, y, z), (x + sides[0], y + sides[1], z + sides[2])
     hole = Box(low=low, high=high, unit="voxel").mask(volume.grid)
     array = without(volume, hole).array.copy()
-    mask = known_outside(torch.from_numpy(hole)[None], tokenizer.config.schedule, MARGIN)
+    mask = known_outside(torch.from_numpy(hole)[None], tokenizer.config.schedule)
     return Edit(
         known=Known(mask=mask, latent=latent_of(tokenizer, array).cpu()),
         part=tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
@@ -64,6 +68,7 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int
             "mean filling": torch.from_numpy(array),
             "smooth filling": torch.from_numpy(smooth_filling(array, hole)),
         },
+        finish=lambda made: made,
     )
 
 
@@ -82,12 +87,15 @@ def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edi
     affine[:3, 3] = (factor - 1) / 2
     fine = Volume(array=real.numpy(), affine=np.eye(4)).grid
     kind = plan_of(tokenizer).interpolation
-    array = resample(Volume(array=low.numpy(), affine=affine), fine, interpolation=kind).array
-    latent = latent_of(tokenizer, array.clip(-1.0, 1.0)).cpu()
+    coarse = Volume(array=low.numpy(), affine=affine)
+    array = resample(coarse, fine, interpolation=kind).array.clip(-1.0, 1.0)
+    latent = latent_of(tokenizer, array).cpu()
+    agree = partial(agreeing, given=array, fine=fine, coarse=coarse.grid)
     return Edit(
         known=Known(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
         part=(slice(None),) * 3,
         others={"trilinear": trilinear},
+        finish=lambda made: torch.from_numpy(agree(made.numpy())),
     )
 
 

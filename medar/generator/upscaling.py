@@ -1,23 +1,29 @@
 """Super-resolution: a volume of low resolution gives the coarse scales, the others are sampled.
 
-How many scales does it give? A volume that is r times as coarse as the plan would be encoded, at
-its own resolution, to a latent grid r times as coarse. So a scale is taken to be known if it has no
-more sites along any axis than that. The volume is interpolated to the plan's grid and encoded
-there; the codes of known scales follow, all finer ones come from the model.
+The volume is interpolated to the plan's grid and encoded there; the codes of known scales follow,
+all finer ones come from the model. What was decoded is then made to agree with the volume: at its
+own resolution the result is the volume (back-projection, Irani and Peleg, "Improving resolution by
+image registration", CVGIP 53, 1991), and only what is finer is the model's.
 """
 
 from dataclasses import replace
 from functools import partial
+from math import prod
+
+import numpy as np
 
 from medar.data.preparation import prepare_image
 from medar.errors import MedarError
 from medar.generator.known import known_scales
 from medar.generator.model import Known
 from medar.generator.scene import Scene, as_image, identity, latent_of, restored, whole
-from medar.tokenizer.inference import device_of, field_of_view, plan_of
+from medar.tokenizer.inference import Array, device_of, field_of_view, plan_of
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.volume import Spacing, Volume
+from medar.volume import Grid, Spacing, Volume, resample
+
+ROUNDS = 8
+"""Of back-projection: lowering and raising the resolution blurs, so that one is not enough."""
 
 ROUNDING = 1e-2
 """Relative difference of spacings that does not cost a scale."""
@@ -50,13 +56,14 @@ def upscaling(
             f"known scales {scales}: 1 to {len(schedule) - 1} are possible, so that one is left to "
             "be sampled"
         )
+    agree = partial(agreeing, given=array, fine=trace.target, coarse=volume.grid)
     field = volume.grid.at_spacing(trace.target.spacing)
     back = replace(trace, source=field, provenance=None)
     outside = float(1 - field_of_view(back).mean())
     note = f"{outside:.1%} of the field of view lie beyond the model's and hold the lowest value"
     return Scene(
         grid=trace.target,
-        place=partial(restored, trace=back),
+        place=lambda made: restored(made._replace(image=agree(made.image)), back),
         known=Known(mask=known_scales(schedule, scales), latent=latent_of(tokenizer, array)).to(
             device_of(tokenizer)
         ),
@@ -66,14 +73,19 @@ def upscaling(
 
 
 def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int:
-    """Scales that a volume of spacing `coarse` determines on a grid of spacing `fine`; 1 or more.
+    """Scales that a volume of spacing `coarse` gives on a grid of spacing `fine`; 1 or more.
+
+    Those with no more sites than the latent grid's divided by r, if the volume is r times as coarse
+    (the geometric mean over the axes): a site holds several voxels along each side, so that a
+    volume says much about scales that are finer than its share of the voxels. A scale along each
+    axis r times as coarse, the strict reading, gave worse volumes by far (docs/benchmarks.md).
 
     Raises:
-        MedarError: it determines all of them.
+        MedarError: it gives all of them.
     """
     factors = [max(1.0, c / f) for c, f in zip(coarse, fine, strict=True)]
-    most = [n / r * (1 + ROUNDING) for n, r in zip(schedule.latent, factors, strict=True)]
-    fits = [all(a <= b for a, b in zip(grid, most, strict=True)) for grid in schedule.grids]
+    most = schedule.tokens[-1] / prod(factors) ** (1 / 3) * (1 + ROUNDING)
+    fits = [tokens <= most for tokens in schedule.tokens]
     if all(fits):
         raise MedarError(
             f"upscale: spacing {_mm(coarse)} is hardly coarser than the plan's {_mm(fine)}, so "
@@ -81,6 +93,22 @@ def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int
             "are to be kept"
         )
     return max(1, fits.index(False))
+
+
+def agreeing(made: Array, given: Array, fine: Grid, coarse: Grid) -> Array:
+    """A volume with what `given` holds at low resolution in place of its own.
+
+    Args:
+        made: (C, X, Y, Z) in [-1, 1], on the grid `fine`.
+        given: the volume of low resolution, interpolated to that grid.
+        fine: of both.
+        coarse: the grid that `given` came from.
+    """
+    for _ in range(ROUNDS):
+        lowered = resample(Volume(array=made, affine=fine.affine), coarse, fill=-1.0)
+        made = made + given - resample(lowered, fine, fill=-1.0).array
+    agreed: Array = np.clip(made, -1.0, 1.0)
+    return agreed
 
 
 def _mm(spacing: Spacing) -> str:

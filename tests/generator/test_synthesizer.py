@@ -15,9 +15,10 @@ from medar.generator.region import Box, without
 from medar.generator.request import Request
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import Synthesizer, Synthetic
-from medar.generator.upscaling import scales_given
+from medar.generator.upscaling import agreeing, scales_given
+from medar.tokenizer.inference import Array
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.volume import Volume
+from medar.volume import Volume, resample
 
 from .synthesis import tiny_model, tiny_synthesizer, tiny_tokenizer
 
@@ -272,12 +273,31 @@ def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
     assert "33.3% of the field of view" in wide.about["notes"][0]
 
 
+def test_upscaled_volumes_agree_with_what_was_given() -> None:
+    random = np.random.default_rng(0)
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = 0.5
+    low = Volume(array=random.uniform(-0.2, 0.2, (1, 8, 8, 8)).astype(np.float32), affine=affine)
+    made = random.uniform(-0.5, 0.5, (1, 16, 16, 16)).astype(np.float32)
+    fine = Volume(array=made, affine=np.eye(4)).grid
+    agreed = agreeing(made, resample(low, fine, fill=-1.0).array, fine, low.grid)
+
+    def apart(volume: Array) -> float:
+        lowered = resample(Volume(array=volume, affine=fine.affine), low.grid, fill=-1.0).array
+        return float(np.abs(lowered - low.array)[:, 2:-2, 2:-2, 2:-2].mean())
+
+    assert apart(agreed) < 0.25 * apart(made)
+    assert np.abs(agreed - made).mean() < np.abs(agreed - resample(low, fine).array).mean()
+    assert np.abs(agreed).max() <= 1
+
+
 def test_scales_that_a_resolution_gives() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 3, 2), (4, 6, 4), (8, 12, 8)))
     fine = (1.0, 1.0, 1.0)
     given: Callable[..., int] = lambda *coarse: scales_given(schedule, fine, coarse)  # noqa: E731
-    assert [given(s, s, s) for s in (2, 2.01, 2.1, 4, 8, 100)] == [3, 3, 2, 2, 1, 1]
-    assert given(1, 1, 4) == 2
+    assert [given(s, s, s) for s in (2, 2.01, 2.1, 4, 8, 100)] == [3, 3, 3, 3, 3, 1]
+    assert [given(s, s, s) for s in (8.2, 60, 70)] == [2, 2, 1]
+    assert given(1, 1, 4) == 3
     assert given(0.5, 0.5, 2) == 3
     with pytest.raises(MedarError, match="no scale is left"):
         given(1, 1, 1)
