@@ -29,7 +29,7 @@ as many parameters as our tokenizer, or `kl-W`, an AutoencoderKL with W channels
 Sampling: temperature 1, no guidance, fp32. The peers' settings are chosen by the very Frechet
 distance that they are judged by, of --tune-samples volumes, ours by nobody.
 
-With --steps (and --first-steps) instead of minutes, rows compare on a machine that others use too:
+With --first-steps and --steps instead of minutes, rows compare on a machine that others use too:
 equal time is then the number of steps that each row takes in those minutes on an idle one; name the
 rows with --rows then, as each has another number.
 """
@@ -186,7 +186,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, help="settings of the tokenizer, for the peers")
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--first-minutes", type=float, default=8.0)
-    parser.add_argument("--first-steps", type=int, help="of first stages; default --steps")
+    parser.add_argument("--first-steps", type=int, help="of first stages, instead of minutes")
     parser.add_argument("--tune-minutes", type=float, default=4.0)
     parser.add_argument("--tune-samples", type=int, default=42)
     parser.add_argument(

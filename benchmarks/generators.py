@@ -80,7 +80,7 @@ def built(model: ModelSettings, tokenizer: Quantised) -> TokenModel:
         depth=model.depth, head_width=model.head_width, mlp=model.mlp, dropout=model.dropout,
         window=model.window, window_from=model.window_from, mixer=model.mixer,
     )  # fmt: skip
-    return make_model(model.kind, config, tokenizer)  # type: ignore[arg-type]
+    return make_model(model.kind, config, tokenizer)
 
 
 def fitted(model: ModelSettings, tokenizer: Quantised, budget: int) -> ModelSettings:
@@ -147,7 +147,10 @@ def drawn(model: TokenModel, tokenizer: Tokenizer, seeds: Sequence[int]) -> Tens
 
 
 def judged(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sample --samples volumes in batches of --batch, and judge them; report and pictures stay."""
+    """Sample --samples volumes in batches of --batch, and judge them; report and pictures stay.
+
+    Seconds a volume are those of such batches, the first of them cold.
+    """
     batches, began = [], time.perf_counter()
     for start in range(0, options.samples, options.batch):
         seeds = range(start, min(start + options.batch, options.samples))

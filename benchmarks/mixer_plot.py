@@ -1,6 +1,5 @@
 """The plot of the mixers' ablation: validation loss over seconds, state over grids."""
 
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -54,5 +53,6 @@ def states(ax: Axes, memory: list[dict[str, Any]]) -> None:
 
 
 def by(rows: list[dict[str, Any]], key: Any) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Rows by name, in the order of the names."""
-    return [(name, list(group)) for name, group in groupby(sorted(rows, key=key), key)]
+    """Rows by name, in the order in which the names come first."""
+    names = dict.fromkeys(key(one) for one in rows)
+    return [(name, [one for one in rows if key(one) == name]) for name in names]

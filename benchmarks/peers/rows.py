@@ -11,6 +11,7 @@ from generators import Draw, judged, parameters
 from tokenizer import load_best
 from torch import Tensor, nn
 
+from medar.files import atomic_path
 from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.settings import GeneratorSettings
 from medar.settings import load_yaml
@@ -39,7 +40,7 @@ class Setting(NamedTuple):
 
 
 Made = tuple[SecondStage, Draw]
-Make = Callable[[FirstStage, Tensor, Tensor, int, argparse.Namespace, GeneratorSettings], Made]
+Make = Callable[[FirstStage, Tensor, Tensor, int, GeneratorSettings], Made]
 
 
 def run(
@@ -65,19 +66,12 @@ def run(
     ours = read_tokenizer(options.tokens / TOKENIZER)
     first = first_stage(
         chosen.first, options.prepared, base, options.vqvae, options.out, parameters_of(ours),
-        options.first_minutes, options.first_steps or options.steps,
+        options.first_minutes, options.first_steps,
     )  # fmt: skip
-    device = next(first.model.parameters()).device
-    encode = ENCODE[kind](first.model)
-
-    def on_device(volume: Tensor) -> Tensor:
-        return encode(volume.to(device))
-
-    train = encoded(on_device, options.prepared, "train", about.variants, about.augmentation)
-    validation = encoded(on_device, options.prepared, "val")[0]
+    train, validation = inputs(kind, first.model, about, options, chosen.first)
     torch.manual_seed(settings.training.seed)
     wanted = round(chosen.size * budget)
-    task, draw = MAKE[kind](first, train, validation, wanted, options, settings)
+    task, draw = MAKE[kind](first, train, validation, wanted, settings)
     training = replace(settings.training, learning_rate=chosen.rate)
     outcome = fit(task, training, folder, resume="auto")
     load_best(task, folder)
@@ -89,10 +83,32 @@ def run(
     }  # fmt: skip
 
 
+def inputs(
+    kind: str, model: Any, about: TokenIndex, options: argparse.Namespace, name: str
+) -> tuple[Tensor, Tensor]:
+    """What the second stage learns from, (1 + variants, N, ...), and is validated by, (N, ...).
+
+    Encoded once and kept in OUT, for all settings.
+    """
+    path = options.out / f"encoded-{name}-{kind}.pt"
+    if not path.exists():
+        device, encode = next(model.parameters()).device, ENCODE[kind](model)
+
+        def on_device(volume: Tensor) -> Tensor:
+            return encode(volume.to(device))
+
+        augmentation = about.augmentation
+        train = encoded(on_device, options.prepared, "train", about.variants, augmentation)
+        validation = encoded(on_device, options.prepared, "val")[0]
+        with atomic_path(path) as temporary:
+            torch.save((train, validation), temporary)
+    train, validation = torch.load(path, weights_only=True)
+    return train, validation
+
+
 def of_transformer(
-    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, options: argparse.Namespace,
-    settings: GeneratorSettings,
-) -> Made:  # fmt: skip
+    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+) -> Made:
     """The transformer over indices, as deep as medar's generator."""
     grid, codes, depth = validation.shape[1:], first.model.num_embeddings, settings.model.depth
     tokens = validation[0].numel()
@@ -106,9 +122,8 @@ def of_transformer(
 
 
 def of_flow(
-    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, options: argparse.Namespace,
-    settings: GeneratorSettings,
-) -> Made:  # fmt: skip
+    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+) -> Made:
     """The U-Net in the latent, scaled to deviation 1 as in the tutorials."""
     scale, shape = 1 / float(train.std()), tuple(validation.shape[1:])
     model = nearest(range(4, 513, 4), lambda size: flow.unet(size, shape[0]), wanted)
