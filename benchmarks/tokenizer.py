@@ -105,19 +105,24 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
         if name == "unquantised":
             ours.model.quantiser = Unquantised(ours.model.quantiser)
     outcome = fit(task, training, out, resume="auto")
-    state = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
-    task.model.load_state_dict(state["model"])
-    if state["average"]:
-        own = dict(task.model.named_parameters())
-        with torch.no_grad():
-            for parameter, value in state["average"]["averages"].items():
-                own[parameter].copy_(value)
+    load_best(task, out)
     parameters = sum(p.numel() for p in task.model.parameters())
     tokens = task.tokens if isinstance(task, MonaiTask) else ours.model.config.schedule.length
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "parameters": parameters,
         "tokens": tokens, **chosen, **judged(task, options.prepared, options.split),
     }  # fmt: skip
+
+
+@torch.no_grad()
+def load_best(task: Task[Any], out: Path) -> None:
+    """Give a task's model the averaged weights of its run's best checkpoint."""
+    state = torch.load(out / "checkpoints" / "best.pt", weights_only=True)
+    task.model.load_state_dict(state["model"])
+    if state["average"]:
+        own = dict(task.model.named_parameters())
+        for parameter, value in state["average"]["averages"].items():
+            own[parameter].copy_(value)
 
 
 @torch.no_grad()
@@ -228,9 +233,9 @@ class MonaiTask(Task[Item]):
 
     def evaluate(self) -> dict[str, float]:
         """PSNR of the validation cases."""
-        found = []
+        found, device = [], next(self.model.parameters()).device
         for item in self.validation:
-            volume = item["image"][None]
+            volume = item["image"][None].to(device)
             error = (self.model(volume)[0].float() - volume).square().mean()
             found.append(float(10 * torch.log10(4 / error)))
         return {"psnr": sum(found) / len(found)}

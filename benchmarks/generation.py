@@ -1,0 +1,200 @@
+"""Generators at equal data, parameters and training time: ours, its baselines and MONAI's.
+
+Each row trains in medar's loop, samples volumes and judges them against the held-out real ones
+(everything but the train split). A row that is in OUT/results.jsonl already is not run again; a
+table of all of them is printed at the end. Each row's folder keeps its report and contact sheet.
+
+    python benchmarks/generation.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
+        --tokenizer configs/tokenizer/hippocampus_mr.yaml --out runs/generation \
+        [--rows ours:0 ...] [--first-minutes 8] [--minutes 10] [--samples 100]
+
+Rows:
+    ours:SEED                 the next-scale generator on TOKENS
+    raster:SEED               our raster-order transformer with a cache, on the same tokens
+    voxel:SEED                the same on voxels, averaged by --voxel and rounded to 64 levels
+    tune-ar:FIRST,LR,SIZE     MONAI's DecoderOnlyTransformer on the indices of its VQVAE, sampled
+                              by VQVAETransformerInferer, for --tune-minutes
+    monai-ar                  at the best setting
+    tune-ldm:FIRST,LR,SIZE    MONAI's DiffusionModelUNet with RFlowScheduler, 30 steps, in the
+                              latent of FIRST, for --tune-minutes
+    ldm                       at the best setting
+
+Time: every row has --first-minutes + --minutes. What made TOKENS is to have been trained for
+--first-minutes; the peers' first stages are trained for as long, here, once for all rows; `voxel`,
+which has none, spends both on its transformer. Encoding is not counted. Data: the train split with
+as many augmented variants, alike augmented, as TOKENS has. Parameters: those of the transformers
+of `raster` and `voxel` and of the second stages at SIZE 1 are those of `ours`; FIRST is `vqvae`, of
+as many parameters as our tokenizer, or `kl-W`, an AutoencoderKL with W channels at full resolution
+(64 would have as many, and takes seconds a volume on a CPU).
+Sampling: temperature 1, no guidance, fp32. The peers' settings are chosen by the very Frechet
+distance that they are judged by, of --tune-samples volumes, ours by nobody.
+
+With --first-steps and --steps instead of minutes, rows compare on a machine that others use too:
+equal time is then the number of steps that each row takes in those minutes on an idle one; name the
+rows with --rows then, as each has another number.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from generators import (
+    ROWS_FILE,
+    add_options,
+    built,
+    drawer,
+    fitted,
+    folder_of,
+    judged,
+    length,
+    numbers,
+    parameters,
+    run_rows,
+    trained,
+)
+from peers import rows as peers
+from tokenizer import read
+
+from medar.generator.baselines.voxel import read_tokenizer, voxel_tokenizer
+from medar.generator.mixers.base import MixerSettings
+from medar.generator.settings import GeneratorSettings, ModelSettings
+from medar.settings import load_yaml
+from medar.tokenizer.encoding import encode_data_set
+from medar.tokenizer.inference import plan_of
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.tokenizer.tokens import TOKENIZER, TokenIndex
+
+ROWS = (
+    "ours:0", "tune-ar:vqvae,1e-3,1", "tune-ar:vqvae,3e-4,1", "tune-ar:vqvae,1e-3,0.5", "monai-ar",
+    "tune-ldm:vqvae,1e-3,1", "tune-ldm:vqvae,3e-4,1", "tune-ldm:vqvae,1e-3,2",
+    "tune-ldm:kl-16,1e-3,1", "ldm", "raster:0", "voxel:0", "ours:1", "ours:2",
+)  # fmt: skip
+LEVELS = 64
+
+
+def main() -> None:
+    """Run the rows that are not there yet, print the table."""
+    options = parse()
+    run_rows(options, lambda row: run(row, options))
+    print(table(read(options.out / ROWS_FILE)))
+
+
+def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Train and judge one row."""
+    name, _, rest = row.partition(":")
+    changes = ["condition.attributes=[]", "condition.map=none", "data.previews=0"]
+    settings = load_yaml(GeneratorSettings, options.config, changes)
+    ours = read_tokenizer(options.tokens / TOKENIZER)
+    budget = parameters(built(settings.model, ours))
+    if name in ("ours", "raster", "voxel"):
+        return run_ours(name, int(rest or 0), settings, ours, budget, options)
+    kind = name.removeprefix("tune-").removeprefix("monai-")
+    if kind not in peers.MAKE:
+        raise SystemExit(f"{row}: no such row; there are: {', '.join(ROWS)}")
+    minutes, folder = options.minutes, folder_of(options, row)
+    chosen = peers.Setting.read(rest) if rest else None
+    if chosen is None:
+        chosen = peers.best_setting(kind, read(options.out / ROWS_FILE))
+    else:
+        minutes = options.tune_minutes
+        options = argparse.Namespace(**{**vars(options), "samples": options.tune_samples})
+    training = replace(settings.training, seed=0, **length(minutes, options.steps))
+    settings = replace(settings, training=training)
+    return peers.run(kind, chosen, settings, budget, folder, options)
+
+
+def run_ours(
+    name: str, seed: int, settings: GeneratorSettings, tokenizer: Tokenizer, budget: int,
+    options: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    """A row of medar's own models."""
+    tokens, minutes, first = options.tokens, options.minutes, options.first_minutes
+    out = folder_of(options, f"{name}:{seed}")
+    model: ModelSettings = settings.model
+    about: dict[str, Any] = {
+        "first": "medar", "first_minutes": first, "first_parameters": peers.parameters_of(tokenizer)
+    }  # fmt: skip
+    if name == "voxel":
+        tokens = voxel_tokens(tokenizer, options)
+        tokenizer, minutes = read_tokenizer(tokens / TOKENIZER), minutes + first
+        about = {"first": "voxels", "first_minutes": 0.0, "first_parameters": 0}
+    if name != "ours":
+        plain = replace(model, kind="raster", mixer=MixerSettings(kind="none"))
+        model = fitted(plain, tokenizer, budget)
+    training = replace(settings.training, seed=seed, **length(minutes, options.steps))
+    found = trained(replace(settings, model=model, training=training), tokens, out)
+    return {**about, **found, **judged(drawer(out), options, out)}
+
+
+def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:
+    """The folder of voxel tokens of the same cases, made if it is not there."""
+    plan, about = plan_of(tokenizer), TokenIndex.load(options.tokens)
+    x, y, z = (side // factor for side, factor in zip(plan.size, options.voxel, strict=True))
+    own, out = options.out / "voxel-tokenizer", options.out / "voxel-tokens"
+    voxels = voxel_tokenizer(plan, (x, y, z), LEVELS)
+    voxels.save_pretrained(own)
+    encode_data_set(
+        options.prepared, out, own, voxels, variants=about.variants,
+        augmentation=about.augmentation, seed=about.seed,
+    )  # fmt: skip
+    return Path(out)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """All rows as Markdown."""
+    lines = [
+        "| row | min, first + second | steps | parameters, first + second | samples | "
+        "Frechet (95 %; floor) | kernel (95 %; floor) | texture Frechet (floor) | "
+        "MS-SSIM (real) | nearest training volume, ratio: features / voxels | suspects | "
+        "s a volume |",
+        "|---" * 12 + "|",
+    ]
+    for one in rows:
+        lines.append(
+            f"| {one['row']} | {one['first_minutes']:.0f} + {one['minutes']:.1f} | "
+            f"{one['steps']} | "
+            f"{one['first_parameters']:,} + {one['parameters']:,} | {one['samples']} | "
+            f"{one['frechet']:.1f} ({spread(one['frechet_interval'], 1)}; "
+            f"{one['frechet_floor']:.1f}) | "
+            f"{one['kernel']:.3f} ({spread(one['kernel_interval'], 3)}; "
+            f"{one['kernel_floor']:.3f}) | "
+            f"{one['texture_frechet']:.1f} ({one['texture_floor']:.1f}) | "
+            f"{one['ms_ssim']:.3f} ({one['ms_ssim_real']:.3f}) | {numbers(one['nearest'])} | "
+            f"{sum(one['suspects'].values())} | {one['seconds_per_volume']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def spread(interval: list[float] | None, digits: int) -> str:
+    """An interval, where there is one."""
+    return "-" if interval is None else f"{interval[0]:.{digits}f}-{interval[1]:.{digits}f}"
+
+
+def factors(text: str) -> tuple[int, int, int]:
+    """Factors along the axes, as 4x4x4."""
+    x, y, z = map(int, text.split("x"))
+    return x, y, z
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("tokens", type=Path, help="a folder that `medar tokenizer encode` filled")
+    parser.add_argument("prepared", type=Path, help="the prepared cases that it was filled from")
+    add_options(parser, samples=100, minutes=10.0)
+    parser.add_argument("--tokenizer", type=Path, help="settings of the tokenizer, for the peers")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--first-minutes", type=float, default=8.0)
+    parser.add_argument("--first-steps", type=int, help="of first stages, instead of minutes")
+    parser.add_argument("--tune-minutes", type=float, default=4.0)
+    parser.add_argument("--tune-samples", type=int, default=42)
+    parser.add_argument(
+        "--vqvae", default="1e-3,0.5,512", help="LR,DECAY,CODES as benchmarks/tokenizer.py finds"
+    )
+    parser.add_argument("--voxel", type=factors, default=(4, 4, 4), help="of `voxel`, as 4x4x4")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""What the benchmarks of generators share: sizes, training, samples and their judgement."""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tokenizer import commit, read
+from torch import Tensor, nn
+
+from medar.data.plan import Plan
+from medar.data.prepared import Prepared
+from medar.evaluation.generated import picture, real_pictures
+from medar.evaluation.generation import GenerationReport, evaluate_generation
+from medar.files import write_json
+from medar.generator.conditions import Condition
+from medar.generator.config import GeneratorConfig
+from medar.generator.folder import load_model, make_model
+from medar.generator.model import TokenModel
+from medar.generator.sampling import SamplingSettings, sample
+from medar.generator.settings import GeneratorSettings, ModelSettings
+from medar.generator.training import make_task
+from medar.report.generation import contact_sheet
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.training import fit
+
+ROWS_FILE = "results.jsonl"
+DRAWN = 8
+"""Generated and real volumes each on a contact sheet."""
+
+Draw = Callable[[Sequence[int]], Tensor]
+"""Seeds to volumes (B, C, X, Y, Z), one a seed."""
+
+
+class Quantised(Protocol):
+    """What a token model is made for: a tokenizer, or no more than its quantiser."""
+
+    quantiser: Any
+    config: Any
+
+
+def run_rows(options: argparse.Namespace, run: Callable[[str], dict[str, Any]]) -> None:
+    """Run the rows that are not in OUT/results.jsonl yet."""
+    results = options.out / ROWS_FILE
+    options.out.mkdir(parents=True, exist_ok=True)
+    for row in options.rows:
+        if any(one["row"] == row for one in read(results)):
+            continue
+        print(f"== {row}", flush=True)
+        found = {"row": row, "commit": commit(), **run(row)}
+        with results.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+
+
+def folder_of(options: argparse.Namespace, row: str) -> Path:
+    """Where a row's runs are kept."""
+    folder: Path = options.out / row.replace(":", "-").replace(",", "_")
+    return folder
+
+
+def length(minutes: float, steps: int | None) -> dict[str, Any]:
+    """How long to train, as `TrainingSettings` take it: steps where they are given."""
+    return {"minutes": None if steps else minutes, "steps": steps}
+
+
+def parameters(model: nn.Module) -> int:
+    """Parameters that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def built(model: ModelSettings, tokenizer: Quantised) -> TokenModel:
+    """An untrained model of these settings, without conditions."""
+    config = GeneratorConfig(
+        depth=model.depth, head_width=model.head_width, mlp=model.mlp, dropout=model.dropout,
+        window=model.window, window_from=model.window_from, mixer=model.mixer,
+    )  # fmt: skip
+    return make_model(model.kind, config, tokenizer)
+
+
+def fitted(model: ModelSettings, tokenizer: Quantised, budget: int) -> ModelSettings:
+    """The same with the MLP whose hidden features bring the parameters nearest to a budget."""
+    width = model.depth * model.head_width
+    least = parameters(built(replace(model, mlp=1 / width), tokenizer))
+    each = model.depth * (2 * width + 1)  # a feature's weights and bias in every block
+    hidden = 1 + round((budget - least) / each)
+    if hidden < 1:
+        raise SystemExit(
+            f"{model.kind} with mixer {model.mixer.kind}: {least:,} parameters without an MLP, the "
+            f"budget is {budget:,}; raise model.mlp in the settings"
+        )
+    return replace(model, mlp=hidden / width)
+
+
+def trained(settings: GeneratorSettings, tokens: Path, out: Path) -> dict[str, Any]:
+    """Train a generator on tokens; what the run says of itself."""
+    task = make_task(settings, tokens)
+    outcome = fit(task, settings.training, out, resume="auto")
+    lines = read(out / "metrics.jsonl")
+    seen = settings.data.batch_size * settings.training.accumulation * task.model.schedule.length
+    speeds = [one["steps_per_second"] for one in lines if "steps_per_second" in one]
+    return {
+        "minutes": outcome.elapsed / 60, "steps": outcome.step,
+        "parameters": parameters(task.model), "tokens": task.model.schedule.length,
+        "state_size": task.model.state_size,
+        # The median leaves out the readings with an evaluation in them.
+        "tokens_per_second": seen * statistics.median(speeds),
+        **validations(lines),
+    }  # fmt: skip
+
+
+def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cross-entropy of the validation cases: over time; the best and the last, scale by scale."""
+    whole = "validation/cross_entropy"
+    judged = [one for one in lines if whole in one]
+    best, last = min(judged, key=lambda one: one[whole]), judged[-1]
+
+    def by_scale(one: dict[str, Any]) -> list[float]:
+        return [value for name, value in one.items() if name.startswith(whole + "/")]
+
+    return {
+        "best": best[whole], "best_by_scale": by_scale(best), "best_step": best["step"],
+        "last": last[whole], "last_by_scale": by_scale(last),
+        "curve": [[one["seconds"], one[whole]] for one in judged],
+    }  # fmt: skip
+
+
+def drawer(run: Path) -> Draw:
+    """Draws from the best model of a run, at temperature 1 and without guidance."""
+    loaded = load_model(run)
+    return lambda seeds: drawn(loaded.model, loaded.tokenizer, seeds)
+
+
+@torch.no_grad()
+def drawn(model: TokenModel, tokenizer: Tokenizer, seeds: Sequence[int]) -> Tensor:
+    """Volumes of a token model, nothing being asked for, decoded."""
+    known = len(model.config.condition.attributes)
+    nothing = torch.full((len(seeds), known), torch.nan, device=next(model.parameters()).device)
+    tokens = sample(model, Condition(attributes=nothing), seeds, SamplingSettings())
+    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codes)
+    return tokenizer.decode(pyramid).volume
+
+
+def judged(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Sample --samples volumes in batches of --batch, and judge them; report and pictures stay.
+
+    Seconds a volume are those of such batches, the first of them cold.
+    """
+    batches, began = [], time.perf_counter()
+    for start in range(0, options.samples, options.batch):
+        seeds = range(start, min(start + options.batch, options.samples))
+        batches.append(draw(seeds).float().clamp(-1, 1).cpu())
+    seconds = (time.perf_counter() - began) / options.samples
+    report = evaluate_generation(
+        batches, options.prepared, split="held-out", seconds_per_volume=seconds
+    )
+    write_json(folder / "report.json", report.to_dict())
+    pictured(torch.cat(batches)[:DRAWN], options.prepared, folder / "contact_sheet.png")
+    return figures(report)
+
+
+def pictured(volumes: Tensor, prepared: Path, path: Path) -> None:
+    """A contact sheet of volumes, real ones below."""
+    plan: Plan = Prepared(prepared).plan
+    made = [picture(volume, plan) for volume in volumes.numpy()]
+    real = real_pictures(prepared, "held-out", DRAWN)
+    contact_sheet(made, path, real=list(real.values()), real_titles=[f"real: {n}" for n in real])
+
+
+def figures(report: GenerationReport) -> dict[str, Any]:
+    """What the tables show of a report."""
+    first, texture = report.distances["radiomics-v1"], report.distances["texture-v1"]
+    audits = report.memorisation
+    return {
+        "samples": report.volumes,
+        "seconds_per_volume": report.seconds_per_volume,
+        "frechet": first.frechet, "frechet_interval": first.frechet_interval,
+        "frechet_floor": first.frechet_floor, "frechet_samples": first.frechet_samples,
+        "kernel": first.kernel, "kernel_interval": first.kernel_interval,
+        "kernel_floor": first.kernel_floor,
+        "texture_frechet": texture.frechet, "texture_floor": texture.frechet_floor,
+        "ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real,
+        "nearest": {name: audit.ratio for name, audit in audits.items()},
+        "nearer": {name: audit.share_nearer for name, audit in audits.items()},
+        "suspects": {name: len(audit.suspects) for name, audit in audits.items()},
+    }  # fmt: skip
+
+
+def numbers(values: dict[str, float | None]) -> str:
+    """A few numbers in one cell."""
+    return " / ".join("-" if value is None else f"{value:.3g}" for value in values.values())
+
+
+def add_options(parser: argparse.ArgumentParser, samples: int, minutes: float) -> None:
+    """Options that both benchmarks have."""
+    parser.add_argument("--config", type=Path, required=True, help="settings of the generator")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=minutes, help="of a generator's training")
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps instead of minutes, for a machine that is shared"
+    )
+    parser.add_argument("--samples", type=int, default=samples)
+    parser.add_argument("--batch", type=int, default=10, help="volumes sampled at once")

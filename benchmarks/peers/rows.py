@@ -1,0 +1,166 @@
+"""The peers' rows: MONAI's VQVAE with a transformer, and a flow in a first stage's latent."""
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from generators import Draw, judged, parameters
+from tokenizer import load_best
+from torch import Tensor, nn
+
+from medar.files import atomic_path
+from medar.generator.baselines.voxel import read_tokenizer
+from medar.generator.settings import GeneratorSettings
+from medar.settings import load_yaml
+from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.tokens import TOKENIZER, TokenIndex
+from medar.training import fit
+from peers import flow, transformer
+from peers.first import FirstStage, first_stage
+from peers.latents import SecondStage, encoded
+
+
+class Setting(NamedTuple):
+    """What is tuned of a peer."""
+
+    first: str
+    """Its first stage, see `first_stage`."""
+    rate: float
+    size: float
+    """Parameters of the second stage, as a share of those of medar's generator."""
+
+    @classmethod
+    def read(cls, text: str) -> "Setting":
+        """FIRST,LR,SIZE as rows name it."""
+        first, rate, size = text.split(",")
+        return cls(first, float(rate), float(size))
+
+
+Made = tuple[SecondStage, Draw]
+Make = Callable[[FirstStage, Tensor, Tensor, int, GeneratorSettings], Made]
+
+
+def run(
+    kind: str, chosen: Setting, settings: GeneratorSettings, budget: int, folder: Path,
+    options: argparse.Namespace,
+) -> dict[str, Any]:  # fmt: skip
+    """Train both stages of a peer and judge its volumes.
+
+    Args:
+        kind: "ar" or "ldm".
+        chosen: how.
+        settings: medar's generator's, for batch size and training; length included.
+        budget: parameters of medar's generator.
+        folder: the second stage's run.
+        options: of the command line.
+    """
+    if options.tokenizer is None:
+        raise SystemExit("the peers' first stages need --tokenizer, settings as for ours")
+    if kind == "ar" and chosen.first != "vqvae":
+        raise SystemExit(f"first stage {chosen.first}: the transformer needs indices, of vqvae")
+    about = TokenIndex.load(options.tokens)
+    base = load_yaml(TokenizerSettings, options.tokenizer)
+    ours = read_tokenizer(options.tokens / TOKENIZER)
+    first = first_stage(
+        chosen.first, options.prepared, base, options.vqvae, options.out, parameters_of(ours),
+        options.first_minutes, options.first_steps,
+    )  # fmt: skip
+    train, validation = inputs(kind, first.model, about, options, chosen.first)
+    torch.manual_seed(settings.training.seed)
+    wanted = round(chosen.size * budget)
+    task, draw = MAKE[kind](first, train, validation, wanted, settings)
+    training = replace(settings.training, learning_rate=chosen.rate)
+    outcome = fit(task, training, folder, resume="auto")
+    load_best(task, folder)
+    task.model.eval()
+    return {
+        "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
+        "best_step": outcome.best_step, "parameters": parameters(task.model), **first.about,
+        "learning_rate": chosen.rate, "size": chosen.size, **judged(draw, options, folder),
+    }  # fmt: skip
+
+
+def inputs(
+    kind: str, model: Any, about: TokenIndex, options: argparse.Namespace, name: str
+) -> tuple[Tensor, Tensor]:
+    """What the second stage learns from, (1 + variants, N, ...), and is validated by, (N, ...).
+
+    Encoded once and kept in OUT, for all settings.
+    """
+    path = options.out / f"encoded-{name}-{kind}.pt"
+    if not path.exists():
+        device, encode = next(model.parameters()).device, ENCODE[kind](model)
+
+        def on_device(volume: Tensor) -> Tensor:
+            return encode(volume.to(device))
+
+        augmentation = about.augmentation
+        train = encoded(on_device, options.prepared, "train", about.variants, augmentation)
+        validation = encoded(on_device, options.prepared, "val")[0]
+        with atomic_path(path) as temporary:
+            torch.save((train, validation), temporary)
+    train, validation = torch.load(path, weights_only=True)
+    return train, validation
+
+
+def of_transformer(
+    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+) -> Made:
+    """The transformer over indices, as deep as medar's generator."""
+    grid, codes, depth = validation.shape[1:], first.model.num_embeddings, settings.model.depth
+    tokens = validation[0].numel()
+    model = nearest(
+        range(4, 257), lambda size: transformer.transformer(size, depth, codes, tokens), wanted
+    )
+    task = transformer.TransformerTask(
+        model, train, validation, settings.data.batch_size, settings.training.seed
+    )
+    return task, lambda seeds: transformer.sampled(task.model, first.model, grid, seeds)
+
+
+def of_flow(
+    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+) -> Made:
+    """The U-Net in the latent, scaled to deviation 1 as in the tutorials."""
+    scale, shape = 1 / float(train.std()), tuple(validation.shape[1:])
+    model = nearest(range(4, 513, 4), lambda size: flow.unet(size, shape[0]), wanted)
+    task = flow.FlowTask(
+        model.to(memory_format=torch.channels_last_3d), flow.evened(train * scale),
+        flow.evened(validation * scale), settings.data.batch_size, settings.training.seed,
+    )  # fmt: skip
+    return task, lambda seeds: flow.sampled(task.model, first.model, shape, scale, seeds)
+
+
+ENCODE: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
+    "ar": lambda model: model.index_quantize,
+    "ldm": lambda model: model.encode_stage_2_inputs,
+}
+MAKE: dict[str, Make] = {"ar": of_transformer, "ldm": of_flow}
+
+
+def nearest(sizes: Iterable[int], make: Callable[[int], nn.Module], wanted: int) -> nn.Module:
+    """The network whose parameters come nearest to a number."""
+
+    def apart(size: int) -> int:
+        with torch.device("meta"):
+            return abs(parameters(make(size)) - wanted)
+
+    return make(min(sizes, key=apart))
+
+
+def parameters_of(tokenizer: nn.Module) -> int:
+    """Parameters of a tokenizer, which is frozen."""
+    return sum(p.numel() for p in tokenizer.parameters())
+
+
+def best_setting(kind: str, done: list[dict[str, Any]]) -> Setting:
+    """The setting with the smallest Frechet distance among the rows `tune-KIND:...`."""
+    begins = f"tune-{kind}:"
+    tuned = [one for one in done if one["row"].startswith(begins)]
+    if len(tuned) < 3:
+        raise SystemExit(f"tune first: at least three rows {begins}FIRST,LR,SIZE")
+    best = min(tuned, key=lambda one: one["frechet"])
+    return Setting.read(best["row"].removeprefix(begins))
