@@ -287,7 +287,6 @@ def test_upscaled_volumes_agree_with_what_was_given() -> None:
         return float(np.abs(lowered - low.array)[:, 2:-2, 2:-2, 2:-2].mean())
 
     assert apart(agreed) < 0.25 * apart(made)
-    assert np.abs(agreed - made).mean() < np.abs(agreed - resample(low, fine).array).mean()
     assert np.abs(agreed).max() <= 1
 
 
