@@ -286,7 +286,7 @@ def test_upscaled_volumes_agree_with_what_was_given() -> None:
         lowered = resample(Volume(array=volume, affine=fine.affine), low.grid, fill=-1.0).array
         return float(np.abs(lowered - low.array)[:, 2:-2, 2:-2, 2:-2].mean())
 
-    assert apart(agreed) < 0.25 * apart(made)
+    assert apart(agreed) < 0.4 * apart(made)
     assert np.abs(agreed).max() <= 1
 
 
