@@ -153,6 +153,7 @@ def test_two_processes_equal_one(prepared: Path, settings: Settings, tmp_path: P
         loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive": False}},
         training__steps=6,
         training__learning_rate=1e-3,
+        training__seed=2,  # with some seeds a vector lies between two codes, and rounding decides
     )
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     with socket.socket() as free:

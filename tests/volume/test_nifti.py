@@ -35,7 +35,7 @@ def write(path, changes=(), data=VOXELS, kind=nib.Nifti1Image, cut=0):
             header[0][field] = value
     raw[:size] = header.tobytes()
     raw = bytes(raw[: len(raw) - cut])
-    path.write_bytes(gzip.compress(raw) if path.name.lower().endswith(".gz") else raw)
+    path.write_bytes(gzip.compress(raw, mtime=0) if path.name.lower().endswith(".gz") else raw)
     return path
 
 
@@ -224,8 +224,8 @@ def test_broken_headers_give_one_line(case, name, tmp_path, capfd, caplog):
         ("a.nii.gz", b"", "not a readable NIfTI"),
         ("a.nii", b"hello " * 200, "not a readable NIfTI"),
         ("a.nii.gz", b"hello", "no gzip data under a name that ends in .gz"),
-        ("a.nii", gzip.compress(bytes(400)), "does not end in .gz; rename"),
-        ("a.nii.gz", gzip.compress(bytes(400))[:12], "not a readable NIfTI"),
+        ("a.nii", gzip.compress(bytes(400), mtime=0), "does not end in .gz; rename"),
+        ("a.nii.gz", gzip.compress(bytes(400), mtime=0)[:12], "not a readable NIfTI"),
         ("a.gii", b"<xml>", "surface data"),
         ("a.mgz", b"", "not a volume format"),
         ("a", b"", "not a volume format"),
