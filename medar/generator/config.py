@@ -61,8 +61,8 @@ class ConditionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """Sizes of the next-scale transformer; the tokenizer gives schedule, codes and code width.
+class Sizes:
+    """The transformer's sizes; the tokenizer gives schedule, codes and code width.
 
     Raises:
         MedarError: a size below 1, or a width of heads that is odd.
@@ -83,7 +83,7 @@ class GeneratorConfig:
     window_from: int = 12
     """Longest side of a grid from which attention stays within windows."""
     mixer: MixerSettings = field(default_factory=MixerSettings)
-    condition: ConditionConfig = field(default_factory=ConditionConfig)
+    """What passes from scale to scale."""
 
     def __post_init__(self) -> None:
         for name in ("depth", "head_width", "window", "window_from"):
@@ -100,3 +100,12 @@ class GeneratorConfig:
     def width(self) -> int:
         """E, features of a token."""
         return self.depth * self.head_width
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig(Sizes):
+    """A generator: its sizes, and what it can be asked for."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    condition: ConditionConfig = field(default_factory=ConditionConfig)

@@ -5,15 +5,14 @@ from typing import Any, ClassVar, Literal
 
 from medar.data.augmentation import Augmentation
 from medar.errors import MedarError
-from medar.generator.config import ConditionConfig, GeneratorConfig
-from medar.generator.mixers.base import MixerSettings
+from medar.generator.config import ConditionConfig, GeneratorConfig, Sizes
 from medar.settings import STRICT
 from medar.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """The transformer; schedule, codes and conditions come from tokens and settings.
+class ModelSettings(Sizes):
+    """The model; schedule, codes and conditions come from tokens and settings.
 
     Raises:
         MedarError: a size that cannot be.
@@ -23,27 +22,11 @@ class ModelSettings:
 
     kind: Literal["next_scale", "raster"] = "next_scale"
     """"next_scale": a scale at a time; "raster": a token at a time, a baseline."""
-    depth: int = 6
-    """Blocks, and heads too: the dial for size."""
-    head_width: int = 32
-    """Features of a head; the width is depth times as much."""
-    mlp: float = 4.0
-    """Hidden features of each block's MLP, in multiples of the width."""
-    dropout: float = 0.0
-    """Share of features set to 0 at the end of each layer."""
-    window: int = 8
-    """Sites along a side of the windows that large grids are attended in."""
-    window_from: int = 12
-    """Longest side of a grid from which attention stays within windows."""
-    mixer: MixerSettings = field(default_factory=MixerSettings)
-
-    def __post_init__(self) -> None:
-        self.config(ConditionConfig())  # it knows what cannot be
 
     def config(self, condition: ConditionConfig) -> GeneratorConfig:
         """The model under some conditions."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "kind"}
-        return GeneratorConfig(condition=condition, **own)
+        sizes = {one.name: getattr(self, one.name) for one in fields(Sizes)}
+        return GeneratorConfig(condition=condition, **sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
