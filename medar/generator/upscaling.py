@@ -77,8 +77,8 @@ def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int
 
     Those with no more sites than the latent grid's divided by r, if the volume is r times as coarse
     (the geometric mean over the axes): a site holds several voxels along each side, so that a
-    volume says much about scales that are finer than its share of the voxels. A scale along each
-    axis r times as coarse, the strict reading, gave worse volumes by far (docs/benchmarks.md).
+    volume says much about scales that are finer than its share of the voxels. The strict
+    reading, grids r times as coarse along each axis, gave worse volumes (docs/benchmarks.md).
 
     Raises:
         MedarError: it gives all of them.
