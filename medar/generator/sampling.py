@@ -2,7 +2,8 @@
 
 Every sample draws its random numbers from its own seed, one a token, before anything else, and
 takes the token that the number falls on in the distribution's cumulative sum. So a sample depends
-on its seed alone, not on the batch that it is in, nor on the device's random generator.
+on its seed alone, not on the batch that it is in, nor on the device's random generator. What
+remains is rounding, which may differ between sizes of a batch: docs/reference/synthesis.md.
 
 B batch, L tokens over all scales, T tokens of one part, V codes, P parts.
 """
