@@ -106,7 +106,7 @@ def voxel_config(size: Shape3, grid: Shape3, levels: int = 64) -> TokenizerConfi
     Raises:
         MedarError: a grid that is not so, or too few levels.
     """
-    if any(side % sites for side, sites in zip(size, grid, strict=True)):
+    if any(sites < 1 or side % sites for side, sites in zip(size, grid, strict=True)):
         raise MedarError(
             f"voxel grid {list(grid)} for volumes of {list(size)}: each side must be the volume's "
             "over 1, 2, 4, 8 ..."
