@@ -98,6 +98,18 @@ def read_json(path: str | Path) -> Any:
         raise MedarError(f"{path}: not valid JSON ({one_line(error)})") from error
 
 
+def read_json_object(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds names and values.
+
+    Raises:
+        MedarError: the file is absent, is not JSON, or holds something else.
+    """
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise MedarError(f"{path}: holds a {type(values).__name__}; names and values are needed")
+    return values
+
+
 @contextlib.contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Keep other processes that ask for it out of a folder, which is made if absent.

@@ -12,6 +12,7 @@ from medar.files import (
     digest,
     file_digest,
     read_json,
+    read_json_object,
     write_bytes,
     write_json,
     write_text,
@@ -71,6 +72,14 @@ def test_bad_json_is_one_line(tmp_path: Path, content: bytes) -> None:
         read_json(tmp_path / "a.json")
     with pytest.raises(MedarError, match=r"b\.json: cannot be read \(No such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_json_of_another_kind_is_said(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert read_json_object(tmp_path / "a.json") == {"a": 1}
+    write_json(tmp_path / "b.json", [1])
+    with pytest.raises(MedarError, match=r"b\.json: holds a list; names and values are needed"):
+        read_json_object(tmp_path / "b.json")
 
 
 def test_digests_ignore_key_order_and_nothing_else() -> None:

@@ -104,7 +104,7 @@ def _attribute(name: str, values: Sequence[Any]) -> Attribute:
             )
     if not all(map(_is_number, values)):
         return Attribute(name=name, values=tuple(sorted(set(map(_text, values)))))
-    numbers = [float(value) for value in values]
+    numbers = [_number(name, value) for value in values]
     return Attribute(name=name, mean=fmean(numbers), deviation=pstdev(numbers) or 1.0)
 
 
@@ -141,7 +141,7 @@ def _place(attribute: Attribute, value: Any) -> float:
 def _number(name: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise MedarError(f"attribute {name!r}: value {value!r}; a finite number is needed")

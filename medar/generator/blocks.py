@@ -65,7 +65,7 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(3 * layers, width))
         with torch.no_grad():
             self.table[2::3] = 1.0  # gates
-            # All layers together start with the variance of one.
+            # Without a mixer, all layers together start with the variance of one.
             for last in (self.mlp[-1], self.attention and self.attention.out):
                 if isinstance(last, nn.Linear):
                     last.weight /= (2 * config.depth) ** 0.5

@@ -83,10 +83,11 @@ def drop(
     lost = torch.rand(batch, 1, generator=generator) < share
     if count > 1:
         lost = lost | (torch.rand(batch, count, generator=generator) < share)
-    attributes = attributes.masked_fill(lost.to(attributes.device), torch.nan)
+    lost = lost.to(attributes.device, non_blocking=True)
+    attributes = attributes.masked_fill(lost, torch.nan)
     if given is not None and maps:
         gone = torch.rand(batch, 1, 1, 1, 1, generator=generator) < maps
-        given = given.masked_fill(gone.to(given.device), 0)
+        given = given.masked_fill(gone.to(given.device, non_blocking=True), 0)
     return Condition(attributes=attributes, map=given)
 
 

@@ -1,5 +1,6 @@
 """`GeneratorConfig`: what a generator is made of, most of it from one dial, `depth`."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -29,8 +30,11 @@ class Attribute:
     def __post_init__(self) -> None:
         if len(set(self.values)) < len(self.values):
             raise MedarError(f"attribute {self.name!r}: a value comes twice in {list(self.values)}")
-        if self.deviation <= 0:
-            raise MedarError(f"attribute {self.name!r}: deviation {self.deviation}, above 0 needed")
+        if not (math.isfinite(self.mean) and 0 < self.deviation < math.inf):
+            raise MedarError(
+                f"attribute {self.name!r}: mean {self.mean} and deviation {self.deviation}; a "
+                "number and one above 0 are needed"
+            )
 
     @property
     def categorical(self) -> bool:
@@ -45,14 +49,16 @@ class ConditionConfig:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     attributes: tuple[Attribute, ...] = ()
-    map: Literal["none", "label", "image"] = "none"
-    """A map that is given voxel by voxel: the label map, or a volume of another kind."""
+    map: Literal["none", "label"] = "none"
+    """A map that is given voxel by voxel: the label map."""
     map_channels: int = 0
-    """M: labels and background of a label map, channels of an image; 0 without a map."""
+    """M: labels and background of the label map; 0 without a map."""
     map_width: int = 16
     """Features of the first level of the map's encoder."""
 
     def __post_init__(self) -> None:
+        if self.map_width < 1:
+            raise MedarError(f"condition map_width {self.map_width}: allowed from 1")
         if (self.map == "none") != (self.map_channels == 0):
             raise MedarError(
                 f"condition map {self.map!r} with {self.map_channels} channels: 0 channels for "
@@ -93,8 +99,11 @@ class Sizes:
             raise MedarError(f"generator head_width {self.head_width}: an even number is needed")
         if not 0 <= self.dropout < 1:
             raise MedarError(f"generator dropout {self.dropout}: a share from 0 to below 1")
-        if self.mlp <= 0:
-            raise MedarError(f"generator mlp {self.mlp}: a number above 0 is needed")
+        if not 1 <= self.mlp * self.width < math.inf:
+            raise MedarError(
+                f"generator mlp {self.mlp}: a number from {1 / self.width:.3g} (one hidden "
+                "feature) is needed"
+            )
 
     @property
     def width(self) -> int:

@@ -41,11 +41,13 @@ def corrupt(
         return tokens, tokens
     schedule, codes = quantiser.schedule, quantiser.codebook.size
     wrong = torch.rand(tokens.shape, generator=generator) < share
-    wrong = (wrong & (torch.rand(len(tokens), 1, generator=generator) < items)).to(tokens.device)
+    wrong = wrong & (torch.rand(len(tokens), 1, generator=generator) < items)
+    wrong = wrong.to(tokens.device, non_blocking=True)
     if known is not None:
         wrong = wrong & ~known
     # A step of 1 to V - 1 around the codes leads to any other one, never back.
-    step = torch.randint(1, codes, tokens.shape, generator=generator).to(tokens.device)
+    step = torch.randint(1, codes, tokens.shape, generator=generator)
+    step = step.to(tokens.device, non_blocking=True)
     own = schedule.split(tokens)
     latent = quantiser.decode(own)
     total = torch.zeros_like(latent)

@@ -16,7 +16,7 @@ from typing import Literal
 from safetensors.torch import load_file, save
 
 from medar.errors import MedarError, one_line
-from medar.files import read_json, write_bytes, write_json, write_text
+from medar.files import read_json_object, write_bytes, write_json, write_text
 from medar.generator.baselines.raster import RasterModel
 from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.config import GeneratorConfig
@@ -123,9 +123,9 @@ def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
             such device.
     """
     folder = model_folder(path)
-    values = read_json(folder / CONFIG)
+    values = read_json_object(folder / CONFIG)
     said = (values.pop("class", None), values.pop("format", None))
-    if said[0] not in CLASSES or said[1] != FORMAT_VERSION:
+    if said[0] not in tuple(CLASSES) or said[1] != FORMAT_VERSION:
         raise MedarError(
             f"{folder / CONFIG}: class and format {said}; a generator is needed "
             f"({', '.join(CLASSES)}), format {FORMAT_VERSION}"

@@ -2,11 +2,13 @@
 
 Every sample draws its random numbers from its own seed, one a token, before anything else, and
 takes the token that the number falls on in the distribution's cumulative sum. So a sample depends
-on its seed alone, not on the batch that it is in, nor on the device's random generator.
+on its seed alone, not on the batch that it is in, nor on the device's random generator. What
+remains is rounding, which may differ between sizes of a batch: docs/reference/synthesis.md.
 
 B batch, L tokens over all scales, T tokens of one part, V codes, P parts.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -50,14 +52,14 @@ class SamplingSettings:
     """The scale before which it ends: late scales need none and cost most; default none does."""
 
     def __post_init__(self) -> None:
-        for name, least, most in (("temperature", 0.0, None), ("top_p", 0.0, 1.0)):
+        for name, most in (("temperature", None), ("top_p", 1.0)):
             for value in _values(getattr(self, name)):
-                if value <= least or (most is not None and value > most):
+                if not 0 < value < math.inf or (most is not None and value > most):
                     allowed = "above 0" if most is None else f"above 0, up to {most:g}"
                     raise MedarError(f"{name} {value:g}: a number {allowed} is needed")
-        if min(_values(self.top_k)) < 0:
+        if min(_values(self.top_k), default=0) < 0:
             raise MedarError(f"top_k {self.top_k}: whole numbers from 0 are needed")
-        if self.guidance < 0:
+        if not 0 <= self.guidance < math.inf:
             raise MedarError(f"guidance {self.guidance:g}: a number from 0 is needed")
         if self.guidance_from < 0 or (self.guidance_to or 0) < 0:
             raise MedarError(

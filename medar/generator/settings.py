@@ -51,6 +51,8 @@ class ConditionSettings:
     guidance needs."""
 
     def __post_init__(self) -> None:
+        if self.map_width < 1:
+            raise MedarError(f"condition map_width {self.map_width}: allowed from 1")
         if not 0 <= self.drop <= 1:
             raise MedarError(f"condition drop {self.drop}: a share from 0 to 1 is needed")
 

@@ -33,7 +33,7 @@ from medar.training.distributed import ranks
 from medar.training.task import Task
 
 EVALUATION_BATCH = 16
-"""Volumes that an evaluation takes at once."""
+"""Volumes that an evaluation takes at once, at most: no more than a training step does."""
 
 Preview = Callable[[int, Tensor], None]
 """Shown (B, C, X, Y, Z) volumes that were sampled after so many steps."""
@@ -73,9 +73,11 @@ class GeneratorTask(Task[Item]):
         self.marginals = Marginals.of(train.tokens)
         self.weights = scale_weights(model.schedule, settings.objective.balance)
         self._steps = 0
+        share = self.place.share(settings.data.batch_size)
+        self._at_once = min(share, EVALUATION_BATCH)
         self._loader = make_loader(
             train,
-            batch_size=self.place.share(settings.data.batch_size),
+            batch_size=share,
             workers=settings.data.workers,
             rank=self.place.rank,
             world=self.place.world,
@@ -93,7 +95,7 @@ class GeneratorTask(Task[Item]):
         # draws anew.
         random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         tokens = batch["tokens"]
-        known = self._draw_known(len(tokens), random).to(tokens.device)
+        known = self._draw_known(len(tokens), random).to(tokens.device, non_blocking=True)
         seen, targets = corrupt(
             self.model.quantiser,
             tokens,
@@ -105,7 +107,8 @@ class GeneratorTask(Task[Item]):
         given = drop(self._condition(batch), share, random, maps=share)
         each = token_losses(self.model(seen, given, known), targets, objective.smoothing)
         by_scale = self._by_scale(each, known)
-        total = (by_scale * self.weights.to(by_scale.device)).sum()
+        self.weights = self.weights.to(by_scale.device)
+        total = (by_scale * self.weights).sum()
         named = {f"scale_{k}": value for k, value in enumerate(by_scale.detach())}
         return total, {"loss": total, **named}
 
@@ -118,8 +121,8 @@ class GeneratorTask(Task[Item]):
         names, scales = ("cross_entropy", "accuracy", "marginal"), len(self.model.schedule)
         sums = {name: torch.zeros(scales) for name in names}
         number = min(len(self.validation), self.settings.data.validation)
-        for start in range(0, number, EVALUATION_BATCH):
-            batch = self._validation_batch(range(start, min(start + EVALUATION_BATCH, number)))
+        for places in self._in_parts(number):
+            batch = self._validation_batch(places)
             for name, values in self._judged(batch).items():
                 sums[name] += self._sums(values).cpu()
         if self.preview is not None and self.place.first and self.settings.data.previews:
@@ -195,11 +198,19 @@ class GeneratorTask(Task[Item]):
 
     def _samples(self) -> Tensor:
         """Volumes with the conditions of the first validation cases, each of its own seed."""
-        number = min(self.settings.data.previews, len(self.validation))
-        condition = self._condition(self._validation_batch(range(number)))
-        tokens = sample(self.model, condition, range(number), SamplingSettings())
-        pyramid = TokenPyramid.from_flat(tokens, self.model.schedule, self.model.codes)
-        return self.tokenizer.to(tokens.device).decode(pyramid).volume.float().cpu()
+        volumes = []
+        for seeds in self._in_parts(min(self.settings.data.previews, len(self.validation))):
+            condition = self._condition(self._validation_batch(seeds))
+            tokens = sample(self.model, condition, seeds, SamplingSettings())
+            pyramid = TokenPyramid.from_flat(tokens, self.model.schedule, self.model.codes)
+            decoded = self.tokenizer.to(tokens.device).decode(pyramid)
+            volumes.append(decoded.volume.float().cpu())
+        return torch.cat(volumes)
+
+    def _in_parts(self, number: int) -> list[range]:
+        """The first cases, as many at once as an evaluation takes."""
+        cases, size = range(number), self._at_once
+        return [cases[start : start + size] for start in range(0, number, size)]
 
 
 def token_losses(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -81,7 +81,7 @@ def make_task(
             f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, the tokens were made by "
             f"{train.about.tokenizer}; copy that one back, or encode again"
         )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
         model = make_model(settings.model.kind, settings.model.config(condition), tokenizer)
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)

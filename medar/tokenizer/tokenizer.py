@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.errors import MedarError, one_line
-from medar.files import read_json, write_bytes, write_json, write_text
+from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
@@ -195,7 +195,7 @@ class Tokenizer(nn.Module):
             MedarError: a file is absent or damaged, or says that it is something else.
         """
         folder = Path(folder)
-        values = read_json(folder / CONFIG)
+        values = read_json_object(folder / CONFIG)
         said = (values.pop("class", None), values.pop("format", None))
         read = (cls.__name__, FORMAT_VERSION)
         if said != read:

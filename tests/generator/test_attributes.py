@@ -77,6 +77,11 @@ def test_values_that_are_not_plain_are_refused(value: Any) -> None:
         attributes_of(cases, ["age"])
 
 
+def test_a_number_beyond_all_floats_is_refused() -> None:
+    with pytest.raises(MedarError, match=r"'age': value 10+; a finite number is needed"):
+        attributes_of([case(age=1), case(age=10**400)], ["age"])
+
+
 def test_a_request_in_the_order_of_the_schema() -> None:
     sick = Attribute(name="sick", values=("false", "true"))
     grade = Attribute(name="grade", values=("1", "2"))
@@ -101,6 +106,7 @@ def test_a_request_in_the_order_of_the_schema() -> None:
         ({"age": "nan"}, "'age': value 'nan'; a finite number is needed"),
         ({"age": True}, "'age': value True; a finite number is needed"),
         ({"age": [3]}, r"'age': value \[3\]; a finite number is needed"),
+        ({"age": 10**400}, r"'age': value 10+; a finite number is needed"),
     ],
 )
 def test_wrong_requests(values: dict[str, Any], said: str) -> None:

@@ -1,6 +1,7 @@
 """Attributes as vectors: what is known counts, what is not has a vector of its own."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from medar.errors import MedarError
 from medar.generator.conditions import AttributeEmbedding, Condition, drop
-from medar.generator.config import Attribute
+from medar.generator.config import Attribute, ConditionConfig
+from medar.settings import from_dict
 
 AGE = Attribute(name="age", mean=50.0, deviation=10.0)
 MODALITY = Attribute(name="modality", values=("CT", "MR"))
@@ -133,3 +135,21 @@ def test_a_single_attribute_is_dropped_by_its_share() -> None:
     given = Condition(attributes=torch.zeros(4000, 1))
     gone = drop(given, 0.2, torch.Generator().manual_seed(0)).attributes.isnan()
     assert gone.float().mean() == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (Attribute, {"name": "age", "deviation": 0.0}, "'age': mean 0.0 and deviation 0.0"),
+        (Attribute, {"name": "age", "deviation": math.nan}, "'age': mean 0.0 and deviation nan"),
+        (Attribute, {"name": "age", "mean": math.nan}, "'age': mean nan and deviation 1.0"),
+        (Attribute, {"name": "sex", "values": ["f", "f"]}, "'sex': a value comes twice"),
+        (ConditionConfig, {"map": "image", "map_channels": 1}, "map"),
+        (ConditionConfig, {"map": "label"}, "'label' with 0 channels"),
+        (ConditionConfig, {"map_width": 0}, "map_width 0: allowed from 1"),
+    ],
+)
+def test_configurations_that_cannot_be(kind: type, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(MedarError, match=said) as refused:
+        from_dict(kind, values, "config.json")
+    assert "\n" not in str(refused.value)

@@ -100,6 +100,11 @@ def test_damaged_folders(tmp_path: Path) -> None:
 
     say(**{"class": "Tokenizer"})
     refused("a generator is needed")
+    say(**{"class": ["Generator"]})
+    refused("a generator is needed")
+    for content, kind in (([], "list"), ("Generator", "str")):
+        config.write_text(json.dumps(content))
+        refused(f"config.json: holds a {kind}; names and values are needed")
     say(format=2)
     refused("format 1")
     say(depth=0)

@@ -1,5 +1,7 @@
 """Choosing tokens: seeds, filters, guidance."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -84,6 +86,10 @@ def test_random_numbers_are_each_seeds_own() -> None:
         ({"top_p": 1.5}, "top_p 1.5"),
         ({"top_k": -1}, "top_k -1"),
         ({"guidance": -1.0}, "guidance -1"),
+        ({"temperature": (1.0, math.nan)}, "temperature nan"),
+        ({"temperature": math.inf}, "temperature inf"),
+        ({"top_p": math.nan}, "top_p nan"),
+        ({"guidance": math.nan}, "guidance nan"),
         ({"guidance_from": -1}, "scales from 0"),
     ],
 )
@@ -93,9 +99,12 @@ def test_nonsense_is_refused(values: dict[str, float], said: str) -> None:
 
 
 def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condition) -> None:
-    settings = SamplingSettings(temperature=(1.0, 0.9))
-    with pytest.raises(MedarError, match="2 values; the model has 3 scales"):
-        sample(make_model(), condition, [1, 2, 3], settings)
+    for settings, number in (
+        (SamplingSettings(temperature=(1.0, 0.9)), 2),
+        (SamplingSettings(top_k=()), 0),
+    ):
+        with pytest.raises(MedarError, match=f"{number} values; the model has 3 scales"):
+            sample(make_model(), condition, [1, 2, 3], settings)
 
 
 def test_progress_is_told_scale_by_scale(make_model: MakeModel, condition: Condition) -> None:

@@ -1,7 +1,9 @@
 """The task of a generator: its loss, what it compares with, what it says of itself."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,3 +140,30 @@ def test_the_seed_decides_the_weights(tokens: Path) -> None:
     ]
     assert torch.equal(biases[0], biases[1])
     assert not torch.equal(biases[0], biases[2])
+
+
+def test_an_evaluation_takes_no_more_at_once_than_training(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    shown: list[torch.Tensor] = []
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(first: Any, *rest: Any) -> Any:
+            taken.append(len(first))
+            return call(first, *rest)
+
+        return counting
+
+    results = []
+    for size in (3, 4):
+        chosen = settings(data={"batch_size": size, "previews": 4})
+        task = make_task(chosen, tokens, lambda _, volumes: shown.append(volumes))
+        for name in ("forward", "begin"):
+            monkeypatch.setattr(task.model, name, counted(getattr(task.model, name)))
+        task.model.eval()
+        with torch.no_grad():
+            results.append(task.evaluate())
+    assert taken == [3, 1, 3, 1, 4, 4]
+    assert results[0] == pytest.approx(results[1])
+    torch.testing.assert_close(*shown)

@@ -1,6 +1,7 @@
 """Training a generator: what it learns, what it leaves, resuming, several processes."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -218,6 +219,9 @@ def test_the_scan_is_named_where_there_is_one(
         ({"model": {"kind": "raster", "mixer": {"kind": "mamba"}}}, "mixer 'mamba': the raster"),
         ({"model": {"kind": "diffusion"}}, "model.kind"),
         ({"model": {"depth": 0}}, "generator depth 0: allowed from 1"),
+        ({"model": {"mlp": math.nan}}, "generator mlp nan"),
+        ({"model": {"mlp": 0.001}}, "generator mlp 0.001: a number from 0.00521"),
+        ({"condition": {"map_width": 0}}, "condition map_width 0: allowed from 1"),
         ({"data": {"batch_size": 0}}, "batch_size 0: a number from 1"),
         ({"objective": {"correction": 1.5}}, "objective correction 1.5: a share"),
         ({"objective": {"known_boxes": 0.6, "known_scales": 0.6}}, "together at most 1"),

@@ -91,6 +91,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"class": "Generator", "format": 1}')
     with pytest.raises(MedarError, match="class and format"):
         Tokenizer.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(MedarError, match=r"config\.json: holds a list"):
+        Tokenizer.from_pretrained(tmp_path)
 
 
 def test_the_digest_follows_the_weights() -> None:

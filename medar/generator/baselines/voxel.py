@@ -19,7 +19,7 @@ from torch.nn.functional import avg_pool3d, interpolate
 
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.files import read_json
+from medar.files import read_json_object
 from medar.tokenizer.codebooks import CodebookSettings, EMACodebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.residual import QuantiserSettings
@@ -106,7 +106,7 @@ def voxel_config(size: Shape3, grid: Shape3, levels: int = 64) -> TokenizerConfi
     Raises:
         MedarError: a grid that is not so, or too few levels.
     """
-    if any(side % sites for side, sites in zip(size, grid, strict=True)):
+    if any(sites < 1 or side % sites for side, sites in zip(size, grid, strict=True)):
         raise MedarError(
             f"voxel grid {list(grid)} for volumes of {list(size)}: each side must be the volume's "
             "over 1, 2, 4, 8 ..."
@@ -137,6 +137,6 @@ def read_tokenizer(folder: str | Path) -> Tokenizer:
     Raises:
         MedarError: a file is absent or damaged, or says that it is something else.
     """
-    values = read_json(Path(folder) / CONFIG)
-    voxels = isinstance(values, dict) and values.get("class") == VoxelTokenizer.__name__
+    values = read_json_object(Path(folder) / CONFIG)
+    voxels = values.get("class") == VoxelTokenizer.__name__
     return (VoxelTokenizer if voxels else Tokenizer).from_pretrained(folder)
