@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from medar.generator.attention import ScaleAttention
 from medar.generator.config import GeneratorConfig
@@ -65,10 +66,11 @@ class Block(nn.Module):
         self.table = nn.Parameter(torch.zeros(3 * layers, width))
         with torch.no_grad():
             self.table[2::3] = 1.0  # gates
-            # Without a mixer, all layers together start with the variance of one.
-            for last in (self.mlp[-1], self.attention and self.attention.out):
+            # All layers together start with the variance of one.
+            for part in (self.attention, self.mixer, self.mlp):
+                last = getattr(part, "out", None)
                 if isinstance(last, nn.Linear):
-                    last.weight /= (2 * config.depth) ** 0.5
+                    last.weight /= (layers * config.depth) ** 0.5
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
@@ -107,13 +109,18 @@ class Block(nn.Module):
         return x
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Widen, GELU, narrow."""
 
     def __init__(self, width: int, hidden: int) -> None:
-        super().__init__(
-            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
-        )
+        super().__init__()
+        self.into = nn.Linear(width, hidden)
+        self.out = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, E) to the same."""
+        narrowed: Tensor = self.out(gelu(self.into(x), approximate="tanh"))
+        return narrowed
 
 
 def modulated_layers(config: GeneratorConfig) -> int:

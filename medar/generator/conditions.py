@@ -69,24 +69,27 @@ def drop(
 ) -> Condition:
     """Leave conditions out, item by item, as training for guidance needs it.
 
-    An item loses all its attributes with probability `share`; where a model has several, each of
-    them is lost by itself as often again, so that a user may name some and not others.
+    An item loses everything, its map too, with probability `share`: what guidance moves away from.
+    Besides, each part may be lost by itself, so that a user may name some and not others: an
+    attribute, where a model has several, with probability `share`, the map with `maps`.
 
     Args:
         condition: of a training batch.
         share: from 0 to 1.
         generator: on the CPU, whatever the device of the condition.
-        maps: probability that an item loses its map.
+        maps: probability that an item loses its map alone.
     """
     attributes, given = condition.attributes, condition.map
     batch, count = attributes.shape
-    lost = torch.rand(batch, 1, generator=generator) < share
+    everything = torch.rand(batch, 1, generator=generator) < share
+    lost = everything
     if count > 1:
         lost = lost | (torch.rand(batch, count, generator=generator) < share)
     lost = lost.to(attributes.device, non_blocking=True)
     attributes = attributes.masked_fill(lost, torch.nan)
-    if given is not None and maps:
-        gone = torch.rand(batch, 1, 1, 1, 1, generator=generator) < maps
+    if given is not None:
+        gone = everything | (torch.rand(batch, 1, generator=generator) < maps)
+        gone = gone[..., None, None, None]
         given = given.masked_fill(gone.to(given.device, non_blocking=True), 0)
     return Condition(attributes=attributes, map=given)
 
