@@ -9,6 +9,7 @@ B batch, L tokens over all scales, T tokens of one part, V codes, P parts.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import torch
@@ -52,12 +53,12 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         for name, least, most in (("temperature", 0.0, None), ("top_p", 0.0, 1.0)):
             for value in _values(getattr(self, name)):
-                if value <= least or (most is not None and value > most):
+                if not least < value < inf or (most is not None and value > most):
                     allowed = "above 0" if most is None else f"above 0, up to {most:g}"
                     raise MedarError(f"{name} {value:g}: a number {allowed} is needed")
         if min(_values(self.top_k)) < 0:
             raise MedarError(f"top_k {self.top_k}: whole numbers from 0 are needed")
-        if self.guidance < 0:
+        if not 0 <= self.guidance < inf:
             raise MedarError(f"guidance {self.guidance:g}: a number from 0 is needed")
         if self.guidance_from < 0 or (self.guidance_to or 0) < 0:
             raise MedarError(
@@ -65,7 +66,7 @@ class SamplingSettings:
             )
 
     def check(self, schedule: ScaleSchedule) -> None:
-        """Refuse values a scale that are not as many as the scales.
+        """Refuse values a scale that are not as many as the scales, and guidance of no scale.
 
         Raises:
             MedarError: naming the setting.
@@ -77,6 +78,14 @@ class SamplingSettings:
                     f"{name} has {len(value)} values; the model has {len(schedule)} scales: give "
                     "one value, or one a scale"
                 )
+        scales = len(schedule)
+        if self.guidance and not any(self.strength(k, scales) for k in range(scales)):
+            end = scales if self.guidance_to is None else self.guidance_to
+            raise MedarError(
+                f"guidance {self.guidance:g} from scale {self.guidance_from} to before {end}: acts "
+                f"on no scale; the model has scales 0 to {scales - 1}, and that of scale 0 is "
+                "always 0"
+            )
 
     def strength(self, k: int, scales: int) -> float:
         """The guidance of scale k."""

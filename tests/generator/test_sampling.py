@@ -85,6 +85,11 @@ def test_random_numbers_are_each_seeds_own() -> None:
         ({"top_k": -1}, "top_k -1"),
         ({"guidance": -1.0}, "guidance -1"),
         ({"guidance_from": -1}, "scales from 0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": (1.0, float("inf"))}, "temperature inf"),
+        ({"top_p": float("nan")}, "top_p nan"),
+        ({"guidance": float("nan")}, "guidance nan"),
+        ({"guidance": float("inf")}, "guidance inf"),
     ],
 )
 def test_nonsense_is_refused(values: dict[str, float], said: str) -> None:
@@ -96,6 +101,13 @@ def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condit
     settings = SamplingSettings(temperature=(1.0, 0.9))
     with pytest.raises(MedarError, match="2 values; the model has 3 scales"):
         sample(make_model(), condition, [1, 2, 3], settings)
+
+
+@pytest.mark.parametrize("scales", [{"guidance_from": 3}, {"guidance_to": 1}])
+def test_guidance_must_act_on_a_scale(scales: dict[str, int]) -> None:
+    with pytest.raises(MedarError, match="acts on no scale; the model has scales 0 to 2"):
+        SamplingSettings(guidance=1.5, **scales).check(SCHEDULE)
+    SamplingSettings(**scales).check(SCHEDULE)
 
 
 def test_progress_is_told_scale_by_scale(make_model: MakeModel, condition: Condition) -> None:
