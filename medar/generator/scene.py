@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from medar.data.plan import Plan
-from medar.data.preparation import Trace, prepare_label, restore_image, restore_label, target_grid
+from medar.data.preparation import (
+    Trace,
+    prepare_image,
+    prepare_label,
+    restore_image,
+    restore_label,
+    target_grid,
+)
 from medar.errors import MedarError
 from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
@@ -123,6 +130,18 @@ def as_image(volume: Volume, name: str, modality: str | None) -> Volume:
     if volume.is_label:
         raise MedarError(f"{name_of(volume, name)}: {volume} is a label map; an image is needed")
     return replace(volume, modality=volume.modality or modality)
+
+
+def prepared(volume: Volume, plan: Plan, name: str) -> tuple[Array, Trace]:
+    """A volume in the plan's form, see `prepare_image`.
+
+    Raises:
+        MedarError: it cannot be brought there; the message names the file.
+    """
+    try:
+        return prepare_image(volume, plan)
+    except MedarError as error:
+        raise MedarError(f"{name_of(volume, name)}: {error}") from error
 
 
 def name_of(volume: Volume, otherwise: str) -> str:

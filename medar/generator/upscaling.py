@@ -12,11 +12,11 @@ from math import prod
 
 import numpy as np
 
-from medar.data.preparation import Trace, prepare_image
+from medar.data.preparation import Trace
 from medar.errors import MedarError
 from medar.generator.known import known_scales
 from medar.generator.model import Known
-from medar.generator.scene import Scene, as_image, identity, latent_of, restored, whole
+from medar.generator.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
 from medar.tokenizer.inference import Array, device_of, field_of_view, plan_of
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def upscaling(
     """
     plan, schedule = plan_of(tokenizer), tokenizer.config.schedule
     volume = as_image(volume, "upscale", modality)
-    array, trace = prepare_image(volume, whole(plan))
+    array, trace = prepared(volume, whole(plan), "upscale")
     if scales is None:
         scales = scales_given(schedule, trace.target.spacing, volume.spacing)
     if not 1 <= scales < len(schedule):

@@ -274,7 +274,7 @@ def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
     assert "33.3% of the field of view" in wide.about["notes"][0]
 
 
-@pytest.mark.parametrize("start, sides", [(0, 16), (-3, 22), (3, 10)])
+@pytest.mark.parametrize(("start", "sides"), [(0, 16), (-3, 22), (3, 10)])
 def test_upscaled_volumes_agree_with_what_was_given(start: int, sides: int) -> None:
     """On grids that end with the volume, reach beyond it, or lie within it."""
     random = np.random.default_rng(0)
