@@ -79,7 +79,8 @@ def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> 
         grid: the scene's.
 
     Raises:
-        MedarError: a model without maps or with other labels, or a value that the plan lacks.
+        MedarError: a model without maps or with other labels, a value that the plan lacks, or
+            labels of which none lies on the grid.
     """
     name = name_of(mask, "mask")
     if condition.map != "label":
@@ -95,6 +96,11 @@ def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> 
         labels = prepare_label(mask, grid, plan)
     except MedarError as error:
         raise MedarError(f"{name}: {error}") from error
+    if mask.array.any() and not labels.any():
+        raise MedarError(
+            f"{name}: none of its labels lies within the samples' grid; is it drawn on another "
+            "volume?"
+        )
     if plan.ignore_label is not None:
         labels = np.where(labels == plan.ignore_label, UNKNOWN, labels)
     classes = label_classes(torch.from_numpy(np.ascontiguousarray(labels)), tuple(plan.labels))

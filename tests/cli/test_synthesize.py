@@ -186,8 +186,6 @@ def test_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["MODEL", "OUT", "-n", "0"], "n 0: at least one volume"),
         (["MODEL", "OUT", "--seed", "-1"], "seed -1"),
         (["MODEL", "OUT", "-n", "2", "--seed", str(2**63 - 1)], "must be below 2^63"),
-        (["MODEL", "OUT", "--upscale", "FLAT"], "flat.nii.gz: every voxel is 7"),
-        (["MODEL", "OUT", "--inpaint", "FLAT", "--region", "0:2,0:2,0:2"], "flat.nii.gz: every"),
         (["MODEL", "OUT", "--class", "heart"], "can be asked for organ: liver, spleen, none; les"),
         (["MODEL", "OUT", "--class", "none"], "organ and lesion have this value"),
         (["MODEL", "OUT", "--set", "age"], "--set age: NAME=VALUE is needed"),
