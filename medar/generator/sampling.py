@@ -137,7 +137,9 @@ def sample(
     numbers = draws(seeds, schedule.length).to(condition.attributes.device)
     memory = model.begin(condition, known)
     last = max((k for k in range(len(schedule)) if settings.strength(k, len(schedule))), default=-1)
-    free = model.begin(condition.nothing(), known) if last >= 0 else None
+    asked = condition.map is not None or not bool(condition.attributes.isnan().all())
+    guided = last >= 0 and asked  # without a condition both are the same, at twice the cost
+    free = model.begin(condition.nothing(), known) if guided else None
     chosen: list[Tensor] = []
     for part, (k, number) in enumerate(zip(_scales(model), _split(model, numbers), strict=True)):
         if k > last:

@@ -31,6 +31,18 @@ def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condit
     assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
 
 
+def test_guidance_by_nothing_costs_nothing(
+    make_model: MakeModel, condition: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    begin, begun = model.begin, []
+    monkeypatch.setattr(model, "begin", lambda *given: begun.append(given) or begin(*given))
+    free = Condition(attributes=torch.full_like(condition.attributes, torch.nan))
+    plain = sample(model, free, [1, 2, 3], SamplingSettings())
+    assert torch.equal(plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance=8.0)))
+    assert len(begun) == 2
+
+
 def test_guidance_rises_within_its_window() -> None:
     settings = SamplingSettings(guidance=2.0, guidance_from=1, guidance_to=4)
     assert [settings.strength(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
