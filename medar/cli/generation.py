@@ -42,8 +42,8 @@ def generation(
     made
         Folder of a generator, or of the run that left it: it makes volumes in memory, under the
         conditions of the held-out cases. Or folder of generated volumes, whatever made them
-        (.nii.gz, of the plan's size), with label maps beside them as NAME_label.nii.gz if there
-        are any.
+        (.nii.gz, prepared by DATA's plan), with label maps beside them as NAME_label.nii.gz if
+        there are any.
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split

@@ -54,6 +54,8 @@ def train(
     from medar.generator.training import train_generator
     from medar.settings import load_yaml
 
+    if out.exists() and not out.is_dir():
+        raise MedarError(f"{out}: is a file; --out names a folder")
     settings = load_yaml(GeneratorSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
     tokens = _tokens(settings, data, out, tokenizer)

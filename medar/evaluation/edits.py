@@ -90,7 +90,7 @@ def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edi
     coarse = Volume(array=low.numpy(), affine=affine)
     array = resample(coarse, fine, interpolation=kind).array.clip(-1.0, 1.0)
     latent = latent_of(tokenizer, array).cpu()
-    agree = partial(agreeing, given=array, fine=fine, coarse=coarse.grid)
+    agree = partial(agreeing, given=low.numpy(), fine=fine, coarse=coarse.grid)
     return Edit(
         known=Known(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
         part=(slice(None),) * 3,

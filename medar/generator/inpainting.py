@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from medar.data.plan import Plan
-from medar.data.preparation import Trace, prepare_image
+from medar.data.preparation import Trace
 from medar.errors import MedarError
 from medar.generator.known import known_outside
 from medar.generator.model import Known
 from medar.generator.region import Box, Mask, Region, region_of, without
-from medar.generator.scene import Placed, Scene, as_image, identity, latent_of, restored
+from medar.generator.scene import Placed, Scene, as_image, identity, latent_of, prepared, restored
 from medar.tokenizer.inference import Array, Inferred, device_of, field_of_view, plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3, Volume, resample
@@ -50,7 +50,7 @@ def inpainting(
     plan = plan_of(tokenizer)
     volume = as_image(volume, "inpaint", modality)
     hole = region_of(volume, region)
-    array, trace = prepare_image(without(volume, hole), plan)
+    array, trace = prepared(without(volume, hole), plan, "inpaint")
     if plan.mode == "patch":
         array, trace = _window_around(array, trace, hole, plan)
     beyond = int((hole & ~field_of_view(trace)).sum())

@@ -67,7 +67,7 @@ class SamplingSettings:
             )
 
     def check(self, schedule: ScaleSchedule) -> None:
-        """Refuse values a scale that are not as many as the scales.
+        """Refuse values a scale that are not as many as the scales, and guidance of no scale.
 
         Raises:
             MedarError: naming the setting.
@@ -79,6 +79,14 @@ class SamplingSettings:
                     f"{name} has {len(value)} values; the model has {len(schedule)} scales: give "
                     "one value, or one a scale"
                 )
+        scales = len(schedule)
+        if self.guidance and not any(self.strength(k, scales) for k in range(scales)):
+            end = scales if self.guidance_to is None else self.guidance_to
+            raise MedarError(
+                f"guidance {self.guidance:g} from scale {self.guidance_from} to before {end}: acts "
+                f"on no scale; the model has scales 0 to {scales - 1}, and that of scale 0 is "
+                "always 0"
+            )
 
     def strength(self, k: int, scales: int) -> float:
         """The guidance of scale k."""
@@ -130,7 +138,9 @@ def sample(
     numbers = draws(seeds, schedule.length).to(condition.attributes.device)
     memory = model.begin(condition, known)
     last = max((k for k in range(len(schedule)) if settings.strength(k, len(schedule))), default=-1)
-    free = model.begin(condition.nothing(), known) if last >= 0 else None
+    asked = condition.map is not None or not bool(condition.attributes.isnan().all())
+    guided = last >= 0 and asked  # without a condition both are the same, at twice the cost
+    free = model.begin(condition.nothing(), known) if guided else None
     chosen: list[Tensor] = []
     for part, (k, number) in enumerate(zip(_scales(model), _split(model, numbers), strict=True)):
         if k > last:

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 
 from medar.data.plan import Plan
-from medar.data.preparation import Trace, prepare_label, restore_image, restore_label, target_grid
+from medar.data.preparation import (
+    Trace,
+    prepare_image,
+    prepare_label,
+    restore_image,
+    restore_label,
+    target_grid,
+)
 from medar.errors import MedarError
 from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
@@ -72,7 +79,8 @@ def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> 
         grid: the scene's.
 
     Raises:
-        MedarError: a model without maps or with other labels, or a value that the plan lacks.
+        MedarError: a model without maps or with other labels, a value that the plan lacks, or
+            labels of which none lies on the grid.
     """
     name = name_of(mask, "mask")
     if condition.map != "label":
@@ -88,6 +96,11 @@ def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> 
         labels = prepare_label(mask, grid, plan)
     except MedarError as error:
         raise MedarError(f"{name}: {error}") from error
+    if mask.array.any() and not labels.any():
+        raise MedarError(
+            f"{name}: none of its labels lies within the samples' grid; is it drawn on another "
+            "volume?"
+        )
     if plan.ignore_label is not None:
         labels = np.where(labels == plan.ignore_label, UNKNOWN, labels)
     classes = label_classes(torch.from_numpy(np.ascontiguousarray(labels)), tuple(plan.labels))
@@ -123,6 +136,18 @@ def as_image(volume: Volume, name: str, modality: str | None) -> Volume:
     if volume.is_label:
         raise MedarError(f"{name_of(volume, name)}: {volume} is a label map; an image is needed")
     return replace(volume, modality=volume.modality or modality)
+
+
+def prepared(volume: Volume, plan: Plan, name: str) -> tuple[Array, Trace]:
+    """A volume in the plan's form, see `prepare_image`.
+
+    Raises:
+        MedarError: it cannot be brought there; the message names the file.
+    """
+    try:
+        return prepare_image(volume, plan)
+    except MedarError as error:
+        raise MedarError(f"{name_of(volume, name)}: {error}") from error
 
 
 def name_of(volume: Volume, otherwise: str) -> str:

@@ -47,9 +47,8 @@ class ConditionSettings:
     map_width: int = 16
     """Features of the first level of the map's encoder."""
     drop: float = 0.1
-    """Share of training items of which nothing is told, and of those whose attributes, one by one,
-    or whose map are left out alone: what
-    guidance needs."""
+    """Share of training items of which nothing is told, which guidance needs, and of those whose
+    attributes, one by one, or whose map are left out alone."""
 
     def __post_init__(self) -> None:
         if self.map_width < 1:

@@ -40,6 +40,9 @@ from medar.volume import Volume
 Preview = Callable[[int, list[Volume]], None]
 """Given the number of scales that are done and the volumes of the batch as they are by then."""
 
+SEEDS = 1 << 63
+"""Seeds are below it: more than torch takes would be an error in the midst of a run."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Synthetic:
@@ -241,12 +244,14 @@ def seeds_from(seed: int, n: int) -> range:
     """The seeds of n samples.
 
     Raises:
-        MedarError: fewer than one sample, or a negative seed.
+        MedarError: fewer than one sample, or a seed below 0 or beyond 64 bits.
     """
     if n < 1:
         raise MedarError(f"n {n}: at least one volume is needed")
     if seed < 0:
         raise MedarError(f"seed {seed}: a whole number from 0 is needed")
+    if seed + n > SEEDS:
+        raise MedarError(f"seed {seed}: the last of {n} must be below 2^63, {SEEDS}")
     return range(seed, seed + n)
 
 

@@ -12,15 +12,15 @@ from math import prod
 
 import numpy as np
 
-from medar.data.preparation import prepare_image
+from medar.data.preparation import Trace
 from medar.errors import MedarError
 from medar.generator.known import known_scales
 from medar.generator.model import Known
-from medar.generator.scene import Scene, as_image, identity, latent_of, restored, whole
+from medar.generator.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
 from medar.tokenizer.inference import Array, device_of, field_of_view, plan_of
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.volume import Grid, Spacing, Volume, resample
+from medar.volume import Grid, Shape3, Spacing, Volume, resample
 
 ROUNDS = 8
 """Of back-projection: lowering and raising the resolution blurs, so that one is not enough."""
@@ -48,7 +48,7 @@ def upscaling(
     """
     plan, schedule = plan_of(tokenizer), tokenizer.config.schedule
     volume = as_image(volume, "upscale", modality)
-    array, trace = prepare_image(volume, whole(plan))
+    array, trace = prepared(volume, whole(plan), "upscale")
     if scales is None:
         scales = scales_given(schedule, trace.target.spacing, volume.spacing)
     if not 1 <= scales < len(schedule):
@@ -56,7 +56,9 @@ def upscaling(
             f"known scales {scales}: 1 to {len(schedule) - 1} are possible, so that one is left to "
             "be sampled"
         )
-    agree = partial(agreeing, given=array, fine=trace.target, coarse=volume.grid)
+    agree = partial(
+        agreeing, given=_normalised(volume, trace), fine=trace.target, coarse=volume.grid
+    )
     field = volume.grid.at_spacing(trace.target.spacing)
     back = replace(trace, source=field, provenance=None)
     outside = float(1 - field_of_view(back).mean())
@@ -98,17 +100,47 @@ def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int
 def agreeing(made: Array, given: Array, fine: Grid, coarse: Grid) -> Array:
     """A volume with what `given` holds at low resolution in place of its own.
 
+    Only voxels within the given volume count, and only those of it that `fine` reaches: what lies
+    beyond would be blurred into the rim.
+
     Args:
         made: (C, X, Y, Z) in [-1, 1], on the grid `fine`.
-        given: the volume of low resolution, interpolated to that grid.
-        fine: of both.
-        coarse: the grid that `given` came from.
+        given: (C, x, y, z) in [-1, 1], the volume of low resolution on its own grid.
+        fine: of the plan's spacing, along the axes of `coarse`.
+        coarse: of `given`.
     """
+    part, grid = _common(fine, coarse)
+    reached = resample(_filled(grid), coarse, interpolation="nearest", fill=0.0).array
+    agreed = made.copy()
+    inside = agreed[part]
     for _ in range(ROUNDS):
-        lowered = resample(Volume(array=made, affine=fine.affine), coarse, fill=-1.0)
-        made = made + given - resample(lowered, fine, fill=-1.0).array
-    agreed: Array = np.clip(made, -1.0, 1.0)
+        lowered = resample(Volume(array=inside, affine=grid.affine), coarse, fill=0.0).array
+        missing = Volume(array=(given - lowered) * reached, affine=coarse.affine)
+        inside = inside + resample(missing, grid, fill=0.0).array
+    agreed[part] = np.clip(inside, -1.0, 1.0)
     return agreed
+
+
+def _common(fine: Grid, coarse: Grid) -> tuple[tuple[slice, ...], Grid]:
+    """The box of `fine` that lies within `coarse`: as slices of (C, X, Y, Z), and its grid."""
+    field = coarse.at_spacing(fine.spacing)
+    start = np.rint(np.linalg.solve(fine.affine, field.affine)[:3, 3]).astype(int)
+    low = np.maximum(start, 0)
+    sides = np.minimum(start + field.shape, fine.shape) - low
+    first: Shape3 = (int(low[0]), int(low[1]), int(low[2]))
+    shape: Shape3 = (int(sides[0]), int(sides[1]), int(sides[2]))
+    box = (slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    return (slice(None), *box), fine.window(first, shape)
+
+
+def _filled(grid: Grid) -> Volume:
+    return Volume(array=np.ones((1, *grid.shape), np.float32), affine=grid.affine)
+
+
+def _normalised(volume: Volume, trace: Trace) -> Array:
+    """(C, X, Y, Z) in [-1, 1], on the volume's own grid."""
+    pairs = zip(trace.windows, volume.array, strict=True)
+    return np.stack([window.normalise(channel) for window, channel in pairs])
 
 
 def _mm(spacing: Spacing) -> str:

@@ -177,6 +177,14 @@ def test_data_without_tokens_need_a_tokenizer(
     assert "with several processes, run `medar tokenizer encode` first" in refused.refusal
 
 
+def test_a_run_needs_a_folder(medar: Medar, config: Path, tokens: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert (
+        "run: is a file; --out names a folder"
+        in train(medar, config, tokens, tmp_path / "run").refusal
+    )
+
+
 def test_a_config_that_is_not_there(medar: Medar, tokens: Path, tmp_path: Path) -> None:
     refused = train(medar, tmp_path / "no.yaml", tokens, tmp_path / "run")
     assert "no.yaml: cannot be read" in refused.refusal

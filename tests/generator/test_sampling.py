@@ -26,11 +26,23 @@ def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Co
 def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condition) -> None:
     model = make_model()
     plain = sample(model, condition, [1, 2, 3], SamplingSettings())
-    unused = SamplingSettings(guidance=3.0, guidance_from=1, guidance_to=1)
+    unused = SamplingSettings(guidance=0.0, guidance_from=1, guidance_to=2)
     assert torch.equal(plain, sample(model, condition, [1, 2, 3], unused))
     guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance=8.0))
     assert not torch.equal(plain, guided)
     assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
+
+
+def test_guidance_by_nothing_costs_nothing(
+    make_model: MakeModel, condition: Condition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    begin, begun = model.begin, []
+    monkeypatch.setattr(model, "begin", lambda *given: begun.append(given) or begin(*given))
+    free = Condition(attributes=torch.full_like(condition.attributes, torch.nan))
+    plain = sample(model, free, [1, 2, 3], SamplingSettings())
+    assert torch.equal(plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance=8.0)))
+    assert len(begun) == 2
 
 
 def test_guidance_rises_within_its_window() -> None:
@@ -91,6 +103,11 @@ def test_random_numbers_are_each_seeds_own() -> None:
         ({"top_p": math.nan}, "top_p nan"),
         ({"guidance": math.nan}, "guidance nan"),
         ({"guidance_from": -1}, "scales from 0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": (1.0, float("inf"))}, "temperature inf"),
+        ({"top_p": float("nan")}, "top_p nan"),
+        ({"guidance": float("nan")}, "guidance nan"),
+        ({"guidance": float("inf")}, "guidance inf"),
     ],
 )
 def test_nonsense_is_refused(values: dict[str, float], said: str) -> None:
@@ -105,6 +122,13 @@ def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condit
     ):
         with pytest.raises(MedarError, match=f"{number} values; the model has 3 scales"):
             sample(make_model(), condition, [1, 2, 3], settings)
+
+
+@pytest.mark.parametrize("scales", [{"guidance_from": 3}, {"guidance_to": 1}])
+def test_guidance_must_act_on_a_scale(scales: dict[str, int]) -> None:
+    with pytest.raises(MedarError, match="acts on no scale; the model has scales 0 to 2"):
+        SamplingSettings(guidance=1.5, **scales).check(SCHEDULE)
+    SamplingSettings(**scales).check(SCHEDULE)
 
 
 def test_progress_is_told_scale_by_scale(make_model: MakeModel, condition: Condition) -> None:

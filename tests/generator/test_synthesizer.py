@@ -242,6 +242,29 @@ def test_regions(synthesizer: Synthesizer) -> None:
             Box.parse(text)
 
 
+def test_messages_name_the_volume() -> None:
+    measured = {"CT": IntensityRule(kind="percentiles", low=0.5, high=99.5)}
+    synthesizer = tiny_synthesizer(intensity=measured)
+    low = scan(shape=(8, 7, 4), sides=(-2.0, 2.0, 4.0))
+    flat = low.with_array(np.full_like(low.array, 7.0))
+    with pytest.raises(MedarError, match="upscale: every voxel is 7"):
+        synthesizer(upscale=flat)
+    with pytest.raises(MedarError, match="inpaint: every voxel is 7"):
+        synthesizer(inpaint=flat, region=Box.parse("0:1,0:1,0:1"))
+
+
+def test_masks_must_reach_the_volume(synthesizer: Synthesizer) -> None:
+    image = scan()
+    affine = image.affine.copy()
+    values = np.full((1, *image.shape), 4, np.uint8)
+    box = Box.parse("8:12,6:10,3:6")
+    assert synthesizer(inpaint=image, region=box, mask=Volume(array=values, affine=affine))
+    affine[:3, 3] += 500.0
+    far = Volume(array=values, affine=affine)
+    with pytest.raises(MedarError, match="mask: none of its labels lies within the samples"):
+        synthesizer(inpaint=image, region=box, mask=far)
+
+
 def test_upscaling_keeps_the_field_of_view(synthesizer: Synthesizer) -> None:
     low = scan(shape=(8, 7, 4), sides=(-2.0, 2.0, 4.0))
     made = synthesizer(2, upscale=low)
@@ -273,21 +296,36 @@ def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
     assert "33.3% of the field of view" in wide.about["notes"][0]
 
 
-def test_upscaled_volumes_agree_with_what_was_given() -> None:
+@pytest.mark.parametrize(("start", "sides"), [(0, 16), (-3, 22), (3, 10)])
+def test_upscaled_volumes_agree_with_what_was_given(start: int, sides: int) -> None:
+    """On grids that end with the volume, reach beyond it, or lie within it."""
     random = np.random.default_rng(0)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = 0.5
     low = Volume(array=random.uniform(-0.2, 0.2, (1, 8, 8, 8)).astype(np.float32), affine=affine)
-    made = random.uniform(-0.5, 0.5, (1, 16, 16, 16)).astype(np.float32)
-    fine = Volume(array=made, affine=np.eye(4)).grid
-    agreed = agreeing(made, resample(low, fine, fill=-1.0).array, fine, low.grid)
+    field = low.grid.at_spacing((1.0, 1.0, 1.0))
+    fine = field.window((start,) * 3, (sides,) * 3)
+    made = random.uniform(-0.5, 0.5, (1, *fine.shape)).astype(np.float32)
+    agreed = agreeing(made, low.array, fine, low.grid)
+    common = field.window((max(0, start),) * 3, (min(16, sides),) * 3)
+    nowhere = 9.0
 
     def apart(volume: Array) -> float:
-        lowered = resample(Volume(array=volume, affine=fine.affine), low.grid, fill=-1.0).array
-        return float(np.abs(lowered - low.array)[:, 2:-2, 2:-2, 2:-2].mean())
+        inside = resample(Volume(array=volume, affine=fine.affine), common)
+        lowered = resample(inside, low.grid, fill=nowhere).array
+        return float(np.abs(lowered - low.array)[lowered != nowhere].mean())
 
     assert apart(agreed) < 0.4 * apart(made)
     assert np.abs(agreed).max() <= 1
+
+
+def test_upscaled_volumes_have_no_rim() -> None:
+    """What lies around a volume, here as dark as can be, is not made up for within it."""
+    low = Volume(array=np.full((1, 8, 8, 8), 0.5, np.float32), affine=np.diag([2.0, 2.0, 2.0, 1.0]))
+    fine = low.grid.at_spacing((1.0, 1.0, 1.0)).window((-2, -2, -2), (20, 20, 20))
+    made = np.full((1, 20, 20, 20), -1.0, np.float32)
+    made[:, 2:-2, 2:-2, 2:-2] = 0.5
+    assert np.allclose(agreeing(made, low.array, fine, low.grid), made, atol=1e-5)
 
 
 def test_scales_that_a_resolution_gives() -> None:
