@@ -100,7 +100,7 @@ class JudgeTask(Task[Item]):
         self.labels = self.train.plan.labels
         if not self.labels:
             raise MedarError(f"{prepared}: its plan names no labels; a judge needs labelled cases")
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.model = network_for(self.train.plan)
         place = ranks()

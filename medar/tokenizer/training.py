@@ -55,7 +55,7 @@ def make_task(settings: TokenizerSettings, data: str | Path) -> TokenizerTask:
     train = PreparedDataset(data, split="train", augmentation=settings.data.augmentation, seed=seed)
     validation = PreparedDataset(data, split="val")
     plan = agreed_plan(train.plan, settings.plan, data)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = Tokenizer(settings.model.config(plan), plan)
         return TokenizerTask(tokenizer, train, validation, settings.loss, settings.data)
