@@ -1,6 +1,10 @@
 """Fixtures that every test may use."""
 
 import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,3 +20,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set MEDAR_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture
+def in_two_processes() -> Callable[..., None]:
+    """Runs a script as two processes that find each other, as torchrun starts them."""
+    root = Path(__file__).resolve().parents[1]
+
+    def run(script: Path, *words: object) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        common = {"PYTHONPATH": str(root), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, script, *map(str, words)],
+                env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+        said = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+
+    return run

@@ -4,6 +4,7 @@ What an item holds depends on (seed, epoch, index) and on nothing else: not on t
 workers, nor on which of them makes it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ UNKNOWN = -1
 """Label value of voxels that nobody looked at: ignored by losses and metrics."""
 
 
-class DrawnDataset(Dataset[Item]):
+class DrawnDataset(Dataset[Item], ABC):
     """Items that are drawn by (seed, epoch, index) and by nothing else.
 
     Args:
@@ -51,8 +52,9 @@ class DrawnDataset(Dataset[Item]):
         """What the item of a place is drawn by, now."""
         return [self.seed, int(self._epoch), index]
 
+    @abstractmethod
     def __len__(self) -> int:
-        raise NotImplementedError
+        """Items of an epoch."""
 
 
 class PreparedDataset(DrawnDataset):

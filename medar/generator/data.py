@@ -25,18 +25,12 @@ class GeneratorDataset(DrawnDataset):
     Args:
         tokens: with `maps=True` for a model that takes label maps.
         attributes: the model's.
-        labels: the label values that the model knows, in its order; default those of the tokens.
     """
 
-    def __init__(
-        self,
-        tokens: TokenDataset,
-        attributes: Sequence[Attribute] = (),
-        labels: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, tokens: TokenDataset, attributes: Sequence[Attribute] = ()) -> None:
         super().__init__(tokens.seed)
         self.tokens = tokens
-        self.labels = tuple(labels or tokens.about.maps or ())
+        self.labels = tuple(tokens.about.maps or ())
         values = [case_values(attributes, case) for case in tokens.cases]
         self._attributes = torch.tensor(values, dtype=torch.float32).view(
             len(tokens), len(attributes)

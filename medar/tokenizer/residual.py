@@ -213,8 +213,7 @@ class MultiScaleQuantiser(nn.Module):
         """The indices of scale k, (B, T), for what is left of a latent, (B, D, X, Y, Z)."""
         with _fp32(rest):
             vectors = self._vectors(k, rest.float(), self.gains)
-            taken: Quantised = self.codebook(vectors.flatten(0, 1))
-            return taken.indices.view(vectors.shape[:2])
+            return self.codebook.quantise(vectors.flatten(0, 1)).view(vectors.shape[:2])
 
     def decode(self, indices: Sequence[Tensor], upto: int | None = None) -> Tensor:
         """The latent that indices stand for, (B, D, X, Y, Z).

@@ -89,14 +89,6 @@ def test_items_hold_what_belongs_together(folder: Path) -> None:
     assert torch.nan_to_num(attributes, -1).tolist() == [[30, 1], [40, -1], [-1, 0], [60, -1]]
 
 
-def test_labels_in_the_models_order(folder: Path) -> None:
-    tokens = TokenDataset(folder, maps=True, variant=0)
-    item = GeneratorDataset(tokens, labels=(2, 4, 9))[1]
-    assert torch.equal(item["map"] == 1, tokens[1]["map"] == 2)
-    with pytest.raises(MedarError, match=r"value 4; the model knows 0 \(background\), 2"):
-        GeneratorDataset(tokens, labels=(2,))[1]
-
-
 def test_a_batch_becomes_a_condition(folder: Path) -> None:
     data = GeneratorDataset(TokenDataset(folder, maps=True, variant=0), ATTRIBUTES)
     batch = default_collate([data[0], data[3]])

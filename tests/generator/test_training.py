@@ -4,9 +4,7 @@ import json
 import math
 import os
 import signal
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -163,25 +161,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tokens: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    tokens: Path, tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
     chosen = settings(**CERTAIN, training__learning_rate=1e-3)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     script = Path(__file__).with_name("trainer.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, tokens, tmp_path / "two", tmp_path / "settings.json"],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    in_two_processes(script, tokens, tmp_path / "two", tmp_path / "settings.json")
     train_generator(chosen, tokens, tmp_path / "one")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import warnings
@@ -147,7 +146,9 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+def test_two_processes_equal_one(
+    prepared: Path, settings: Settings, tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
     """Codebook statistics, restarts and dropout included; the discriminator too."""
     chosen = settings(
         loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive": False}},
@@ -156,22 +157,8 @@ def test_two_processes_equal_one(prepared: Path, settings: Settings, tmp_path: P
         training__seed=2,  # with some seeds a vector lies between two codes, and rounding decides
     )
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     script = Path(__file__).with_name("trainer.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, script, prepared, tmp_path / "two", tmp_path / "settings.json"],
-            env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    said = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json")
     train_tokenizer(chosen, prepared, tmp_path / "one")
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name in one:
