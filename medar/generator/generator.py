@@ -139,7 +139,7 @@ class Generator(TokenModel):
         """Logits of the next scale, (B, T, V)."""
         k = memory.k
         part = self._part(k)
-        x = memory.where[:, part] + self.embed(self._seen(k, memory.total))
+        x = memory.where[:, part] + self.embed(self._scaled(self.quantiser.seen(k, memory.total)))
         if memory.known is not None:
             rest = memory.known.latent - memory.total
             memory.forced = self.quantiser.encode_scale(k, rest)
@@ -170,24 +170,17 @@ class Generator(TokenModel):
         self.quantiser.eval()
         return self
 
+    @torch.no_grad()
     def _inputs(self, tokens: Tensor) -> Tensor:
         """(B, L, D): for each token, what all coarser scales add up to at its site."""
-        with torch.no_grad():
-            total = torch.zeros(
-                (len(tokens), self.quantiser.codebook.width, *self.schedule.latent),
-                device=tokens.device,
-            )
-            seen = []
-            for k, indices in enumerate(self.schedule.split(tokens)):
-                seen.append(self._seen(k, total))
-                if k + 1 < len(self.schedule):
-                    total = total + self.quantiser.contribution(k, indices)
-            return torch.cat(seen, dim=1)
+        first, *_ = split = self.schedule.split(tokens)
+        nothing = torch.zeros((*first.shape, self.quantiser.codebook.width), device=tokens.device)
+        later = self.quantiser.inputs(split[:-1]) if len(split) > 1 else ()
+        return torch.cat([nothing, *map(self._scaled, later)], dim=1)
 
-    def _seen(self, k: int, total: Tensor) -> Tensor:
-        """(B, T, D), in units of the quantiser's largest gain."""
-        seen = self.quantiser.seen(k, total).flatten(2).transpose(1, 2)
-        return seen / self.quantiser.gains.max()
+    def _scaled(self, seen: Tensor) -> Tensor:
+        """(B, D, x, y, z) as (B, T, D), in units of the quantiser's largest gain."""
+        return seen.flatten(2).transpose(1, 2) / self.quantiser.gains.max()
 
     def _blocks(self) -> Iterator[Block]:
         for block in self.blocks:
