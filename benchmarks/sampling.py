@@ -5,10 +5,11 @@ parameters comes nearest to --parameters, and ends in the same decoder (that of 
 Weights are untrained: time and memory do not depend on them. Batch 1, no guidance, temperature 1,
 fp32. Each row runs in a process of its own, one after the other, so that its peak is its own.
 
-    python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--repeats 3]
+    python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--scales 10] \
+        [--repeats 3]
 
 Rows:
-    ours              the next-scale generator, with --mixer, over the grid's default schedule
+    ours              the next-scale generator, with --mixer, over --scales grids whose sides grow linearly
     raster            our raster-order transformer with keys and values kept, the latent grid alone
     raster-pyramid    the same over all tokens of the schedule of `ours`
     monai             MONAI's VQVAETransformerInferer.sample with DecoderOnlyTransformer and its
@@ -152,7 +153,7 @@ def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
 
 def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokenizer:
     """An untrained tokenizer; of one scale but for the rows that go over all scales."""
-    scales = min(max(grid), 10) if row in ("ours", "raster-pyramid") else 1
+    scales = min(max(grid), options.scales) if row in ("ours", "raster-pyramid") else 1
     network = NetworkConfig(
         patch=2, width=32, growth=(1, 2, 4), downsampling=(options.downsampling,) * 3
     )
@@ -352,6 +353,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grids", type=grid_of, nargs="+", default=[(5, 7, 5), (10, 14, 10)])
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--scales", type=int, default=10)
     parser.add_argument("--parameters", type=int, default=6_800_000)
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--downsampling", type=int, default=8)
