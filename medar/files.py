@@ -114,14 +114,28 @@ def read_json_object(path: str | Path) -> dict[str, Any]:
 def exclusive(folder: str | Path) -> Iterator[None]:
     """Keep other processes that ask for it out of a folder, which is made if absent.
 
-    The lock ends with the process, however that ends. Where the file system has no locks, nothing
-    is kept out.
+    A folder that was made here and is empty at the end, because nothing came of the work, goes
+    again, and so do the folders above it. The lock ends with the process, however that ends. Where
+    the file system has no locks, nothing is kept out.
 
     Raises:
         MedarError: another process is at work in the folder.
     """
     folder = Path(folder)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # the first that holds something ends it
+            for one in made:
+                one.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """`exclusive` of a folder that is there."""
     if fcntl is None:
         yield
         return

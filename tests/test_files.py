@@ -10,6 +10,7 @@ from medar.errors import MedarError
 from medar.files import (
     atomic_path,
     digest,
+    exclusive,
     file_digest,
     read_json,
     read_json_object,
@@ -92,3 +93,18 @@ def test_file_digests_follow_the_content(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     a, b, c = (file_digest(tmp_path / name) for name in "abc")
     assert a == b != c
+
+
+def test_a_folder_that_nothing_came_of_goes_again(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    with pytest.raises(MedarError, match="bad input"), exclusive(out):
+        raise MedarError("bad input")
+    assert not out.parent.exists()
+    with exclusive(out):
+        (out / "made").touch()
+    assert (out / "made").exists()
+    out = tmp_path / "empty"
+    out.mkdir()
+    with exclusive(out):
+        pass
+    assert out.exists()

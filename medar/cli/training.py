@@ -89,6 +89,8 @@ def report(out: Path, outcome: "Outcome", *, json: bool) -> int:
         print_json(said)
         return 0
     metrics = said.pop("metrics")
+    if outcome.best is not None:
+        said["best"] = f"{outcome.best:.4g}"
     print_pairs(str(out / "model"), {n: v for n, v in said.items() if n not in ("out", "model")})
     if metrics:
         print_pairs("last evaluation", {name: f"{value:.4g}" for name, value in metrics.items()})

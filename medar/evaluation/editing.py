@@ -25,7 +25,7 @@ from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.errors import MedarError
 from medar.evaluation.edits import Edit, box_removed, lowered
-from medar.evaluation.fidelity import PROTOCOL, psnr, ssim
+from medar.evaluation.fidelity import PROTOCOL, ssim
 from medar.evaluation.realism import spread
 from medar.evaluation.sampling import check_conditions, conditions, draw, notes, reconstructed
 from medar.generator.conditions import Condition
@@ -37,6 +37,7 @@ from medar.generator.upscaling import scales_given
 from medar.progress import track
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
+from medar.tokenizer.validation import psnr
 
 NAME = "editing-v1"
 """Name and version of the protocol: raise the version whenever a figure changes."""

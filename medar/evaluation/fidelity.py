@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from medar.tokenizer.spectrum import TINY, high_frequency_error, high_power
-
-PEAK = 2.0
-"""The data range of [-1, 1], which PSNR and SSIM refer to."""
-
-LEAST_ERROR = 1e-10
-"""Mean squared error below which PSNR stays at its largest, 106 dB."""
+from medar.tokenizer.validation import RANGE, psnr
 
 SSIM_WINDOW = 7
 """Voxels along the side of SSIM's Gaussian window (deviation 1.5), fewer in a thinner volume."""
@@ -83,19 +78,13 @@ class FidelityMeter:
         )
 
 
-def psnr(reconstruction: Tensor, real: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each volume in dB, with the peak 2: (B, C, X, Y, Z) -> (B,)."""
-    error = (reconstruction - real).square().flatten(1).mean(dim=1)
-    return 10 * torch.log10(PEAK**2 / error.clamp(min=LEAST_ERROR))
-
-
 def ssim(reconstruction: Tensor, real: Tensor) -> Tensor:
     """Structural similarity of each volume: (B, C, X, Y, Z) -> (B,), by MONAI."""
     from monai.metrics import SSIMMetric
 
     side = min(SSIM_WINDOW, *real.shape[2:])
     metric = SSIMMetric(
-        spatial_dims=3, data_range=PEAK, win_size=side - (side % 2 == 0), kernel_sigma=1.5
+        spatial_dims=3, data_range=RANGE, win_size=side - (side % 2 == 0), kernel_sigma=1.5
     )
     values: Tensor = metric(reconstruction, real)
     return values[:, 0]

@@ -213,7 +213,7 @@ class _Findings:
             residual_energy_per_scale=energy[1:],
             scales=["x".join(map(str, grid)) for grid in schedule.grids],
             tokens_per_scale=list(schedule.tokens),
-            warnings=self.usage.warnings(),
+            warnings=self.usage.warnings(self.tokenizer.config.codebook.kind),
             notes=_notes(self.cases, self.dataset, realism),
             protocol={
                 "tokenizer": self.tokenizer.digest,

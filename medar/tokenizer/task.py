@@ -181,7 +181,7 @@ class TokenizerTask(Task[Item]):
             validation.update(volume, self.model(volume))
         found = validation.result()
         if usage is not None and self._first and self.share >= SETTLED:
-            for sentence in usage.warnings():
+            for sentence in usage.warnings(self.model.config.codebook.kind):
                 warnings.warn(sentence, stacklevel=2)
         textured = self.losses.adversarial is not None or self.losses.frequency > 0
         blur = found["spectral_distance"] if textured else 0.0

@@ -16,6 +16,17 @@ SMALL_SCALE = 64
 LEAST_USAGE = 0.25
 """Share of the codes below which a scale's usage is called collapsed."""
 
+REMEDIES = {
+    "ema": (
+        "switch on restarts of the EMA codebook, lower decay or raise dead_below so that dead "
+        "codes come back sooner"
+    ),
+    "gradient": "choose an EMA codebook (kind: ema), whose dead codes come back",
+    "fsq": "lower the learning rate",
+    "bsq": "raise entropy_weight, which asks for all codes to be used",
+}
+"""What brings codes back, by the kind of codebook."""
+
 
 class CodeUsage:
     """Counts of codes by scale.
@@ -51,10 +62,13 @@ class CodeUsage:
         shares = self.counts.double() / self.counts.sum(dim=1, keepdim=True).clamp(min=1)
         return [exp(float(entropy)) for entropy in torch.special.entr(shares).sum(dim=1)]
 
-    def warnings(self) -> list[str]:
+    def warnings(self, kind: str = "ema") -> list[str]:
         """A sentence for each collapsed scale: what was seen and what to change.
 
         A scale that held fewer tokens than there are codes is judged by the codes it could use.
+
+        Args:
+            kind: of the codebook, see `CodebookSettings`.
         """
         codes = self.counts.shape[1]
         found = []
@@ -65,8 +79,7 @@ class CodeUsage:
                 grid = "x".join(map(str, self.schedule.grids[k]))
                 found.append(
                     f"scale {k} ({grid}, {tokens} tokens) uses {used} of {possible} codes "
-                    f"({used / possible:.0%}): its codebook has collapsed; switch on restarts of "
-                    "an EMA codebook, lower decay or raise dead_below so that dead codes come "
-                    "back sooner, or take fewer codes"
+                    f"({used / possible:.0%}): its codebook has collapsed; {REMEDIES[kind]}, or "
+                    "take fewer codes"
                 )
         return found

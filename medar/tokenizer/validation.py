@@ -13,6 +13,9 @@ from medar.tokenizer.usage import CodeUsage
 RANGE = 2.0
 """Peak to peak of prepared intensities, [-1, 1]: the peak of PSNR."""
 
+LEAST_ERROR = 1e-10
+"""Mean squared error below which PSNR stays at its largest, 106 dB."""
+
 
 class Validation:
     """Adds up batches of volumes and their reconstructions.
@@ -30,8 +33,7 @@ class Validation:
     def update(self, volume: Tensor, back: Reconstruction) -> None:
         """Take in (B, C, X, Y, Z) and what came back."""
         made = back.volume.float()
-        error = (made - volume).square().mean(dim=(1, 2, 3, 4))
-        self._psnr.append(10 * torch.log10(RANGE**2 / error.clamp(min=1e-10)))
+        self._psnr.append(psnr(made, volume))
         self._power.append((mean_power(made), mean_power(volume)))
         self._high.append((high_power(made), high_power(volume)))
         if self.usage is not None:
@@ -55,6 +57,12 @@ class Validation:
     def _power_ratio(self) -> float:
         made, real = _means(self._high)
         return float(made / real.clamp(min=TINY))
+
+
+def psnr(made: Tensor, real: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each volume in dB: (B, C, X, Y, Z) -> (B,)."""
+    error = (made - real).square().flatten(1).mean(dim=1)
+    return 10 * torch.log10(RANGE**2 / error.clamp(min=LEAST_ERROR))
 
 
 def _means(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from small_volumes import smooth
 
-from medar.evaluation.fidelity import FidelityMeter, psnr, ssim
+from medar.evaluation.fidelity import FidelityMeter, ssim
 from medar.evaluation.overlap import DiceMeter
+from medar.tokenizer.validation import psnr
 
 
 def test_psnr_is_that_of_each_volume_with_the_peak_two() -> None:

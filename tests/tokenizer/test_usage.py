@@ -1,8 +1,11 @@
 """Usage and perplexity by scale, and the warning in words."""
 
+import typing
+
 import pytest
 import torch
 
+from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.usage import CodeUsage
 
@@ -31,6 +34,13 @@ def test_a_collapsed_scale_is_told_in_a_sentence() -> None:
     assert told.startswith("scale 1 (4x4x4, 64 tokens) uses 4 of 32 codes (12%)")
     assert "restarts" in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("kind", typing.get_args(typing.get_type_hints(CodebookSettings)["kind"]))
+def test_the_advice_is_of_the_codebook_s_kind(kind: str) -> None:
+    (told,) = count(torch.arange(4).repeat(2, 16)).warnings(kind)
+    assert ("restarts" in told) == (kind == "ema")
+    assert told.endswith("fewer codes")
 
 
 def test_no_warning_without_reason() -> None:
