@@ -9,7 +9,7 @@ fp32. Each row runs in a process of its own, one after the other, so that its pe
         [--repeats 3]
 
 Rows:
-    ours              the next-scale generator, with --mixer, over --scales grids, their sides growing
+    ours              the next-scale generator, with --mixer, over --scales grids, whose sides grow
                       linearly
     raster            our raster-order transformer with keys and values kept, the latent grid alone
     raster-pyramid    the same over all tokens of the schedule of `ours`
