@@ -48,6 +48,7 @@ class Table:
 
     caption: str
     headings: Sequence[str]
+    """None where the first cell of each row says all."""
     rows: Sequence[Sequence[str]]
     folded: bool = False
     """Shown on demand: details that few readers want."""

@@ -15,7 +15,7 @@ INK, MUTED, GRID, BLUE, ORANGE = "#23262b", "#636a73", "#d8dbdf", "#2564a8", "#b
 DARK = {INK: "#e4e6e9", MUTED: "#9ba3ad", GRID: "#3b4148", BLUE: "#7db4ef", ORANGE: "#eda06c"}
 """The colours of the light page, and what stands for them on a dark one."""
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "medar",  # the same names inside the file each time
     "font.size": 9,
@@ -24,6 +24,7 @@ STYLE = {
     "axes.titlesize": 9,
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -61,14 +62,15 @@ class Panel:
     title: str
     curves: Sequence[Curve]
     across: str = "step"
+    percent: bool = False
+    """The axis runs from 0 to 100."""
 
 
 def line_chart(panels: Sequence[Panel]) -> bytes:
     """Panels beside each other."""
     with _drawing((3.3 * len(panels) + 0.2, 2.5)) as (figure, written):
-        for ax, panel in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
+        row = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+        for ax, panel in zip(row, panels, strict=True):
             for curve in panel.curves:
                 ax.plot(
                     *zip(*curve.points, strict=True),
@@ -79,7 +81,10 @@ def line_chart(panels: Sequence[Panel]) -> bytes:
                 )
             ax.set_title(panel.title)
             ax.set_xlabel(panel.across)
+            ax.set_xlim(left=0)
             ax.margins(y=0.12)
+            if panel.percent:
+                ax.set_ylim(0, 104)
             if len(panel.curves) > 1:
                 ax.legend(fontsize=8)
     return written[0]
@@ -101,14 +106,16 @@ class Bars:
 def bar_chart(panels: Sequence[Bars]) -> bytes:
     """Panels of upright bars beside each other."""
     with _drawing((4.4 * len(panels) + 0.2, 2.6)) as (figure, written):
-        for ax, bars in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, bars in zip(row, panels, strict=True):
             places = range(len(bars.names))
             ax.bar(places, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
             if bars.marks:
                 ax.plot(places, bars.marks, color=ORANGE, marker="_", markersize=15,
                         markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
                 ax.legend(fontsize=8)
-            ax.set_xticks(places, bars.names, rotation=35, ha="right", rotation_mode="anchor")
+            slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+            ax.set_xticks(places, bars.names, **(slanted if max(map(len, bars.names)) > 3 else {}))
             ax.grid(visible=False, axis="x")
             ax.set_title(bars.title)
             ax.set_xlabel(bars.across)
@@ -166,11 +173,11 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
 @contextlib.contextmanager
 def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, list[bytes]]]:
     """A figure to draw on, and a list that holds its SVG afterwards."""
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
     written: list[bytes] = []
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE}):
+    with style.context(["default", STYLE]):
         figure = Figure(figsize=inches, layout="constrained")
         figure.patch.set_alpha(0)
         yield figure, written

@@ -46,6 +46,7 @@ def _block(block: Block, pictures: str) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    headings = headings or [""] * max(map(len, rows), default=1)
     lines = [headings, ["---"] * len(headings), *rows]
     cells = [[cell if line is lines[1] else _plain(cell) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)

@@ -102,8 +102,8 @@ def gather(run: RunFolder) -> Report:
             absent.append((part.title, str(error)))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             # A file of another version, or one that was edited.
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            absent.append((part.title, f"its files are not as expected ({reason})"))
+            what = f"{type(error).__name__}: {one_line(error)}"
+            absent.append((part.title, f"its files are not as expected ({what})"))
     return Report(
         title=f"Synthesis run “{run.name}”",
         subtitle=_subtitle(run),

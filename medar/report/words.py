@@ -60,15 +60,16 @@ def memory(mib: float | None) -> str:
 
 
 def sides(values: Sequence[Any]) -> str:
-    """Three sides: numbers of voxels, or mm."""
-    return " × ".join(number(value) for value in values)
+    """Three sides, of voxels or mm, which a line does not break."""
+    return "\u00a0×\u00a0".join(number(value) for value in values)
 
 
-def moment(iso: str | None) -> str:
-    """A date and time without seconds."""
+def moment(iso: str | None, *, short: bool = False) -> str:
+    """A date and time without seconds, and without the year where it is to be short."""
     if not iso:
         return NONE
-    return datetime.fromisoformat(iso).strftime("%d %B %Y, %H:%M").lstrip("0")
+    form = "%d %b, %H:%M" if short else "%d %B %Y, %H:%M"
+    return datetime.fromisoformat(iso).strftime(form).lstrip("0")
 
 
 def counted(count: int, noun: str) -> str:

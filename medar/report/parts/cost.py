@@ -15,8 +15,8 @@ def cost(run: RunFolder) -> list[Block]:
         raise LeftOut("the run has no ledger (no stages/)")
     timed = [one for one in run.stages.values() if one.seconds is not None]
     rows = [
-        (one.name, one.status, moment(one.started), duration(one.seconds), memory(one.peak_mib),
-         str(one.attempts))
+        (one.name, one.status, moment(one.started, short=True), duration(one.seconds),
+         memory(one.peak_mib), str(one.attempts))
         for one in run.stages.values()
     ]  # fmt: skip
     blocks: list[Block] = []
@@ -39,7 +39,7 @@ def cost(run: RunFolder) -> list[Block]:
         for name, value in one.facts.items()
     ]
     if facts:
-        blocks.append(Table("What the stages said", ("", "value"), facts, words=True, folded=True))
+        blocks.append(Table("What the stages said", (), facts, words=True, folded=True))
     return [*blocks, *_sampling(run)]
 
 

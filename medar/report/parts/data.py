@@ -44,7 +44,7 @@ def data(run: RunFolder) -> list[Block]:
             "Axes run to the patient's right, front and head. A subject is in one split alone: no "
             "patient is trained on and tested on."
         ),
-        Table("The data", ("", "value"), rows, words=True),
+        Table("The data", (), rows, words=True),
     ]
     attributes = _attributes(cases)
     if attributes:

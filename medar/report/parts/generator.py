@@ -30,16 +30,13 @@ def training_of_generator(run: RunFolder) -> list[Block]:
                    marked=True)],
         ),
     ]  # fmt: skip
-    said = (
-        f"validation from {number(known[0][1])} to {number(known[-1][1])}"
-        if known
-        else "no validation"
-    )
+    ends = [number(known[place][1]) for place in (0, -1)] if known else []
     blocks: list[Block] = [
         Picture(
             "generator-curves.svg",
             line_chart([one for one in panels if one.curves and one.curves[0].points]),
-            f"Line charts over training steps: cross-entropy in nats a token, {said}; and the "
+            f"Line charts over training steps: cross-entropy in nats a token, of validation "
+            f"{' to '.join(ends) or 'not known'}; and the "
             "share of validation tokens that the generator holds likeliest.",
             "Training of the generator. Dashed: what a model would reach that knows how often each "
             "code occurs, and nothing else. Validation that rises while training falls means that "

@@ -43,7 +43,7 @@ def distances(run: RunFolder) -> list[Block]:
          number(one["kernel_floor"]))
         for name, one in found.items()
     ]  # fmt: skip
-    headings = ("features (number)", "Fréchet", "95 %", "floor", "kernel", "95 %", "floor")
+    headings = ("features (number)", "Frechet", "95 %", "floor", "kernel", "95 %", "floor")
     intensities = (
         f"Intensities: the voxels' distribution is {number(report['intensity_distance'])} "
         f"{report['intensity_unit']} away (Wasserstein distance); of held-out real volumes "
@@ -69,10 +69,11 @@ def _chart(drawn: list[Distance]) -> Picture:
     )
     return Picture(
         "distances.svg",
-        distance_chart(drawn, "Fréchet distance from the training volumes (logarithmic)"),
-        f"Chart of Fréchet distances on a logarithmic axis: {said}.",
-        "Fréchet distance of the synthetic volumes (circle, with its 95 % interval) and of held-out "
-        "real volumes (diamond, the floor). The grey line between them is what is left to learn.",
+        distance_chart(drawn, "Frechet distance from the training volumes (logarithmic)"),
+        f"Chart of Frechet distances on a logarithmic axis: {said}.",
+        "Frechet distance of the synthetic volumes (circle, with its 95 % interval) and of "
+        "held-out real volumes (diamond, the floor). The grey line between them is what "
+        "is left to learn.",
     )
 
 
@@ -113,9 +114,9 @@ def diversity(run: RunFolder) -> list[Block]:
             ]
         ),
         Text(
-            f"Mean likeness of random pairs (1 is the same volume). Synthetic volumes are {direction} "
-            "alike than real ones are. Much above the real value means that one volume is made "
-            "over and over; much below it that they have no anatomy in common."
+            "Mean likeness of random pairs (1 is the same volume). Synthetic volumes are "
+            f"{direction} alike than real ones are. Much above the real value means that one "
+            "volume is made over and over; much below it that they have no anatomy in common."
         ),
     ]
 
@@ -131,12 +132,12 @@ def copies(run: RunFolder) -> list[Block]:
         for name, one in audits.items()
     ]  # fmt: skip
     headings = ("distance by", "median", "held out", "ratio", "nearer", "suspects")
-    verdict = (
-        "No synthetic volume is a suspected copy of a training volume."
-        if not found
-        else f"{counted(len(found), 'suspected copy') if len(found) == 1 else f'{len(found)} suspected copies'}: "
-        "look at each beside its training case before anything is shared."
-    )
+    verdict = "No synthetic volume is a suspected copy of a training volume."
+    if found:
+        verdict = (
+            f"{counted(len(found), 'synthetic volume')} may be copied: look at each beside its "
+            "training case before anything is shared."
+        )
     blocks: list[Block] = [
         Text(
             f"{verdict} Each synthetic volume's distance to its nearest training volume is set "

@@ -26,7 +26,7 @@ def versions(run: RunFolder) -> list[Block]:
         for name, shown in NAMES.items()
         if name in found
     ]
-    return [Table("Versions and machine", ("", "value"), rows, words=True)]
+    return [Table("Versions and machine", (), rows, words=True)]
 
 
 def reproduce(run: RunFolder) -> list[Block]:
@@ -47,8 +47,9 @@ def reproduce(run: RunFolder) -> list[Block]:
         Code("In a checkout of medar: the same run anew, and this report anew", "\n".join(lines)),
         Notes(
             [
-                "Training that is limited by minutes makes as many steps as the machine allows; the "
-                "result is the same bits only for the same number of steps on the same machine.",
+                "Training that is limited by minutes makes as many steps as the machine "
+                "allows; the result is the same bits only for the same number of steps on the same "
+                "machine.",
                 "Samples of the same model and seed are the same on one machine, whatever batch "
                 "they are made in.",
             ]

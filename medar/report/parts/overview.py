@@ -10,7 +10,7 @@ from medar.report.folder import RunFolder
 from medar.report.parts.data import cases_of, modalities, origin
 from medar.report.parts.likeness import GENERATION, against_the_floor, suspects
 from medar.report.parts.tokenizer import RECONSTRUCTION
-from medar.report.words import counted, duration, fixed, listed, number, sides
+from medar.report.words import counted, duration, fixed, number, sides
 
 T = TypeVar("T")
 
@@ -76,7 +76,7 @@ def _of_samples(run: RunFolder) -> str:
 def _of_evaluation(run: RunFolder) -> str:
     report = run.object(GENERATION, "evaluate")
     return (
-        f"{counted(report['volumes'], 'synthetic volume')} were compared with "
+        f"In the evaluation, {counted(report['volumes'], 'synthetic volume')} were compared with "
         f"{counted(report['reference'], 'real one')} of the training split, beside "
         f"{counted(report['held_out'], 'real one')} that no model was trained on."
     )
@@ -100,7 +100,7 @@ def _distance(run: RunFolder) -> KeyFigure:
     report = run.object(GENERATION, "evaluate")
     name, one = next(iter(report["distances"].items()))
     return KeyFigure(
-        f"Fréchet distance ({name})",
+        f"Frechet distance, {name}",
         number(one["frechet"]),
         f"floor {number(one['frechet_floor'])}: {against_the_floor(one)}",
     )
@@ -109,7 +109,7 @@ def _distance(run: RunFolder) -> KeyFigure:
 def _diversity(run: RunFolder) -> KeyFigure:
     report = run.object(GENERATION, "evaluate")
     return KeyFigure(
-        "likeness of pairs (MS-SSIM)",
+        "likeness of pairs, MS-SSIM",
         fixed(report["ms_ssim"], 2),
         f"of real pairs {fixed(report['ms_ssim_real'], 2)}",
     )
@@ -118,7 +118,7 @@ def _diversity(run: RunFolder) -> KeyFigure:
 def _copies(run: RunFolder) -> KeyFigure:
     report = run.object(GENERATION, "evaluate")
     return KeyFigure(
-        "suspected copies of training volumes",
+        "suspected copies",
         number(len(suspects(report))),
         f"of {counted(report['volumes'], 'volume')}",
     )
@@ -137,11 +137,7 @@ def _time(run: RunFolder) -> KeyFigure:
     seconds = [one.seconds for one in run.stages.values() if one.seconds is not None]
     if not seconds:
         raise LeftOut("no time is known")
-    return KeyFigure(
-        "time, all stages",
-        duration(sum(seconds)),
-        listed([one.name for one in run.stages.values() if one.seconds is not None]),
-    )
+    return KeyFigure("time", duration(sum(seconds)), counted(len(seconds), "stage"))
 
 
 FIGURES = (_distance, _diversity, _copies, _reconstruction, _time)

@@ -15,6 +15,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 def training_of_tokenizer(run: RunFolder) -> list[Block]:
     """Its curves."""
     lines = run.lines("tokenizer/metrics.jsonl", "tokenizer")
+    usage = points(lines, "validation/codebook_usage")
     panels = [
         Panel("training loss", [Curve("loss", points(lines, "train/loss"))]),
         Panel(
@@ -22,8 +23,9 @@ def training_of_tokenizer(run: RunFolder) -> list[Block]:
             [Curve("PSNR", points(lines, "validation/psnr"), marked=True)],
         ),
         Panel(
-            "share of the codes in use",
-            [Curve("usage", points(lines, "validation/codebook_usage"), marked=True)],
+            "codes in use (%)",
+            [Curve("usage", [(step, 100 * share) for step, share in usage], marked=True)],
+            percent=True,
         ),
     ]
     return [
@@ -76,7 +78,9 @@ def codebook(run: RunFolder) -> list[Block]:
     shares = [100 * one for one in report["usage_per_scale"]]
     prefixes = report["psnr_per_scale"]
     panels = [Bars("codes that the scale uses (%)", scales, shares, across="grid of the scale")]
+    said = f"share of codes used from {number(shares[0])} to {number(shares[-1])} %"
     if prefixes:
+        said += f"; PSNR from {fixed(prefixes[0], 1)} to {fixed(prefixes[-1], 1)} dB"
         panels.append(
             Bars("PSNR after the scale (dB)", scales, prefixes, across="grid of the scale")
         )
@@ -96,13 +100,7 @@ def codebook(run: RunFolder) -> list[Block]:
         Picture(
             "codebook.svg",
             bar_chart(panels),
-            f"Bar charts by scale, coarse to fine: share of codes used, from {percent(shares[0] / 100)} "
-            f"to {percent(shares[-1] / 100)}"
-            + (
-                f"; PSNR from {fixed(prefixes[0], 1)} to {fixed(prefixes[-1], 1)} dB."
-                if prefixes
-                else "."
-            ),
+            f"Bar charts by scale, coarse to fine: {said}.",
             "Left: the share of the codebook that each scale uses; coarse scales have few tokens "
             "and need few codes. Right: how near a volume is that is decoded from this scale and "
             "the coarser ones alone.",
@@ -147,7 +145,7 @@ def _remarks(report: dict[str, Any]) -> list[Block]:
     if report["frechet"] is not None:
         said.insert(
             0,
-            f"Fréchet distance of the reconstructions, as a set, {number(report['frechet'])}; of "
+            f"Frechet distance of the reconstructions, as a set, {number(report['frechet'])}; of "
             f"the same volumes as they were {number(report['frechet_floor'])}. The rest is blur "
             "and noise that the tokenizer brings.",
         )
