@@ -28,7 +28,7 @@ ROOMS = (
 
 ALONE = {
     "nibabel": "volume", "SimpleITK": "volume", "matplotlib": "report", "cyclopts": "cli",
-    "blosc2": "data", "mlflow": "tracking",
+    "blosc2": "data", "mlflow": "tracking", "jinja2": "report",
 }  # fmt: skip
 """Libraries that a single room may import."""
 

@@ -67,12 +67,17 @@ class Picture:
     """For those who cannot see it."""
     caption: str
     wide: bool = False
-    """Many small pictures in a row, which a telephone scrolls rather than shrinks."""
+    """Several pictures or charts in a row, which a telephone scrolls rather than shrinks."""
+
+    @property
+    def photographic(self) -> bool:
+        """Made of pixels."""
+        return not self.name.endswith(".svg")
 
     @property
     def kind(self) -> str:
         """The media type."""
-        return "image/svg+xml" if self.name.endswith(".svg") else "image/png"
+        return "image/png" if self.photographic else "image/svg+xml"
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import yaml
 from medar.errors import MedarError, one_line
 from medar.files import read_json_object
 from medar.report.blocks import LeftOut
+from medar.settings import from_dict
 
 STAGES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate")
 """In order; the stage that writes the report is not told of in it."""
@@ -127,5 +128,5 @@ def _ledger(folder: Path) -> dict[str, Stage]:
         if path.exists():
             kept = read_json_object(path)
             known = {key: kept[key] for key in Stage.__dataclass_fields__ if key in kept}
-            found[name] = Stage(**{"name": name, "status": "running", **known})
+            found[name] = from_dict(Stage, known, str(path))
     return found

@@ -43,7 +43,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as hours, minutes and seconds: the two largest of them."""
     if seconds is None:
         return NONE
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.3g} s"
     whole = round(seconds)
     if whole < 3600:

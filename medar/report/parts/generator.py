@@ -41,6 +41,7 @@ def training_of_generator(run: RunFolder) -> list[Block]:
             "Training of the generator. Dashed: what a model would reach that knows how often each "
             "code occurs, and nothing else. Validation that rises while training falls means that "
             "cases are learnt by heart; the weights of the best evaluation are the ones kept.",
+            wide=True,
         )
     ]
     evaluated = [line for line in lines if "validation/cross_entropy/scale_0" in line]

@@ -39,6 +39,7 @@ def training_of_tokenizer(run: RunFolder) -> list[Block]:
             "Training of the tokenizer. The loss is the error of training volumes plus what the "
             "codes lose; PSNR and the share of codes in use are of validation volumes, by averaged "
             "weights. Curves that still climb at the end ask for more time.",
+            wide=True,
         )
     ]
 
@@ -104,6 +105,7 @@ def codebook(run: RunFolder) -> list[Block]:
             "Left: the share of the codebook that each scale uses; coarse scales have few tokens "
             "and need few codes. Right: how near a volume is that is decoded from this scale and "
             "the coarser ones alone.",
+            wide=True,
         ),
         Table("Scales, coarse to fine", headings, rows, folded=True),
         Text(
