@@ -34,6 +34,18 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.3g} %"
 
 
+def amount(value: float, unit: str) -> tuple[str, str]:
+    """A difference of intensities, and what it is a share or a number of where that is no symbol.
+
+    Args:
+        value: in `unit`.
+        unit: "HU", "units of the volume" or "share of the intensity window".
+    """
+    if unit.startswith("share "):
+        return percent(value), unit.removeprefix("share ")
+    return (f"{number(value)} {unit}", "") if unit == "HU" else (number(value), unit)
+
+
 def interval(pair: Sequence[float] | None) -> str:
     """Two ends."""
     return NONE if pair is None else f"{number(pair[0])} to {number(pair[1])}"

@@ -5,7 +5,7 @@ from typing import Any
 from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Distance, distance_chart
 from medar.report.folder import RunFolder
-from medar.report.words import counted, fixed, interval, number, percent
+from medar.report.words import amount, counted, fixed, interval, number, percent
 
 GENERATION = "evaluation/report.json"
 
@@ -45,9 +45,9 @@ def distances(run: RunFolder) -> list[Block]:
     ]  # fmt: skip
     headings = ("features (number)", "Frechet", "95 %", "floor", "kernel", "95 %", "floor")
     intensities = (
-        f"Intensities: the voxels' distribution is {number(report['intensity_distance'])} "
-        f"{report['intensity_unit']} away (Wasserstein distance); of held-out real volumes "
-        f"{number(report['intensity_floor'])} {report['intensity_unit']}."
+        f"Intensities: the voxels' distribution is {_amount(report, 'intensity_distance')} away "
+        "(Wasserstein distance), that of held-out real volumes "
+        f"{_amount(report, 'intensity_floor')}."
     )
     return [
         *blocks,
@@ -59,6 +59,10 @@ def distances(run: RunFolder) -> list[Block]:
         Text(intensities),
         *([Notes(report["notes"])] if report["notes"] else []),
     ]
+
+
+def _amount(report: dict[str, Any], key: str) -> str:
+    return " ".join(amount(report[key], report["intensity_unit"])).strip()
 
 
 def _chart(drawn: list[Distance]) -> Picture:

@@ -40,7 +40,9 @@ def reproduce(run: RunFolder) -> list[Block]:
     here = shlex.quote(str(run.path))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
-        f"python pipelines/synthesis.py --config {here}/config.yaml --data {root} --out runs/again",
+        "python pipelines/synthesis.py \\",
+        f"    --config {here}/config.yaml \\",
+        f"    --data {root} --out runs/again",
         f"medar report {here}",
     ]
     return [

@@ -5,7 +5,7 @@ from typing import Any
 from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Bars, Curve, Panel, bar_chart, line_chart
 from medar.report.folder import RunFolder
-from medar.report.words import fixed, number, percent
+from medar.report.words import amount, fixed, number, percent
 
 RECONSTRUCTION = "tokenizer/evaluation/report.json"
 
@@ -50,7 +50,7 @@ def reconstruction(run: RunFolder) -> list[Block]:
     figures = [
         KeyFigure("PSNR", f"{fixed(report['psnr'], 1)} dB", "higher is nearer"),
         KeyFigure("SSIM", fixed(report["ssim"], 3), "1 is the same"),
-        KeyFigure("mean error", f"{number(report['mae'])} {report['mae_unit']}", "of a voxel"),
+        KeyFigure("mean error of a voxel", *amount(report["mae"], report["mae_unit"])),
         KeyFigure("power ratio", fixed(report["power_ratio"], 2), "fine detail; below 1 is blur"),
         KeyFigure("compression", f"{number(report['compression'])} ×", "against 16 bits a voxel"),
     ]
