@@ -70,6 +70,8 @@ class RunFolder:
         path = self.path / name
         if path.exists():
             return path
+        if not self.stages:
+            raise LeftOut(f"no {name}")
         status = self.stages[stage].status if stage in self.stages else None
         happened = {
             None: f"the stage {stage} has not run",

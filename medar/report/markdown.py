@@ -23,7 +23,9 @@ def to_markdown(report: Report, pictures: str) -> str:
         parts += [_block(block, pictures) for block in section.blocks]
     if report.absent:
         parts.append("## Left out")
-        parts.append("\n".join(f"- {_plain(title)}: {_plain(why)}" for title, why in report.absent))
+        parts.append(
+            "\n".join(f"- **{_plain(title)}**: {_plain(why)}" for title, why in report.absent)
+        )
     parts.append(f"Written by medar {__version__}. Not a medical device: for research only.")
     return "\n\n".join(parts) + "\n"
 

@@ -141,7 +141,7 @@ def test_parts_without_files_are_left_out_and_named(
     assert [title for title, _ in report.absent] == titles
     text = write_report(run).read_text()
     for title, why in report.absent:
-        assert f"<li>{title}: {why}</li>" in text
+        assert f"<li><b>{title}</b>: {why}</li>" in text
         assert f'-title">{title}</h2>' not in text
 
 

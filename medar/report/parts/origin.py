@@ -8,6 +8,9 @@ from medar.report.folder import RunFolder
 ENVIRONMENT = "environment.json"
 """Versions, hardware and git state, as `medar.environment.environment` gives them."""
 
+SETTINGS = "config.yaml"
+"""The recipe's settings, resolved."""
+
 NAMES = {
     "medar": "medar", "git.commit": "commit", "git.dirty": "changed since the commit",
     "python": "Python", "torch": "PyTorch", "hardware": "hardware",
@@ -31,17 +34,19 @@ def versions(run: RunFolder) -> list[Block]:
 
 def reproduce(run: RunFolder) -> list[Block]:
     """The commands that do it again, and the settings that they read."""
-    settings = run.need("config.yaml", "prepare").read_text(encoding="utf-8")
+    if not run.holds(SETTINGS):
+        raise LeftOut(f"the settings of the recipe are not there (no {SETTINGS})")
+    settings = (run.path / SETTINGS).read_text(encoding="utf-8")
     header = run.lines("prepared/manifest.jsonl", "prepare")[0]
     root = shlex.quote(str(header.get("root", "PATH")))
     commit = None
     if run.holds(ENVIRONMENT):
         commit = run.object(ENVIRONMENT, "prepare").get("git.commit")
-    here = shlex.quote(str(run.path))
+    here, config = (shlex.quote(str(path)) for path in (run.path, run.path / SETTINGS))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
         "python pipelines/synthesis.py \\",
-        f"    --config {here}/config.yaml \\",
+        f"    --config {config} \\",
         f"    --data {root} --out runs/again",
         f"medar report {here}",
     ]
@@ -56,7 +61,7 @@ def reproduce(run: RunFolder) -> list[Block]:
                 "they are made in.",
             ]
         ),
-        Code("config.yaml: every setting, defaults included", settings, folded=True),
+        Code(f"{SETTINGS}: every setting, defaults included", settings, folded=True),
     ]
 
 
