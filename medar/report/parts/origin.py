@@ -57,8 +57,8 @@ def reproduce(run: RunFolder) -> list[Block]:
                 "Training that is limited by minutes makes as many steps as the machine "
                 "allows; the result is the same bits only for the same number of steps on the same "
                 "machine.",
-                "Samples of the same model and seed are the same on one machine, whatever batch "
-                "they are made in.",
+                "The same model and seed give the same sample on one machine; another machine, or "
+                "another version of PyTorch, rounds otherwise.",
             ]
         ),
         Code(f"{SETTINGS}: every setting, defaults included", settings, folded=True),
