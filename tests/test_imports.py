@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,7 +29,7 @@ ROOMS = (
 
 ALONE = {
     "nibabel": "volume", "SimpleITK": "volume", "matplotlib": "report", "cyclopts": "cli",
-    "blosc2": "data", "mlflow": "tracking",
+    "blosc2": "data", "mlflow": "tracking", "jinja2": "report",
 }  # fmt: skip
 """Libraries that a single room may import."""
 
@@ -87,6 +88,14 @@ def test_preparing_loads_no_torch() -> None:
     code = "import sys, medar.data.prepare, medar.data.check; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "monai", "matplotlib"} & set(said.stdout.split())
+
+
+def test_the_wheel_holds_every_file() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["medar"]
+    named = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    others = {p for p in PACKAGE.rglob("*.*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert named == others
 
 
 def test_the_folder_mlflow_does_not_shadow_the_package() -> None:

@@ -50,6 +50,7 @@ app.command(
 app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZE)
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
+app.command("medar.cli.report:report", name="report", help="Write the report of a run.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -120,7 +120,7 @@ def synthesize(
     device
         "auto" is CUDA where there is one.
     preview
-        Draw OUT/preview.png after each scale.
+        Draw OUT/preview.png after each scale: four samples at most, a column a scale.
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
@@ -212,13 +212,9 @@ def _per_scale(
 def _preview(out: Path) -> "Preview":
     """Draws the batch after each scale."""
     from medar.generator.samples import PREVIEW
-    from medar.report.generation import contact_sheet
+    from medar.report.scales import ScalePreview
 
-    def show(scales: int, volumes: "list[Volume]") -> None:
-        titles = [f"{k}, {scales} scales" for k in range(len(volumes))]
-        contact_sheet(volumes[:DRAWN], out / PREVIEW, titles=titles[:DRAWN])
-
-    return show
+    return ScalePreview(out / PREVIEW)
 
 
 def _draw(images: Sequence[Path], path: Path, channels: bool, modality: str | None) -> None:

@@ -1,0 +1,200 @@
+"""Charts as SVG that follow the reader's light or dark page.
+
+matplotlib draws in the colours of the light page; each becomes a CSS variable that the file itself
+defines for both. Text is drawn as outlines: it looks alike everywhere.
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+INK, MUTED, GRID, BLUE, ORANGE = "#23262b", "#636a73", "#d8dbdf", "#2564a8", "#b3541e"
+DARK = {INK: "#e4e6e9", MUTED: "#9ba3ad", GRID: "#3b4148", BLUE: "#7db4ef", ORANGE: "#eda06c"}
+"""The colours of the light page, and what stands for them on a dark one."""
+
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "path",
+    "svg.hashsalt": "medar",  # the same names inside the file each time
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+}
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line in a chart."""
+
+    name: str
+    points: Points
+    colour: str = BLUE
+    dashed: bool = False
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Axes with curves."""
+
+    title: str
+    curves: Sequence[Curve]
+    across: str = "step"
+    percent: bool = False
+    """The axis runs from 0 to 100."""
+
+
+def line_chart(panels: Sequence[Panel]) -> bytes:
+    """Panels beside each other."""
+    with _drawing((3.3 * len(panels) + 0.2, 2.5)) as (figure, written):
+        row = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
+        for ax, panel in zip(row, panels, strict=True):
+            for curve in panel.curves:
+                ax.plot(
+                    *zip(*curve.points, strict=True),
+                    color=curve.colour,
+                    linestyle="--" if curve.dashed else "-",
+                    marker="o" if curve.marked else None,
+                    label=curve.name,
+                )
+            ax.set_title(panel.title)
+            ax.set_xlabel(panel.across)
+            ax.set_xlim(left=0)
+            ax.margins(y=0.12)
+            if panel.percent:
+                ax.set_ylim(0, 104)
+            if len(panel.curves) > 1:
+                ax.legend(fontsize=8)
+    return written[0]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Axes with a bar for each name, and perhaps a mark to compare it with."""
+
+    title: str
+    names: Sequence[str]
+    values: Sequence[float]
+    marks: Sequence[float] = ()
+    legend: tuple[str, str] = ("", "")
+    """What bars and marks are, where there are marks."""
+    across: str = ""
+
+
+def bar_chart(panels: Sequence[Bars]) -> bytes:
+    """Panels of upright bars beside each other."""
+    with _drawing((4.4 * len(panels) + 0.2, 2.6)) as (figure, written):
+        row = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, bars in zip(row, panels, strict=True):
+            places = range(len(bars.names))
+            ax.bar(places, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
+            if bars.marks:
+                ax.plot(places, bars.marks, color=ORANGE, marker="_", markersize=15,
+                        markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
+                ax.legend(fontsize=8)
+            slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+            ax.set_xticks(places, bars.names, **(slanted if max(map(len, bars.names)) > 3 else {}))
+            ax.grid(visible=False, axis="x")
+            ax.set_title(bars.title)
+            ax.set_xlabel(bars.across)
+    return written[0]
+
+
+def lying_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> bytes:
+    """Bars from left to right, each with what it stands for at its end."""
+    with _drawing((7.0, 0.32 * len(names) + 0.3)) as (figure, written):
+        ax = figure.subplots()
+        ax.barh(range(len(names)), values, color=BLUE, height=0.6)
+        for place, (value, label) in enumerate(zip(values, labels, strict=True)):
+            ax.annotate(label, (value, place), (4, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(names)), names)
+        ax.set_xlim(0, (max(values) or 1.0) * 1.18)
+        ax.invert_yaxis()
+        ax.set_xticks([])
+        ax.spines["bottom"].set_visible(False)
+        ax.grid(visible=False)
+    return written[0]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance, its interval, and what real volumes have."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    floor: float | None
+
+
+def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
+    """A row a distance on a logarithmic axis: the value with its interval, and the floor."""
+    with _drawing((7.0, 0.5 * len(distances) + 1.0)) as (figure, written):
+        ax = figure.subplots()
+        for place, one in enumerate(distances):
+            if one.floor is not None:
+                ax.plot([one.floor, one.value], [place, place], color=GRID, linewidth=3, zorder=1)
+                ax.plot(one.floor, place, "D", color=ORANGE, markersize=6,
+                        label="real, held out (the floor)" if place == 0 else None)  # fmt: skip
+            if one.interval:
+                ax.plot(one.interval, [place, place], color=BLUE, linewidth=1.4, marker="|")
+            ax.plot(one.value, place, "o", color=BLUE, markersize=7,
+                    label="synthetic" if place == 0 else None)  # fmt: skip
+        ax.set_xscale("log")
+        ax.set_yticks(range(len(distances)), [one.name for one in distances])
+        ax.set_ylim(len(distances) - 0.4, -0.6)
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel(across)
+        figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    return written[0]
+
+
+@contextlib.contextmanager
+def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, list[bytes]]]:
+    """A figure to draw on, and a list that holds its SVG afterwards."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    written: list[bytes] = []
+    with style.context(["default", STYLE]):
+        figure = Figure(figsize=inches, layout="constrained")
+        figure.patch.set_alpha(0)
+        yield figure, written
+        for ax in figure.axes:
+            ax.patch.set_alpha(0)
+        buffer = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    written.append(_themed(buffer.getvalue()).encode())
+
+
+def _themed(svg: str) -> str:
+    """The drawing with colours by name, and both meanings of each name."""
+    names = {colour: f"--c{place}" for place, colour in enumerate(DARK)}
+    for colour, name in names.items():
+        svg = svg.replace(colour, f"var({name},{colour})")
+    dark = "".join(f"{names[colour]}:{other};" for colour, other in DARK.items())
+    style = f"<style>@media (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    svg = re.sub(r"<\?xml.*?(?=<svg)", "", svg, flags=re.DOTALL)
+    return re.sub(r"(<svg[^>]*>)", rf"\1{style}", svg, count=1)

@@ -1,0 +1,143 @@
+"""In short: what was done, in a paragraph, and the numbers that sum it up."""
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from medar.errors import MedarError
+from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Text
+from medar.report.folder import RunFolder
+from medar.report.parts.data import cases_of, modalities, origin
+from medar.report.parts.likeness import GENERATION, against_the_floor, suspects
+from medar.report.parts.tokenizer import RECONSTRUCTION
+from medar.report.words import counted, duration, fixed, number, sides
+
+T = TypeVar("T")
+
+
+def overview(run: RunFolder) -> list[Block]:
+    """What was done, as far as the run came."""
+    sentences = [said for one in SENTENCES if (said := _try(run, one))]
+    if not sentences:
+        raise LeftOut("no stage has left anything yet")
+    figures = [figure for one in FIGURES if (figure := _try(run, one))]
+    blocks: list[Block] = [Text(" ".join(sentences))]
+    return [*blocks, KeyFigures(figures)] if figures else blocks
+
+
+def _try(run: RunFolder, make: Callable[[RunFolder], T]) -> T | None:
+    """What a stage has to say, or None where it left nothing whole; the sections say why."""
+    try:
+        return make(run)
+    except (LeftOut, MedarError, LookupError, TypeError, ValueError):
+        return None
+
+
+def _of_data(run: RunFolder) -> str:
+    cases = cases_of(run)
+    plan = run.settings("prepared/plan.yaml", "prepare")
+    what = counted(len(cases), f"{modalities(cases)} volume".strip())
+    form = f"{sides(plan['size'])} voxels of {sides(plan['spacing'])} mm"
+    if plan["mode"] == "patch":
+        return (
+            f"{what} of {origin(run)} were resampled to {sides(plan['spacing'])} mm; models see "
+            f"patches of {sides(plan['size'])} voxels."
+        )
+    return f"{what} of {origin(run)} were brought to {form}."
+
+
+def _of_tokenizer(run: RunFolder) -> str:
+    model = run.settings("tokenizer/config.yaml", "tokenizer")["task"]["model"]
+    grids = model["schedule"]["grids"]
+    tokens = sum(math.prod(grid) for grid in grids)
+    return (
+        f"A tokenizer{_trained(run, 'tokenizer')} writes each as {counted(tokens, 'token')}: "
+        f"{counted(len(grids), 'grid')}, coarse to fine, from {sides(grids[0])} to "
+        f"{sides(grids[-1])}."
+    )
+
+
+def _of_generator(run: RunFolder) -> str:
+    task = run.settings("generator/config.yaml", "generator")["task"]
+    parameters = f"{task['parameters'] / 1e6:.3g} million parameters"
+    return (
+        f"A generator with {parameters}{_trained(run, 'generator')} learnt to predict the tokens "
+        "of each grid from those of the coarser ones, all at once."
+    )
+
+
+def _of_samples(run: RunFolder) -> str:
+    count = len(list(run.need("samples", "synthesize").glob("sample_*.json")))
+    if not count:
+        raise LeftOut("no sample")
+    return f"It made {counted(count, 'synthetic volume')}."
+
+
+def _of_evaluation(run: RunFolder) -> str:
+    report = run.object(GENERATION, "evaluate")
+    return (
+        f"In the evaluation, {counted(report['volumes'], 'synthetic volume')} were compared with "
+        f"{counted(report['reference'], 'real one')} of the training split, beside "
+        f"{counted(report['held_out'], 'real one')} that no model was trained on."
+    )
+
+
+def _trained(run: RunFolder, stage: str) -> str:
+    """How long a model was trained, as an insertion."""
+    lines = run.lines(f"{stage}/metrics.jsonl", stage)
+    if not lines:
+        return ""
+    last: dict[str, Any] = lines[-1]
+    seconds = [line["seconds"] for line in lines if line.get("seconds") is not None]
+    took = f" in {duration(seconds[-1])}" if seconds else ""
+    return f", trained for {counted(last['step'], 'step')}{took},"
+
+
+SENTENCES = (_of_data, _of_tokenizer, _of_generator, _of_samples, _of_evaluation)
+
+
+def _distance(run: RunFolder) -> KeyFigure:
+    report = run.object(GENERATION, "evaluate")
+    name, one = next(iter(report["distances"].items()))
+    return KeyFigure(
+        f"Frechet distance, {name}",
+        number(one["frechet"]),
+        f"floor {number(one['frechet_floor'])}: {against_the_floor(one)}",
+    )
+
+
+def _diversity(run: RunFolder) -> KeyFigure:
+    report = run.object(GENERATION, "evaluate")
+    return KeyFigure(
+        "likeness of pairs, MS-SSIM",
+        fixed(report["ms_ssim"], 2),
+        f"of real pairs {fixed(report['ms_ssim_real'], 2)}",
+    )
+
+
+def _copies(run: RunFolder) -> KeyFigure:
+    report = run.object(GENERATION, "evaluate")
+    return KeyFigure(
+        "suspected copies",
+        number(len(suspects(report))),
+        f"of {counted(report['volumes'], 'volume')}",
+    )
+
+
+def _reconstruction(run: RunFolder) -> KeyFigure:
+    report = run.object(RECONSTRUCTION, "tokenizer")
+    return KeyFigure(
+        "PSNR of the tokenizer",
+        f"{fixed(report['psnr'], 1)} dB",
+        f"{number(report['compression'])} times fewer bits",
+    )
+
+
+def _time(run: RunFolder) -> KeyFigure:
+    seconds = [one.seconds for one in run.stages.values() if one.seconds is not None]
+    if not seconds:
+        raise LeftOut("no time is known")
+    return KeyFigure("time", duration(sum(seconds)), counted(len(seconds), "stage"))
+
+
+FIGURES = (_distance, _diversity, _copies, _reconstruction, _time)

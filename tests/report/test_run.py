@@ -1,0 +1,227 @@
+"""A run's report: what it says, what it leaves out, and that nothing in it leads outside."""
+
+import base64
+import re
+import shutil
+import xml.etree.ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from medar.errors import MedarError
+from medar.files import read_json, write_json
+from medar.report.folder import STAGES, RunFolder
+from medar.report.run import PARTS, gather, write_report
+
+EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "small"))
+
+
+@pytest.fixture
+def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts stay empty, which is quick."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_finished_run_has_every_part(run: Path) -> None:
+    report = gather(RunFolder(run))
+    assert report.absent == []
+    assert [section.title for section in report.sections] == [part.title for part in PARTS]
+    assert report.troubles == []
+    assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_done_is_said_in_words(run: Path) -> None:
+    text = write_report(run).read_text().replace("\u00a0", " ")
+    for said in (
+        "4 CT volumes of hearts were brought to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
+        "trained for 20 steps in 1 min 59 s, writes each as 27 tokens: 3 grids",
+        "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
+        "It made 3 synthetic volumes.",
+        "texture-v1: synthetic volumes are 6 times as far as held-out real ones.",
+        "synthetic volumes and held-out real ones are not told apart",
+        "Synthetic volumes are more alike than real ones are.",
+        "1 synthetic volume may be copied",
+        "set aside: five, voxels are ",
+        "2 training, 1 validation, 1 test",
+        "a number; 41.5 ± 1 in training",
+        "A synthetic volume takes 1.5 s, 1.0 GiB of memory at most.",
+        "git checkout abc123",
+        "For research only.",
+    ):
+        assert said in text, said
+    assert "secret" not in text  # the name of the machine
+
+
+def test_nothing_leads_outside(run: Path) -> None:
+    text = write_report(run).read_text()
+    assert "<script" not in text
+    pictures = EMBEDDED.findall(text)
+    assert len(pictures) == text.count("<img") == len(list((run / "report").iterdir()))
+    for kind, data in pictures:
+        content = base64.b64decode(data)
+        if kind == "png":
+            assert content.startswith(b"\x89PNG")
+            continue
+        root = xml.etree.ElementTree.fromstring(content)
+        names = [name for element in root.iter() for name in element.attrib]
+        links = [element.get("{http://www.w3.org/1999/xlink}href") for element in root.iter()]
+        assert "src" not in names
+        assert all(link is None or link.startswith("#") for link in links)
+        assert not re.search(rb"url\((?!#)", content)
+    words = EMBEDDED.sub("", text)
+    assert not re.search(r"https?:|//[a-z]|@import", words)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_hostile_names_stay_words(run: Path) -> None:
+    page = write_report(run)
+    places = "five, voxels are {}<", "<td>Bonn (2), {} (2)</td>", "<td>{}</td><td>voxels</td>"
+    for place in places:
+        assert place.format("&lt;script&gt;alert(1)&lt;/script&gt;|*x*") in page.read_text()
+    markdown = page.with_suffix(".md").read_text()
+    assert "<script" not in markdown
+    assert r"&lt;script>alert(1)&lt;/script>\|\*x\*" in markdown
+
+
+def test_the_same_files_give_the_same_report(run: Path) -> None:
+    page = write_report(run)
+    first = page.read_bytes(), (run / "report.md").read_bytes()
+    assert (write_report(run).read_bytes(), (run / "report.md").read_bytes()) == first
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_markdown_twin_says_the_same(run: Path) -> None:
+    markdown = write_report(run).with_suffix(".md").read_text()
+    for part in PARTS:
+        assert f"\n## {part.title}\n" in markdown
+    linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    assert sorted(linked) == sorted(f"report/{one.name}" for one in (run / "report").iterdir())
+    for row in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        bars = [len(re.findall(r"(?<!\\)\|", line)) for line in row.splitlines()]
+        assert len(set(bars)) == 1, row
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("gone", "titles"),
+    [
+        ("prepared", ["Data", "How to do it again"]),
+        ("tokenizer/metrics.jsonl", ["Tokenizer: training"]),
+        (
+            "tokenizer/evaluation",
+            ["Tokenizer: real volumes there and back", "Tokenizer: codes by scale"],
+        ),
+        ("generator", ["Conditions", "Generator: training"]),
+        ("samples/preview.png", ["From coarse to fine"]),
+        ("evaluation", ["How near to real volumes", "How varied", "Search for copies"]),
+        ("environment.json", ["Versions"]),
+        ("config.yaml", ["How to do it again"]),
+        ("stages", ["Time and memory"]),
+    ],
+)
+def test_parts_without_files_are_left_out_and_named(
+    run: Path, gone: str, titles: list[str]
+) -> None:
+    path = run / gone
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    report = gather(RunFolder(run))
+    assert [title for title, _ in report.absent] == titles
+    text = write_report(run).read_text()
+    for title, why in report.absent:
+        assert f"<li><b>{title}</b>: {why}</li>" in text
+        assert f'-title">{title}</h2>' not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_run_that_failed_midway(run: Path) -> None:
+    for name in ("samples", "evaluation"):
+        shutil.rmtree(run / name)
+    (run / "generator" / "metrics.jsonl").unlink()
+    stage = read_json(run / "stages" / "generator.json")
+    write_json(run / "stages" / "generator.json", {**stage, "status": "failed"})
+    for name in STAGES[-2:]:
+        (run / "stages" / f"{name}.json").unlink()
+    report = gather(RunFolder(run))
+    assert report.troubles == ["The stage generator failed.", "Not run: synthesize and evaluate."]
+    assert report.subtitle == "A run of medar, as it stood on 4 March 2026, 03:20"
+    left_out = dict(report.absent)
+    assert left_out["Generator: training"] == (
+        "the stage generator failed (no generator/metrics.jsonl)"
+    )
+    assert left_out["How varied"] == "the stage evaluate has not run (no evaluation/report.json)"
+    assert "It made" not in write_report(run).read_text()
+
+
+def _cut_last_line(run: Path) -> None:
+    with (run / "tokenizer" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "train/lo')
+
+
+def _cut_first_line(run: Path) -> None:
+    (run / "tokenizer" / "metrics.jsonl").write_text('{"step"\n{"step": 40, "train/loss": 1.0}\n')
+
+
+def _other_keys(run: Path) -> None:
+    write_json(run / "evaluation" / "report.json", {"volumes": 3})
+
+
+def _no_json(run: Path) -> None:
+    (run / "prepared" / "fingerprint.json").write_text("{")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_cut_last_line, {}),
+        (_cut_first_line, {"Tokenizer: training": "damaged"}),
+        (_no_json, {"Data": "not valid JSON"}),
+        (
+            _other_keys,
+            dict.fromkeys(
+                ["Synthetic volumes", "How near to real volumes", "How varied", "Search for copies",
+                 "Time and memory"],
+                "not as expected (KeyError",
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_damaged_files_cost_their_part_alone(
+    run: Path, damage: Callable[[Path], None], said: dict[str, str]
+) -> None:
+    damage(run)
+    absent = dict(gather(RunFolder(run)).absent)
+    assert absent.keys() == said.keys()
+    for title, words in said.items():
+        assert words in absent[title]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_that_are_no_longer_shown_go(run: Path) -> None:
+    write_report(run)
+    (run / "samples" / "preview.png").unlink()
+    (run / "report" / "notes.txt").write_text("kept")
+    write_report(run)
+    assert not (run / "report" / "scales.png").exists()
+    assert (run / "report" / "notes.txt").exists()
+
+
+def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MedarError, match="no such folder"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(MedarError, match="no run in it"):
+        write_report(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,52 @@
+"""Numbers as a person reads them."""
+
+import pytest
+
+from medar.report.words import (
+    amount,
+    counted,
+    duration,
+    fixed,
+    interval,
+    listed,
+    memory,
+    moment,
+    number,
+    percent,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "–"), (0, "0"), (0.0, "0"), (1, "1"), (12.345, "12.3"), (0.012345, "0.0123"),
+        (-1000.0, "−1,000"), (2945.37, "2,945"), (125170.6, "125,171"), (-0.5, "−0.5"),
+        (0.00001234, "1.23e−05"), (3.2e9, "3.20e+09"), (99.96, "100"), (999.6, "1,000"),
+    ],
+)  # fmt: skip
+def test_numbers(value: float | None, said: str) -> None:
+    assert number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(None, "–"), (3.14159, "3.14 s"), (59.99, "1 min 0 s"), (119.7, "2 min 0 s"),
+     (61, "1 min 1 s"), (3599.8, "1 h 0 min"), (7290, "2 h 2 min")],
+)  # fmt: skip
+def test_durations(seconds: float | None, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_the_rest() -> None:
+    assert fixed(-1.005, 1) == "−1.0"
+    assert percent(0.1234) == "12.3 %"
+    assert amount(31.25, "HU") == ("31.2 HU", "")
+    assert amount(0.0125, "share of the intensity window") == ("1.25 %", "of the intensity window")
+    assert amount(7.0, "units of the volume") == ("7", "units of the volume")
+    assert interval((0.5, 1500.0)) == "0.5 to 1,500"
+    assert (memory(900.4), memory(1333), memory(None)) == ("900 MiB", "1.3 GiB", "–")
+    assert moment("2026-03-04T09:05:59+00:00") == "4 March 2026, 09:05"
+    assert (counted(1, "case"), counted(1200, "case")) == ("1 case", "1,200 cases")
+    assert [listed(one) for one in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "", "a", "a and b", "a, b and c",
+    ]  # fmt: skip
