@@ -89,6 +89,11 @@ class MlflowTracker(Tracker):
         self._wait, self._due = INTERVAL, -math.inf
         self._outside = sys.exception()
 
+    @property
+    def step(self) -> int:
+        """The last step whose metrics MLflow has; -1 before there is one."""
+        return self._sent
+
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         """Begin the run or go on with it. A value other than the run's first goes into a tag."""
         self._parameters |= {name: value[:LENGTH] for name, value in flat(parameters)}

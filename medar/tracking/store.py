@@ -139,3 +139,23 @@ def manners(**others: str) -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def everywhere(uri: str) -> Iterator[None]:
+    """`uri` as MLflow's global address, for the one place in MLflow that asks for no other.
+
+    That is a registry in a database, as it looks up the LoggedModel of a new version.
+    """
+    import mlflow
+
+    name = "MLFLOW_TRACKING_URI"
+    variable = os.environ.get(name)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None if before == variable else before)
+        if variable is not None:
+            os.environ[name] = variable

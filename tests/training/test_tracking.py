@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -24,16 +25,12 @@ Make = Callable[..., MlflowTracker]
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A client of one database for all tests, since making its tables takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
+def client(mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A client of one database for all tests."""
+    from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments()
-    return client
+    copy = shutil.copy(mlflow_database, tmp_path_factory.mktemp("store"))
+    return MlflowClient(tracking_uri=f"sqlite:///{copy}")
 
 
 @pytest.fixture
