@@ -94,10 +94,8 @@ def log_model(
     check_names(register, alias)
     folder = Path(folder)
     hashed = _hash(folder)
-    run_id = _run_of(tracker)
     try:
-        with manners():
-            shelf = _Shelf(tracker.uri, run_id, max(tracker.step, 0))
+        shelf = _shelf_of(tracker)
         with manners(**PATIENCE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's, about MLflow's own type hints
             model_id = shelf.put(folder, kind, hashed)
@@ -123,24 +121,37 @@ def _hash(folder: Path) -> str:
     return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 
-def _run_of(tracker: MlflowTracker) -> str:
-    """The tracker's run; one that nothing was said of yet is begun and ended."""
-    if tracker.run_id is None:
-        tracker.log_parameters({})
-        tracker.close()
-    if tracker.run_id is None:
-        raise MedarError(f"{public(tracker.uri)}: not reached, so that no model is logged there")
-    return tracker.run_id
+def _shelf_of(tracker: MlflowTracker) -> "_Shelf":
+    """That of the tracker's run, after what MLflow was not told of it, were it only its end."""
+    with manners():
+        if tracker.run_id is None:
+            tracker.settle()
+        if tracker.run_id is None:
+            raise MedarError("not reached")
+        shelf = _Shelf(tracker.uri, tracker.run_id)
+        if shelf.running and not tracker.open:
+            tracker.settle()
+            shelf = _Shelf(tracker.uri, tracker.run_id)
+        shelf.step = max(tracker.step, 0)
+        return shelf
 
 
 class _Shelf:
     """What is asked of MLflow about the models of one run."""
 
-    def __init__(self, uri: str, run_id: str, step: int) -> None:
+    step = 0
+    """Of the run, at which models and their metrics are logged."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
         from mlflow import MlflowClient
 
         self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
-        self._run, self._step = self._client.get_run(run_id), step
+        self._run = self._client.get_run(run_id)
+
+    @property
+    def running(self) -> bool:
+        """Whether MLflow has not been told how the run ended."""
+        return bool(self._run.info.status == "RUNNING")
 
     def put(self, folder: Path, kind: Kind, hashed: str) -> str:
         """The id of the folder's LoggedModel; an upload that was interrupted is made again."""
@@ -158,7 +169,7 @@ class _Shelf:
             )
         outputs = self._run.outputs.model_outputs if self._run.outputs else []
         if model.model_id not in (output.model_id for output in outputs):
-            output = LoggedModelOutput(model.model_id, self._step)
+            output = LoggedModelOutput(model.model_id, self.step)
             self._client.log_outputs(self._run.info.run_id, [output])
         if model.status != "READY":
             self._upload(model, folder, kind)
@@ -206,7 +217,7 @@ class _Shelf:
         known = {(metric.key, metric.value) for metric in has}
         now = int(time.time() * 1000)
         new = [
-            Metric(key(name), value, now, self._step, model_id=model_id)
+            Metric(key(name), value, now, self.step, model_id=model_id)
             for name, value in metrics.items()
             if (key(name), value) not in known and value == value  # not NaN
         ]

@@ -49,7 +49,8 @@ class MlflowTracker(Tracker):
         experiment: what the run belongs to; made if absent.
         uri: the tracking store. Without it `MLFLOW_TRACKING_URI`, or the database `mlflow.db` in
             the folder that holds `out`.
-        parent: id of the run that this one is a stage of.
+        parent: id of the run that this one is a stage of. Without it `MLFLOW_RUN_ID`, which
+            `mlflow run` sets.
         tags: more words on the run, besides versions, hardware and git state.
         clock: seconds, for the time between deliveries.
         system: with each delivery of metrics, what the machine is doing (`medar.tracking.system`).
@@ -75,6 +76,7 @@ class MlflowTracker(Tracker):
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside}"
         self.run_id: str | None = None
         """The run in MLflow; None before there is one."""
+        parent = parent or os.environ.get("MLFLOW_RUN_ID")
         self._name, self._experiment, self._clock = name, experiment, clock
         self._tags = {**(tags or {}), **({"mlflow.parentRunId": parent} if parent else {})}
         self._store: Store | None = None
@@ -93,6 +95,11 @@ class MlflowTracker(Tracker):
     def step(self) -> int:
         """The last step whose metrics MLflow has; -1 before there is one."""
         return self._sent
+
+    @property
+    def open(self) -> bool:
+        """Whether the run is going on, as far as MLflow was told by this tracker."""
+        return self._store is not None
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         """Begin the run or go on with it. A value other than the run's first goes into a tag."""
@@ -159,6 +166,17 @@ class MlflowTracker(Tracker):
         if left:
             say(f"{', '.join(left)} did not reach MLflow; metrics are in {self.out}/metrics.jsonl")
         self._store = None
+
+    def settle(self) -> None:
+        """Send what MLflow has not got of a training that is over: OUT/metrics.jsonl, and its end.
+
+        A training that finished while the server was away is not trained again, so nobody else
+        would.
+        """
+        self._points.clear()
+        self._given_up = 0
+        self.log_parameters({})
+        self.close()
 
     def _add(self, metrics: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)

@@ -189,7 +189,9 @@ def test_the_address_that_a_user_set_stays(
 
 def test_a_server_that_is_away_is_one_line(tmp_path: Path, generator: Path) -> None:
     tracker = MlflowTracker(tmp_path / "run", name="test", uri="http://127.0.0.1:9")
-    with pytest.raises(MedarError, match=r"127\.0\.0\.1:9: not reached") as error:
+    with pytest.raises(
+        MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(not reached\)"
+    ) as error:
         log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
 
