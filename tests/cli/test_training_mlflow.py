@@ -87,6 +87,11 @@ def test_data_and_models_of_finished_trainings_are_in_mlflow(
     model, run = the_model(client, "tiny generator")
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("tokens", data_set(tokens).digest)
+    moved = shutil.copytree(tokens, tmp_path / "moved" / "tokens")
+    assert data_set(moved).digest == data_set(tokens).digest
+    index = moved / "tokens.json"
+    index.write_text(index.read_text().replace('"split": "test"', '"split": "val"'))
+    assert data_set(moved).digest != data_set(tokens).digest
     best = json.loads(said.out)["best"]
     assert {metric.key: metric.value for metric in model.metrics}["cross_entropy"] == best
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from medar.generator.request import Request
 from medar.generator.samples import fill
 from medar.generator.synthesizer import Synthesizer
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
-from medar.tracking import MlflowTracker, models
+from medar.tracking import MlflowTracker, models, serving
 from medar.tracking.models import log_model
 from medar.tracking.names import check_names
+from medar.training.tracker import JsonlTracker, Trackers
 from medar.volume import Volume, read_volume, write_nifti
 
 Make = Callable[..., MlflowTracker]
@@ -173,6 +175,38 @@ def test_an_upload_that_was_interrupted_is_made_again(
     assert [f"models:/{one.model_id}" for one in client.search_logged_models([place])] == [uri]
     assert len(client.get_run(tracker.run_id).outputs.model_outputs) == 1
     assert len(load(uri).predict({"seed": 0})) == 1
+
+
+def test_what_mlflow_missed_of_a_training_comes_with_its_model(
+    client: Any, make: Make, generator: Path, tmp_path: Path
+) -> None:
+    killed = make(clock=lambda: 0.0)
+    own = JsonlTracker(tmp_path / "run" / "metrics.jsonl")
+    both = Trackers([own, killed])
+    both.log_parameters({})
+    for step in (1, 2):
+        both.log_metrics({"loss": 1.0}, step)
+    own.close()
+    assert client.get_run(killed.run_id).info.status == "RUNNING"
+    log_model(make(), generator, kind="generator", metrics={})
+    assert client.get_run(killed.run_id).info.status == "FINISHED"
+    found = client.get_metric_history(killed.run_id, "loss")
+    assert [metric.step for metric in found] == [1, 2]
+
+
+def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Path) -> None:
+    tracker = make()
+    tracker.log_parameters({})
+    log_model(tracker, generator, kind="generator", metrics={})
+    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("generator", serving.Asked), ("tokenizer", serving.Given)]
+)
+def test_the_signature_names_what_is_understood(kind: Any, asked: type[Any]) -> None:
+    names = [field.name.removesuffix("_") for field in fields(asked)]
+    assert sorted(name for name, _, _ in models.COLUMNS[kind][0]) == sorted(names)
 
 
 def test_the_address_that_a_user_set_stays(

@@ -86,6 +86,17 @@ def test_stages_are_children_that_read_data(client: Any, make: Make, tmp_path: P
     assert json.loads(given.dataset.source) == {"uri": "/data/prepared"}
 
 
+def test_a_project_that_mlflow_runs_is_the_parent(
+    client: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0123")
+    for parent, expected in ((None, "0123"), ("4567", "4567")):
+        tracker = make(parent=parent)
+        tracker.log_parameters({})
+        tracker.close()
+        assert client.get_run(tracker.run_id).data.tags["mlflow.parentRunId"] == expected
+
+
 def test_a_folder_that_holds_no_data_set_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="neither prepared cases nor tokens"):
         make().log_folder(tmp_path)
