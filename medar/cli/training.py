@@ -13,7 +13,7 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.tracking import MlflowTracker
-    from medar.tracking.models import Kind
+    from medar.tracking.signature import Kind
     from medar.training import Outcome
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]

@@ -11,58 +11,21 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import medar
 from medar.errors import MedarError, one_line
 from medar.files import digest, file_digest
 from medar.tracking.names import check_names, key, public, say
 from medar.tracking.run import MlflowTracker
+from medar.tracking.signature import Kind, requirements, signature
 from medar.tracking.store import everywhere, manners
-
-Kind = Literal["tokenizer", "generator"]
 
 DIGEST = "medar.digest"
 """The tag that holds the hash of a model's files."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Weights take longer than metrics; a server that is away is noticed before they are sent."""
-
-Column = tuple[str, str, bool]
-"""Name, MLflow's type ("any" for what has several), and whether it must be there."""
-
-COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
-    "generator": (
-        (
-            ("seed", "long", True),
-            ("n", "any", False),
-            ("class", "string", False),
-            ("attributes", "any", False),
-            ("sampling", "any", False),
-            ("modality", "string", False),
-            ("mask", "binary", False),
-            ("inpaint", "binary", False),
-            ("region", "binary", False),
-            ("upscale", "binary", False),
-        ),
-        (
-            ("seed", "long", True),
-            ("image", "binary", True),
-            ("label", "binary", False),
-            ("about", "string", True),
-        ),
-    ),
-    "tokenizer": (
-        (("volume", "binary", True), ("upto", "any", False), ("modality", "string", False)),
-        (
-            ("image", "binary", True),
-            ("label", "binary", False),
-            ("psnr", "double", False),
-            ("outside", "double", True),
-        ),
-    ),
-}
-"""What models take and give, as `medar.tracking.serving` does."""
 
 
 def log_model(
@@ -245,29 +208,3 @@ class _Shelf:
         if alias is not None:
             self._client.set_registered_model_alias(name, alias, str(version))
         return str(version)
-
-
-def signature(kind: Kind) -> Any:
-    """What a model takes and gives, as MLflow checks it."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-    from mlflow.types.schema import AnyType
-
-    def schema(columns: tuple[Column, ...]) -> Any:
-        return Schema(
-            [
-                ColSpec(AnyType() if type_ == "any" else type_, name, required=required)
-                for name, type_, required in columns
-            ]
-        )
-
-    inputs, outputs = COLUMNS[kind]
-    return ModelSignature(inputs=schema(inputs), outputs=schema(outputs))
-
-
-def requirements() -> list[str]:
-    """What a model needs where it is loaded; medar brings the rest of its own libraries."""
-    from importlib.metadata import version
-
-    torch = version("torch").partition("+")[0]
-    return [f"medar=={medar.__version__}", f"mlflow=={version('mlflow')}", f"torch=={torch}"]

@@ -15,7 +15,7 @@ from medar.generator.request import Request
 from medar.generator.samples import fill
 from medar.generator.synthesizer import Synthesizer
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
-from medar.tracking import MlflowTracker, models, serving
+from medar.tracking import MlflowTracker, models, serving, signature
 from medar.tracking.models import log_model
 from medar.tracking.names import check_names
 from medar.training.tracker import JsonlTracker, Trackers
@@ -206,7 +206,7 @@ def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Pat
 )
 def test_the_signature_names_what_is_understood(kind: Any, asked: type[Any]) -> None:
     names = [field.name.removesuffix("_") for field in fields(asked)]
-    assert sorted(name for name, _, _ in models.COLUMNS[kind][0]) == sorted(names)
+    assert sorted(name for name, _, _ in signature.COLUMNS[kind][0]) == sorted(names)
 
 
 def test_the_address_that_a_user_set_stays(

@@ -94,6 +94,7 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
     store: str,
     port: int,
     client: Any,
+    generator: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -125,12 +126,19 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
     with running(words, f"{address}/health", environment, tmp_path / "second.log"):
         second = tracker()
         fit(Toy(), settings(log_every=1), out, second)  # has finished: nothing is trained
-        second.settle()
+        uri = log_model(second, generator, kind="generator", metrics={"a": 1.0}, register="tiny")
     run = client.get_run(first.run_id)
     assert (second.run_id, run.info.status) == (first.run_id, "FINISHED")
     found = [metric.step for metric in client.get_metric_history(first.run_id, "train/loss")]
     assert found == list(range(1, 31))
-    assert (list((tmp_path / "files").rglob("config.yaml"))) != []
+    (version,) = client.search_model_versions("name = 'tiny'")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert (version.source, model.status) == (uri, "READY")
+    kept = {path.name: path for path in (tmp_path / "files").rglob("*") if path.is_file()}
+    assert {"config.yaml", "MLmodel", "pyfunc.py"} <= set(kept)
+    weights = (generator / "model.safetensors").read_bytes()
+    folder = kept["MLmodel"].parent / "artifacts" / "generator"
+    assert (folder / "model.safetensors").read_bytes() == weights
 
 
 @pytest.mark.slow
