@@ -176,7 +176,8 @@ class MlflowTracker(Tracker):
         self._points.clear()
         self._given_up = 0
         self.log_parameters({})
-        self.close()
+        if self.open:
+            self.close()
 
     def _add(self, metrics: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)

@@ -75,6 +75,27 @@ def test_a_generator_follows_a_map_that_it_is_given_as_bytes(
     assert np.array_equal(read_volume(tmp_path / "made.nii.gz").array, made.image.array)
 
 
+def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
+    make: Make, generator: Path, tmp_path: Path
+) -> None:
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    noise = np.random.default_rng(0).normal(100.0, 40.0, (16, 16, 8)).astype(np.float32)
+    region = np.zeros((16, 16, 8), np.uint8)
+    region[4:12, 4:12, 2:6] = 1
+    volume, hole = tmp_path / "volume.nii.gz", tmp_path / "hole.nii.gz"
+    write_nifti(volume, Volume.from_array(noise, affine))
+    write_nifti(hole, Volume.from_array(region, affine))
+    model = load(log_model(make(), generator, kind="generator", metrics={}))
+    asked = {"seed": 1, "inpaint": volume.read_bytes(), "region": hole.read_bytes()}
+    (image,) = model.predict([asked])["image"]
+    synthesizer = Synthesizer.from_pretrained(generator, "cpu")
+    request = Request(
+        inpaint=read_for(synthesizer.plan, volume), region=read_volume(hole, labels=True)
+    )
+    done = fill(tmp_path / "samples", synthesizer, synthesizer.job(request), [1])
+    assert image == done.images[0].read_bytes()
+
+
 def test_a_tokenizer_answers_with_reconstructions(
     make: Make, tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -221,13 +242,21 @@ def test_the_address_that_a_user_set_stays(
     assert not (tmp_path / "elsewhere.db").exists()
 
 
-def test_a_server_that_is_away_is_one_line(tmp_path: Path, generator: Path) -> None:
+def test_a_server_that_is_away_is_said_once(
+    store: str, tmp_path: Path, generator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tracker = MlflowTracker(tmp_path / "run", name="test", uri="http://127.0.0.1:9")
+    tracker.log_parameters({"depth": 2})
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.close()
     with pytest.raises(
         MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(not reached\)"
     ) as error:
         log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.count("is not reached") for line in said] == [1, 0]
+    assert "1 metric, 1 parameter did not reach MLflow" in said[1]
 
 
 def test_what_is_no_model_is_not_logged(make: Make, tmp_path: Path) -> None:

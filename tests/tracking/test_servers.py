@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -136,6 +137,7 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
     assert (version.source, model.status) == (uri, "READY")
     kept = {path.name: path for path in (tmp_path / "files").rglob("*") if path.is_file()}
     assert {"config.yaml", "MLmodel", "pyfunc.py"} <= set(kept)
+    assert not [name for name in kept if name.endswith((".pkl", ".pickle", ".pt"))]
     weights = (generator / "model.safetensors").read_bytes()
     folder = kept["MLmodel"].parent / "artifacts" / "generator"
     assert (folder / "model.safetensors").read_bytes() == weights
@@ -158,6 +160,11 @@ def test_a_served_model_answers_with_volumes(
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             (row,) = json.load(answer)["predictions"]
+        request.data = json.dumps({"dataframe_records": [{"seed": 5, "class": "lung"}]}).encode()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=PATIENCE)
+        assert refused.value.code == 400
+        assert "class 'lung': this model can be asked for organ" in refused.value.read().decode()
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     job = synthesizer.job(Request(attributes={"organ": "liver", "age": 60}))
     (image,) = fill(tmp_path / "samples", synthesizer, job, [5]).images
