@@ -1,10 +1,10 @@
 """Runs in MLflow: the tracker that `medar.training.fit` tells of settings, metrics and files.
 
-Nothing else imports mlflow, and nothing is imported or written before a run says something, so that
-under torchrun process 0 alone meets the server. What a run says goes into a buffer, and every few
-seconds from there to MLflow. A server that does not answer costs a short wait now and then, never
-the run: OUT/metrics.jsonl has every metric, and a resumed run sends what it finds there and MLflow
-has not got. OUT/mlflow.json remembers the run. Weights stay where they are.
+Nothing outside this room imports mlflow, and nothing is imported or written before a run says
+something, so that under torchrun process 0 alone meets the server. What a run says goes into a
+buffer, and every few seconds from there to MLflow. A server that does not answer costs a short wait
+now and then, never the run: OUT/metrics.jsonl has every metric, and a resumed run sends what it
+finds there and MLflow has not got. OUT/mlflow.json remembers the run.
 """
 
 import contextlib
