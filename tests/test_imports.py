@@ -98,6 +98,12 @@ def test_the_wheel_holds_every_file() -> None:
     assert named == others
 
 
+def test_tracking_loads_mlflow_when_a_run_says_something() -> None:
+    code = "import sys, medar.tracking, medar.tracking.models; print(*sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"mlflow", "psutil", "pandas"} & set(said.stdout.split())
+
+
 def test_the_folder_mlflow_does_not_shadow_the_package() -> None:
     folder = PACKAGE.parent / "mlflow"
     assert not list(folder.rglob("*.py"))

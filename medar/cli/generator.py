@@ -58,12 +58,15 @@ def train(
         raise MedarError(f"{out}: is a file; --out names a folder")
     settings = load_yaml(GeneratorSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
-    tokens = _tokens(settings, data, out, tokenizer)
     tracker = training.tracker(out, "generator")
+    tokens = _tokens(settings, data, out, tokenizer)
+    if tracker is not None:
+        tracker.log_folder(tokens)
     outcome = train_generator(
         settings, tokens, out, tracker, resume=training.resume, preview=_preview(tokens, out)
     )
-    return report(out, outcome, json=training.json)
+    report(out, outcome, json=training.json)
+    return training.keep(tracker, out, "generator", outcome)
 
 
 def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:

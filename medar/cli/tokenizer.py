@@ -62,10 +62,13 @@ def train(
 
     settings = load_yaml(TokenizerSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
-    folder = _prepared(settings, data, out, dataset, workers)
     tracker = training.tracker(out, "tokenizer")
+    folder = _prepared(settings, data, out, dataset, workers)
+    if tracker is not None:
+        tracker.log_folder(folder)
     outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
-    return report(out, outcome, json=training.json)
+    report(out, outcome, json=training.json)
+    return training.keep(tracker, out, "tokenizer", outcome)
 
 
 @app.command

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from medar.cli.output import print_json, print_pairs
+from medar.cli.output import note, print_json, print_pairs
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.tracking import MlflowTracker
+    from medar.tracking.signature import Kind
     from medar.training import Outcome
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -28,6 +30,10 @@ class Training:
     """"auto" goes on with what is in OUT, "never" refuses to, or a checkpoint to go on from."""
     untracked: bool = False
     """Leave MLflow out; OUT/metrics.jsonl is written in any case."""
+    register: str | None = None
+    """Name in MLflow's registry that the finished model becomes the next version of."""
+    alias: str | None = None
+    """What that version is called, such as champion; it takes the name from the one before."""
     json: bool = False
     """Print one JSON object: out, model, step, seconds, best, best_step, metrics."""
 
@@ -37,15 +43,65 @@ class Training:
         Args:
             out: the folder of the run.
             kind: what is trained.
+
+        Raises:
+            MedarError: a name that the registry does not take, or one without MLflow.
         """
+        if self.untracked and self.register is not None:
+            raise MedarError(f"--register {self.register}: needs MLflow; leave out --untracked")
+        from medar.tracking import MlflowTracker
+        from medar.tracking.names import check_names
+
+        check_names(self.register, self.alias)
         if self.untracked:
             return None
-        from medar.tracking import MlflowTracker
-
         return MlflowTracker(out, name=f"{kind} {out.resolve().name}", tags={"medar.kind": kind})
+
+    def keep(
+        self, tracker: "MlflowTracker | None", out: Path, kind: "Kind", outcome: "Outcome"
+    ) -> int:
+        """Put the model of a finished training into MLflow, with its own evaluation.
+
+        Returns:
+            The exit code: 1 if the model was to be registered and is not.
+        """
+        from medar.training.distributed import ranks
+
+        if tracker is None or not ranks().first:
+            return 0
+        from medar.tracking.models import log_model
+
+        metrics = evaluated(out, outcome.best_step)
+        try:
+            log_model(
+                tracker,
+                out / "model",
+                kind=kind,
+                metrics=metrics,
+                register=self.register,
+                alias=self.alias,
+            )
+        except MedarError as error:
+            note(str(error))
+            return 0 if self.register is None else 1
+        return 0
 
 
 TRAINING = Training()
+
+
+def evaluated(out: Path, step: int | None) -> dict[str, float]:
+    """The evaluation at a step of a run, as OUT/metrics.jsonl has it; empty if it has none."""
+    path, begin = out / "metrics.jsonl", "validation/"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for values in map(loads, reversed(lines)):
+        if values["step"] == step:
+            return {
+                name.removeprefix(begin): value
+                for name, value in values.items()
+                if name.startswith(begin) and value is not None
+            }
+    return {}
 
 
 def assignments(tokens: Sequence[str]) -> list[str]:
@@ -74,7 +130,7 @@ def assignments(tokens: Sequence[str]) -> list[str]:
     return found
 
 
-def report(out: Path, outcome: "Outcome", *, json: bool) -> int:
+def report(out: Path, outcome: "Outcome", *, json: bool) -> None:
     """Say how a run ended."""
     said: dict[str, Any] = {
         "out": str(out),
@@ -87,11 +143,10 @@ def report(out: Path, outcome: "Outcome", *, json: bool) -> int:
     }
     if json:
         print_json(said)
-        return 0
+        return
     metrics = said.pop("metrics")
     if outcome.best is not None:
         said["best"] = f"{outcome.best:.4g}"
     print_pairs(str(out / "model"), {n: v for n, v in said.items() if n not in ("out", "model")})
     if metrics:
         print_pairs("last evaluation", {name: f"{value:.4g}" for name, value in metrics.items()})
-    return 0

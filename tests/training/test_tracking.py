@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from toy import Toy, settings
 
-from medar import tracking
 from medar.environment import git_state
 from medar.errors import MedarError
-from medar.tracking import MlflowTracker
+from medar.tracking import MlflowTracker, run
+from medar.tracking.names import public
+from medar.tracking.store import Store
 from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 from medar.training.tracker import JsonlTracker, Trackers
@@ -23,24 +25,20 @@ Make = Callable[..., MlflowTracker]
 
 
 @pytest.fixture(scope="session")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A client of one database for all tests, since making its tables takes seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
+def client(mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A client of one database for all tests."""
+    from mlflow import MlflowClient
 
-    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-    client = MlflowClient(tracking_uri=uri)
-    client.search_experiments()
-    return client
+    copy = shutil.copy(mlflow_database, tmp_path_factory.mktemp("store"))
+    return MlflowClient(tracking_uri=f"sqlite:///{copy}")
 
 
 @pytest.fixture
 def make(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Trackers of a run in `tmp_path`; versions and hardware are not asked for each time."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
-    monkeypatch.setattr(tracking, "environment", lambda: {"python": "3"})
-    return lambda **options: MlflowTracker(tmp_path, **{"name": "test", **options})
+    monkeypatch.setattr(run, "environment", lambda: {"python": "3"})
+    return lambda **options: MlflowTracker(tmp_path, **{"name": "test", "system": False, **options})
 
 
 def steps(client: Any, run_id: str, name: str = "loss") -> list[int]:
@@ -201,7 +199,7 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
     now, tries = 0.0, []
     tracker = make(clock=lambda: now)
     tracker.log_parameters({})
-    send = tracking._Store.metrics
+    send = Store.metrics
 
     def away(self: Any, points: Any) -> None:
         tries.append(now)
@@ -209,7 +207,7 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
             raise ConnectionError("gone\naway")
         send(self, points)
 
-    monkeypatch.setattr(tracking._Store, "metrics", away)
+    monkeypatch.setattr(Store, "metrics", away)
     for step in range(1, 181):
         now = float(step)
         tracker.log_metrics({"loss": 1.0}, step)
@@ -229,7 +227,7 @@ def test_what_mlflow_refuses_keeps_no_metric_back(
     def refuse(self: Any, values: Any) -> None:
         raise ValueError("no such value")
 
-    monkeypatch.setattr(tracking._Store, "parameters", refuse)
+    monkeypatch.setattr(Store, "parameters", refuse)
     tracker = make(clock=lambda: 0.0)
     tracker.log_parameters({"rate": 1})
     tracker.log_metrics({"loss": 1.0}, 1)
@@ -258,7 +256,7 @@ def test_the_oldest_metrics_are_given_up_and_counted(
 ) -> None:
     tracker = make(uri=nowhere)
     tracker._points = type(tracker._points)(maxlen=10)
-    monkeypatch.setattr(tracking, "BUFFER", 10)
+    monkeypatch.setattr(run, "BUFFER", 10)
     for step in range(25):
         tracker.log_metrics({"loss": 1.0}, step)
     tracker.close()
@@ -295,7 +293,7 @@ def test_only_small_files_to_look_at_are_sent(client: Any, make: Make, tmp_path:
     for name in ("settings.yaml", "pictures/montage.png", "model.safetensors", "last.pt"):
         (model / name).write_bytes(b"0")
     with (model / "large.json").open("wb") as file:
-        file.truncate(tracking.SMALL + 1)
+        file.truncate(run.SMALL + 1)
     tracker = make()
     tracker.log_artifact(model)
     tracker.log_parameters({})
@@ -334,7 +332,7 @@ def test_passwords_are_not_written(
     said = capsys.readouterr().err
     assert nowhere in said
     assert "secret" not in said
-    assert tracking._public("sqlite:////a@b/x.db") == "sqlite:////a@b/x.db"
+    assert public("sqlite:////a@b/x.db") == "sqlite:////a@b/x.db"
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"uri": "a", "run_id": "b", "sent": "x"}', "{"])

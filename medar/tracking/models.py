@@ -1,0 +1,210 @@
+"""`log_model`: a trained model as a LoggedModel of its run in MLflow, and in MLflow's registry.
+
+What MLflow keeps is the model folder itself (safetensors and JSON, never pickle), the few lines of
+code that load it, a signature and requirements. The hash of the folder is a tag: the same folder
+is the same LoggedModel, however often it is logged.
+"""
+
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import medar
+from medar.errors import MedarError, one_line
+from medar.files import digest, file_digest
+from medar.tracking.names import check_names, key, public, say
+from medar.tracking.run import MlflowTracker
+from medar.tracking.signature import Kind, requirements, signature
+from medar.tracking.store import everywhere, manners
+
+DIGEST = "medar.digest"
+"""The tag that holds the hash of a model's files."""
+
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Weights take longer than metrics; a server that is away is noticed before they are sent."""
+
+
+def log_model(
+    tracker: MlflowTracker,
+    folder: str | Path,
+    *,
+    kind: Kind,
+    metrics: Mapping[str, float],
+    register: str | None = None,
+    alias: str | None = None,
+) -> str:
+    """Put a model folder into MLflow; one that is there already is found again, not copied.
+
+    Args:
+        tracker: of the run that made the model; begun if it has not been, and left as it is if so.
+        folder: the model folder.
+        kind: what it holds.
+        metrics: how good the model is; they belong to the LoggedModel and to the run.
+        register: a name in the registry; the model becomes its next version.
+        alias: what that version is called, such as "champion", instead of the one before.
+
+    Returns:
+        The LoggedModel's address, `models:/m-...`.
+
+    Raises:
+        MedarError: a name that MLflow does not take, no model in the folder, or no answer from
+            MLflow.
+    """
+    check_names(register, alias)
+    folder = Path(folder)
+    hashed = _hash(folder)
+    try:
+        shelf = _shelf_of(tracker)
+        with manners(**PATIENCE), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow's, about MLflow's own type hints
+            model_id = shelf.put(folder, kind, hashed)
+            shelf.measure(model_id, metrics)
+            said = ""
+            if register is not None:
+                version = shelf.register(model_id, register, alias)
+                said = f", {register} version {version}" + (f" @{alias}" if alias else "")
+    except Exception as error:  # whatever a server or its client raises
+        raise MedarError(
+            f"{folder}: not logged as a model at {public(tracker.uri)} "
+            f"({public(one_line(error, 200))}); it stays where it is, the same command tries again"
+        ) from error
+    say(f"MLflow: {kind} models:/{model_id}{said}")
+    return f"models:/{model_id}"
+
+
+def _hash(folder: Path) -> str:
+    """Of all files of a folder, by their places in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if folder / "config.json" not in files:
+        raise MedarError(f"{folder}: no model (no config.json); a model folder is needed")
+    return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
+
+
+def _shelf_of(tracker: MlflowTracker) -> "_Shelf":
+    """That of the tracker's run, after what MLflow was not told of it, were it only its end."""
+    with manners():
+        if tracker.run_id is None:
+            tracker.settle()
+        if tracker.run_id is None:
+            raise MedarError("not reached")
+        shelf = _Shelf(tracker.uri, tracker.run_id)
+        if shelf.running and not tracker.open:
+            tracker.settle()
+            shelf = _Shelf(tracker.uri, tracker.run_id)
+        shelf.step = max(tracker.step, 0)
+        return shelf
+
+
+class _Shelf:
+    """What is asked of MLflow about the models of one run."""
+
+    step = 0
+    """Of the run, at which models and their metrics are logged."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        from mlflow import MlflowClient
+
+        self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
+        self._run = self._client.get_run(run_id)
+
+    @property
+    def running(self) -> bool:
+        """Whether MLflow has not been told how the run ended."""
+        return bool(self._run.info.status == "RUNNING")
+
+    def put(self, folder: Path, kind: Kind, hashed: str) -> str:
+        """The id of the folder's LoggedModel; an upload that was interrupted is made again."""
+        from mlflow.entities import LoggedModelOutput
+
+        model = self._there(hashed)
+        if model is None:
+            model = self._client.create_logged_model(
+                self._run.info.experiment_id,
+                name=kind,
+                source_run_id=self._run.info.run_id,
+                tags={DIGEST: hashed, "medar.kind": kind},
+                params=self._run.data.params,
+                model_type=kind,
+            )
+        outputs = self._run.outputs.model_outputs if self._run.outputs else []
+        if model.model_id not in (output.model_id for output in outputs):
+            output = LoggedModelOutput(model.model_id, self.step)
+            self._client.log_outputs(self._run.info.run_id, [output])
+        if model.status != "READY":
+            self._upload(model, folder, kind)
+            self._client.finalize_logged_model(model.model_id, "READY")
+        return str(model.model_id)
+
+    def _there(self, hashed: str) -> Any:
+        """The run's LoggedModel of the same files, if there is one."""
+        found = self._client.search_logged_models(
+            [self._run.info.experiment_id],
+            filter_string=f"source_run_id = '{self._run.info.run_id}' "
+            f"AND tags.`{DIGEST}` = '{hashed}'",
+        )
+        return next((model for model in found if model.status != "FAILED"), None)
+
+    def _upload(self, model: Any, folder: Path, kind: Kind) -> None:
+        from mlflow.models import Model
+        from mlflow.pyfunc import save_model
+
+        with tempfile.TemporaryDirectory() as scratch:
+            written = Path(scratch) / "model"
+            save_model(
+                path=str(written),
+                mlflow_model=Model(
+                    artifact_path=model.artifact_location,
+                    run_id=self._run.info.run_id,
+                    model_uuid=model.model_id,
+                    model_id=model.model_id,
+                ),
+                python_model=str(Path(__file__).with_name("pyfunc.py")),
+                artifacts={"model": folder.resolve().as_uri()},
+                signature=signature(kind),
+                pip_requirements=requirements(),
+                metadata={"medar": medar.__version__, "kind": kind},
+            )
+            for left in written.rglob("__pycache__"):
+                shutil.rmtree(left)
+            self._client.log_model_artifacts(model.model_id, str(written))
+
+    def measure(self, model_id: str, metrics: Mapping[str, float]) -> None:
+        """Metrics of the model and of its run; those that it has already are not repeated."""
+        from mlflow.entities import Metric
+
+        has = self._client.get_logged_model(model_id).metrics or []
+        known = {(metric.key, metric.value) for metric in has}
+        now = int(time.time() * 1000)
+        new = [
+            Metric(key(name), value, now, self.step, model_id=model_id)
+            for name, value in metrics.items()
+            if (key(name), value) not in known and value == value  # not NaN
+        ]
+        if new:
+            self._client.log_batch(self._run.info.run_id, metrics=new)
+
+    def register(self, model_id: str, name: str, alias: str | None) -> str:
+        """The version of a registered model that the LoggedModel is, made if there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"models:/{model_id}"
+        versions = self._client.search_model_versions(f"name = '{name}'")
+        version = next((one.version for one in versions if one.source == source), None)
+        if version is None:
+            with everywhere(self._uri):
+                made = self._client.create_model_version(
+                    name, source, run_id=self._run.info.run_id, model_id=model_id
+                )
+            version = made.version
+        if alias is not None:
+            self._client.set_registered_model_alias(name, alias, str(version))
+        return str(version)

@@ -1,0 +1,40 @@
+"""The code that MLflow keeps with a model and runs to load it ("models from code").
+
+It is copied into the model, so it is no more than a door: what a model answers is in
+`medar.tracking.serving`, of the medar that is installed where the model is loaded.
+"""
+
+from typing import Any
+
+import pandas
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from medar.errors import MedarError
+from medar.tracking.serving import Answers, answers_of
+
+
+class Medar(PythonModel):  # type: ignore[misc]
+    """A tokenizer or a generator."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the model folder among the artifacts."""
+        self.answers: Answers = answers_of(context.artifacts["model"])
+
+    def predict(
+        self,
+        context: PythonModelContext,
+        model_input: pandas.DataFrame,
+        params: dict[str, Any] | None = None,
+    ) -> pandas.DataFrame:
+        """A row a volume, for requests of a row each; a wrong request is refused in one line."""
+        requests = model_input.to_dict(orient="records")
+        try:
+            rows = [row for request in requests for row in self.answers(request)]
+        except MedarError as error:
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+        return pandas.DataFrame(rows, dtype=object)
+
+
+set_model(Medar())

@@ -1,0 +1,186 @@
+"""What a model in MLflow answers: one request of plain values in, volumes as NIfTI bytes out.
+
+    generator   seed, n, class, attributes, ... -> a row a volume: seed, image, label, about
+    tokenizer   volume, upto, modality          -> a row: image, label, psnr, outside
+
+Volumes travel as the bytes of files, whose affine and intensities are known to every tool. In JSON
+they are base64, as MLflow does with binary columns.
+"""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from medar.errors import MedarError
+from medar.files import read_json, read_json_object
+from medar.generator.request import Request
+from medar.generator.samples import fill
+from medar.generator.sampling import SamplingSettings
+from medar.generator.synthesizer import Synthesizer, seeds_from
+from medar.settings import STRICT, from_dict, to_dict
+from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
+from medar.tokenizer.tokenizer import CONFIG, Tokenizer
+from medar.volume import Volume, read_volume, write_nifti
+
+Row = dict[str, Any]
+Answers = Callable[[Mapping[str, Any]], list[Row]]
+"""From a request to the rows of the answer."""
+
+GZIP = b"\x1f\x8b"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A request for synthetic volumes; see `Request` for all but seed and n."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    seed: int
+    """Of the first volume; each further one has the next."""
+    n: int = 1
+    """How many."""
+    class_: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """What differs from the model folder's own `SamplingSettings`."""
+    modality: str | None = None
+    mask: bytes | None = None
+    inpaint: bytes | None = None
+    region: bytes | None = None
+    upscale: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A volume for a tokenizer."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    volume: bytes
+    upto: int | None = None
+    """Use the coarsest scales only."""
+    modality: str | None = None
+
+
+def answers_of(folder: str | Path) -> Answers:
+    """The model of a folder, ready to answer.
+
+    Raises:
+        MedarError: the folder holds none, or a damaged one.
+    """
+    if read_json_object(Path(folder) / CONFIG).get("class") == Tokenizer.__name__:
+        return Reconstructor(load_tokenizer(folder))
+    return Generated(Synthesizer.from_pretrained(folder))
+
+
+class Generated:
+    """Answers with synthetic volumes, the files that `medar synthesize` would leave."""
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        self._synthesizer = synthesizer
+
+    def __call__(self, request: Mapping[str, Any]) -> list[Row]:
+        """A row a volume: seed, image, label (None without a label head), about (JSON).
+
+        Raises:
+            MedarError: something that the model cannot be asked for.
+        """
+        values = _plain(request)
+        if "class" in values:
+            values["class_"] = values.pop("class")
+        asked = from_dict(Asked, values, "request")
+        seeds = seeds_from(asked.seed, asked.n)
+        with tempfile.TemporaryDirectory() as scratch:
+            job = self._synthesizer.job(self._request(asked, Path(scratch)))
+            done = fill(Path(scratch) / "samples", self._synthesizer, job, seeds)
+            return [_sample(image) for image in done.images]
+
+    def _request(self, asked: Asked, scratch: Path) -> Request:
+        own = to_dict(self._synthesizer.sampling)
+        plan = self._synthesizer.plan
+
+        def image(name: str) -> Volume | None:
+            path = _file(scratch, name, getattr(asked, name))
+            return None if path is None else read_for(plan, path, modality=asked.modality)
+
+        def labels(name: str) -> Volume | None:
+            path = _file(scratch, name, getattr(asked, name))
+            return None if path is None else read_volume(path, labels=True)
+
+        return Request(
+            class_=asked.class_,
+            attributes=asked.attributes,
+            modality=asked.modality,
+            mask=labels("mask"),
+            inpaint=image("inpaint"),
+            region=labels("region"),
+            upscale=image("upscale"),
+            sampling=from_dict(SamplingSettings, {**own, **asked.sampling}, "request: sampling"),
+        )
+
+
+class Reconstructor:
+    """Answers with reconstructions, as `medar tokenizer reconstruct` makes them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, request: Mapping[str, Any]) -> list[Row]:
+        """One row: image, label (None without a label head), psnr in dB, outside.
+
+        Raises:
+            MedarError: no volume, or one that the plan has no rule for.
+        """
+        given = from_dict(Given, _plain(request), "request")
+        plan = plan_of(self._tokenizer)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = _file(Path(scratch), "volume", given.volume)
+            assert path is not None
+            made = reconstruct(
+                self._tokenizer, read_for(plan, path, modality=given.modality), given.upto
+            )
+            written = Path(scratch) / "made.nii.gz"
+            write_nifti(written, made.image, grid="source")
+            image, label = written.read_bytes(), None
+            if made.label is not None:
+                write_nifti(written, made.label, grid="source")
+                label = written.read_bytes()
+        psnr = made.psnr if math.isfinite(made.psnr) else None
+        return [{"image": image, "label": label, "psnr": psnr, "outside": made.outside}]
+
+
+def _sample(image: Path) -> Row:
+    """A sample that was written, as it lies there."""
+    record = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
+    label = record["label"] and image.with_name(record["label"]).read_bytes()
+    about = json.dumps(record, ensure_ascii=False)
+    return {"seed": record["seed"], "image": image.read_bytes(), "label": label, "about": about}
+
+
+def _file(folder: Path, name: str, content: bytes | None) -> Path | None:
+    """The bytes of a volume as a file; by its name a reader tells whether it is compressed."""
+    if content is None:
+        return None
+    path = folder / f"{name}.nii{'.gz' if content.startswith(GZIP) else ''}"
+    path.write_bytes(content)
+    return path
+
+
+def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table as plain values, without what it leaves open."""
+    values: dict[str, Any] = {}
+    for name, value in request.items():
+        plain = value.item() if hasattr(value, "item") else value
+        if plain is None or (isinstance(plain, float) and math.isnan(plain)):
+            continue
+        if name in ("attributes", "sampling") and not isinstance(plain, dict):
+            raise MedarError(
+                f"request: {name} {plain!r}; names and values are needed, and requests as a list "
+                '([{"seed": 0, "attributes": {"age": 60}}])'
+            )
+        values[name] = plain
+    return values

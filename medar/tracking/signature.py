@@ -1,0 +1,69 @@
+"""What models in MLflow take and give, and what they need where they are loaded."""
+
+from typing import Any, Literal
+
+import medar
+
+Kind = Literal["tokenizer", "generator"]
+
+Column = tuple[str, str, bool]
+"""Name, MLflow's type ("any" for what has several), and whether it must be there."""
+
+COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
+    "generator": (
+        (
+            ("seed", "long", True),
+            ("n", "any", False),
+            ("class", "string", False),
+            ("attributes", "any", False),
+            ("sampling", "any", False),
+            ("modality", "string", False),
+            ("mask", "binary", False),
+            ("inpaint", "binary", False),
+            ("region", "binary", False),
+            ("upscale", "binary", False),
+        ),
+        (
+            ("seed", "long", True),
+            ("image", "binary", True),
+            ("label", "binary", False),
+            ("about", "string", True),
+        ),
+    ),
+    "tokenizer": (
+        (("volume", "binary", True), ("upto", "any", False), ("modality", "string", False)),
+        (
+            ("image", "binary", True),
+            ("label", "binary", False),
+            ("psnr", "double", False),
+            ("outside", "double", True),
+        ),
+    ),
+}
+"""What models take and give, as `medar.tracking.serving` does."""
+
+
+def signature(kind: Kind) -> Any:
+    """What a model takes and gives, as MLflow checks it."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    def schema(columns: tuple[Column, ...]) -> Any:
+        return Schema(
+            [
+                ColSpec(AnyType() if type_ == "any" else type_, name, required=required)
+                for name, type_, required in columns
+            ]
+        )
+
+    inputs, outputs = COLUMNS[kind]
+    return ModelSignature(inputs=schema(inputs), outputs=schema(outputs))
+
+
+def requirements() -> list[str]:
+    """What a model needs where it is loaded; medar brings the rest of its own libraries."""
+    from importlib.metadata import version
+
+    torch = version("torch").partition("+")[0]
+    return [f"medar=={medar.__version__}", f"mlflow=={version('mlflow')}", f"torch=={torch}"]

@@ -1,0 +1,161 @@
+"""What is asked of MLflow about one run, through its client: nothing of it is set globally."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medar.tracking.data import DataSet
+
+MANNERS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""What MLflow is told where the user has not: by default it waits minutes, and prints."""
+
+METRICS, PARAMETERS, LENGTH = 1000, 100, 6000
+"""MLflow's limits: metrics and parameters of one request, characters of a parameter."""
+
+
+class Point(NamedTuple):
+    """One value of a metric."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class Store:
+    """What is asked of MLflow, about one run."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
+        self._run: Any = None
+
+    def begin(self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]) -> str:
+        """Go on with a run if there still is one of that id, or make one; returns its id."""
+        self._run = self._there(run_id) if run_id else None
+        if self._run is None:
+            place = self._experiment(experiment)
+            self._run = self._client.create_run(place, tags=tags, run_name=name)
+        else:
+            self._client.update_run(run_id, status="RUNNING")
+            self._tag(tags)
+        return str(self._run.info.run_id)
+
+    def _there(self, run_id: str) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        artifacts = None  # a server has a place of its own
+        if self._uri.startswith("sqlite:///"):
+            database = Path(self._uri.removeprefix("sqlite:///")).resolve()
+            artifacts = (database.parent / "mlartifacts").as_uri()
+        return str(self._client.create_experiment(name, artifact_location=artifacts))
+
+    def parameters(self, values: dict[str, str]) -> None:
+        """New ones as parameters; those that differ from the run's as tags `resumed.NAME`."""
+        from mlflow.entities import Param
+
+        known, tags = self._run.data.params, self._run.data.tags
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        for first in range(0, len(new), PARAMETERS):
+            self._client.log_batch(self._id, params=new[first : first + PARAMETERS])
+        changed = {f"resumed.{n}": v for n, v in values.items() if v != known.get(n, v)}
+        again = {f"resumed.{n}": v for n, v in values.items() if f"resumed.{n}" in tags}
+        self._tag({**changed, **again})
+
+    def _tag(self, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        entities = [RunTag(name, value) for name, value in tags.items()]
+        for first in range(0, len(entities), PARAMETERS):
+            self._client.log_batch(self._id, tags=entities[first : first + PARAMETERS])
+
+    def metrics(self, points: list[Point]) -> None:
+        """At most `METRICS` of them."""
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self._id, metrics=[Metric(*point) for point in points])
+
+    def data(self, data: DataSet) -> None:
+        """A data set among the run's inputs; one that is there already is not put there again."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=data.name,
+            digest=data.digest,
+            source_type="local",
+            source=json.dumps({"uri": data.source}),
+            profile=json.dumps(data.profile) if data.profile else None,
+        )
+        tags = [InputTag("mlflow.data.context", data.context)]
+        self._client.log_inputs(self._id, datasets=[DatasetInput(dataset, tags)])
+
+    def file(self, path: Path, folder: str) -> None:
+        """A file, into a folder among the run's artifacts."""
+        self._client.log_artifact(self._id, str(path), folder or None)
+
+    def end(self, status: str) -> None:
+        """The run is over."""
+        self._client.set_terminated(self._id, status)
+
+    @property
+    def _id(self) -> str:
+        return str(self._run.info.run_id)
+
+
+@contextlib.contextmanager
+def manners(**others: str) -> Iterator[None]:
+    """`MANNERS` in the environment, which MLflow reads at each request.
+
+    Args:
+        others: values in their place, by the variable's name.
+    """
+    wanted = {**MANNERS, **others}
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def everywhere(uri: str) -> Iterator[None]:
+    """`uri` as MLflow's global address, for the one place in MLflow that asks for no other.
+
+    That is a registry in a database, as it looks up the LoggedModel of a new version.
+    """
+    import mlflow
+
+    name = "MLFLOW_TRACKING_URI"
+    variable = os.environ.get(name)
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None if before == variable else before)
+        if variable is not None:
+            os.environ[name] = variable
