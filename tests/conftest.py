@@ -1,11 +1,14 @@
 """Fixtures that every test may use."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +48,70 @@ def in_two_processes() -> Callable[..., None]:
         assert [process.returncode for process in processes] == [0, 0], said
 
     return run
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+MANNERS = (
+    "--use-angle=swiftshader",  # WebGL2 without a graphics card
+    "--enable-unsafe-swiftshader",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+)
+"""Chromium asks for nothing by itself, and no name leads off this machine."""
+
+
+@dataclass(frozen=True)
+class Chromium:
+    """A page in a headless browser, and what happens in it."""
+
+    page: Any
+    """Playwright's `Page`."""
+    errors: list[str] = field(default_factory=list)
+    """What the console says of level error or warning, and exceptions that nobody caught."""
+    requests: list[str] = field(default_factory=list)
+    """Addresses that were asked for; data inside the page is not among them."""
+
+    @property
+    def outside(self) -> list[str]:
+        """Those of `requests` that lead off this machine."""
+        own = ("file://", "blob:", "http://127.0.0.1", "http://localhost")
+        return [address for address in self.requests if not address.startswith(own)]
+
+    def listen(self) -> None:
+        """Note errors and requests from now on."""
+
+        def hear(message: Any) -> None:
+            if message.type in ("error", "warning"):
+                self.errors.append(message.text)
+
+        def ask(request: Any) -> None:
+            if not request.url.startswith("data:"):
+                self.requests.append(request.url)
+
+        self.page.on("console", hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", ask)
+
+
+@pytest.fixture
+def chromium() -> Iterator[Chromium]:
+    """A page of a headless Chromium; tests that need it skip where none is on the PATH."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser on the PATH ({', '.join(BROWSERS)})")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=list(MANNERS), chromium_sandbox=False
+        )
+        try:
+            opened = Chromium(browser.new_page())
+            opened.listen()
+            yield opened
+        finally:
+            browser.close()
