@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "volume",
     "data",
+    "view",
     "training",
     "tokenizer",
     "generator",

@@ -1,0 +1,237 @@
+"use strict";
+
+/* One volume with its label map: a NiiVue of its own, a title above it, a readout below. */
+
+const COLOURS = [
+  [230, 97, 92], [94, 173, 235], [122, 201, 112], [240, 190, 80], [176, 132, 232], [84, 205, 196],
+  [240, 140, 190], [190, 150, 105], [160, 205, 60], [120, 135, 240], [245, 140, 65], [170, 180, 190],
+];
+
+/* A label value has the same colour in all panels. */
+function colourOf(value) {
+  const place = (value - 1) % COLOURS.length;
+  return COLOURS[place < 0 ? place + COLOURS.length : place];
+}
+
+function element(tag, kind, text = "") {
+  const made = document.createElement(tag);
+  made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+/* The bytes of a served file, or of one inside the page. */
+async function bytesOf(name) {
+  const inside = document.getElementById(name);
+  if (inside) {
+    const text = atob(inside.textContent);
+    const bytes = new Uint8Array(text.length);
+    for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
+    return bytes.buffer;
+  }
+  const answer = await fetch(name);
+  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}; does medar view still run?`);
+  return answer.arrayBuffer();
+}
+
+class Panel {
+  constructor(facts, page) {
+    this.facts = facts;
+    this.page = page;
+    this.hidden = new Set();
+    this.window = [...facts.window];
+    this.outside = false;
+    this.box = element("section", "panel");
+    this.box.append(this.#title(), this.#picture(), this.#readout());
+  }
+
+  #title() {
+    const bar = element("div", "title");
+    const { title, synthetic, modality, shape, spacing } = this.facts;
+    const heading = element("h2", "", title);
+    heading.title = title;
+    bar.append(heading);
+    if (synthetic) bar.append(element("span", "mark", "synthetic"));
+    const said = `${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
+    bar.append(element("span", "facts", modality ? `${modality}, ${said}` : said));
+    return bar;
+  }
+
+  #picture() {
+    const box = element("div", "picture");
+    this.canvas = document.createElement("canvas");
+    this.canvas.setAttribute("aria-label", this.facts.title);
+    this.said = element("p", "said", "loading ...");
+    box.append(this.canvas, this.said);
+    box.addEventListener("pointerdown", () => this.page.activate(this), true);
+    // NiiVue's own answer would be a window by its own percentiles.
+    box.addEventListener("dblclick", (event) => {
+      event.stopPropagation();
+      this.page.setWindow(this, this.facts.window);
+    }, true);
+    for (const kind of ["pointermove", "pointerup"]) {
+      box.addEventListener(kind, () => requestAnimationFrame(() => this.#takeWindow()));
+    }
+    return box;
+  }
+
+  #readout() {
+    const bar = element("div", "readout");
+    for (const name of ["mm", "voxel", "value", "label"]) {
+      this[`${name}Text`] = element("span", name);
+      bar.append(this[`${name}Text`]);
+    }
+    const range = element("span", "range", "window");
+    this.bounds = ["black", "white"].map((name) => {
+      const field = element("input", name);
+      field.type = "number";
+      field.step = "any";
+      field.title = `${name} (${this.facts.title})`;
+      field.addEventListener("change", () => {
+        const wanted = this.bounds.map((one) => Number(one.value));
+        this.page.setWindow(this, wanted[0] < wanted[1] ? wanted : this.window);
+      });
+      range.append(field);
+      return field;
+    });
+    bar.append(range);
+    return bar;
+  }
+
+  async load() {
+    this.niivue = new niivue.Niivue({
+      logLevel: "error",
+      loadingText: "",
+      backColor: [0, 0, 0, 1],
+      fontColor: [0.62, 0.67, 0.72, 1],
+      crosshairColor: [0.42, 0.71, 0.88, 0.8],
+      crosshairWidth: 1,
+      crosshairWidthUnit: "voxels",
+      isRadiologicalConvention: true,
+      isCornerOrientationText: false,
+      multiplanarLayout: 2,
+      multiplanarShowRender: 1,
+      show3Dcrosshair: true,
+      dragAndDropEnabled: false,
+      isNearestInterpolation: false,
+      mouseEventConfig: {
+        leftButton: { primary: 8, withShift: 3 }, rightButton: 9, centerButton: 3,
+      },
+    });
+    await this.niivue.attachToCanvas(this.canvas);
+    this.niivue.onLocationChange = () => this.page.moved(this);
+    await this.#add(this.facts.image, {
+      colormap: "gray", cal_min: this.window[0], cal_max: this.window[1],
+    });
+    if (this.facts.label) await this.#add(this.facts.label, { opacity: this.page.opacity }, true);
+    this.said.textContent = "";
+    this.showWindow();
+  }
+
+  async #add(source, options, label = false) {
+    const buffer = await bytesOf(source);
+    const name = `${source}.nii.gz`;
+    const volume = await niivue.NVImage.loadFromUrl({ url: buffer, name, ...options });
+    if (label) volume.setColormapLabel(this.#colours());
+    this.niivue.addVolume(volume);
+  }
+
+  /* Place k of the label map is the k-th label of the legend. */
+  #colours() {
+    const rows = this.facts.labels.map(({ value }) => colourOf(value));
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
+    rows.forEach(([red, green, blue], k) => {
+      table.R.push(red);
+      table.G.push(green);
+      table.B.push(blue);
+      table.A.push(this.hidden.has(this.facts.labels[k].value) ? 0 : 255);
+      table.I.push(k + 1);
+      table.labels.push(String(this.facts.labels[k].value));
+    });
+    return table;
+  }
+
+  showLabels() {
+    if (!this.facts.label) return;
+    this.niivue.volumes[1].setColormapLabel(this.#colours());
+    this.niivue.updateGLVolume();
+  }
+
+  setOpacity(share) {
+    if (this.facts.label) this.niivue.setOpacity(1, share);
+  }
+
+  setView(kind) {
+    this.niivue.setSliceType(kind);
+  }
+
+  setWindow(range) {
+    this.window = [...range];
+    [this.niivue.volumes[0].cal_min, this.niivue.volumes[0].cal_max] = range;
+    this.niivue.updateGLVolume();
+    this.showWindow();
+  }
+
+  /* After a drag with the right button. */
+  #takeWindow() {
+    const volume = this.niivue?.volumes[0];
+    if (!volume || (volume.cal_min === this.window[0] && volume.cal_max === this.window[1])) return;
+    this.page.setWindow(this, [volume.cal_min, volume.cal_max]);
+  }
+
+  showWindow() {
+    this.bounds.forEach((field, k) => { field.value = Number(this.window[k].toPrecision(6)); });
+  }
+
+  get fraction() {
+    return Array.from(this.niivue.scene.crosshairPos);
+  }
+
+  get mm() {
+    return Array.from(this.niivue.frac2mm(this.niivue.scene.crosshairPos, 0, true)).slice(0, 3);
+  }
+
+  get voxel() {
+    return Array.from(this.niivue.frac2vox(this.niivue.scene.crosshairPos), Math.round);
+  }
+
+  /* The crosshair at scanner coordinates; at the nearest voxel if they lie outside. */
+  goTo(mm) {
+    this.goToFraction(Array.from(this.niivue.mm2frac([...mm, 1], 0, true)));
+  }
+
+  goToFraction(wanted) {
+    const inside = wanted.map((share) => Math.min(Math.max(share, 0), 1));
+    this.outside = wanted.some((share, k) => Math.abs(share - inside[k]) > 1e-4);
+    this.niivue.scene.crosshairPos = inside;
+    this.niivue.drawScene();
+    this.showPlace();
+  }
+
+  step(right, front, up) {
+    this.niivue.moveCrosshairInVox(right, front, up);
+  }
+
+  get value() {
+    const value = this.niivue.volumes[0].getValue(...this.voxel);
+    return Number.isFinite(value) ? Number(value.toPrecision(6)) : value;
+  }
+
+  /* The label under the crosshair; null where there is none. */
+  get label() {
+    if (!this.facts.label) return null;
+    const place = Math.round(this.niivue.volumes[1].getValue(...this.voxel));
+    return place > 0 ? this.facts.labels[place - 1] : null;
+  }
+
+  showPlace() {
+    const [x, y, z] = this.mm.map((length) => length.toFixed(1));
+    const letter = (length, ends) => `${ends[length < 0 ? 1 : 0]} ${String(length).replace("-", "")}`;
+    this.mmText.textContent = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
+    this.voxelText.textContent = `voxel ${this.voxel.join(", ")}`;
+    this.valueText.textContent = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
+    const label = this.label;
+    this.labelText.textContent = label ? label.name || `label ${label.value}` : "";
+    this.said.textContent = this.outside ? "the crosshair lies outside of this volume" : "";
+  }
+}
