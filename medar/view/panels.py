@@ -5,6 +5,7 @@ it lies, and what medar refuses is not shown.
 """
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from medar.data.case import Case
 from medar.data.cases import read_image, read_label
-from medar.errors import MedarError
+from medar.errors import GeometryWarning, MedarError
 from medar.view.files import MOST, Shown, titles
 from medar.view.window import Range, own_window
 from medar.volume import Grid, ReadOptions, Volume, write_nifti
@@ -61,7 +62,11 @@ def make_panels(
 
     Raises:
         MedarError: a file that cannot be read without guessing, a label map on another grid or
-            with too many values, or more channels than the page has panels.
+            with too many values, or more volumes than a page shows.
+
+    Warns:
+        GeometryWarning: see `read_volume`.
+        UserWarning: a volume has more channels than a page shows.
     """
     panels: list[Panel] = []
     for one, title in zip(shown, titles([one.image for one in shown]), strict=True):
@@ -69,12 +74,13 @@ def make_panels(
         image = read_image(case, options)
         image = replace(image, modality=image.modality or one.modality or modality)
         label = read_label(case, options, image)
-        if len(panels) + image.channels > MOST:
-            raise MedarError(f"{one.image}: {image.channels} channels; a page has {MOST} panels")
-        for channel in range(image.channels):
+        _warn(one, image)
+        for channel in range(min(image.channels, MOST)):
             only = image.with_array(image.array[channel : channel + 1])
             name = title if image.channels == 1 else f"{title}, channel {channel}"
             panels.append(_panel(name, one, only, label, window, names or {}))
+    if len(panels) > MOST:
+        raise MedarError(f"{len(panels)} volumes and channels; a page shows at most {MOST}")
     return panels
 
 
@@ -87,6 +93,15 @@ def overlap(panels: Sequence[Panel]) -> bool:
             if (place < -0.5).any() or (place > np.asarray(other.grid.shape) - 0.5).any():
                 return False
     return True
+
+
+def _warn(one: Shown, image: Volume) -> None:
+    """What the file's geometry leaves to say, and channels beyond the page's panels."""
+    for remark in image.provenance.notes if image.provenance else ():
+        warnings.warn(f"{one.image}: {remark}", GeometryWarning, stacklevel=3)
+    if image.channels > MOST:
+        said = f"{one.image}: the first {MOST} of {image.channels} channels are shown"
+        warnings.warn(said, UserWarning, stacklevel=3)
 
 
 def _panel(

@@ -50,11 +50,16 @@ class Page {
     const preset = byId("preset");
     const ct = this.panels.some((one) => one.facts.modality === "CT");
     preset.append(new Option("as at first", "own"));
-    if (ct) for (const [name, text] of Object.entries(this.facts.presets)) preset.append(new Option(`${name} ${text}`, text));
+    for (const [name, text] of ct ? Object.entries(this.facts.presets) : []) {
+      preset.append(new Option(`${name} ${text}`, text));
+    }
     preset.append(new Option("by hand", "hand"));
     preset.addEventListener("change", () => this.#preset(preset.value));
     byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
     byId("ask").addEventListener("click", () => byId("help").showModal());
+    window.addEventListener("resize", () => {
+      for (const panel of this.panels) if (document.body.dataset.state === "ready") panel.fit();
+    });
     for (const kind of ["keydown", "keyup"]) {
       window.addEventListener(kind, (event) => this.#key(event, kind === "keydown"), true);
     }
@@ -83,7 +88,7 @@ class Page {
 
   activate(panel) {
     this.active = panel;
-    for (const one of this.panels) one.box.classList.toggle("active", one === panel && this.panels.length > 1);
+    for (const one of this.panels) one.box.classList.toggle("active", one === panel);
   }
 
   /* A panel's crosshair has moved: the others follow. */

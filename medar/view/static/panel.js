@@ -7,6 +7,9 @@ const COLOURS = [
   [240, 140, 190], [190, 150, 105], [160, 205, 60], [120, 135, 240], [245, 140, 65], [170, 180, 190],
 ];
 
+/* NiiVue's numbers of what a drag does. */
+const DRAG = { none: 0, move: 3, crosshair: 8 };
+
 /* A label value has the same colour in all panels. */
 function colourOf(value) {
   const place = (value - 1) % COLOURS.length;
@@ -53,7 +56,9 @@ class Panel {
     bar.append(heading);
     if (synthetic) bar.append(element("span", "mark", "synthetic"));
     const said = `${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
-    bar.append(element("span", "facts", modality ? `${modality}, ${said}` : said));
+    const facts = element("span", "facts", modality ? `${modality}, ${said}` : said);
+    facts.title = facts.textContent;
+    bar.append(facts);
     return bar;
   }
 
@@ -64,14 +69,18 @@ class Panel {
     this.said = element("p", "said", "loading ...");
     box.append(this.canvas, this.said);
     box.addEventListener("pointerdown", () => this.page.activate(this), true);
+    // NiiVue's wheel zooms where its drag mode is to move the picture.
+    box.addEventListener("wheel", (event) => {
+      this.niivue.opts.dragMode = event.ctrlKey ? DRAG.move : DRAG.none;
+    }, true);
     // NiiVue's own answer would be a window by its own percentiles.
     box.addEventListener("dblclick", (event) => {
       event.stopPropagation();
       this.page.setWindow(this, this.facts.window);
     }, true);
-    for (const kind of ["pointermove", "pointerup"]) {
-      box.addEventListener(kind, () => requestAnimationFrame(() => this.#takeWindow()));
-    }
+    box.addEventListener("pointermove", (event) => {
+      if (event.buttons & 2) this.#drag(event.movementX, event.movementY);
+    });
     return box;
   }
 
@@ -82,13 +91,13 @@ class Panel {
       bar.append(this[`${name}Text`]);
     }
     const range = element("span", "range", "window");
-    this.bounds = ["black", "white"].map((name) => {
+    this.bounds = ["black", "white"].map((name, k) => {
       const field = element("input", name);
       field.type = "number";
       field.step = "any";
       field.title = `${name} (${this.facts.title})`;
       field.addEventListener("change", () => {
-        const wanted = this.bounds.map((one) => Number(one.value));
+        const wanted = this.window.with(k, Number(field.value));
         this.page.setWindow(this, wanted[0] < wanted[1] ? wanted : this.window);
       });
       range.append(field);
@@ -103,19 +112,23 @@ class Panel {
       logLevel: "error",
       loadingText: "",
       backColor: [0, 0, 0, 1],
-      fontColor: [0.62, 0.67, 0.72, 1],
+      fontColor: [0.92, 0.8, 0.45, 1],
       crosshairColor: [0.42, 0.71, 0.88, 0.8],
-      crosshairWidth: 1,
-      crosshairWidthUnit: "voxels",
+      crosshairWidthUnit: "mm",
       isRadiologicalConvention: true,
-      isCornerOrientationText: false,
+      showAllOrientationMarkers: true,
       multiplanarLayout: 2,
       multiplanarShowRender: 1,
+      multiplanarPadPixels: 14,
+      tileMargin: 14,
       show3Dcrosshair: true,
       dragAndDropEnabled: false,
       isNearestInterpolation: false,
+      dragMode: DRAG.none,
       mouseEventConfig: {
-        leftButton: { primary: 8, withShift: 3 }, rightButton: 9, centerButton: 3,
+        leftButton: { primary: DRAG.crosshair, withShift: DRAG.move },
+        rightButton: DRAG.none,
+        centerButton: DRAG.move,
       },
     });
     await this.niivue.attachToCanvas(this.canvas);
@@ -124,6 +137,7 @@ class Panel {
       colormap: "gray", cal_min: this.window[0], cal_max: this.window[1],
     });
     if (this.facts.label) await this.#add(this.facts.label, { opacity: this.page.opacity }, true);
+    this.niivue.setScale(0.85);
     this.said.textContent = "";
     this.showWindow();
   }
@@ -163,6 +177,16 @@ class Panel {
 
   setView(kind) {
     this.niivue.setSliceType(kind);
+    this.fit();
+  }
+
+  /* NiiVue's crosshair has a width in mm: that of a line on the screen. */
+  fit() {
+    const [x, y, z] = this.facts.shape.map((count, k) => count * this.facts.spacing[k]);
+    const [wide, high] = this.niivue.opts.sliceType === 3 ? [x + y, y + z] : [x, Math.max(y, z)];
+    const pixel = Math.max(wide / this.canvas.clientWidth, high / this.canvas.clientHeight);
+    this.niivue.opts.crosshairGap = 9 * pixel;
+    this.niivue.setCrosshairWidth(1.5 * pixel);
   }
 
   setWindow(range) {
@@ -172,15 +196,16 @@ class Panel {
     this.showWindow();
   }
 
-  /* After a drag with the right button. */
-  #takeWindow() {
-    const volume = this.niivue?.volumes[0];
-    if (!volume || (volume.cal_min === this.window[0] && volume.cal_max === this.window[1])) return;
-    this.page.setWindow(this, [volume.cal_min, volume.cal_max]);
+  /* Right widens the window, up raises it; 200 pixels are a width. */
+  #drag(right, down) {
+    const [low, high] = this.window;
+    const width = (high - low) * Math.exp(right / 200);
+    const level = (low + high) / 2 - (down / 200) * (high - low);
+    this.page.setWindow(this, [level - width / 2, level + width / 2]);
   }
 
   showWindow() {
-    this.bounds.forEach((field, k) => { field.value = Number(this.window[k].toPrecision(6)); });
+    this.bounds.forEach((field, k) => { field.value = Number(this.window[k].toPrecision(4)); });
   }
 
   get fraction() {
@@ -192,7 +217,8 @@ class Panel {
   }
 
   get voxel() {
-    return Array.from(this.niivue.frac2vox(this.niivue.scene.crosshairPos), Math.round);
+    // Adding 0 makes 0 of -0.
+    return Array.from(this.niivue.frac2vox(this.niivue.scene.crosshairPos), (n) => Math.round(n) + 0);
   }
 
   /* The crosshair at scanner coordinates; at the nearest voxel if they lie outside. */
