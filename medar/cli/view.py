@@ -42,7 +42,8 @@ def view(
         A label map; given once for each of FILES in their order, "none" for one without. For a
         folder: a folder of label maps with the same names.
     names
-        Names of label values: 1=liver,2=spleen.
+        Names of label values: 1=liver,2=spleen; or a data set that names them, such as
+        DATA/dataset.json.
     window
         Black and white of all: soft, lung, bone, brain, or LEVEL/WIDTH in the volumes' units such
         as 40/400. Default: soft for CT, percentiles of each volume for the rest.
@@ -94,11 +95,17 @@ def _serve(panels: "list[Panel]", port: int, *, open_browser: bool) -> None:
 
 
 def _named(text: str | None) -> dict[int, str]:
-    """VALUE=NAME pairs, comma-separated."""
+    """VALUE=NAME pairs, comma-separated, or the labels of a data set."""
+    if text is not None and "=" not in text and Path(text).exists():
+        from medar.data.sources import read_manifest
+
+        return read_manifest(Path(text)).labels
     found: dict[int, str] = {}
     for pair in text.split(",") if text else ():
         value, _, name = (part.strip() for part in pair.partition("="))
         if not name or not value.lstrip("-").isdecimal():
-            raise MedarError(f"--names {pair}: VALUE=NAME is needed, such as 1=liver,2=spleen")
+            raise MedarError(
+                f"--names {pair}: VALUE=NAME is needed, such as 1=liver,2=spleen, or a data set"
+            )
         found[int(value)] = name
     return found

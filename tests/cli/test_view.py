@@ -43,6 +43,14 @@ def test_one_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
     assert '"name": "spleen"' in html
 
 
+def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
+    data, out = tmp_path / "phantoms", tmp_path / "page.html"
+    assert medar("data", "phantoms", data, "--n", 1, "--spacing", 14).code == 0
+    images, labels = data / "imagesTr", data / "labelsTr"
+    said = medar("view", images, "--label", labels, "--names", data, "--html", out)
+    assert (said.code, '"name": "heart"' in out.read_text()) == (0, True)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
