@@ -126,7 +126,7 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", ["served"], indirect=True)
-def test_the_label_under_the_crosshair_is_named(opened: Any, label: Any) -> None:
+def test_what_lies_under_the_crosshair_is_named(opened: Any, label: Any) -> None:
     page = opened.page
     box = page.locator("canvas").nth(1).bounding_box()
     seen = set()
@@ -138,3 +138,17 @@ def test_the_label_under_the_crosshair_is_named(opened: Any, label: Any) -> None
         assert named == {0: "", 2: "left", 300: "right"}[shown["label"]]
         seen.add(named)
     assert seen == {"", "left", "right"}
+    before = state(page)[1]
+    page.keyboard.down("Shift")
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 220, steps=2)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    assert state(page)[1] == before
+    # The second volume reaches farther to the front than the first.
+    for _ in range(20):
+        page.keyboard.press("ArrowUp")
+    assert [one["outside"] for one in state(page)] == [True, False]
+    assert "outside" in page.locator(".said").first.inner_text()
+    assert page.locator(".readout .value").first.inner_text() == ""
+    assert opened.errors == []

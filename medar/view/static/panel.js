@@ -67,7 +67,9 @@ class Panel {
     this.canvas = document.createElement("canvas");
     this.canvas.setAttribute("aria-label", this.facts.title);
     this.said = element("p", "said", "loading ...");
-    box.append(this.canvas, this.said);
+    const inner = element("div", "inner");
+    inner.append(this.canvas);
+    box.append(inner, this.said);
     box.addEventListener("pointerdown", () => this.page.activate(this), true);
     // NiiVue's wheel zooms where its drag mode is to move the picture.
     box.addEventListener("wheel", (event) => {
@@ -125,11 +127,11 @@ class Panel {
       dragAndDropEnabled: false,
       isNearestInterpolation: false,
       dragMode: DRAG.none,
-      mouseEventConfig: {
-        leftButton: { primary: DRAG.crosshair, withShift: DRAG.move },
-        rightButton: DRAG.none,
-        centerButton: DRAG.move,
-      },
+    });
+    this.niivue.setMouseEventConfig({
+      leftButton: { primary: DRAG.crosshair, withShift: DRAG.move },
+      rightButton: DRAG.none,
+      centerButton: DRAG.move,
     });
     await this.niivue.attachToCanvas(this.canvas);
     this.niivue.onLocationChange = () => this.page.moved(this);
@@ -217,19 +219,22 @@ class Panel {
   }
 
   get voxel() {
-    // Adding 0 makes 0 of -0.
-    return Array.from(this.niivue.frac2vox(this.niivue.scene.crosshairPos), (n) => Math.round(n) + 0);
+    const place = this.niivue.frac2vox(this.niivue.scene.crosshairPos);
+    return this.facts.shape.map((n, k) => Math.min(Math.max(Math.round(place[k]), 0), n - 1));
   }
 
-  /* The crosshair at scanner coordinates; at the nearest voxel if they lie outside. */
+  /* The crosshair at scanner coordinates; in the nearest voxel if they lie outside. */
   goTo(mm) {
     this.goToFraction(Array.from(this.niivue.mm2frac([...mm, 1], 0, true)));
   }
 
   goToFraction(wanted) {
-    const inside = wanted.map((share) => Math.min(Math.max(share, 0), 1));
-    this.outside = wanted.some((share, k) => Math.abs(share - inside[k]) > 1e-4);
-    this.niivue.scene.crosshairPos = inside;
+    this.outside = wanted.some((share) => share < -1e-4 || share > 1 + 1e-4);
+    const inside = wanted.map((share, k) => {
+      const half = 0.5 / this.facts.shape[k];
+      return Math.min(Math.max(share, half), 1 - half);
+    });
+    this.niivue.scene.crosshairPos = this.outside ? inside : wanted;
     this.niivue.drawScene();
     this.showPlace();
   }
@@ -251,13 +256,20 @@ class Panel {
   }
 
   showPlace() {
-    const [x, y, z] = this.mm.map((length) => length.toFixed(1));
-    const letter = (length, ends) => `${ends[length < 0 ? 1 : 0]} ${String(length).replace("-", "")}`;
-    this.mmText.textContent = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
-    this.voxelText.textContent = `voxel ${this.voxel.join(", ")}`;
-    this.valueText.textContent = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
+    const letter = (length, ends) => `${ends[length < 0 ? 1 : 0]} ${Math.abs(length).toFixed(1)}`;
+    const [x, y, z] = this.mm;
     const label = this.label;
-    this.labelText.textContent = label ? label.name || `label ${label.value}` : "";
+    const place = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
+    const value = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
+    const texts = {
+      mm: place,
+      voxel: `voxel ${this.voxel.join(", ")}`,
+      value,
+      label: label ? label.name || `label ${label.value}` : "",
+    };
+    for (const [name, text] of Object.entries(texts)) {
+      this[`${name}Text`].textContent = this.outside ? "" : text;
+    }
     this.said.textContent = this.outside ? "the crosshair lies outside of this volume" : "";
   }
 }
