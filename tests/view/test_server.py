@@ -97,7 +97,7 @@ def test_headers_let_nothing_in_or_out(server: PageServer) -> None:
         assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_addresses_cannot_be_guessed(panels: list[Panel]) -> None:
+def test_addresses_cannot_be_guessed() -> None:
     with PageServer({}) as one, PageServer({}) as other:
         first, second = urlsplit(one.url), urlsplit(other.url)
     assert first.hostname == "127.0.0.1"
