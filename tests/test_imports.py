@@ -17,6 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "volume",
     "data",
+    "view",
     "training",
     "tokenizer",
     "generator",
@@ -94,7 +95,7 @@ def test_the_wheel_holds_every_file() -> None:
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["medar"]
     named = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
-    others = {p for p in PACKAGE.rglob("*.*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    others = {p for p in PACKAGE.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert named == others
 
 

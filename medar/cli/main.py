@@ -51,6 +51,9 @@ app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZ
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 app.command("medar.cli.report:report", name="report", help="Write the report of a run.")
+app.command(
+    "medar.cli.view:view", name="view", help="Volumes and labels side by side in a browser."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,136 @@
+"""The page: served in parts, or as one file with everything inside.
+
+Either way a Content-Security-Policy lets nothing in from elsewhere. A served page loads from its
+own server alone; a single file may run the scripts whose hashes it states, and may ask no one for
+anything.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from medar import __version__
+from medar.errors import MedarError
+from medar.view.panels import Panel, overlap
+from medar.view.window import PRESETS
+
+NIIVUE = "0.69.0"
+"""Version of the bundled NiiVue."""
+
+LARGEST = 64 * 2**20
+"""Bytes of compressed volumes that go into one file: browsers keep such a page in memory thrice."""
+
+SCRIPTS = ("vendor/niivue/niivue.umd.js", "static/panel.js", "static/page.js")
+STYLE = "static/page.css"
+
+COMMON = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:"
+"""NiiVue keeps its font and its shading as pictures inside its script: data: and blob:."""
+
+SERVED = (
+    f"{COMMON}; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """What the server gives for an address."""
+
+    kind: str
+    """MIME type."""
+    body: bytes
+
+
+def resources(panels: Sequence[Panel]) -> dict[str, Resource]:
+    """Everything that a served page consists of, by address relative to the page, which is ""."""
+    links = [f'<script defer src="{_name(script)}"></script>' for script in SCRIPTS]
+    sheet = f'<link rel="stylesheet" href="{_name(STYLE)}">'
+    parts = {
+        _name(script): Resource(kind="text/javascript; charset=utf-8", body=_read(script))
+        for script in SCRIPTS
+    }
+    parts[_name(STYLE)] = Resource(kind="text/css; charset=utf-8", body=_read(STYLE))
+    sources = []
+    for number, panel in enumerate(panels):
+        given = {f"image-{number}": panel.image, f"label-{number}": panel.label}
+        for name, body in given.items():
+            if body is not None:
+                parts[name] = Resource(kind="application/octet-stream", body=body)
+        sources.append([name if body is not None else None for name, body in given.items()])
+    html = _page(panels, sources, head=sheet, tail="\n".join(links))
+    parts[""] = Resource(kind="text/html; charset=utf-8", body=html.encode())
+    return parts
+
+
+def self_contained(panels: Sequence[Panel]) -> str:
+    """The page as one file with the volumes inside.
+
+    Raises:
+        MedarError: the volumes are larger than browsers bear in one file.
+    """
+    size = sum(panel.size for panel in panels)
+    if size > LARGEST:
+        raise MedarError(
+            f"--html: {size / 2**20:.0f} MiB of compressed volumes; one file holds at most "
+            f"{LARGEST / 2**20:.0f} MiB: name fewer volumes, or serve them without --html"
+        )
+    scripts = [_read(script).decode() for script in SCRIPTS]
+    style = _read(STYLE).decode()
+    allowed = " ".join(_hash(script) for script in scripts)
+    policy = f"{COMMON}; script-src {allowed}; style-src {_hash(style)}"
+    data, sources = [], []
+    for number, panel in enumerate(panels):
+        ids: list[str | None] = []
+        for kind, body in (("image", panel.image), ("label", panel.label)):
+            ids.append(None if body is None else f"{kind}-{number}")
+            if body is not None:
+                text = base64.b64encode(body).decode()
+                data.append(f'<script type="text/plain" id="{kind}-{number}">{text}</script>')
+        sources.append(ids)
+    head = f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>'
+    tail = "\n".join([*data, *(f"<script>{script}</script>" for script in scripts)])
+    return _page(panels, sources, head=head, tail=tail)
+
+
+def _page(
+    panels: Sequence[Panel], sources: Sequence[list[str | None]], *, head: str, tail: str
+) -> str:
+    facts = {
+        "medar": __version__,
+        "niivue": NIIVUE,
+        "presets": PRESETS,
+        "link": "mm" if overlap(panels) else "relative",
+        "panels": [
+            {**panel.facts, "image": image, "label": label}
+            for panel, (image, label) in zip(panels, sources, strict=True)
+        ],
+    }
+    page = _read("static/page.html").decode()
+    for place, text in (("head", head), ("facts", _json(facts)), ("scripts", tail)):
+        before, mark, after = page.partition(f"<!-- {place} -->")
+        assert mark, place
+        page = before + text + after
+    return page
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@cache
+def _read(path: str) -> bytes:
+    return files("medar.view").joinpath(path).read_bytes()

@@ -1,0 +1,237 @@
+"use strict";
+
+/* The page: panels beside each other, what they share, and what the keyboard does. */
+
+const byId = (id) => document.getElementById(id);
+
+const VIEWS = [3, 0, 1, 2, 4];
+const STEPS = {
+  ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 1, 0], ArrowDown: [0, -1, 0],
+  PageUp: [0, 0, 1], PageDown: [0, 0, -1],
+};
+
+class Page {
+  constructor(facts) {
+    this.facts = facts;
+    this.opacity = 0.45;
+    this.link = facts.link;
+    this.quiet = true;
+    this.panels = facts.panels.map((one) => new Panel(one, this));
+    this.active = this.panels[0];
+    const first = JSON.stringify(this.panels[0].window);
+    this.same = this.panels.every((one) => JSON.stringify(one.window) === first);
+    this.#lay();
+    this.#control();
+  }
+
+  #lay() {
+    const count = this.panels.length;
+    const main = byId("panels");
+    main.dataset.columns = count === 4 ? 2 : count > 4 ? Math.ceil(count / 2) : count;
+    main.append(...this.panels.map((one) => one.box));
+    document.body.classList.toggle("alone", count === 1);
+    document.title = `${this.panels.map((one) => one.facts.title).join(", ")} - medar view`;
+    byId("about").textContent = `medar ${this.facts.medar}, NiiVue ${this.facts.niivue}`;
+    byId("opacity-of-labels").hidden = !this.panels.some((one) => one.facts.label);
+    this.#legend();
+  }
+
+  #control() {
+    for (const button of byId("views").children) {
+      button.addEventListener("click", () => this.setView(Number(button.dataset.view)));
+    }
+    byId("link").value = this.link;
+    byId("link").addEventListener("change", (event) => this.setLink(event.target.value));
+    byId("same").checked = this.same;
+    byId("same").addEventListener("change", (event) => {
+      this.same = event.target.checked;
+      if (this.same) this.setWindow(this.active, this.active.window);
+    });
+    const preset = byId("preset");
+    const ct = this.panels.some((one) => one.facts.modality === "CT");
+    preset.append(new Option("as at first", "own"));
+    for (const [name, text] of ct ? Object.entries(this.facts.presets) : []) {
+      preset.append(new Option(`${name} ${text}`, text));
+    }
+    preset.append(new Option("by hand", "hand"));
+    preset.addEventListener("change", () => this.#preset(preset.value));
+    byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
+    byId("ask").addEventListener("click", () => byId("help").showModal());
+    window.addEventListener("resize", () => {
+      for (const panel of this.panels) if (document.body.dataset.state === "ready") panel.fit();
+    });
+    for (const kind of ["keydown", "keyup"]) {
+      window.addEventListener(kind, (event) => this.#key(event, kind === "keydown"), true);
+    }
+  }
+
+  async load() {
+    for (const panel of this.panels) {
+      try {
+        await panel.load();
+      } catch (error) {
+        panel.said.textContent = `cannot be shown: ${error.message}`;
+        throw error;
+      }
+    }
+    this.setView(3);
+    this.quiet = false;
+    this.activate(this.panels[0]);
+    this.start();
+  }
+
+  /* The crosshair in the middle of the first volume, or of its labels. */
+  start() {
+    for (const panel of this.panels) panel.goTo(panel.facts.start);
+    this.moved(this.panels[0]);
+  }
+
+  activate(panel) {
+    this.active = panel;
+    for (const one of this.panels) one.box.classList.toggle("active", one === panel);
+  }
+
+  /* A panel's crosshair has moved: the others follow. */
+  moved(panel) {
+    if (this.quiet) return;
+    this.quiet = true;
+    panel.outside = false;
+    panel.showPlace();
+    for (const other of this.panels) {
+      if (other === panel || this.link === "off") continue;
+      if (this.link === "mm") other.goTo(panel.mm);
+      else other.goToFraction(panel.fraction);
+    }
+    this.quiet = false;
+  }
+
+  setLink(kind) {
+    this.link = kind;
+    byId("link").value = kind;
+    this.moved(this.active);
+  }
+
+  setView(kind) {
+    for (const button of byId("views").children) {
+      button.setAttribute("aria-pressed", String(Number(button.dataset.view) === kind));
+    }
+    for (const panel of this.panels) panel.setView(kind);
+  }
+
+  /* Black and white of a panel, and of the others of its modality if they are the same in all. */
+  setWindow(panel, range, preset = "hand") {
+    byId("preset").value = preset;
+    for (const other of this.panels) {
+      const follows = this.same && other.facts.modality === panel.facts.modality;
+      if (other === panel || follows) other.setWindow(range);
+    }
+  }
+
+  #preset(name) {
+    if (name === "hand") return;
+    for (const panel of this.panels) {
+      if (name === "own") panel.setWindow(panel.facts.window);
+      else if (panel.facts.modality === "CT") {
+        const [level, width] = name.split("/").map(Number);
+        panel.setWindow([level - width / 2, level + width / 2]);
+      }
+    }
+  }
+
+  setOpacity(share) {
+    this.opacity = Math.min(Math.max(share, 0), 1);
+    byId("opacity").value = Math.round(100 * this.opacity);
+    for (const panel of this.panels) panel.setOpacity(this.opacity);
+  }
+
+  #legend() {
+    const labels = new Map();
+    for (const panel of this.panels) {
+      for (const { value, name } of panel.facts.labels) labels.set(value, name);
+    }
+    for (const value of [...labels.keys()].sort((a, b) => a - b)) {
+      byId("legend").append(this.#entry(value, labels.get(value)));
+    }
+  }
+
+  #entry(value, name) {
+    const entry = element("button", "");
+    const [red, green, blue] = colourOf(value);
+    const swatch = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const square = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const looks = { width: "100%", height: "100%", rx: 2, fill: `rgb(${red} ${green} ${blue})` };
+    for (const [key, look] of Object.entries(looks)) square.setAttribute(key, look);
+    swatch.append(square);
+    const volumes = this.panels.filter((one) => one.facts.label).map(
+      (one) => one.facts.labels.find((label) => label.value === value)?.ml ?? 0,
+    );
+    entry.append(swatch, name ? `${value} ${name}` : `label ${value}`);
+    entry.append(element("small", "", `${volumes.join(" | ")} ml`));
+    entry.type = "button";
+    entry.setAttribute("aria-pressed", "true");
+    entry.title = "Volume in each panel with labels; click to hide or show";
+    entry.addEventListener("click", () => {
+      const hide = entry.getAttribute("aria-pressed") === "true";
+      entry.setAttribute("aria-pressed", String(!hide));
+      for (const panel of this.panels) {
+        if (hide) panel.hidden.add(value);
+        else panel.hidden.delete(value);
+        panel.showLabels();
+      }
+    });
+    return entry;
+  }
+
+  reset() {
+    this.setLink(this.facts.link);
+    this.setView(3);
+    this.setOpacity(0.45);
+    this.#preset("own");
+    byId("preset").value = "own";
+    for (const panel of this.panels) panel.niivue.setPan2Dxyzmm([0, 0, 0, 1]);
+    this.start();
+  }
+
+  #key(event, down) {
+    const typing = event.target.matches?.("input[type=number], select");
+    if (typing || event.ctrlKey || event.altKey || event.metaKey || byId("help").open) return;
+    if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
+    // NiiVue has keys of its own, which would do something else.
+    event.stopPropagation();
+    if (!down) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!this.#act(key)) return;
+    event.preventDefault();
+  }
+
+  #act(key) {
+    const links = ["mm", "relative", "off"];
+    if (key in STEPS) this.active.step(...STEPS[key]);
+    else if ("12345".includes(key)) this.setView(VIEWS[Number(key) - 1]);
+    else if (key === "l") this.setLink(links[(links.indexOf(this.link) + 1) % 3]);
+    else if (key === "o") this.setOpacity(this.opacity > 0 ? 0 : 0.45);
+    else if (key === "[") this.setOpacity(this.opacity - 0.1);
+    else if (key === "]") this.setOpacity(this.opacity + 0.1);
+    else if (key === "r") this.reset();
+    else if (key === "?") byId("help").showModal();
+    else return false;
+    return true;
+  }
+}
+
+/* What the page shows now, for scripts and tests. */
+const page = new Page(JSON.parse(byId("facts").textContent));
+window.medar = {
+  get crosshair() { return page.active.mm; },
+  get link() { return page.link; },
+  get panels() {
+    return page.panels.map((one) => ({
+      title: one.facts.title, synthetic: one.facts.synthetic, mm: one.mm, voxel: one.voxel,
+      value: one.value, label: one.label?.value ?? 0, window: one.window, outside: one.outside,
+    }));
+  },
+};
+page.load().then(
+  () => { document.body.dataset.state = "ready"; },
+  (error) => { document.body.dataset.state = "failed"; throw error; },
+);

@@ -1,0 +1,275 @@
+"use strict";
+
+/* One volume with its label map: a NiiVue of its own, a title above it, a readout below. */
+
+const COLOURS = [
+  [230, 97, 92], [94, 173, 235], [122, 201, 112], [240, 190, 80], [176, 132, 232], [84, 205, 196],
+  [240, 140, 190], [190, 150, 105], [160, 205, 60], [120, 135, 240], [245, 140, 65], [170, 180, 190],
+];
+
+/* NiiVue's numbers of what a drag does. */
+const DRAG = { none: 0, move: 3, crosshair: 8 };
+
+/* A label value has the same colour in all panels. */
+function colourOf(value) {
+  const place = (value - 1) % COLOURS.length;
+  return COLOURS[place < 0 ? place + COLOURS.length : place];
+}
+
+function element(tag, kind, text = "") {
+  const made = document.createElement(tag);
+  made.className = kind;
+  made.textContent = text;
+  return made;
+}
+
+/* The bytes of a served file, or of one inside the page. */
+async function bytesOf(name) {
+  const inside = document.getElementById(name);
+  if (inside) {
+    const text = atob(inside.textContent);
+    const bytes = new Uint8Array(text.length);
+    for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
+    return bytes.buffer;
+  }
+  const answer = await fetch(name);
+  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}; does medar view still run?`);
+  return answer.arrayBuffer();
+}
+
+class Panel {
+  constructor(facts, page) {
+    this.facts = facts;
+    this.page = page;
+    this.hidden = new Set();
+    this.window = [...facts.window];
+    this.outside = false;
+    this.box = element("section", "panel");
+    this.box.append(this.#title(), this.#picture(), this.#readout());
+  }
+
+  #title() {
+    const bar = element("div", "title");
+    const { title, synthetic, modality, shape, spacing } = this.facts;
+    const heading = element("h2", "", title);
+    heading.title = title;
+    bar.append(heading);
+    if (synthetic) bar.append(element("span", "mark", "synthetic"));
+    const said = `${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
+    const facts = element("span", "facts", modality ? `${modality}, ${said}` : said);
+    facts.title = facts.textContent;
+    bar.append(facts);
+    return bar;
+  }
+
+  #picture() {
+    const box = element("div", "picture");
+    this.canvas = document.createElement("canvas");
+    this.canvas.setAttribute("aria-label", this.facts.title);
+    this.said = element("p", "said", "loading ...");
+    const inner = element("div", "inner");
+    inner.append(this.canvas);
+    box.append(inner, this.said);
+    box.addEventListener("pointerdown", () => this.page.activate(this), true);
+    // NiiVue's wheel zooms where its drag mode is to move the picture.
+    box.addEventListener("wheel", (event) => {
+      this.niivue.opts.dragMode = event.ctrlKey ? DRAG.move : DRAG.none;
+    }, true);
+    // NiiVue's own answer would be a window by its own percentiles.
+    box.addEventListener("dblclick", (event) => {
+      event.stopPropagation();
+      this.page.setWindow(this, this.facts.window);
+    }, true);
+    box.addEventListener("pointermove", (event) => {
+      if (event.buttons & 2) this.#drag(event.movementX, event.movementY);
+    });
+    return box;
+  }
+
+  #readout() {
+    const bar = element("div", "readout");
+    for (const name of ["mm", "voxel", "value", "label"]) {
+      this[`${name}Text`] = element("span", name);
+      bar.append(this[`${name}Text`]);
+    }
+    const range = element("span", "range", "window");
+    this.bounds = ["black", "white"].map((name, k) => {
+      const field = element("input", name);
+      field.type = "number";
+      field.step = "any";
+      field.title = `${name} (${this.facts.title})`;
+      field.addEventListener("change", () => {
+        const wanted = this.window.with(k, Number(field.value));
+        this.page.setWindow(this, wanted[0] < wanted[1] ? wanted : this.window);
+      });
+      range.append(field);
+      return field;
+    });
+    bar.append(range);
+    return bar;
+  }
+
+  async load() {
+    this.niivue = new niivue.Niivue({
+      logLevel: "error",
+      loadingText: "",
+      backColor: [0, 0, 0, 1],
+      fontColor: [0.92, 0.8, 0.45, 1],
+      crosshairColor: [0.42, 0.71, 0.88, 0.8],
+      crosshairWidthUnit: "mm",
+      isRadiologicalConvention: true,
+      showAllOrientationMarkers: true,
+      multiplanarLayout: 2,
+      multiplanarShowRender: 1,
+      multiplanarPadPixels: 14,
+      tileMargin: 14,
+      show3Dcrosshair: true,
+      dragAndDropEnabled: false,
+      isNearestInterpolation: false,
+      dragMode: DRAG.none,
+    });
+    this.niivue.setMouseEventConfig({
+      leftButton: { primary: DRAG.crosshair, withShift: DRAG.move },
+      rightButton: DRAG.none,
+      centerButton: DRAG.move,
+    });
+    await this.niivue.attachToCanvas(this.canvas);
+    this.niivue.onLocationChange = () => this.page.moved(this);
+    await this.#add(this.facts.image, {
+      colormap: "gray", cal_min: this.window[0], cal_max: this.window[1],
+    });
+    if (this.facts.label) await this.#add(this.facts.label, { opacity: this.page.opacity }, true);
+    this.niivue.setScale(0.85);
+    this.said.textContent = "";
+    this.showWindow();
+  }
+
+  async #add(source, options, label = false) {
+    const buffer = await bytesOf(source);
+    const name = `${source}.nii.gz`;
+    const volume = await niivue.NVImage.loadFromUrl({ url: buffer, name, ...options });
+    if (label) volume.setColormapLabel(this.#colours());
+    this.niivue.addVolume(volume);
+  }
+
+  /* Place k of the label map is the k-th label of the legend. */
+  #colours() {
+    const rows = this.facts.labels.map(({ value }) => colourOf(value));
+    const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
+    rows.forEach(([red, green, blue], k) => {
+      table.R.push(red);
+      table.G.push(green);
+      table.B.push(blue);
+      table.A.push(this.hidden.has(this.facts.labels[k].value) ? 0 : 255);
+      table.I.push(k + 1);
+      table.labels.push(String(this.facts.labels[k].value));
+    });
+    return table;
+  }
+
+  showLabels() {
+    if (!this.facts.label) return;
+    this.niivue.volumes[1].setColormapLabel(this.#colours());
+    this.niivue.updateGLVolume();
+  }
+
+  setOpacity(share) {
+    if (this.facts.label) this.niivue.setOpacity(1, share);
+  }
+
+  setView(kind) {
+    this.niivue.setSliceType(kind);
+    this.fit();
+  }
+
+  /* NiiVue's crosshair has a width in mm: that of a line on the screen. */
+  fit() {
+    const [x, y, z] = this.facts.shape.map((count, k) => count * this.facts.spacing[k]);
+    const [wide, high] = this.niivue.opts.sliceType === 3 ? [x + y, y + z] : [x, Math.max(y, z)];
+    const pixel = Math.max(wide / this.canvas.clientWidth, high / this.canvas.clientHeight);
+    this.niivue.opts.crosshairGap = 9 * pixel;
+    this.niivue.setCrosshairWidth(1.5 * pixel);
+  }
+
+  setWindow(range) {
+    this.window = [...range];
+    [this.niivue.volumes[0].cal_min, this.niivue.volumes[0].cal_max] = range;
+    this.niivue.updateGLVolume();
+    this.showWindow();
+  }
+
+  /* Right widens the window, up raises it; 200 pixels are a width. */
+  #drag(right, down) {
+    const [low, high] = this.window;
+    const width = (high - low) * Math.exp(right / 200);
+    const level = (low + high) / 2 - (down / 200) * (high - low);
+    this.page.setWindow(this, [level - width / 2, level + width / 2]);
+  }
+
+  showWindow() {
+    this.bounds.forEach((field, k) => { field.value = Number(this.window[k].toPrecision(4)); });
+  }
+
+  get fraction() {
+    return Array.from(this.niivue.scene.crosshairPos);
+  }
+
+  get mm() {
+    return Array.from(this.niivue.frac2mm(this.niivue.scene.crosshairPos, 0, true)).slice(0, 3);
+  }
+
+  get voxel() {
+    const place = this.niivue.frac2vox(this.niivue.scene.crosshairPos);
+    return this.facts.shape.map((n, k) => Math.min(Math.max(Math.round(place[k]), 0), n - 1));
+  }
+
+  /* The crosshair at scanner coordinates; in the nearest voxel if they lie outside. */
+  goTo(mm) {
+    this.goToFraction(Array.from(this.niivue.mm2frac([...mm, 1], 0, true)));
+  }
+
+  goToFraction(wanted) {
+    this.outside = wanted.some((share) => share < -1e-4 || share > 1 + 1e-4);
+    const inside = wanted.map((share, k) => {
+      const half = 0.5 / this.facts.shape[k];
+      return Math.min(Math.max(share, half), 1 - half);
+    });
+    this.niivue.scene.crosshairPos = this.outside ? inside : wanted;
+    this.niivue.drawScene();
+    this.showPlace();
+  }
+
+  step(right, front, up) {
+    this.niivue.moveCrosshairInVox(right, front, up);
+  }
+
+  get value() {
+    const value = this.niivue.volumes[0].getValue(...this.voxel);
+    return Number.isFinite(value) ? Number(value.toPrecision(6)) : value;
+  }
+
+  /* The label under the crosshair; null where there is none. */
+  get label() {
+    if (!this.facts.label) return null;
+    const place = Math.round(this.niivue.volumes[1].getValue(...this.voxel));
+    return place > 0 ? this.facts.labels[place - 1] : null;
+  }
+
+  showPlace() {
+    const letter = (length, ends) => `${ends[length < 0 ? 1 : 0]} ${Math.abs(length).toFixed(1)}`;
+    const [x, y, z] = this.mm;
+    const label = this.label;
+    const place = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
+    const value = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
+    const texts = {
+      mm: place,
+      voxel: `voxel ${this.voxel.join(", ")}`,
+      value,
+      label: label ? label.name || `label ${label.value}` : "",
+    };
+    for (const [name, text] of Object.entries(texts)) {
+      this[`${name}Text`].textContent = this.outside ? "" : text;
+    }
+    this.said.textContent = this.outside ? "the crosshair lies outside of this volume" : "";
+  }
+}

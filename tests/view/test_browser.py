@@ -1,0 +1,154 @@
+"""The page in a headless browser."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medar.view.files import choose
+from medar.view.page import resources, self_contained
+from medar.view.panels import make_panels
+from medar.view.server import PageServer
+from medar.volume import ReadOptions, read_volume
+
+
+@pytest.fixture(params=["served", "one file"])
+def opened(
+    request: pytest.FixtureRequest, pair: tuple[Path, Path], chromium: Any, tmp_path: Path
+) -> Iterator[Any]:
+    """The page of a real and a synthetic volume, ready."""
+    panels = make_panels(choose(pair).shown, ReadOptions(), names={2: "left", 300: "right"})
+    if request.param == "one file":
+        path = tmp_path / "page.html"
+        path.write_text(self_contained(panels), encoding="utf-8")
+        chromium.page.goto(path.as_uri())
+        chromium.page.wait_for_selector("body[data-state=ready]")
+        yield chromium
+        return
+    with PageServer(resources(panels)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            chromium.page.goto(server.url)
+            chromium.page.wait_for_selector("body[data-state=ready]")
+            yield chromium
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def state(page: Any) -> list[dict[str, Any]]:
+    return page.evaluate("window.medar.panels")
+
+
+def colours(page: Any, number: int) -> int:
+    """How many grey values and colours a panel's picture has."""
+    from io import BytesIO
+
+    from PIL import Image
+
+    picture = Image.open(BytesIO(page.locator("canvas").nth(number).screenshot()))
+    return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+
+
+@pytest.mark.slow
+def test_a_click_moves_both_crosshairs(opened: Any, pair: tuple[Path, Path]) -> None:
+    page = opened.page
+    assert [one["synthetic"] for one in state(page)] == [False, True]
+    assert page.locator(".mark").all_inner_texts() == ["synthetic"]
+    assert min(colours(page, 0), colours(page, 1)) > 50
+    before = state(page)
+    box = page.locator("canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 0.2 * box["width"], box["y"] + 0.15 * box["height"])
+    after = state(page)
+    for old, new, path in zip(before, after, pair, strict=True):
+        assert np.linalg.norm(np.subtract(old["mm"], new["mm"])) > 2
+        volume = read_volume(path)
+        place = (np.linalg.inv(volume.affine) @ [*new["mm"], 1.0])[:3]
+        # The page's coordinates, voxel and value are those of the file.
+        assert np.abs(place - new["voxel"]).max() <= 0.501
+        assert new["value"] == volume.array[0][tuple(new["voxel"])]
+    np.testing.assert_allclose(after[0]["mm"], after[1]["mm"], atol=0.05)
+    assert opened.errors == []
+    assert opened.outside == []
+    assert all(address.startswith(("file://", "http://127.0.0.1")) for address in opened.requests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", ["served"], indirect=True)
+def test_links_windows_labels_and_keys(opened: Any) -> None:
+    page = opened.page
+    start = state(page)
+    page.keyboard.press("ArrowUp")
+    assert state(page)[0]["voxel"][1] == start[0]["voxel"][1] + 1
+    assert state(page)[1]["mm"][1] == pytest.approx(start[0]["mm"][1] + 1.0, abs=1e-3)
+    page.locator("#link").select_option("off")
+    page.keyboard.press("Escape")
+    page.locator("canvas").first.focus()
+    there = state(page)[1]["mm"]
+    page.keyboard.press("PageUp")
+    assert state(page)[1]["mm"] == there
+    page.keyboard.press("r")
+    assert page.evaluate("window.medar.link") == "mm"
+    assert [one["mm"] for one in state(page)] == [one["mm"] for one in start]
+
+    page.locator("input.black").first.fill("100")
+    page.locator("input.black").first.press("Enter")
+    assert [one["window"][0] for one in state(page)] == [100, 100]
+    page.locator("#same").uncheck()
+    box = page.locator("canvas").nth(1).bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 180)
+    page.mouse.down(button="right")
+    page.mouse.move(box["x"] + 60, box["y"] + 130, steps=1)
+    page.mouse.up(button="right")
+    low, high = 100, start[0]["window"][1]
+    assert state(page)[0]["window"] == [low, high]
+    # 50 pixels up: a quarter of the width more.
+    raised = [low + (high - low) / 4, high + (high - low) / 4]
+    assert state(page)[1]["window"] == pytest.approx(raised)
+    page.locator("canvas").nth(1).dblclick()
+    assert state(page)[1]["window"] == start[1]["window"]
+
+    legend = page.locator("#legend button")
+    assert [text.split()[:2] for text in legend.all_inner_texts()] == [
+        ["2", "left"],
+        ["300", "right"],
+    ]
+    coloured = colours(page, 1)
+    legend.nth(0).click()
+    legend.nth(1).click()
+    assert colours(page, 1) != coloured
+    assert opened.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", ["served"], indirect=True)
+def test_what_lies_under_the_crosshair_is_named(opened: Any, label: Any) -> None:
+    page = opened.page
+    box = page.locator("canvas").nth(1).bounding_box()
+    seen = set()
+    for step in range(16):
+        page.mouse.click(box["x"] + (0.04 + 0.03 * step) * box["width"], box["y"] + 180)
+        shown = state(page)[1]
+        assert shown["label"] == label[tuple(shown["voxel"])]
+        named = page.locator(".readout .label").nth(1).inner_text()
+        assert named == {0: "", 2: "left", 300: "right"}[shown["label"]]
+        seen.add(named)
+    assert seen == {"", "left", "right"}
+    before = state(page)[1]
+    page.keyboard.down("Shift")
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], box["y"] + 220, steps=2)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    assert state(page)[1] == before
+    # The second volume reaches farther to the front than the first.
+    for _ in range(20):
+        page.keyboard.press("ArrowUp")
+    assert [one["outside"] for one in state(page)] == [True, False]
+    assert "outside" in page.locator(".said").first.inner_text()
+    assert page.locator(".readout .value").first.inner_text() == ""
+    assert opened.errors == []

@@ -1,0 +1,91 @@
+"""Volumes as the page takes them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medar.errors import MedarError
+from medar.view.files import Shown
+from medar.view.panels import make_panels, overlap
+from medar.view.window import own_window, parse_window
+from medar.volume import ReadOptions, Volume, read_volume
+
+OPTIONS = ReadOptions()
+
+
+def unpacked(body: bytes, folder: Path, *, labels: bool = False) -> Volume:
+    path = folder / "panel.nii.gz"
+    path.write_bytes(body)
+    return read_volume(path, labels=labels)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.37])
+def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_path: Path) -> None:
+    path = write("v.nii.gz", factor * np.arange(60, dtype=np.float32).reshape(3, 4, 5))
+    panel = make_panels([Shown(image=path)], OPTIONS)[0]
+    shown, read = unpacked(panel.image, tmp_path), read_volume(path)
+    np.testing.assert_array_equal(shown.array, read.array)
+    np.testing.assert_allclose(shown.affine, read.affine, atol=1e-5)
+    assert shown.provenance is not None
+    assert shown.provenance.dtype == ("int16" if factor == 1.0 else "float32")
+
+
+def test_label_places_lead_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
+    shown = Shown(image=write("v.nii.gz"), label=write("l.nii.gz", label))
+    panel = make_panels([shown], OPTIONS, names={300: "liver"})[0]
+    values = np.array([0, *(one["value"] for one in panel.facts["labels"])])
+    assert panel.label is not None
+    np.testing.assert_array_equal(
+        values[unpacked(panel.label, tmp_path, labels=True).array[0]], label
+    )
+    assert [one["name"] for one in panel.facts["labels"]] == ["", "liver"]
+    # 3 x 6 x 3 voxels of 1.5 x 1 x 2 mm
+    assert panel.facts["labels"][1]["ml"] == pytest.approx(0.162)
+
+
+def test_the_crosshair_starts_in_a_label(write: Any, label: Any) -> None:
+    label[label == 2] = 0
+    shown = Shown(image=write("v.nii.gz"), label=write("l.nii.gz", label))
+    facts = make_panels([shown], OPTIONS)[0].facts
+    place = np.linalg.inv(read_volume(shown.image).affine) @ [*facts["start"], 1.0]
+    assert label[tuple(np.rint(place[:3]).astype(int))] == 300
+
+
+def test_an_image_is_no_label_map(write: Any) -> None:
+    path = write("v.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
+    with pytest.raises(MedarError, match="1000 different values"):
+        make_panels([Shown(image=path, label=path)], OPTIONS)
+
+
+def test_channels_become_panels(tmp_path: Path, write: Any) -> None:
+    array = np.stack([np.zeros((3, 4, 5)), np.ones((3, 4, 5))]).astype(np.float32)
+    path = write("v.nii.gz", array)
+    panels = make_panels([Shown(image=path)], ReadOptions(channels=True))
+    assert [panel.facts["title"] for panel in panels] == [f"v.nii.gz, channel {k}" for k in (0, 1)]
+    assert [unpacked(panel.image, tmp_path).array.max() for panel in panels] == [0, 1]
+    with pytest.raises(MedarError, match="channels"):
+        make_panels([Shown(image=path)], OPTIONS)
+
+
+def test_far_volumes_do_not_overlap(write: Any) -> None:
+    there = np.diag([1.0, 1.0, 1.0, 1.0])
+    there[:3, 3] = 500.0
+    near, far = write("near.nii.gz"), write("far.nii.gz", affine=there)
+    panels = make_panels([Shown(image=near), Shown(image=near), Shown(image=far)], OPTIONS)
+    assert overlap(panels[:2])
+    assert not overlap(panels)
+
+
+def test_windows() -> None:
+    assert parse_window("40/400") == parse_window("soft") == (-160.0, 240.0)
+    assert parse_window("-600/1500") == (-1350.0, 150.0)
+    for text in ("40", "40/0", "a/b", "40/inf", "", "40/-400", "softer"):
+        with pytest.raises(MedarError, match="LEVEL/WIDTH"):
+            parse_window(text)
+    array = np.linspace(0, 1000, 1001, dtype=np.float32).reshape(7, 11, 13)
+    volume = Volume.from_array(array, np.eye(4))
+    assert own_window(volume) == pytest.approx((5.0, 995.0))
+    assert own_window(Volume.from_array(array, np.eye(4), modality="CT")) == (-160.0, 240.0)
+    assert own_window(volume.with_array(np.full_like(volume.array, 3.0))) == (3.0, 4.0)
