@@ -80,7 +80,8 @@ def make_plan(stages: Sequence[Stage], ledger: Ledger, choice: Choice) -> list[S
         action, why = _decide(stage, entry, ledger, bases, anew, stage.name in choice.forced)
         if not started and action != "skip":
             raise MedarError(
-                f"--from {choice.first}: {stage.name} comes before ({why}); run it too"
+                f"--from {choice.first}: {stage.name} comes before it and is to run ({why}); leave "
+                "--from out, or name that stage"
             )
         steps[stage.name] = Step(stage=stage, action=action, why=why)
     return list(steps.values())

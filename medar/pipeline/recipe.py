@@ -179,6 +179,7 @@ class Desk:
             )
         entry.status, entry.ended, entry.attempts = "running", None, entry.attempts + 1
         self.ledger.write(entry)
+        (self.recipe.out / stage.folder).mkdir(parents=True, exist_ok=True)
         return entry
 
     def _clear(self, stage: Stage, entry: Entry | None) -> None:
