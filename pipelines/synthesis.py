@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 from medar.cli.main import run_app
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
-from medar.pipeline.inputs import data_digests, lend_hashes, manifest_in
+from medar.pipeline.inputs import check_data, data_digests, lend_hashes, manifest_in
 from medar.pipeline.ledger import Ledger
 from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
 from medar.pipeline.planning import Choice
@@ -343,6 +343,7 @@ def main(
         settings = replace(settings, data=replace(settings.data, path=path))
     if max_minutes is not None:
         settings = replace(settings, max_minutes=max_minutes)
+    check_data(settings.data)
     made = recipe(settings, out, tracked=not untracked)
     choice = Choice(first=from_, last=until, forced=tuple(force or ()))
     if dry_run:

@@ -19,6 +19,23 @@ HASHES = HASHES_FILE
 """Content hashes of the data set's files, below OUT."""
 
 
+def check_data(data: DataSettings) -> Path:
+    """Where the data set is.
+
+    Raises:
+        MedarError: none is named, none is there, or it is prepared.
+    """
+    if data.path is None:
+        raise MedarError("no data set is named: give its path with --data")
+    if not data.path.exists():
+        raise MedarError(f"{data.path}: no such file or folder")
+    if is_prepared(data.path):
+        raise MedarError(
+            f"{data.path}: is prepared already; name the data set that it was prepared from"
+        )
+    return data.path
+
+
 def manifest_of(data: DataSettings, stored: Manifest | None = None) -> Manifest:
     """The data set that the settings name.
 
@@ -27,16 +44,10 @@ def manifest_of(data: DataSettings, stored: Manifest | None = None) -> Manifest:
         stored: an earlier manifest, whose splits stay.
 
     Raises:
-        MedarError: no data set is named, or none is there.
+        MedarError: see `check_data`, and what `read_manifest` raises.
     """
-    if data.path is None:
-        raise MedarError("no data set is named: give its path with --data")
-    if is_prepared(data.path):
-        raise MedarError(
-            f"{data.path}: is prepared already; name the data set that it was prepared from"
-        )
     return read_manifest(
-        data.path,
+        check_data(data),
         attributes=data.attributes,
         modality=data.modality,
         seed=data.seed,

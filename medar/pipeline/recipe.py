@@ -23,7 +23,7 @@ from typing import Any, Literal
 from medar.environment import environment
 from medar.errors import MedarError, one_line
 from medar.files import exclusive, read_json_object, write_json
-from medar.pipeline.budget import minutes_for
+from medar.pipeline.budget import expected_minutes, minutes_for
 from medar.pipeline.estimates import Estimate, duration, estimate
 from medar.pipeline.ledger import Entry, Ledger, now
 from medar.pipeline.memory import forget_peak, peak_mib
@@ -64,7 +64,8 @@ class Recipe:
     def estimates(self, steps: Sequence[Step]) -> list[Estimate]:
         """What each step takes, as far as that is known."""
         ledger = Ledger(self.out)
-        return [estimate(step, ledger, self._share(step, ledger)) for step in steps]
+        given = expected_minutes(steps, self.stages, ledger, self.max_minutes)
+        return [estimate(step, ledger, part) for step, part in zip(steps, given, strict=True)]
 
     def run(self, choice: Choice) -> list[Step]:
         """Do it.
@@ -89,13 +90,6 @@ class Recipe:
                     if action != "skip":
                         desk.do(name)
             return desk.steps
-
-    def _share(self, step: Step, ledger: Ledger) -> float | None:
-        """Minutes of the budget, as far as they can be told now."""
-        entry = ledger.read(step.stage.name)
-        if step.action == "resume" and entry is not None:
-            return entry.minutes
-        return minutes_for(step.stage, self.stages, ledger, self.max_minutes)
 
     @staticmethod
     def _go_on(choice: Choice) -> str:
@@ -122,6 +116,8 @@ class Desk:
     def begin(self) -> list[tuple[str, str]]:
         """Plan, say so, and keep the settings: name and action of each step."""
         self.steps = make_plan(self.recipe.stages, self.ledger, self.choice)
+        for step in self.steps:
+            self.bases.fingerprint(step.stage.name)  # data that cannot be read stop the run now
         header = f"The recipe {self.recipe.name}, resolved: every setting, defaults included."
         save_yaml(self.recipe.settings, self.recipe.out / "config.yaml", header=header)
         write_json(self.recipe.out / "environment.json", environment())
@@ -218,7 +214,9 @@ class Desk:
         work = Work(out=self.recipe.out, folder=folder, minutes=entry.minutes)
         if self._runs is None:
             return stage.run(work)
-        with self._runs.stage(stage.name, folder, stage.settings) as tracker:
+        # A training tells its own settings itself, with the minutes that it was given.
+        told = {n: v for n, v in stage.settings.items() if not stage.training or n != "training"}
+        with self._runs.stage(stage.name, folder, told) as tracker:
             facts = stage.run(replace(work, tracker=Held(tracker)))
             # A training's own last step: MLflow is never told of an earlier one after a later.
             tracker.log_metrics(_numbers(facts, "result/"), int(facts.get("step", 0)))

@@ -50,6 +50,16 @@ def test_a_budget_that_is_used_up(kitchen: Kitchen) -> None:
         kitchen.run()
 
 
+def test_a_plan_says_what_each_training_will_get(kitchen: Kitchen) -> None:
+    kitchen.budget = 10.0
+    assert kitchen.recipe().estimates(kitchen.plan())[1].seconds == pytest.approx(5 * 60)
+    kitchen.run(last="first")
+    took(kitchen, "first", 240.0)
+    second = kitchen.recipe().estimates(kitchen.plan())[1]
+    assert second.seconds == pytest.approx(4 * 60)
+    assert second.time == "4.0 min (its share)"
+
+
 def test_no_budget_no_limit(kitchen: Kitchen) -> None:
     kitchen.run()
     assert set(kitchen.minutes.values()) == {None}
@@ -96,7 +106,8 @@ def test_a_resumed_training_takes_what_is_left(kitchen: Kitchen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(3.4, "3 s"), (89.0, "89 s"), (600.0, "10 min"), (9000.0, "2.5 h")]
+    ("seconds", "words"),
+    [(3.4, "3 s"), (89.0, "89 s"), (90.0, "1.5 min"), (600.0, "10 min"), (9000.0, "2.5 h")],
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
