@@ -217,6 +217,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             settings={**_matters(settings.tokenizer), **budget},
             needs=("prepare",),
             training=True,
+            model="tokenizer",
             share=shares["tokenizer"],
             outlook=partial(tokenizer_outlook, settings, out),
         ),
@@ -237,6 +238,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             settings={**_matters(settings.generator), **budget},
             needs=("tokens",),
             training=True,
+            model="generator",
             share=shares["generator"],
             outlook=partial(generator_outlook, settings, out),
         ),
@@ -270,8 +272,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     )
 
 
-def recipe(settings: SynthesisSettings, out: Path, *, tracked: bool = True) -> Recipe:
-    """All of it, for a folder."""
+def recipe(settings: SynthesisSettings, out: Path, **options: Any) -> Recipe:
+    """All of it, for a folder; options are those of `Recipe`."""
     return Recipe(
         name="synthesis",
         out=out,
@@ -279,7 +281,7 @@ def recipe(settings: SynthesisSettings, out: Path, *, tracked: bool = True) -> R
         stages=stages(settings, out),
         max_minutes=settings.max_minutes,
         device=settings.generator.training.device,
-        tracked=tracked,
+        **options,
     )
 
 
@@ -303,6 +305,8 @@ def main(
     force: Annotated[list[str] | None, Parameter(name="--force")] = None,
     dry_run: bool = False,
     max_minutes: float | None = None,
+    register: str | None = None,
+    alias: str | None = None,
     untracked: bool = False,
     json: bool = False,
 ) -> None:
@@ -332,6 +336,10 @@ def main(
         Print the plan, with time and memory where they are known, and do nothing.
     max_minutes
         A budget for all stages together, of which each training gets a share.
+    register
+        Name in MLflow's registry that the generator becomes the next version of.
+    alias
+        What that version is called, such as champion; it takes the name from the one before.
     untracked
         Leave MLflow out.
     json
@@ -344,7 +352,7 @@ def main(
     if max_minutes is not None:
         settings = replace(settings, max_minutes=max_minutes)
     check_data(settings.data)
-    made = recipe(settings, out, tracked=not untracked)
+    made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
     choice = Choice(first=from_, last=until, forced=tuple(force or ()))
     if dry_run:
         _print_plan(made, choice, json=json)

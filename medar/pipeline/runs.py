@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from medar.pipeline.stage import RunTracker
+from medar.errors import MedarError
+from medar.pipeline.stage import Facts, RunTracker
 
 if TYPE_CHECKING:
     from medar.tracking import MlflowTracker
@@ -33,9 +34,11 @@ class Runs:
             yield self._whole
 
     @contextlib.contextmanager
-    def stage(self, name: str, folder: Path, parameters: Mapping[str, Any]) -> Iterator[RunTracker]:
+    def stage(
+        self, name: str, folder: Path, parameters: Mapping[str, Any]
+    ) -> Iterator["MlflowTracker"]:
         """The run of a stage, which ends with the block, and says how."""
-        with contextlib.closing(self._tracker(name, folder)) as tracker:
+        with contextlib.closing(self.tracker(name, folder)) as tracker:
             tracker.log_parameters(dict(parameters))
             yield tracker
 
@@ -45,13 +48,59 @@ class Runs:
             with contextlib.suppress(KeyboardInterrupt), self.stage(name, folder, {}):
                 raise KeyboardInterrupt  # which makes it KILLED, as it was
 
-    def _tracker(self, name: str, folder: Path) -> "MlflowTracker":
+    def tracker(self, name: str, folder: Path) -> "MlflowTracker":
+        """The run of a stage, which begins when it is told something."""
         from medar.tracking import MlflowTracker
 
         tags = {"medar.kind": "stage", "medar.stage": name}
         return MlflowTracker(
             folder, name=name, uri=self._whole.uri, parent=self._whole.run_id, tags=tags
         )
+
+
+def check_registration(register: str | None, alias: str | None, *, tracked: bool) -> None:
+    """Refuse what cannot be registered before anything is trained for it.
+
+    Raises:
+        MedarError: a name that the registry does not take, an alias alone, or no MLflow.
+    """
+    if register is None and alias is None:
+        return
+    from medar.tracking.names import check_names
+
+    if register is not None and not tracked:
+        raise MedarError(f"--register {register}: needs MLflow; leave out --untracked")
+    check_names(register, alias)
+
+
+def keep_model(
+    tracker: "MlflowTracker",
+    kind: Literal["tokenizer", "generator"],
+    facts: Facts,
+    register: str | None = None,
+    alias: str | None = None,
+) -> str:
+    """Put the model that a training left into MLflow; one that is there already is not copied.
+
+    Args:
+        tracker: of the stage.
+        kind: what the model is.
+        facts: numbers among them say how good it is.
+        register: a name in the registry, of which it becomes the next version.
+        alias: what that version is called.
+
+    Returns:
+        The model's address.
+
+    Raises:
+        MedarError: no answer from MLflow, or a name that it does not take.
+    """
+    from medar.tracking.models import log_model
+
+    metrics = {name: float(value) for name, value in facts.items() if not isinstance(value, str)}
+    return log_model(
+        tracker, tracker.out / "model", kind=kind, metrics=metrics, register=register, alias=alias
+    )
 
 
 class Held:

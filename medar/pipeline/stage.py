@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from medar.training.tracker import Tracker
 
@@ -82,6 +82,8 @@ class Stage:
     """Digests by name of data that come from outside."""
     training: bool = False
     """It runs in all processes, and within the minutes that it is given."""
+    model: Literal["tokenizer", "generator"] | None = None
+    """What kind of model it leaves in the folder `model` of its own, to be kept in MLflow."""
     share: float = 0.0
     """Of a budget of time."""
     outlook: Callable[[], Outlook] = Outlook

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medar.pipeline import recipe
+from medar.pipeline import desk
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,5 +15,5 @@ from fakes import Kitchen
 @pytest.fixture
 def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
     """Recipes in an empty folder; versions and hardware are not asked for each time."""
-    monkeypatch.setattr(recipe, "environment", lambda: {"python": "3"})
+    monkeypatch.setattr(desk, "environment", lambda: {"python": "3"})
     return Kitchen(tmp_path / "out")

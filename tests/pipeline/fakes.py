@@ -28,6 +28,7 @@ class Kitchen:
         minutes: what each was given of a budget.
         values: the settings of each stage, which may be changed between runs.
         fails: an error that a stage raises, by name, after it has begun its file.
+        options: more of the recipe's own.
         acts: what a stage does besides, by name, once.
         digests: of the data that `first` reads.
     """
@@ -41,6 +42,8 @@ class Kitchen:
         self.acts: dict[str, Callable[[], None]] = {}
         self.digests = {"the content of files": "abc"}
         self.budget: float | None = None
+        self.tracked = False
+        self.options: dict[str, Any] = {}
 
     def recipe(self) -> Recipe:
         names = list(self.values)
@@ -52,7 +55,7 @@ class Kitchen:
             stages=stages,
             max_minutes=self.budget,
             device="cpu",
-            tracked=False,
+            **{"tracked": self.tracked, **self.options},
         )
 
     def run(self, **choice: Any) -> list[str]:
@@ -91,6 +94,7 @@ class Kitchen:
             needs=tuple(needs),
             inputs=(lambda: self.digests) if name == "first" else None,
             training=name == "second",
+            model="generator" if name == "second" and self.options else None,
             share=2.0 if name == "second" else 1.0,
             outlook=(lambda: Outlook(steps=100, parameters=10**6)) if name == "second" else Outlook,
         )

@@ -44,7 +44,7 @@ def main(config: str, data: str, folder: str) -> None:
         now = {n: e for n in NAMES if (e := entry(killed, n))["status"] == "done"}
         assert {name: now[name] for name in done} == done, "a stage was done twice"
         done = now
-    code = run([*call, str(killed)], killed)
+    code = run([*call, str(killed), "--register", "tiny", "--alias", "champion"], killed)
     said = {"kills": hits, "code": code}
     (Path(folder) / "said.json").write_text(json.dumps(said))
 

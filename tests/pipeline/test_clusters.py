@@ -25,9 +25,8 @@ def test_the_slurm_script_parses(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
     words = shlex.split(script.replace("\\\n", " ").splitlines()[-1])
     assert (ROOT / words[words.index("--config") + 1]).is_file()
-    assert [
-        word for word in words[words.index("pipelines/synthesis.py") :] if word[:2] == "--"
-    ] == (OPTIONS)
+    given = words[words.index("pipelines/synthesis.py") :]
+    assert [word for word in given if word.startswith("--")] == OPTIONS
 
 
 def test_the_train_job_names_what_there_is() -> None:

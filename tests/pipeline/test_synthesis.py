@@ -156,22 +156,29 @@ def test_kill_9_at_ten_moments_changes_nothing(place: Path) -> None:
     # Each kill costs one attempt at most; what was done stayed done (killed.py looks).
     assert sum(entry["attempts"] for entry in entries.values()) <= len(NAMES) + 10
     assert not (killed / "old").exists()
-    runs = runs_in(folder / "mlflow.db")
+    client, runs = runs_in(folder / "mlflow.db")
     assert [run.info.status for run in runs] == ["FINISHED"] * 16
     parent = json.loads((killed / "mlflow.json").read_text())["run_id"]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent]
     assert sorted(run.info.run_name for run in children) == sorted(NAMES)
     tokenizer = next(run for run in children if run.info.run_name == "tokenizer")
     assert tokenizer.data.params["training.steps"] == "4"
-    assert tokenizer.data.metrics["result/psnr"] == entries["tokenizer"]["facts"]["psnr"]
+    assert tokenizer.data.metrics["psnr"] == entries["tokenizer"]["facts"]["psnr"]
     assert [one.dataset.name for one in tokenizer.inputs.dataset_inputs] == ["prepared"]
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    generator = next(run for run in children if run.info.run_name == "generator")
+    assert champion.source == entries["generator"]["facts"]["model"]
+    assert champion.run_id == generator.info.run_id
 
 
-def runs_in(database: Path) -> list[Any]:
+def runs_in(database: Path) -> tuple[Any, list[Any]]:
+    """A client of a database, and all its runs."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
-    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))
+    return client, list(
+        client.search_runs([one.experiment_id for one in client.search_experiments()])
+    )
 
 
 @pytest.mark.slow
