@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,9 @@ class Desk:
 
     def begin(self) -> list[tuple[str, str]]:
         """Plan, say so, and keep the settings: name and action of each step."""
-        self.steps = make_plan(self.recipe.stages, self.ledger, self.choice)
+        self.steps = make_plan(self.recipe.stages, self.ledger, self.choice, self.bases)
+        if self.recipe.register is not None:
+            self._named(coming=[step.stage.name for step in self.steps])
         for step in self.steps:
             self.bases.fingerprint(step.stage.name)  # data that cannot be read stop the run now
         header = f"The recipe {self.recipe.name}, resolved: every setting, defaults included."
@@ -164,18 +166,27 @@ class Desk:
                 return facts
 
     def _register(self) -> None:
-        """Give the last model its name in the registry, though it be of an earlier run.
+        """Give the last model its name in the registry, though it be of an earlier run."""
+        stage, entry = self._named()
+        assert self._runs is not None  # was checked before
+        assert stage.model is not None
+        assert entry is not None
+        tracker = self._runs.tracker(stage.name, self.recipe.out / stage.folder)
+        keep_model(tracker, stage.model, entry.facts, self.recipe.register, self.recipe.alias)
+
+    def _named(self, coming: Sequence[str] = ()) -> tuple[Stage, Entry | None]:
+        """The stage whose model is to be registered, and its entry.
 
         Raises:
-            MedarError: it is not there yet, or MLflow does not answer.
+            MedarError: it is neither done nor among those that are coming.
         """
-        name, alias = self.recipe.register, self.recipe.alias
         stage = next(one for one in reversed(self.recipe.stages) if one.model is not None)
         entry = self.ledger.read(stage.name)
-        if self._runs is None or stage.model is None or entry is None or entry.status != "done":
-            raise MedarError(f"--register {name}: {stage.name} is not done yet; let it run first")
-        tracker = self._runs.tracker(stage.name, self.recipe.out / stage.folder)
-        keep_model(tracker, stage.model, entry.facts, name, alias)
+        if stage.name not in coming and (entry is None or entry.status != "done"):
+            raise MedarError(
+                f"--register {self.recipe.register}: {stage.name} is not done yet; let it run first"
+            )
+        return stage, entry
 
     def _work_left(self) -> bool:
         return self.recipe.register is not None or any(s.action != "skip" for s in self.steps)

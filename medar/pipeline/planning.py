@@ -64,13 +64,21 @@ class Step:
     why: str
 
 
-def make_plan(stages: Sequence[Stage], ledger: Ledger, choice: Choice) -> list[Step]:
+def make_plan(
+    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases | None" = None
+) -> list[Step]:
     """A step for each stage that is wanted.
+
+    Args:
+        stages: all of the recipe, in order.
+        ledger: what was done before.
+        choice: which are wanted.
+        bases: of the same stages, where they are used again.
 
     Raises:
         MedarError: a stage that is not there, or one before `--from` that is not done.
     """
-    bases = Bases(stages)
+    bases = bases or Bases(stages)
     steps: dict[str, Step] = {}
     started = choice.first is None
     for stage in choice.of(stages):

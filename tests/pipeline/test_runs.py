@@ -120,3 +120,4 @@ def test_a_model_that_is_not_there_yet_is_not_registered(tracked: Kitchen) -> No
     tracked.options = {"register": "name"}
     with pytest.raises(MedarError, match="--register name: second is not done yet"):
         tracked.run(last="first")
+    assert tracked.ran == []
