@@ -172,7 +172,8 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     )
     shown = generated_pictures(files[:SHOWN], data.plan)
     leave_generation(report, shown, data.folder, work.folder)
-    work.shows(work.folder)
+    for name in ("report.json", "contact_sheet.png"):
+        work.shows(work.folder / name)
     distances = {
         f"{what}/{name}": getattr(one, what)
         for name, one in report.distances.items()
@@ -262,7 +263,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
         ),
         Stage(
             name="report",
-            folder="stages/report",
+            folder="report",
             files=("report.html", "report.md"),
             run=partial(report, settings),
             rooms=("report",),
