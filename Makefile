@@ -31,23 +31,18 @@ docs: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/prepare.py $(SOURCE)
 
-# As far as it goes today, on embedded phantoms or a data set of your own: make demo DATA=path
+# The whole way, on phantoms or a data set of your own: make demo DATA=path
 demo: $(READY)
 ifeq ($(DATA),)
 	@test -f $(DEMO)/phantoms/dataset.json || $(BIN)/medar data phantoms $(DEMO)/phantoms --n 64
 endif
 	$(BIN)/medar data check $(SOURCE) --deep || test $$? -eq 1
-	$(BIN)/medar data prepare $(SOURCE) --out $(DEMO)/prepared || test $$? -eq 1
-	@$(BIN)/medar data show --data $(DEMO)/prepared --out $(DEMO)/prepared.png
-	@$(BIN)/medar data show --data $(DEMO)/prepared --inverse --out $(DEMO)/round-trip.png
-	$(BIN)/medar tokenizer train configs/tokenizer/demo.yaml --data $(DEMO)/prepared --out $(DEMO)/tokenizer
-	$(BIN)/medar evaluate tokenizer $(DEMO)/tokenizer $(DEMO)/prepared --split val --out $(DEMO)/evaluation
-	$(BIN)/medar generator train configs/generator/demo.yaml --data $(DEMO)/prepared --tokenizer $(DEMO)/tokenizer --out $(DEMO)/generator
-	$(BIN)/medar synthesize $(DEMO)/generator $(DEMO)/samples -n 8
-	@echo "look at $(DEMO)/samples/contact_sheet.png: volumes of nobody (and the NIfTI files beside it);"
-	@echo "$(DEMO)/prepared.png (what went in), $(DEMO)/round-trip.png (and back),"
-	@echo "$(DEMO)/evaluation/montage.png (volumes after each scale of tokens);"
-	@echo "the runs: $(BIN)/mlflow ui --backend-store-uri sqlite:///$(DEMO)/mlflow.db"
+	$(BIN)/python pipelines/synthesis.py --config configs/demo.yaml --data $(SOURCE) --out $(DEMO)/run
+	@$(BIN)/medar data show --data $(DEMO)/run/prepared --out $(DEMO)/prepared.png
+	@$(BIN)/medar data show --data $(DEMO)/run/prepared --inverse --out $(DEMO)/round-trip.png
+	@echo "read $(DEMO)/run/report.html; the volumes of nobody are $(DEMO)/run/samples/sample_*.nii.gz;"
+	@echo "$(DEMO)/prepared.png is what went in, $(DEMO)/round-trip.png what came back from there;"
+	@echo "the runs: $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(DEMO)/mlflow.db}"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(DEMO)

@@ -19,6 +19,9 @@ from medar.errors import MedarError, one_line
 TEMPORARY = ".tmp-"
 """How the names of unfinished files begin."""
 
+TRACKED = "mlflow.json"
+"""Says in which MLflow run a folder was made; it may lie in any."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:

@@ -75,6 +75,18 @@ def load_yaml(cls: type[S], path: str | Path, overrides: Sequence[str] = ()) -> 
     Raises:
         MedarError: one line that names the file, the key, the value and what is allowed.
     """
+    values = read_yaml(path)
+    if not overrides or not isinstance(values, dict):
+        return from_dict(cls, values, str(path))
+    return from_dict(cls, overridden(values, overrides), f"{path} with {' '.join(overrides)}")
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds; an empty one holds no settings.
+
+    Raises:
+        MedarError: it cannot be read, or is not YAML.
+    """
     path = Path(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -82,12 +94,23 @@ def load_yaml(cls: type[S], path: str | Path, overrides: Sequence[str] = ()) -> 
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MedarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    values = values if values is not None else {}
-    if not overrides or not isinstance(values, dict):
-        return from_dict(cls, values, str(path))
+    return {} if values is None else values
+
+
+def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Nested mappings with some values replaced.
+
+    Args:
+        values: as YAML gives them.
+        overrides: `key.below=value`, the value in YAML.
+
+    Raises:
+        MedarError: an override of another form.
+    """
+    values = dict(values)
     for assignment in overrides:
         _assign(values, assignment)
-    return from_dict(cls, values, f"{path} with {' '.join(overrides)}")
+    return values
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:

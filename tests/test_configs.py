@@ -7,6 +7,8 @@ import pytest
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
+from medar.pipeline.outlook import plan_values
+from medar.pipeline.settings import load_recipe
 from medar.settings import from_dict, load_yaml, to_dict
 from medar.tokenizer.settings import TokenizerSettings
 
@@ -37,7 +39,22 @@ def load_generator(path: Path) -> None:
     assert (CONFIGS / "tokenizer" / path.name).exists()
 
 
-LOADERS = {"plans": load_plan, "tokenizer": load_tokenizer, "generator": load_generator}
+def load_whole_recipe(path: Path) -> None:
+    """Its parts load, what they say of the plan agrees, and it says what data it is for."""
+    settings = load_recipe(path)
+    given = settings.tokenizer.plan
+    assert all(given[name] == settings.plan[name] for name in given.keys() & settings.plan.keys())
+    check_values(plan_values(settings), None)
+    assert "# Data: " in path.read_text()
+    assert load_recipe(path, ["samples.n=3"]).samples.n == 3
+
+
+LOADERS = {
+    "plans": load_plan,
+    "tokenizer": load_tokenizer,
+    "generator": load_generator,
+    "configs": load_whole_recipe,
+}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.name)

@@ -24,6 +24,7 @@ ROOMS = (
     "evaluation",
     "tracking",
     "report",
+    "pipeline",
     "cli",
 )
 """From the bottom up: a room imports from itself and from those below."""

@@ -79,6 +79,7 @@ def tokenizer(
         Processes that prepare; default one a processor.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
+    from medar.pipeline.pictures import leave_reconstruction
     from medar.tokenizer.inference import load_tokenizer
 
     if out is not None and out.exists() and not out.is_dir():
@@ -87,7 +88,7 @@ def tokenizer(
     with _prepared(trained, data, prepared, worker_count(workers), dataset) as found:
         report = evaluate_tokenizer(trained, found.folder, split, limit=limit, batch_size=batch)
         if out is not None:
-            _leave(report, trained, found.folder, out)
+            leave_reconstruction(report, trained, found.folder, out)
     if prepared is None and found.folder != data:
         print(
             f"medar: {data} was prepared into a temporary folder; --prepared keeps it",
@@ -125,18 +126,6 @@ def _prepared(
             workers=workers,
             read=dataset.read,
         )
-
-
-def _leave(report: "ReconstructionReport", trained: "Tokenizer", folder: Path, out: Path) -> None:
-    """Write report.json and montage.png."""
-    from medar.evaluation.examples import make_examples
-    from medar.files import write_json
-    from medar.report.reconstructions import save_reconstructions
-
-    examples = make_examples(trained, folder, report.split)
-    unit = "HU" if report.mae_unit == "HU" else "units of the volume"
-    save_reconstructions(out / "montage.png", examples, unit=unit)
-    write_json(out / "report.json", report.to_dict())
 
 
 def _print_report(report: "ReconstructionReport", model: str) -> None:

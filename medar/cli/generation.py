@@ -10,12 +10,8 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.evaluation.generation import Batch, GenerationReport
-    from medar.volume import Volume
 
 Device = Literal["auto", "cpu", "cuda"]
-
-DRAWN = 8
-"""Generated and real volumes each on the contact sheet."""
 
 
 def generation(
@@ -76,6 +72,7 @@ def generation(
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.sampling import Sampled
     from medar.generator.folder import holds_model, load_model
+    from medar.pipeline.pictures import SHOWN, leave_generation
     from medar.tokenizer.inference import device_named
 
     if out is not None and out.exists() and not out.is_dir():
@@ -116,9 +113,9 @@ def generation(
         report = sampled.described(report)
     if out is not None:
         shown = (
-            sampled.pictures() if sampled is not None else generated_pictures(files[:DRAWN], plan)
+            sampled.pictures() if sampled is not None else generated_pictures(files[:SHOWN], plan)
         )
-        _leave(report, shown, data, out)
+        leave_generation(report, shown, data, out)
     if json:
         print_json(report.to_dict())
     else:
@@ -132,23 +129,6 @@ def _refuse_choosing(made: Path, choosing: Choosing) -> None:
             f"{made}: holds no generator but files, which --cfg, --temperature, --top-k and "
             "--top-p cannot change; leave them out"
         )
-
-
-def _leave(report: "GenerationReport", made: "dict[str, Volume]", data: Path, out: Path) -> None:
-    """Write report.json and contact_sheet.png."""
-    from medar.evaluation.generated import real_pictures
-    from medar.files import write_json
-    from medar.report.generation import contact_sheet
-
-    real = real_pictures(data, report.split, DRAWN)
-    contact_sheet(
-        list(made.values()),
-        out / "contact_sheet.png",
-        titles=list(made),
-        real=list(real.values()),
-        real_titles=[f"real: {name}" for name in real],
-    )
-    write_json(out / "report.json", report.to_dict())
 
 
 def print_report(report: "GenerationReport", what: str) -> None:

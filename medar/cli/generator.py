@@ -10,7 +10,6 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.generator.settings import GeneratorSettings
-    from medar.generator.task import Preview
 
 app = App(
     name="generator",
@@ -52,6 +51,7 @@ def train(
     """
     from medar.generator.settings import GeneratorSettings
     from medar.generator.training import train_generator
+    from medar.pipeline.pictures import training_preview
     from medar.settings import load_yaml
 
     if out.exists() and not out.is_dir():
@@ -62,8 +62,9 @@ def train(
     tokens = _tokens(settings, data, out, tokenizer)
     if tracker is not None:
         tracker.log_folder(tokens)
+    preview = training_preview(tokens, out)
     outcome = train_generator(
-        settings, tokens, out, tracker, resume=training.resume, preview=_preview(tokens, out)
+        settings, tokens, out, tracker, resume=training.resume, preview=preview
     )
     report(out, outcome, json=training.json)
     return training.keep(tracker, out, "generator", outcome)
@@ -96,27 +97,3 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
         return encoded_data(settings, data, tokenizer, out / "tokens")
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
-
-
-def _preview(tokens: Path, out: Path) -> "Preview":
-    """Writes samples as a picture, one a call."""
-    from torch import Tensor
-
-    from medar.data.plan import Plan
-    from medar.evaluation.generated import picture
-    from medar.files import read_json
-    from medar.report.generation import contact_sheet
-    from medar.settings import from_dict
-    from medar.tokenizer.tokenizer import PREPROCESS
-    from medar.tokenizer.tokens import TOKENIZER
-
-    path = tokens / TOKENIZER / PREPROCESS
-    plan = from_dict(Plan, read_json(path), str(path))
-
-    def show(step: int, volumes: Tensor) -> None:
-        folder = out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        pictures = [picture(volume, plan) for volume in volumes.numpy()]
-        contact_sheet(pictures, folder / f"step_{step:06d}.png")
-
-    return show

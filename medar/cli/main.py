@@ -57,7 +57,17 @@ app.command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+    """Run `medar` and leave with its exit code."""
+    run_app(app, arguments)
+
+
+def run_app(app: App, arguments: Sequence[str] | None = None) -> None:
+    """Run a command line and leave with its exit code; errors are said in one line.
+
+    Args:
+        app: the commands.
+        arguments: default those of the process.
+    """
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show is no reason to stop.

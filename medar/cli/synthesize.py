@@ -126,6 +126,7 @@ def synthesize(
     """
     from medar.generator.samples import SHEET, fill
     from medar.generator.synthesizer import Synthesizer, seeds_from
+    from medar.pipeline.pictures import samples_sheet
 
     seeds = seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
@@ -145,7 +146,8 @@ def synthesize(
         done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from here") from None
-    _draw(done.images[:DRAWN], out / SHEET, len(synthesizer.plan.channels) > 1, modality)
+    several = len(synthesizer.plan.channels) > 1
+    samples_sheet(done.images[:DRAWN], out / SHEET, several, modality)
     if json:
         said = {"out": out, "made": done.made, "kept": done.kept, "images": done.images}
         print_json({**said, "contact_sheet": out / SHEET})
@@ -215,12 +217,3 @@ def _preview(out: Path) -> "Preview":
     from medar.report.scales import ScalePreview
 
     return ScalePreview(out / PREVIEW)
-
-
-def _draw(images: Sequence[Path], path: Path, channels: bool, modality: str | None) -> None:
-    """The contact sheet of samples that were written."""
-    from medar.report.generation import contact_sheet
-    from medar.volume import read_volume
-
-    volumes = [read_volume(image, channels=channels, modality=modality) for image in images]
-    contact_sheet(volumes, path, titles=[image.name.split(".")[0] for image in images])

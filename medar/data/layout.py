@@ -12,7 +12,7 @@ arrays/            the cache, see `medar.data.cache`
 from pathlib import Path
 
 from medar.errors import MedarError
-from medar.files import TEMPORARY
+from medar.files import TEMPORARY, TRACKED
 
 PLAN_FILE = "plan.yaml"
 PREVIOUS_PLAN_FILE = "plan.previous.yaml"
@@ -34,7 +34,7 @@ def check_folder(out: Path) -> None:
         raise MedarError(f"{out}: is a file; --out names a folder")
     known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
     found = {p.name for p in out.iterdir()} if out.exists() else set()
-    inside = {name for name in found if not name.startswith(TEMPORARY)}
+    inside = {name for name in found if not name.startswith(TEMPORARY) and name != TRACKED}
     if inside and not inside & known:
         raise MedarError(
             f"{out}: holds other files ({sorted(inside)[0]} ...); --out needs a new or empty "

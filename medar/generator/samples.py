@@ -15,14 +15,15 @@ import numpy as np
 
 from medar import __version__
 from medar.errors import MedarError
-from medar.files import TEMPORARY, exclusive, read_json, remove_temporaries, write_json
+from medar.files import TEMPORARY, TRACKED, exclusive, read_json, remove_temporaries, write_json
 from medar.generator.job import Job
 from medar.generator.synthesizer import Preview, Synthesizer, Synthetic
 from medar.volume import Volume, write_nifti
 
 SHEET, PREVIEW = "contact_sheet.png", "preview.png"
 OURS = re.compile(
-    rf"sample_\d{{4,}}(_label\.nii\.gz|\.nii\.gz|\.json)|{SHEET}|{PREVIEW}|\{TEMPORARY}.*"
+    rf"sample_\d{{4,}}(_label\.nii\.gz|\.nii\.gz|\.json)|{SHEET}|{PREVIEW}|{TRACKED}"
+    rf"|\{TEMPORARY}.*"
 )
 DESCRIPTION = f"synthetic, medar {__version__}"
 

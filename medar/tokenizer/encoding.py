@@ -25,7 +25,7 @@ from medar.data.prepared import PreparedCase
 from medar.data.resolve import Resolved, prepared_under
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.files import TEMPORARY, digest, exclusive, remove_temporaries, write_bytes
+from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporaries, write_bytes
 from medar.progress import track
 from medar.tokenizer.inference import device_of, plan_of, sole_modality
 from medar.tokenizer.pyramid import TokenPyramid
@@ -261,7 +261,7 @@ def _check_out(out: Path) -> None:
         raise MedarError(f"{out}: is a file; OUT names a folder")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     others = {name for name in found if not name.startswith(TEMPORARY)}
-    others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS}
+    others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS, TRACKED}
     if others and INDEX not in found:
         raise MedarError(
             f"{out}: holds other files ({sorted(others)[0]} ...); OUT needs a new or empty folder, "

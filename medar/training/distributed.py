@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -56,16 +57,24 @@ def ranks() -> Ranks:
 
 
 @contextlib.contextmanager
-def process_group(place: Ranks, device: torch.device) -> Iterator[None]:
-    """Processes can talk inside the block: gloo on CPUs, NCCL for tensors on CUDA devices."""
+def process_group(
+    place: Ranks, device: torch.device, timeout: timedelta | None = None
+) -> Iterator[None]:
+    """Processes can talk inside the block: gloo on CPUs, NCCL for tensors on CUDA devices.
+
+    Args:
+        place: this process.
+        device: where its tensors are.
+        timeout: how long one waits for the others; default half an hour, with NCCL ten minutes.
+    """
     if place.world == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device, timeout=timeout)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=timeout)
     try:
         yield
     finally:

@@ -1,0 +1,104 @@
+"""A data set as a recipe reads it: its manifest with splits that stay, and digests of its files."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from medar.data.hashes import HashIndex
+from medar.data.layout import HASHES_FILE, MANIFEST_FILE
+from medar.data.manifest import Manifest
+from medar.data.resolve import is_prepared
+from medar.data.sources import read_manifest
+from medar.errors import MedarError
+from medar.files import digest
+from medar.parallel import default_workers
+from medar.pipeline.ledger import Ledger
+from medar.pipeline.settings import DataSettings
+
+HASHES = HASHES_FILE
+"""Content hashes of the data set's files, below OUT."""
+
+
+def check_data(data: DataSettings) -> Path:
+    """Where the data set is.
+
+    Raises:
+        MedarError: none is named, none is there, or it is prepared.
+    """
+    if data.path is None:
+        raise MedarError("no data set is named: give its path with --data")
+    if not data.path.exists():
+        raise MedarError(f"{data.path}: no such file or folder")
+    if is_prepared(data.path):
+        raise MedarError(
+            f"{data.path}: is prepared already; name the data set that it was prepared from"
+        )
+    return data.path
+
+
+def manifest_of(data: DataSettings, stored: Manifest | None = None) -> Manifest:
+    """The data set that the settings name.
+
+    Args:
+        data: names it.
+        stored: an earlier manifest, whose splits stay.
+
+    Raises:
+        MedarError: see `check_data`, and what `read_manifest` raises.
+    """
+    return read_manifest(
+        check_data(data),
+        attributes=data.attributes,
+        modality=data.modality,
+        seed=data.seed,
+        stored=stored,
+    )
+
+
+def manifest_in(data: DataSettings, out: Path, stage: str, folder: Path) -> Manifest:
+    """The data set, with the splits that an earlier run in the same place gave its subjects.
+
+    Args:
+        data: names it.
+        out: the recipe's folder.
+        stage: the one that prepares.
+        folder: where it prepares.
+
+    Raises:
+        MedarError: see `manifest_of`.
+    """
+    places = [folder, *reversed(Ledger(out).aside(stage))]
+    files = (place / MANIFEST_FILE for place in places)
+    earlier = next((Manifest.load(file) for file in files if file.exists()), None)
+    return manifest_of(data, earlier)
+
+
+def data_digests(data: DataSettings, out: Path) -> dict[str, str]:
+    """What the data set says and what its files hold, by words for it.
+
+    Files are read once; afterwards OUT/hashes.json vouches for those that nobody has touched.
+
+    Raises:
+        MedarError: see `manifest_of`.
+    """
+    manifest = manifest_of(data)
+    index = HashIndex(out / HASHES)
+    files = [file for case in manifest for file in case.files]
+    index.prime(files, workers=data.workers or default_workers())
+    found = []
+    for file in files:
+        try:
+            found.append(index[file])
+        except MedarError:
+            found.append("cannot be read")  # preparing sets the case aside, and says why
+    if out.is_dir():
+        index.save()
+    return {"the list of cases": manifest.digest, "the content of files": digest(found)}
+
+
+def lend_hashes(out: Path, folder: Path) -> None:
+    """Give what is known of the files' content to a folder that is prepared."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / HASHES_FILE).exists():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copyfile(out / HASHES, folder / HASHES_FILE)

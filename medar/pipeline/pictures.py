@@ -1,0 +1,86 @@
+"""Pictures and report.json that training, synthesis and evaluation leave beside their results."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medar.files import read_json, write_json
+from medar.settings import from_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medar.evaluation.generation import GenerationReport
+    from medar.evaluation.reconstruction import ReconstructionReport
+    from medar.tokenizer.tokenizer import Tokenizer
+    from medar.volume import Volume
+
+SHOWN = 8
+"""Generated and real volumes each on the contact sheet of an evaluation."""
+
+
+def training_preview(tokens: Path, out: Path) -> "Callable[[int, Tensor], None]":
+    """Writes samples as a picture, OUT/samples/step_000100.png and so on; for `train_generator`."""
+    from medar.data.plan import Plan
+    from medar.evaluation.generated import picture
+    from medar.report.generation import contact_sheet
+    from medar.tokenizer.tokenizer import PREPROCESS
+    from medar.tokenizer.tokens import TOKENIZER
+
+    path = tokens / TOKENIZER / PREPROCESS
+    plan = from_dict(Plan, read_json(path), str(path))
+
+    def show(step: int, volumes: "Tensor") -> None:
+        folder = out / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = [picture(volume, plan) for volume in volumes.numpy()]
+        contact_sheet(pictures, folder / f"step_{step:06d}.png")
+
+    return show
+
+
+def samples_sheet(images: Sequence[Path], path: Path, channels: bool, modality: str | None) -> None:
+    """The contact sheet of samples that were written.
+
+    Args:
+        images: the files, at least one.
+        path: the PNG.
+        channels: whether the files have several.
+        modality: "CT" or "MR", where it is known.
+    """
+    from medar.report.generation import contact_sheet
+    from medar.volume import read_volume
+
+    volumes = [read_volume(image, channels=channels, modality=modality) for image in images]
+    contact_sheet(volumes, path, titles=[image.name.split(".")[0] for image in images])
+
+
+def leave_reconstruction(
+    report: "ReconstructionReport", tokenizer: "Tokenizer", prepared: Path, out: Path
+) -> None:
+    """Write report.json and montage.png of a tokenizer's evaluation."""
+    from medar.evaluation.examples import make_examples
+    from medar.report.reconstructions import save_reconstructions
+
+    examples = make_examples(tokenizer, prepared, report.split)
+    unit = "HU" if report.mae_unit == "HU" else "units of the volume"
+    save_reconstructions(out / "montage.png", examples, unit=unit)
+    write_json(out / "report.json", report.to_dict())
+
+
+def leave_generation(
+    report: "GenerationReport", made: "dict[str, Volume]", prepared: Path, out: Path
+) -> None:
+    """Write report.json and contact_sheet.png of generated volumes."""
+    from medar.evaluation.generated import real_pictures
+    from medar.report.generation import contact_sheet
+
+    real = real_pictures(prepared, report.split, SHOWN)
+    contact_sheet(
+        list(made.values()),
+        out / "contact_sheet.png",
+        titles=list(made),
+        real=list(real.values()),
+        real_titles=[f"real: {name}" for name in real],
+    )
+    write_json(out / "report.json", report.to_dict())

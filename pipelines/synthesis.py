@@ -1,0 +1,411 @@
+"""From a folder of volumes to synthetic ones: the whole of it, as one recipe.
+
+    prepare -> tokenizer -> tokens -> generator -> synthesize -> evaluate -> report
+
+    python pipelines/synthesis.py --config configs/hippocampus_mr.yaml --data PATH --out runs/x
+
+Each stage below is a function that calls the library, and its declaration in `stages` says what it
+needs and what it depends on. The same command goes on where it was interrupted, skips what is done
+and redoes what has changed (docs/how-to/run-a-recipe.md).
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from medar.cli.main import run_app
+from medar.cli.output import print_json, print_pairs, print_table
+from medar.cli.training import Overrides, assignments
+from medar.pipeline.inputs import check_data, data_digests, lend_hashes, manifest_in
+from medar.pipeline.ledger import Ledger
+from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
+from medar.pipeline.planning import Choice
+from medar.pipeline.recipe import Recipe
+from medar.pipeline.settings import SynthesisSettings, load_recipe
+from medar.pipeline.stage import Facts, Stage, Work
+from medar.settings import to_dict
+
+PREPARED, TOKENIZER, TOKENS = "prepared", "tokenizer", "tokens"
+GENERATOR, SAMPLES, EVALUATION = "generator", "samples", "evaluation"
+"""Where the stages leave what they make, below OUT."""
+
+DRAWN = 16
+"""Samples on the contact sheet, at most."""
+
+
+def prepare(settings: SynthesisSettings, work: Work) -> Facts:
+    """Measure the data set, plan, bring every case to the plan's form."""
+    from medar.data.planning import plan_in_force
+    from medar.data.prepare import prepare as bring
+
+    manifest = manifest_in(settings.data, work.out, "prepare", work.folder)
+    workers = settings.data.workers
+    lend_hashes(work.out, work.folder)
+    work.reads(manifest.root.name, manifest.digest, manifest.root, "preparation")
+    plan = plan_in_force(manifest, work.folder, workers=workers, overrides=plan_values(settings))
+    done = bring(manifest, plan, work.folder, workers=workers)
+    work.shows(work.folder / "plan.yaml")
+    splits = {f"cases_{name}": len(manifest.select(name)) for name in ("train", "val", "test")}
+    return {
+        "cases": done.made + done.kept,
+        "set_aside": len(done.failed),
+        **splits,
+        "voxels": "x".join(map(str, plan.size)),
+        "spacing": "x".join(f"{side:g}" for side in plan.spacing),
+    }
+
+
+def tokenizer(settings: SynthesisSettings, work: Work) -> Facts:
+    """Train the tokenizer, and measure what it loses on validation cases."""
+    from medar.data.prepared import Prepared
+    from medar.evaluation.reconstruction import evaluate_tokenizer
+    from medar.pipeline.pictures import leave_reconstruction
+    from medar.tokenizer.inference import load_tokenizer
+    from medar.tokenizer.training import train_tokenizer
+
+    data, asked = work.out / PREPARED, settings.tokenizer.within(work.minutes)
+    work.reads(PREPARED, Prepared(data).digest, data, "training")
+    outcome = train_tokenizer(asked, data, work.folder, work.tracker)
+    if not work.first:
+        return {}
+    trained = load_tokenizer(work.folder, asked.training.device)
+    report = evaluate_tokenizer(trained, data, "val")
+    leave_reconstruction(report, trained, data, work.folder / EVALUATION)
+    work.shows(work.folder / EVALUATION)
+    figures = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
+    return {
+        "step": outcome.step,
+        "training_seconds": round(outcome.elapsed, 1),
+        **_known({name: getattr(report, name) for name in figures}),
+    }
+
+
+def tokens(settings: SynthesisSettings, work: Work) -> Facts:
+    """Say every case, and augmented variants of it, in tokens."""
+    from medar.data.prepared import Prepared
+    from medar.generator.training import encoded_data
+    from medar.tokenizer.tokens import TokenIndex
+
+    data = work.out / PREPARED
+    work.reads(PREPARED, Prepared(data).digest, data, "encoding")
+    encoded_data(settings.generator, data, work.out / TOKENIZER, work.folder)
+    about = TokenIndex.load(work.folder)
+    return {
+        "cases": len(about.cases),
+        "variants": about.variants,
+        "tokens_a_volume": about.schedule.length,
+        "codes": about.codes,
+    }
+
+
+def generator(settings: SynthesisSettings, work: Work) -> Facts:
+    """Train the generator on the tokens."""
+    from medar.generator.training import train_generator
+    from medar.pipeline.pictures import training_preview
+    from medar.tokenizer.tokens import TokenDataset
+
+    data, asked = work.out / TOKENS, settings.generator.within(work.minutes)
+    work.reads(TOKENS, TokenDataset(data).digest, data, "training")
+    preview = training_preview(data, work.folder)
+    outcome = train_generator(asked, data, work.folder, work.tracker, preview=preview)
+    return {
+        "step": outcome.step,
+        "training_seconds": round(outcome.elapsed, 1),
+        **_known({"validation": outcome.best}),
+    }
+
+
+def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
+    """Make volumes, and draw a few after each scale."""
+    from medar.generator.request import Request
+    from medar.generator.samples import PREVIEW, SHEET, fill
+    from medar.generator.synthesizer import Synthesizer, seeds_from
+    from medar.pipeline.pictures import samples_sheet
+    from medar.report.scales import ScalePreview
+    from medar.tokenizer.inference import sole_modality
+
+    asked, device = settings.samples, settings.generator.training.device
+    maker = Synthesizer.from_pretrained(work.out / GENERATOR, device)
+    request = Request(attributes=asked.attributes, modality=asked.modality, sampling=asked.sampling)
+    job, seeds = maker.job(request), seeds_from(asked.seed, asked.n)
+    began = time.monotonic()
+    done = fill(work.folder, maker, job, seeds, batch_size=asked.batch_size)
+    each = (time.monotonic() - began) / done.made if done.made else None
+    modality = asked.modality or sole_modality(maker.plan)
+    several = len(maker.plan.channels) > 1
+    samples_sheet(done.images[:DRAWN], work.folder / SHEET, several, modality)
+    few = seeds[: asked.previews]  # the same volumes again: a sample depends on its seed alone
+    for _ in maker.run(job, few, preview=ScalePreview(work.folder / PREVIEW)):
+        pass
+    for name in (SHEET, PREVIEW):
+        work.shows(work.folder / name)
+    return {"volumes": len(done.images), **_known({"seconds_per_volume": each})}
+
+
+def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
+    """Compare the volumes with real ones: likeness, diversity, copies."""
+    from medar.data.prepared import Prepared
+    from medar.evaluation.generated import generated_files, generated_pictures, read_generated
+    from medar.evaluation.generation import evaluate_generation
+    from medar.pipeline.pictures import SHOWN, leave_generation
+    from medar.tokenizer.inference import device_named
+
+    data, asked = Prepared(work.out / PREPARED), settings.evaluation
+    work.reads(PREPARED, data.digest, data.folder, "evaluation")
+    files, made = generated_files(work.out / SAMPLES), Ledger(work.out).read("synthesize")
+    peak = made.peak_mib if made else None
+    report = evaluate_generation(
+        read_generated(files, data.plan),
+        data.folder,
+        split=asked.split,
+        extractors=asked.extractors,
+        weights=asked.weights,
+        seed=asked.seed,
+        device=device_named(settings.generator.training.device),
+        seconds_per_volume=made.facts.get("seconds_per_volume") if made else None,
+        peak_memory=int(peak * 2**20) if peak else None,
+    )
+    shown = generated_pictures(files[:SHOWN], data.plan)
+    leave_generation(report, shown, data.folder, work.folder)
+    for name in ("report.json", "contact_sheet.png"):
+        work.shows(work.folder / name)
+    distances = {
+        f"{what}/{name}": getattr(one, what)
+        for name, one in report.distances.items()
+        for what in ("frechet", "frechet_floor", "kernel", "kernel_floor")
+    }
+    copies = {f"suspected_copies/{n}": len(a.suspects) for n, a in report.memorisation.items()}
+    likeness = {"ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real}
+    return {**_known(distances), **_known(likeness), **copies}
+
+
+def report(_: SynthesisSettings, work: Work) -> Facts:
+    """One page that says what was done and what came out."""
+    from medar.report.run import write_report
+
+    page = write_report(work.out)
+    work.shows(page)
+    work.shows(page.with_suffix(".md"))
+    return {"kib": round(page.stat().st_size / 1024)}
+
+
+def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
+    """The recipe: what needs what, and what each result depends on."""
+    values = to_dict(settings)
+    shares = values["shares"]
+    budget = {} if settings.max_minutes is None else {"max_minutes": settings.max_minutes}
+    data = {name: values["data"][name] for name in ("modality", "seed")}
+    return (
+        Stage(
+            name="prepare",
+            folder=PREPARED,
+            run=partial(prepare, settings),
+            rooms=("volume", "data"),
+            settings={"data": data, "plan": plan_values(settings)},
+            inputs=partial(data_digests, settings.data, out),
+            share=shares["prepare"],
+        ),
+        Stage(
+            name="tokenizer",
+            folder=TOKENIZER,
+            run=partial(tokenizer, settings),
+            rooms=("training", "tokenizer"),
+            settings={**_matters(settings.tokenizer), **budget},
+            needs=("prepare",),
+            training=True,
+            model="tokenizer",
+            share=shares["tokenizer"],
+            outlook=partial(tokenizer_outlook, settings, out),
+        ),
+        Stage(
+            name="tokens",
+            folder=TOKENS,
+            run=partial(tokens, settings),
+            rooms=("tokenizer",),
+            settings={**values["generator"]["tokens"], "map": settings.generator.condition.map},
+            needs=("prepare", "tokenizer"),
+            share=shares["tokens"],
+        ),
+        Stage(
+            name="generator",
+            folder=GENERATOR,
+            run=partial(generator, settings),
+            rooms=("training", "generator"),
+            settings={**_matters(settings.generator), **budget},
+            needs=("tokens",),
+            training=True,
+            model="generator",
+            share=shares["generator"],
+            outlook=partial(generator_outlook, settings, out),
+        ),
+        Stage(
+            name="synthesize",
+            folder=SAMPLES,
+            run=partial(synthesize, settings),
+            rooms=("generator",),
+            settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
+            needs=("generator",),
+            share=shares["synthesize"],
+        ),
+        Stage(
+            name="evaluate",
+            folder=EVALUATION,
+            run=partial(evaluate, settings),
+            rooms=("evaluation",),
+            settings=values["evaluation"],
+            needs=("prepare", "synthesize"),
+            share=shares["evaluate"],
+        ),
+        Stage(
+            name="report",
+            folder="report",
+            files=("report.html", "report.md"),
+            run=partial(report, settings),
+            rooms=("report",),
+            needs=("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
+            share=shares["report"],
+        ),
+    )
+
+
+def recipe(settings: SynthesisSettings, out: Path, **options: Any) -> Recipe:
+    """All of it, for a folder; options are those of `Recipe`."""
+    return Recipe(
+        name="synthesis",
+        out=out,
+        settings=settings,
+        stages=stages(settings, out),
+        max_minutes=settings.max_minutes,
+        device=settings.generator.training.device,
+        **options,
+    )
+
+
+app = App(
+    name="synthesis.py",
+    help="From a folder of volumes to synthetic ones, judged and reported, in one command.",
+    suppress_keyboard_interrupt=False,
+    help_format="markdown",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@app.default
+def main(
+    *overrides: Overrides,
+    config: Path,
+    out: Path,
+    data: Path | None = None,
+    until: str | None = None,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
+    force: Annotated[list[str] | None, Parameter(name="--force")] = None,
+    dry_run: bool = False,
+    max_minutes: float | None = None,
+    register: str | None = None,
+    alias: str | None = None,
+    untracked: bool = False,
+    json: bool = False,
+) -> None:
+    """From a folder of volumes to synthetic ones, judged and reported, in one command.
+
+    The same command goes on where it was interrupted, skips what is done, and redoes what has
+    changed; what it replaces is moved to OUT/old.
+
+    Parameters
+    ----------
+    overrides
+        Values that replace the YAML's: tokenizer.training.steps=100, samples.n=8.
+    config
+        YAML, such as configs/hippocampus_mr.yaml, or the config.yaml of an earlier run.
+    out
+        Folder of the run.
+    data
+        The data set: folder, dataset.json, JSONL manifest; default the YAML's data.path.
+    until
+        The last stage to run: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
+    from_
+        The first stage to run; those before it must be done and unchanged.
+    force
+        A stage to run anew though nothing has changed, and with it those that need it; may be
+        repeated.
+    dry_run
+        Print the plan, with time and memory where they are known, and do nothing.
+    max_minutes
+        A budget for all stages together, of which each training gets a share.
+    register
+        Name in MLflow's registry that the generator becomes the next version of.
+    alias
+        What that version is called, such as champion; it takes the name from the one before.
+    untracked
+        Leave MLflow out.
+    json
+        Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
+    """
+    settings = load_recipe(config, assignments(overrides))
+    if data is not None or settings.data.path is not None:
+        path = (data or settings.data.path or Path()).absolute()
+        settings = replace(settings, data=replace(settings.data, path=path))
+    if max_minutes is not None:
+        settings = replace(settings, max_minutes=max_minutes)
+    check_data(settings.data)
+    made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
+    choice = Choice(first=from_, last=until, forced=tuple(force or ()))
+    if dry_run:
+        _print_plan(made, choice, json=json)
+        return
+    done = made.run(choice)
+    if done:  # empty in the processes that only train
+        _print_end(out, [step.stage.name for step in done], json=json)
+
+
+def _print_plan(made: Recipe, choice: Choice, *, json: bool) -> None:
+    steps = made.plan(choice)
+    rows = list(zip(steps, made.estimates(steps), strict=True))
+    if json:
+        plan = [
+            {"stage": s.stage.name, "action": s.action, "why": s.why, **vars(e)} for s, e in rows
+        ]
+        print_json({"out": made.out, "stages": plan})
+        return
+    print_table(
+        ("stage", "", "time", "memory", "why"),
+        ((s.stage.name, s.action, e.time, e.memory, s.why) for s, e in rows),
+    )
+
+
+def _print_end(out: Path, names: list[str], *, json: bool) -> None:
+    ledger = Ledger(out)
+    entries = {name: entry for name in names if (entry := ledger.read(name)) is not None}
+    page = out / "report.html"
+    if json:
+        said = {
+            name: {"status": e.status, "seconds": e.seconds, "peak_mib": e.peak_mib, **e.facts}
+            for name, e in entries.items()
+        }
+        print_json({"out": out, "stages": said, "report": page if page.exists() else None})
+        return
+    print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
+    if page.exists():
+        print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
+
+
+def _matters(settings: Any) -> dict[str, Any]:
+    """What a training's result depends on: not how often it is looked at, nor who loads."""
+    values = to_dict(settings)
+    values["training"] = settings.training.what_matters()
+    values["data"].pop("workers")
+    values.pop("tokens", None)  # the stage `tokens` depends on them, and this one on that
+    return values
+
+
+def _known(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,0 +1,100 @@
+"""Runs the recipe undisturbed, then again with `kill -9` at ten moments of a seeded list.
+
+    python killed.py CONFIG DATA FOLDER
+
+Leaves FOLDER/undisturbed, FOLDER/killed and FOLDER/said.json. A script: it forks a process for each
+run, after the libraries are loaded, which is what takes longest in a tiny recipe.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow  # loaded here so that no run needs to
+import monai.losses
+import skimage.metrics
+import torch
+
+from medar.cli.main import run_app
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
+
+import synthesis
+
+LOADED = (mlflow, monai.losses, skimage.metrics)
+NAMES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report")
+KILLS, SEED = 10, 7
+
+
+def main(config: str, data: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    call = ["--config", config, "--data", data, "--out"]
+    calm, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
+    assert run([*call, str(calm)], calm) == 0
+    done: dict[str, Any] = {}
+    hits = 0
+    for name, share in moments():
+        seconds = entry(calm, name)["seconds"]
+        hits += run([*call, str(killed)], killed, name, share * seconds) == -signal.SIGKILL
+        now = {n: e for n in NAMES if (e := entry(killed, n))["status"] == "done"}
+        assert {name: now[name] for name in done} == done, "a stage was done twice"
+        done = now
+    code = run([*call, str(killed), "--register", "tiny", "--alias", "champion"], killed)
+    said = {"kills": hits, "code": code}
+    (Path(folder) / "said.json").write_text(json.dumps(said))
+
+
+def moments() -> list[tuple[str, float]]:
+    """Stages, and shares of their time, at which to kill; in the order in which they come."""
+    draw = random.Random(SEED)
+    found = [(draw.randrange(len(NAMES)), draw.random()) for _ in range(KILLS)]
+    return [(NAMES[place], share) for place, share in sorted(found)]
+
+
+def entry(out: Path, name: str) -> dict[str, Any]:
+    """What the ledger says of a stage."""
+    path = out / "stages" / f"{name}.json"
+    found: dict[str, Any] = {"status": "", "attempts": 0}
+    return json.loads(path.read_text()) if path.exists() else found
+
+
+def attempts(out: Path, names: tuple[str, ...]) -> int:
+    """How often some stages have begun, together."""
+    return sum(entry(out, name)["attempts"] for name in names)
+
+
+def run(call: list[str], out: Path, name: str = "", delay: float = 0.0) -> int:
+    """A run; if a stage is named, killed a while after it, or a later one, has begun.
+
+    Returns:
+        Its exit code, or the signal's number below 0.
+    """
+    watched = NAMES[NAMES.index(name) :] if name else ()
+    before = attempts(out, watched)
+    process = os.fork()
+    if process == 0:
+        try:
+            run_app(synthesis.app, call)
+        except SystemExit as end:
+            os._exit(int(end.code or 0))
+        finally:
+            os._exit(70)
+    begun = None
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if begun is None and attempts(out, watched) > before:
+            begun = time.monotonic()
+        if begun is not None and time.monotonic() - begun >= delay:
+            os.kill(process, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

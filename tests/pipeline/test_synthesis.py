@@ -1,0 +1,223 @@
+"""The recipe from data to synthetic volumes, tiny: whole, killed ten times, in two processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medar.cli.main import run_app
+from medar.data.phantoms import write_phantoms
+
+torch.set_num_threads(1)  # the networks here are too small for two
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+NAMES = ["prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report"]
+
+TRAINING = {
+    "steps": 4, "ema": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
+    "precision": "fp32", "device": "cpu",
+}  # fmt: skip
+TINY: dict[str, Any] = {
+    "data": {"workers": 1},
+    "plan": {
+        "spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16], "downsampling": [8, 8, 8],
+    },
+    "tokenizer": "tokenizer.yaml",
+    "generator": {
+        "model": {"depth": 1, "head_width": 8},
+        "tokens": {"variants": 1},
+        "data": {"batch_size": 2, "previews": 1},
+        "training": TRAINING,
+    },
+    "samples": {"n": 4, "batch_size": 2, "previews": 1},
+}  # fmt: skip
+TOKENIZER: dict[str, Any] = {
+    "model": {
+        "width": 8, "growth": [1, 1], "grids": [[1, 1, 1], [2, 2, 2]],
+        "codebook": {"kind": "fsq", "size": 16, "width": 4},
+    },
+    "data": {"batch_size": 2},
+    "training": TRAINING,
+}  # fmt: skip
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight coarse phantoms, and the YAML of a tiny recipe in two files."""
+    folder = tmp_path_factory.mktemp("recipe")
+    write_phantoms(folder / "phantoms", n=8, spacing=20.0)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    (folder / "tokenizer.yaml").write_text(yaml.safe_dump(TOKENIZER))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def synthesis() -> ModuleType:
+    """pipelines/synthesis.py."""
+    spec = importlib.util.spec_from_file_location("synthesis", ROOT / "pipelines" / "synthesis.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(synthesis: ModuleType, place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the recipe's command line in this process: exit code, standard output and error."""
+
+    def run_it(*words: object, config: str = "tiny.yaml") -> tuple[int, str, str]:
+        data = [] if "--data" in words else ["--data", place / "phantoms"]
+        call = ["--config", place / config, *data, *words]
+        with pytest.raises(SystemExit) as left:
+            run_app(synthesis.app, list(map(str, call)))
+        said = capsys.readouterr()
+        return int(left.value.code or 0), said.out, said.err
+
+    return run_it
+
+
+def samples(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((out / "samples").glob("sample_*"))}
+
+
+def ledger(out: Path) -> dict[str, dict[str, Any]]:
+    return {name: json.loads((out / "stages" / f"{name}.json").read_text()) for name in NAMES}
+
+
+@pytest.mark.slow
+def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
+    out = place / "whole" / "out"
+    code, said, _ = run("--out", out, "--untracked", "--json")
+    assert code == 0
+    answer = json.loads(said)
+    assert list(answer["stages"]) == NAMES
+    assert answer["report"] == str(out / "report.html")
+    for name in (
+        "config.yaml", "environment.json", "prepared/cases.jsonl", "tokenizer/model/config.json",
+        "tokenizer/evaluation/montage.png", "tokens/tokens.json", "generator/model/config.json",
+        "samples/sample_0003.nii.gz", "samples/contact_sheet.png", "samples/preview.png",
+        "evaluation/report.json", "evaluation/contact_sheet.png", "report.html", "report.md",
+    ):  # fmt: skip
+        assert (out / name).is_file(), name
+    facts = {name: entry["facts"] for name, entry in ledger(out).items()}
+    assert (facts["prepare"]["cases"], facts["prepare"]["voxels"]) == (8, "16x16x16")
+    assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
+    assert facts["tokens"]["tokens_a_volume"] == 9
+    assert facts["evaluate"]["frechet/radiomics-v1"] > 0
+
+    # The stored settings are a configuration themselves, and nothing is done a second time.
+    before = ledger(out)
+    code, _, said = run("--out", out, "--untracked", config="whole/out/config.yaml")
+    assert code == 0
+    assert said.count("skip (done, nothing has changed)") == 7
+    assert ledger(out) == before
+
+    code, said, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
+    plan = {step["stage"]: step for step in json.loads(said)["stages"]}
+    assert [step["action"] for step in plan.values()] == ["skip"] * 4 + ["run"] * 3
+    assert plan["synthesize"]["why"] == "n was 4, now 5"
+    assert plan["synthesize"]["mib"] == before["synthesize"]["peak_mib"]
+    # Where a training is looked at more often, or data are loaded otherwise, nothing changes.
+    free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2")
+    _, said, _ = run("--out", out, "--dry-run", "--json", *free)
+    assert {step["action"] for step in json.loads(said)["stages"]} == {"skip"}
+
+
+@pytest.mark.slow
+def test_kill_9_at_ten_moments_changes_nothing(place: Path) -> None:
+    folder = place / "kills"
+    folder.mkdir()
+    words = [HERE / "killed.py", place / "tiny.yaml", place / "phantoms", folder]
+    told = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    left = {n: v for n, v in os.environ.items() if n != "MLFLOW_TRACKING_URI"}
+    done = subprocess.run(
+        [sys.executable, *map(str, words)], env={**left, **told}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "said.json").read_text()) == {"kills": 10, "code": 0}
+    calm, killed = folder / "undisturbed", folder / "killed"
+    assert samples(calm) == samples(killed)
+    assert len(samples(calm)) == 8
+    entries = ledger(killed)
+    assert {entry["status"] for entry in entries.values()} == {"done"}
+    # Each kill costs one attempt at most; what was done stayed done (killed.py looks).
+    assert sum(entry["attempts"] for entry in entries.values()) <= len(NAMES) + 10
+    assert not (killed / "old").exists()
+    client, runs = runs_in(folder / "mlflow.db")
+    assert [run.info.status for run in runs] == ["FINISHED"] * 16
+    parent = json.loads((killed / "mlflow.json").read_text())["run_id"]
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent]
+    assert sorted(run.info.run_name for run in children) == sorted(NAMES)
+    tokenizer = next(run for run in children if run.info.run_name == "tokenizer")
+    assert tokenizer.data.params["training.steps"] == "4"
+    assert tokenizer.data.metrics["psnr"] == entries["tokenizer"]["facts"]["psnr"]
+    assert [one.dataset.name for one in tokenizer.inputs.dataset_inputs] == ["prepared"]
+    champion = client.get_model_version_by_alias("tiny", "champion")
+    generator = next(run for run in children if run.info.run_name == "generator")
+    assert champion.source == entries["generator"]["facts"]["model"]
+    assert champion.run_id == generator.info.run_id
+
+
+def runs_in(database: Path) -> tuple[Any, list[Any]]:
+    """A client of a database, and all its runs."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    return client, list(
+        client.search_runs([one.experiment_id for one in client.search_experiments()])
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_trainings(
+    place: Path, in_two_processes: Callable[..., None]
+) -> None:
+    out = place / "two" / "out"
+    call = ["--config", place / "tiny.yaml", "--data", place / "phantoms", "--untracked"]
+    in_two_processes(HERE / "two.py", *call, "--out", out)
+    entries = ledger(out)
+    assert {entry["status"] for entry in entries.values()} == {"done"}
+    assert {entry["attempts"] for entry in entries.values()} == {1}
+    for name in ("tokenizer", "generator"):
+        assert yaml.safe_load((out / name / "config.yaml").read_text())["processes"] == 2
+    assert len(samples(out)) == 8
+
+
+def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for words, message in (
+        (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
+        (("--out", out, "--until", "token"), "--until token: no such stage"),
+        (("--out", out, "--data", tmp_path / "no"), "no such file or folder"),
+        (("--out", out, "max_minutes=0"), "max_minutes 0.0: a number above 0 is needed"),
+        (("--out", out, "samples.n=1"), "samples n 1: at least 2 is needed"),
+        (("--out", out, "shares.report=0"), "shares report 0.0: a number above 0 is needed"),
+    ):
+        code, said, error = run(*words, "--dry-run")
+        assert (code, said) == (2, ""), words
+        assert message in error
+        assert error.startswith("medar: ")
+        assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
+    _, said, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
+    plan = {step["stage"]: step for step in json.loads(said)["stages"]}
+    assert plan["tokenizer"]["time"] == "4.0 min (its share)"
+    assert plan["generator"]["time"] == "4.5 min (its share)"
+    assert plan["prepare"]["time"] == "unknown"
+    assert "estimated, at least" in plan["tokenizer"]["memory"]
