@@ -40,6 +40,7 @@ DRAWN = 16
 
 def prepare(settings: SynthesisSettings, work: Work) -> Facts:
     """Measure the data set, plan, bring every case to the plan's form."""
+    from medar.data.layout import PLAN_FILE
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare as bring
 
@@ -47,7 +48,13 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
     workers = settings.data.workers
     lend_hashes(work.out, work.folder)
     work.reads(manifest.root.name, manifest.digest, manifest.root, "preparation")
-    plan = plan_in_force(manifest, work.folder, workers=workers, overrides=plan_values(settings))
+    plan = plan_in_force(
+        manifest,
+        work.folder,
+        workers=workers,
+        voxels=None if (work.folder / PLAN_FILE).exists() else settings.data.voxels,
+        overrides=plan_values(settings),
+    )
     done = bring(manifest, plan, work.folder, workers=workers)
     work.shows(work.folder / "plan.yaml")
     splits = {f"cases_{name}": len(manifest.select(name)) for name in ("train", "val", "test")}
@@ -199,7 +206,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     values = to_dict(settings)
     shares = values["shares"]
     budget = {} if settings.max_minutes is None else {"max_minutes": settings.max_minutes}
-    data = {name: values["data"][name] for name in ("modality", "seed")}
+    data = {name: values["data"][name] for name in ("modality", "seed", "voxels")}
     return (
         Stage(
             name="prepare",

@@ -27,12 +27,17 @@ class DataSettings:
     seed: int = 0
     """Decides which subjects go to train, val and test where the data set does not. Once decided
     in a run's folder, that stays."""
+    voxels: int | None = None
+    """Voxels that a model sees at once, at most, where the plan is derived; default that of
+    `medar data plan`."""
     workers: int | None = None
     """Processes that prepare; default one a processor."""
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise MedarError(f"data workers {self.workers}: a number from 1 is needed")
+        for name in ("voxels", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MedarError(f"data {name} {value}: a number from 1 is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
