@@ -1,5 +1,6 @@
 """Three orthogonal planes of a volume, with orientation letters, mm ticks and labels on top."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,14 @@ def save_png(figure: Any, path: str | Path) -> None:
     Raises:
         MedarError: a file system that refuses.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a "$" in the name of a case is a dollar
     try:
-        with atomic_path(path) as temporary:
+        with warnings.catch_warnings(), atomic_path(path) as temporary:
+            # Letters that the font has not are drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
             figure.savefig(temporary, format="png")
     except OSError as error:
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
