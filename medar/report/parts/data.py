@@ -41,8 +41,8 @@ def data(run: RunFolder) -> list[Block]:
     ]
     blocks: list[Block] = [
         Text(
-            "Axes run to the patient's right, front and head. A subject is in one split alone: "
-            "nobody is trained on and tested on."
+            "Axes run to the patient's right, front and head. A subject is in one split alone; "
+            "where the data set names no subjects, each case counts as one."
         ),
         Table("The data", (), rows, words=True),
     ]

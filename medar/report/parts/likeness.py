@@ -109,17 +109,18 @@ def diversity(run: RunFolder) -> list[Block]:
     """Whether the volumes differ as real ones do."""
     report = run.object(GENERATION, "evaluate")
     made, real = report["ms_ssim"], report["ms_ssim_real"]
-    direction = "more" if made > real else "less"
+    shown, beside = fixed(made, 3), fixed(real, 3)
+    direction = "as" if shown == beside else "more" if made > real else "less"
     return [
         KeyFigures(
             [
-                KeyFigure("MS-SSIM of synthetic pairs", fixed(made, 3)),
-                KeyFigure("MS-SSIM of real pairs", fixed(real, 3), "training volumes"),
+                KeyFigure("MS-SSIM of synthetic pairs", shown),
+                KeyFigure("MS-SSIM of real pairs", beside, "training volumes"),
             ]
         ),
         Text(
             "Mean likeness of random pairs (1 is the same volume). Synthetic volumes are "
-            f"{direction} alike than real ones are. Much above the real value means that one "
+            f"{direction} alike {'as' if direction == 'as' else 'than'} real ones are. Much above the real value means that one "
             "volume is made over and over; much below it that they have no anatomy in common."
         ),
     ]
@@ -151,9 +152,10 @@ def copies(run: RunFolder) -> list[Block]:
     ]
     if found:
         named = [(str(index), case, space, number(far)) for index, case, space, far in found]
+        some = f"; the first {NAMED} of {len(found)}" if len(found) > NAMED else ""
         blocks.append(
             Table(
-                "Suspected copies, the nearest first",
+                f"Suspected copies, by each distance the nearest first{some}",
                 ("volume, from 0", "training case", "distance by", "distance"),
                 named[:NAMED],
                 words=True,

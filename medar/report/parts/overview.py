@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from medar.errors import MedarError
 from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Text
-from medar.report.folder import RunFolder
+from medar.report.folder import UNEXPECTED, RunFolder
 from medar.report.parts.data import cases_of, modalities, origin
 from medar.report.parts.likeness import GENERATION, against_the_floor, suspects
 from medar.report.parts.tokenizer import RECONSTRUCTION
@@ -29,7 +29,7 @@ def _try(run: RunFolder, make: Callable[[RunFolder], T]) -> T | None:
     """What a stage has to say, or None where it left nothing whole; the sections say why."""
     try:
         return make(run)
-    except (LeftOut, MedarError, LookupError, TypeError, ValueError):
+    except (LeftOut, MedarError, *UNEXPECTED):
         return None
 
 
@@ -134,7 +134,7 @@ def _reconstruction(run: RunFolder) -> KeyFigure:
 
 
 def _time(run: RunFolder) -> KeyFigure:
-    seconds = [one.seconds for one in run.stages.values() if one.seconds is not None]
+    seconds = [one.seconds for one in run.stages.values() if one.seconds]
     if not seconds:
         raise LeftOut("no time is known")
     return KeyFigure("time", duration(sum(seconds)), counted(len(seconds), "stage"))
