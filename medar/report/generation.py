@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from medar.errors import MedarError
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import PLANES, draw_plane, save_png
 from medar.volume import Volume
+from medar.volume.display import display_range
 
 COLUMNS = 8
 """Volumes beside each other; more go on below."""

@@ -11,14 +11,12 @@ import numpy.typing as npt
 from medar.errors import MedarError
 from medar.files import atomic_path
 from medar.volume import Volume
+from medar.volume.display import display_range, labelled_middle
 
 PLANES = (("sagittal", 0, "A", "S"), ("coronal", 1, "R", "S"), ("axial", 2, "R", "A"))
 """Name, the axis that is cut, and where its two array axes point."""
 
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
-
-WINDOWS = {"CT": (-160.0, 240.0)}
-"""Display range by modality, in HU; anything else takes percentiles of the volume."""
 
 
 def save_orthoslices(
@@ -97,22 +95,10 @@ def save_png(figure: Any, path: str | Path) -> None:
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def display_range(volume: Volume) -> tuple[float, float]:
-    """Grey levels for a volume: a soft tissue window for CT, percentiles for the rest."""
-    if volume.modality in WINDOWS:
-        return WINDOWS[volume.modality]
-    finite = volume.array[0][np.isfinite(volume.array[0])]
-    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
-    return float(low), float(high if high > low else low + 1)
-
-
 def _centre(volume: Volume, label: Volume | None) -> tuple[int, ...]:
-    """The voxel where the planes cross: the labelled voxel nearest to the labels' mean."""
-    if label is not None and label.array.any():
-        places = np.argwhere(label.array[0] > 0)
-        nearest = np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()
-        return tuple(int(p) for p in places[nearest])
-    return tuple(n // 2 for n in volume.shape)
+    """The voxel where the planes cross: in the middle of the label, or of the volume."""
+    middle = None if label is None else labelled_middle(label.array[0] > 0)
+    return middle or tuple(n // 2 for n in volume.shape)
 
 
 def _plane_of(

@@ -8,7 +8,8 @@ import numpy as np
 
 from medar.errors import MedarError
 from medar.evaluation.examples import Example
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import PLANES, draw_plane, save_png
+from medar.volume.display import display_range
 
 INCHES = 1.7
 """Width of one picture."""

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medar.errors import MedarError
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import PLANES, draw_plane, save_png
 from medar.volume import Volume
+from medar.volume.display import display_range
 
 ROWS = 4
 """Samples in the picture, at most."""

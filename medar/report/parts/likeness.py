@@ -110,7 +110,9 @@ def diversity(run: RunFolder) -> list[Block]:
     report = run.object(GENERATION, "evaluate")
     made, real = report["ms_ssim"], report["ms_ssim_real"]
     shown, beside = fixed(made, 3), fixed(real, 3)
-    direction = "as" if shown == beside else "more" if made > real else "less"
+    likeness = (
+        "as alike as" if shown == beside else f"{'more' if made > real else 'less'} alike than"
+    )
     return [
         KeyFigures(
             [
@@ -120,8 +122,8 @@ def diversity(run: RunFolder) -> list[Block]:
         ),
         Text(
             "Mean likeness of random pairs (1 is the same volume). Synthetic volumes are "
-            f"{direction} alike {'as' if direction == 'as' else 'than'} real ones are. Much above the real value means that one "
-            "volume is made over and over; much below it that they have no anatomy in common."
+            f"{likeness} real ones are. Much above the real value means that one volume is made "
+            "over and over; much below it that they have no anatomy in common."
         ),
     ]
 

@@ -72,8 +72,9 @@ def limits(_: RunFolder) -> list[Block]:
             [
                 "For research only. medar is not a medical device; neither the models nor the "
                 "volumes are for diagnosis or treatment.",
-                "Synthetic volumes are made by a model, which may repeat what it was trained on. They can "
-                "show anatomy that does not exist, and whatever bias the training data have.",
+                "Synthetic volumes are made by a model, which may repeat what it was trained on. "
+                "They can show anatomy that does not exist, and whatever bias the training data "
+                "have.",
                 "Distances see sharpness, texture and brightness, not whether anatomy is right. "
                 "They are comparable only with the same data, plan, split, features and number "
                 "of volumes.",
