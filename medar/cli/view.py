@@ -103,7 +103,7 @@ def _named(text: str | None) -> dict[int, str]:
     found: dict[int, str] = {}
     for pair in text.split(",") if text else ():
         value, _, name = (part.strip() for part in pair.partition("="))
-        if not name or not value.lstrip("-").isdecimal():
+        if not name or not value.removeprefix("-").isdecimal():
             raise MedarError(
                 f"--names {pair}: VALUE=NAME is needed, such as 1=liver,2=spleen, or a data set"
             )

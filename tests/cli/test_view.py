@@ -56,6 +56,7 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
     [
         (["--window", "40"], "LEVEL/WIDTH"),
         (["--names", "liver"], "VALUE=NAME"),
+        (["--names=--5=liver"], "VALUE=NAME"),
         (["--label", "none", "--label", "none"], "2 for 1 files"),
         (["--label", "absent.nii.gz"], "no such label map"),
         (["--port", "99999", "--no-browser"], "0 to 65535"),
