@@ -262,6 +262,23 @@ def test_a_stage_at_its_first_attempt_took_no_time_yet(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    text = write_report(Path()).read_text()
+    assert f"--config {run / 'config.yaml'} " in text
+    assert f"medar report {run}\n" in text or f"medar report {run}<" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_floor_is_said_once(run: Path) -> None:
+    path = run / "evaluation" / "report.json"
+    report = read_json(path)
+    report["distances"]["radiomics-v1"]["frechet_floor"] = None
+    write_json(path, report)
+    assert "<span>no floor to compare with</span>" in write_report(run).read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_words_fit_the_numbers(run: Path) -> None:
     path = run / "evaluation" / "report.json"
     report = read_json(path)

@@ -42,7 +42,8 @@ def reproduce(run: RunFolder) -> list[Block]:
     commit = None
     if run.holds(ENVIRONMENT):
         commit = run.object(ENVIRONMENT, "prepare").get("git.commit")
-    here, config = (shlex.quote(str(path)) for path in (run.path, run.path / SETTINGS))
+    folder = run.path.absolute()
+    here, config = (shlex.quote(str(path)) for path in (folder, folder / SETTINGS))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
         "python pipelines/synthesis.py \\",

@@ -99,10 +99,9 @@ SENTENCES = (_of_data, _of_tokenizer, _of_generator, _of_samples, _of_evaluation
 def _distance(run: RunFolder) -> KeyFigure:
     report = run.object(GENERATION, "evaluate")
     name, one = next(iter(report["distances"].items()))
+    floor = f"floor {number(one['frechet_floor'])}: " if one["frechet_floor"] else ""
     return KeyFigure(
-        f"Frechet distance, {name}",
-        number(one["frechet"]),
-        f"floor {number(one['frechet_floor'])}: {against_the_floor(one)}",
+        f"Frechet distance, {name}", number(one["frechet"]), floor + against_the_floor(one)
     )
 
 

@@ -59,8 +59,7 @@ def coarse_to_fine(run: RunFolder) -> list[Block]:
             "the second, and so on to the last.",
             "Synthetic volumes while they are made, a row each: what the tokens of the first "
             "scale decode to, of the first two, and so on. Coronal planes through the middle; all "
-            "pictures of a row share one window. The first scales decide pose and size, the last "
-            "ones edges and texture.",
+            "pictures of a row share one window.",
             wide=True,
         )
     ]
