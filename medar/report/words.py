@@ -7,6 +7,8 @@ from typing import Any
 NONE = "–"
 """For a value that there is none of."""
 
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Rounded to significant digits, with separated thousands; whole numbers from 1000 are kept."""

@@ -6,12 +6,10 @@ from typing import Any
 from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Notes, Picture, Table, Text
 from medar.report.charts import Bars, Curve, Panel, bar_chart, line_chart
 from medar.report.folder import RunFolder
-from medar.report.words import amount, counted, fixed, number, percent
+from medar.report.words import SPLITS, amount, counted, fixed, number, percent
 
 RECONSTRUCTION = "tokenizer/evaluation/report.json"
 MONTAGE = "tokenizer/evaluation/montage.png"
-
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def training_of_tokenizer(run: RunFolder) -> list[Block]:
@@ -87,18 +85,6 @@ def codebook(run: RunFolder) -> list[Block]:
         panels.append(
             Bars("PSNR after the scale (dB)", scales, prefixes, across="grid of the scale")
         )
-    keys = ("tokens_per_scale", "usage_per_scale", "perplexity_per_scale",
-            "residual_energy_per_scale", "psnr_per_scale", "ssim_per_scale")  # fmt: skip
-    columns = [report[key] or [None] * len(scales) for key in keys]
-    rows = [
-        (f"{place}: {grid}", f"{tokens:,}", percent(usage), number(codes), fixed(left, 3),
-         fixed(psnr, 2), fixed(ssim, 3))
-        for place, (grid, tokens, usage, codes, left, psnr, ssim) in enumerate(
-            zip(scales, *columns, strict=True), 1
-        )
-    ]  # fmt: skip
-    headings = ("scale", "tokens", "codes used", "perplexity (codes)", "energy left",
-                "PSNR (dB)", "SSIM")  # fmt: skip
     return [
         Picture(
             "codebook.svg",
@@ -109,7 +95,7 @@ def codebook(run: RunFolder) -> list[Block]:
             "the coarser ones alone.",
             wide=True,
         ),
-        Table("Scales, coarse to fine", headings, rows, folded=True),
+        _scales(report),
         Text(
             f"All scales together use {percent(report['codebook_usage'])} of the codes. Perplexity "
             "is the number of equally likely codes of the same entropy; energy left is the share "
@@ -117,6 +103,24 @@ def codebook(run: RunFolder) -> list[Block]:
         ),
         *([Notes(report["warnings"])] if report["warnings"] else []),
     ]
+
+
+def _scales(report: dict[str, Any]) -> Table:
+    """A row a scale."""
+    keys = ("tokens_per_scale", "usage_per_scale", "perplexity_per_scale",
+            "residual_energy_per_scale", "psnr_per_scale", "ssim_per_scale")  # fmt: skip
+    scales = report["scales"]
+    columns = [report[key] or [None] * len(scales) for key in keys]
+    rows = [
+        (f"{place}: {grid}", f"{tokens:,}", percent(usage), number(codes), fixed(left, 3),
+         fixed(psnr, 2), fixed(ssim, 3))
+        for place, (grid, tokens, usage, codes, left, psnr, ssim) in enumerate(
+            zip(scales, *columns, strict=True), 1
+        )
+    ]  # fmt: skip
+    headings = ("scale", "tokens", "codes used", "perplexity (codes)", "energy left",
+                "PSNR (dB)", "SSIM")  # fmt: skip
+    return Table("Scales, coarse to fine", headings, rows, folded=True)
 
 
 def points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
