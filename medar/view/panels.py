@@ -125,9 +125,9 @@ def _panel(
     start = tuple((n - 1) // 2 for n in image.shape)
     packed = None
     if label is not None:
-        values, places, counts = np.unique(label.array, return_inverse=True, return_counts=True)
+        values, counts = np.unique(label.array, return_counts=True)
         facts["labels"] = _legend(one.label, values, counts, image, names)
-        packed = _nifti(label.with_array(_places(values, places.reshape(label.array.shape))))
+        packed = _nifti(label.with_array(_places(values, label.array)))
         start = labelled_middle(label.array[0]) or start
     facts["start"] = [float(c) for c in (image.affine @ [*start, 1.0])[:3]]
     return Panel(image=_nifti(_compact(image)), label=packed, grid=image.grid, facts=facts)
@@ -154,11 +154,11 @@ def _legend(
     ]
 
 
-def _places(values: npt.NDArray[Any], places: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _places(values: npt.NDArray[Any], label: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Labels as 0 for 0, and 1, 2, ... for the others in order."""
     table = np.zeros(len(values), np.uint8)
     table[values != 0] = np.arange(1, 1 + np.count_nonzero(values))
-    return np.asarray(table[places])
+    return np.asarray(table[np.searchsorted(values, label)])
 
 
 def _compact(image: Volume) -> Volume:
