@@ -138,6 +138,10 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
     page.locator("input.black").first.fill("100")
     page.locator("input.black").first.press("Enter")
     assert [one["window"][0] for one in state(page)] == [100, 100]
+    page.locator("input.black").first.fill("")
+    page.locator("input.black").first.press("Enter")
+    assert [one["window"][0] for one in state(page)] == [100, 100]
+    assert page.locator("input.black").first.input_value() == "100"
     page.locator("#same").uncheck()
     box = page.locator("canvas").nth(1).bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 180)
