@@ -46,7 +46,7 @@ def test_what_was_done_is_said_in_words(run: Path) -> None:
         "4 CT volumes of hearts were brought to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
         "trained for 20 steps in 1 min 59 s, writes each as 27 tokens: 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
-        "It made 3 synthetic volumes.",
+        "The generator made 3 synthetic volumes.",
         "texture-v1: synthetic volumes are 6 times as far as held-out real ones.",
         "synthetic volumes and held-out real ones are not told apart",
         "Synthetic volumes are more alike than real ones are.",
@@ -163,7 +163,7 @@ def test_a_run_that_failed_midway(run: Path) -> None:
         "the stage generator failed (no generator/metrics.jsonl)"
     )
     assert left_out["How varied"] == "the stage evaluate has not run (no evaluation/report.json)"
-    assert "It made" not in write_report(run).read_text()
+    assert "generator made" not in write_report(run).read_text()
 
 
 def _cut_last_line(run: Path) -> None:

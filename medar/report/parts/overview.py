@@ -70,7 +70,7 @@ def _of_samples(run: RunFolder) -> str:
     count = len(list(run.need("samples", "synthesize").glob("sample_*.json")))
     if not count:
         raise LeftOut("no sample")
-    return f"It made {counted(count, 'synthetic volume')}."
+    return f"The generator made {counted(count, 'synthetic volume')}."
 
 
 def _of_evaluation(run: RunFolder) -> str:
