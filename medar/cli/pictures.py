@@ -11,10 +11,9 @@ from medar.data.manifest import Case, Manifest
 from medar.data.preparation import restore_image, restore_label
 from medar.data.prepared import Prepared
 from medar.errors import MedarError
-from medar.report.orthoslices import display_range, save_orthoslices
+from medar.report.orthoslices import save_orthoslices
 from medar.volume import ReadOptions, Volume
-
-Range = tuple[float, float]
+from medar.volume.display import Range, display_range
 
 
 def draw_case(

@@ -2,6 +2,7 @@
 
 import webbrowser
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -87,7 +88,8 @@ def _serve(panels: "list[Panel]", port: int, *, open_browser: bool) -> None:
     with PageServer(resources(panels), port) as server:
         print(f"{server.url}\nCtrl-C ends it", flush=True)
         if open_browser:
-            webbrowser.open(server.url)
+            # A browser in the terminal returns when it is closed, and wants its page before.
+            Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
@@ -103,7 +105,7 @@ def _named(text: str | None) -> dict[int, str]:
     found: dict[int, str] = {}
     for pair in text.split(",") if text else ():
         value, _, name = (part.strip() for part in pair.partition("="))
-        if not name or not value.lstrip("-").isdecimal():
+        if not name or not value.removeprefix("-").isdecimal():
             raise MedarError(
                 f"--names {pair}: VALUE=NAME is needed, such as 1=liver,2=spleen, or a data set"
             )

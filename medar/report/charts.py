@@ -156,17 +156,17 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
             if one.floor is not None:
                 ax.plot([one.floor, one.value], [place, place], color=GRID, linewidth=3, zorder=1)
                 ax.plot(one.floor, place, "D", color=ORANGE, markersize=6,
-                        label="real, held out (the floor)" if place == 0 else None)  # fmt: skip
+                        label="real, held out (the floor)")  # fmt: skip
             if one.interval:
                 ax.plot(one.interval, [place, place], color=BLUE, linewidth=1.4, marker="|")
-            ax.plot(one.value, place, "o", color=BLUE, markersize=7,
-                    label="synthetic" if place == 0 else None)  # fmt: skip
+            ax.plot(one.value, place, "o", color=BLUE, markersize=7, label="synthetic")
         ax.set_xscale("log")
         ax.set_yticks(range(len(distances)), [one.name for one in distances])
         ax.set_ylim(len(distances) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel(across)
-        figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+        marks = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each once
+        figure.legend(marks.values(), marks, loc="outside upper right", ncols=2, fontsize=8)
     return written[0]
 
 

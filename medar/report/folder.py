@@ -6,6 +6,7 @@ OUT/NAME/              what the stage left
 
 import json
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from medar.errors import MedarError, one_line
 from medar.files import read_json_object
 from medar.report.blocks import LeftOut
 from medar.settings import from_dict
+
+UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What reading a file of another version, or one that was edited, ends in."""
+
+SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+"""How a PNG begins and ends."""
 
 STAGES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate")
 """In order; the stage that writes the report is not told of in it."""
@@ -26,8 +33,8 @@ class Stage:
 
     name: str
     status: str
-    started: str | None = None
-    ended: str | None = None
+    started: datetime | None = None
+    ended: datetime | None = None
     seconds: float | None = None
     peak_mib: float | None = None
     attempts: int = 1
@@ -89,12 +96,31 @@ class RunFolder:
         """
         return read_json_object(self.need(name, stage))
 
-    def settings(self, name: str, stage: str) -> dict[str, Any]:
-        """A YAML file of names and values; raises as `object` does."""
+    def png(self, name: str, stage: str) -> bytes:
+        """A picture; raises as `object` does."""
         path = self.need(name, stage)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            data = path.read_bytes()
+        except OSError as error:
+            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+        if not (data.startswith(SIGNATURE) and data.endswith(END)):
+            raise MedarError(f"{path}: no whole PNG")
+        return data
+
+    def text(self, name: str, stage: str) -> str:
+        """A file of text; raises as `object` does."""
+        path = self.need(name, stage)
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+
+    def settings(self, name: str, stage: str) -> dict[str, Any]:
+        """A YAML file of names and values; raises as `object` does."""
+        path = self.path / name
+        try:
+            values = yaml.safe_load(self.text(name, stage))
+        except yaml.YAMLError as error:
             raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
         if not isinstance(values, dict):
             raise MedarError(f"{path}: names and values are needed")
@@ -107,11 +133,8 @@ class RunFolder:
             LeftOut: it is not there.
             MedarError: it is damaged.
         """
-        path = self.need(name, stage)
-        try:
-            lines = [one for one in path.read_text(encoding="utf-8").split("\n") if one.strip()]
-        except (OSError, ValueError) as error:
-            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+        path = self.path / name
+        lines = [one for one in self.text(name, stage).split("\n") if one.strip()]
         found = []
         for left, line in zip(reversed(range(len(lines))), lines, strict=True):
             try:
@@ -119,6 +142,8 @@ class RunFolder:
             except ValueError as error:
                 if left:
                     raise MedarError(f"{path}: damaged ({one_line(error)})") from error
+        if not all(isinstance(one, dict) for one in found):
+            raise MedarError(f"{path}: names and values are needed in each line")
         return found
 
 

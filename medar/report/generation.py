@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from medar.errors import MedarError
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import PLANES, draw_plane, need_png, save_png
 from medar.volume import Volume
+from medar.volume.display import display_range
 
 COLUMNS = 8
 """Volumes beside each other; more go on below."""
@@ -44,8 +45,7 @@ def contact_sheet(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if Path(path).suffix.lower() != ".png":
-        raise MedarError(f"{path}: pictures are written as .png")
+    need_png(path)
     if not volumes:
         raise MedarError(f"{path}: no volume to draw")
     named = list(zip(titles or [str(k) for k in range(len(volumes))], volumes, strict=True))
@@ -83,5 +83,3 @@ def _draw(cells: Sequence[Any], title: str, volume: Volume, window: tuple[float,
     centre = tuple(side // 2 for side in volume.shape)
     for ax, plane in zip(pictures, PLANES, strict=True):
         draw_plane(ax, volume, plane, centre, window)
-        if plane[2] == "R":  # the patient's right is on the left of the picture
-            ax.invert_xaxis()

@@ -1,5 +1,6 @@
 """Three orthogonal planes of a volume, with orientation letters, mm ticks and labels on top."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ import numpy.typing as npt
 from medar.errors import MedarError
 from medar.files import atomic_path
 from medar.volume import Volume
+from medar.volume.display import display_range, labelled_middle
 
-PLANES = (("sagittal", 0, "A", "S"), ("coronal", 1, "R", "S"), ("axial", 2, "R", "A"))
+Plane = tuple[str, int, str, str]
+
+PLANES: tuple[Plane, ...] = (
+    ("sagittal", 0, "A", "S"),
+    ("coronal", 1, "R", "S"),
+    ("axial", 2, "R", "A"),
+)
 """Name, the axis that is cut, and where its two array axes point."""
 
 OPPOSITE = {"R": "L", "A": "P", "S": "I"}
-
-WINDOWS = {"CT": (-160.0, 240.0)}
-"""Display range by modality, in HU; anything else takes percentiles of the volume."""
 
 
 def save_orthoslices(
@@ -49,8 +54,7 @@ def save_orthoslices(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if Path(path).suffix.lower() != ".png":
-        raise MedarError(f"{path}: pictures are written as .png")
+    need_png(path)
     if any(v.shape != volumes[0].shape for v in (*volumes, *([label] if label else []))):
         raise MedarError("orthogonal slices: all volumes and the label need the same shape")
     centre = _centre(volumes[0], label)
@@ -77,40 +81,54 @@ def save_orthoslices(
     save_png(figure, path)
 
 
+def need_png(path: str | Path) -> None:
+    """Refuse another ending than .png.
+
+    Raises:
+        MedarError: it has another.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise MedarError(f"{path}: pictures are written as .png")
+
+
 def save_png(figure: Any, path: str | Path) -> None:
     """Write a figure as PNG, atomically.
 
     Raises:
         MedarError: a file system that refuses.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a "$" in the name of a case is a dollar
     try:
-        with atomic_path(path) as temporary:
+        with warnings.catch_warnings(), atomic_path(path) as temporary:
+            # Letters that the font has not are drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
             figure.savefig(temporary, format="png")
     except OSError as error:
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-def display_range(volume: Volume) -> tuple[float, float]:
-    """Grey levels for a volume: a soft tissue window for CT, percentiles for the rest."""
-    if volume.modality in WINDOWS:
-        return WINDOWS[volume.modality]
-    finite = volume.array[0][np.isfinite(volume.array[0])]
-    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
-    return float(low), float(high if high > low else low + 1)
+def plane_named(name: str) -> Plane:
+    """One of `PLANES`.
+
+    Raises:
+        MedarError: there is none of that name.
+    """
+    for plane in PLANES:
+        if plane[0] == name:
+            return plane
+    raise MedarError(f"plane {name!r}: allowed are {', '.join(one[0] for one in PLANES)}")
 
 
 def _centre(volume: Volume, label: Volume | None) -> tuple[int, ...]:
-    """The voxel where the planes cross: the labelled voxel nearest to the labels' mean."""
-    if label is not None and label.array.any():
-        places = np.argwhere(label.array[0] > 0)
-        nearest = np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()
-        return tuple(int(p) for p in places[nearest])
-    return tuple(n // 2 for n in volume.shape)
+    """The voxel where the planes cross: in the middle of the label, or of the volume."""
+    middle = None if label is None else labelled_middle(label.array[0] > 0)
+    return middle or tuple(n // 2 for n in volume.shape)
 
 
-def _plane_of(
-    array: npt.NDArray[Any], plane: tuple[str, int, str, str], centre: tuple[int, ...]
-) -> npt.NDArray[Any]:
+def _plane_of(array: npt.NDArray[Any], plane: Plane, centre: tuple[int, ...]) -> npt.NDArray[Any]:
     """A slice as rows from bottom to top and columns from left to right."""
     cut: npt.NDArray[Any] = np.take(array, centre[plane[1]], axis=plane[1])
     return cut.T
@@ -119,13 +137,16 @@ def _plane_of(
 def draw_plane(
     ax: Any,
     volume: Volume,
-    plane: tuple[str, int, str, str],
+    plane: Plane,
     centre: tuple[int, ...],
     window: tuple[float, float],
     colours: str = "gray",
 ) -> Any:
-    """Draw one plane of a volume through the voxel `centre`, in mm; returns matplotlib's image."""
-    return ax.imshow(
+    """Draw one plane of a volume through the voxel `centre`, in mm; returns matplotlib's image.
+
+    As in a radiologist's view the patient's right is on the left of coronal and axial pictures.
+    """
+    drawn = ax.imshow(
         _plane_of(volume.array[0], plane, centre),
         cmap=colours,
         vmin=window[0],
@@ -134,11 +155,12 @@ def draw_plane(
         extent=_extent(volume, plane, centre),
         interpolation="nearest",
     )
+    if plane[2] == "R":
+        ax.invert_xaxis()
+    return drawn
 
 
-def _mark(
-    ax: Any, plane: tuple[str, int, str, str], extent: tuple[float, float, float, float]
-) -> None:
+def _mark(ax: Any, plane: Plane, extent: tuple[float, float, float, float]) -> None:
     """Orientation letters and mm ticks; the patient's right goes to the left of the picture."""
     _, _, end, top = plane
     left, right, bottom, up = extent
@@ -163,7 +185,7 @@ def _mark(
 
 
 def _extent(
-    volume: Volume, plane: tuple[str, int, str, str], centre: tuple[int, ...]
+    volume: Volume, plane: Plane, centre: tuple[int, ...]
 ) -> tuple[float, float, float, float]:
     """Left, right, bottom and top edges in mm along the plane's own axes."""
     edges = []
@@ -175,9 +197,7 @@ def _extent(
     return edges[0], edges[1], edges[2], edges[3]
 
 
-def _draw_label(
-    ax: Any, label: Volume, plane: tuple[str, int, str, str], centre: tuple[int, ...]
-) -> None:
+def _draw_label(ax: Any, label: Volume, plane: Plane, centre: tuple[int, ...]) -> None:
     cut = _plane_of(label.array[0], plane, centre)
     shown = np.ma.masked_where(cut <= 0, _colour(cut))
     ax.imshow(

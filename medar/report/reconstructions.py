@@ -8,7 +8,8 @@ import numpy as np
 
 from medar.errors import MedarError
 from medar.evaluation.examples import Example
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import Plane, draw_plane, need_png, plane_named, save_png
+from medar.volume.display import display_range
 
 INCHES = 1.7
 """Width of one picture."""
@@ -39,13 +40,10 @@ def save_reconstructions(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    if Path(path).suffix.lower() != ".png":
-        raise MedarError(f"{path}: pictures are written as .png")
+    need_png(path)
     if not examples:
         raise MedarError(f"{path}: no case to draw")
-    if plane not in [one[0] for one in PLANES]:
-        raise MedarError(f"plane {plane!r}: allowed are sagittal, coronal, axial")
-    cut = next(one for one in PLANES if one[0] == plane)
+    cut = plane_named(plane)
     columns = len(examples[0].prefixes) + 2
     sides = [side for axis, side in enumerate(examples[0].original.grid.extent) if axis != cut[1]]
     height = INCHES * min(max(sides[1] / sides[0], 0.3), 3.0)
@@ -67,9 +65,7 @@ def _titles(scales: int) -> list[str]:
     return ["original", *parts, last, "error"]
 
 
-def _draw_row(
-    figure: Any, row: Any, example: Example, cut: tuple[str, int, str, str], unit: str
-) -> None:
+def _draw_row(figure: Any, row: Any, example: Example, cut: Plane, unit: str) -> None:
     original, full = example.original, example.prefixes[-1]
     window = display_range(original)
     most = ERROR_SHARE * (window[1] - window[0])
@@ -84,6 +80,4 @@ def _draw_row(
     for ax in row:
         ax.set_xticks([])
         ax.set_yticks([])
-        if cut[2] == "R":  # the patient's right is on the left of the picture
-            ax.invert_xaxis()
     row[0].set_ylabel(example.name, fontsize=7)

@@ -6,13 +6,14 @@ OUT/report/       its pictures
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from medar.errors import MedarError, one_line
 from medar.files import write_bytes, write_text
 from medar.report.blocks import Block, LeftOut, Picture, Report, Section
-from medar.report.folder import STAGES, RunFolder
+from medar.report.folder import STAGES, UNEXPECTED, RunFolder
 from medar.report.markdown import to_markdown
 from medar.report.page import to_html
 from medar.report.parts.cost import cost
@@ -96,12 +97,9 @@ def gather(run: RunFolder) -> Report:
     for part in PARTS:
         try:
             sections.append(Section(part.key, part.title, part.make(run)))
-        except LeftOut as reason:
+        except (LeftOut, MedarError) as reason:
             absent.append((part.title, str(reason)))
-        except MedarError as error:
-            absent.append((part.title, str(error)))
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            # A file of another version, or one that was edited.
+        except UNEXPECTED as error:
             what = f"{type(error).__name__}: {one_line(error)}"
             absent.append((part.title, f"its files are not as expected ({what})"))
     return Report(
@@ -119,7 +117,7 @@ def _subtitle(run: RunFolder) -> str:
     if not ends:
         return "A run of medar"
     state = "finished" if len(done) == len(STAGES) else "as it stood on"
-    return f"A run of medar, {state} {moment(max(ends))}"
+    return f"A run of medar, {state} {moment(max(ends, key=datetime.timestamp))} UTC"
 
 
 def _troubles(run: RunFolder) -> list[str]:

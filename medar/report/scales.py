@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from medar.errors import MedarError
-from medar.report.orthoslices import PLANES, display_range, draw_plane, save_png
+from medar.report.orthoslices import draw_plane, need_png, plane_named, save_png
 from medar.volume import Volume
+from medar.volume.display import display_range
 
 ROWS = 4
 """Samples in the picture, at most."""
@@ -28,12 +28,9 @@ class ScalePreview:
     """
 
     def __init__(self, path: str | Path, *, plane: str = "coronal") -> None:
-        if Path(path).suffix.lower() != ".png":
-            raise MedarError(f"{path}: pictures are written as .png")
-        if plane not in [one[0] for one in PLANES]:
-            raise MedarError(f"plane {plane!r}: allowed are sagittal, coronal, axial")
+        need_png(path)
         self.path = Path(path)
-        self._cut = next(one for one in PLANES if one[0] == plane)
+        self._cut = plane_named(plane)
         self._columns: dict[int, list[Volume]] = {}
 
     def __call__(self, scales: int, volumes: Sequence[Volume]) -> None:
@@ -69,8 +66,6 @@ class ScalePreview:
             for ax, volume in zip(line, row, strict=True):
                 draw_plane(ax, volume, self._cut, centre, window)
                 ax.set_axis_off()
-                if self._cut[2] == "R":  # the patient's right is on the left of the picture
-                    ax.invert_xaxis()
         for ax, scales in zip(axes[0], self._columns, strict=True):
             ax.set_title(f"{scales} scale{'s' if scales > 1 else ''}", color="white", fontsize=7)
         return figure

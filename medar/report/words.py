@@ -1,11 +1,13 @@
 """Numbers as a person reads them."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 NONE = "–"
 """For a value that there is none of."""
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -76,12 +78,12 @@ def sides(values: Sequence[Any]) -> str:
     return "\u00a0×\u00a0".join(number(value) for value in values)
 
 
-def moment(iso: str | None, *, short: bool = False) -> str:
-    """A date and time without seconds, and without the year where it is to be short."""
-    if not iso:
+def moment(time: datetime | None, *, short: bool = False) -> str:
+    """A date and time in UTC without seconds, and without the year where it is to be short."""
+    if time is None:
         return NONE
     form = "%d %b, %H:%M" if short else "%d %B %Y, %H:%M"
-    return datetime.fromisoformat(iso).strftime(form).lstrip("0")
+    return time.astimezone(UTC).strftime(form).lstrip("0")
 
 
 def counted(count: int, noun: str) -> str:

@@ -4,7 +4,7 @@ Nothing is guessed from names or voxels. A label map is one that the caller give
 record beside a synthetic volume names; synthetic is what such a record calls so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def choose(files: Sequence[Path], labels: Sequence[str] = ()) -> Choice:
             notes += said
         expanded = found != [file]
         if expanded:
-            named = {record.get("label") for record in records.values()}
+            named = {_own_label(record) for record in records.values()}
             found = [one for one in found if one.name not in named]
             if len(found) > MOST:
                 notes.append(f"{file}: the first {MOST} of {len(found)} NIfTI files are shown")
@@ -89,6 +89,8 @@ def _volumes(path: Path) -> list[Path]:
 
 def _record(image: Path) -> tuple[dict[str, Any], list[str]]:
     """What the JSON beside a volume says of it if it is a record of `medar synthesize`."""
+    if not image.is_file():
+        return {}, []  # a DICOM folder
     beside = image.with_name(_stem(image) + ".json")
     if not beside.is_file():
         return {}, []
@@ -104,8 +106,8 @@ def _shown(image: Path, given: str | None, record: dict[str, Any], expanded: boo
     label: Path | None = None
     if given is not None and given != NO_LABEL:
         label = Path(given) / image.name if expanded else Path(given)
-    elif given is None and isinstance(record.get("label"), str):
-        label = image.with_name(Path(record["label"]).name)
+    elif given is None and (name := _own_label(record)):
+        label = image.with_name(name)
     if label is not None and not label.exists():
         raise MedarError(f"{label}: no such label map for {image.name}")
     attributes = record.get("attributes")
@@ -118,6 +120,12 @@ def _shown(image: Path, given: str | None, record: dict[str, Any], expanded: boo
     )
 
 
+def _own_label(record: dict[str, Any]) -> str:
+    """The name of the label map beside a synthetic volume, "" where it has none."""
+    name = record.get("label")
+    return Path(name).name if isinstance(name, str) else ""
+
+
 def _stem(path: Path) -> str:
     ending = next((e for e in ENDINGS if path.name.lower().endswith(e)), path.suffix)
     return path.name[: len(path.name) - len(ending)]
@@ -125,13 +133,12 @@ def _stem(path: Path) -> str:
 
 def titles(paths: Sequence[Path]) -> list[str]:
     """Names that tell files apart: the name alone, or with as many folders as that takes."""
-    return [_title(path.absolute(), [one.absolute() for one in paths]) for path in paths]
+    whole = [path.absolute() for path in paths]
+    return [_title(path, {*whole} - {path}) for path in whole]
 
 
-def _title(path: Path, others: Sequence[Path]) -> str:
+def _title(path: Path, others: Set[Path]) -> str:
     depth = 1
-    while depth < len(path.parts) and (
-        sum(one.parts[-depth:] == path.parts[-depth:] for one in others) > 1
-    ):
+    while any(one.parts[-depth:] == path.parts[-depth:] for one in others):
         depth += 1
     return "/".join(path.parts[-depth:])

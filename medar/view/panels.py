@@ -18,8 +18,8 @@ from medar.data.case import Case
 from medar.data.cases import read_image, read_label
 from medar.errors import GeometryWarning, MedarError
 from medar.view.files import MOST, Shown, titles
-from medar.view.window import Range, own_window
 from medar.volume import Grid, ReadOptions, Volume, write_nifti
+from medar.volume.display import Range, display_range, labelled_middle
 
 MOST_LABELS = 255
 """Values of a label map: the page keeps them in a byte."""
@@ -112,7 +112,7 @@ def _panel(
     window: Range | None,
     names: Mapping[int, str],
 ) -> Panel:
-    low, high = window or own_window(image)
+    low, high = window or display_range(image)
     facts = {
         "title": title,
         "synthetic": one.synthetic,
@@ -122,13 +122,13 @@ def _panel(
         "window": [low, high],
         "labels": [],
     }
-    start = [(n - 1) // 2 for n in image.shape]
+    start = tuple((n - 1) // 2 for n in image.shape)
     packed = None
     if label is not None:
-        values, places, counts = np.unique(label.array, return_inverse=True, return_counts=True)
+        values, counts = np.unique(label.array, return_counts=True)
         facts["labels"] = _legend(one.label, values, counts, image, names)
-        packed = _nifti(label.with_array(_places(values, places.reshape(label.array.shape))))
-        start = _middle(label.array[0]) or start
+        packed = _nifti(label.with_array(_places(values, label.array)))
+        start = labelled_middle(label.array[0]) or start
     facts["start"] = [float(c) for c in (image.affine @ [*start, 1.0])[:3]]
     return Panel(image=_nifti(_compact(image)), label=packed, grid=image.grid, facts=facts)
 
@@ -154,20 +154,11 @@ def _legend(
     ]
 
 
-def _places(values: npt.NDArray[Any], places: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _places(values: npt.NDArray[Any], label: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Labels as 0 for 0, and 1, 2, ... for the others in order."""
     table = np.zeros(len(values), np.uint8)
     table[values != 0] = np.arange(1, 1 + np.count_nonzero(values))
-    return np.asarray(table[places])
-
-
-def _middle(label: npt.NDArray[Any]) -> list[int] | None:
-    """The labelled voxel nearest to the labels' mean; None where nothing is labelled."""
-    found = np.argwhere(label != 0)
-    if not len(found):
-        return None
-    nearest = np.abs(found - found.mean(axis=0)).sum(axis=1).argmin()
-    return [int(n) for n in found[nearest]]
+    return np.asarray(table[np.searchsorted(values, label)])
 
 
 def _compact(image: Volume) -> Volume:

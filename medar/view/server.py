@@ -1,9 +1,10 @@
 """The server of a page: this machine alone, the page's own parts alone.
 
 What is served was put into memory before; a request reads no file. All addresses lie under a
-random path that only the printed address names, so that other users of the machine find nothing;
-and a request must name this machine as its host, so that a page from elsewhere whose name was
-turned to point here (DNS rebinding) finds nothing either.
+random path, so that other users of the machine find nothing, unless they see the address in the
+list of processes while a browser is started with it; and a request must name this machine as its
+host, so that a page from elsewhere whose name was turned to point here (DNS rebinding) finds
+nothing either.
 """
 
 import secrets
@@ -39,9 +40,6 @@ class PageServer(ThreadingHTTPServer):
     Raises:
         MedarError: the port is taken, or is none.
     """
-
-    daemon_threads = True
-    allow_reuse_address = True
 
     def __init__(self, resources: Mapping[str, Resource], port: int = 0) -> None:
         if not 0 <= port < 2**16:

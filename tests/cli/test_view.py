@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,21 @@ def test_ctrl_c_ends_the_server_with_0(write: Write) -> None:
         assert process.stderr.read() == ""
 
 
+def test_a_browser_that_waits_for_its_page_gets_it(
+    medar: Medar, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def browse(url: str) -> None:
+        with urllib.request.urlopen(url, timeout=3) as answer:
+            seen.append(answer.status)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    assert medar("view", write("a.nii.gz")).code == 0
+    assert seen == [200]
+
+
 def test_one_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     said = medar(
@@ -56,6 +72,7 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
     [
         (["--window", "40"], "LEVEL/WIDTH"),
         (["--names", "liver"], "VALUE=NAME"),
+        (["--names=--5=liver"], "VALUE=NAME"),
         (["--label", "none", "--label", "none"], "2 for 1 files"),
         (["--label", "absent.nii.gz"], "no such label map"),
         (["--port", "99999", "--no-browser"], "0 to 65535"),

@@ -67,6 +67,13 @@ def test_the_planes_are_the_middle_ones(tmp_path: Path, figures: list[Figure]) -
     assert flipped == [False, True, True]
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are(tmp_path: Path, figures: list[Figure]) -> None:
+    names = ["$x^{$", "\u809d\u81d3"]  # no formula; letters that the font has not
+    contact_sheet([volume(0), volume(1)], tmp_path / "x.png", titles=names)
+    assert said(figures[0]) == names
+
+
 def test_many_volumes_go_on_below(tmp_path: Path, figures: list[Figure]) -> None:
     titles = [f"seed {k}" for k in range(COLUMNS + 2)]
     contact_sheet([volume(k) for k in range(COLUMNS + 2)], tmp_path / "x.png", titles=titles)

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from medar.errors import MedarError
 from medar.report import orthoslices
-from medar.report.orthoslices import display_range, save_orthoslices
+from medar.report.orthoslices import save_orthoslices
 from medar.volume import Volume
 
 AFFINE = np.diag([2.0, 1.0, 3.0, 1.0])
@@ -142,15 +142,6 @@ def test_planes_go_through_the_label(tmp_path: Path, figures: list[Figure]) -> N
     assert all((ax.images[0].get_array() == 1).any() for ax in figures[0].axes)
     save_orthoslices(tmp_path / "b.png", [volume((5, 4, 3))], titles=["b"])
     assert all((ax.images[0].get_array() == 1).any() for ax in figures[1].axes)
-
-
-def test_display_ranges() -> None:
-    assert display_range(volume(modality="CT")) == (-160, 240)
-    flat = volume().with_array(np.full((1, 11, 9, 7), 5, np.float32))
-    assert display_range(flat) == (5, 6)
-    array = np.array([0, np.nan, 100, np.inf], np.float32).reshape(1, 4, 1, 1)
-    low, high = display_range(Volume(array=array, affine=np.eye(4)))
-    assert 0 <= low < high <= 100
 
 
 def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

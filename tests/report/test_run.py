@@ -36,7 +36,7 @@ def test_a_finished_run_has_every_part(run: Path) -> None:
     assert report.absent == []
     assert [section.title for section in report.sections] == [part.title for part in PARTS]
     assert report.troubles == []
-    assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20"
+    assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -46,7 +46,7 @@ def test_what_was_done_is_said_in_words(run: Path) -> None:
         "4 CT volumes of hearts were brought to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
         "trained for 20 steps in 1 min 59 s, writes each as 27 tokens: 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
-        "It made 3 synthetic volumes.",
+        "The generator made 3 synthetic volumes.",
         "texture-v1: synthetic volumes are 6 times as far as held-out real ones.",
         "synthetic volumes and held-out real ones are not told apart",
         "Synthetic volumes are more alike than real ones are.",
@@ -127,6 +127,7 @@ def test_the_markdown_twin_says_the_same(run: Path) -> None:
         ("environment.json", ["Versions"]),
         ("config.yaml", ["How to do it again"]),
         ("stages", ["Time and memory"]),
+        ("evaluation/contact_sheet.png", []),
     ],
 )
 def test_parts_without_files_are_left_out_and_named(
@@ -156,13 +157,13 @@ def test_a_run_that_failed_midway(run: Path) -> None:
         (run / "stages" / f"{name}.json").unlink()
     report = gather(RunFolder(run))
     assert report.troubles == ["The stage generator failed.", "Not run: synthesize and evaluate."]
-    assert report.subtitle == "A run of medar, as it stood on 4 March 2026, 03:20"
+    assert report.subtitle == "A run of medar, as it stood on 4 March 2026, 03:20 UTC"
     left_out = dict(report.absent)
     assert left_out["Generator: training"] == (
         "the stage generator failed (no generator/metrics.jsonl)"
     )
     assert left_out["How varied"] == "the stage evaluate has not run (no evaluation/report.json)"
-    assert "It made" not in write_report(run).read_text()
+    assert "generator made" not in write_report(run).read_text()
 
 
 def _cut_last_line(run: Path) -> None:
@@ -182,10 +183,34 @@ def _no_json(run: Path) -> None:
     (run / "prepared" / "fingerprint.json").write_text("{")
 
 
+def _no_object(run: Path) -> None:
+    (run / "prepared" / "cases.jsonl").write_text('{"plan": "digest"}\n3\n')
+
+
+def _cut_picture(run: Path) -> None:
+    path = run / "evaluation" / "contact_sheet.png"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _folder_for_a_file(run: Path) -> None:
+    (run / "config.yaml").unlink()
+    (run / "config.yaml").mkdir()
+
+
+def _nothing_measured(run: Path) -> None:
+    for name in ("tokenizer", "generator"):
+        (run / name / "metrics.jsonl").write_text("")
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (_no_object, {"Data": "names and values are needed in each line"}),
+        (_cut_picture, {"Synthetic volumes": "no whole PNG"}),
+        (_folder_for_a_file, {"How to do it again": "cannot be read"}),
+        (_nothing_measured, dict.fromkeys(["Tokenizer: training", "Generator: training"],
+                                          "before it measured anything")),
         (_cut_last_line, {}),
         (_cut_first_line, {"Tokenizer: training": "damaged"}),
         (_no_json, {"Data": "not valid JSON"}),
@@ -203,10 +228,71 @@ def test_damaged_files_cost_their_part_alone(
     run: Path, damage: Callable[[Path], None], said: dict[str, str]
 ) -> None:
     damage(run)
-    absent = dict(gather(RunFolder(run)).absent)
+    report = gather(RunFolder(run))
+    assert "In short" in [section.title for section in report.sections]
+    absent = dict(report.absent)
     assert absent.keys() == said.keys()
     for title, words in said.items():
         assert words in absent[title]
+
+
+def test_a_ledger_that_makes_no_sense_is_refused(run: Path) -> None:
+    path = run / "stages" / "tokens.json"
+    write_json(path, {**read_json(path), "ended": "yesterday"})
+    with pytest.raises(MedarError, match=r"tokens\.json: key 'ended': 'yesterday'"):
+        write_report(run)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_times_are_utc_wherever_the_run_was(run: Path) -> None:
+    path = run / "stages" / "evaluate.json"
+    write_json(path, {**read_json(path), "ended": "2026-03-05T01:30:00+02:00"})
+    assert gather(RunFolder(run)).subtitle == "A run of medar, finished 4 March 2026, 23:30 UTC"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_stage_at_its_first_attempt_took_no_time_yet(run: Path) -> None:
+    path = run / "stages" / "evaluate.json"
+    stage = {**read_json(path), "status": "running", "seconds": 0.0, "facts": {"psnr": None}}
+    write_json(path, stage)
+    text = write_report(run).read_text()
+    assert "<td>–</td><td>–</td><td>1</td>" in text
+    assert "evaluate 0 s" not in text
+    assert '<th scope="row">evaluate: psnr</th><td>–</td>' in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    text = write_report(Path()).read_text()
+    assert f"--config {run / 'config.yaml'} " in text
+    assert f"medar report {run}\n" in text or f"medar report {run}<" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_no_floor_is_said_once(run: Path) -> None:
+    path = run / "evaluation" / "report.json"
+    report = read_json(path)
+    report["distances"]["radiomics-v1"]["frechet_floor"] = None
+    write_json(path, report)
+    assert "<span>no floor to compare with</span>" in write_report(run).read_text()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_words_fit_the_numbers(run: Path) -> None:
+    path = run / "evaluation" / "report.json"
+    report = read_json(path)
+    suspect = report["memorisation"]["voxels"]["suspects"][0]
+    report["memorisation"]["voxels"]["suspects"] = [{**suspect, "index": k} for k in range(25)]
+    write_json(path, {**report, "ms_ssim": 0.25004})
+    text = write_report(run).read_text()
+    for said in (
+        "1 real volume of the test split: written as tokens",
+        "Synthetic volumes are as alike as real ones are.",
+        "by each distance the nearest first; the first 20 of 25",
+    ):
+        assert said in text, said
+    assert "nobody" not in text  # suspected copies might show somebody
 
 
 @pytest.mark.usefixtures("undrawn")

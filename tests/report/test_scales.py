@@ -47,6 +47,7 @@ def test_columns_grow_with_the_scales(tmp_path: Path, figures: list[Figure]) -> 
     for place, picture in enumerate(pictures):
         row, column = divmod(place, 3)
         np.testing.assert_array_equal(picture.get_array(), batches[column][row].array[0][:, 3].T)
+    assert all(ax.xaxis_inverted() for ax in figures[-1].axes)  # the patient's right: left
     for row in (pictures[:3], pictures[3:]):
         assert len({picture.get_clim() for picture in row}) == 1
 

@@ -1,5 +1,7 @@
 """Numbers as a person reads them."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from medar.report.words import (
@@ -45,7 +47,7 @@ def test_the_rest() -> None:
     assert amount(7.0, "units of the volume") == ("7", "units of the volume")
     assert interval((0.5, 1500.0)) == "0.5 to 1,500"
     assert (memory(900.4), memory(1333), memory(None)) == ("900 MiB", "1.3 GiB", "–")
-    assert moment("2026-03-04T09:05:59+00:00") == "4 March 2026, 09:05"
+    assert moment(datetime(2026, 3, 4, 9, 5, 59, tzinfo=UTC)) == "4 March 2026, 09:05"
     assert (counted(1, "case"), counted(1200, "case")) == ("1 case", "1,200 cases")
     assert [listed(one) for one in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c",

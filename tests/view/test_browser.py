@@ -2,17 +2,28 @@
 
 import threading
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medar.view.files import choose
 from medar.view.page import resources, self_contained
 from medar.view.panels import make_panels
 from medar.view.server import PageServer
 from medar.volume import ReadOptions, read_volume
+
+TURNED = {
+    "ras": np.diag([2.0, 2.0, 2.0, 1.0]),
+    "las": np.diag([-2.0, 2.0, 2.0, 1.0]),
+    "pir": np.array([[0, 0, 2.0, 0], [-2.0, 0, 0, 0], [0, -2.0, 0, 0], [0, 0, 0, 1]]),
+    # Turned by 20 degrees about the long axis of the body, left-handed.
+    "oblique": np.array([[-1.88, -0.68, 0, 0], [-0.68, 1.88, 0, 0], [0, 0, 2.0, 0], [0, 0, 0, 1]]),
+}
+"""Affines of files."""
 
 
 @pytest.fixture(params=["served", "one file"])
@@ -40,18 +51,47 @@ def opened(
             thread.join()
 
 
+def pixels(page: Any, number: int) -> Any:
+    """A panel's picture, (rows, columns, 3)."""
+    picture = Image.open(BytesIO(page.locator("canvas").nth(number).screenshot()))
+    return np.asarray(picture.convert("RGB"))
+
+
 def state(page: Any) -> list[dict[str, Any]]:
     return page.evaluate("window.medar.panels")
 
 
 def colours(page: Any, number: int) -> int:
     """How many grey values and colours a panel's picture has."""
-    from io import BytesIO
+    return len(np.unique(pixels(page, number).reshape(-1, 3), axis=0))
 
-    from PIL import Image
 
-    picture = Image.open(BytesIO(page.locator("canvas").nth(number).screenshot()))
-    return len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+@pytest.mark.slow
+def test_the_patients_right_is_on_the_left(chromium: Any, tmp_path: Path) -> None:
+    """Axial planes of files with all kinds of axes: white at the right, grey in front."""
+    import nibabel
+
+    files = []
+    for name, affine in TURNED.items():
+        places = np.moveaxis(np.indices((24, 24, 24)), 0, -1) - 11.5
+        right, front, _ = np.moveaxis(places @ affine[:3, :3].T, -1, 0)
+        array = np.where(right > 6, 200, np.where((front > 6) & (right > -6), 100, 0))
+        files.append(tmp_path / f"{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), affine), files[-1])
+    made = tmp_path / "page.html"
+    made.write_text(self_contained(make_panels(choose(files).shown, ReadOptions())), "utf-8")
+    page = chromium.page
+    page.goto(made.as_uri())
+    page.wait_for_selector("body[data-state=ready]")
+    page.keyboard.press("2")
+    page.wait_for_timeout(200)
+    for number, name in enumerate(TURNED):
+        picture = pixels(page, number).min(axis=2)
+        height, width = picture.shape
+        assert np.nonzero(picture > 200)[1].mean() < 0.45 * width, name
+        grey = (picture > 100) & (picture < 150)
+        assert np.nonzero(grey)[0].mean() < 0.42 * height, name
+    assert chromium.errors == []
 
 
 @pytest.mark.slow
@@ -98,6 +138,10 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
     page.locator("input.black").first.fill("100")
     page.locator("input.black").first.press("Enter")
     assert [one["window"][0] for one in state(page)] == [100, 100]
+    page.locator("input.black").first.fill("")
+    page.locator("input.black").first.press("Enter")
+    assert [one["window"][0] for one in state(page)] == [100, 100]
+    assert page.locator("input.black").first.input_value() == "100"
     page.locator("#same").uncheck()
     box = page.locator("canvas").nth(1).bounding_box()
     page.mouse.move(box["x"] + 60, box["y"] + 180)

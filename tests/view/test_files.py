@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from medar.errors import MedarError
+from medar.files import write_json
 from medar.view.files import MOST, choose, titles
 
 
@@ -40,6 +41,26 @@ def test_a_broken_record_is_told(pair: tuple[Path, Path]) -> None:
     assert "whether sample_0000.nii.gz is synthetic is not known" in chosen.notes[0]
 
 
+@pytest.mark.parametrize("named", ["", [], ["x"], {}, 3, None, "/"])
+def test_a_record_without_the_name_of_a_label_brings_none(
+    named: Any, pair: tuple[Path, Path]
+) -> None:
+    made = pair[1]
+    made.with_name("sample_0000_label.nii.gz").unlink()
+    write_json(made.with_name("sample_0000.json"), {"synthetic": True, "label": named})
+    for where in (made, made.parent):
+        (one,) = choose([where]).shown
+        assert (one.synthetic, one.label) == (True, None)
+
+
+def test_folders_without_a_name_are_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for where in (Path(), Path(tmp_path.anchor)):
+        assert [one.synthetic for one in choose([where]).shown] == [False]
+
+
 def test_labels_of_a_folder_have_their_images_names(write: Any, label: Any, tmp_path: Path) -> None:
     for name in "ab":
         write(f"images/{name}.nii.gz")
@@ -69,4 +90,5 @@ def test_labels_are_counted(pair: tuple[Path, Path]) -> None:
 def test_titles_tell_files_apart() -> None:
     paths = [Path("/a/x/v.nii"), Path("/b/x/v.nii"), Path("/b/w.nii")]
     assert titles(paths) == ["a/x/v.nii", "b/x/v.nii", "w.nii"]
-    assert titles([Path("/a/v.nii")] * 2) == ["//a/v.nii"] * 2
+    assert titles([Path("/a/v.nii")] * 2) == ["v.nii"] * 2
+    assert titles([Path("/v.nii"), Path("/a/v.nii")]) == ["//v.nii", "a/v.nii"]

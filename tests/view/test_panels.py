@@ -9,8 +9,9 @@ import pytest
 from medar.errors import MedarError
 from medar.view.files import Shown
 from medar.view.panels import make_panels, overlap
-from medar.view.window import own_window, parse_window
+from medar.view.window import parse_window
 from medar.volume import ReadOptions, Volume, read_volume
+from medar.volume.display import SOFT_TISSUE
 
 OPTIONS = ReadOptions()
 
@@ -81,11 +82,9 @@ def test_far_volumes_do_not_overlap(write: Any) -> None:
 def test_windows() -> None:
     assert parse_window("40/400") == parse_window("soft") == (-160.0, 240.0)
     assert parse_window("-600/1500") == (-1350.0, 150.0)
-    for text in ("40", "40/0", "a/b", "40/inf", "", "40/-400", "softer"):
+    # The last ones have a width that is lost in rounding, and an end beyond a graphics card.
+    wrong = ("40", "40/0", "a/b", "40/inf", "", "40/-400", "softer", "40/1e-30", "-1.7e308/3e308")
+    for text in wrong:
         with pytest.raises(MedarError, match="LEVEL/WIDTH"):
             parse_window(text)
-    array = np.linspace(0, 1000, 1001, dtype=np.float32).reshape(7, 11, 13)
-    volume = Volume.from_array(array, np.eye(4))
-    assert own_window(volume) == pytest.approx((5.0, 995.0))
-    assert own_window(Volume.from_array(array, np.eye(4), modality="CT")) == (-160.0, 240.0)
-    assert own_window(volume.with_array(np.full_like(volume.array, 3.0))) == (3.0, 4.0)
+    assert parse_window("soft") == SOFT_TISSUE

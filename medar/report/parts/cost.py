@@ -6,16 +6,16 @@ from medar.report.blocks import Block, LeftOut, Picture, Table, Text
 from medar.report.charts import lying_bars
 from medar.report.folder import RunFolder
 from medar.report.parts.likeness import GENERATION
-from medar.report.words import duration, memory, moment, number
+from medar.report.words import NONE, duration, memory, moment, number
 
 
 def cost(run: RunFolder) -> list[Block]:
     """Time and memory from the ledger."""
     if not run.stages:
         raise LeftOut("the run has no ledger (no stages/)")
-    timed = [one for one in run.stages.values() if one.seconds is not None]
+    timed = [one for one in run.stages.values() if one.seconds]
     rows = [
-        (one.name, one.status, moment(one.started, short=True), duration(one.seconds),
+        (one.name, one.status, moment(one.started, short=True), duration(one.seconds or None),
          memory(one.peak_mib), str(one.attempts))
         for one in run.stages.values()
     ]  # fmt: skip
@@ -28,10 +28,11 @@ def cost(run: RunFolder) -> list[Block]:
                 "time.svg",
                 lying_bars([one.name for one in timed], [one.seconds or 0 for one in timed], said),
                 f"Bar chart of the time of each stage: {pairs}.",
-                "Time of each stage by the clock.",
+                "Time of each stage by the clock, all its attempts together save those that were "
+                "killed.",
             )
         )
-    headings = ("stage", "status", "begun", "time", "peak memory", "attempts")
+    headings = ("stage", "status", "begun (UTC)", "time", "peak memory", "attempts")
     blocks.append(Table("Stages", headings, rows))
     facts = [
         (f"{one.name}: {name}", _shown(value))
@@ -58,5 +59,7 @@ def _sampling(run: RunFolder) -> list[Block]:
 
 
 def _shown(value: Any) -> str:
-    whole = isinstance(value, int) or not isinstance(value, float)
-    return str(value) if whole else number(value, 4)
+    """A fact in words."""
+    if value is None:
+        return NONE
+    return number(value, 4) if isinstance(value, float) else str(value)

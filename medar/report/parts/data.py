@@ -7,15 +7,13 @@ from typing import Any
 
 from medar.report.blocks import Block, Notes, Table, Text
 from medar.report.folder import RunFolder
-from medar.report.words import counted, listed, number, sides
+from medar.report.words import SPLITS, counted, listed, number, sides
 
 VALUES = 6
 """Values of a category that are told one by one."""
 
 SHOWN = 10
 """Cases set aside that are named."""
-
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def data(run: RunFolder) -> list[Block]:
@@ -41,8 +39,8 @@ def data(run: RunFolder) -> list[Block]:
     ]
     blocks: list[Block] = [
         Text(
-            "Axes run to the patient's right, front and head. A subject is in one split alone: "
-            "nobody is trained on and tested on."
+            "Axes run to the patient's right, front and head. A subject is in one split alone; "
+            "where the data set names no subjects, each case counts as one."
         ),
         Table("The data", (), rows, words=True),
     ]

@@ -3,9 +3,9 @@
 from typing import Any
 
 from medar.report.blocks import Block, LeftOut, Picture, Table, Text
-from medar.report.charts import MUTED, ORANGE, Bars, Curve, Panel, bar_chart, line_chart
+from medar.report.charts import MUTED, ORANGE, Bars, Curve, Panel, bar_chart
 from medar.report.folder import RunFolder
-from medar.report.parts.tokenizer import points
+from medar.report.parts.tokenizer import drawn, points
 from medar.report.words import counted, listed, number
 
 SAMPLES = 12
@@ -34,7 +34,7 @@ def training_of_generator(run: RunFolder) -> list[Block]:
     blocks: list[Block] = [
         Picture(
             "generator-curves.svg",
-            line_chart([one for one in panels if one.curves and one.curves[0].points]),
+            drawn(panels),
             f"Line charts over training steps: cross-entropy in nats a token, of validation "
             f"{' to '.join(ends) or 'not known'}; and the "
             "share of validation tokens that the generator holds likeliest.",
@@ -44,7 +44,7 @@ def training_of_generator(run: RunFolder) -> list[Block]:
             wide=True,
         )
     ]
-    evaluated = [line for line in lines if "validation/cross_entropy/scale_0" in line]
+    evaluated = [line for line in lines if line.get("validation/cross_entropy/scale_0") is not None]
     return [*blocks, _by_scale(evaluated[-1])] if evaluated else blocks
 
 

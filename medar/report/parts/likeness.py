@@ -37,13 +37,6 @@ def distances(run: RunFolder) -> list[Block]:
     ]
     if drawn:
         blocks.append(_chart(drawn))
-    rows = [
-        (f"{name} ({one['features']})", number(one["frechet"]), interval(one["frechet_interval"]),
-         number(one["frechet_floor"]), number(one["kernel"]), interval(one["kernel_interval"]),
-         number(one["kernel_floor"]))
-        for name, one in found.items()
-    ]  # fmt: skip
-    headings = ("features (number)", "Frechet", "95 %", "floor", "kernel", "95 %", "floor")
     intensities = (
         f"Intensities: the voxels' distribution is {_amount(report, 'intensity_distance')} away "
         "(Wasserstein distance), that of held-out real volumes "
@@ -51,7 +44,7 @@ def distances(run: RunFolder) -> list[Block]:
     )
     return [
         *blocks,
-        Table("Distances from the training volumes; smaller is nearer", headings, rows),
+        _table(found),
         Text(
             "Intervals (95 %, bootstrap over the synthetic volumes) say how much depends on which "
             "volumes were drawn, not on which real ones there were."
@@ -59,6 +52,18 @@ def distances(run: RunFolder) -> list[Block]:
         Text(intensities),
         *([Notes(report["notes"])] if report["notes"] else []),
     ]
+
+
+def _table(found: dict[str, dict[str, Any]]) -> Table:
+    """A row a set of features."""
+    rows = [
+        (f"{name} ({one['features']})", number(one["frechet"]), interval(one["frechet_interval"]),
+         number(one["frechet_floor"]), number(one["kernel"]), interval(one["kernel_interval"]),
+         number(one["kernel_floor"]))
+        for name, one in found.items()
+    ]  # fmt: skip
+    headings = ("features (number)", "Frechet", "95 %", "floor", "kernel", "95 %", "floor")
+    return Table("Distances from the training volumes; smaller is nearer", headings, rows)
 
 
 def _amount(report: dict[str, Any], key: str) -> str:
@@ -109,18 +114,21 @@ def diversity(run: RunFolder) -> list[Block]:
     """Whether the volumes differ as real ones do."""
     report = run.object(GENERATION, "evaluate")
     made, real = report["ms_ssim"], report["ms_ssim_real"]
-    direction = "more" if made > real else "less"
+    shown, beside = fixed(made, 3), fixed(real, 3)
+    likeness = (
+        "as alike as" if shown == beside else f"{'more' if made > real else 'less'} alike than"
+    )
     return [
         KeyFigures(
             [
-                KeyFigure("MS-SSIM of synthetic pairs", fixed(made, 3)),
-                KeyFigure("MS-SSIM of real pairs", fixed(real, 3), "training volumes"),
+                KeyFigure("MS-SSIM of synthetic pairs", shown),
+                KeyFigure("MS-SSIM of real pairs", beside, "training volumes"),
             ]
         ),
         Text(
             "Mean likeness of random pairs (1 is the same volume). Synthetic volumes are "
-            f"{direction} alike than real ones are. Much above the real value means that one "
-            "volume is made over and over; much below it that they have no anatomy in common."
+            f"{likeness} real ones are. Much above the real value means that one volume is made "
+            "over and over; much below it that they have no anatomy in common."
         ),
     ]
 
@@ -149,24 +157,26 @@ def copies(run: RunFolder) -> list[Block]:
         ),
         Table("Nearest training volume", headings, rows),
     ]
-    if found:
-        named = [(str(index), case, space, number(far)) for index, case, space, far in found]
-        blocks.append(
-            Table(
-                "Suspected copies, the nearest first",
-                ("volume, from 0", "training case", "distance by", "distance"),
-                named[:NAMED],
-                words=True,
-            )
-        )
     return [
         *blocks,
+        *([_named(found)] if found else []),
         Text(
             "A ratio near 1 means volumes as new as real ones. “Nearer” is the share below the "
             "distance that 1 % of held-out volumes lie below; suspects are below half of it. "
             "Features miss noisy copies and voxels miss moved ones; neither finds a copied part."
         ),
     ]
+
+
+def _named(found: list[tuple[int, str, str, float]]) -> Table:
+    """What to look at."""
+    some = f"; the first {NAMED} of {len(found)}" if len(found) > NAMED else ""
+    return Table(
+        f"Suspected copies, by each distance the nearest first{some}",
+        ("volume, from 0", "training case", "distance by", "distance"),
+        [(str(index), case, space, number(far)) for index, case, space, far in found[:NAMED]],
+        words=True,
+    )
 
 
 def suspects(report: dict[str, Any]) -> list[tuple[int, str, str, float]]:

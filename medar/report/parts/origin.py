@@ -36,13 +36,14 @@ def reproduce(run: RunFolder) -> list[Block]:
     """The commands that do it again, and the settings that they read."""
     if not run.holds(SETTINGS):
         raise LeftOut(f"the settings of the recipe are not there (no {SETTINGS})")
-    settings = (run.path / SETTINGS).read_text(encoding="utf-8")
+    settings = run.text(SETTINGS, "prepare")
     header = run.lines("prepared/manifest.jsonl", "prepare")[0]
     root = shlex.quote(str(header.get("root", "PATH")))
     commit = None
     if run.holds(ENVIRONMENT):
         commit = run.object(ENVIRONMENT, "prepare").get("git.commit")
-    here, config = (shlex.quote(str(path)) for path in (run.path, run.path / SETTINGS))
+    folder = run.path.absolute()
+    here, config = (shlex.quote(str(path)) for path in (folder, folder / SETTINGS))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
         "python pipelines/synthesis.py \\",
@@ -72,8 +73,9 @@ def limits(_: RunFolder) -> list[Block]:
             [
                 "For research only. medar is not a medical device; neither the models nor the "
                 "volumes are for diagnosis or treatment.",
-                "Synthetic volumes show nobody. They can show anatomy that does not exist, and "
-                "whatever bias the training data have.",
+                "Synthetic volumes are made by a model, which may repeat what it was trained on. "
+                "They can show anatomy that does not exist, and whatever bias the training data "
+                "have.",
                 "Distances see sharpness, texture and brightness, not whether anatomy is right. "
                 "They are comparable only with the same data, plan, split, features and number "
                 "of volumes.",

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from medar.errors import MedarError
 from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Text
-from medar.report.folder import RunFolder
+from medar.report.folder import UNEXPECTED, RunFolder
 from medar.report.parts.data import cases_of, modalities, origin
 from medar.report.parts.likeness import GENERATION, against_the_floor, suspects
 from medar.report.parts.tokenizer import RECONSTRUCTION
@@ -29,7 +29,7 @@ def _try(run: RunFolder, make: Callable[[RunFolder], T]) -> T | None:
     """What a stage has to say, or None where it left nothing whole; the sections say why."""
     try:
         return make(run)
-    except (LeftOut, MedarError, LookupError, TypeError, ValueError):
+    except (LeftOut, MedarError, *UNEXPECTED):
         return None
 
 
@@ -70,7 +70,7 @@ def _of_samples(run: RunFolder) -> str:
     count = len(list(run.need("samples", "synthesize").glob("sample_*.json")))
     if not count:
         raise LeftOut("no sample")
-    return f"It made {counted(count, 'synthetic volume')}."
+    return f"The generator made {counted(count, 'synthetic volume')}."
 
 
 def _of_evaluation(run: RunFolder) -> str:
@@ -99,10 +99,9 @@ SENTENCES = (_of_data, _of_tokenizer, _of_generator, _of_samples, _of_evaluation
 def _distance(run: RunFolder) -> KeyFigure:
     report = run.object(GENERATION, "evaluate")
     name, one = next(iter(report["distances"].items()))
+    floor = f"floor {number(one['frechet_floor'])}: " if one["frechet_floor"] else ""
     return KeyFigure(
-        f"Frechet distance, {name}",
-        number(one["frechet"]),
-        f"floor {number(one['frechet_floor'])}: {against_the_floor(one)}",
+        f"Frechet distance, {name}", number(one["frechet"]), floor + against_the_floor(one)
     )
 
 
@@ -134,7 +133,7 @@ def _reconstruction(run: RunFolder) -> KeyFigure:
 
 
 def _time(run: RunFolder) -> KeyFigure:
-    seconds = [one.seconds for one in run.stages.values() if one.seconds is not None]
+    seconds = [one.seconds for one in run.stages.values() if one.seconds]
     if not seconds:
         raise LeftOut("no time is known")
     return KeyFigure("time", duration(sum(seconds)), counted(len(seconds), "stage"))

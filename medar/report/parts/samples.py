@@ -5,7 +5,7 @@ from medar.report.folder import RunFolder
 from medar.report.parts.likeness import GENERATION
 from medar.report.words import counted
 
-SHEET = "evaluation/contact_sheet.png"
+SHEET, PREVIEW = "evaluation/contact_sheet.png", "samples/preview.png"
 
 PLANES = (
     "Each column is a volume, cut through its middle: sagittal, coronal, axial from top to bottom. "
@@ -17,15 +17,14 @@ def volumes(run: RunFolder) -> list[Block]:
     """Synthetic volumes, and real ones beside them if they were compared."""
     made = len(list((run.path / "samples").glob("sample_*.json")))
     notice = Text(
-        "These volumes show nobody. They were chosen by their number, not by their looks"
+        "A model made these volumes. They were chosen by their number, not by their looks"
         + (f"; all {counted(made, 'volume')} are in samples/ as NIfTI files." if made > 1 else ".")
     )
     if run.holds(SHEET):
         return [notice, _beside_real(run)]
-    path = run.need("samples/contact_sheet.png", "synthesize")
     picture = Picture(
         "samples.png",
-        path.read_bytes(),
+        run.png("samples/contact_sheet.png", "synthesize"),
         "Grid of pictures: synthetic volumes in three planes.",
         f"Synthetic volumes. {PLANES} All pictures share one window.",
         wide=True,
@@ -38,7 +37,7 @@ def _beside_real(run: RunFolder) -> Picture:
     shown = report["protocol"].get("held_out", report["split"])
     return Picture(
         "volumes.png",
-        (run.path / SHEET).read_bytes(),
+        run.png(SHEET, "evaluate"),
         "Grid of pictures in two bands: above, synthetic volumes in three planes; below, real "
         "volumes that no model was trained on, in the same planes.",
         f"Above synthetic volumes, below real ones ({shown}). {PLANES} All pictures share the "
@@ -49,20 +48,18 @@ def _beside_real(run: RunFolder) -> Picture:
 
 def coarse_to_fine(run: RunFolder) -> list[Block]:
     """How samples grow."""
-    path = run.path / "samples" / "preview.png"
-    if not path.exists():
+    if not run.holds(PREVIEW):
         run.need("samples/contact_sheet.png", "synthesize")
-        raise LeftOut("no preview was drawn (no samples/preview.png)")
+        raise LeftOut(f"no preview was drawn (no {PREVIEW})")
     return [
         Picture(
             "scales.png",
-            path.read_bytes(),
+            run.png(PREVIEW, "synthesize"),
             "Grid of pictures, a row a synthetic volume: decoded after the first scale, after "
             "the second, and so on to the last.",
             "Synthetic volumes while they are made, a row each: what the tokens of the first "
             "scale decode to, of the first two, and so on. Coronal planes through the middle; all "
-            "pictures of a row share one window. The first scales decide pose and size, the last "
-            "ones edges and texture.",
+            "pictures of a row share one window.",
             wide=True,
         )
     ]

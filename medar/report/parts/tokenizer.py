@@ -1,15 +1,15 @@
 """The tokenizer: its curves, what it gives back, and which codes each scale uses."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
+from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Notes, Picture, Table, Text
 from medar.report.charts import Bars, Curve, Panel, bar_chart, line_chart
 from medar.report.folder import RunFolder
-from medar.report.words import amount, fixed, number, percent
+from medar.report.words import SPLITS, amount, counted, fixed, number, percent
 
 RECONSTRUCTION = "tokenizer/evaluation/report.json"
-
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
+MONTAGE = "tokenizer/evaluation/montage.png"
 
 
 def training_of_tokenizer(run: RunFolder) -> list[Block]:
@@ -31,7 +31,7 @@ def training_of_tokenizer(run: RunFolder) -> list[Block]:
     return [
         Picture(
             "tokenizer-curves.svg",
-            line_chart([one for one in panels if one.curves[0].points]),
+            drawn(panels),
             "Line charts over training steps: "
             f"{_ends(lines, 'train/loss', 'loss')}; "
             f"{_ends(lines, 'validation/psnr', 'validation PSNR in dB')}; "
@@ -57,13 +57,13 @@ def reconstruction(run: RunFolder) -> list[Block]:
     split = SPLITS.get(report["split"], report["split"])
     blocks: list[Block] = [
         Text(
-            f"{report['cases']} real volumes of the {split} split were written as tokens and read "
-            "back. What is lost here no generator brings back: its volumes are read from tokens by "
-            "the same decoder."
+            f"{counted(report['cases'], 'real volume')} of the {split} split: written as tokens "
+            "and read back. What is lost here no generator brings back: its volumes are read from "
+            "tokens by the same decoder."
         ),
         KeyFigures(figures),
     ]
-    if run.holds("tokenizer/evaluation/montage.png"):
+    if run.holds(MONTAGE):
         blocks.append(_montage(run))
     if report.get("dice"):
         rows = [(name, fixed(value, 3)) for name, value in report["dice"].items()]
@@ -85,18 +85,6 @@ def codebook(run: RunFolder) -> list[Block]:
         panels.append(
             Bars("PSNR after the scale (dB)", scales, prefixes, across="grid of the scale")
         )
-    keys = ("tokens_per_scale", "usage_per_scale", "perplexity_per_scale",
-            "residual_energy_per_scale", "psnr_per_scale", "ssim_per_scale")  # fmt: skip
-    columns = [report[key] or [None] * len(scales) for key in keys]
-    rows = [
-        (f"{place}: {grid}", f"{tokens:,}", percent(usage), number(codes), fixed(left, 3),
-         fixed(psnr, 2), fixed(ssim, 3))
-        for place, (grid, tokens, usage, codes, left, psnr, ssim) in enumerate(
-            zip(scales, *columns, strict=True), 1
-        )
-    ]  # fmt: skip
-    headings = ("scale", "tokens", "codes used", "perplexity (codes)", "energy left",
-                "PSNR (dB)", "SSIM")  # fmt: skip
     return [
         Picture(
             "codebook.svg",
@@ -107,7 +95,7 @@ def codebook(run: RunFolder) -> list[Block]:
             "the coarser ones alone.",
             wide=True,
         ),
-        Table("Scales, coarse to fine", headings, rows, folded=True),
+        _scales(report),
         Text(
             f"All scales together use {percent(report['codebook_usage'])} of the codes. Perplexity "
             "is the number of equally likely codes of the same entropy; energy left is the share "
@@ -117,9 +105,39 @@ def codebook(run: RunFolder) -> list[Block]:
     ]
 
 
+def _scales(report: dict[str, Any]) -> Table:
+    """A row a scale."""
+    keys = ("tokens_per_scale", "usage_per_scale", "perplexity_per_scale",
+            "residual_energy_per_scale", "psnr_per_scale", "ssim_per_scale")  # fmt: skip
+    scales = report["scales"]
+    columns = [report[key] or [None] * len(scales) for key in keys]
+    rows = [
+        (f"{place}: {grid}", f"{tokens:,}", percent(usage), number(codes), fixed(left, 3),
+         fixed(psnr, 2), fixed(ssim, 3))
+        for place, (grid, tokens, usage, codes, left, psnr, ssim) in enumerate(
+            zip(scales, *columns, strict=True), 1
+        )
+    ]  # fmt: skip
+    headings = ("scale", "tokens", "codes used", "perplexity (codes)", "energy left",
+                "PSNR (dB)", "SSIM")  # fmt: skip
+    return Table("Scales, coarse to fine", headings, rows, folded=True)
+
+
 def points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
     """A metric by step, where it is known."""
     return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def drawn(panels: Sequence[Panel]) -> bytes:
+    """A chart of the panels that have anything to show.
+
+    Raises:
+        LeftOut: none has.
+    """
+    filled = [one for one in panels if any(curve.points for curve in one.curves)]
+    if not filled:
+        raise LeftOut("training ended before it measured anything")
+    return line_chart(filled)
 
 
 def _ends(lines: list[dict[str, Any]], key: str, name: str) -> str:
@@ -131,7 +149,7 @@ def _ends(lines: list[dict[str, Any]], key: str, name: str) -> str:
 def _montage(run: RunFolder) -> Picture:
     return Picture(
         "reconstructions.png",
-        run.need("tokenizer/evaluation/montage.png", "tokenizer").read_bytes(),
+        run.png(MONTAGE, "tokenizer"),
         "Grid of pictures, a row a real volume: the original, what is decoded from the coarsest "
         "scale, from two, and so on to all scales, and a map of the error.",
         "Real volumes (left) as they come back from the coarsest scale alone, from two, and so on "

@@ -99,7 +99,7 @@ class Panel {
       field.step = "any";
       field.title = `${name} (${this.facts.title})`;
       field.addEventListener("change", () => {
-        const wanted = this.window.with(k, Number(field.value));
+        const wanted = this.window.with(k, field.valueAsNumber);
         this.page.setWindow(this, wanted[0] < wanted[1] ? wanted : this.window);
       });
       range.append(field);
