@@ -250,7 +250,7 @@ def test_a_server_that_is_away_is_said_once(
     tracker.log_metrics({"loss": 1.0}, 1)
     tracker.close()
     with pytest.raises(
-        MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(not reached\)"
+        MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(no run there\)"
     ) as error:
         log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
