@@ -45,13 +45,12 @@ def public(text: str) -> str:
     return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd|secret|token)=)[^&\s]*", r"\1...", text)
 
 
-def failure(uri: str, error: Exception, limit: int = 120) -> str:
+def failure(uri: str, error: Exception) -> str:
     """What went wrong between here and a store, in one line."""
-    first: BaseException = error
-    while (before := first.__cause__ or first.__context__) is not None:
-        first = before
-    away = isinstance(first, OSError)  # of the network or of the disk, under what a library made it
-    reason = public(one_line(first if away else error, limit))
+    unanswered = str(error).startswith("API request to ")  # MLflow's client, about any such failure
+    cause = re.search(r"\[Errno -?\d+\] [^'\")]+", str(error)) if unanswered else None
+    reason = public(cause[0] if cause else one_line(error))
+    away = unanswered or isinstance(error, OSError)
     return f"MLflow at {public(uri)} {'is not reached' if away else 'refuses'} ({reason})"
 
 

@@ -195,7 +195,7 @@ class MlflowTracker(Tracker):
     def _is_settled(self) -> bool:
         """Whether MLflow has the run's end and all of its metrics."""
         behind = any(values["step"] > self._sent for values in logged(self.out / METRICS_FILE))
-        if self.run_id is None or behind or self._data:
+        if self.run_id is None or behind:
             return False
         try:
             with manners():

@@ -62,6 +62,8 @@ class Store:
         self._run: Any = None
         self._known: dict[str, str] = {}
         """The run's parameters."""
+        self._resumed: set[str] = set()
+        """Names of those that a resumption has changed."""
 
     def finished(self, run_id: str) -> bool:
         """Whether MLflow knows a run as one that has come to its end."""
@@ -79,6 +81,7 @@ class Store:
             self._client.update_run(run_id, status="RUNNING")
             self._tag(tags)
         self._known = dict(self._run.data.params)
+        self._resumed = {name for name in self._known if resumed(name) in self._run.data.tags}
         return str(self._run.info.run_id)
 
     def _there(self, run_id: str) -> Any:
@@ -106,15 +109,14 @@ class Store:
         """New ones as parameters; those that differ from the run's as tags `resumed.NAME`."""
         from mlflow.entities import Param
 
-        known, tags = self._known, self._run.data.tags
+        known = self._known
         new = [Param(name, value) for name, value in values.items() if name not in known]
         for first in range(0, len(new), PARAMETERS):
             batch = new[first : first + PARAMETERS]
             self._client.log_batch(self._id, params=batch)
             known |= {param.key: param.value for param in batch}
-        changed = (name for name, value in values.items() if value != known[name])
-        before = (name for name in values if resumed(name) in tags)
-        self._tag({resumed(name): values[name] for name in (*changed, *before)})
+        self._resumed |= {name for name, value in values.items() if value != known[name]}
+        self._tag({resumed(name): v for name, v in values.items() if name in self._resumed})
 
     def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
