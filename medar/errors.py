@@ -26,7 +26,8 @@ class GeometryWarning(UserWarning):
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The first telling line of a library's error, for quoting inside a one-line message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # ITK puts its C++ source location first and the reason last.
+    lines = [line for line in lines if not line.startswith("(Background on this error")]
+    # SQLAlchemy ends with a link; ITK puts its C++ source location first and the reason last.
     text = next((line for line in reversed(lines) if "rror" in line), lines[0] if lines else "")
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."

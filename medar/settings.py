@@ -49,18 +49,18 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
 def to_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as values that YAML and JSON can hold: tuples become lists."""
     return {
-        field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
+        field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
     }
 
 
-def _plain(value: Any) -> Any:
-    """`value` without tuples, paths and dataclasses; the keys of mappings stay what they are."""
+def plain(value: Any) -> Any:
+    """`value` as YAML gives it back: no tuples, paths and dataclasses; keys of mappings stay."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

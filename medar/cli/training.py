@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -92,9 +91,10 @@ TRAINING = Training()
 
 def evaluated(out: Path, step: int | None) -> dict[str, float]:
     """The evaluation at a step of a run, as OUT/metrics.jsonl has it; empty if it has none."""
-    path, begin = out / "metrics.jsonl", "validation/"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    for values in map(loads, reversed(lines)):
+    from medar.training.tracker import logged
+
+    begin = "validation/"
+    for values in reversed(logged(out / "metrics.jsonl")):
         if values["step"] == step:
             return {
                 name.removeprefix(begin): value

@@ -16,10 +16,10 @@ from typing import Any
 import medar
 from medar.errors import MedarError, one_line
 from medar.files import digest, file_digest
-from medar.tracking.names import check_names, key, public, say
+from medar.tracking.names import check_names, finite, public, resumed, say
 from medar.tracking.run import MlflowTracker
-from medar.tracking.signature import Kind, requirements, signature
-from medar.tracking.store import everywhere, manners
+from medar.tracking.signature import Kind, kind_of, requirements, signature
+from medar.tracking.store import METRICS, client_of, everywhere, manners
 
 DIGEST = "medar.digest"
 """The tag that holds the hash of a model's files."""
@@ -56,6 +56,8 @@ def log_model(
     """
     check_names(register, alias)
     folder = Path(folder)
+    if (found := kind_of(folder)) != kind:
+        raise MedarError(f"{folder}: holds a {found}, not a {kind}")
     hashed = _hash(folder)
     try:
         shelf = _shelf_of(tracker)
@@ -79,42 +81,25 @@ def log_model(
 def _hash(folder: Path) -> str:
     """Of all files of a folder, by their places in it."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    if folder / "config.json" not in files:
-        raise MedarError(f"{folder}: no model (no config.json); a model folder is needed")
     return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 
 def _shelf_of(tracker: MlflowTracker) -> "_Shelf":
     """That of the tracker's run, after what MLflow was not told of it, were it only its end."""
+    if not tracker.open:
+        tracker.settle()
+    if tracker.run_id is None:
+        raise MedarError("no run there")
     with manners():
-        if tracker.run_id is None:
-            tracker.settle()
-        if tracker.run_id is None:
-            raise MedarError("not reached")
-        shelf = _Shelf(tracker.uri, tracker.run_id)
-        if shelf.running and not tracker.open:
-            tracker.settle()
-            shelf = _Shelf(tracker.uri, tracker.run_id)
-        shelf.step = max(tracker.step, 0)
-        return shelf
+        return _Shelf(tracker.uri, tracker.run_id, max(tracker.step, 0))
 
 
 class _Shelf:
-    """What is asked of MLflow about the models of one run."""
+    """What is asked of MLflow about the models of one run, which are logged at one step of it."""
 
-    step = 0
-    """Of the run, at which models and their metrics are logged."""
-
-    def __init__(self, uri: str, run_id: str) -> None:
-        from mlflow import MlflowClient
-
-        self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
+    def __init__(self, uri: str, run_id: str, step: int) -> None:
+        self._uri, self._step, self._client = uri, step, client_of(uri)
         self._run = self._client.get_run(run_id)
-
-    @property
-    def running(self) -> bool:
-        """Whether MLflow has not been told how the run ended."""
-        return bool(self._run.info.status == "RUNNING")
 
     def put(self, folder: Path, kind: Kind, hashed: str) -> str:
         """The id of the folder's LoggedModel; an upload that was interrupted is made again."""
@@ -127,17 +112,22 @@ class _Shelf:
                 name=kind,
                 source_run_id=self._run.info.run_id,
                 tags={DIGEST: hashed, "medar.kind": kind},
-                params=self._run.data.params,
+                params=self._parameters(),
                 model_type=kind,
             )
         outputs = self._run.outputs.model_outputs if self._run.outputs else []
         if model.model_id not in (output.model_id for output in outputs):
-            output = LoggedModelOutput(model.model_id, self.step)
+            output = LoggedModelOutput(model.model_id, self._step)
             self._client.log_outputs(self._run.info.run_id, [output])
         if model.status != "READY":
             self._upload(model, folder, kind)
             self._client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
+
+    def _parameters(self) -> dict[str, str]:
+        """The run's, as of its last resumption."""
+        tags = self._run.data.tags
+        return {n: tags.get(resumed(n), value) for n, value in self._run.data.params.items()}
 
     def _there(self, hashed: str) -> Any:
         """The run's LoggedModel of the same files, if there is one."""
@@ -180,12 +170,12 @@ class _Shelf:
         known = {(metric.key, metric.value) for metric in has}
         now = int(time.time() * 1000)
         new = [
-            Metric(key(name), value, now, self.step, model_id=model_id)
-            for name, value in metrics.items()
-            if (key(name), value) not in known and value == value  # not NaN
+            Metric(name, value, now, self._step, model_id=model_id)
+            for name, value in finite(metrics)
+            if (name, value) not in known
         ]
-        if new:
-            self._client.log_batch(self._run.info.run_id, metrics=new)
+        for first in range(0, len(new), METRICS):
+            self._client.log_batch(self._run.info.run_id, metrics=new[first : first + METRICS])
 
     def register(self, model_id: str, name: str, alias: str | None) -> str:
         """The version of a registered model that the LoggedModel is, made if there is none."""

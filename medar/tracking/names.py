@@ -1,33 +1,57 @@
-"""Words for MLflow and for people: flat names, addresses without passwords, registry names."""
+"""Words for MLflow and for people: flat names, addresses without secrets, registry names."""
 
+import math
 import posixpath
 import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medar.errors import MedarError
+from medar.errors import MedarError, one_line
+from medar.settings import plain
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as pairs, `a.b.c` and text."""
+    """Nested mappings as pairs, `a.b.c` and text; the same for values and for what YAML keeps."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")
         else:
-            yield key(f"{prefix}{name}"), str(value)
+            yield key(f"{prefix}{name}"), str(plain(value))
 
 
 def key(name: str) -> str:
     """A name that MLflow takes on every system: a relative path of plain characters."""
-    plain = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name)).lstrip("/")[:250]
-    parts = [part for part in plain.split("/") if part not in ("", ".", "..")]
+    path = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name)).lstrip("/")[:250]
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return "/".join(parts) or "_"
 
 
+def resumed(name: str) -> str:
+    """The tag that holds a parameter's value where a resumption has changed it."""
+    return key(f"resumed.{name}")
+
+
+def finite(metrics: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    """Metrics that MLflow takes, under names that it takes."""
+    for name, value in metrics.items():
+        if value is not None and math.isfinite(value):
+            yield key(name), float(value)
+
+
 def public(text: str) -> str:
-    """An address, or words around one, without user and password."""
-    return re.sub(r"(\w+://)[^/\s@]*@", r"\1", text)
+    """An address, or words around one, without user, password and secrets among its options."""
+    text = re.sub(r"(\w+://)(?:[^/\s]*|[^/\s:@]+:\S*)@", r"\1", text)
+    return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd|secret|token)=)[^&\s]*", r"\1...", text)
+
+
+def failure(uri: str, error: Exception) -> str:
+    """What went wrong between here and a store, in one line."""
+    unanswered = str(error).startswith("API request to ")  # MLflow's client, about any such failure
+    cause = re.search(r"\[Errno -?\d+\] [^'\")]+", str(error)) if unanswered else None
+    reason = public(cause[0] if cause else one_line(error))
+    away = unanswered or isinstance(error, OSError)
+    return f"MLflow at {public(uri)} {'is not reached' if away else 'refuses'} ({reason})"
 
 
 def say(text: str) -> None:

@@ -7,8 +7,6 @@ now and then, never the run: OUT/metrics.jsonl has every metric, and a resumed r
 finds there and MLflow has not got. OUT/mlflow.json remembers the run.
 """
 
-import contextlib
-import json
 import math
 import os
 import sys
@@ -18,20 +16,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from medar.environment import environment
-from medar.errors import MedarError, one_line
+from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.tracking.data import DataSet, data_set
-from medar.tracking.names import flat, key, public, say
+from medar.tracking.names import failure, finite, flat, public, say
 from medar.tracking.store import LENGTH, METRICS, Point, Store, manners
 from medar.tracking.system import System
-from medar.training.tracker import Tracker
+from medar.training.tracker import Tracker, logged
 
 INTERVAL, LONGEST = 5.0, 300.0
 """Seconds between two deliveries; while they fail the wait doubles, up to the longest."""
 
 BUFFER = 200_000
 """Metrics that wait at most; the oldest are given up for new ones."""
+
+METRICS_FILE = "metrics.jsonl"
 
 SMALL = 10 * 2**20
 SHOWN = frozenset(
@@ -85,6 +87,7 @@ class MlflowTracker(Tracker):
         self._parameters: dict[str, str] = {}
         self._points: deque[Point] = deque(maxlen=BUFFER)
         self._given_up = 0
+        self._caught_up = False  # with what OUT/metrics.jsonl has from before
         self._files: dict[Path, str] = {}
         self._data: list[DataSet] = []
         self._system = System() if system else None
@@ -104,7 +107,9 @@ class MlflowTracker(Tracker):
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         """Begin the run or go on with it. A value other than the run's first goes into a tag."""
         self._parameters |= {name: value[:LENGTH] for name, value in flat(parameters)}
-        self._catch_up(self._sent, math.inf)
+        if not self._caught_up:
+            self._catch_up(self._sent, math.inf)
+            self._caught_up = True
         self.log_artifact(self.out / "config.yaml")
         self._send()
 
@@ -133,7 +138,13 @@ class MlflowTracker(Tracker):
             digest: hash of its content or of its plan, at most 36 characters.
             source: where it is.
             context: what it is for, such as "training" or "evaluation".
+
+        Raises:
+            MedarError: a name or a digest that MLflow does not take.
         """
+        for what, text, most in (("name", name, 500), ("digest", digest, 36)):
+            if not 0 < len(text) <= most:
+                raise MedarError(f"data set {name!r}: {what} {text!r}; 1 to {most} characters")
         self._data.append(DataSet(name, digest, source, context, {}))
 
     def log_folder(self, folder: str | Path, *, context: str = "training") -> None:
@@ -171,21 +182,30 @@ class MlflowTracker(Tracker):
         """Send what MLflow has not got of a training that is over: OUT/metrics.jsonl, and its end.
 
         A training that finished while the server was away is not trained again, so nobody else
-        would.
+        would. Where MLflow has it all, nothing is sent.
         """
+        if self._is_settled():
+            return
         self._points.clear()
-        self._given_up = 0
-        self.log_parameters({})
+        self._given_up, self._caught_up = 0, False
+        self.log_parameters(_settings(self.out / "config.yaml"))
         if self.open:
             self.close()
 
+    def _is_settled(self) -> bool:
+        """Whether MLflow has the run's end and all of its metrics."""
+        behind = any(values["step"] > self._sent for values in logged(self.out / METRICS_FILE))
+        if self.run_id is None or behind:
+            return False
+        try:
+            with manners():
+                return Store(self.uri).finished(self.run_id)
+        except Exception:  # the delivery that follows says what it is
+            return False
+
     def _add(self, metrics: dict[str, float], step: int) -> None:
         now = int(time.time() * 1000)
-        points = [
-            Point(key(name), float(value), now, step)
-            for name, value in metrics.items()
-            if value is not None and math.isfinite(value)
-        ]
+        points = [Point(name, value, now, step) for name, value in finite(metrics)]
         self._given_up += max(0, len(self._points) + len(points) - BUFFER)
         self._points.extend(points)
 
@@ -197,8 +217,7 @@ class MlflowTracker(Tracker):
         except Exception as error:  # whatever a server or its client raises, training goes on
             if self._wait == INTERVAL:
                 say(
-                    f"MLflow at {public(self.uri)} is not reached "
-                    f"({public(one_line(error, 120))}); training goes on, metrics are kept in "
+                    f"{failure(self.uri, error)}; training goes on, metrics are kept in "
                     f"{self.out}/metrics.jsonl and sent later"
                 )
             self._due = self._clock() + self._wait
@@ -240,7 +259,10 @@ class MlflowTracker(Tracker):
         before = self.run_id
         self.run_id = store.begin(before, self._experiment, self._name, self._all_tags())
         if before not in (None, self.run_id):
+            newer = list(self._points)
+            self._points.clear()
             self._catch_up(-1, self._sent)
+            self._points.extend(newer)
         self._remember(self._sent if before == self.run_id else -1)
         say(f"MLflow: run {self._name} ({self.run_id}) at {public(self.uri)}")
         return store
@@ -256,12 +278,13 @@ class MlflowTracker(Tracker):
         path = self.out / "mlflow.json"
         if not path.exists():
             return
-        kept = read_json(path)
         try:
+            kept = read_json(path)
             uri, run_id, sent = kept["uri"], str(kept["run_id"]), int(kept["sent"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (MedarError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise MedarError(
-                f"{path}: no uri, run_id or sent in it; delete it to begin a new run in MLflow"
+                f"{path}: damaged, without uri, run_id or sent; delete it to begin a new run in "
+                "MLflow"
             ) from error
         if uri == public(self.uri):
             self.run_id, self._sent = run_id, sent
@@ -273,9 +296,16 @@ class MlflowTracker(Tracker):
 
     def _catch_up(self, after: float, until: float) -> None:
         """Take the metrics of some steps from OUT/metrics.jsonl."""
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            for line in (self.out / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-                metrics = json.loads(line)
-                step = metrics.pop("step")
-                if after < step <= until:
-                    self._add(metrics, step)
+        for metrics in logged(self.out / METRICS_FILE):
+            step = metrics.pop("step")
+            if after < step <= until:
+                self._add(metrics, step)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """A run's config.yaml, which names settings as its parameters do; nothing without one."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}

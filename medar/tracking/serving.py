@@ -7,23 +7,26 @@ Volumes travel as the bytes of files, whose affine and intensities are known to 
 they are base64, as MLflow does with binary columns.
 """
 
+import contextlib
 import json
 import math
+import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from medar.errors import MedarError
-from medar.files import read_json, read_json_object
+from medar.files import read_json
 from medar.generator.request import Request
 from medar.generator.samples import fill
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import Synthesizer, seeds_from
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
-from medar.tokenizer.tokenizer import CONFIG, Tokenizer
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.tracking.signature import kind_of
 from medar.volume import Volume, read_volume, write_nifti
 
 Row = dict[str, Any]
@@ -31,6 +34,9 @@ Answers = Callable[[Mapping[str, Any]], list[Row]]
 """From a request to the rows of the answer."""
 
 GZIP = b"\x1f\x8b"
+
+MOST = 100
+"""Volumes of one request, all of which are in memory before the answer leaves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +48,7 @@ class Asked:
     seed: int
     """Of the first volume; each further one has the next."""
     n: int = 1
-    """How many."""
+    """How many, `MOST` at most."""
     class_: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
@@ -72,7 +78,7 @@ def answers_of(folder: str | Path) -> Answers:
     Raises:
         MedarError: the folder holds none, or a damaged one.
     """
-    if read_json_object(Path(folder) / CONFIG).get("class") == Tokenizer.__name__:
+    if kind_of(Path(folder)) == "tokenizer":
         return Reconstructor(load_tokenizer(folder))
     return Generated(Synthesizer.from_pretrained(folder))
 
@@ -93,10 +99,12 @@ class Generated:
         if "class" in values:
             values["class_"] = values.pop("class")
         asked = from_dict(Asked, values, "request")
+        if asked.n > MOST:
+            raise MedarError(f"n {asked.n}: {MOST} volumes a request at most; ask again for more")
         seeds = seeds_from(asked.seed, asked.n)
-        with tempfile.TemporaryDirectory() as scratch:
-            job = self._synthesizer.job(self._request(asked, Path(scratch)))
-            done = fill(Path(scratch) / "samples", self._synthesizer, job, seeds)
+        with _scratch() as scratch:
+            job = self._synthesizer.job(self._request(asked, scratch))
+            done = fill(scratch / "samples", self._synthesizer, job, seeds)
             return [_sample(image) for image in done.images]
 
     def _request(self, asked: Asked, scratch: Path) -> Request:
@@ -104,12 +112,16 @@ class Generated:
         plan = self._synthesizer.plan
 
         def image(name: str) -> Volume | None:
-            path = _file(scratch, name, getattr(asked, name))
-            return None if path is None else read_for(plan, path, modality=asked.modality)
+            content = getattr(asked, name)
+            if content is None:
+                return None
+            return read_for(plan, _file(scratch, name, content), modality=asked.modality)
 
         def labels(name: str) -> Volume | None:
-            path = _file(scratch, name, getattr(asked, name))
-            return None if path is None else read_volume(path, labels=True)
+            content = getattr(asked, name)
+            if content is None:
+                return None
+            return read_volume(_file(scratch, name, content), labels=True)
 
         return Request(
             class_=asked.class_,
@@ -137,13 +149,11 @@ class Reconstructor:
         """
         given = from_dict(Given, _plain(request), "request")
         plan = plan_of(self._tokenizer)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = _file(Path(scratch), "volume", given.volume)
-            assert path is not None
-            made = reconstruct(
-                self._tokenizer, read_for(plan, path, modality=given.modality), given.upto
-            )
-            written = Path(scratch) / "made.nii.gz"
+        with _scratch() as scratch:
+            path = _file(scratch, "volume", given.volume)
+            volume = read_for(plan, path, modality=given.modality)
+            made = reconstruct(self._tokenizer, volume, given.upto)
+            written = scratch / "made.nii.gz"
             write_nifti(written, made.image, grid="source")
             image, label = written.read_bytes(), None
             if made.label is not None:
@@ -161,10 +171,18 @@ def _sample(image: Path) -> Row:
     return {"seed": record["seed"], "image": image.read_bytes(), "label": label, "about": about}
 
 
-def _file(folder: Path, name: str, content: bytes | None) -> Path | None:
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for the files of one request, which errors name as parts of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield Path(folder)
+        except MedarError as error:
+            raise MedarError(str(error).replace(f"{folder}{os.sep}", "request: ")) from error
+
+
+def _file(folder: Path, name: str, content: bytes) -> Path:
     """The bytes of a volume as a file; by its name a reader tells whether it is compressed."""
-    if content is None:
-        return None
     path = folder / f"{name}.nii{'.gz' if content.startswith(GZIP) else ''}"
     path.write_bytes(content)
     return path
@@ -174,7 +192,7 @@ def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a table as plain values, without what it leaves open."""
     values: dict[str, Any] = {}
     for name, value in request.items():
-        plain = value.item() if hasattr(value, "item") else value
+        plain = value.tolist() if hasattr(value, "tolist") else value
         if plain is None or (isinstance(plain, float) and math.isnan(plain)):
             continue
         if name in ("attributes", "sampling") and not isinstance(plain, dict):

@@ -1,8 +1,11 @@
-"""What models in MLflow take and give, and what they need where they are loaded."""
+"""What models in MLflow are, take and give, and what they need where they are loaded."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import medar
+from medar.errors import MedarError
+from medar.files import read_json_object
 
 Kind = Literal["tokenizer", "generator"]
 
@@ -12,7 +15,7 @@ Column = tuple[str, str, bool]
 COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
     "generator": (
         (
-            ("seed", "long", True),
+            ("seed", "any", True),
             ("n", "any", False),
             ("class", "string", False),
             ("attributes", "any", False),
@@ -40,7 +43,23 @@ COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
         ),
     ),
 }
-"""What models take and give, as `medar.tracking.serving` does."""
+"""What models take and give, as `medar.tracking.serving` does. Whole numbers that are asked for are
+"any": MLflow would cut off the fraction of any other."""
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a model folder holds.
+
+    Raises:
+        MedarError: no model.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise MedarError(f"{folder}: no model (no {config.name}); a model folder is needed")
+    name = read_json_object(config).get("class")
+    if not isinstance(name, str):
+        raise MedarError(f"{config}: names no class; a model folder is needed")
+    return "tokenizer" if name == "Tokenizer" else "generator"
 
 
 def signature(kind: Kind) -> Any:

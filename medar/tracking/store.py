@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from medar.tracking.data import DataSet
+from medar.tracking.names import key, resumed
 
 MANNERS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -20,6 +21,9 @@ MANNERS = {
 METRICS, PARAMETERS, LENGTH = 1000, 100, 6000
 """MLflow's limits: metrics and parameters of one request, characters of a parameter."""
 
+LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""MLflow's words for a run that is not there and for an id that no run can have."""
+
 
 class Point(NamedTuple):
     """One value of a metric."""
@@ -30,18 +34,45 @@ class Point(NamedTuple):
     step: int
 
 
+def client_of(uri: str) -> Any:
+    """MLflow's client of a store; a database that cannot be opened is an error at once.
+
+    MLflow itself tries to open one for 100 seconds, with a paragraph on each try.
+    """
+    from mlflow import MlflowClient
+    from mlflow.store.db.db_types import DATABASE_ENGINES
+
+    if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+        from sqlalchemy import create_engine
+
+        engine = create_engine(uri)
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine.connect().close()
+        engine.dispose()
+    return MlflowClient(tracking_uri=uri)
+
+
 class Store:
     """What is asked of MLflow, about one run."""
 
     def __init__(self, uri: str) -> None:
-        from mlflow import MlflowClient
-
         self._uri = uri
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = client_of(uri)
         self._run: Any = None
+        self._known: dict[str, str] = {}
+        """The run's parameters."""
+        self._resumed: set[str] = set()
+        """Names of those that a resumption has changed."""
+
+    def finished(self, run_id: str) -> bool:
+        """Whether MLflow knows a run as one that has come to its end."""
+        run = self._there(run_id)
+        return run is not None and run.info.status == "FINISHED"
 
     def begin(self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]) -> str:
         """Go on with a run if there still is one of that id, or make one; returns its id."""
+        tags = {key(tag): str(value)[:LENGTH] for tag, value in tags.items()}
         self._run = self._there(run_id) if run_id else None
         if self._run is None:
             place = self._experiment(experiment)
@@ -49,6 +80,8 @@ class Store:
         else:
             self._client.update_run(run_id, status="RUNNING")
             self._tag(tags)
+        self._known = dict(self._run.data.params)
+        self._resumed = {name for name in self._known if resumed(name) in self._run.data.tags}
         return str(self._run.info.run_id)
 
     def _there(self, run_id: str) -> Any:
@@ -57,7 +90,7 @@ class Store:
         try:
             run = self._client.get_run(run_id)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in LOST:
                 raise
             return None
         return run if run.info.lifecycle_stage == "active" else None
@@ -76,13 +109,14 @@ class Store:
         """New ones as parameters; those that differ from the run's as tags `resumed.NAME`."""
         from mlflow.entities import Param
 
-        known, tags = self._run.data.params, self._run.data.tags
+        known = self._known
         new = [Param(name, value) for name, value in values.items() if name not in known]
         for first in range(0, len(new), PARAMETERS):
-            self._client.log_batch(self._id, params=new[first : first + PARAMETERS])
-        changed = {f"resumed.{n}": v for n, v in values.items() if v != known.get(n, v)}
-        again = {f"resumed.{n}": v for n, v in values.items() if f"resumed.{n}" in tags}
-        self._tag({**changed, **again})
+            batch = new[first : first + PARAMETERS]
+            self._client.log_batch(self._id, params=batch)
+            known |= {param.key: param.value for param in batch}
+        self._resumed |= {name for name, value in values.items() if value != known[name]}
+        self._tag({resumed(name): v for name, v in values.items() if name in self._resumed})
 
     def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag

@@ -1,8 +1,9 @@
 """Where metrics go: a small protocol, a file of JSON lines, and several trackers at once."""
 
+import contextlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,8 +37,8 @@ class JsonlTracker:
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        kept = "".join(_lines_until(path, step)) if path.exists() else ""
-        write_text(path, kept)
+        kept = [line for line, values in _lines(path) if values["step"] <= step]
+        write_text(path, "".join(kept))
         self._file = path.open("a", encoding="utf-8")
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
@@ -92,16 +93,19 @@ class Trackers:
             tracker.close()
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    """The whole lines of a file up to a step; what a killed process left half-written is not."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    return kept
+def logged(path: Path) -> list[dict[str, Any]]:
+    """What a `JsonlTracker` has written: a mapping a line, `step` in each; none without a file."""
+    return [values for _, values in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The whole lines of a file; what a killed process left half-written is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            values = json.loads(line)
+            if line.endswith("\n") and isinstance(values, dict) and "step" in values:
+                yield line, values
 
 
 def _number(value: float) -> float | None:

@@ -108,7 +108,7 @@ def test_a_model_that_cannot_be_registered_is_said(
     assert medar(*train).code == 0
     said = medar(*train, "--register", "tiny")
     assert said.code == 1
-    assert "127.0.0.1:9 (not reached)" in said.err
+    assert "127.0.0.1:9 (no run there)" in said.err
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 

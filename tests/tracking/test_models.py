@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -122,6 +123,12 @@ def test_a_tokenizer_answers_with_reconstructions(
         ({"seed": -1}, "seed -1: a whole number from 0 is needed"),
         ([{"seed": 1, "sampling": {"top_q": 3}}], "did you mean 'top_p'"),
         ({"n": 1}, "Model is missing inputs ['seed']"),
+        ({"seed": 1.5}, "key 'seed': 1.5"),
+        ({"seed": None}, "key 'seed' is missing"),
+        ({"seed": 1, "n": 101}, "n 101: 100 volumes a request at most"),
+        ([{"seed": 1, "n": np.array([1, 2])}], "key 'n': [1, 2]"),
+        ([{"seed": 1, "attributes": np.array([1, 2])}], "attributes [1, 2]; names and values"),
+        ({"seed": 1, "mask": b"hello"}, "request: mask.nii: not a readable NIfTI file"),
     ],
 )
 def test_a_wrong_request_is_refused(request_: Any, said: str, make: Make, generator: Path) -> None:
@@ -131,6 +138,8 @@ def test_a_wrong_request_is_refused(request_: Any, said: str, make: Make, genera
     with pytest.raises(MlflowException) as error:
         model.predict(request_)
     assert said in str(error.value)
+    assert "\n" not in str(error.value)
+    assert tempfile.gettempdir() not in str(error.value)
 
 
 def test_a_model_belongs_to_its_run_and_is_measured(
@@ -250,7 +259,7 @@ def test_a_server_that_is_away_is_said_once(
     tracker.log_metrics({"loss": 1.0}, 1)
     tracker.close()
     with pytest.raises(
-        MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(not reached\)"
+        MedarError, match=r"not logged as a model at http://127\.0\.0\.1:9 \(no run there\)"
     ) as error:
         log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)

@@ -60,7 +60,7 @@ def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "test"
     assert run.data.params["training.learning_rate"] == "0.02"
-    assert run.data.params["task.widths"] == "(3, 8, 1)"
+    assert run.data.params["task.widths"] == "[3, 8, 1]"
     assert run.data.tags["who"] == "me"
     assert run.data.tags["mlflow.parentRunId"] == "0123"
     assert run.data.tags["folder"] == str(tmp_path)
@@ -335,10 +335,13 @@ def test_passwords_are_not_written(
     assert public("sqlite:////a@b/x.db") == "sqlite:////a@b/x.db"
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"uri": "a", "run_id": "b", "sent": "x"}', "{"])
+SENT = '{"uri": "a", "run_id": "b", "sent": %s}'
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", SENT % '"x"', SENT % "Infinity", "{"])
 def test_a_damaged_memory_is_named(content: str, make: Make, tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text(content)
-    with pytest.raises(MedarError, match=r"mlflow\.json: ") as error:
+    with pytest.raises(MedarError, match=r"mlflow\.json: damaged.*delete it") as error:
         make()
     assert "\n" not in str(error.value)
 
