@@ -150,6 +150,8 @@ class Distance:
 
 def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
     """A row a distance on a logarithmic axis: the value with its interval, and the floor."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     with _drawing((7.0, 0.5 * len(distances) + 1.0)) as (figure, written):
         ax = figure.subplots()
         for place, one in enumerate(distances):
@@ -161,6 +163,9 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
                 ax.plot(one.interval, [place, place], color=BLUE, linewidth=1.4, marker="|")
             ax.plot(one.value, place, "o", color=BLUE, markersize=7, label="synthetic")
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_yticks(range(len(distances)), [one.name for one in distances])
         ax.set_ylim(len(distances) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
