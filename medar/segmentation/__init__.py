@@ -1,0 +1,1 @@
+"""Segmentation: backbones, pretraining, fine-tuning with few labels, prediction on any file."""

@@ -1,0 +1,30 @@
+"""Tiny plans, settings and smooth volumes."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.settings import from_dict
+
+
+def smooth(*sides: int, seed: int = 0) -> npt.NDArray[np.float32]:
+    """(X, Y, Z) of blurred noise in [-1, 1]."""
+    noise = np.random.default_rng(seed).normal(size=sides)
+    blurred = gaussian_filter(noise, 1.0)
+    return np.clip(blurred / blurred.std() / 2, -1, 1).astype(np.float32)
+
+
+def make_plan(**changes: Any) -> Plan:
+    values: dict[str, Any] = {
+        "spacing": (1.0, 1.0, 1.0),
+        "mode": "volume",
+        "size": (16, 12, 8),
+        "downsampling": (4, 4, 4),
+        "intensity": {"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
+        "labels": {3: "liver", 7: "spleen"},
+    }
+    return Plan(**{**values, **changes})
