@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.errors import MedarError
-from medar.evaluation.overlap import DiceMeter
 from medar.evaluation.sampling import (
     check_conditions,
     conditions,
@@ -33,6 +32,7 @@ from medar.generator.folder import Loaded, model_digest
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import seeds_from
 from medar.progress import track
+from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.losses import to_classes
 

@@ -22,8 +22,8 @@ from medar.data.augmentation import Augmentation
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.data.plan import Plan
 from medar.errors import MedarError, one_line
-from medar.evaluation.overlap import DiceMeter
 from medar.evaluation.realism import spread
+from medar.segmentation.overlap import DiceMeter
 from medar.tokenizer.losses import label_losses, to_classes
 from medar.training import Task, TrainingSettings, fit
 from medar.training.distributed import ranks

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from small_segmenters import make_plan, smooth
 torch.set_num_threads(1)
 
 SPLITS: tuple[Split, ...] = ("train",) * 6 + ("val",) * 2
-ANNOTATED = {4: (1,), 5: ()}
+ANNOTATED: dict[int, tuple[int, ...]] = {4: (3,), 5: ()}
 """Case 4 was looked at for one label alone, case 5 for none."""
 
 
@@ -50,11 +51,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="session")
 def prepare_with(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Prepare the volumes under a changed plan."""
+    """Prepare the volumes under a changed plan, or changed cases."""
 
-    def make(**changes: Any) -> Path:
+    def make(manifest: Manifest = data, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp("changed") / "prepared"
-        prepare(data, make_plan(**changes), folder, workers=1)
+        prepare(manifest, make_plan(**changes), folder, workers=1)
         return folder
 
     return make
@@ -63,3 +64,10 @@ def prepare_with(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Ca
 @pytest.fixture(scope="session")
 def prepared(prepare_with: Callable[..., Path]) -> Path:
     return prepare_with()
+
+
+@pytest.fixture(scope="session")
+def unlabelled(data: Manifest, prepare_with: Callable[..., Path]) -> Path:
+    """The volumes alone."""
+    cases = tuple(replace(case, label=None, annotated=None) for case in data.cases)
+    return prepare_with(replace(data, cases=cases, labels={}), labels={})

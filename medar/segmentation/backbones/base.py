@@ -126,7 +126,8 @@ def halvings(spacing: tuple[float, ...], size: Shape3, *, smallest: int = 4) -> 
         size: voxels.
         smallest: sites that a halved axis keeps at least.
     """
-    lengths, sides, found = list(spacing), list(size), []
+    lengths, sides = list(spacing), list(size)
+    found: list[Shape3] = []
     while True:
         long_enough = [axis for axis in range(3) if sides[axis] >= 2 * smallest]
         if not long_enough:
