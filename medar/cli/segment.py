@@ -23,10 +23,7 @@ def segment(
     json: bool = False,
     reading: Reading = READING,
 ) -> int:
-    """Segment a file, a DICOM series, or a folder of such.
-
-    Each label map has its volume's own grid and orientation, and a JSON beside it with the labels'
-    names and amounts. Exit code 1 if volumes of a folder could not be segmented; they are named.
+    """Label maps of volumes; `medar.cli.main` says the rest.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """`medar tokenizer`: train a tokenizer; volumes to tokens and back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -16,9 +16,6 @@ from medar.cli.training import (
     report,
 )
 from medar.errors import MedarError
-
-if TYPE_CHECKING:
-    from medar.tokenizer.settings import TokenizerSettings
 
 app = App(
     name="tokenizer",

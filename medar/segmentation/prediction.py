@@ -62,7 +62,7 @@ class PredictionSettings:
 DEFAULT = PredictionSettings()
 
 
-def prediction_settings(mirrors: str | None, overlap: float) -> PredictionSettings:
+def prediction_settings(mirrors: str | None, overlap: float = 0.5) -> PredictionSettings:
     """Settings as they are typed: mirrors "none" or some of "xyz", None for the model's own.
 
     Raises:

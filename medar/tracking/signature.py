@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import medar
 
-Kind = Literal["tokenizer", "generator"]
+Kind = Literal["tokenizer", "generator", "segmenter"]
 
 Column = tuple[str, str, bool]
 """Name, MLflow's type ("any" for what has several), and whether it must be there."""
@@ -29,6 +29,10 @@ COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("label", "binary", False),
             ("about", "string", True),
         ),
+    ),
+    "segmenter": (
+        (("volume", "binary", True), ("mirrors", "string", False), ("modality", "string", False)),
+        (("label", "binary", True), ("about", "string", True)),
     ),
     "tokenizer": (
         (("volume", "binary", True), ("upto", "any", False), ("modality", "string", False)),

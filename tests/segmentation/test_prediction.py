@@ -25,7 +25,7 @@ from medar.segmentation.prediction import (
     swapped_classes,
 )
 from medar.settings import from_dict, to_dict
-from medar.volume import Volume, read_volume, write_nifti
+from medar.volume import Volume, read_volume
 from medar.volume.geometry import reorient
 
 ORIENTATIONS = [
