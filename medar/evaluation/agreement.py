@@ -36,7 +36,7 @@ from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.losses import to_classes
 
-NAME = "conditions-v1"
+NAME = "conditions-v2"
 """Name and version of the protocol: raise the version whenever a figure changes."""
 
 Dice = dict[str, float | None]

@@ -146,6 +146,13 @@ def test_thick_slices_wait() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("size", [(40, 56, 40), (32, 32, 6), (9, 16, 8), (7, 5, 3)])
+def test_thin_volumes_fit(size: Any) -> None:
+    backbone = build("dynunet", make_plan(size=size, downsampling=(1, 1, 1)))
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 1, *size)).shape == (1, 4, *size)
+
+
 def test_several_channels() -> None:
     plan = make_plan(channels=("T1", "T2"))
     assert build("dynunet", plan)(volume(plan, 2)).shape == (2, 4, *plan.size)
