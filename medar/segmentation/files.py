@@ -91,7 +91,7 @@ def segment_files(
 
 def _pairs(path: Path, out: Path) -> list[tuple[Path, Path]]:
     """Every volume below a folder, and its label map's file."""
-    found = [one for one in find_volumes(path) if not one.is_relative_to(out)]
+    found = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
     if not found:
         raise MedarError(f"{path}: no volume found; a volume file or a folder of them is needed")
     stems = {one: stem_of(one, path) for one in found}

@@ -41,12 +41,12 @@ def make_segmenter(plan: Plan | None = None, *, mirrors: tuple[str, ...] = ()) -
 
 
 def make_settings(**changes: Any) -> SegmentationSettings:
-    """Settings of two steps; changes as `section__key`."""
+    """Settings of two steps; changes as `section` or `section__key`."""
     values: dict[str, dict[str, Any]] = {
         "backbone": {"width": 4},
         "training": {"steps": 2, "precision": "fp32", "device": "cpu", "log_every": 1},
     }
     for name, value in changes.items():
         section, _, key = name.partition("__")
-        values[section] = {**values.get(section, {}), key: value}
+        values[section] = {**values.get(section, {}), key: value} if key else value
     return from_dict(SegmentationSettings, values, "tiny")

@@ -40,9 +40,9 @@ def volume(plan: Plan, channels: int = 1) -> Tensor:
 def test_levels_are_as_announced(kind: str, name: str) -> None:
     plan = PLANS[name]
     backbone = build(kind, plan)
-    padded = [-(-n // m) * m for n, m in zip(plan.size, backbone.multiple, strict=True)]
-    given = torch.randn(2, 1, *padded) if kind != "trunk" else volume(plan)
+    given = backbone.padded(volume(plan))
     levels = backbone.features(given)
+    assert all(n % m == 0 for n, m in zip(given.shape[2:], backbone.multiple, strict=True))
     assert len(levels) == len(backbone.channels) == len(backbone.strides)
     for level, width, step in zip(levels, backbone.channels, backbone.steps, strict=True):
         sides = [n // s for n, s in zip(given.shape[2:], step, strict=True)]
@@ -123,8 +123,7 @@ def compare(backbone: Any, own: nn.Module, head: str | None, plan: Plan) -> None
     """The wrapped network's own forward, its head taken away, gives what the backbone gives."""
     copy_weights(backbone, own, head)
     with torch.no_grad():
-        sides = [-(-n // m) * m for n, m in zip(plan.size, backbone.multiple, strict=True)]
-        given = torch.randn(2, 1, *sides)
+        given = backbone.padded(volume(plan))
         assert torch.equal(backbone.decode(backbone.features(given)), own.eval()(given))
 
 

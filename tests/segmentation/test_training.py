@@ -24,6 +24,7 @@ from medar.segmentation.folder import (
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import DataSettings, LossSettings, TransferSettings
 from medar.segmentation.training import make_task, train_segmenter
+from medar.settings import to_dict
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -183,3 +184,37 @@ def test_settings_that_cannot_be() -> None:
     settings = make_settings()
     assert settings.within(None) is settings.with_labels(None) is settings
     assert settings.with_labels(0.5) == replace(settings, data=DataSettings(labels=0.5))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_network(
+    prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
+    """With a frozen encoder, in one epoch; without Dice, which is of each process's own batch."""
+    save_segmenter(tmp_path / "start", make_segmenter())
+    chosen = make_settings(
+        training__steps=2, training__ema=0.0, training__learning_rate=1e-3, loss__dice=0.0,
+        transfer__part="encoder", transfer__frozen=True, transfer__decay=0.8,
+    )  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
+    script = Path(__file__).with_name("trainer.py")
+    start = tmp_path / "start"
+    in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json", start)
+    train_segmenter(chosen, prepared, tmp_path / "one", pretrained=start)
+    one, two = (load_segmenter(tmp_path / name, "cpu").state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["dynunet", "segresnet", "swinunetr", "trunk"])
+def test_ten_steps_on_a_gpu(kind: str, prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+    folder = prepare_with(mode="patch", size=(64, 32, 32))
+    settings = make_settings(
+        backbone={"kind": kind, "width": 24}, training__steps=10, training__device="cuda",
+        training__precision="bf16",
+    )  # fmt: skip
+    outcome = train_segmenter(settings, folder, tmp_path)
+    assert 0 <= outcome.metrics["dice"] <= 1
+    assert all(line["train/loss"] == line["train/loss"] for line in lines(tmp_path))

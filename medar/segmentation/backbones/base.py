@@ -68,13 +68,16 @@ class Backbone(nn.Module, ABC):
         return self.steps[-1]
 
     def forward(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) of any sides to (B, W, X, Y, Z): padded at the far ends, and cut back."""
-        sides = volume.shape[2:]
-        short = [-n % m for n, m in zip(sides, self.multiple, strict=True)]
-        if any(short):
-            volume = pad(volume, [end for n in reversed(short) for end in (0, n)], value=LOWEST)
-        decoded = self.decode(self.features(volume))
-        return decoded[..., : sides[0], : sides[1], : sides[2]]
+        """(B, C, X, Y, Z) of any sides to (B, W, X, Y, Z)."""
+        x, y, z = volume.shape[2:]
+        return self.decode(self.features(self.padded(volume)))[..., :x, :y, :z]
+
+    def padded(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) padded at the far ends, so that its sides are multiples of `multiple`."""
+        short = [-n % m for n, m in zip(volume.shape[2:], self.multiple, strict=True)]
+        if not any(short):
+            return volume
+        return pad(volume, [end for n in reversed(short) for end in (0, n)], value=LOWEST)
 
     def depths(self) -> list[list[nn.Parameter]]:
         """Parameters stage by stage, from the input to the output: each of them once."""
