@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
 from medar.pipeline.outlook import plan_values
 from medar.pipeline.settings import load_recipe
+from medar.segmentation.network import Segmenter
+from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict, load_yaml, to_dict
 from medar.tokenizer.settings import TokenizerSettings
 
@@ -39,6 +42,17 @@ def load_generator(path: Path) -> None:
     assert (CONFIGS / "tokenizer" / path.name).exists()
 
 
+def load_segmentation(path: Path) -> None:
+    """The settings load, and where they give a size, its network can be built."""
+    settings = load_yaml(SegmentationSettings, path)
+    least = check_values(settings.plan, None)
+    if "size" in settings.plan:
+        plan = from_dict(Plan, {**to_dict(least), "labels": {1: "organ"}, "channels": ()}, "plan")
+        with torch.device("meta"):
+            backbone = Segmenter(settings.backbone, plan).backbone
+        assert all(n % m == 0 for n, m in zip(plan.size, backbone.multiple, strict=True))
+
+
 def load_whole_recipe(path: Path) -> None:
     """Its parts load, what they say of the plan agrees, and it says what data it is for."""
     settings = load_recipe(path)
@@ -53,6 +67,7 @@ LOADERS = {
     "plans": load_plan,
     "tokenizer": load_tokenizer,
     "generator": load_generator,
+    "segmentation": load_segmentation,
     "configs": load_whole_recipe,
 }
 

@@ -21,6 +21,7 @@ ROOMS = (
     "training",
     "tokenizer",
     "generator",
+    "segmentation",
     "evaluation",
     "tracking",
     "report",

@@ -1,17 +1,21 @@
 """`medar tokenizer`: train a tokenizer; volumes to tokens and back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.options import DataSet, Reading
 from medar.cli.output import note, print_json, print_table
-from medar.cli.training import TRAINING, Overrides, Training, assignments, report
+from medar.cli.training import (
+    TRAINING,
+    Overrides,
+    Training,
+    assignments,
+    prepared_folder,
+    report,
+)
 from medar.errors import MedarError
-
-if TYPE_CHECKING:
-    from medar.tokenizer.settings import TokenizerSettings
 
 app = App(
     name="tokenizer",
@@ -63,7 +67,7 @@ def train(
     settings = load_yaml(TokenizerSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
     tracker = training.tracker(out, "tokenizer")
-    folder = _prepared(settings, data, out, dataset, workers)
+    folder = prepared_folder(settings.plan, data, out, dataset, workers)
     if tracker is not None:
         tracker.log_folder(folder)
     outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
@@ -268,28 +272,6 @@ def reconstruct(
             "the lowest intensity"
         )
     print(said)
-
-
-def _prepared(
-    settings: "TokenizerSettings", data: Path, out: Path, dataset: DataSet, workers: int | None
-) -> Path:
-    """The folder of prepared cases: DATA itself, or one that is made from it now."""
-    from medar.data.layout import MANIFEST_FILE
-    from medar.data.manifest import Manifest
-    from medar.data.resolve import is_prepared
-    from medar.tokenizer.training import prepared_data
-    from medar.training.distributed import ranks
-
-    if is_prepared(data):
-        return data
-    if ranks().world > 1:
-        raise MedarError(
-            f"{data}: is not prepared; with several processes, run `medar data prepare` first and "
-            "name its folder"
-        )
-    stored = out / "prepared" / MANIFEST_FILE
-    manifest = dataset.read(data, Manifest.load(stored) if stored.exists() else None)
-    return prepared_data(manifest, settings, out / "prepared", workers=worker_count(workers))
 
 
 def _check_outputs(out: Path, labels: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from medar.cli.options import DataSet, worker_count
 from medar.cli.output import note, print_json, print_pairs
 from medar.errors import MedarError
 
@@ -150,3 +151,33 @@ def report(out: Path, outcome: "Outcome", *, json: bool) -> None:
     print_pairs(str(out / "model"), {n: v for n, v in said.items() if n not in ("out", "model")})
     if metrics:
         print_pairs("last evaluation", {name: f"{value:.4g}" for name, value in metrics.items()})
+
+
+def prepared_folder(
+    plan: dict[str, Any], data: Path, out: Path, dataset: DataSet, workers: int | None
+) -> Path:
+    """The folder of prepared cases: DATA itself, or one that is made from it in OUT/prepared.
+
+    Args:
+        plan: values of the plan that the configuration gives.
+        data: a prepared folder, or any data set.
+        out: the folder of the run.
+        dataset: how a data set is read.
+        workers: processes that prepare; None for one a processor.
+    """
+    from medar.data.layout import MANIFEST_FILE
+    from medar.data.manifest import Manifest
+    from medar.data.resolve import is_prepared
+    from medar.tokenizer.training import prepared_data
+    from medar.training.distributed import ranks
+
+    if is_prepared(data):
+        return data
+    if ranks().world > 1:
+        raise MedarError(
+            f"{data}: is not prepared; with several processes, run `medar data prepare` first and "
+            "name its folder"
+        )
+    stored = out / "prepared" / MANIFEST_FILE
+    manifest = dataset.read(data, Manifest.load(stored) if stored.exists() else None)
+    return prepared_data(manifest, plan, out / "prepared", workers=worker_count(workers))

@@ -69,7 +69,7 @@ def _assign(
     assigned = {subject: fixed[subject] for subject in subjects if subject in fixed}
     counts = Counter(assigned.values())
     share = {s: f * len(subjects) for s, f in zip(SPLITS, fractions, strict=True) if f > 0}
-    new = _in_order((subject for subject in subjects if subject not in fixed), seed)
+    new = in_order((subject for subject in subjects if subject not in fixed), seed)
     for done, subject in enumerate(new):
         empty = [split for split in share if counts[split] == 0]
         # The last subjects go to splits that would stay empty otherwise.
@@ -88,7 +88,7 @@ def _carve(
     if "val" in fixed.values() or len(train) < 2 or fractions[1] == 0:
         return []
     wanted = round(len(train) * fractions[1] / (fractions[0] + fractions[1]))
-    return _in_order(train, seed)[: min(max(1, wanted), len(train) - 1)]
+    return in_order(train, seed)[: min(max(1, wanted), len(train) - 1)]
 
 
 def _by_subject(manifest: Manifest) -> dict[str, Split]:
@@ -115,7 +115,7 @@ def _stored(
     return kept
 
 
-def _in_order(subjects: Iterable[str], seed: int) -> list[str]:
+def in_order(subjects: Iterable[str], seed: int) -> list[str]:
     """Subjects in an order that depends on the seed and on each name alone."""
 
     def key(subject: str) -> bytes:

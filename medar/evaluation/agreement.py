@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.errors import MedarError
-from medar.evaluation.overlap import DiceMeter
 from medar.evaluation.sampling import (
     check_conditions,
     conditions,
@@ -33,10 +32,11 @@ from medar.generator.folder import Loaded, model_digest
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import seeds_from
 from medar.progress import track
+from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.losses import to_classes
 
-NAME = "conditions-v1"
+NAME = "conditions-v2"
 """Name and version of the protocol: raise the version whenever a figure changes."""
 
 Dice = dict[str, float | None]

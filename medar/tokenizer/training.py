@@ -62,7 +62,7 @@ def make_task(settings: TokenizerSettings, data: str | Path) -> TokenizerTask:
 
 
 def prepared_data(
-    manifest: Manifest, settings: TokenizerSettings, out: str | Path, *, workers: int | None = None
+    manifest: Manifest, given: dict[str, Any], out: str | Path, *, workers: int | None = None
 ) -> Path:
     """Prepare a data set in `out` as the settings' plan asks; what is there already is kept.
 
@@ -70,14 +70,14 @@ def prepared_data(
 
     Args:
         manifest: the data set.
-        settings: `plan` is used.
+        given: values of the plan, as `TokenizerSettings.plan` has them.
         out: the folder for prepared cases.
         workers: processes; default: one a processor.
 
     Raises:
         MedarError: what `plan_in_force` and `prepare` raise.
     """
-    plan = plan_in_force(manifest, out, workers=workers, overrides=settings.plan)
+    plan = plan_in_force(manifest, out, workers=workers, overrides=given)
     done = prepare(manifest, plan, out, workers=workers)
     for case, reason in done.failed.items():
         warnings.warn(f"{case} is set aside: {reason}", stacklevel=2)

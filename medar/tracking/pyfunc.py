@@ -16,7 +16,7 @@ from medar.tracking.serving import Answers, answers_of
 
 
 class Medar(PythonModel):  # type: ignore[misc]
-    """A tokenizer or a generator."""
+    """A tokenizer, a generator or a segmentation network."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model folder among the artifacts."""

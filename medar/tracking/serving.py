@@ -2,6 +2,7 @@
 
     generator   seed, n, class, attributes, ... -> a row a volume: seed, image, label, about
     tokenizer   volume, upto, modality          -> a row: image, label, psnr, outside
+    segmenter   volume, mirrors, modality       -> a row: label, about
 
 Volumes travel as the bytes of files, whose affine and intensities are known to every tool. In JSON
 they are base64, as MLflow does with binary columns.
@@ -23,6 +24,10 @@ from medar.generator.request import Request
 from medar.generator.samples import fill
 from medar.generator.sampling import SamplingSettings
 from medar.generator.synthesizer import Synthesizer, seeds_from
+from medar.segmentation.files import segment_files
+from medar.segmentation.folder import load_segmenter
+from medar.segmentation.network import Segmenter
+from medar.segmentation.prediction import prediction_settings
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
 from medar.tokenizer.tokenizer import Tokenizer
@@ -72,14 +77,29 @@ class Given:
     modality: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A volume for a segmentation network."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    volume: bytes
+    mirrors: str | None = None
+    """"none" or some of "xyz"; default those that the network was trained with."""
+    modality: str | None = None
+
+
 def answers_of(folder: str | Path) -> Answers:
     """The model of a folder, ready to answer.
 
     Raises:
         MedarError: the folder holds none, or a damaged one.
     """
-    if kind_of(Path(folder)) == "tokenizer":
+    kind = kind_of(Path(folder))
+    if kind == "tokenizer":
         return Reconstructor(load_tokenizer(folder))
+    if kind == "segmenter":
+        return Segmented(load_segmenter(folder))
     return Generated(Synthesizer.from_pretrained(folder))
 
 
@@ -161,6 +181,28 @@ class Reconstructor:
                 label = written.read_bytes()
         psnr = made.psnr if math.isfinite(made.psnr) else None
         return [{"image": image, "label": label, "psnr": psnr, "outside": made.outside}]
+
+
+class Segmented:
+    """Answers with label maps, as `medar segment` makes them."""
+
+    def __init__(self, model: Segmenter) -> None:
+        self._model = model
+
+    def __call__(self, request: Mapping[str, Any]) -> list[Row]:
+        """One row: label, about (JSON).
+
+        Raises:
+            MedarError: no volume, or one that the plan has no rule for.
+        """
+        shown = from_dict(Shown, _plain(request), "request")
+        settings = prediction_settings(shown.mirrors)
+        with _scratch() as scratch:
+            path, made = _file(scratch, "volume", shown.volume), scratch / "label.nii.gz"
+            list(segment_files(self._model, path, made, settings, modality=shown.modality))
+            about = read_json(made.with_name("label.json"))
+            about.pop("image")  # a file of ours, which is gone
+            return [{"label": made.read_bytes(), "about": json.dumps(about, ensure_ascii=False)}]
 
 
 def _sample(image: Path) -> Row:

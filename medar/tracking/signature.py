@@ -7,7 +7,7 @@ import medar
 from medar.errors import MedarError
 from medar.files import read_json_object
 
-Kind = Literal["tokenizer", "generator"]
+Kind = Literal["tokenizer", "generator", "segmenter"]
 
 Column = tuple[str, str, bool]
 """Name, MLflow's type ("any" for what has several), and whether it must be there."""
@@ -33,6 +33,10 @@ COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
             ("about", "string", True),
         ),
     ),
+    "segmenter": (
+        (("volume", "binary", True), ("mirrors", "string", False), ("modality", "string", False)),
+        (("label", "binary", True), ("about", "string", True)),
+    ),
     "tokenizer": (
         (("volume", "binary", True), ("upto", "any", False), ("modality", "string", False)),
         (
@@ -45,6 +49,9 @@ COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
 }
 """What models take and give, as `medar.tracking.serving` does. Whole numbers that are asked for are
 "any": MLflow would cut off the fraction of any other."""
+
+CLASSES: dict[str, Kind] = {"Tokenizer": "tokenizer", "Segmenter": "segmenter"}
+"""What the classes in a model folder are; the others are generators, of which there are several."""
 
 
 def kind_of(folder: Path) -> Kind:
@@ -59,7 +66,7 @@ def kind_of(folder: Path) -> Kind:
     name = read_json_object(config).get("class")
     if not isinstance(name, str):
         raise MedarError(f"{config}: names no class; a model folder is needed")
-    return "tokenizer" if name == "Tokenizer" else "generator"
+    return CLASSES.get(name, "generator")
 
 
 def signature(kind: Kind) -> Any:

@@ -90,7 +90,7 @@ def test_conditions_are_told_and_the_judge_is_kept(
         "samples",
         "real volumes",
         "another case's",
-        "conditions-v1",
+        "conditions-v2",
     ):
         assert word in said.out, said.out
     again = medar(*call, "--max-minutes", 0.01, "--device", "cpu", "--json")

@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from small_volumes import smooth
 
 from medar.evaluation.fidelity import FidelityMeter, ssim
-from medar.evaluation.overlap import DiceMeter
+from medar.segmentation.overlap import DiceMeter
 from medar.tokenizer.validation import psnr
 
 

@@ -1,4 +1,4 @@
-"""A store of MLflow's for each test, and the model folders of a tiny tokenizer and generator."""
+"""A store of MLflow's for each test, and the model folders of tiny models."""
 
 import shutil
 from collections.abc import Callable
@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from medar.generator.folder import save_model
+from medar.segmentation.folder import save_segmenter
 from medar.tracking import MlflowTracker
 
 from ..generator.synthesis import tiny_model, tiny_tokenizer
+from ..segmentation.small_segmenters import make_segmenter
 
 torch.set_num_threads(1)
 
@@ -56,4 +58,12 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "generator"
     tokenizer = tiny_tokenizer()
     save_model(folder, tiny_model(tokenizer), tokenizer)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder."""
+    folder = tmp_path_factory.mktemp("models") / "segmenter"
+    save_segmenter(folder, make_segmenter())
     return folder

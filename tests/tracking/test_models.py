@@ -15,6 +15,8 @@ from medar.errors import MedarError
 from medar.generator.request import Request
 from medar.generator.samples import fill
 from medar.generator.synthesizer import Synthesizer
+from medar.segmentation.files import segment_files
+from medar.segmentation.folder import load_segmenter
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
 from medar.tracking import MlflowTracker, models, serving, signature
 from medar.tracking.models import log_model
@@ -113,6 +115,18 @@ def test_a_tokenizer_answers_with_reconstructions(
         assert row["image"] == (tmp_path / "b.nii.gz").read_bytes()
         assert row["label"] is not None
         assert (row["psnr"], row["outside"]) == (made.psnr, made.outside)
+
+
+def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(100.0, 80.0, (18, 15, 9)).astype(np.float32)
+    image, label = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    write_nifti(image, Volume.from_array(noise, np.diag([-1.0, 1.0, 2.0, 1.0])))
+    model = load(log_model(make(), segmenter, kind="segmenter", metrics={}))
+    (row,) = model.predict([{"volume": image.read_bytes(), "modality": "CT"}]).to_dict("records")
+    list(segment_files(load_segmenter(segmenter, "cpu"), image, label, modality="CT"))
+    assert row["label"] == label.read_bytes()
+    about = json.loads((tmp_path / "b.json").read_text())
+    assert json.loads(row["about"]) == {n: v for n, v in about.items() if n != "image"}
 
 
 @pytest.mark.parametrize(
@@ -232,7 +246,12 @@ def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"), [("generator", serving.Asked), ("tokenizer", serving.Given)]
+    ("kind", "asked"),
+    [
+        ("generator", serving.Asked),
+        ("tokenizer", serving.Given),
+        ("segmenter", serving.Shown),
+    ],
 )
 def test_the_signature_names_what_is_understood(kind: Any, asked: type[Any]) -> None:
     names = [field.name.removesuffix("_") for field in fields(asked)]

@@ -21,7 +21,6 @@ class DiceMeter:
         self.names = names
         self._rows: list[Tensor] = []
 
-    @torch.no_grad()
     def update(self, logits: Tensor, classes: Tensor, annotated: Tensor) -> None:
         """Take in a batch.
 
@@ -30,11 +29,16 @@ class DiceMeter:
             classes: (B, 1, X, Y, Z), 0 the background, -1 unknown.
             annotated: (B, K) bool.
         """
+        self.compare(logits.argmax(dim=1, keepdim=True), classes, annotated)
+
+    @torch.no_grad()
+    def compare(self, chosen: Tensor, classes: Tensor, annotated: Tensor) -> None:
+        """Take in a batch of classes that were chosen, (B, 1, X, Y, Z); see `update`."""
         from monai.metrics import DiceMetric
 
-        known = classes != UNKNOWN
-        chosen = _planes(logits.argmax(dim=1, keepdim=True), logits.shape[1]) & known
-        truth = _planes(classes.clamp(min=0), logits.shape[1]) & known
+        known, count = classes != UNKNOWN, len(self.names) + 1
+        chosen = _planes(chosen, count) & known
+        truth = _planes(classes.clamp(min=0), count) & known
         metric = DiceMetric(include_background=False, reduction="none")
         values: Tensor = metric(chosen.float(), truth.float())
         self._rows.append(values.cpu().masked_fill(~annotated.cpu(), float("nan")))

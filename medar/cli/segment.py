@@ -1,0 +1,69 @@
+"""`medar segment`: label maps of anybody's files."""
+
+from pathlib import Path
+from typing import Literal
+
+from medar.cli.options import Reading
+from medar.cli.output import note, print_json
+from medar.errors import MedarError
+
+READING = Reading()
+
+
+def segment(
+    model: Path,
+    volume: Path,
+    out: Path,
+    /,
+    *,
+    mirrors: str | None = None,
+    overlap: float = 0.5,
+    modality: Literal["CT", "MR"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    json: bool = False,
+    reading: Reading = READING,
+) -> int:
+    """Label maps of volumes; `medar.cli.main` says the rest.
+
+    Parameters
+    ----------
+    model
+        Folder of the segmentation network, or of the run that left it.
+    volume
+        A volume file, the folder of a DICOM series, or a folder of such at any depth.
+    out
+        The label map, .nii or .nii.gz; for a folder of volumes a folder.
+    mirrors
+        Axes to mirror along, the mean being taken: "none", or some of xyz; default those that the
+        network was trained with.
+    overlap
+        Share of a window that it has in common with its neighbour.
+    modality
+        What the volumes are, where files do not say and the model's plan has rules for several.
+    device
+        "auto" is CUDA where there is one.
+    json
+        Print one JSON object: out, labels (the files that were written), failed (reasons by path).
+    """
+    from medar.segmentation.files import check_output, segment_files
+    from medar.segmentation.folder import load_segmenter
+    from medar.segmentation.prediction import prediction_settings
+
+    settings = prediction_settings(mirrors, overlap)
+    check_output(volume, out)
+    network = load_segmenter(model, device)
+    written: list[Path] = []
+    failed: dict[str, str] = {}
+    for source, made in segment_files(
+        network, volume, out, settings, options=reading.options(), modality=modality
+    ):
+        if isinstance(made, MedarError):
+            failed[source] = str(made)
+            note(f"{source}: not segmented: {made}")
+            continue
+        written.append(made)
+        if not json:
+            print(f"{made}: the labels of {source}")
+    if json:
+        print_json({"out": out, "labels": written, "failed": failed})
+    return 1 if failed else 0

@@ -1,0 +1,85 @@
+"""`medar segmentation`: train segmentation networks."""
+
+from pathlib import Path
+
+from cyclopts import App, Parameter
+
+from medar.cli.options import DataSet
+from medar.cli.training import (
+    TRAINING,
+    Overrides,
+    Training,
+    assignments,
+    prepared_folder,
+    report,
+)
+
+app = App(
+    name="segmentation",
+    help="Train segmentation networks.",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
+)
+
+DATASET = DataSet()
+
+
+@app.command
+def train(
+    config: Path,
+    /,
+    *overrides: Overrides,
+    data: Path,
+    out: Path,
+    pretrained: str = "none",
+    labels: str | None = None,
+    workers: int | None = None,
+    training: Training = TRAINING,
+    dataset: DataSet = DATASET,
+) -> int:
+    """Train a segmentation network; OUT/model is what `medar segment` takes.
+
+    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. Interrupted, the same
+    command goes on. Under torchrun it trains on all processes; DATA must be prepared then.
+
+    Parameters
+    ----------
+    config
+        YAML, such as configs/segmentation/hippocampus_mr.yaml (docs/reference/segmentation.md).
+    overrides
+        Values that replace the YAML's: training.steps=100, or --training.steps 100.
+    data
+        A folder that `medar data prepare` filled, or any data set with labels, which is prepared
+        in OUT/prepared by the YAML's plan.
+    out
+        Folder of the run.
+    pretrained
+        "none", or a folder to start from: a segmentation network or a pretrained backbone of the
+        same settings, or the run that left it.
+    labels
+        Share of the training subjects whose labels are used, such as 10%; default the YAML's. A
+        smaller share is a part of a larger one.
+    workers
+        Processes that prepare a data set; default one a processor.
+    """
+    from medar.segmentation.settings import SegmentationSettings, share_of
+    from medar.segmentation.training import train_segmenter
+    from medar.settings import load_yaml
+
+    share = None if labels is None else share_of(labels)
+    settings = load_yaml(SegmentationSettings, config, assignments(overrides))
+    settings = settings.within(training.max_minutes).with_labels(share)
+    tracker = training.tracker(out, "segmenter")
+    folder = prepared_folder(settings.plan, data, out, dataset, workers)
+    if tracker is not None:
+        tracker.log_folder(folder)
+    outcome = train_segmenter(
+        settings,
+        folder,
+        out,
+        tracker,
+        pretrained=None if pretrained == "none" else pretrained,
+        resume=training.resume,
+    )
+    report(out, outcome, json=training.json)
+    return training.keep(tracker, out, "segmenter", outcome)

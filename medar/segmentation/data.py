@@ -1,0 +1,86 @@
+"""The cases that segmentation learns from: annotated ones, of a share of the subjects.
+
+A share of the labels is a share of the subjects, in an order that a seed and each name decide: the
+subjects of 5 % are among those of 10 %, whatever else the data set holds. An epoch has as many
+items whatever the share: subjects come again, cut and augmented otherwise.
+"""
+
+import hashlib
+from math import ceil
+from pathlib import Path
+
+from medar.data.loading import DrawnDataset, Item, PreparedDataset
+from medar.data.prepared import PreparedCase
+from medar.data.splits import in_order
+from medar.errors import MedarError
+from medar.segmentation.settings import DataSettings
+
+
+class AnnotatedDataset(DrawnDataset):
+    """Annotated training cases of a prepared data set; items are those of `PreparedDataset`.
+
+    Args:
+        folder: what `prepare` filled.
+        settings: share of the labels, foreground and augmentation are used.
+        seed: of patches and augmentation.
+
+    Raises:
+        MedarError: no prepared data set, none with labels, or no annotated case in "train".
+    """
+
+    def __init__(self, folder: str | Path, settings: DataSettings, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.base = PreparedDataset(
+            folder,
+            split="train",
+            augmentation=settings.augmentation,
+            seed=seed,
+            foreground=settings.foreground,
+        )
+        self.plan = self.base.plan
+        cases = [self.base.prepared[place] for place in range(len(self.base))]
+        usable = {place: case for place, case in enumerate(cases) if is_annotated(case)}
+        if not usable:
+            raise MedarError(
+                f"{folder}: no annotated case in the split 'train'; segmentation needs labels"
+            )
+        names = {case.subject for case in usable.values()}
+        count = max(1, ceil(len(names) * settings.labels - 1e-9))
+        self.subjects = in_order(names, settings.labels_seed)[:count]
+        """Whose labels are used."""
+        chosen = set(self.subjects)
+        self.places = [place for place, case in usable.items() if case.subject in chosen]
+        """The cases, by their places in `base.prepared`."""
+        self._length = len(usable)
+
+    @property
+    def digest(self) -> str:
+        """A hash of the cases that are used."""
+        prepared = self.base.prepared
+        ids = " ".join(prepared[place].id for place in self.places)
+        return hashlib.blake2b(f"{prepared.digest} {ids}".encode(), digest_size=8).hexdigest()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Item:
+        return self.base.draw(self.places[index % len(self.places)], self.drawn_by(index))
+
+
+def is_annotated(case: PreparedCase) -> bool:
+    """Whether anybody looked for any label in a case."""
+    return case.label is not None and bool(case.annotated)
+
+
+def annotated_places(data: PreparedDataset, most: int) -> list[int]:
+    """Places of at most so many annotated cases, spread evenly over a data set.
+
+    Raises:
+        MedarError: there is none.
+    """
+    prepared = data.prepared
+    usable = [place for place in range(len(prepared)) if is_annotated(prepared[place])]
+    if not usable:
+        raise MedarError(f"{prepared.folder}: no annotated case to validate with")
+    count = min(len(usable), most)
+    return [usable[n * len(usable) // count] for n in range(count)]

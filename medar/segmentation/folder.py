@@ -1,0 +1,212 @@
+"""Folders of segmentation networks and of pretrained backbones.
+
+config.json         class, format, the backbone's settings; a segmenter's axes of mirrors
+model.safetensors   the weights, the backbone's under "backbone."
+preprocess.json     the plan, all that leads from a file to the network and back
+README.md           the model card
+
+A segmenter's folder holds a backbone too: either kind can be started from.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from medar.data.plan import Plan
+from medar.errors import MedarError, one_line
+from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.segmentation.backbones import Backbone, BackboneSettings, make_backbone
+from medar.segmentation.network import Segmenter
+from medar.settings import from_dict, to_dict
+from medar.tokenizer.inference import device_named
+from medar.tokenizer.tokenizer import CARD, CONFIG, PREPROCESS, WEIGHTS
+
+FORMAT_VERSION = 1
+SEGMENTER, BACKBONE = "Segmenter", "Backbone"
+"""Classes of folders, as config.json names them."""
+PREFIX = "backbone."
+"""How the names of the backbone's weights begin."""
+
+
+def save_segmenter(folder: str | Path, model: Segmenter) -> None:
+    """Write a segmentation network as a folder, file by file atomically, the configuration last."""
+    about = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
+    said = f"- labels: {', '.join(f'{v} {n}' for v, n in model.plan.labels.items())}\n"
+    _save(Path(folder), model, about, model.settings, model.plan, _card(model, model.plan, said))
+
+
+def save_backbone(
+    folder: str | Path,
+    backbone: Backbone,
+    settings: BackboneSettings,
+    plan: Plan,
+    about: dict[str, Any],
+) -> None:
+    """Write a pretrained backbone as a folder that `load_pretrained` takes.
+
+    Args:
+        folder: where to.
+        backbone: made by `make_backbone(settings, plan)`.
+        settings: its own.
+        plan: of the volumes that it saw.
+        about: what else config.json says, such as how it was pretrained.
+    """
+    state = {f"{PREFIX}{name}": value for name, value in backbone.state_dict().items()}
+    said = f"- pretrained: {about}\n"
+    card = _card(backbone, plan, said, kind="backbone")
+    _save(Path(folder), state, {"class": BACKBONE, **about}, settings, plan, card)
+
+
+def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Segmenter:
+    """The network that `save_segmenter` wrote, on a device, in evaluation mode.
+
+    Args:
+        path: its folder, or the run's.
+        device: "auto" is CUDA where there is one.
+
+    Raises:
+        MedarError: a file is absent or damaged, or says that it is something else; or there is no
+            such device.
+    """
+    folder = model_folder(path)
+    values = _config(folder, (SEGMENTER,))
+    where = str(folder / CONFIG)
+    settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except Exception as error:
+        raise MedarError(
+            f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
+        ) from error
+    return model.to(device_named(device)).eval()
+
+
+def load_pretrained(
+    model: Segmenter, path: str | Path, part: Literal["backbone", "encoder"] = "backbone"
+) -> str:
+    """Take over a backbone, or its encoder alone, from a segmenter or from pretraining.
+
+    Args:
+        model: to start from it.
+        path: a folder that `save_segmenter` or `save_backbone` wrote, or that of its run.
+        part: what to take.
+
+    Returns:
+        A hash of the weights that were read.
+
+    Raises:
+        MedarError: no such folder, or a backbone of other settings, channels or strides, naming
+            the first difference.
+    """
+    folder = model_folder(path)
+    values = _config(folder, (SEGMENTER, BACKBONE))
+    where = str(folder / CONFIG)
+    there = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    _check_alike(folder, there, _plan(folder), model)
+    try:
+        every = load_file(folder / WEIGHTS)
+    except Exception as error:
+        raise MedarError(f"{folder / WEIGHTS}: cannot be read ({one_line(error)})") from error
+    weights = {n.removeprefix(PREFIX): w for n, w in every.items() if n.startswith(PREFIX)}
+    try:
+        if part == "encoder":
+            model.backbone.load_encoder(weights)
+        else:
+            model.backbone.load_state_dict(weights)
+    except (RuntimeError, MedarError) as error:
+        raise MedarError(
+            f"{folder / WEIGHTS}: not the weights of this backbone ({one_line(error)})"
+        ) from error
+    return hashlib.blake2b(save(weights), digest_size=16).hexdigest()
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder of a network or backbone: `path` itself, or `path/model` where a run left it.
+
+    Raises:
+        MedarError: neither is one.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise MedarError(
+        f"{path}: no model (neither {CONFIG} nor model/{CONFIG}); the folder that training left is "
+        "needed"
+    )
+
+
+def model_digest(model: Segmenter) -> str:
+    """A hash of a network's settings, plan and weights."""
+    # One key: the order of several is not kept.
+    about = {"about": f"{to_dict(model.settings)} {model.plan.digest}"}
+    return hashlib.blake2b(save(_cpu(model.state_dict()), about), digest_size=16).hexdigest()
+
+
+def _save(
+    folder: Path,
+    module: Segmenter | dict[str, Tensor],
+    about: dict[str, Any],
+    settings: BackboneSettings,
+    plan: Plan,
+    card: str,
+) -> None:
+    state = module if isinstance(module, dict) else module.state_dict()
+    write_bytes(folder / WEIGHTS, save(_cpu(state)))
+    write_json(folder / PREPROCESS, to_dict(plan))
+    write_text(folder / CARD, card)
+    write_json(folder / CONFIG, {"format": FORMAT_VERSION, **about, "backbone": to_dict(settings)})
+
+
+def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def _config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
+    values = read_json_object(folder / CONFIG)
+    said = (values.get("class"), values.get("format"))
+    if said[0] not in classes or said[1] != FORMAT_VERSION or "backbone" not in values:
+        raise MedarError(
+            f"{folder / CONFIG}: class and format {said}; needed is {' or '.join(classes)}, format "
+            f"{FORMAT_VERSION}"
+        )
+    return values
+
+
+def _plan(folder: Path) -> Plan:
+    return from_dict(Plan, read_json(folder / PREPROCESS), str(folder / PREPROCESS))
+
+
+def _check_alike(folder: Path, there: BackboneSettings, plan: Plan, model: Segmenter) -> None:
+    """Refuse a backbone that is built otherwise."""
+    given, own = to_dict(there), to_dict(model.settings)
+    pairs: dict[str, tuple[Any, Any]] = {
+        **{f"backbone.{name}": (given[name], own[name]) for name in own},
+        "channels": (list(plan.channels), list(model.plan.channels)),
+    }
+    if given == own:
+        # Strides follow from the plan: another size or spacing may give the same.
+        pairs["strides"] = (make_backbone(there, plan).strides, model.backbone.strides)
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise MedarError(
+                f"{folder}: was made with {name} {before}, here it is {now}; take the same, or "
+                "another folder to start from"
+            )
+
+
+def _card(
+    module: Segmenter | Backbone, plan: Plan, said: str, kind: str = "segmentation network"
+) -> str:
+    size, spacing = " x ".join(map(str, plan.size)), " x ".join(f"{s:g}" for s in plan.spacing)
+    return (
+        f"# medar {kind}\n\n"
+        "Not a medical device: for research only.\n\n"
+        f"{said}"
+        f"- windows: {size} voxels, spacing {spacing} mm\n"
+        f"- parameters: {sum(p.numel() for p in module.parameters()):,}\n"
+        "- data, licence and limits: to be stated by whoever trained it\n"
+    )

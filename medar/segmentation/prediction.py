@@ -1,0 +1,222 @@
+"""From a volume to its label map, on the volume's own grid.
+
+    volume -> prepared by the model's plan -> overlapping windows -> softmax, the mean over mirrors
+    blended by Gaussian weights (MONAI) -> likeliest class -> back onto the volume's grid
+
+Chances of all classes for a whole volume may not fit into memory: where they would not, the volume
+is taken slab by slab. Each slab sees every window that reaches into it, so that slabs give what
+the whole would give.
+
+B batch, C channels, X Y Z voxels, K labels (the background not counted).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations
+from math import prod
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medar.data.augmentation import AXES, mirrored_labels
+from medar.data.preparation import prepare_image, restore_label
+from medar.errors import MedarError
+from medar.segmentation.network import Segmenter
+from medar.settings import STRICT
+from medar.volume import Shape3, Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSettings:
+    """How volumes are segmented.
+
+    Raises:
+        MedarError: a number out of its range.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    overlap: float = 0.5
+    """Share of a window that it has in common with its neighbour."""
+    mirrors: tuple[Literal["x", "y", "z"], ...] | None = None
+    """Axes to mirror along, the mean being taken; default those that the model was trained with,
+    none to be quick. x is left-right: labels of the two sides trade places."""
+    batch_size: int = 1
+    """Windows that go through the network at once."""
+    budget: float = 4.0
+    """GiB that the chances of all classes may take before a volume is taken in slabs."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise MedarError(f"overlap {self.overlap}: a share from 0 to below 1 is needed")
+        if self.batch_size < 1 or self.budget <= 0:
+            raise MedarError(
+                f"batch_size {self.batch_size}, budget {self.budget}: from 1, and above 0"
+            )
+        if self.mirrors is not None and not set(self.mirrors) <= set(AXES):
+            raise MedarError(f"mirrors {list(self.mirrors)}: allowed x, y, z")
+
+
+DEFAULT = PredictionSettings()
+
+
+def prediction_settings(mirrors: str | None, overlap: float = 0.5) -> PredictionSettings:
+    """Settings as they are typed: mirrors "none" or some of "xyz", None for the model's own.
+
+    Raises:
+        MedarError: other letters, or an overlap that is no share.
+    """
+    if mirrors is None:
+        return PredictionSettings(overlap=overlap)
+    if mirrors != "none" and not set(mirrors) <= set(AXES):
+        raise MedarError(f"mirrors {mirrors}: 'none', or some of the letters xyz are needed")
+    letters = "" if mirrors == "none" else mirrors
+    chosen: Any = tuple(axis for axis in AXES if axis in letters)
+    return PredictionSettings(overlap=overlap, mirrors=chosen)
+
+
+def segment(model: Segmenter, volume: Volume, settings: PredictionSettings = DEFAULT) -> Volume:
+    """The label map of a volume, on its own grid; 0 where the model sees nothing.
+
+    Args:
+        model: in evaluation mode; computes on the device that it is on.
+        volume: as read from a file.
+        settings: how.
+
+    Raises:
+        MedarError: a volume that the plan has no intensity rule for, or mirrors along x of labels
+            that have no counterpart.
+    """
+    array, trace = prepare_image(volume, model.plan)
+    classes = classes_of(model, torch.from_numpy(array.copy()), settings)
+    values = np.array([0, *model.plan.labels], dtype=model.plan.label_dtype)
+    return restore_label(values[classes.numpy()], trace)
+
+
+@torch.no_grad()
+def classes_of(model: Segmenter, image: Tensor, settings: PredictionSettings = DEFAULT) -> Tensor:
+    """The likeliest class of each voxel of a prepared image.
+
+    Args:
+        model: see `segment`.
+        image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
+        settings: how.
+
+    Returns:
+        (1, X, Y, Z) int16 on the CPU: 0 the background, i + 1 the i-th of the plan's labels.
+    """
+    x, y, z = image.shape[1:]
+    found = torch.zeros((1, x, y, z), dtype=torch.int16)
+    axis = int(np.argmax(image.shape[1:]))
+    for slab in slabs((x, y, z), model.plan.size, axis, settings, len(model.plan.labels) + 1):
+        seen = image.narrow(1 + axis, slab.start, slab.stop - slab.start)
+        likeliest = _chances(model, seen, settings).argmax(1)
+        own = likeliest.narrow(1 + axis, slab.low - slab.start, slab.high - slab.low)
+        found.narrow(1 + axis, slab.low, slab.high - slab.low).copy_(own)
+    return found
+
+
+class Slab(NamedTuple):
+    """A part of a volume along one axis, in voxels."""
+
+    low: int
+    high: int
+    """From low to high: what is segmented."""
+    start: int
+    stop: int
+    """From start to stop: what is looked at for it, all windows that reach into it."""
+
+
+def slabs(
+    sides: Shape3, window: Shape3, axis: int, settings: PredictionSettings, classes: int
+) -> Iterator[Slab]:
+    """Cut a volume along an axis so that the chances of a slab fit the budget, if they can.
+
+    Windows lie where they lie in the whole volume: every `step` voxels, the last one pushed back
+    to end with the volume.
+
+    Args:
+        sides: of the volume.
+        window: the network's.
+        axis: the one to cut.
+        settings: `overlap` and `budget` are used.
+        classes: K + 1.
+    """
+    size, wide = sides[axis], window[axis]
+    across = prod(max(n, w) for n, w in zip(sides, window, strict=True)) // max(size, wide)
+    # Chances and weights in float32, the likeliest class in int64.
+    most = int(settings.budget * 2**30 / (across * 4 * (classes + 3)))
+    if size <= max(most, wide):
+        yield Slab(0, size, 0, size)
+        return
+    step = max(1, int(wide * (1 - settings.overlap)))
+    keep, last = max(step, most - 2 * wide), size - wide
+    for low in range(0, size, keep):
+        high = min(low + keep, size)
+        first = max(0, -((wide - 1 - low) // step) * step)
+        start = min(first, last // step * step)
+        stop = (high - 1) // step * step + wide
+        yield Slab(low, high, start, size if stop >= size or last < high else stop)
+
+
+def _chances(model: Segmenter, image: Tensor, settings: PredictionSettings) -> Tensor:
+    """(C, X, Y, Z) to (1, K + 1, X, Y, Z), by windows."""
+    from monai.inferers import sliding_window_inference
+
+    axes = model.mirrors if settings.mirrors is None else settings.mirrors
+    swapped = swapped_classes(model.plan.labels) if "x" in axes else []
+
+    def window(part: Tensor) -> Tensor:
+        return mirrored_mean(model, part, axes, swapped)
+
+    blended = sliding_window_inference(
+        image[None],
+        roi_size=model.plan.size,
+        sw_batch_size=settings.batch_size,
+        predictor=window,
+        overlap=settings.overlap,
+        mode="gaussian",
+        cval=-1.0,
+        sw_device=next(model.parameters()).device,
+        device=torch.device("cpu"),
+    )
+    assert isinstance(blended, Tensor)
+    return blended
+
+
+def mirrored_mean(
+    model: Segmenter, volumes: Tensor, axes: Sequence[str], swapped: list[int]
+) -> Tensor:
+    """The mean of the classes' chances over a batch and all its mirror images, mirrored back.
+
+    Args:
+        model: see `segment`.
+        volumes: (B, C, X, Y, Z).
+        axes: to mirror along.
+        swapped: class by class, which one it is in a left-right mirror.
+
+    Returns:
+        (B, K + 1, X, Y, Z) float32.
+    """
+    every = list(chain.from_iterable(combinations(axes, n) for n in range(len(axes) + 1)))
+    total: Tensor | None = None
+    for chosen in every:
+        dims = [2 + AXES.index(axis) for axis in chosen]
+        chances = model(volumes.flip(dims)).float().softmax(1).flip(dims)
+        if "x" in chosen:
+            chances = chances[:, swapped]
+        total = chances if total is None else total + chances
+    assert total is not None
+    return total / len(every)
+
+
+def swapped_classes(labels: dict[int, str]) -> list[int]:
+    """Class by class, background first, which one it is in a left-right mirror.
+
+    Raises:
+        MedarError: a name says left or right and its counterpart is missing.
+    """
+    swap, values = mirrored_labels(labels), list(labels)
+    return [0, *(1 + values.index(swap.get(value, value)) for value in values)]

@@ -1,0 +1,78 @@
+"""From prepared, labelled cases and a YAML to a trained segmentation network."""
+
+from pathlib import Path
+
+import torch
+
+from medar.data.loading import PreparedDataset
+from medar.errors import MedarError
+from medar.segmentation.data import AnnotatedDataset
+from medar.segmentation.folder import load_pretrained
+from medar.segmentation.network import Segmenter
+from medar.segmentation.settings import SegmentationSettings
+from medar.segmentation.task import SegmentationTask
+from medar.tokenizer.training import agreed_plan
+from medar.training import Outcome, fit
+from medar.training.folder import Resume
+from medar.training.tracker import Tracker
+
+
+def train_segmenter(
+    settings: SegmentationSettings,
+    data: str | Path,
+    out: str | Path,
+    tracker: Tracker | None = None,
+    *,
+    pretrained: str | Path | None = None,
+    resume: Resume = "auto",
+) -> Outcome:
+    """Train a segmentation network; `out/model` is `load_segmenter`'s.
+
+    Args:
+        settings: what to train and how; `settings.data.labels` is the share of the labels.
+        data: a folder that `prepare` filled, with labelled cases in "train" and "val".
+        out: the folder of the run, see `medar.training.folder`.
+        tracker: what else is told of settings and metrics.
+        pretrained: a folder to start from, see `load_pretrained`; default none.
+        resume: see `medar.training.folder.Resume`.
+
+    Raises:
+        MedarError: no labels, a backbone that cannot be started from, or what `fit` raises.
+        KeyboardInterrupt: a checkpoint was left that the same call goes on from.
+    """
+    task = make_task(settings, data, pretrained)
+    return fit(task, settings.training, out, tracker, resume=resume)
+
+
+def make_task(
+    settings: SegmentationSettings, data: str | Path, pretrained: str | Path | None = None
+) -> SegmentationTask:
+    """The task of `train_segmenter`; weights that are not pretrained are drawn from the seed.
+
+    Raises:
+        MedarError: see `train_segmenter`.
+    """
+    seed, transfer = settings.training.seed, settings.transfer
+    train = AnnotatedDataset(data, settings.data, seed)
+    validation = PreparedDataset(data, split="val")
+    plan = agreed_plan(train.plan, settings.plan, data)
+    augmentation = settings.data.augmentation
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Segmenter(settings.backbone, plan, augmentation.flips if augmentation else ())
+    if transfer.frozen and pretrained is None:
+        raise MedarError(
+            "transfer.frozen true: nothing was taken over that could stay as it is; name a "
+            "pretrained folder, or set false"
+        )
+    origin = "none"
+    if pretrained is not None:
+        origin = load_pretrained(model, pretrained, transfer.part)
+    if transfer.frozen:
+        backbone = model.backbone
+        taken = (
+            backbone.encoder_parameters() if transfer.part == "encoder" else backbone.parameters()
+        )
+        for parameter in taken:
+            parameter.requires_grad_(False)
+    return SegmentationTask(model, train, validation, settings, origin)

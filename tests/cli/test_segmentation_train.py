@@ -1,0 +1,149 @@
+"""`medar segmentation train` and `medar segment` from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+torch.set_num_threads(1)
+
+Medar = Callable[..., Any]
+
+CONFIG: dict[str, Any] = {
+    "plan": {"size": [8, 8, 8], "downsampling": [4, 4, 4]},
+    "backbone": {"width": 4},
+    "data": {"batch_size": 1, "augmentation": {"flips": ["y"]}},
+    "training": {"steps": 2, "precision": "fp32", "device": "cpu", "log_every": 1},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture
+def split(data: Path) -> Path:
+    """The four images of `data` with a table that says which is in which split."""
+    rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
+    (data / "cases.csv").write_text("id,split\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    return data
+
+
+def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> Any:
+    table = data / "cases.csv"
+    words = ["--attributes", table] if table.exists() else []
+    return medar(
+        "segmentation", "train", config, "--data", data, "--out", out, "--untracked", *words, *more
+    )
+
+
+@pytest.fixture
+def model(medar: Medar, config: Path, split: Path, tmp_path: Path) -> Path:
+    """The run of a network that learnt next to nothing."""
+    assert train(medar, config, split, tmp_path / "run").code == 0
+    return tmp_path / "run"
+
+
+def test_a_data_set_is_prepared_and_trained_on(
+    medar: Medar, config: Path, split: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = train(medar, config, split, out, "--json", "--labels", "50%", "training.steps=3")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert found["step"] == 3
+    assert "dice" in found["metrics"]
+    told = yaml.safe_load((out / "config.yaml").read_text())
+    assert (told["task"]["data"]["labels"], told["task"]["data"]["subjects"]) == (0.5, 1)
+    words = (out / "prepared", tmp_path / "next", "--pretrained", out, "transfer.decay=0.7")
+    again = train(medar, config, *words)
+    assert again.code == 0, again.err
+    told = yaml.safe_load((tmp_path / "next" / "config.yaml").read_text())
+    assert told["task"]["pretrained"] != "none"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--labels", "10"], "labels 10: a share"),
+        (["--pretrained", "nowhere"], "nowhere: no model"),
+        (["backbone.kind=unet"], "backbone.kind"),
+        (["backbone.widht=8"], "did you mean 'width'"),
+        (["transfer.frozen=true"], "transfer.frozen true"),
+        (["data.augmentation.flips=[w]"], "flips"),
+        (["--max-minutes", "0"], "minutes 0"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    words: list[str], said: str, medar: Medar, config: Path, split: Path, tmp_path: Path
+) -> None:
+    assert said in train(medar, config, split, tmp_path / "run", *words).refusal
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_file_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: Path) -> None:
+    image, out = split / "images" / "c3.nii.gz", tmp_path / "made" / "c3.nii"
+    said = medar("segment", model, image, out)
+    assert said.code == 0, said.err
+    assert said.out == f"{out}: the labels of {image}\n"
+    made, given = nib.load(out), nib.load(image)
+    assert made.shape == given.shape
+    np.testing.assert_allclose(made.affine, given.affine)
+    assert set(np.unique(made.get_fdata())) <= {0, 1, 2}
+    about = json.loads((tmp_path / "made" / "c3.json").read_text())
+    assert list(about["labels"]) == ["0", "1", "2"]
+    assert about["image"] == str(image)
+    voxels = (made.get_fdata() == 2).sum()
+    assert about["millilitres"][about["labels"]["2"]] == pytest.approx(voxels * 0.002)
+
+
+def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: Path) -> None:
+    (split / "images" / "broken.nii").write_bytes(b"no volume")
+    said = medar("segment", model, split / "images", tmp_path / "made", "--json")
+    assert said.code == 1
+    found = json.loads(said.out)
+    names = [f"c{n}.nii.gz" for n in range(4)]
+    assert [Path(path).name for path in found["labels"]] == names
+    assert list(found["failed"]) == [str(split / "images" / "broken.nii")]
+    assert "broken.nii" in said.err
+    written = {path.name for path in (tmp_path / "made").iterdir()}
+    assert written == {*names, *(f"c{n}.json" for n in range(4))}
+    plain = medar("segment", model, split / "images", tmp_path / "plain", "--mirrors", "none")
+    assert plain.code == 1
+    assert plain.out.count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("volume", "out", "more", "said"),
+    [
+        ("images/c0.nii.gz", "made.mha", [], "written as .nii or .nii.gz"),
+        ("images", "made.nii.gz", [], "name a folder"),
+        ("images/c0.nii.gz", "data/images/c0.nii.gz", [], "name another place"),
+        ("images/none.nii", "made.nii", [], "none.nii"),
+        ("images/c0.nii.gz", "made.nii", ["--mirrors", "w"], "letters xyz"),
+        ("images/c0.nii.gz", "made.nii", ["--overlap", "1"], "overlap 1.0"),
+    ],
+)
+def test_wrong_calls_of_segment(
+    volume: str, out: str, more: list[str], said: str,
+    medar: Medar, model: Path, split: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    assert said in medar("segment", model, split / volume, tmp_path / out, *more).refusal
+    assert not (tmp_path / "made.nii").exists()
+
+
+def test_an_empty_folder_and_a_model_that_is_none(
+    medar: Medar, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "no volume found" in medar("segment", model, tmp_path / "empty", tmp_path / "o").refusal
+    assert "no model" in medar("segment", tmp_path, tmp_path / "x.nii", tmp_path / "o.nii").refusal

@@ -1,0 +1,179 @@
+"""Every backbone behind the one interface; MONAI's own networks give the same."""
+
+from typing import Any
+
+import pytest
+import torch
+from small_segmenters import make_plan
+from torch import Tensor, nn
+
+from medar.data.plan import Plan
+from medar.errors import MedarError
+from medar.segmentation.backbones import Backbone, BackboneSettings, TrunkSettings, make_backbone
+from medar.segmentation.backbones.base import halvings, kernels
+
+SMALL_TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
+SETTINGS = {
+    "dynunet": BackboneSettings(kind="dynunet", width=4),
+    "segresnet": BackboneSettings(kind="segresnet", width=8),
+    "trunk": BackboneSettings(kind="trunk", width=4, trunk=SMALL_TRUNK),
+    "swinunetr": BackboneSettings(kind="swinunetr", width=12),
+}
+PLANS = {
+    "cuboid": make_plan(),
+    "thick slices": make_plan(spacing=(1.0, 1.0, 4.0), size=(16, 16, 6), downsampling=(4, 4, 1)),
+}
+CASES = [(kind, plan) for kind in ("dynunet", "segresnet", "trunk") for plan in PLANS]
+
+
+def build(kind: str, plan: Plan, seed: int = 0) -> Backbone:
+    torch.manual_seed(seed)
+    return make_backbone(SETTINGS[kind], plan)
+
+
+def volume(plan: Plan, channels: int = 1) -> Tensor:
+    torch.manual_seed(9)
+    return torch.randn(2, channels, *plan.size)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_levels_are_as_announced(kind: str, name: str) -> None:
+    plan = PLANS[name]
+    backbone = build(kind, plan)
+    given = backbone.padded(volume(plan))
+    levels = backbone.features(given)
+    assert all(n % m == 0 for n, m in zip(given.shape[2:], backbone.multiple, strict=True))
+    assert len(levels) == len(backbone.channels) == len(backbone.strides)
+    for level, width, step in zip(levels, backbone.channels, backbone.steps, strict=True):
+        sides = [n // s for n, s in zip(given.shape[2:], step, strict=True)]
+        assert level.shape == (2, width, *sides)
+    assert backbone.decode(levels).shape == (2, backbone.width, *given.shape[2:])
+    assert backbone(volume(plan)).shape == (2, backbone.width, *plan.size)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_stages_name_every_weight_once(kind: str, name: str) -> None:
+    backbone = build(kind, PLANS[name])
+    named = [p for stage in backbone.depths() for p in stage]
+    assert len(named) == len({id(p) for p in named})
+    assert {id(p) for p in named} == {id(p) for p in backbone.parameters()}
+    assert all(backbone.depths())
+    backbone(volume(PLANS[name])).square().mean().backward()
+    assert all(p.grad is not None for p in named)
+
+
+@pytest.mark.parametrize("kind", ["dynunet", "segresnet", "trunk"])
+def test_encoder_weights_in_and_out(kind: str) -> None:
+    plan = make_plan()
+    one, other = build(kind, plan, 0).eval(), build(kind, plan, 1).eval()
+    before = other.decode(one.features(volume(plan)))
+    assert not torch.equal(one.features(volume(plan))[-1], other.features(volume(plan))[-1])
+    other.load_encoder(one.encoder_weights())
+    for ours, theirs in zip(one.features(volume(plan)), other.features(volume(plan)), strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(other(volume(plan)), before), "the decoder has stayed"
+    weights = one.encoder_weights()
+    first = next(iter(weights))
+    with pytest.raises(MedarError, match=f"{first}.*none given"):
+        other.load_encoder({name: w for name, w in weights.items() if name != first})
+
+
+def test_dynunet_is_monais() -> None:
+    from monai.networks.nets.dynunet import DynUNet
+
+    plan = make_plan(spacing=(1.0, 1.0, 3.0), size=(16, 16, 6), downsampling=(1, 1, 1))
+    backbone = build("dynunet", plan).eval()
+    assert backbone.strides == ((1, 1, 1), (2, 2, 1), (2, 2, 1))
+    own = DynUNet(
+        3, 1, 1, [[3, 3, 1], [3, 3, 3], [3, 3, 3]], backbone.strides, backbone.strides[1:],
+        filters=[4, 8, 16], res_block=True,
+    )  # fmt: skip
+    compare(backbone, own, "output_block", plan)
+
+
+def test_segresnet_is_monais() -> None:
+    from monai.networks.nets.segresnet import SegResNet
+
+    plan = make_plan(size=(16, 24, 16))
+    backbone = build("segresnet", plan).eval()
+    own = SegResNet(3, 8, 1, 8, blocks_down=(1, 2, 2), blocks_up=(1, 1))
+    own.conv_final[2] = nn.Identity()
+    compare(backbone, own, None, plan)
+
+
+def test_swinunetr_is_monais_and_keeps_the_interface() -> None:
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    plan = make_plan(size=(40, 32, 32), downsampling=(1, 1, 1))
+    backbone = build("swinunetr", plan).eval()
+    named = [p for stage in backbone.depths() for p in stage]
+    assert len(named) == len({id(p) for p in named}) == len(list(backbone.parameters()))
+    given = torch.randn(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        levels = backbone.features(given)
+        for level, width, step in zip(levels, backbone.channels, backbone.steps, strict=True):
+            assert level.shape == (1, width, *(n // s for n, s in zip((64, 32, 32), step)))  # noqa: B905
+        own = SwinUNETR(1, 1, feature_size=12).eval()
+        copy_weights(backbone, own, "out")
+        assert torch.equal(backbone.decode(levels), own(given))
+        assert backbone(given[:, :, :40]).shape == (1, 12, 40, 32, 32)
+
+
+def compare(backbone: Any, own: nn.Module, head: str | None, plan: Plan) -> None:
+    """The wrapped network's own forward, its head taken away, gives what the backbone gives."""
+    copy_weights(backbone, own, head)
+    with torch.no_grad():
+        given = backbone.padded(volume(plan))
+        assert torch.equal(backbone.decode(backbone.features(given)), own.eval()(given))
+
+
+def copy_weights(backbone: Any, own: nn.Module, head: str | None) -> None:
+    if head is not None:
+        setattr(own, head, nn.Identity())
+    missing, unexpected = own.load_state_dict(backbone.network.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.startswith("skip_layers.") for name in missing)
+
+
+def test_thick_slices_wait() -> None:
+    assert halvings((1, 1, 1), (40, 56, 40)) == [(2, 2, 2)] * 3
+    assert halvings((1, 1, 4), (64, 64, 16))[:2] == [(2, 2, 1), (2, 2, 1)]
+    assert halvings((1, 1, 4), (64, 64, 16))[2] == (2, 2, 2)
+    assert halvings((1, 1, 1), (7, 7, 7)) == []
+    assert kernels((1, 1, 4), [(1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 2)]) == [
+        (3, 3, 1), (3, 3, 1), (3, 3, 3), (3, 3, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(40, 56, 40), (32, 32, 6), (9, 16, 8), (7, 5, 3)])
+def test_thin_volumes_fit(size: Any) -> None:
+    backbone = build("dynunet", make_plan(size=size, downsampling=(1, 1, 1)))
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 1, *size)).shape == (1, 4, *size)
+
+
+def test_several_channels() -> None:
+    plan = make_plan(channels=("T1", "T2"))
+    assert build("dynunet", plan)(volume(plan, 2)).shape == (2, 4, *plan.size)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "swinunetr", "width": 16}, "whole multiples of 12"),
+        ({"kind": "segresnet", "width": 12}, "whole multiples of 8"),
+        ({"kind": "trunk", "levels": 3}, "trunk has its own"),
+        ({"levels": 1}, "allowed from 2"),
+        ({"trunk": SMALL_TRUNK}, "belongs to kind trunk"),
+    ],
+)
+def test_sizes_that_cannot_be(values: Any, said: str) -> None:
+    with pytest.raises(MedarError, match=said):
+        BackboneSettings(**values)
+
+
+def test_plans_that_cannot_be() -> None:
+    with pytest.raises(MedarError, match="a side above 32 is needed"):
+        build("swinunetr", make_plan(size=(32, 32, 32)))
+    with pytest.raises(MedarError, match=r"for volumes of \[16, 12, 8\] voxels"):
+        build("trunk", make_plan())(torch.zeros(1, 1, 16, 16, 8))

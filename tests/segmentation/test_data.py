@@ -1,0 +1,69 @@
+"""Which cases are learnt from, and in what share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medar.data.loading import PreparedDataset
+from medar.errors import MedarError
+from medar.segmentation.data import AnnotatedDataset, annotated_places
+from medar.segmentation.settings import DataSettings, share_of
+
+
+def subjects(folder: Path, share: float, seed: int = 0) -> list[str]:
+    return AnnotatedDataset(folder, DataSettings(labels=share, labels_seed=seed)).subjects
+
+
+def test_shares_are_nested(prepared: Path) -> None:
+    whole = subjects(prepared, 1.0)
+    assert sorted(whole) == ["s1", "s2", "s3", "s4"], "nobody looked at the case of s5"
+    for share, count in ((0.01, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)):
+        assert subjects(prepared, share) == whole[:count]
+    assert len({tuple(subjects(prepared, 1.0, seed)) for seed in range(9)}) > 1
+
+
+def test_a_subject_comes_with_all_its_cases(prepared: Path) -> None:
+    for seed in range(9):
+        data = AnnotatedDataset(prepared, DataSettings(labels=0.25, labels_seed=seed))
+        ids = [data.base.prepared[place].id for place in data.places]
+        assert ids == (["c0", "c1"] if data.subjects == ["s1"] else [f"c{data.subjects[0][1:]}"])
+        assert {int(data[item]["index"]) for item in range(len(data))} == set(data.places)
+
+
+def test_an_epoch_is_as_long_whatever_the_share(prepared: Path) -> None:
+    few = AnnotatedDataset(prepared, DataSettings(labels=0.25, labels_seed=1), seed=3)
+    assert len(few) == len(AnnotatedDataset(prepared, DataSettings())) == 5
+    first, again = few[0]["image"], few[len(few.places)]["image"]
+    assert not torch.equal(first, again), "the same case, augmented otherwise"
+    assert torch.equal(first, few[0]["image"])
+    assert few.digest != AnnotatedDataset(prepared, DataSettings()).digest
+
+
+def test_items_say_what_was_looked_for(prepared: Path) -> None:
+    data = AnnotatedDataset(prepared, DataSettings(augmentation=None))
+    known = {int(data[n]["index"]): data[n]["annotated"].tolist() for n in range(len(data))}
+    assert known[0] == [True, True]
+    assert known[4] == [True, False]
+
+
+def test_validation_cases_are_spread(prepared: Path) -> None:
+    train = PreparedDataset(prepared, split="train")
+    assert annotated_places(train, 9) == [0, 1, 2, 3, 4]
+    assert annotated_places(train, 2) == [0, 2]
+
+
+def test_data_without_labels_are_refused(unlabelled: Path) -> None:
+    with pytest.raises(MedarError, match="no annotated case in the split 'train'"):
+        AnnotatedDataset(unlabelled, DataSettings())
+    with pytest.raises(MedarError, match="no annotated case to validate with"):
+        annotated_places(PreparedDataset(unlabelled, split="val"), 4)
+
+
+def test_shares_as_they_are_typed() -> None:
+    assert [share_of(text) for text in ("10%", "10 %", "0.1", ".1", "100%", "1", "2.5%")] == [
+        0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.025,
+    ]  # fmt: skip
+    for text in ("10", "0", "0%", "101%", "-5%", "many", ""):
+        with pytest.raises(MedarError, match="a share of the subjects"):
+            share_of(text)

@@ -1,0 +1,186 @@
+"""From a volume to its labels: on its own grid, in any orientation, by slabs and mirrors."""
+
+from collections.abc import Sequence
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from small_segmenters import make_plan, make_segmenter, smooth
+from torch import Tensor
+
+from medar.data.plan import Plan
+from medar.errors import MedarError
+from medar.segmentation.files import segment_files
+from medar.segmentation.prediction import (
+    PredictionSettings,
+    classes_of,
+    mirrored_mean,
+    prediction_settings,
+    segment,
+    slabs,
+    swapped_classes,
+)
+from medar.settings import from_dict, to_dict
+from medar.volume import Volume, read_volume
+from medar.volume.geometry import reorient
+
+ORIENTATIONS = [
+    "".join(letters[axis][side] for axis, side in zip(order, sides, strict=True))
+    for letters in (("RL", "AP", "SI"),)
+    for order in permutations(range(3))
+    for sides in product((0, 1), repeat=3)
+]
+PLAIN = PredictionSettings(mirrors=())
+
+
+class Bright(torch.nn.Module):
+    """Calls class 1 what is bright."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__()
+        self.plan, self.mirrors = make_plan(**changes), ()
+        self.at = torch.nn.Parameter(torch.tensor(0.2))
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        apart = 9 * (volumes - self.at)
+        return torch.cat([-apart, apart, torch.full_like(apart, -99.0)], dim=1)
+
+
+def test_all_orientations_give_one_segmentation(tmp_path: Path) -> None:
+    assert len(set(ORIENTATIONS)) == 48
+    model = make_segmenter(make_plan(spacing=(1.0, 1.0, 1.5)))
+    affine = np.array([[1.0, 0.1, 0, 4], [-0.1, 1.0, 0, 5], [0, 0, 2, 6], [0, 0, 0, 1]])
+    array = 1000 * smooth(15, 12, 6)
+    volume = Volume.from_array(array, affine, modality="CT")
+    expected = segment(model, volume, PLAIN)
+    assert len(np.unique(expected.array)) > 1
+    for code in ORIENTATIONS:
+        turned = reorient(volume.array, volume.affine, code)
+        moved = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+        target = nib.orientations.axcodes2ornt(tuple(code))
+        path, out = tmp_path / f"{code}.nii.gz", tmp_path / f"{code}_labels.nii.gz"
+        image = moved.as_reoriented(
+            nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), target)
+        )
+        assert np.array_equal(image.get_fdata(dtype=np.float32), turned[0])
+        nib.save(image, path)
+        [(_, made)] = segment_files(model, path, out, PLAIN, modality="CT")
+        stored = nib.load(made)
+        assert stored.shape == image.shape
+        np.testing.assert_allclose(stored.affine, image.affine, atol=1e-5)
+        assert np.array_equal(read_volume(made, labels=True).array, expected.array), code
+
+
+def test_labels_have_the_plans_values_and_the_volumes_grid() -> None:
+    array = 1000 * smooth(20, 12, 8)
+    volume = Volume.from_array(array, np.eye(4), modality="CT")
+    model: Any = Bright()
+    label = segment(model, volume, PLAIN)
+    assert label.shape == volume.shape
+    assert set(np.unique(label.array)) == {0, 3}
+    inside = label.array[0, 2:18]
+    assert np.array_equal(inside == 3, array[2:18] > 200), "the plan's 16 voxels are seen"
+    assert not label.array[0, :2].any()
+    assert not label.array[0, 18:].any()
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])
+def test_slabs_give_what_the_whole_gives(overlap: float) -> None:
+    plan = make_plan(mode="patch", size=(8, 8, 8))
+    model = make_segmenter(plan)
+    image = torch.from_numpy(smooth(61, 9, 8))[None]
+    whole = classes_of(model, image, PredictionSettings(overlap=overlap, mirrors=()))
+    small = PredictionSettings(overlap=overlap, mirrors=(), budget=2e-5)
+    parts = list(slabs((61, 9, 8), plan.size, 0, small, 3))
+    assert len(parts) > 2
+    assert [part.low for part in parts[1:]] == [part.high for part in parts[:-1]]
+    assert max(part.stop - part.start for part in parts) < 61
+    assert torch.equal(classes_of(model, image, small), whole)
+    assert len(torch.unique(whole)) > 1
+
+
+def test_a_slab_sees_every_window_that_reaches_into_it() -> None:
+    for size, wide, overlap in product((17, 40, 41, 63), (8, 9), (0.0, 0.3, 0.5)):
+        settings = PredictionSettings(overlap=overlap, budget=1e-9)
+        step = max(1, int(wide * (1 - overlap)))
+        places = windows(size, wide, step)
+        for part in slabs((size, 4, 4), (wide, 4, 4), 0, settings, 3):
+            ours = [part.start + at for at in windows(part.stop - part.start, wide, step)]
+            needed = [at for at in places if at < part.high and at + wide > part.low]
+            assert set(needed) <= set(ours) <= set(places)
+
+
+def windows(size: int, wide: int, step: int) -> list[int]:
+    """Where MONAI's windows begin along an axis."""
+    count = next(n for n in range(size) if n * step + wide >= size) + 1
+    return [min(n * step, size - wide) for n in range(count)]
+
+
+def test_volumes_smaller_than_a_window() -> None:
+    model: Any = Bright(mode="patch")
+    array = smooth(5, 7, 3)
+    found = classes_of(model, torch.from_numpy(array)[None], PLAIN)
+    assert np.array_equal(found[0].numpy() == 1, array > 0.2)
+
+
+def mirrored(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    return tensor.flip([2 + axis for axis in axes])
+
+
+def test_mirrors_are_mirrored_back() -> None:
+    labels = {3: "left lung", 7: "right lung"}
+    model = make_segmenter(make_plan(labels=labels))
+    swapped = swapped_classes(labels)
+    assert swapped == [0, 2, 1]
+    batch = torch.from_numpy(smooth(16, 12, 8))[None, None]
+    with torch.no_grad():
+        mean = mirrored_mean(model, batch, ("x", "z"), swapped)
+        again = mirrored_mean(model, mirrored(batch, [0]), ("x", "z"), swapped)
+        plain = mirrored_mean(model, batch, (), [])
+        torch.testing.assert_close(plain, model(batch).softmax(1))
+    torch.testing.assert_close(mirrored(again, [0])[:, swapped], mean)
+    torch.testing.assert_close(mean.sum(1), torch.ones_like(mean[:, 0]))
+    assert not torch.allclose(mean, plain)
+
+
+def test_the_models_own_mirrors_are_the_default() -> None:
+    image = torch.from_numpy(smooth(16, 12, 8))[None]
+    model = make_segmenter(mirrors=("y",))
+    own = classes_of(model, image)
+    assert torch.equal(own, classes_of(model, image, PredictionSettings(mirrors=("y",))))
+    assert not torch.equal(own, classes_of(model, image, PLAIN))
+
+
+def test_settings_as_they_are_typed() -> None:
+    assert prediction_settings(None, 0.5).mirrors is None
+    assert prediction_settings("none", 0.5).mirrors == ()
+    assert prediction_settings("zx", 0.5).mirrors == ("x", "z")
+    for mirrors, overlap, said in (("xw", 0.5, "letters xyz"), (None, 1.0, "overlap 1.0")):
+        with pytest.raises(MedarError, match=said):
+            prediction_settings(mirrors, overlap)
+    with pytest.raises(MedarError, match="no counterpart"):
+        model = make_segmenter(make_plan(labels={1: "left lung"}))
+        classes_of(model, torch.zeros(1, 16, 12, 8), PredictionSettings(mirrors=("x",)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
+def test_files_of_the_awkward_folder(shared_data: Path, tmp_path: Path) -> None:
+    """A label map on the very same grid, or a refusal."""
+    intensity = {"other": {"kind": "percentiles", "low": 0.5, "high": 99.5}}
+    values = {**to_dict(make_plan(mode="patch", size=(8, 8, 8))), "intensity": intensity}
+    plan = from_dict(Plan, {**values, "spacing": [20.0, 20.0, 20.0]}, "plan")
+    model = make_segmenter(plan)
+    outcomes = list(segment_files(model, shared_data / "awkward", tmp_path / "out", PLAIN))
+    done = {source: made for source, made in outcomes if isinstance(made, Path)}
+    assert len(done) >= 4
+    for source, made in done.items():
+        volume, label = read_volume(source), read_volume(made, labels=True)
+        assert label.shape == volume.shape
+        np.testing.assert_allclose(label.affine, volume.affine, atol=1e-3)
+    for _, made in outcomes:
+        assert isinstance(made, Path) or "\n" not in str(made)

@@ -1,0 +1,220 @@
+"""Training: what is learnt from, taken over, kept still, slowed down, and left behind."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_segmenters import make_plan, make_segmenter, make_settings
+from torch import Tensor
+
+from medar.errors import MedarError
+from medar.segmentation.backbones import BackboneSettings, make_backbone
+from medar.segmentation.folder import (
+    load_pretrained,
+    load_segmenter,
+    model_digest,
+    save_backbone,
+    save_segmenter,
+)
+from medar.segmentation.network import Segmenter
+from medar.segmentation.settings import DataSettings, LossSettings, TransferSettings
+from medar.segmentation.training import make_task, train_segmenter
+from medar.settings import to_dict
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) -> None:
+    settings = make_settings(
+        training__steps=40, training__learning_rate=0.01, training__ema=0.5,
+        training__evaluate_every=20, data__augmentation=None,
+    )  # fmt: skip
+    outcome = train_segmenter(settings, prepared, tmp_path)
+    assert set(outcome.metrics) == {"dice", "dice_liver", "dice_spleen"}
+    assert outcome.metrics["dice"] > 0.6
+    mean = (outcome.metrics["dice_liver"] + outcome.metrics["dice_spleen"]) / 2
+    assert outcome.metrics["dice"] == pytest.approx(mean)
+    assert lines(tmp_path)[-1]["train/loss"] < lines(tmp_path)[0]["train/loss"]
+    model = load_segmenter(tmp_path)
+    task = make_task(settings, prepared)
+    task.model.load_state_dict(model.state_dict())
+    assert task.evaluate()["dice"] == pytest.approx(outcome.best, abs=1e-4)
+
+
+def test_a_label_that_was_not_looked_for_teaches_nothing(prepared: Path) -> None:
+    task = make_task(make_settings(data__batch_size=1, data__augmentation=None), prepared)
+    batch = next(b for b in task.batches(0, 0) if not b["annotated"].all())
+    before = task.loss(batch, 0)[0]
+    unseen = torch.where(batch["label"] == 7, 0, batch["label"])
+    after = task.loss({**batch, "label": unseen}, 0)[0]
+    assert (batch["label"] == 7).any()
+    assert torch.equal(before, after)
+
+
+def test_weights_of_the_loss(prepared: Path) -> None:
+    task = make_task(make_settings(loss__dice=0.5, loss__cross_entropy=2.0), prepared)
+    total, parts = task.loss(next(iter(task.batches(0, 0))), 0)
+    torch.testing.assert_close(total, 2 * parts["cross_entropy"] + 0.5 * parts["dice"])
+
+
+def test_patches(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+    folder = prepare_with(mode="patch", size=(8, 8, 8))
+    outcome = train_segmenter(make_settings(data__foreground=1.0), folder, tmp_path)
+    assert 0 <= outcome.metrics["dice"] <= 1
+
+
+def test_a_share_of_the_labels_is_part_of_the_run(prepared: Path, tmp_path: Path) -> None:
+    settings = make_settings()
+    train_segmenter(settings.with_labels(0.25), prepared, tmp_path)
+    with pytest.raises(MedarError, match=r"task\.data"):
+        train_segmenter(settings, prepared, tmp_path)
+
+
+def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
+    task = make_task(make_settings(transfer__decay=0.5), prepared)
+    groups = task.parameter_groups()["model"]
+    factors = {id(p): group["factor"] for group in groups for p in group["params"]}
+    assert set(factors) == {id(p) for p in task.model.parameters()}
+    assert all(factors[id(p)] == 1 for p in task.model.head.parameters())
+    stages = [{factors[id(p)] for p in stage} for stage in task.model.backbone.depths()]
+    assert stages == [{0.5 ** (len(stages) - n)} for n in range(len(stages))]
+    assert all(p.ndim <= 1 for g in groups if g.get("weight_decay") == 0 for p in g["params"])
+
+
+@pytest.mark.parametrize("part", ["backbone", "encoder"])
+def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
+    start = make_segmenter()
+    save_segmenter(tmp_path / "start", start)
+    settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema=0.0)
+    train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "start")
+    encoder = {f"backbone.{name}" for name in start.backbone.encoder_weights()}
+    before, after = start.state_dict(), load_segmenter(tmp_path / "run").state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    backbone = {name for name in before if name.startswith("backbone.")}
+    assert same == (encoder if part == "encoder" else backbone)
+    with pytest.raises(MedarError, match="nothing was taken over"):
+        make_task(settings, prepared)
+
+
+@pytest.mark.parametrize("part", ["backbone", "encoder"])
+def test_a_pretrained_backbone_is_taken_over(part: Any, tmp_path: Path) -> None:
+    settings, plan = BackboneSettings(width=4), make_plan(labels={})
+    torch.manual_seed(5)
+    backbone = make_backbone(settings, plan)
+    save_backbone(tmp_path / "pretrained", backbone, settings, plan, {"pretext": "masked"})
+    model = make_segmenter()
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    assert load_pretrained(model, tmp_path / "pretrained", part)
+    encoder = backbone.encoder_weights()
+    for name, value in model.backbone.state_dict().items():
+        taken = part == "backbone" or name in encoder
+        assert torch.equal(value, backbone.state_dict()[name] if taken else before[name])
+    assert json.loads((tmp_path / "pretrained" / "config.json").read_text())["pretext"] == "masked"
+    with pytest.raises(MedarError, match="needed is Segmenter, format 1"):
+        load_segmenter(tmp_path / "pretrained")
+
+
+def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> None:
+    save_segmenter(tmp_path / "start", make_segmenter())
+    train_segmenter(make_settings(), prepared, tmp_path / "run", pretrained=tmp_path / "start")
+    with pytest.raises(MedarError, match=r"made with task\.pretrained .* now it is none"):
+        train_segmenter(make_settings(), prepared, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "plan", "said"),
+    [
+        ({"width": 8}, {}, r"made with backbone\.width 4, here it is 8"),
+        ({"kind": "segresnet", "width": 8}, {}, r"backbone\.kind dynunet, here it is segresnet"),
+        ({"width": 4}, {"channels": ("T1", "T2")}, r"channels \[\], here it is \['T1', 'T2'\]"),
+        ({"width": 4}, {"size": (64, 64, 64)}, r"strides .* here it is"),
+    ],
+)
+def test_another_backbone_is_refused(settings: Any, plan: Any, said: str, tmp_path: Path) -> None:
+    save_segmenter(tmp_path, make_segmenter())
+    other = Segmenter(BackboneSettings(**settings), make_plan(**plan))
+    with pytest.raises(MedarError, match=said):
+        load_pretrained(other, tmp_path)
+
+
+def test_folders(tmp_path: Path) -> None:
+    model = make_segmenter(mirrors=("y",))
+    save_segmenter(tmp_path / "run" / "model", model)
+    again = load_segmenter(tmp_path / "run")
+    assert (again.plan, again.settings, again.mirrors) == (model.plan, model.settings, ("y",))
+    assert model_digest(again) == model_digest(model)
+    volumes: Tensor = torch.randn(1, 1, 16, 12, 8)
+    assert torch.equal(again(volumes), model(volumes))
+    assert "3 liver, 7 spleen" in (tmp_path / "run" / "model" / "README.md").read_text()
+    weights = tmp_path / "run" / "model" / "model.safetensors"
+    assert set(load_file(weights)) == set(model.state_dict())
+    weights.write_bytes(b"0")
+    with pytest.raises(MedarError, match="not the weights of this configuration"):
+        load_segmenter(tmp_path / "run")
+    with pytest.raises(MedarError, match="cannot be read"):
+        load_pretrained(model, tmp_path / "run")
+    with pytest.raises(MedarError, match="no model"):
+        load_segmenter(tmp_path)
+
+
+def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedarError, match="segmentation needs labels"):
+        train_segmenter(make_settings(), unlabelled, tmp_path)
+
+
+def test_settings_that_cannot_be() -> None:
+    for make, said in (
+        (lambda: DataSettings(labels=0.0), "labels 0.0"),
+        (lambda: DataSettings(foreground=2.0), "foreground 2.0"),
+        (lambda: DataSettings(batch_size=0), "batch_size 0"),
+        (lambda: LossSettings(dice=-1.0), "dice -1.0"),
+        (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them above"),
+        (lambda: TransferSettings(decay=0.0), "decay 0.0"),
+    ):
+        with pytest.raises(MedarError, match=said):
+            make()
+    assert make_settings().within(3.0).training.minutes == 3.0
+    settings = make_settings()
+    assert settings.within(None) is settings.with_labels(None) is settings
+    assert settings.with_labels(0.5) == replace(settings, data=DataSettings(labels=0.5))
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_network(
+    prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
+) -> None:
+    """With a frozen encoder, in one epoch; without Dice, which is of each process's own batch."""
+    save_segmenter(tmp_path / "start", make_segmenter())
+    chosen = make_settings(
+        training__steps=2, training__ema=0.0, training__learning_rate=1e-3, loss__dice=0.0,
+        transfer__part="encoder", transfer__frozen=True, transfer__decay=0.8,
+    )  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
+    script = Path(__file__).with_name("trainer.py")
+    start = tmp_path / "start"
+    in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json", start)
+    train_segmenter(chosen, prepared, tmp_path / "one", pretrained=start)
+    one, two = (load_segmenter(tmp_path / name, "cpu").state_dict() for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["dynunet", "segresnet", "swinunetr", "trunk"])
+def test_ten_steps_on_a_gpu(kind: str, prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+    folder = prepare_with(mode="patch", size=(64, 32, 32))
+    settings = make_settings(
+        backbone={"kind": kind, "width": 24}, training__steps=10, training__device="cuda",
+        training__precision="bf16",
+    )  # fmt: skip
+    outcome = train_segmenter(settings, folder, tmp_path)
+    assert 0 <= outcome.metrics["dice"] <= 1
+    assert all(line["train/loss"] == line["train/loss"] for line in lines(tmp_path))
