@@ -26,6 +26,7 @@ from medar.pipeline.ledger import Ledger
 from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
+from medar.pipeline.results import files_content, prepared_content, tokens_content
 from medar.pipeline.settings import SynthesisSettings, load_recipe
 from medar.pipeline.stage import Facts, Stage, Work
 from medar.settings import to_dict
@@ -205,7 +206,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The recipe: what needs what, and what each result depends on."""
     values = to_dict(settings)
     shares = values["shares"]
-    budget = {} if settings.max_minutes is None else {"max_minutes": settings.max_minutes}
+    budget = {"max_minutes": settings.max_minutes}
     data = {name: values["data"][name] for name in ("modality", "seed", "voxels")}
     return (
         Stage(
@@ -213,6 +214,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             folder=PREPARED,
             run=partial(prepare, settings),
             rooms=("volume", "data"),
+            result=prepared_content,
             settings={"data": data, "plan": plan_values(settings)},
             inputs=partial(data_digests, settings.data, out),
             share=shares["prepare"],
@@ -221,7 +223,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="tokenizer",
             folder=TOKENIZER,
             run=partial(tokenizer, settings),
-            rooms=("training", "tokenizer"),
+            rooms=("data", "training", "tokenizer"),
+            result=partial(files_content, pattern="model/*"),
             settings={**_matters(settings.tokenizer), **budget},
             needs=("prepare",),
             training=True,
@@ -233,7 +236,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="tokens",
             folder=TOKENS,
             run=partial(tokens, settings),
-            rooms=("tokenizer",),
+            rooms=("data", "tokenizer"),
+            result=tokens_content,
             settings={**values["generator"]["tokens"], "map": settings.generator.condition.map},
             needs=("prepare", "tokenizer"),
             share=shares["tokens"],
@@ -242,7 +246,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="generator",
             folder=GENERATOR,
             run=partial(generator, settings),
-            rooms=("training", "generator"),
+            rooms=("data", "training", "tokenizer", "generator"),
+            result=partial(files_content, pattern="model/**/*"),
             settings={**_matters(settings.generator), **budget},
             needs=("tokens",),
             training=True,
@@ -254,7 +259,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="synthesize",
             folder=SAMPLES,
             run=partial(synthesize, settings),
-            rooms=("generator",),
+            rooms=("volume", "data", "tokenizer", "generator"),
+            result=partial(files_content, pattern="sample_*"),
             settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
             needs=("generator",),
             share=shares["synthesize"],
@@ -263,7 +269,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="evaluate",
             folder=EVALUATION,
             run=partial(evaluate, settings),
-            rooms=("evaluation",),
+            rooms=("volume", "data", "evaluation"),
             settings=values["evaluation"],
             needs=("prepare", "synthesize"),
             share=shares["evaluate"],
@@ -274,6 +280,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             files=("report.html", "report.md"),
             run=partial(report, settings),
             rooms=("report",),
+            retells=True,
             needs=("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
             share=shares["report"],
         ),

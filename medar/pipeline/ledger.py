@@ -28,11 +28,13 @@ class Entry:
     """"running" also where the process was interrupted or killed."""
     fingerprint: str
     basis: dict[str, Any]
-    """What the fingerprint is the hash of: settings, inputs, code, fingerprints of needs."""
+    """What the fingerprint is the hash of, with `needs`: settings, inputs, code."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Of this result; another one each time that the stage is run anew."""
-    needs: dict[str, str] = field(default_factory=dict)
-    """Ids of the results that it was made from."""
+    """Of this making; another one each time that the stage is run anew."""
+    result: str | None = None
+    """The digest of what it left, where the stage takes one."""
+    needs: dict[str, str | None] = field(default_factory=dict)
+    """The results that it was made from: digests, or ids where there are none."""
     started: str
     ended: str | None = None
     seconds: float = 0.0

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def test_a_changed_setting_moves_the_old_result_aside(kitchen: Kitchen) -> None:
     assert [step.why for step in steps] == [
         "done, nothing has changed",
         "size was 1, now 2",
-        "second is run anew",
+        "done; runs anew if second gives another result",
     ]
     assert kitchen.run() == ["second", "third"]
     for name in ("second", "third"):
@@ -110,10 +111,102 @@ def test_changed_data_change_all(kitchen: Kitchen) -> None:
     assert kitchen.run() == ALL
 
 
-def test_changed_code_is_noticed(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def other_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the code of all rooms another one."""
+    return lambda: monkeypatch.setattr("medar.pipeline.planning.code_digest", lambda room: "other")
+
+
+def test_changed_code_redoes_what_is_no_training(
+    kitchen: Kitchen, other_code: Callable[[], None]
+) -> None:
+    kitchen.content = True
     kitchen.run()
-    monkeypatch.setattr("medar.pipeline.planning.code_digest", lambda room: "other")
+    other_code()
+    assert kitchen.actions() == "first run, second depends, third run"
     assert kitchen.plan()[0].why == "the code of medar.errors has changed"
+    assert kitchen.run() == ["first", "third"]
+    kept = kitchen.plan()[1]
+    assert kept.action == "skip"
+    assert kept.why == (
+        "done; the code of medar.errors has changed since, --force second trains anew"
+    )
+    assert kitchen.run(forced=("second",)) == ["second"]
+    assert kitchen.plan()[1].why == "done, nothing has changed"
+
+
+def test_a_setting_that_came_with_the_code_does_not_train_anew(kitchen: Kitchen) -> None:
+    kitchen.values["second"] = {"loss": {"size": 1, "old": 2}}
+    kitchen.run()
+    kitchen.values["second"] = {"loss": {"size": 1, "new": 3}}
+    assert kitchen.run() == []
+    assert kitchen.plan()[1].why.startswith("done; the setting loss.new was not set, now 3 since")
+    kitchen.values["second"] = {"loss": {"size": 2, "new": 3}}
+    assert kitchen.plan()[1].why == "loss.size was 1, now 2"
+
+
+def test_an_interrupted_training_goes_on_with_other_code(
+    kitchen: Kitchen, other_code: Callable[[], None]
+) -> None:
+    kitchen.content = True
+    kitchen.fails["second"] = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        kitchen.run()
+    other_code()
+    assert kitchen.actions() == "first run, second depends, third run"
+    assert kitchen.run() == ["first", "second", "third"]
+    assert (result(kitchen, "first"), result(kitchen, "second")) == ("f", "ss")
+
+
+def test_the_same_result_changes_nothing_after_it(
+    kitchen: Kitchen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kitchen.content = True
+    kitchen.run()
+    kitchen.digests = {"the content of files": "abd"}
+    assert [(step.action, step.why) for step in kitchen.plan()] == [
+        ("run", "the content of files has changed"),
+        ("depends", "done; runs anew if first gives another result"),
+        ("depends", "done; runs anew if first gives another result"),
+    ]
+    assert kitchen.run() == ["first"]
+    assert "third: skip (done, nothing has changed)" in capsys.readouterr().err.splitlines()
+    assert kitchen.actions() == "first skip, second skip, third skip"
+
+
+def test_another_result_changes_what_needs_it(kitchen: Kitchen) -> None:
+    kitchen.content = True
+    kitchen.run()
+    file = kitchen.out / "first-folder" / "result"
+
+    def act() -> None:
+        file.write_text("other")
+
+    kitchen.acts["first"] = act
+    kitchen.digests = {"the content of files": "abd"}
+    kitchen.fails["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.run()
+    assert kitchen.actions() == "first skip, second resume, third run"
+    assert kitchen.run() == ["second", "third"]
+
+
+def test_who_tells_how_it_was_made_tells_it_again(kitchen: Kitchen) -> None:
+    kitchen.content, kitchen.retelling = True, "third"
+    kitchen.run()
+    assert kitchen.run(forced=("first",)) == ["first", "third"]
+    assert kitchen.run() == []
+
+
+def test_a_ledger_without_digests_is_gone_on_with(kitchen: Kitchen) -> None:
+    kitchen.run()
+    kitchen.content = True
+    for name in ALL:
+        said = entry(kitchen, name)
+        del said["result"]
+        said["basis"]["needs"] = {"first": "a hash"}
+        (kitchen.out / "stages" / f"{name}.json").write_text(json.dumps(said))
+    assert kitchen.run() == []
 
 
 def test_force_redoes_a_stage_and_those_that_need_it(kitchen: Kitchen) -> None:
@@ -125,7 +218,7 @@ def test_force_redoes_a_stage_and_those_that_need_it(kitchen: Kitchen) -> None:
 def test_a_stage_knows_that_what_it_needs_was_made_anew(kitchen: Kitchen) -> None:
     kitchen.run()
     assert kitchen.run(forced=("first",), last="first") == ["first"]
-    assert kitchen.plan()[1].why == "first was run anew since"
+    assert kitchen.plan()[1].why == "first has given another result since"
     assert kitchen.run() == ["second", "third"]
 
 
