@@ -10,18 +10,27 @@ and redoes what has changed (docs/how-to/run-a-recipe.md).
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from medar.cli.main import run_app
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
-from medar.pipeline.inputs import check_data, data_digests, lend_hashes, manifest_in
+from medar.errors import MedarError
+from medar.pipeline.inputs import (
+    check_data,
+    content_of,
+    data_digests,
+    lend_hashes,
+    manifest_in,
+    manifest_of,
+)
 from medar.pipeline.ledger import Ledger
 from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
 from medar.pipeline.planning import Choice
@@ -30,6 +39,9 @@ from medar.pipeline.results import files_content, prepared_content, tokens_conte
 from medar.pipeline.settings import SynthesisSettings, load_recipe
 from medar.pipeline.stage import Facts, Stage, Work
 from medar.settings import to_dict
+
+if TYPE_CHECKING:
+    from medar.data.prepared import Prepared
 
 PREPARED, TOKENIZER, TOKENS = "prepared", "tokenizer", "tokens"
 GENERATOR, SAMPLES, EVALUATION = "generator", "samples", "evaluation"
@@ -44,6 +56,7 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
     from medar.data.layout import PLAN_FILE
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare as bring
+    from medar.data.prepared import Prepared
 
     manifest = manifest_in(settings.data, work.out, "prepare", work.folder)
     workers = settings.data.workers
@@ -58,11 +71,10 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
     )
     done = bring(manifest, plan, work.folder, workers=workers)
     work.shows(work.folder / "plan.yaml")
-    splits = {f"cases_{name}": len(manifest.select(name)) for name in ("train", "val", "test")}
     return {
         "cases": done.made + done.kept,
         "set_aside": len(done.failed),
-        **splits,
+        **_enough(Prepared(work.folder), settings.evaluation.split),
         "voxels": "x".join(map(str, plan.size)),
         "spacing": "x".join(f"{side:g}" for side in plan.spacing),
     }
@@ -226,6 +238,9 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             rooms=("data", "training", "tokenizer"),
             result=partial(files_content, pattern="model/*"),
             settings={**_matters(settings.tokenizer), **budget},
+            inputs=partial(
+                content_of, {"perceptual_file": settings.tokenizer.loss.perceptual_file}
+            ),
             needs=("prepare",),
             training=True,
             model="tokenizer",
@@ -270,7 +285,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             folder=EVALUATION,
             run=partial(evaluate, settings),
             rooms=("volume", "data", "evaluation"),
-            settings=values["evaluation"],
+            settings={k: v for k, v in values["evaluation"].items() if k != "weights"},
+            inputs=partial(content_of, {"weights": settings.evaluation.weights}),
             needs=("prepare", "synthesize"),
             share=shares["evaluate"],
         ),
@@ -361,15 +377,16 @@ def main(
         Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
     """
     settings = load_recipe(config, assignments(overrides))
-    if data is not None or settings.data.path is not None:
-        path = (data or settings.data.path or Path()).absolute()
-        settings = replace(settings, data=replace(settings.data, path=path))
+    if data is not None:
+        settings = replace(settings, data=replace(settings.data, path=data))
     if max_minutes is not None:
         settings = replace(settings, max_minutes=max_minutes)
-    check_data(settings.data)
+    settings = settings.placed()
+    check_data(settings.data, out)
     made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
     choice = Choice(first=from_, last=until, forced=tuple(force or ()))
     if dry_run:
+        manifest_of(settings.data)  # which a plan of what never ran would not look at
         _print_plan(made, choice, json=json)
         return
     done = made.run(choice)
@@ -408,11 +425,24 @@ def _print_end(out: Path, names: list[str], *, json: bool) -> None:
         print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
 
 
+def _enough(data: "Prepared", judged: str) -> dict[str, int]:
+    """Cases by split; refused now are those that the last stage could not judge by, or before."""
+    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
+    for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
+        if found[split] < least:
+            raise MedarError(
+                f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
+                f"least {least} for a model that can be judged; add volumes, or name their splits"
+            )
+    return {f"cases_{name}": found[name] for name in ("train", "val", "test")}
+
+
 def _matters(settings: Any) -> dict[str, Any]:
     """What a training's result depends on: not how often it is looked at, nor who loads."""
     values = to_dict(settings)
     values["training"] = settings.training.what_matters()
     values["data"].pop("workers")
+    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
     values.pop("tokens", None)  # the stage `tokens` depends on them, and this one on that
     return values
 

@@ -64,9 +64,7 @@ def expected_minutes(
         if step.action == "resume" and entry is not None and entry.minutes is not None:
             minutes = entry.minutes
         given.append(minutes if step.stage.training else None)
-        if known is not None and (
-            step.action in ("skip", "depends") or not step.stage.training
-        ):
+        if known is not None and (step.action in ("skip", "depends") or not step.stage.training):
             minutes = known.seconds / 60
         left = max(0.0, left - minutes)
     return given

@@ -13,7 +13,7 @@ from medar.errors import MedarError, one_line
 from medar.files import digest, read_json_object, write_json
 from medar.pipeline.budget import minutes_for
 from medar.pipeline.estimates import duration
-from medar.pipeline.ledger import Entry, Ledger, now
+from medar.pipeline.ledger import FOLDER, Entry, Ledger, now
 from medar.pipeline.memory import forget_peak, peak_mib
 from medar.pipeline.planning import Bases, Choice, Step, decide, make_plan, needed
 from medar.pipeline.runs import Held, Runs, keep_model
@@ -24,7 +24,7 @@ from medar.settings import save_yaml, to_dict
 if TYPE_CHECKING:
     from medar.pipeline.recipe import Recipe
 
-STATE = "recipe.json"
+STATE, SETTINGS = "recipe.json", "config.yaml"
 
 
 class Desk:
@@ -51,8 +51,10 @@ class Desk:
             self._named(coming=[step.stage.name for step in self.steps])
         for step in self.steps:
             self.bases[step.stage.name]  # data that cannot be read stop the run now
+        # First of all: it tells a recipe's folder from that of another run, see `Recipe`.
+        (self.recipe.out / FOLDER).mkdir(parents=True, exist_ok=True)
         header = f"The recipe {self.recipe.name}, resolved: every setting, defaults included."
-        save_yaml(self.recipe.settings, self.recipe.out / "config.yaml", header=header)
+        save_yaml(self.recipe.settings, self.recipe.out / SETTINGS, header=header)
         write_json(self.recipe.out / "environment.json", environment())
         for step, expected in zip(self.steps, self.recipe.estimates(self.steps), strict=True):
             took = "" if step.action == "skip" else f"; time {expected.time}"
@@ -207,7 +209,9 @@ class Desk:
 
 def _closed(state: Path) -> bool:
     """Whether the last run came to its end, so that nothing is left open in MLflow."""
-    return state.exists() and read_json_object(state).get("status") == "done"
+    with contextlib.suppress(MedarError):  # absent, or damaged
+        return read_json_object(state).get("status") == "done"
+    return False
 
 
 def _numbers(facts: Facts, prefix: str = "") -> dict[str, float]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.pipeline.stage import Stage
 from medar.settings import from_dict
@@ -126,7 +127,12 @@ def now() -> str:
 
 
 def _read(path: Path) -> Entry | None:
-    return from_dict(Entry, read_json(path), str(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return from_dict(Entry, read_json(path), str(path))
+    except MedarError as error:
+        raise MedarError(f"{error}; delete it, and the stage is done anew") from error
 
 
 def _number(named: tuple[str, Path]) -> int:

@@ -152,7 +152,7 @@ def decide(
         return "run", "its result is gone"
     why = "done" if done else "failed before" if entry.status == "failed" else "was interrupted"
     if code:
-        why += f"; {code} since" + (f", --force {stage.name} trains anew" if done else "")
+        why += f"; {code}" + (f", --force {stage.name} trains anew" if done else "")
     if open_:
         return "depends", f"{why}; runs anew if {open_[0]} gives another result"
     if done:
@@ -168,13 +168,13 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
     given, code = [], []
     for name, one, other in _differences(before["settings"], now["settings"]):
         if UNKNOWN in (one, other):
-            code.append(f"the setting {name} was {one}, now {other}")
+            code.append(f"{name} was {one}, now {other}")
         else:
             given.append(f"{name} was {one}, now {other}")
     for name, _, _ in _differences(before["inputs"], now["inputs"]):
         given.append(f"{name} has changed")
     for room, _, _ in _differences(before["code"], now["code"]):
-        code.append(f"the code of medar.{room} has changed")
+        code.append(f"the code of medar.{room} has changed since")
     return (given or [""])[0], (code or [""])[0]
 
 

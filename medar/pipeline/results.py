@@ -47,7 +47,8 @@ def tokens_content(folder: Path) -> str:
         ]
         for case in about.cases
     ]
-    return digest([about.tokenizer, about.plan, about.variants, cases])
+    labels = sorted((about.maps or {}).items())
+    return digest([about.tokenizer, about.plan, about.variants, labels, cases])
 
 
 def files_content(folder: Path, pattern: str) -> str:

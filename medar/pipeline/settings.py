@@ -1,7 +1,7 @@
 """`SynthesisSettings`: what a recipe's YAML holds, its parts inline or in files of their own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -77,7 +77,11 @@ class SamplesSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How the samples are judged; see `medar.evaluation.generation`."""
+    """How the samples are judged; see `medar.evaluation.generation`.
+
+    Raises:
+        MedarError: extractors that there are not, or not with these weights.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -89,6 +93,11 @@ class EvaluationSettings:
     """Local file of weights, for extractors that are learnt."""
     seed: int = 0
     """Of bootstrap draws, subsets and pairs."""
+
+    def __post_init__(self) -> None:
+        from medar.evaluation.extractors import check_extractors
+
+        check_extractors(self.extractors, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +151,19 @@ class SynthesisSettings:
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise MedarError(f"max_minutes {self.max_minutes}: a number above 0 is needed")
 
+    def placed(self) -> "SynthesisSettings":
+        """The same with absolute paths, so that they hold in another working directory too."""
+        data, evaluation, loss = self.data, self.evaluation, self.tokenizer.loss
+        return replace(
+            self,
+            data=replace(data, path=_absolute(data.path), attributes=_absolute(data.attributes)),
+            evaluation=replace(evaluation, weights=_absolute(evaluation.weights)),
+            tokenizer=replace(
+                self.tokenizer,
+                loss=replace(loss, perceptual_file=_absolute(loss.perceptual_file)),
+            ),
+        )
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSettings:
     """Read a recipe's YAML.
@@ -166,3 +188,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSet
     }
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
     return from_dict(SynthesisSettings, overridden(values, overrides), where)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()

@@ -14,6 +14,7 @@ from fakes import Kitchen
 
 from medar.errors import MedarError
 from medar.files import exclusive
+from medar.pipeline import desk
 from medar.pipeline.ledger import Ledger
 
 ALL = ["first", "second", "third"]
@@ -124,7 +125,7 @@ def test_changed_code_redoes_what_is_no_training(
     kitchen.run()
     other_code()
     assert kitchen.actions() == "first run, second depends, third run"
-    assert kitchen.plan()[0].why == "the code of medar.errors has changed"
+    assert kitchen.plan()[0].why == "the code of medar.errors has changed since"
     assert kitchen.run() == ["first", "third"]
     kept = kitchen.plan()[1]
     assert kept.action == "skip"
@@ -140,7 +141,7 @@ def test_a_setting_that_came_with_the_code_does_not_train_anew(kitchen: Kitchen)
     kitchen.run()
     kitchen.values["second"] = {"loss": {"size": 1, "new": 3}}
     assert kitchen.run() == []
-    assert kitchen.plan()[1].why.startswith("done; the setting loss.new was not set, now 3 since")
+    assert kitchen.plan()[1].why.startswith("done; loss.new was not set, now 3")
     kitchen.values["second"] = {"loss": {"size": 2, "new": 3}}
     assert kitchen.plan()[1].why == "loss.size was 1, now 2"
 
@@ -310,8 +311,38 @@ def test_a_file_where_the_folder_should_be(kitchen: Kitchen, tmp_path: Path) -> 
 def test_a_damaged_ledger_is_one_line(kitchen: Kitchen) -> None:
     kitchen.run(last="first")
     (kitchen.out / "stages" / "first.json").write_text("{")
-    with pytest.raises(MedarError, match=r"first\.json: not valid JSON"):
+    with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it, and"):
         kitchen.plan()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_damaged_state_is_written_anew(kitchen: Kitchen, text: str) -> None:
+    kitchen.run()
+    (kitchen.out / "recipe.json").write_text(text)
+    assert kitchen.run() == []
+    assert json.loads((kitchen.out / "recipe.json").read_text())["status"] == "done"
+
+
+def test_a_folder_of_another_run_is_refused(kitchen: Kitchen) -> None:
+    kitchen.out.mkdir()
+    (kitchen.out / "config.yaml").write_text("task: a training")
+    for call in (kitchen.run, kitchen.plan):
+        with pytest.raises(MedarError, match="holds a run of something else"):
+            call()
+    assert (kitchen.out / "config.yaml").read_text() == "task: a training"
+
+
+def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(desk, "write_json", killed)
+        kitchen.run()
+    assert (kitchen.out / "config.yaml").exists()
+    assert kitchen.run() == ALL
 
 
 def test_entries_survive_a_round_trip(kitchen: Kitchen) -> None:

@@ -202,6 +202,8 @@ def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None
         (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
         (("--out", out, "--until", "token"), "--until token: no such stage"),
         (("--out", out, "--data", tmp_path / "no"), "no such file or folder"),
+        (("--out", out, "--data", place / "tiny.yaml"), "no volume found"),
+        (("--out", place / "phantoms" / "runs"), "lies in the data set"),
         (("--out", out, "max_minutes=0"), "max_minutes 0.0: a number above 0 is needed"),
         (("--out", out, "samples.n=1"), "samples n 1: at least 2 is needed"),
         (("--out", out, "shares.report=0"), "shares report 0.0: a number above 0 is needed"),
@@ -212,6 +214,15 @@ def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None
         assert error.startswith("medar: ")
         assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "two", n=2, spacing=20.0)
+    words = ("--data", tmp_path / "two", "--out", tmp_path / "out", "--untracked")
+    code, _, error = run(*words)
+    assert code == 2
+    assert "prepared: 1 of 2 cases in the split 'train', at least 2" in error.splitlines()[-1]
+    assert not (tmp_path / "out" / "tokenizer").exists()
 
 
 def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
