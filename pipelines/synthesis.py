@@ -361,10 +361,10 @@ def main(
     from_
         The first stage to run; those before it must be done and unchanged.
     force
-        A stage to run anew though nothing has changed, and with it those that need it; may be
-        repeated.
+        A stage to run anew though nothing has changed, and with it those that need it if its
+        result is another one; may be repeated.
     dry_run
-        Print the plan, with time and memory where they are known, and do nothing.
+        Print the plan, with time and memory where they are known, and run nothing.
     max_minutes
         A budget for all stages together, of which each training gets a share.
     register
@@ -412,16 +412,16 @@ def _print_plan(made: Recipe, choice: Choice, *, json: bool) -> None:
 def _print_end(out: Path, names: list[str], *, json: bool) -> None:
     ledger = Ledger(out)
     entries = {name: entry for name in names if (entry := ledger.read(name)) is not None}
-    page = out / "report.html"
+    page = out / "report.html" if "report" in entries else None  # else it is of an earlier run
     if json:
         said = {
             name: {"status": e.status, "seconds": e.seconds, "peak_mib": e.peak_mib, **e.facts}
             for name, e in entries.items()
         }
-        print_json({"out": out, "stages": said, "report": page if page.exists() else None})
+        print_json({"out": out, "stages": said, "report": page})
         return
     print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
-    if page.exists():
+    if page is not None:
         print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
 
 

@@ -55,7 +55,8 @@ class Desk:
         (self.recipe.out / FOLDER).mkdir(parents=True, exist_ok=True)
         header = f"The recipe {self.recipe.name}, resolved: every setting, defaults included."
         save_yaml(self.recipe.settings, self.recipe.out / SETTINGS, header=header)
-        write_json(self.recipe.out / "environment.json", environment())
+        if any(step.action != "skip" for step in self.steps):
+            write_json(self.recipe.out / "environment.json", environment())
         for step, expected in zip(self.steps, self.recipe.estimates(self.steps), strict=True):
             took = "" if step.action == "skip" else f"; time {expected.time}"
             _say(f"{step.stage.name}: {step.action} ({step.why}){took}")

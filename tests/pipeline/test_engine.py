@@ -43,10 +43,12 @@ def test_a_run_leaves_a_ledger_and_settings(kitchen: Kitchen) -> None:
     assert second["started"] <= second["ended"]
 
 
-def test_nothing_is_done_twice(kitchen: Kitchen) -> None:
+def test_nothing_is_done_twice(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
     kitchen.run()
     before = {name: entry(kitchen, name) for name in ALL}
+    monkeypatch.setattr(desk, "environment", lambda: {"python": "4"})
     assert kitchen.run() == []
+    assert json.loads((kitchen.out / "environment.json").read_text()) == {"python": "3"}
     assert {name: entry(kitchen, name) for name in ALL} == before
 
 

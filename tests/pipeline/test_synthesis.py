@@ -127,9 +127,23 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
 
     code, said, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(said)["stages"]}
-    assert [step["action"] for step in plan.values()] == ["skip"] * 4 + ["run"] * 3
+    assert [step["action"] for step in plan.values()] == [
+        *["skip"] * 4, "run", "depends", "depends",
+    ]  # fmt: skip
     assert plan["synthesize"]["why"] == "n was 4, now 5"
     assert plan["synthesize"]["mib"] == before["synthesize"]["peak_mib"]
+    code, said, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
+    assert json.loads(said)["report"] is None  # the page is of another call
+    # What is made anew and comes out the same changes nothing after it, but the page that tells.
+    words = ("--out", out, "--untracked", "--force", "prepare", "--force", "synthesize")
+    code, _, said = run(*words)
+    assert code == 0
+    kept = ("tokenizer", "tokens", "generator", "evaluate")
+    assert all(f"{name}: skip (done, nothing has changed)" in said for name in kept)
+    after = ledger(out)
+    assert [name for name in NAMES if after[name]["id"] != before[name]["id"]] == [
+        "prepare", "synthesize", "report",
+    ]  # fmt: skip
     # Where a training is looked at more often, or data are loaded otherwise, nothing changes.
     free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2")
     _, said, _ = run("--out", out, "--dry-run", "--json", *free)
