@@ -33,12 +33,13 @@ def minutes_for(
     place = [one.name for one in stages].index(stage.name)
     entries = [ledger.read(one.name) for one in stages[:place]]
     spent = sum(entry.seconds for entry in entries if entry is not None) / 60
-    if spent >= budget:
+    given = round((budget - spent) * _part(stages, place), 4)
+    if given <= 0:
         raise MedarError(
             f"--max-minutes {budget:g}: the stages before {stage.name} took {spent:.1f}, so that "
             "nothing is left for it; give more"
         )
-    return round((budget - spent) * _part(stages, place), 4)
+    return given
 
 
 def expected_minutes(

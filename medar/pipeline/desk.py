@@ -109,17 +109,17 @@ class Desk:
             _say(f"{stage.name}: skip ({why})")
             return None
         if action == "run" or entry is None:
+            recipe, basis, needs = self.recipe, self.bases[stage.name], needed(stage, self.ledger)
+            # Refused before anything is moved, where no time is left.
+            minutes = minutes_for(stage, recipe.stages, self.ledger, recipe.max_minutes)
             self._clear(stage, entry)
-            basis, needs = self.bases[stage.name], needed(stage, self.ledger)
             entry = Entry(
                 name=stage.name,
                 basis=basis,
                 fingerprint=digest({**basis, "needs": needs}),
                 started=now(),
                 needs=needs,
-                minutes=minutes_for(
-                    stage, self.recipe.stages, self.ledger, self.recipe.max_minutes
-                ),
+                minutes=minutes,
                 outputs=[stage.folder, *stage.files],
             )
         entry.status, entry.ended, entry.attempts = "running", None, entry.attempts + 1

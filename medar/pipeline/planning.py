@@ -166,6 +166,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
     A setting that only one of the two knows has come or gone with the code.
     """
     given, code = [], []
+    before = {part: before.get(part, {}) for part in now}
     for name, one, other in _differences(before["settings"], now["settings"]):
         if UNKNOWN in (one, other):
             code.append(f"{name} was {one}, now {other}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medar.files import digest, file_digest
+from medar.progress import track
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,7 +26,7 @@ def prepared_content(folder: Path) -> str:
 
     data = Prepared(folder)
     cases = []
-    for number in range(len(data)):
+    for number in track(range(len(data)), total=len(data), label="read back"):
         case = data[number]
         label = data.label(case)
         values = [_values(data.image(case)), None if label is None else _values(label)]

@@ -50,6 +50,25 @@ def test_a_budget_that_is_used_up(kitchen: Kitchen) -> None:
         kitchen.run()
 
 
+def test_a_budget_that_is_refused_leaves_what_is_there(kitchen: Kitchen) -> None:
+    kitchen.run()
+    took(kitchen, "first", 180.0)
+    kitchen.budget = 2.0
+    kitchen.values["second"] = {"size": 2}
+    with pytest.raises(MedarError, match="nothing is left for it"):
+        kitchen.run()
+    assert (kitchen.out / "second-folder" / "result").exists()
+    assert not (kitchen.out / "old").exists()
+
+
+def test_a_budget_that_leaves_no_time_to_speak_of(kitchen: Kitchen) -> None:
+    kitchen.budget = 2.00001
+    kitchen.run(last="first")
+    took(kitchen, "first", 120.0)
+    with pytest.raises(MedarError, match="nothing is left for it"):
+        kitchen.run()
+
+
 def test_a_plan_says_what_each_training_will_get(kitchen: Kitchen) -> None:
     kitchen.budget = 10.0
     assert kitchen.recipe().estimates(kitchen.plan())[1].seconds == pytest.approx(5 * 60)
