@@ -218,7 +218,6 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The recipe: what needs what, and what each result depends on."""
     values = to_dict(settings)
     shares = values["shares"]
-    budget = {"max_minutes": settings.max_minutes}
     data = {name: values["data"][name] for name in ("modality", "seed", "voxels")}
     return (
         Stage(
@@ -237,7 +236,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             run=partial(tokenizer, settings),
             rooms=("data", "training", "tokenizer"),
             result=partial(files_content, pattern="model/*"),
-            settings={**_matters(settings.tokenizer), **budget},
+            settings=_matters(settings.tokenizer),
             inputs=partial(
                 content_of, {"perceptual_file": settings.tokenizer.loss.perceptual_file}
             ),
@@ -263,7 +262,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             run=partial(generator, settings),
             rooms=("data", "training", "tokenizer", "generator"),
             result=partial(files_content, pattern="model/**/*"),
-            settings={**_matters(settings.generator), **budget},
+            settings=_matters(settings.generator),
             needs=("tokens",),
             training=True,
             model="generator",

@@ -55,19 +55,18 @@ def expected_minutes(
         ledger: says what stages took.
         budget: minutes for all.
     """
-    if budget is None:
-        return [None] * len(steps)
     given: list[float | None] = []
-    left = budget
+    left = budget or 0.0
     for place, step in enumerate(steps):
         entry, known = ledger.read(step.stage.name), ledger.known(step.stage.name)
-        minutes = left * _part(stages, place)
-        if step.action == "resume" and entry is not None and entry.minutes is not None:
-            minutes = entry.minutes
+        minutes = None if budget is None else left * _part(stages, place)
+        if step.action == "resume" and entry is not None:
+            minutes = entry.minutes  # as it began
         given.append(minutes if step.stage.training else None)
-        if known is not None and (step.action in ("skip", "depends") or not step.stage.training):
+        trains = step.stage.training and step.action in ("run", "resume")
+        if known is not None and not trains:
             minutes = known.seconds / 60
-        left = max(0.0, left - minutes)
+        left = max(0.0, left - (minutes or 0.0))
     return given
 
 

@@ -39,7 +39,7 @@ class Desk:
     def __init__(self, recipe: "Recipe", team: Team, choice: Choice) -> None:
         self.recipe, self.team, self.choice = recipe, team, choice
         self.ledger = Ledger(recipe.out)
-        self.bases = Bases(recipe.stages)
+        self.bases = Bases(recipe.stages, recipe.max_minutes)
         self.steps: list[Step] = []
         self._runs: Runs | None = None
         self._whole: RunTracker | None = None

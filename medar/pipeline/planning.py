@@ -67,7 +67,7 @@ class Step:
 
 
 def make_plan(
-    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases | None" = None
+    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases"
 ) -> list[Step]:
     """A step for each stage that is wanted.
 
@@ -75,12 +75,11 @@ def make_plan(
         stages: all of the recipe, in order.
         ledger: what was done before.
         choice: which are wanted.
-        bases: of the same stages, where they are used again.
+        bases: of the same stages.
 
     Raises:
         MedarError: a stage that is not there, or one before `--from` that is not done.
     """
-    bases = bases or Bases(stages)
     steps: dict[str, Step] = {}
     started = choice.first is None
     for stage in choice.of(stages):
@@ -97,10 +96,15 @@ def make_plan(
 
 
 class Bases:
-    """What stages depend on besides their needs, each computed once and only if asked for."""
+    """What stages depend on besides their needs, each computed once and only if asked for.
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self._stages = {stage.name: stage for stage in stages}
+    Args:
+        stages: all of the recipe.
+        minutes: its budget.
+    """
+
+    def __init__(self, stages: Sequence[Stage], minutes: float | None = None) -> None:
+        self._stages, self._minutes = {stage.name: stage for stage in stages}, minutes
         self._known: dict[str, dict[str, Any]] = {}
 
     def __getitem__(self, name: str) -> dict[str, Any]:
@@ -110,6 +114,7 @@ class Bases:
                 "settings": dict(stage.settings),
                 "inputs": stage.inputs() if stage.inputs else {},
                 "code": {room: code_digest(room) for room in stage.rooms},
+                "budget": {"max_minutes": self._minutes} if stage.training else {},
             }
             self._known[name] = json.loads(json.dumps(values))
         return self._known[name]
@@ -141,9 +146,9 @@ def decide(
         return "run", "not done yet"
     if forced:
         return "run", "forced"
-    given, code = _changes(entry.basis, bases[stage.name])
-    if given or (code and not stage.training):
-        return "run", given or code
+    given, around = _changes(entry.basis, bases[stage.name])
+    if given or (around and not stage.training):
+        return "run", given or around
     for need, result in needed(stage, ledger).items():
         if need not in open_ and result != entry.needs.get(need):
             return "run", f"{need} has given another result since"
@@ -151,32 +156,34 @@ def decide(
     if done and not ledger.whole(stage):
         return "run", "its result is gone"
     why = "done" if done else "failed before" if entry.status == "failed" else "was interrupted"
-    if code:
-        why += f"; {code}" + (f", --force {stage.name} trains anew" if done else "")
+    if around:
+        why += f"; {around}" + (f", --force {stage.name} trains anew" if done else "")
     if open_:
         return "depends", f"{why}; runs anew if {open_[0]} gives another result"
     if done:
-        return "skip", why if code else f"{why}, nothing has changed"
+        return "skip", why if around else f"{why}, nothing has changed"
     return "resume", why
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
-    """What has changed, in a few words: first of the settings and the data, then of the code.
+    """What has changed, in a few words: first of the settings and the data, then around them.
 
     A setting that only one of the two knows has come or gone with the code.
     """
-    given, code = [], []
+    given, around = [], []
     before = {part: before.get(part, {}) for part in now}
     for name, one, other in _differences(before["settings"], now["settings"]):
         if UNKNOWN in (one, other):
-            code.append(f"{name} was {one}, now {other}")
+            around.append(f"{name} was {one}, now {other}")
         else:
             given.append(f"{name} was {one}, now {other}")
     for name, _, _ in _differences(before["inputs"], now["inputs"]):
         given.append(f"{name} has changed")
     for room, _, _ in _differences(before["code"], now["code"]):
-        code.append(f"the code of medar.{room} has changed since")
-    return (given or [""])[0], (code or [""])[0]
+        around.append(f"the code of medar.{room} has changed since")
+    for name, one, other in _differences(before["budget"], now["budget"]):
+        around.append(f"{name} was {one}, now {other}")
+    return (given or [""])[0], (around or [""])[0]
 
 
 def _differences(

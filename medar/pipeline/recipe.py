@@ -24,7 +24,7 @@ from medar.pipeline.budget import expected_minutes
 from medar.pipeline.desk import SETTINGS, Desk
 from medar.pipeline.estimates import Estimate, estimate
 from medar.pipeline.ledger import FOLDER, Ledger
-from medar.pipeline.planning import Choice, Step, make_plan
+from medar.pipeline.planning import Bases, Choice, Step, make_plan
 from medar.pipeline.runs import check_registration
 from medar.pipeline.stage import Stage
 from medar.pipeline.team import together
@@ -57,7 +57,8 @@ class Recipe:
             MedarError: see `make_plan`.
         """
         self._check_folder()
-        return make_plan(self.stages, Ledger(self.out), choice)
+        bases = Bases(self.stages, self.max_minutes)
+        return make_plan(self.stages, Ledger(self.out), choice, bases)
 
     def estimates(self, steps: Sequence[Step]) -> list[Estimate]:
         """What each step takes, as far as that is known."""

@@ -87,7 +87,7 @@ class Stage:
     """It also tells how what it needs was made, and is redone whenever that is."""
     training: bool = False
     """It runs in all processes, and within the minutes that it is given. Once it has begun, a
-    change of code alone does not make it run anew: that may cost days, and is left to `--force`."""
+    change of code or budget alone does not make it run anew: that is left to `--force`."""
     model: Literal["tokenizer", "generator"] | None = None
     """What kind of model it leaves in the folder `model` of its own, to be kept in MLflow."""
     share: float = 0.0
