@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from medar.data.layout import PLAN_FILE
 from medar.data.plan import Plan
 from medar.data.planning import check_values
+from medar.errors import MedarError
 from medar.pipeline.settings import SynthesisSettings
 from medar.pipeline.stage import Outlook
 from medar.settings import from_dict, to_dict
@@ -50,7 +51,10 @@ def _tokenizer(settings: SynthesisSettings, out: Path) -> "Tokenizer | None":
 
     file, given = out / "prepared" / PLAN_FILE, plan_values(settings)
     if file.exists():
-        plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
+        try:
+            plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
+        except MedarError:  # values that do not go with the others: these are derived anew
+            return None
     elif {"size", "downsampling"} <= given.keys():
         plan = check_values(given, None)
     else:

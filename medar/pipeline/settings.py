@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from medar.data.planning import check_values
 from medar.errors import MedarError
+from medar.generator.attributes import MODALITY
 from medar.generator.sampling import SamplingSettings
 from medar.generator.settings import GeneratorSettings
 from medar.settings import STRICT, from_dict, overridden, read_yaml
@@ -130,7 +132,8 @@ class SynthesisSettings:
     """The recipe from a data set to synthetic volumes and their report.
 
     Raises:
-        MedarError: a budget that is not above 0.
+        MedarError: a budget that is not above 0, values that no plan can have, or samples that the
+            generator could not be asked for.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -150,6 +153,15 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise MedarError(f"max_minutes {self.max_minutes}: a number above 0 is needed")
+        check_values({**self.plan, **self.tokenizer.plan}, None)
+        named = self.generator.condition.attributes
+        known = (MODALITY,) if named is None else named
+        odd = [name for name in self.samples.attributes if name not in known]
+        if odd:
+            raise MedarError(
+                f"samples attribute {odd[0]!r}: the generator is to learn {', '.join(known) or '-'}"
+                "; name it in generator.condition.attributes too"
+            )
 
     def placed(self) -> "SynthesisSettings":
         """The same with absolute paths, so that they hold in another working directory too."""

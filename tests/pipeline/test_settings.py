@@ -39,7 +39,9 @@ def test_parts_are_inline_or_in_files_beside_the_yaml(tmp_path: Path) -> None:
 
 def test_resolved_settings_are_settings(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(PARTS + "plan: {labels: {1: liver}}\ndata: {path: here}\n")
-    settings = load_recipe(tmp_path / "a.yaml", ["samples.attributes.age=60"])
+    settings = load_recipe(
+        tmp_path / "a.yaml", ["samples.attributes.age=60", "generator.condition.attributes=[age]"]
+    )
     save_yaml(settings, tmp_path / "b.yaml")
     assert load_recipe(tmp_path / "b.yaml") == settings
     assert load_yaml(type(settings), tmp_path / "b.yaml") == settings
@@ -53,6 +55,8 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
         (PARTS + "sample: {}\n", "unknown key 'sample'; did you mean 'samples'"),
         (PARTS + "evaluation: {extractors: [nope]}\n", "extractor 'nope': allowed are radiomics"),
         (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "its weights are needed"),
+        (PARTS + "plan: {mode: patches}\n", "plan: key 'mode': 'patches'"),
+        (PARTS + "samples: {attributes: {age: 6}}\n", "samples attribute 'age': .* modality; name"),
         (PARTS + "data: {workers: 0}\n", "data workers 0: a number from 1 is needed"),
         ("tokenizer: {training: {steps: 1}}\n", "key 'generator' is missing"),
     ],

@@ -230,6 +230,17 @@ def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None
     assert not out.exists()
 
 
+def test_a_plan_that_will_be_derived_anew_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+    stored = {"spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16]}
+    text = yaml.safe_dump({**stored, "downsampling": [8, 8, 8], "intensity": {}, "labels": {}})
+    (tmp_path / "out" / "prepared").mkdir(parents=True)
+    (tmp_path / "out" / "prepared" / "plan.yaml").write_text(text)
+    words = ("plan={}", "plan.downsampling=[3, 3, 3]", "--dry-run", "--json")
+    code, said, error = run("--out", tmp_path / "out", *words)
+    assert (code, error) == (0, "")
+    assert json.loads(said)["stages"][1]["memory"] == "unknown"
+
+
 def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "two", n=2, spacing=20.0)
     words = ("--data", tmp_path / "two", "--out", tmp_path / "out", "--untracked")
