@@ -10,20 +10,19 @@ and redoes what has changed (docs/how-to/run-a-recipe.md).
 """
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from medar.cli.main import run_app
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
-from medar.errors import MedarError
 from medar.pipeline.inputs import (
+    cases_by_split,
     check_data,
     content_of,
     data_digests,
@@ -32,16 +31,13 @@ from medar.pipeline.inputs import (
     manifest_of,
 )
 from medar.pipeline.ledger import Ledger
-from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
+from medar.pipeline.outlook import generator_outlook, tokenizer_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
 from medar.pipeline.results import files_content, prepared_content, tokens_content
 from medar.pipeline.settings import SynthesisSettings, load_recipe
 from medar.pipeline.stage import Facts, Stage, Work
 from medar.settings import to_dict
-
-if TYPE_CHECKING:
-    from medar.data.prepared import Prepared
 
 PREPARED, TOKENIZER, TOKENS = "prepared", "tokenizer", "tokens"
 GENERATOR, SAMPLES, EVALUATION = "generator", "samples", "evaluation"
@@ -67,14 +63,14 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
         work.folder,
         workers=workers,
         voxels=None if (work.folder / PLAN_FILE).exists() else settings.data.voxels,
-        overrides=plan_values(settings),
+        overrides=settings.plan_values(),
     )
     done = bring(manifest, plan, work.folder, workers=workers)
     work.shows(work.folder / "plan.yaml")
     return {
         "cases": done.made + done.kept,
         "set_aside": len(done.failed),
-        **_enough(Prepared(work.folder), settings.evaluation.split),
+        **cases_by_split(Prepared(work.folder), settings.evaluation.split),
         "voxels": "x".join(map(str, plan.size)),
         "spacing": "x".join(f"{side:g}" for side in plan.spacing),
     }
@@ -226,7 +222,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             run=partial(prepare, settings),
             rooms=("volume", "data"),
             result=prepared_content,
-            settings={"data": data, "plan": plan_values(settings)},
+            settings={"data": data, "plan": settings.plan_values()},
             inputs=partial(data_digests, settings.data, out),
             share=shares["prepare"],
         ),
@@ -422,18 +418,6 @@ def _print_end(out: Path, names: list[str], *, json: bool) -> None:
     print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
     if page is not None:
         print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
-
-
-def _enough(data: "Prepared", judged: str) -> dict[str, int]:
-    """Cases by split; refused now are those that the last stage could not judge by, or before."""
-    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
-    for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
-        if found[split] < least:
-            raise MedarError(
-                f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
-                f"least {least} for a model that can be judged; add volumes, or name their splits"
-            )
-    return {f"cases_{name}": found[name] for name in ("train", "val", "test")}
 
 
 def _matters(settings: Any) -> dict[str, Any]:

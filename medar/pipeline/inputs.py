@@ -2,12 +2,14 @@
 
 import contextlib
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from medar.data.hashes import HashIndex
 from medar.data.layout import HASHES_FILE, MANIFEST_FILE
 from medar.data.manifest import Manifest
+from medar.data.prepared import Prepared
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
@@ -129,3 +131,23 @@ def lend_hashes(out: Path, folder: Path) -> None:
     if not (folder / HASHES_FILE).exists():
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(out / HASHES, folder / HASHES_FILE)
+
+
+def cases_by_split(data: Prepared, judged: str) -> dict[str, int]:
+    """How many prepared cases each split has, as `cases_train` and so on.
+
+    Args:
+        data: after preparing.
+        judged: the split of real volumes that samples are to be judged by.
+
+    Raises:
+        MedarError: too few to train, or to judge: better now than after the training.
+    """
+    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
+    for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
+        if found[split] < least:
+            raise MedarError(
+                f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
+                f"least {least} for a model that can be judged; add volumes, or name their splits"
+            )
+    return {f"cases_{name}": found[name] for name in ("train", "val", "test")}

@@ -40,16 +40,11 @@ def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
     return Outlook(steps=training.steps, minutes=training.minutes, parameters=parameters)
 
 
-def plan_values(settings: SynthesisSettings) -> dict[str, object]:
-    """The values of the plan that the settings give."""
-    return {**settings.plan, **settings.tokenizer.plan}
-
-
 def _tokenizer(settings: SynthesisSettings, out: Path) -> "Tokenizer | None":
     """An untrained tokenizer of the right size, if the plan is known by now."""
     from medar.tokenizer.tokenizer import Tokenizer
 
-    file, given = out / "prepared" / PLAN_FILE, plan_values(settings)
+    file, given = out / "prepared" / PLAN_FILE, settings.plan_values()
     if file.exists():
         try:
             plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))

@@ -153,7 +153,7 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise MedarError(f"max_minutes {self.max_minutes}: a number above 0 is needed")
-        check_values({**self.plan, **self.tokenizer.plan}, None)
+        check_values(self.plan_values(), None)
         named = self.generator.condition.attributes
         known = (MODALITY,) if named is None else named
         odd = [name for name in self.samples.attributes if name not in known]
@@ -162,6 +162,10 @@ class SynthesisSettings:
                 f"samples attribute {odd[0]!r}: the generator is to learn {', '.join(known) or '-'}"
                 "; name it in generator.condition.attributes too"
             )
+
+    def plan_values(self) -> dict[str, Any]:
+        """The values of the plan that are given."""
+        return {**self.plan, **self.tokenizer.plan}
 
     def placed(self) -> "SynthesisSettings":
         """The same with absolute paths, so that they hold in another working directory too."""
