@@ -29,15 +29,15 @@ docs: $(READY)
 	$(BIN)/python -m pytest tests/test_docs.py
 
 bench: $(READY)
-	$(BIN)/python benchmarks/prepare.py $(SOURCE)
+	$(BIN)/python benchmarks/prepare.py "$(SOURCE)"
 
 # The whole way, on phantoms or a data set of your own: make demo DATA=path
 demo: $(READY)
 ifeq ($(DATA),)
 	@test -f $(DEMO)/phantoms/dataset.json || $(BIN)/medar data phantoms $(DEMO)/phantoms --n 64
 endif
-	$(BIN)/medar data check $(SOURCE) --deep || test $$? -eq 1
-	$(BIN)/python pipelines/synthesis.py --config configs/demo.yaml --data $(SOURCE) --out $(DEMO)/run
+	$(BIN)/medar data check "$(SOURCE)" --deep || test $$? -eq 1
+	$(BIN)/python pipelines/synthesis.py --config configs/demo.yaml --data "$(SOURCE)" --out $(DEMO)/run
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --out $(DEMO)/prepared.png
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --inverse --out $(DEMO)/round-trip.png
 	@echo "read $(DEMO)/run/report.html; the volumes of nobody are $(DEMO)/run/samples/sample_*.nii.gz;"

@@ -21,11 +21,20 @@ from cyclopts import App, Parameter
 from medar.cli.main import run_app
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
-from medar.pipeline.inputs import check_data, data_digests, lend_hashes, manifest_in
+from medar.pipeline.inputs import (
+    cases_by_split,
+    check_data,
+    content_of,
+    data_digests,
+    lend_hashes,
+    manifest_in,
+    manifest_of,
+)
 from medar.pipeline.ledger import Ledger
-from medar.pipeline.outlook import generator_outlook, plan_values, tokenizer_outlook
+from medar.pipeline.outlook import generator_outlook, tokenizer_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
+from medar.pipeline.results import files_content, prepared_content, tokens_content
 from medar.pipeline.settings import SynthesisSettings, load_recipe
 from medar.pipeline.stage import Facts, Stage, Work
 from medar.settings import to_dict
@@ -43,6 +52,7 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
     from medar.data.layout import PLAN_FILE
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare as bring
+    from medar.data.prepared import Prepared
 
     manifest = manifest_in(settings.data, work.out, "prepare", work.folder)
     workers = settings.data.workers
@@ -53,15 +63,14 @@ def prepare(settings: SynthesisSettings, work: Work) -> Facts:
         work.folder,
         workers=workers,
         voxels=None if (work.folder / PLAN_FILE).exists() else settings.data.voxels,
-        overrides=plan_values(settings),
+        overrides=settings.plan_values(),
     )
     done = bring(manifest, plan, work.folder, workers=workers)
     work.shows(work.folder / "plan.yaml")
-    splits = {f"cases_{name}": len(manifest.select(name)) for name in ("train", "val", "test")}
     return {
         "cases": done.made + done.kept,
         "set_aside": len(done.failed),
-        **splits,
+        **cases_by_split(Prepared(work.folder), settings.evaluation.split),
         "voxels": "x".join(map(str, plan.size)),
         "spacing": "x".join(f"{side:g}" for side in plan.spacing),
     }
@@ -205,7 +214,6 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The recipe: what needs what, and what each result depends on."""
     values = to_dict(settings)
     shares = values["shares"]
-    budget = {} if settings.max_minutes is None else {"max_minutes": settings.max_minutes}
     data = {name: values["data"][name] for name in ("modality", "seed", "voxels")}
     return (
         Stage(
@@ -213,7 +221,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             folder=PREPARED,
             run=partial(prepare, settings),
             rooms=("volume", "data"),
-            settings={"data": data, "plan": plan_values(settings)},
+            result=prepared_content,
+            settings={"data": data, "plan": settings.plan_values()},
             inputs=partial(data_digests, settings.data, out),
             share=shares["prepare"],
         ),
@@ -221,8 +230,12 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="tokenizer",
             folder=TOKENIZER,
             run=partial(tokenizer, settings),
-            rooms=("training", "tokenizer"),
-            settings={**_matters(settings.tokenizer), **budget},
+            rooms=("data", "training", "tokenizer"),
+            result=partial(files_content, pattern="model/*"),
+            settings=_matters(settings.tokenizer),
+            inputs=partial(
+                content_of, {"perceptual_file": settings.tokenizer.loss.perceptual_file}
+            ),
             needs=("prepare",),
             training=True,
             model="tokenizer",
@@ -233,7 +246,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="tokens",
             folder=TOKENS,
             run=partial(tokens, settings),
-            rooms=("tokenizer",),
+            rooms=("data", "tokenizer"),
+            result=tokens_content,
             settings={**values["generator"]["tokens"], "map": settings.generator.condition.map},
             needs=("prepare", "tokenizer"),
             share=shares["tokens"],
@@ -242,8 +256,9 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="generator",
             folder=GENERATOR,
             run=partial(generator, settings),
-            rooms=("training", "generator"),
-            settings={**_matters(settings.generator), **budget},
+            rooms=("data", "training", "tokenizer", "generator"),
+            result=partial(files_content, pattern="model/**/*"),
+            settings=_matters(settings.generator),
             needs=("tokens",),
             training=True,
             model="generator",
@@ -254,7 +269,8 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="synthesize",
             folder=SAMPLES,
             run=partial(synthesize, settings),
-            rooms=("generator",),
+            rooms=("volume", "data", "tokenizer", "generator"),
+            result=partial(files_content, pattern="sample_*"),
             settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
             needs=("generator",),
             share=shares["synthesize"],
@@ -263,8 +279,9 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="evaluate",
             folder=EVALUATION,
             run=partial(evaluate, settings),
-            rooms=("evaluation",),
-            settings=values["evaluation"],
+            rooms=("volume", "data", "evaluation"),
+            settings={k: v for k, v in values["evaluation"].items() if k != "weights"},
+            inputs=partial(content_of, {"weights": settings.evaluation.weights}),
             needs=("prepare", "synthesize"),
             share=shares["evaluate"],
         ),
@@ -274,6 +291,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             files=("report.html", "report.md"),
             run=partial(report, settings),
             rooms=("report",),
+            retells=True,
             needs=("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
             share=shares["report"],
         ),
@@ -338,10 +356,10 @@ def main(
     from_
         The first stage to run; those before it must be done and unchanged.
     force
-        A stage to run anew though nothing has changed, and with it those that need it; may be
-        repeated.
+        A stage to run anew though nothing has changed, and with it those that need it if its
+        result is another one; may be repeated.
     dry_run
-        Print the plan, with time and memory where they are known, and do nothing.
+        Print the plan, with time and memory where they are known, and run nothing.
     max_minutes
         A budget for all stages together, of which each training gets a share.
     register
@@ -354,15 +372,16 @@ def main(
         Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
     """
     settings = load_recipe(config, assignments(overrides))
-    if data is not None or settings.data.path is not None:
-        path = (data or settings.data.path or Path()).absolute()
-        settings = replace(settings, data=replace(settings.data, path=path))
+    if data is not None:
+        settings = replace(settings, data=replace(settings.data, path=data))
     if max_minutes is not None:
         settings = replace(settings, max_minutes=max_minutes)
-    check_data(settings.data)
+    settings = settings.placed()
+    check_data(settings.data, out)
     made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
     choice = Choice(first=from_, last=until, forced=tuple(force or ()))
     if dry_run:
+        manifest_of(settings.data)  # which a plan of what never ran would not look at
         _print_plan(made, choice, json=json)
         return
     done = made.run(choice)
@@ -388,16 +407,16 @@ def _print_plan(made: Recipe, choice: Choice, *, json: bool) -> None:
 def _print_end(out: Path, names: list[str], *, json: bool) -> None:
     ledger = Ledger(out)
     entries = {name: entry for name in names if (entry := ledger.read(name)) is not None}
-    page = out / "report.html"
+    page = out / "report.html" if "report" in entries else None  # else it is of an earlier run
     if json:
         said = {
             name: {"status": e.status, "seconds": e.seconds, "peak_mib": e.peak_mib, **e.facts}
             for name, e in entries.items()
         }
-        print_json({"out": out, "stages": said, "report": page if page.exists() else None})
+        print_json({"out": out, "stages": said, "report": page})
         return
     print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
-    if page.exists():
+    if page is not None:
         print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
 
 
@@ -406,6 +425,7 @@ def _matters(settings: Any) -> dict[str, Any]:
     values = to_dict(settings)
     values["training"] = settings.training.what_matters()
     values["data"].pop("workers")
+    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
     values.pop("tokens", None)  # the stage `tokens` depends on them, and this one on that
     return values
 

@@ -8,7 +8,6 @@ import torch
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
-from medar.pipeline.outlook import plan_values
 from medar.pipeline.settings import load_recipe
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import SegmentationSettings
@@ -58,7 +57,7 @@ def load_whole_recipe(path: Path) -> None:
     settings = load_recipe(path)
     given = settings.tokenizer.plan
     assert all(given[name] == settings.plan[name] for name in given.keys() & settings.plan.keys())
-    check_values(plan_values(settings), None)
+    check_values(settings.plan_values(), None)
     assert "# Data: " in path.read_text()
     assert load_recipe(path, ["samples.n=3"]).samples.n == 3
 

@@ -50,33 +50,46 @@ def make_extractor(
     Raises:
         MedarError: an unknown name, a learnt extractor without its file or with another's.
     """
+    check_extractors((name,), weights if name in LEARNT else None)
     if name == features.NAME:
         return Extractor(name=name, compute=features.radiomics)
     if name == texture.NAME:
         return Extractor(name=name, compute=texture.texture)
-    if name not in LEARNT:
-        raise MedarError(f"extractor {name!r}: allowed are {', '.join(EXTRACTORS)}")
-    if weights is None:
-        raise MedarError(f"extractor {name}: its weights are needed, a local file (--weights)")
+    assert weights is not None  # was checked
     from medar.evaluation.learnt import MedicalNet, RadImageNet
 
     network = {"medicalnet-v1": MedicalNet, "radimagenet-v1": RadImageNet}[name](weights)
     return Extractor(name=name, compute=network.to(device), weights=file_digest(weights))
 
 
+def check_extractors(names: tuple[str, ...], weights: str | Path | None) -> None:
+    """Refuse a choice of extractors that cannot be; one at most is learnt, as there is one file.
+
+    Raises:
+        MedarError: no name, an unknown one, two learnt ones, one without its weights, or weights
+            that nothing needs.
+    """
+    learnt = [name for name in names if name in LEARNT]
+    odd = [name for name in names if name not in EXTRACTORS]
+    if not names:
+        raise MedarError(f"no extractor is named; allowed are {', '.join(EXTRACTORS)}")
+    if odd:
+        raise MedarError(f"extractor {odd[0]!r}: allowed are {', '.join(EXTRACTORS)}")
+    if len(learnt) > 1:
+        raise MedarError(f"extractors {' and '.join(learnt)}: one with weights at a time")
+    if learnt and weights is None:
+        raise MedarError(f"extractor {learnt[0]}: its weights are needed, a local file (--weights)")
+    if weights is not None and not learnt:
+        raise MedarError(f"{weights}: weights are for the extractors {' and '.join(LEARNT)}")
+
+
 def make_extractors(
     names: tuple[str, ...], weights: str | Path | None, device: torch.device | str
 ) -> list[Extractor]:
-    """Extractors of several names, of which one at most is learnt, as there is one file.
+    """Extractors of several names.
 
     Raises:
-        MedarError: see `make_extractor`; no name, two learnt ones, or weights that nothing needs.
+        MedarError: see `check_extractors` and `make_extractor`.
     """
-    learnt = [name for name in names if name in LEARNT]
-    if not names:
-        raise MedarError(f"no extractor is named; allowed are {', '.join(EXTRACTORS)}")
-    if len(learnt) > 1:
-        raise MedarError(f"extractors {' and '.join(learnt)}: one with weights at a time")
-    if weights is not None and not learnt:
-        raise MedarError(f"{weights}: weights are for the extractors {' and '.join(LEARNT)}")
+    check_extractors(names, weights)
     return [make_extractor(name, weights, device) for name in dict.fromkeys(names)]

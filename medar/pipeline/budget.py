@@ -33,12 +33,13 @@ def minutes_for(
     place = [one.name for one in stages].index(stage.name)
     entries = [ledger.read(one.name) for one in stages[:place]]
     spent = sum(entry.seconds for entry in entries if entry is not None) / 60
-    if spent >= budget:
+    given = round((budget - spent) * _part(stages, place), 4)
+    if given <= 0:
         raise MedarError(
             f"--max-minutes {budget:g}: the stages before {stage.name} took {spent:.1f}, so that "
             "nothing is left for it; give more"
         )
-    return round((budget - spent) * _part(stages, place), 4)
+    return given
 
 
 def expected_minutes(
@@ -54,19 +55,18 @@ def expected_minutes(
         ledger: says what stages took.
         budget: minutes for all.
     """
-    if budget is None:
-        return [None] * len(steps)
     given: list[float | None] = []
-    left = budget
+    left = budget or 0.0
     for place, step in enumerate(steps):
         entry, known = ledger.read(step.stage.name), ledger.known(step.stage.name)
-        minutes = left * _part(stages, place)
-        if step.action == "resume" and entry is not None and entry.minutes is not None:
-            minutes = entry.minutes
+        minutes = None if budget is None else left * _part(stages, place)
+        if step.action == "resume" and entry is not None:
+            minutes = entry.minutes  # as it began
         given.append(minutes if step.stage.training else None)
-        if known is not None and (step.action == "skip" or not step.stage.training):
+        trains = step.stage.training and step.action in ("run", "resume")
+        if known is not None and not trains:
             minutes = known.seconds / 60
-        left = max(0.0, left - minutes)
+        left = max(0.0, left - (minutes or 0.0))
     return given
 
 

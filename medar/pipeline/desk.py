@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from medar.environment import environment
 from medar.errors import MedarError, one_line
-from medar.files import read_json_object, write_json
+from medar.files import digest, read_json_object, write_json
 from medar.pipeline.budget import minutes_for
 from medar.pipeline.estimates import duration
-from medar.pipeline.ledger import Entry, Ledger, now
+from medar.pipeline.ledger import FOLDER, Entry, Ledger, now
 from medar.pipeline.memory import forget_peak, peak_mib
-from medar.pipeline.planning import Bases, Choice, Step, make_plan
+from medar.pipeline.planning import Bases, Choice, Step, decide, make_plan, needed
 from medar.pipeline.runs import Held, Runs, keep_model
 from medar.pipeline.stage import Facts, RunTracker, Stage, Work
 from medar.pipeline.team import Team
@@ -24,7 +24,7 @@ from medar.settings import save_yaml, to_dict
 if TYPE_CHECKING:
     from medar.pipeline.recipe import Recipe
 
-STATE = "recipe.json"
+STATE, SETTINGS = "recipe.json", "config.yaml"
 
 
 class Desk:
@@ -39,7 +39,7 @@ class Desk:
     def __init__(self, recipe: "Recipe", team: Team, choice: Choice) -> None:
         self.recipe, self.team, self.choice = recipe, team, choice
         self.ledger = Ledger(recipe.out)
-        self.bases = Bases(recipe.stages)
+        self.bases = Bases(recipe.stages, recipe.max_minutes)
         self.steps: list[Step] = []
         self._runs: Runs | None = None
         self._whole: RunTracker | None = None
@@ -50,10 +50,13 @@ class Desk:
         if self.recipe.register is not None:
             self._named(coming=[step.stage.name for step in self.steps])
         for step in self.steps:
-            self.bases.fingerprint(step.stage.name)  # data that cannot be read stop the run now
+            self.bases[step.stage.name]  # data that cannot be read stop the run now
+        # First of all: it tells a recipe's folder from that of another run, see `Recipe`.
+        (self.recipe.out / FOLDER).mkdir(parents=True, exist_ok=True)
         header = f"The recipe {self.recipe.name}, resolved: every setting, defaults included."
-        save_yaml(self.recipe.settings, self.recipe.out / "config.yaml", header=header)
-        write_json(self.recipe.out / "environment.json", environment())
+        save_yaml(self.recipe.settings, self.recipe.out / SETTINGS, header=header)
+        if any(step.action != "skip" for step in self.steps):
+            write_json(self.recipe.out / "environment.json", environment())
         for step, expected in zip(self.steps, self.recipe.estimates(self.steps), strict=True):
             took = "" if step.action == "skip" else f"; time {expected.time}"
             _say(f"{step.stage.name}: {step.action} ({step.why}){took}")
@@ -80,10 +83,12 @@ class Desk:
     def do(self, name: str) -> None:
         """Run a stage: a training in all processes, any other in the first one alone."""
         stage = next(one for one in self.recipe.stages if one.name == name)
-        if not stage.training:
-            self.team.tell(lambda: self._attempt(stage, self._open(stage)))
-            return
         entry = self.team.tell(lambda: self._open(stage))
+        if entry is None:
+            return
+        if not stage.training:
+            self.team.tell(lambda: self._attempt(stage, entry))
+            return
         if self.team.first:
             self._attempt(stage, entry)
         else:
@@ -91,21 +96,30 @@ class Desk:
             stage.run(Work(out=self.recipe.out, folder=folder, first=False, minutes=entry.minutes))
         self.team.tell(lambda: None)  # the first one has written all
 
-    def _open(self, stage: Stage) -> Entry:
-        """The entry to work under: that of before, or a new one, the old result moved aside."""
-        step = next(one for one in self.steps if one.stage.name == stage.name)
+    def _open(self, stage: Stage) -> Entry | None:
+        """The entry to work under: that of before, or a new one, the old result moved aside.
+
+        Returns:
+            None if it turns out that there is nothing to do: what it needs is as it was.
+        """
+        forced = stage.name in self.choice.forced
+        action, why = decide(stage, self.ledger, self.bases, forced=forced)
         entry = self.ledger.read(stage.name)
-        if step.action == "run" or entry is None:
+        if action == "skip":
+            _say(f"{stage.name}: skip ({why})")
+            return None
+        if action == "run" or entry is None:
+            recipe, basis, needs = self.recipe, self.bases[stage.name], needed(stage, self.ledger)
+            # Refused before anything is moved, where no time is left.
+            minutes = minutes_for(stage, recipe.stages, self.ledger, recipe.max_minutes)
             self._clear(stage, entry)
             entry = Entry(
                 name=stage.name,
-                basis=self.bases[stage.name],
-                fingerprint=self.bases.fingerprint(stage.name),
+                basis=basis,
+                fingerprint=digest({**basis, "needs": needs}),
                 started=now(),
-                needs={need: self._id(need) for need in stage.needs},
-                minutes=minutes_for(
-                    stage, self.recipe.stages, self.ledger, self.recipe.max_minutes
-                ),
+                needs=needs,
+                minutes=minutes,
                 outputs=[stage.folder, *stage.files],
             )
         entry.status, entry.ended, entry.attempts = "running", None, entry.attempts + 1
@@ -130,6 +144,8 @@ class Desk:
         forget_peak()
         try:
             entry.facts = dict(self._tracked(stage, entry))
+            if stage.result is not None:
+                entry.result = stage.result(self.recipe.out / stage.folder)
             entry.status = "done"
         except Exception as error:
             entry.status, entry.facts = "failed", {"error": one_line(error, 500)}
@@ -191,15 +207,12 @@ class Desk:
     def _work_left(self) -> bool:
         return self.recipe.register is not None or any(s.action != "skip" for s in self.steps)
 
-    def _id(self, name: str) -> str:
-        entry = self.ledger.read(name)
-        assert entry is not None  # a stage comes after those that it needs
-        return entry.id
-
 
 def _closed(state: Path) -> bool:
     """Whether the last run came to its end, so that nothing is left open in MLflow."""
-    return state.exists() and read_json_object(state).get("status") == "done"
+    with contextlib.suppress(MedarError):  # absent, or damaged
+        return read_json_object(state).get("status") == "done"
+    return False
 
 
 def _numbers(facts: Facts, prefix: str = "") -> dict[str, float]:

@@ -2,15 +2,18 @@
 
 import contextlib
 import shutil
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from medar.data.hashes import HashIndex
 from medar.data.layout import HASHES_FILE, MANIFEST_FILE
 from medar.data.manifest import Manifest
+from medar.data.prepared import Prepared
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.files import digest
+from medar.files import digest, file_digest
 from medar.parallel import default_workers
 from medar.pipeline.ledger import Ledger
 from medar.pipeline.settings import DataSettings
@@ -19,11 +22,15 @@ HASHES = HASHES_FILE
 """Content hashes of the data set's files, below OUT."""
 
 
-def check_data(data: DataSettings) -> Path:
+def check_data(data: DataSettings, out: Path | None = None) -> Path:
     """Where the data set is.
 
+    Args:
+        data: names it.
+        out: the recipe's folder.
+
     Raises:
-        MedarError: none is named, none is there, or it is prepared.
+        MedarError: none is named, none is there, it is prepared, or `out` lies in it.
     """
     if data.path is None:
         raise MedarError("no data set is named: give its path with --data")
@@ -32,6 +39,11 @@ def check_data(data: DataSettings) -> Path:
     if is_prepared(data.path):
         raise MedarError(
             f"{data.path}: is prepared already; name the data set that it was prepared from"
+        )
+    if out is not None and out.resolve().is_relative_to(data.path.resolve()):
+        raise MedarError(
+            f"{out}: lies in the data set {data.path}, of which samples would become cases; --out "
+            "names a folder outside"
         )
     return data.path
 
@@ -92,8 +104,25 @@ def data_digests(data: DataSettings, out: Path) -> dict[str, str]:
         except MedarError:
             found.append("cannot be read")  # preparing sets the case aside, and says why
     if out.is_dir():
-        index.save()
+        with contextlib.suppress(MedarError):  # a folder that may only be read; a plan needs more
+            index.save()
     return {"the list of cases": manifest.digest, "the content of files": digest(found)}
+
+
+def content_of(files: Mapping[str, Path | None]) -> dict[str, str]:
+    """Digests of what single files hold, by words for them; those that are not named are left out.
+
+    Raises:
+        MedarError: a file cannot be read.
+    """
+    found = {}
+    for words, path in files.items():
+        if path is not None:
+            try:
+                found[f"the content of {words}"] = file_digest(path)
+            except OSError as error:
+                raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+    return found
 
 
 def lend_hashes(out: Path, folder: Path) -> None:
@@ -102,3 +131,23 @@ def lend_hashes(out: Path, folder: Path) -> None:
     if not (folder / HASHES_FILE).exists():
         with contextlib.suppress(FileNotFoundError):
             shutil.copyfile(out / HASHES, folder / HASHES_FILE)
+
+
+def cases_by_split(data: Prepared, judged: str) -> dict[str, int]:
+    """How many prepared cases each split has, as `cases_train` and so on.
+
+    Args:
+        data: after preparing.
+        judged: the split of real volumes that samples are to be judged by.
+
+    Raises:
+        MedarError: too few to train, or to judge: better now than after the training.
+    """
+    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
+    for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
+        if found[split] < least:
+            raise MedarError(
+                f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
+                f"least {least} for a model that can be judged; add volumes, or name their splits"
+            )
+    return {f"cases_{name}": found[name] for name in ("train", "val", "test")}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.pipeline.stage import Stage
 from medar.settings import from_dict
@@ -28,11 +29,13 @@ class Entry:
     """"running" also where the process was interrupted or killed."""
     fingerprint: str
     basis: dict[str, Any]
-    """What the fingerprint is the hash of: settings, inputs, code, fingerprints of needs."""
+    """What the fingerprint is the hash of, with `needs`: settings, inputs, code."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    """Of this result; another one each time that the stage is run anew."""
-    needs: dict[str, str] = field(default_factory=dict)
-    """Ids of the results that it was made from."""
+    """Of this making; another one each time that the stage is run anew."""
+    result: str | None = None
+    """The digest of what it left, where the stage takes one."""
+    needs: dict[str, str | None] = field(default_factory=dict)
+    """The results that it was made from: digests, or ids where there are none."""
     started: str
     ended: str | None = None
     seconds: float = 0.0
@@ -124,7 +127,12 @@ def now() -> str:
 
 
 def _read(path: Path) -> Entry | None:
-    return from_dict(Entry, read_json(path), str(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return from_dict(Entry, read_json(path), str(path))
+    except MedarError as error:
+        raise MedarError(f"{error}; delete it, and the stage is done anew") from error
 
 
 def _number(named: tuple[str, Path]) -> int:

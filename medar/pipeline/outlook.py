@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from medar.data.layout import PLAN_FILE
 from medar.data.plan import Plan
 from medar.data.planning import check_values
+from medar.errors import MedarError
 from medar.pipeline.settings import SynthesisSettings
 from medar.pipeline.stage import Outlook
 from medar.settings import from_dict, to_dict
@@ -39,18 +40,16 @@ def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
     return Outlook(steps=training.steps, minutes=training.minutes, parameters=parameters)
 
 
-def plan_values(settings: SynthesisSettings) -> dict[str, object]:
-    """The values of the plan that the settings give."""
-    return {**settings.plan, **settings.tokenizer.plan}
-
-
 def _tokenizer(settings: SynthesisSettings, out: Path) -> "Tokenizer | None":
     """An untrained tokenizer of the right size, if the plan is known by now."""
     from medar.tokenizer.tokenizer import Tokenizer
 
-    file, given = out / "prepared" / PLAN_FILE, plan_values(settings)
+    file, given = out / "prepared" / PLAN_FILE, settings.plan_values()
     if file.exists():
-        plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
+        try:
+            plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
+        except MedarError:  # values that do not go with the others: these are derived anew
+            return None
     elif {"size", "downsampling"} <= given.keys():
         plan = check_values(given, None)
     else:

@@ -1,17 +1,19 @@
 """What is to be done of a recipe, and why: a step for each stage, before anything runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from medar.errors import MedarError
-from medar.files import digest
 from medar.pipeline.code import code_digest
-from medar.pipeline.ledger import Entry, Ledger
+from medar.pipeline.ledger import Ledger
 from medar.pipeline.stage import Stage
 
-Action = Literal["run", "resume", "skip"]
+Action = Literal["run", "resume", "skip", "depends"]
+"""`depends`: skipped, or gone on with, unless a stage before it gives another result."""
+
+UNKNOWN = "not set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Step:
 
 
 def make_plan(
-    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases | None" = None
+    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases"
 ) -> list[Step]:
     """A step for each stage that is wanted.
 
@@ -73,19 +75,17 @@ def make_plan(
         stages: all of the recipe, in order.
         ledger: what was done before.
         choice: which are wanted.
-        bases: of the same stages, where they are used again.
+        bases: of the same stages.
 
     Raises:
         MedarError: a stage that is not there, or one before `--from` that is not done.
     """
-    bases = bases or Bases(stages)
     steps: dict[str, Step] = {}
     started = choice.first is None
     for stage in choice.of(stages):
         started = started or stage.name == choice.first
-        entry = ledger.read(stage.name)
-        anew = [name for name in stage.needs if steps[name].action == "run"]
-        action, why = _decide(stage, entry, ledger, bases, anew, stage.name in choice.forced)
+        open_ = [name for name in stage.needs if steps[name].action != "skip"]
+        action, why = decide(stage, ledger, bases, open_, forced=stage.name in choice.forced)
         if not started and action != "skip":
             raise MedarError(
                 f"--from {choice.first}: {stage.name} comes before it and is to run ({why}); leave "
@@ -96,10 +96,15 @@ def make_plan(
 
 
 class Bases:
-    """What the fingerprints of stages are taken of, each computed once and only if asked for."""
+    """What stages depend on besides their needs, each computed once and only if asked for.
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self._stages = {stage.name: stage for stage in stages}
+    Args:
+        stages: all of the recipe.
+        minutes: its budget.
+    """
+
+    def __init__(self, stages: Sequence[Stage], minutes: float | None = None) -> None:
+        self._stages, self._minutes = {stage.name: stage for stage in stages}, minutes
         self._known: dict[str, dict[str, Any]] = {}
 
     def __getitem__(self, name: str) -> dict[str, Any]:
@@ -109,58 +114,85 @@ class Bases:
                 "settings": dict(stage.settings),
                 "inputs": stage.inputs() if stage.inputs else {},
                 "code": {room: code_digest(room) for room in stage.rooms},
-                "needs": {need: self.fingerprint(need) for need in stage.needs},
+                "budget": {"max_minutes": self._minutes} if stage.training else {},
             }
             self._known[name] = json.loads(json.dumps(values))
         return self._known[name]
 
-    def fingerprint(self, name: str) -> str:
-        """The hash of all that a stage's result depends on."""
-        return digest(self[name])
+
+def needed(stage: Stage, ledger: Ledger) -> dict[str, str | None]:
+    """What names the result of each stage that one needs; None where there is none."""
+    made = {need: ledger.read(need) for need in stage.needs}
+    return {
+        need: None if one is None else one.id if stage.retells else one.result or one.id
+        for need, one in made.items()
+    }
 
 
-def _decide(
-    stage: Stage, entry: Entry | None, ledger: Ledger, bases: Bases, anew: list[str], forced: bool
+def decide(
+    stage: Stage, ledger: Ledger, bases: Bases, open_: Sequence[str] = (), *, forced: bool = False
 ) -> tuple[Action, str]:
-    """Whether a stage runs, goes on or is skipped, and why."""
+    """Whether a stage runs, goes on or is skipped, and why.
+
+    Args:
+        stage: the one.
+        ledger: what was done before.
+        bases: what it depends on now.
+        open_: stages that it needs and whose result is not known yet.
+        forced: run it in any case.
+    """
+    entry = ledger.read(stage.name)
     if entry is None:
         return "run", "not done yet"
     if forced:
         return "run", "forced"
-    if anew:
-        return "run", f"{anew[0]} is run anew"
-    for need in stage.needs:
-        made = ledger.read(need)
-        if made is None or made.id != entry.needs.get(need):
-            return "run", f"{need} was run anew since"
-    if entry.fingerprint != bases.fingerprint(stage.name):
-        return "run", _difference(entry.basis, bases[stage.name])
-    if entry.status == "done":
-        if ledger.whole(stage):
-            return "skip", "done, nothing has changed"
+    given, around = _changes(entry.basis, bases[stage.name])
+    if given or (around and not stage.training):
+        return "run", given or around
+    for need, result in needed(stage, ledger).items():
+        if need not in open_ and result != entry.needs.get(need):
+            return "run", f"{need} has given another result since"
+    done = entry.status == "done"
+    if done and not ledger.whole(stage):
         return "run", "its result is gone"
-    return "resume", "failed before" if entry.status == "failed" else "was interrupted"
+    why = "done" if done else "failed before" if entry.status == "failed" else "was interrupted"
+    if around:
+        why += f"; {around}" + (f", --force {stage.name} trains anew" if done else "")
+    if open_:
+        return "depends", f"{why}; runs anew if {open_[0]} gives another result"
+    if done:
+        return "skip", why if around else f"{why}, nothing has changed"
+    return "resume", why
 
 
-def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What has changed, in a few words: the first of the settings, the data or the code."""
-    for part, words in (("settings", "{} was {}, now {}"), ("inputs", "{} has changed")):
-        then, given = (_flat(basis.get(part, {})) for basis in (before, now))
-        for name in sorted(then.keys() | given.keys()):
-            one, other = then.get(name, "not set"), given.get(name, "not set")
-            if one != other:
-                return words.format(name, one, other)
-    code = [r for r in now["code"] if now["code"][r] != before.get("code", {}).get(r)]
-    if code:
-        return f"the code of medar.{code[0]} has changed"
-    return f"what it needs has changed: {', '.join(now['needs'])}"
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, str]:
+    """What has changed, in a few words: first of the settings and the data, then around them.
 
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{name}.")
+    A setting that only one of the two knows has come or gone with the code.
+    """
+    given, around = [], []
+    before = {part: before.get(part, {}) for part in now}
+    for name, one, other in _differences(before["settings"], now["settings"]):
+        if UNKNOWN in (one, other):
+            around.append(f"{name} was {one}, now {other}")
         else:
-            flat[prefix + name] = value
-    return flat
+            given.append(f"{name} was {one}, now {other}")
+    for name, _, _ in _differences(before["inputs"], now["inputs"]):
+        given.append(f"{name} has changed")
+    for room, _, _ in _differences(before["code"], now["code"]):
+        around.append(f"the code of medar.{room} has changed since")
+    for name, one, other in _differences(before["budget"], now["budget"]):
+        around.append(f"{name} was {one}, now {other}")
+    return (given or [""])[0], (around or [""])[0]
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of whatever differs in nested mappings."""
+    for name in sorted(before.keys() | now.keys()):
+        one, other = before.get(name, UNKNOWN), now.get(name, UNKNOWN)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            yield prefix + name, one, other

@@ -21,10 +21,10 @@ from typing import Any, Literal
 from medar.errors import MedarError
 from medar.files import exclusive
 from medar.pipeline.budget import expected_minutes
-from medar.pipeline.desk import Desk
+from medar.pipeline.desk import SETTINGS, Desk
 from medar.pipeline.estimates import Estimate, estimate
-from medar.pipeline.ledger import Ledger
-from medar.pipeline.planning import Choice, Step, make_plan
+from medar.pipeline.ledger import FOLDER, Ledger
+from medar.pipeline.planning import Bases, Choice, Step, make_plan
 from medar.pipeline.runs import check_registration
 from medar.pipeline.stage import Stage
 from medar.pipeline.team import together
@@ -56,8 +56,9 @@ class Recipe:
         Raises:
             MedarError: see `make_plan`.
         """
-        _check(self.out)
-        return make_plan(self.stages, Ledger(self.out), choice)
+        self._check_folder()
+        bases = Bases(self.stages, self.max_minutes)
+        return make_plan(self.stages, Ledger(self.out), choice, bases)
 
     def estimates(self, steps: Sequence[Step]) -> list[Estimate]:
         """What each step takes, as far as that is known."""
@@ -75,7 +76,7 @@ class Recipe:
             MedarError: what a stage raises; or another process is at work in the folder.
             KeyboardInterrupt: SIGINT or SIGTERM came; the same call goes on.
         """
-        _check(self.out)
+        self._check_folder()
         check_registration(self.register, self.alias, tracked=self.tracked)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminable(self._go_on(choice)))
@@ -90,14 +91,19 @@ class Recipe:
                         desk.do(name)
             return desk.steps
 
+    def _check_folder(self) -> None:
+        """Refuse a folder whose files a run would replace though they are not of this recipe."""
+        if self.out.exists() and not self.out.is_dir():
+            raise MedarError(f"{self.out}: is a file; --out names a folder")
+        if (self.out / SETTINGS).exists() and not (self.out / FOLDER).exists():
+            raise MedarError(
+                f"{self.out}: holds a run of something else ({SETTINGS}, no {FOLDER}/); --out "
+                "needs a folder of its own"
+            )
+
     @staticmethod
     def _go_on(choice: Choice) -> str:
         return f"the same command{' without --force' if choice.forced else ''} goes on from here"
-
-
-def _check(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; --out names a folder")
 
 
 @contextlib.contextmanager

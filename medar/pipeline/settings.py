@@ -1,11 +1,13 @@
 """`SynthesisSettings`: what a recipe's YAML holds, its parts inline or in files of their own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from medar.data.planning import check_values
 from medar.errors import MedarError
+from medar.generator.attributes import MODALITY
 from medar.generator.sampling import SamplingSettings
 from medar.generator.settings import GeneratorSettings
 from medar.settings import STRICT, from_dict, overridden, read_yaml
@@ -77,7 +79,11 @@ class SamplesSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How the samples are judged; see `medar.evaluation.generation`."""
+    """How the samples are judged; see `medar.evaluation.generation`.
+
+    Raises:
+        MedarError: extractors that there are not, or not with these weights.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -89,6 +95,11 @@ class EvaluationSettings:
     """Local file of weights, for extractors that are learnt."""
     seed: int = 0
     """Of bootstrap draws, subsets and pairs."""
+
+    def __post_init__(self) -> None:
+        from medar.evaluation.extractors import check_extractors
+
+        check_extractors(self.extractors, self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +132,8 @@ class SynthesisSettings:
     """The recipe from a data set to synthetic volumes and their report.
 
     Raises:
-        MedarError: a budget that is not above 0.
+        MedarError: a budget that is not above 0, values that no plan can have, or samples that the
+            generator could not be asked for.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -141,6 +153,32 @@ class SynthesisSettings:
     def __post_init__(self) -> None:
         if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
             raise MedarError(f"max_minutes {self.max_minutes}: a number above 0 is needed")
+        check_values(self.plan_values(), None)
+        named = self.generator.condition.attributes
+        known = (MODALITY,) if named is None else named
+        odd = [name for name in self.samples.attributes if name not in known]
+        if odd:
+            raise MedarError(
+                f"samples attribute {odd[0]!r}: the generator is to learn {', '.join(known) or '-'}"
+                "; name it in generator.condition.attributes too"
+            )
+
+    def plan_values(self) -> dict[str, Any]:
+        """The values of the plan that are given."""
+        return {**self.plan, **self.tokenizer.plan}
+
+    def placed(self) -> "SynthesisSettings":
+        """The same with absolute paths, so that they hold in another working directory too."""
+        data, evaluation, loss = self.data, self.evaluation, self.tokenizer.loss
+        return replace(
+            self,
+            data=replace(data, path=_absolute(data.path), attributes=_absolute(data.attributes)),
+            evaluation=replace(evaluation, weights=_absolute(evaluation.weights)),
+            tokenizer=replace(
+                self.tokenizer,
+                loss=replace(loss, perceptual_file=_absolute(loss.perceptual_file)),
+            ),
+        )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSettings:
@@ -166,3 +204,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSet
     }
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
     return from_dict(SynthesisSettings, overridden(values, overrides), where)
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()

@@ -70,8 +70,8 @@ class Stage:
     run: Callable[[Work], Facts]
     """Does the work, or goes on with what a killed process left of it."""
     rooms: tuple[str, ...]
-    """Modules and packages of medar whose code the result depends on, besides those of the stages
-    that it needs."""
+    """Modules and packages of medar whose code the result depends on; not those that only what it
+    needs was made with."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All that the result depends on, as JSON-able values."""
     needs: tuple[str, ...] = ()
@@ -80,8 +80,14 @@ class Stage:
     """What else it owns: files in the recipe's folder."""
     inputs: Callable[[], dict[str, str]] | None = None
     """Digests by name of data that come from outside."""
+    result: Callable[[Path], str] | None = None
+    """The digest of what it left in its folder. Stages that need it are redone only if that
+    differs; without it, each time that this one is."""
+    retells: bool = False
+    """It also tells how what it needs was made, and is redone whenever that is."""
     training: bool = False
-    """It runs in all processes, and within the minutes that it is given."""
+    """It runs in all processes, and within the minutes that it is given. Once it has begun, a
+    change of code or budget alone does not make it run anew: that is left to `--force`."""
     model: Literal["tokenizer", "generator"] | None = None
     """What kind of model it leaves in the folder `model` of its own, to be kept in MLflow."""
     share: float = 0.0

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medar.files import file_digest
 from medar.pipeline.planning import Choice, Step
 from medar.pipeline.recipe import Recipe
 from medar.pipeline.stage import Facts, Outlook, Stage, Work
@@ -31,6 +32,8 @@ class Kitchen:
         options: more of the recipe's own.
         acts: what a stage does besides, by name, once.
         digests: of the data that `first` reads.
+        content: whether stages take the digest of what they left.
+        retelling: the stage that tells how the others were made.
     """
 
     def __init__(self, out: Path) -> None:
@@ -41,6 +44,8 @@ class Kitchen:
         self.fails: dict[str, BaseException] = {}
         self.acts: dict[str, Callable[[], None]] = {}
         self.digests = {"the content of files": "abc"}
+        self.content = False
+        self.retelling = ""
         self.budget: float | None = None
         self.tracked = False
         self.options: dict[str, Any] = {}
@@ -93,6 +98,8 @@ class Kitchen:
             settings=self.values[name],
             needs=tuple(needs),
             inputs=(lambda: self.digests) if name == "first" else None,
+            result=(lambda folder: file_digest(folder / "result")) if self.content else None,
+            retells=name == self.retelling,
             training=name == "second",
             model="generator" if name == "second" and self.options else None,
             share=2.0 if name == "second" else 1.0,

@@ -42,11 +42,50 @@ def test_the_minutes_of_a_stage_do_not_move(kitchen: Kitchen) -> None:
     assert kitchen.run() == []
 
 
+def test_another_budget_does_not_train_anew(kitchen: Kitchen) -> None:
+    kitchen.budget = 9.0
+    kitchen.fails["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.run()
+    given = kitchen.minutes["second"]
+    kitchen.budget = None
+    plan = kitchen.plan()
+    assert plan[1].why == "was interrupted; max_minutes was 9.0, now None"
+    assert kitchen.recipe().estimates(plan)[1].seconds == pytest.approx(60 * (given or 0))
+    assert kitchen.run() == ["second", "third"]
+    assert kitchen.minutes["second"] == given
+    kitchen.budget = 30.0
+    second = kitchen.plan()[1]
+    assert second.action == "skip"
+    assert second.why == "done; max_minutes was 9.0, now 30.0, --force second trains anew"
+    assert kitchen.run(forced=("second",)) == ["second", "third"]
+    assert kitchen.minutes["second"] == pytest.approx(20.0, abs=0.01)
+
+
 def test_a_budget_that_is_used_up(kitchen: Kitchen) -> None:
     kitchen.budget = 2.0
     kitchen.run(last="first")
     took(kitchen, "first", 180.0)
     with pytest.raises(MedarError, match=r"the stages before second took 3\.0"):
+        kitchen.run()
+
+
+def test_a_budget_that_is_refused_leaves_what_is_there(kitchen: Kitchen) -> None:
+    kitchen.run()
+    took(kitchen, "first", 180.0)
+    kitchen.budget = 2.0
+    kitchen.values["second"] = {"size": 2}
+    with pytest.raises(MedarError, match="nothing is left for it"):
+        kitchen.run()
+    assert (kitchen.out / "second-folder" / "result").exists()
+    assert not (kitchen.out / "old").exists()
+
+
+def test_a_budget_that_leaves_no_time_to_speak_of(kitchen: Kitchen) -> None:
+    kitchen.budget = 2.00001
+    kitchen.run(last="first")
+    took(kitchen, "first", 120.0)
+    with pytest.raises(MedarError, match="nothing is left for it"):
         kitchen.run()
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from fakes import Kitchen
 
 from medar.errors import MedarError
 from medar.files import exclusive
+from medar.pipeline import desk
 from medar.pipeline.ledger import Ledger
 
 ALL = ["first", "second", "third"]
@@ -41,10 +43,12 @@ def test_a_run_leaves_a_ledger_and_settings(kitchen: Kitchen) -> None:
     assert second["started"] <= second["ended"]
 
 
-def test_nothing_is_done_twice(kitchen: Kitchen) -> None:
+def test_nothing_is_done_twice(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
     kitchen.run()
     before = {name: entry(kitchen, name) for name in ALL}
+    monkeypatch.setattr(desk, "environment", lambda: {"python": "4"})
     assert kitchen.run() == []
+    assert json.loads((kitchen.out / "environment.json").read_text()) == {"python": "3"}
     assert {name: entry(kitchen, name) for name in ALL} == before
 
 
@@ -80,7 +84,7 @@ def test_a_changed_setting_moves_the_old_result_aside(kitchen: Kitchen) -> None:
     assert [step.why for step in steps] == [
         "done, nothing has changed",
         "size was 1, now 2",
-        "second is run anew",
+        "done; runs anew if second gives another result",
     ]
     assert kitchen.run() == ["second", "third"]
     for name in ("second", "third"):
@@ -110,10 +114,102 @@ def test_changed_data_change_all(kitchen: Kitchen) -> None:
     assert kitchen.run() == ALL
 
 
-def test_changed_code_is_noticed(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def other_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes the code of all rooms another one."""
+    return lambda: monkeypatch.setattr("medar.pipeline.planning.code_digest", lambda room: "other")
+
+
+def test_changed_code_redoes_what_is_no_training(
+    kitchen: Kitchen, other_code: Callable[[], None]
+) -> None:
+    kitchen.content = True
     kitchen.run()
-    monkeypatch.setattr("medar.pipeline.planning.code_digest", lambda room: "other")
-    assert kitchen.plan()[0].why == "the code of medar.errors has changed"
+    other_code()
+    assert kitchen.actions() == "first run, second depends, third run"
+    assert kitchen.plan()[0].why == "the code of medar.errors has changed since"
+    assert kitchen.run() == ["first", "third"]
+    kept = kitchen.plan()[1]
+    assert kept.action == "skip"
+    assert kept.why == (
+        "done; the code of medar.errors has changed since, --force second trains anew"
+    )
+    assert kitchen.run(forced=("second",)) == ["second"]
+    assert kitchen.plan()[1].why == "done, nothing has changed"
+
+
+def test_a_setting_that_came_with_the_code_does_not_train_anew(kitchen: Kitchen) -> None:
+    kitchen.values["second"] = {"loss": {"size": 1, "old": 2}}
+    kitchen.run()
+    kitchen.values["second"] = {"loss": {"size": 1, "new": 3}}
+    assert kitchen.run() == []
+    assert kitchen.plan()[1].why.startswith("done; loss.new was not set, now 3")
+    kitchen.values["second"] = {"loss": {"size": 2, "new": 3}}
+    assert kitchen.plan()[1].why == "loss.size was 1, now 2"
+
+
+def test_an_interrupted_training_goes_on_with_other_code(
+    kitchen: Kitchen, other_code: Callable[[], None]
+) -> None:
+    kitchen.content = True
+    kitchen.fails["second"] = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        kitchen.run()
+    other_code()
+    assert kitchen.actions() == "first run, second depends, third run"
+    assert kitchen.run() == ["first", "second", "third"]
+    assert (result(kitchen, "first"), result(kitchen, "second")) == ("f", "ss")
+
+
+def test_the_same_result_changes_nothing_after_it(
+    kitchen: Kitchen, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kitchen.content = True
+    kitchen.run()
+    kitchen.digests = {"the content of files": "abd"}
+    assert [(step.action, step.why) for step in kitchen.plan()] == [
+        ("run", "the content of files has changed"),
+        ("depends", "done; runs anew if first gives another result"),
+        ("depends", "done; runs anew if first gives another result"),
+    ]
+    assert kitchen.run() == ["first"]
+    assert "third: skip (done, nothing has changed)" in capsys.readouterr().err.splitlines()
+    assert kitchen.actions() == "first skip, second skip, third skip"
+
+
+def test_another_result_changes_what_needs_it(kitchen: Kitchen) -> None:
+    kitchen.content = True
+    kitchen.run()
+    file = kitchen.out / "first-folder" / "result"
+
+    def act() -> None:
+        file.write_text("other")
+
+    kitchen.acts["first"] = act
+    kitchen.digests = {"the content of files": "abd"}
+    kitchen.fails["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        kitchen.run()
+    assert kitchen.actions() == "first skip, second resume, third run"
+    assert kitchen.run() == ["second", "third"]
+
+
+def test_who_tells_how_it_was_made_tells_it_again(kitchen: Kitchen) -> None:
+    kitchen.content, kitchen.retelling = True, "third"
+    kitchen.run()
+    assert kitchen.run(forced=("first",)) == ["first", "third"]
+    assert kitchen.run() == []
+
+
+def test_a_ledger_without_digests_is_gone_on_with(kitchen: Kitchen) -> None:
+    kitchen.run()
+    kitchen.content = True
+    for name in ALL:
+        said = entry(kitchen, name)
+        del said["result"]
+        said["basis"]["needs"] = {"first": "a hash"}
+        (kitchen.out / "stages" / f"{name}.json").write_text(json.dumps(said))
+    assert kitchen.run() == []
 
 
 def test_force_redoes_a_stage_and_those_that_need_it(kitchen: Kitchen) -> None:
@@ -125,7 +221,7 @@ def test_force_redoes_a_stage_and_those_that_need_it(kitchen: Kitchen) -> None:
 def test_a_stage_knows_that_what_it_needs_was_made_anew(kitchen: Kitchen) -> None:
     kitchen.run()
     assert kitchen.run(forced=("first",), last="first") == ["first"]
-    assert kitchen.plan()[1].why == "first was run anew since"
+    assert kitchen.plan()[1].why == "first has given another result since"
     assert kitchen.run() == ["second", "third"]
 
 
@@ -217,8 +313,38 @@ def test_a_file_where_the_folder_should_be(kitchen: Kitchen, tmp_path: Path) -> 
 def test_a_damaged_ledger_is_one_line(kitchen: Kitchen) -> None:
     kitchen.run(last="first")
     (kitchen.out / "stages" / "first.json").write_text("{")
-    with pytest.raises(MedarError, match=r"first\.json: not valid JSON"):
+    with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it, and"):
         kitchen.plan()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_damaged_state_is_written_anew(kitchen: Kitchen, text: str) -> None:
+    kitchen.run()
+    (kitchen.out / "recipe.json").write_text(text)
+    assert kitchen.run() == []
+    assert json.loads((kitchen.out / "recipe.json").read_text())["status"] == "done"
+
+
+def test_a_folder_of_another_run_is_refused(kitchen: Kitchen) -> None:
+    kitchen.out.mkdir()
+    (kitchen.out / "config.yaml").write_text("task: a training")
+    for call in (kitchen.run, kitchen.plan):
+        with pytest.raises(MedarError, match="holds a run of something else"):
+            call()
+    assert (kitchen.out / "config.yaml").read_text() == "task: a training"
+
+
+def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
+    kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(desk, "write_json", killed)
+        kitchen.run()
+    assert (kitchen.out / "config.yaml").exists()
+    assert kitchen.run() == ALL
 
 
 def test_entries_survive_a_round_trip(kitchen: Kitchen) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medar.errors import MedarError
-from medar.pipeline.inputs import check_data, data_digests, lend_hashes, manifest_in
+from medar.pipeline.inputs import check_data, content_of, data_digests, lend_hashes, manifest_in
 from medar.pipeline.settings import DataSettings, load_recipe
 from medar.settings import load_yaml, save_yaml
 from medar.volume import Volume, write_nifti
@@ -39,7 +39,9 @@ def test_parts_are_inline_or_in_files_beside_the_yaml(tmp_path: Path) -> None:
 
 def test_resolved_settings_are_settings(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(PARTS + "plan: {labels: {1: liver}}\ndata: {path: here}\n")
-    settings = load_recipe(tmp_path / "a.yaml", ["samples.attributes.age=60"])
+    settings = load_recipe(
+        tmp_path / "a.yaml", ["samples.attributes.age=60", "generator.condition.attributes=[age]"]
+    )
     save_yaml(settings, tmp_path / "b.yaml")
     assert load_recipe(tmp_path / "b.yaml") == settings
     assert load_yaml(type(settings), tmp_path / "b.yaml") == settings
@@ -51,6 +53,10 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
         ("tokenizer: no.yaml\n", r"no\.yaml: cannot be read"),
         ("- 1\n", r"recipe\.yaml: a mapping of settings is needed, not list"),
         (PARTS + "sample: {}\n", "unknown key 'sample'; did you mean 'samples'"),
+        (PARTS + "evaluation: {extractors: [nope]}\n", "extractor 'nope': allowed are radiomics"),
+        (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "its weights are needed"),
+        (PARTS + "plan: {mode: patches}\n", "plan: key 'mode': 'patches'"),
+        (PARTS + "samples: {attributes: {age: 6}}\n", "samples attribute 'age': .* modality; name"),
         (PARTS + "data: {workers: 0}\n", "data workers 0: a number from 1 is needed"),
         ("tokenizer: {training: {steps: 1}}\n", "key 'generator' is missing"),
     ],
@@ -71,6 +77,52 @@ def test_a_data_set_is_named_and_there(tmp_path: Path) -> None:
     ):
         with pytest.raises(MedarError, match=message):
             check_data(DataSettings(path=path))
+
+
+def test_a_run_does_not_lie_in_its_data(data: DataSettings, tmp_path: Path) -> None:
+    assert data.path is not None
+    check_data(data, tmp_path / "data-runs" / "x")
+    for out in (data.path, data.path / "runs" / "x"):
+        with pytest.raises(MedarError, match="lies in the data set"):
+            check_data(data, out)
+
+
+def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(
+        PARTS + "data: {path: here, attributes: a.csv}\n"
+        "evaluation: {extractors: [medicalnet-v1], weights: w.pth}\n"
+    )
+    settings = load_recipe("a.yaml", ["tokenizer.loss.perceptual_file=p.pth"]).placed()
+    assert (settings.data.path, settings.data.attributes) == (tmp_path / "here", tmp_path / "a.csv")
+    assert settings.evaluation.weights == tmp_path / "w.pth"
+    assert settings.tokenizer.loss.perceptual_file == tmp_path / "p.pth"
+
+
+def test_single_files_count_by_content(tmp_path: Path) -> None:
+    (tmp_path / "w").write_text("1")
+    before = content_of({"weights": tmp_path / "w", "nothing": None})
+    assert list(before) == ["the content of weights"]
+    (tmp_path / "w").rename(tmp_path / "v")
+    assert content_of({"weights": tmp_path / "v"}) == before
+    (tmp_path / "v").write_text("2")
+    assert content_of({"weights": tmp_path / "v"}) != before
+    with pytest.raises(MedarError, match="w: cannot be read"):
+        content_of({"weights": tmp_path / "w"})
+
+
+def test_a_folder_that_may_only_be_read_can_be_planned(
+    data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, text: str) -> None:
+        raise MedarError(f"{path}: cannot be written")
+
+    out = tmp_path / "out"
+    out.mkdir()
+    before = data_digests(data, out)
+    monkeypatch.setattr("medar.data.hashes.SETTLED", -1)
+    monkeypatch.setattr("medar.data.hashes.write_text", refuse)
+    assert data_digests(data, out) == before
 
 
 def test_digests_follow_the_content(data: DataSettings, tmp_path: Path) -> None:

@@ -127,9 +127,23 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
 
     code, said, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(said)["stages"]}
-    assert [step["action"] for step in plan.values()] == ["skip"] * 4 + ["run"] * 3
+    assert [step["action"] for step in plan.values()] == [
+        *["skip"] * 4, "run", "depends", "depends",
+    ]  # fmt: skip
     assert plan["synthesize"]["why"] == "n was 4, now 5"
     assert plan["synthesize"]["mib"] == before["synthesize"]["peak_mib"]
+    code, said, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
+    assert json.loads(said)["report"] is None  # the page is of another call
+    # What is made anew and comes out the same changes nothing after it, but the page that tells.
+    words = ("--out", out, "--untracked", "--force", "prepare", "--force", "synthesize")
+    code, _, said = run(*words)
+    assert code == 0
+    kept = ("tokenizer", "tokens", "generator", "evaluate")
+    assert all(f"{name}: skip (done, nothing has changed)" in said for name in kept)
+    after = ledger(out)
+    assert [name for name in NAMES if after[name]["id"] != before[name]["id"]] == [
+        "prepare", "synthesize", "report",
+    ]  # fmt: skip
     # Where a training is looked at more often, or data are loaded otherwise, nothing changes.
     free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2")
     _, said, _ = run("--out", out, "--dry-run", "--json", *free)
@@ -202,6 +216,8 @@ def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None
         (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
         (("--out", out, "--until", "token"), "--until token: no such stage"),
         (("--out", out, "--data", tmp_path / "no"), "no such file or folder"),
+        (("--out", out, "--data", place / "tiny.yaml"), "no volume found"),
+        (("--out", place / "phantoms" / "runs"), "lies in the data set"),
         (("--out", out, "max_minutes=0"), "max_minutes 0.0: a number above 0 is needed"),
         (("--out", out, "samples.n=1"), "samples n 1: at least 2 is needed"),
         (("--out", out, "shares.report=0"), "shares report 0.0: a number above 0 is needed"),
@@ -212,6 +228,26 @@ def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None
         assert error.startswith("medar: ")
         assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_a_plan_that_will_be_derived_anew_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+    stored = {"spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16]}
+    text = yaml.safe_dump({**stored, "downsampling": [8, 8, 8], "intensity": {}, "labels": {}})
+    (tmp_path / "out" / "prepared").mkdir(parents=True)
+    (tmp_path / "out" / "prepared" / "plan.yaml").write_text(text)
+    words = ("plan={}", "plan.downsampling=[3, 3, 3]", "--dry-run", "--json")
+    code, said, error = run("--out", tmp_path / "out", *words)
+    assert (code, error) == (0, "")
+    assert json.loads(said)["stages"][1]["memory"] == "unknown"
+
+
+def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "two", n=2, spacing=20.0)
+    words = ("--data", tmp_path / "two", "--out", tmp_path / "out", "--untracked")
+    code, _, error = run(*words)
+    assert code == 2
+    assert "prepared: 1 of 2 cases in the split 'train', at least 2" in error.splitlines()[-1]
+    assert not (tmp_path / "out" / "tokenizer").exists()
 
 
 def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
