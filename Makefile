@@ -40,7 +40,7 @@ endif
 	$(BIN)/python pipelines/synthesis.py --config configs/demo.yaml --data "$(SOURCE)" --out $(DEMO)/run
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --out $(DEMO)/prepared.png
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --inverse --out $(DEMO)/round-trip.png
-	@echo "read $(DEMO)/run/report.html; the volumes of nobody are $(DEMO)/run/samples/sample_*.nii.gz;"
+	@echo "read $(DEMO)/run/report.html; the synthetic volumes are $(DEMO)/run/samples/sample_*.nii.gz;"
 	@echo "$(DEMO)/prepared.png is what went in, $(DEMO)/round-trip.png what came back from there;"
 	@echo "the runs: $(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(DEMO)/mlflow.db}"
 

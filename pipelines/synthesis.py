@@ -417,7 +417,7 @@ def _print_end(out: Path, names: list[str], *, json: bool) -> None:
         return
     print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
     if page is not None:
-        print(f"read {page}; volumes of nobody are in {out / SAMPLES}")
+        print(f"read {page}; synthetic volumes are in {out / SAMPLES}")
 
 
 def _matters(settings: Any) -> dict[str, Any]:

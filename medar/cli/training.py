@@ -47,12 +47,10 @@ class Training:
         Raises:
             MedarError: a name that the registry does not take, or one without MLflow.
         """
-        if self.untracked and self.register is not None:
-            raise MedarError(f"--register {self.register}: needs MLflow; leave out --untracked")
         from medar.tracking import MlflowTracker
-        from medar.tracking.names import check_names
+        from medar.tracking.names import check_registration
 
-        check_names(self.register, self.alias)
+        check_registration(self.register, self.alias, tracked=not self.untracked)
         if self.untracked:
             return None
         return MlflowTracker(out, name=f"{kind} {out.resolve().name}", tags={"medar.kind": kind})

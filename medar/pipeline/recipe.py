@@ -25,7 +25,6 @@ from medar.pipeline.desk import SETTINGS, Desk
 from medar.pipeline.estimates import Estimate, estimate
 from medar.pipeline.ledger import FOLDER, Ledger
 from medar.pipeline.planning import Bases, Choice, Step, make_plan
-from medar.pipeline.runs import check_registration
 from medar.pipeline.stage import Stage
 from medar.pipeline.team import together
 
@@ -77,6 +76,8 @@ class Recipe:
             KeyboardInterrupt: SIGINT or SIGTERM came; the same call goes on.
         """
         self._check_folder()
+        from medar.tracking.names import check_registration
+
         check_registration(self.register, self.alias, tracked=self.tracked)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminable(self._go_on(choice)))

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medar.errors import MedarError
 from medar.pipeline.stage import Facts, RunTracker
 
 if TYPE_CHECKING:
@@ -56,21 +55,6 @@ class Runs:
         return MlflowTracker(
             folder, name=name, uri=self._whole.uri, parent=self._whole.run_id, tags=tags
         )
-
-
-def check_registration(register: str | None, alias: str | None, *, tracked: bool) -> None:
-    """Refuse what cannot be registered before anything is trained for it.
-
-    Raises:
-        MedarError: a name that the registry does not take, an alias alone, or no MLflow.
-    """
-    if register is None and alias is None:
-        return
-    from medar.tracking.names import check_names
-
-    if register is not None and not tracked:
-        raise MedarError(f"--register {register}: needs MLflow; leave out --untracked")
-    check_names(register, alias)
 
 
 def keep_model(

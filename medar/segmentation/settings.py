@@ -117,9 +117,7 @@ class SegmentationSettings:
 
     def within(self, minutes: float | None) -> "SegmentationSettings":
         """The same with another limit of time, where one is given."""
-        if minutes is None:
-            return self
-        return replace(self, training=replace(self.training, minutes=minutes))
+        return replace(self, training=self.training.within(minutes))
 
     def with_labels(self, share: float | None) -> "SegmentationSettings":
         """The same with the labels of another share of the subjects, where one is given."""

@@ -205,6 +205,4 @@ class TokenizerSettings:
 
     def within(self, minutes: float | None) -> "TokenizerSettings":
         """The same with another limit of time, where one is given."""
-        if minutes is None:
-            return self
-        return replace(self, training=replace(self.training, minutes=minutes))
+        return replace(self, training=self.training.within(minutes))

@@ -75,3 +75,14 @@ def check_names(register: str | None, alias: str | None) -> None:
         raise MedarError(
             f"alias {alias!r}: letters, digits, - and _ are needed, but neither 'latest' nor 'v1'"
         )
+
+
+def check_registration(register: str | None, alias: str | None, *, tracked: bool) -> None:
+    """Refuse what cannot be registered before anything is trained for it.
+
+    Raises:
+        MedarError: a name that the registry does not take, an alias alone, or no MLflow.
+    """
+    if register is not None and not tracked:
+        raise MedarError(f"--register {register}: needs MLflow; leave out --untracked")
+    check_names(register, alias)

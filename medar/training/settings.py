@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from medar.errors import MedarError
@@ -71,6 +71,10 @@ class TrainingSettings:
                 raise MedarError(f"{name} {value}: {needed} is needed")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise MedarError(f"betas {list(self.betas)}: two numbers from 0 to below 1 are needed")
+
+    def within(self, minutes: float | None) -> "TrainingSettings":
+        """The same with another limit of time, where one is given."""
+        return self if minutes is None else replace(self, minutes=minutes)
 
     def what_matters(self) -> dict[str, Any]:
         """The settings that the trained weights depend on."""
