@@ -182,7 +182,7 @@ def test_settings_that_cannot_be() -> None:
             make()
     assert make_settings().within(3.0).training.minutes == 3.0
     settings = make_settings()
-    assert settings.within(None) is settings.with_labels(None) is settings
+    assert settings.within(None) == settings.with_labels(None) is settings
     assert settings.with_labels(0.5) == replace(settings, data=DataSettings(labels=0.5))
 
 
