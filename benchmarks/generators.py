@@ -115,7 +115,7 @@ def trained(settings: GeneratorSettings, tokens: Path, out: Path) -> dict[str, A
 
 
 def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cross-entropy of the validation cases: over time; the best and the last, scale by scale."""
+    """Cross-entropy of the validation cases: over steps; the best and the last, scale by scale."""
     whole = "validation/cross_entropy"
     judged = [one for one in lines if whole in one]
     best, last = min(judged, key=lambda one: one[whole]), judged[-1]
@@ -126,7 +126,7 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "best": best[whole], "best_by_scale": by_scale(best), "best_step": best["step"],
         "last": last[whole], "last_by_scale": by_scale(last),
-        "curve": [[one["seconds"], one[whole]] for one in judged],
+        "curve": [[one["step"], one[whole]] for one in judged],
     }  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""The plot of the mixers' ablation: validation loss over seconds, state over grids."""
+"""The plot of the mixers' ablation: loss over the training, loss and distance, state over grids.
+
+Time is the share of a row's training, as all rows are given the same: seconds by the clock say more
+about a machine that others use than about a mixer.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,14 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-POINTS = 60
-"""Times that the curves of a mixer's seeds are read at."""
-
 
 def plot(rows: list[dict[str, Any]], memory: list[dict[str, Any]], path: Path) -> None:
     """Draw what there is: losses where rows were trained, states where memory was measured."""
-    panels = [(losses, rows)] * bool(rows) + [(states, memory)] * bool(memory)
-    figure = Figure(figsize=(5.5 * len(panels), 4), dpi=130, layout="constrained")
+    panels = [(losses, rows), (distances, rows)] * bool(rows) + [(states, memory)] * bool(memory)
+    figure = Figure(figsize=(5 * len(panels), 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     names = dict.fromkeys(mixer(one) for one in (*memory, *rows))
@@ -28,18 +29,26 @@ def plot(rows: list[dict[str, Any]], memory: list[dict[str, Any]], path: Path) -
 
 
 def losses(ax: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
-    """The mean over seeds, their range as a band, while all seeds were trained."""
+    """The mean over seeds, their range as a band."""
     for name, group in by_mixer(rows):
-        curves = [np.array(one["curve"]).T for one in group]
-        first = max(seconds[0] for seconds, _ in curves)
-        last = min(seconds[-1] for seconds, _ in curves)
-        at = np.linspace(first, last, POINTS) if last > first else np.array([last])
-        values = np.stack([np.interp(at, *curve) for curve in curves])
+        curves = [(np.array(one["curve"]).T, one["steps"]) for one in group]
+        at = np.unique(np.concatenate([places for (places, _), _ in curves]))
+        at = at[at >= max(places[0] for (places, _), _ in curves)]
+        values = np.stack([np.interp(at, *curve) for curve, _ in curves])
+        share = at / max(steps for _, steps in curves)
         seeds = f" ({len(curves)} seeds)" if len(curves) > 1 else ""
-        marker = "." if len(at) == 1 else ""
-        ax.plot(at, values.mean(0), marker=marker, color=colours[name], label=name + seeds)
-        ax.fill_between(at, values.min(0), values.max(0), color=colours[name], alpha=0.15)
-    ax.set(xlabel="seconds of training", ylabel="validation cross-entropy")
+        ax.plot(share, values.mean(0), marker=".", color=colours[name], label=name + seeds)
+        ax.fill_between(share, values.min(0), values.max(0), color=colours[name], alpha=0.15)
+    ax.set(xlabel="share of the training time", ylabel="validation cross-entropy")
+
+
+def distances(ax: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
+    """The Frechet distance over the loss, a point a row."""
+    for name, group in by_mixer(rows):
+        points = [(one["best"], one["frechet"]) for one in group]
+        ax.plot(*zip(*points, strict=True), "o", color=colours[name], label=name)
+    ax.axhline(rows[0]["frechet_floor"], color="0.5", linestyle=":", label="real against real")
+    ax.set(xlabel="best validation cross-entropy", ylabel="Frechet distance")
 
 
 def states(ax: Axes, memory: list[dict[str, Any]], colours: dict[str, str]) -> None:
