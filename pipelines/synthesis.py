@@ -5,12 +5,12 @@
     python pipelines/synthesis.py --config configs/hippocampus_mr.yaml --data PATH --out runs/x
 
 Each stage below is a function that calls the library, and its declaration in `stages` says what it
-needs and what it depends on. The same command goes on where it was interrupted, skips what is done
-and redoes what has changed (docs/how-to/run-a-recipe.md).
+needs and what it depends on; the first two are those of every recipe (medar/pipeline/stages.py).
+The same command goes on where it was interrupted, skips what is done and redoes what has changed
+(docs/how-to/run-a-recipe.md).
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,86 +19,33 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from medar.cli.main import run_app
-from medar.cli.output import print_json, print_pairs, print_table
+from medar.cli.recipe import carry_out
 from medar.cli.training import Overrides, assignments
-from medar.pipeline.inputs import (
-    cases_by_split,
-    check_data,
-    content_of,
-    data_digests,
-    lend_hashes,
-    manifest_in,
-    manifest_of,
-)
+from medar.pipeline.inputs import check_data, content_of, manifest_of
 from medar.pipeline.ledger import Ledger
-from medar.pipeline.outlook import generator_outlook, tokenizer_outlook
+from medar.pipeline.outlook import generator_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
-from medar.pipeline.results import files_content, prepared_content, tokens_content
-from medar.pipeline.settings import SynthesisSettings, load_recipe
+from medar.pipeline.results import files_content, tokens_content
+from medar.pipeline.settings import load_recipe
 from medar.pipeline.stage import Facts, Stage, Work
+from medar.pipeline.stages import (
+    EVALUATION,
+    PREPARED,
+    TOKENIZER,
+    known,
+    prepare_stage,
+    tokenizer_stage,
+    what_matters,
+)
+from medar.pipeline.synthesis import SynthesisSettings
 from medar.settings import to_dict
 
-PREPARED, TOKENIZER, TOKENS = "prepared", "tokenizer", "tokens"
-GENERATOR, SAMPLES, EVALUATION = "generator", "samples", "evaluation"
+TOKENS, GENERATOR, SAMPLES = "tokens", "generator", "samples"
 """Where the stages leave what they make, below OUT."""
 
 DRAWN = 16
 """Samples on the contact sheet, at most."""
-
-
-def prepare(settings: SynthesisSettings, work: Work) -> Facts:
-    """Measure the data set, plan, bring every case to the plan's form."""
-    from medar.data.layout import PLAN_FILE
-    from medar.data.planning import plan_in_force
-    from medar.data.prepare import prepare as bring
-    from medar.data.prepared import Prepared
-
-    manifest = manifest_in(settings.data, work.out, "prepare", work.folder)
-    workers = settings.data.workers
-    lend_hashes(work.out, work.folder)
-    work.reads(manifest.root.name, manifest.digest, manifest.root, "preparation")
-    plan = plan_in_force(
-        manifest,
-        work.folder,
-        workers=workers,
-        voxels=None if (work.folder / PLAN_FILE).exists() else settings.data.voxels,
-        overrides=settings.plan_values(),
-    )
-    done = bring(manifest, plan, work.folder, workers=workers)
-    work.shows(work.folder / "plan.yaml")
-    return {
-        "cases": done.made + done.kept,
-        "set_aside": len(done.failed),
-        **cases_by_split(Prepared(work.folder), settings.evaluation.split),
-        "voxels": "x".join(map(str, plan.size)),
-        "spacing": "x".join(f"{side:g}" for side in plan.spacing),
-    }
-
-
-def tokenizer(settings: SynthesisSettings, work: Work) -> Facts:
-    """Train the tokenizer, and measure what it loses on validation cases."""
-    from medar.data.prepared import Prepared
-    from medar.evaluation.reconstruction import evaluate_tokenizer
-    from medar.pipeline.pictures import leave_reconstruction
-    from medar.tokenizer.inference import load_tokenizer
-    from medar.tokenizer.training import train_tokenizer
-
-    data, asked = work.out / PREPARED, settings.tokenizer.within(work.minutes)
-    work.reads(PREPARED, Prepared(data).digest, data, "training")
-    outcome = train_tokenizer(asked, data, work.folder, work.tracker)
-    if not work.first:
-        return {}
-    trained = load_tokenizer(work.folder, asked.training.device)
-    report = evaluate_tokenizer(trained, data, "val")
-    leave_reconstruction(report, trained, data, work.folder / EVALUATION)
-    work.shows(work.folder / EVALUATION)
-    figures = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
-    return {
-        "step": outcome.step,
-        "training_seconds": round(outcome.elapsed, 1),
-        **_known({name: getattr(report, name) for name in figures}),
-    }
 
 
 def tokens(settings: SynthesisSettings, work: Work) -> Facts:
@@ -132,7 +79,7 @@ def generator(settings: SynthesisSettings, work: Work) -> Facts:
     return {
         "step": outcome.step,
         "training_seconds": round(outcome.elapsed, 1),
-        **_known({"validation": outcome.best}),
+        **known({"validation": outcome.best}),
     }
 
 
@@ -160,7 +107,7 @@ def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
         pass
     for name in (SHEET, PREVIEW):
         work.shows(work.folder / name)
-    return {"volumes": len(done.images), **_known({"seconds_per_volume": each})}
+    return {"volumes": len(done.images), **known({"seconds_per_volume": each})}
 
 
 def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
@@ -197,7 +144,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     }
     copies = {f"suspected_copies/{n}": len(a.suspects) for n, a in report.memorisation.items()}
     likeness = {"ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real}
-    return {**_known(distances), **_known(likeness), **copies}
+    return {**known(distances), **known(likeness), **copies}
 
 
 def report(_: SynthesisSettings, work: Work) -> Facts:
@@ -214,34 +161,10 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The recipe: what needs what, and what each result depends on."""
     values = to_dict(settings)
     shares = values["shares"]
-    data = {name: values["data"][name] for name in ("modality", "seed", "voxels")}
+    plan = settings.plan_values()
     return (
-        Stage(
-            name="prepare",
-            folder=PREPARED,
-            run=partial(prepare, settings),
-            rooms=("volume", "data"),
-            result=prepared_content,
-            settings={"data": data, "plan": settings.plan_values()},
-            inputs=partial(data_digests, settings.data, out),
-            share=shares["prepare"],
-        ),
-        Stage(
-            name="tokenizer",
-            folder=TOKENIZER,
-            run=partial(tokenizer, settings),
-            rooms=("data", "training", "tokenizer"),
-            result=partial(files_content, pattern="model/*"),
-            settings=_matters(settings.tokenizer),
-            inputs=partial(
-                content_of, {"perceptual_file": settings.tokenizer.loss.perceptual_file}
-            ),
-            needs=("prepare",),
-            training=True,
-            model="tokenizer",
-            share=shares["tokenizer"],
-            outlook=partial(tokenizer_outlook, settings, out),
-        ),
+        prepare_stage(settings.data, plan, settings.evaluation.split, out, shares["prepare"]),
+        tokenizer_stage(settings.tokenizer, plan, out, shares["tokenizer"]),
         Stage(
             name="tokens",
             folder=TOKENS,
@@ -258,7 +181,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             run=partial(generator, settings),
             rooms=("data", "training", "tokenizer", "generator"),
             result=partial(files_content, pattern="model/**/*"),
-            settings=_matters(settings.generator),
+            settings=what_matters(settings.generator),
             needs=("tokens",),
             training=True,
             model="generator",
@@ -371,7 +294,7 @@ def main(
     json
         Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
     """
-    settings = load_recipe(config, assignments(overrides))
+    settings = load_recipe(SynthesisSettings, config, assignments(overrides))
     if data is not None:
         settings = replace(settings, data=replace(settings.data, path=data))
     if max_minutes is not None:
@@ -382,56 +305,7 @@ def main(
     choice = Choice(first=from_, last=until, forced=tuple(force or ()))
     if dry_run:
         manifest_of(settings.data)  # which a plan of what never ran would not look at
-        _print_plan(made, choice, json=json)
-        return
-    done = made.run(choice)
-    if done:  # empty in the processes that only train
-        _print_end(out, [step.stage.name for step in done], json=json)
-
-
-def _print_plan(made: Recipe, choice: Choice, *, json: bool) -> None:
-    steps = made.plan(choice)
-    rows = list(zip(steps, made.estimates(steps), strict=True))
-    if json:
-        plan = [
-            {"stage": s.stage.name, "action": s.action, "why": s.why, **vars(e)} for s, e in rows
-        ]
-        print_json({"out": made.out, "stages": plan})
-        return
-    print_table(
-        ("stage", "", "time", "memory", "why"),
-        ((s.stage.name, s.action, e.time, e.memory, s.why) for s, e in rows),
-    )
-
-
-def _print_end(out: Path, names: list[str], *, json: bool) -> None:
-    ledger = Ledger(out)
-    entries = {name: entry for name in names if (entry := ledger.read(name)) is not None}
-    page = out / "report.html" if "report" in entries else None  # else it is of an earlier run
-    if json:
-        said = {
-            name: {"status": e.status, "seconds": e.seconds, "peak_mib": e.peak_mib, **e.facts}
-            for name, e in entries.items()
-        }
-        print_json({"out": out, "stages": said, "report": page})
-        return
-    print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
-    if page is not None:
-        print(f"read {page}; synthetic volumes are in {out / SAMPLES}")
-
-
-def _matters(settings: Any) -> dict[str, Any]:
-    """What a training's result depends on: not how often it is looked at, nor who loads."""
-    values = to_dict(settings)
-    values["training"] = settings.training.what_matters()
-    values["data"].pop("workers")
-    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
-    values.pop("tokens", None)  # the stage `tokens` depends on them, and this one on that
-    return values
-
-
-def _known(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if value is not None}
+    carry_out(made, choice, f"synthetic volumes are in {out / SAMPLES}", dry_run=dry_run, json=json)
 
 
 if __name__ == "__main__":

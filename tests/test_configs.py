@@ -9,6 +9,7 @@ from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
 from medar.pipeline.settings import load_recipe
+from medar.pipeline.synthesis import SynthesisSettings
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict, load_yaml, to_dict
@@ -54,12 +55,12 @@ def load_segmentation(path: Path) -> None:
 
 def load_whole_recipe(path: Path) -> None:
     """Its parts load, what they say of the plan agrees, and it says what data it is for."""
-    settings = load_recipe(path)
+    settings = load_recipe(SynthesisSettings, path)
     given = settings.tokenizer.plan
     assert all(given[name] == settings.plan[name] for name in given.keys() & settings.plan.keys())
     check_values(settings.plan_values(), None)
     assert "# Data: " in path.read_text()
-    assert load_recipe(path, ["samples.n=3"]).samples.n == 3
+    assert load_recipe(SynthesisSettings, path, ["samples.n=3"]).samples.n == 3
 
 
 LOADERS = {

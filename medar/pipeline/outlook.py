@@ -1,15 +1,17 @@
-"""What can be said of the trainings of a synthesis before they run."""
+"""What can be said of trainings before they run."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medar.data.layout import PLAN_FILE
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.errors import MedarError
-from medar.pipeline.settings import SynthesisSettings
 from medar.pipeline.stage import Outlook
+from medar.pipeline.synthesis import SynthesisSettings
 from medar.settings import from_dict, to_dict
+from medar.tokenizer.settings import TokenizerSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,9 +19,15 @@ if TYPE_CHECKING:
     from medar.tokenizer.tokenizer import Tokenizer
 
 
-def tokenizer_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
-    """Steps, minutes and size of the tokenizer's training."""
-    training, tokenizer = settings.tokenizer.training, _tokenizer(settings, out)
+def tokenizer_outlook(settings: TokenizerSettings, plan: Mapping[str, Any], out: Path) -> Outlook:
+    """Steps, minutes and size of a tokenizer's training.
+
+    Args:
+        settings: of the tokenizer.
+        plan: values of the plan that are given.
+        out: the recipe's folder.
+    """
+    training, tokenizer = settings.training, _tokenizer(settings, plan, out)
     return Outlook(
         steps=training.steps,
         minutes=training.minutes,
@@ -32,7 +40,8 @@ def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
     from medar.generator.config import ConditionConfig
     from medar.generator.folder import make_model
 
-    training, tokenizer = settings.generator.training, _tokenizer(settings, out)
+    training = settings.generator.training
+    tokenizer = _tokenizer(settings.tokenizer, settings.plan_values(), out)
     parameters = None
     if tokenizer is not None:
         model = settings.generator.model
@@ -40,23 +49,32 @@ def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
     return Outlook(steps=training.steps, minutes=training.minutes, parameters=parameters)
 
 
-def _tokenizer(settings: SynthesisSettings, out: Path) -> "Tokenizer | None":
+def plan_to_come(given: Mapping[str, Any], out: Path) -> Plan | None:
+    """The plan that models will be made for, if it is known by now.
+
+    Args:
+        given: values of the plan.
+        out: the recipe's folder.
+    """
+    file = out / "prepared" / PLAN_FILE
+    if file.exists():
+        try:
+            return from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
+        except MedarError:  # values that do not go with the others: these are derived anew
+            return None
+    return check_values(dict(given), None) if {"size", "downsampling"} <= given.keys() else None
+
+
+def _tokenizer(
+    settings: TokenizerSettings, given: Mapping[str, Any], out: Path
+) -> "Tokenizer | None":
     """An untrained tokenizer of the right size, if the plan is known by now."""
     from medar.tokenizer.tokenizer import Tokenizer
 
-    file, given = out / "prepared" / PLAN_FILE, settings.plan_values()
-    if file.exists():
-        try:
-            plan = from_dict(Plan, {**to_dict(Plan.load(file)), **given}, str(file))
-        except MedarError:  # values that do not go with the others: these are derived anew
-            return None
-    elif {"size", "downsampling"} <= given.keys():
-        plan = check_values(given, None)
-    else:
+    plan = plan_to_come(given, out)
+    if plan is None or (settings.model.label_head and not plan.labels):
         return None
-    if settings.tokenizer.model.label_head and not plan.labels:
-        return None
-    return Tokenizer(settings.tokenizer.model.config(plan), plan)
+    return Tokenizer(settings.model.config(plan), plan)
 
 
 def _size(model: "nn.Module") -> int:

@@ -1,17 +1,15 @@
-"""`SynthesisSettings`: what a recipe's YAML holds, its parts inline or in files of their own."""
+"""What the YAMLs of all recipes have in common, and how they are read: parts inline or in files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-from medar.data.planning import check_values
 from medar.errors import MedarError
-from medar.generator.attributes import MODALITY
-from medar.generator.sampling import SamplingSettings
-from medar.generator.settings import GeneratorSettings
 from medar.settings import STRICT, from_dict, overridden, read_yaml
 from medar.tokenizer.settings import TokenizerSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,153 +39,19 @@ class DataSettings:
             if value is not None and value < 1:
                 raise MedarError(f"data {name} {value}: a number from 1 is needed")
 
-
-@dataclass(frozen=True, kw_only=True)
-class SamplesSettings:
-    """The volumes that are made.
-
-    Raises:
-        MedarError: a number out of its range.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    n: int = 20
-    """How many."""
-    seed: int = 0
-    """Of the first; each further one has the next."""
-    batch_size: int | None = None
-    """Volumes at once; default as many as fit into memory."""
-    previews: int = 2
-    """Samples that are drawn after each scale too."""
-    attributes: dict[str, Any] = field(default_factory=dict)
-    """What is asked for, by name; what is not named is left open."""
-    modality: Literal["CT", "MR"] | None = None
-    """Whose intensities, where the plan has several."""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    """How tokens are chosen."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("n", 2), ("seed", 0), ("previews", 0)):
-            if getattr(self, name) < least:
-                raise MedarError(
-                    f"samples {name} {getattr(self, name)}: at least {least} is needed"
-                )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise MedarError(f"samples batch_size {self.batch_size}: at least 1 is needed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """How the samples are judged; see `medar.evaluation.generation`.
-
-    Raises:
-        MedarError: extractors that there are not, or not with these weights.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    split: Literal["val", "test", "held-out"] = "held-out"
-    """The real volumes behind the floors; held-out is all but the train split."""
-    extractors: tuple[str, ...] = ("radiomics-v1", "texture-v1")
-    """Features to compare; the first also serves the search for copies."""
-    weights: Path | None = None
-    """Local file of weights, for extractors that are learnt."""
-    seed: int = 0
-    """Of bootstrap draws, subsets and pairs."""
-
-    def __post_init__(self) -> None:
-        from medar.evaluation.extractors import check_extractors
-
-        check_extractors(self.extractors, self.weights)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shares:
-    """Of a budget of time, by stage. Only trainings are held to theirs: the other stages take what
-    they take, and what they leave goes to the stages after them.
-
-    Raises:
-        MedarError: a share that is not above 0.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    prepare: float = 2.0
-    tokenizer: float = 40.0
-    tokens: float = 4.0
-    generator: float = 45.0
-    synthesize: float = 4.0
-    evaluate: float = 4.0
-    report: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if not 0 < value < float("inf"):
-                raise MedarError(f"shares {name} {value}: a number above 0 is needed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisSettings:
-    """The recipe from a data set to synthetic volumes and their report.
-
-    Raises:
-        MedarError: a budget that is not above 0, values that no plan can have, or samples that the
-            generator could not be asked for.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    data: DataSettings = field(default_factory=DataSettings)
-    plan: dict[str, Any] = field(default_factory=dict)
-    """Values of the plan that are given, besides those of the tokenizer's settings, which count
-    more; the others are derived from the data set."""
-    tokenizer: TokenizerSettings
-    generator: GeneratorSettings
-    samples: SamplesSettings = field(default_factory=SamplesSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    shares: Shares = field(default_factory=Shares)
-    max_minutes: float | None = None
-    """A budget for all stages together, divided by `shares`; usually given as --max-minutes."""
-
-    def __post_init__(self) -> None:
-        if self.max_minutes is not None and not 0 < self.max_minutes < float("inf"):
-            raise MedarError(f"max_minutes {self.max_minutes}: a number above 0 is needed")
-        check_values(self.plan_values(), None)
-        named = self.generator.condition.attributes
-        known = (MODALITY,) if named is None else named
-        odd = [name for name in self.samples.attributes if name not in known]
-        if odd:
-            raise MedarError(
-                f"samples attribute {odd[0]!r}: the generator is to learn {', '.join(known) or '-'}"
-                "; name it in generator.condition.attributes too"
-            )
-
-    def plan_values(self) -> dict[str, Any]:
-        """The values of the plan that are given."""
-        return {**self.plan, **self.tokenizer.plan}
-
-    def placed(self) -> "SynthesisSettings":
+    def placed(self) -> "DataSettings":
         """The same with absolute paths, so that they hold in another working directory too."""
-        data, evaluation, loss = self.data, self.evaluation, self.tokenizer.loss
-        return replace(
-            self,
-            data=replace(data, path=_absolute(data.path), attributes=_absolute(data.attributes)),
-            evaluation=replace(evaluation, weights=_absolute(evaluation.weights)),
-            tokenizer=replace(
-                self.tokenizer,
-                loss=replace(loss, perceptual_file=_absolute(loss.perceptual_file)),
-            ),
-        )
+        return replace(self, path=absolute(self.path), attributes=absolute(self.attributes))
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSettings:
+def load_recipe(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
     """Read a recipe's YAML.
 
     A part that is a text names a file of its settings, relative to the YAML:
     `tokenizer: tokenizer/demo.yaml`. Overrides come after that.
 
     Args:
+        kind: the recipe's settings.
         path: the file.
         overrides: values that replace the file's, as `key.below=value`, the value in YAML.
 
@@ -203,8 +67,28 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> SynthesisSet
         for name, part in values.items()
     }
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
-    return from_dict(SynthesisSettings, overridden(values, overrides), where)
+    return from_dict(kind, overridden(values, overrides), where)
 
 
-def _absolute(path: Path | None) -> Path | None:
+def placed(tokenizer: TokenizerSettings) -> TokenizerSettings:
+    """A tokenizer's settings with absolute paths."""
+    loss = tokenizer.loss
+    return replace(tokenizer, loss=replace(loss, perceptual_file=absolute(loss.perceptual_file)))
+
+
+def absolute(path: Path | None) -> Path | None:
+    """The absolute path, where there is one."""
     return None if path is None else path.absolute()
+
+
+def check_budget(minutes: float | None) -> None:
+    """Refuse a budget that is not above 0."""
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise MedarError(f"max_minutes {minutes}: a number above 0 is needed")
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """Refuse shares of a budget that are not above 0."""
+    for name, value in shares.items():
+        if not 0 < value < float("inf"):
+            raise MedarError(f"shares {name} {value}: a number above 0 is needed")

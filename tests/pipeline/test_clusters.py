@@ -49,7 +49,8 @@ def test_the_train_job_names_what_there_is() -> None:
 @pytest.mark.parametrize("name", ["demo", "hippocampus_mr", "headneck_ct"])
 def test_every_recipe_divides_its_batches_among_two(name: str) -> None:
     from medar.pipeline.settings import load_recipe
+    from medar.pipeline.synthesis import SynthesisSettings
 
-    settings = load_recipe(ROOT / "configs" / f"{name}.yaml")
+    settings = load_recipe(SynthesisSettings, ROOT / "configs" / f"{name}.yaml")
     assert settings.tokenizer.data.batch_size % 2 == 0
     assert settings.generator.data.batch_size % 2 == 0

@@ -8,6 +8,7 @@ import pytest
 from medar.errors import MedarError
 from medar.pipeline.inputs import check_data, content_of, data_digests, lend_hashes, manifest_in
 from medar.pipeline.settings import DataSettings, load_recipe
+from medar.pipeline.synthesis import SynthesisSettings
 from medar.settings import load_yaml, save_yaml
 from medar.volume import Volume, write_nifti
 
@@ -32,7 +33,9 @@ def test_parts_are_inline_or_in_files_beside_the_yaml(tmp_path: Path) -> None:
     (tmp_path / "below" / "one.yaml").write_text("training: {steps: 7}\nloss: {labels: 2}\n")
     path = tmp_path / "recipe.yaml"
     path.write_text("tokenizer: below/one.yaml\ngenerator: {training: {steps: 2}}\n")
-    settings = load_recipe(path, ["tokenizer.training.steps=9", "generator.model.depth=3"])
+    settings = load_recipe(
+        SynthesisSettings, path, ["tokenizer.training.steps=9", "generator.model.depth=3"]
+    )
     assert (settings.tokenizer.training.steps, settings.tokenizer.loss.labels) == (9, 2.0)
     assert (settings.generator.training.steps, settings.generator.model.depth) == (2, 3)
 
@@ -40,10 +43,12 @@ def test_parts_are_inline_or_in_files_beside_the_yaml(tmp_path: Path) -> None:
 def test_resolved_settings_are_settings(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(PARTS + "plan: {labels: {1: liver}}\ndata: {path: here}\n")
     settings = load_recipe(
-        tmp_path / "a.yaml", ["samples.attributes.age=60", "generator.condition.attributes=[age]"]
+        SynthesisSettings,
+        tmp_path / "a.yaml",
+        ["samples.attributes.age=60", "generator.condition.attributes=[age]"],
     )
     save_yaml(settings, tmp_path / "b.yaml")
-    assert load_recipe(tmp_path / "b.yaml") == settings
+    assert load_recipe(SynthesisSettings, tmp_path / "b.yaml") == settings
     assert load_yaml(type(settings), tmp_path / "b.yaml") == settings
 
 
@@ -64,7 +69,7 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
 def test_wrong_settings_are_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(MedarError, match=message) as refused:
-        load_recipe(tmp_path / "recipe.yaml")
+        load_recipe(SynthesisSettings, tmp_path / "recipe.yaml")
     assert "\n" not in str(refused.value)
 
 
@@ -93,7 +98,9 @@ def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         PARTS + "data: {path: here, attributes: a.csv}\n"
         "evaluation: {extractors: [medicalnet-v1], weights: w.pth}\n"
     )
-    settings = load_recipe("a.yaml", ["tokenizer.loss.perceptual_file=p.pth"]).placed()
+    settings = load_recipe(
+        SynthesisSettings, "a.yaml", ["tokenizer.loss.perceptual_file=p.pth"]
+    ).placed()
     assert (settings.data.path, settings.data.attributes) == (tmp_path / "here", tmp_path / "a.csv")
     assert settings.evaluation.weights == tmp_path / "w.pth"
     assert settings.tokenizer.loss.perceptual_file == tmp_path / "p.pth"
