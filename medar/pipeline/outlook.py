@@ -8,10 +8,12 @@ from medar.data.layout import PLAN_FILE
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.errors import MedarError
+from medar.pipeline.segmentation import SegmentationRecipeSettings
 from medar.pipeline.stage import Outlook
 from medar.pipeline.synthesis import SynthesisSettings
 from medar.settings import from_dict, to_dict
 from medar.tokenizer.settings import TokenizerSettings
+from medar.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,6 +49,27 @@ def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
         model = settings.generator.model
         parameters = _size(make_model(model.kind, model.config(ConditionConfig()), tokenizer))
     return Outlook(steps=training.steps, minutes=training.minutes, parameters=parameters)
+
+
+def pretraining_outlook(settings: SegmentationRecipeSettings, out: Path) -> Outlook:
+    """Steps, minutes and size of a backbone's training; the pretext's own heads are not counted."""
+    assert settings.pretrain is not None
+    return _backbone_outlook(settings.pretrain.training, settings, out)
+
+
+def segmentation_outlook(settings: SegmentationRecipeSettings, out: Path) -> Outlook:
+    """Steps, minutes and size of a segmentation network's training; the head is not counted."""
+    return _backbone_outlook(settings.segmentation.training, settings, out)
+
+
+def _backbone_outlook(
+    training: TrainingSettings, settings: SegmentationRecipeSettings, out: Path
+) -> Outlook:
+    from medar.segmentation.backbones import make_backbone
+
+    plan = plan_to_come(settings.plan_values(), out)
+    size = None if plan is None else _size(make_backbone(settings.segmentation.backbone, plan))
+    return Outlook(steps=training.steps, minutes=training.minutes, parameters=size)
 
 
 def plan_to_come(given: Mapping[str, Any], out: Path) -> Plan | None:

@@ -88,7 +88,7 @@ class Stage:
     training: bool = False
     """It runs in all processes, and within the minutes that it is given. Once it has begun, a
     change of code or budget alone does not make it run anew: that is left to `--force`."""
-    model: Literal["tokenizer", "generator"] | None = None
+    model: Literal["tokenizer", "generator", "segmenter"] | None = None
     """What kind of model it leaves in the folder `model` of its own, to be kept in MLflow."""
     share: float = 0.0
     """Of a budget of time."""
