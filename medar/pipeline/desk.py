@@ -69,7 +69,9 @@ class Desk:
         if not self.team.first or (_closed(state) and not self._work_left()):
             yield
             return
-        write_json(state, {"status": "running", "recipe": self.recipe.name, "started": now()})
+        names = [stage.name for stage in self.recipe.stages]
+        about = {"recipe": self.recipe.name, "stages": names}
+        write_json(state, {"status": "running", **about, "started": now()})
         with contextlib.ExitStack() as stack:
             if self.recipe.tracked:
                 self._runs = Runs(self.recipe.out, self.recipe.name)
@@ -78,7 +80,7 @@ class Desk:
             yield
             if self.recipe.register is not None:
                 self._register()
-        write_json(state, {"status": "done", "recipe": self.recipe.name, "ended": now()})
+        write_json(state, {"status": "done", **about, "ended": now()})
 
     def do(self, name: str) -> None:
         """Run a stage: a training in all processes, any other in the first one alone."""

@@ -1,10 +1,12 @@
 """The folder of a recipe's run, as the report reads it: files that may or may not be there.
 
+OUT/recipe.json        which recipe it was, and its stages
 OUT/stages/NAME.json   the ledger: status, times, memory and facts of each stage
 OUT/NAME/              what the stage left
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +25,18 @@ UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticErro
 SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 """How a PNG begins and ends."""
 
-STAGES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate")
-"""In order; the stage that writes the report is not told of in it."""
+SYNTHESIS, SEGMENTATION = "synthesis", "segmentation"
+"""The recipes that there is a report for."""
+
+STAGES = {
+    SYNTHESIS: ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
+    SEGMENTATION: ("prepare", "tokenizer", "pretrain", "train", "predict", "evaluate"),
+}
+"""In order, where the run does not say which it has."""
+
+RECIPE = "recipe.json"
+TELLING = "report"
+"""The stage that writes the report is not told of in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +67,22 @@ class RunFolder:
         self.path = Path(path)
         if not self.path.is_dir():
             raise MedarError(f"{self.path}: no such folder; a run's is needed")
-        parts = ("stages", "prepared", "tokenizer", "tokens", "generator", "samples", "evaluation")
+        parts = ("stages", "prepared", "tokenizer", "tokens", "generator", "samples", "pretrained",
+                 "segmenter", "label_maps", "evaluation")  # fmt: skip
         if not any((self.path / part).is_dir() for part in parts):
             raise MedarError(
                 f"{self.path}: no run in it (none of {', '.join(parts)}); name the folder that was "
                 "given to the recipe as --out"
             )
         self.name = self.path.resolve().name
-        self.stages = _ledger(self.path / "stages")
+        said = read_json_object(self.path / RECIPE) if self.holds(RECIPE) else {}
+        self.recipe = str(said.get("recipe", SYNTHESIS))
+        """Which one it was."""
+        names = said.get("stages") or STAGES.get(self.recipe, STAGES[SYNTHESIS])
+        self.expected = tuple(str(name) for name in names if name != TELLING)
+        """Its stages in order."""
+        self.stages = _ledger(self.path / "stages", self.expected)
+        """Those of them that were begun."""
 
     def holds(self, name: str) -> bool:
         """Whether a file or folder is there."""
@@ -147,10 +167,10 @@ class RunFolder:
         return found
 
 
-def _ledger(folder: Path) -> dict[str, Stage]:
+def _ledger(folder: Path, names: Sequence[str]) -> dict[str, Stage]:
     """The stages by name, in their order."""
     found = {}
-    for name in STAGES:
+    for name in names:
         path = folder / f"{name}.json"
         if path.exists():
             kept = read_json_object(path)

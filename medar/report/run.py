@@ -13,7 +13,7 @@ from typing import NamedTuple
 from medar.errors import MedarError, one_line
 from medar.files import write_bytes, write_text
 from medar.report.blocks import Block, LeftOut, Picture, Report, Section
-from medar.report.folder import STAGES, UNEXPECTED, RunFolder
+from medar.report.folder import SEGMENTATION, SYNTHESIS, UNEXPECTED, RunFolder
 from medar.report.markdown import to_markdown
 from medar.report.page import to_html
 from medar.report.parts.cost import cost
@@ -37,25 +37,61 @@ class Part(NamedTuple):
     make: Callable[[RunFolder], list[Block]]
 
 
-PARTS = (
-    Part("short", "In short", overview),
-    Part("volumes", "Synthetic volumes", volumes),
-    Part("scales", "From coarse to fine", coarse_to_fine),
-    Part("distances", "How near to real volumes", distances),
-    Part("diversity", "How varied", diversity),
-    Part("copies", "Search for copies", copies),
-    Part("conditions", "Conditions", conditions),
-    Part("data", "Data", data),
+class Kind(NamedTuple):
+    """The report of one recipe."""
+
+    title: str
+    parts: tuple[Part, ...]
+    """In the order of the page."""
+
+
+DATA = Part("data", "Data", data)
+TOKENIZER = (
     Part("reconstruction", "Tokenizer: real volumes there and back", reconstruction),
     Part("codebook", "Tokenizer: codes by scale", codebook),
     Part("tokenizer", "Tokenizer: training", training_of_tokenizer),
-    Part("generator", "Generator: training", training_of_generator),
+)
+END = (
     Part("cost", "Time and memory", cost),
     Part("versions", "Versions", versions),
     Part("reproduce", "How to do it again", reproduce),
     Part("limits", "What to keep in mind", limits),
 )
-"""In the order of the page."""
+
+KINDS = {
+    SYNTHESIS: Kind(
+        "Synthesis run",
+        (
+            Part("short", "In short", overview),
+            Part("volumes", "Synthetic volumes", volumes),
+            Part("scales", "From coarse to fine", coarse_to_fine),
+            Part("distances", "How near to real volumes", distances),
+            Part("diversity", "How varied", diversity),
+            Part("copies", "Search for copies", copies),
+            Part("conditions", "Conditions", conditions),
+            DATA,
+            *TOKENIZER,
+            Part("generator", "Generator: training", training_of_generator),
+            *END,
+        ),
+    ),
+    SEGMENTATION: Kind(
+        "Segmentation run",
+        (
+            Part("short", "In short", overview),
+            Part("overlap", "How near to the truth", overlap),
+            Part("worst", "The worst cases", worst),
+            Part("agreement", "Agreement of volumes", agreement),
+            Part("calibration", "What chances are worth", calibration),
+            DATA,
+            Part("network", "Network: training", training_of_network),
+            Part("pretraining", "Backbone: pretraining", pretraining),
+            *TOKENIZER,
+            *END,
+        ),
+    ),
+}
+"""By the recipe's name."""
 
 
 def write_report(run: Path) -> Path:
@@ -94,7 +130,8 @@ def write_report(run: Path) -> Path:
 def gather(run: RunFolder) -> Report:
     """Everything that the report says."""
     sections, absent = [], []
-    for part in PARTS:
+    kind = KINDS.get(run.recipe, KINDS[SYNTHESIS])
+    for part in kind.parts:
         try:
             sections.append(Section(part.key, part.title, part.make(run)))
         except (LeftOut, MedarError) as reason:
@@ -103,7 +140,7 @@ def gather(run: RunFolder) -> Report:
             what = f"{type(error).__name__}: {one_line(error)}"
             absent.append((part.title, f"its files are not as expected ({what})"))
     return Report(
-        title=f"Synthesis run “{run.name}”",
+        title=f"{kind.title} “{run.name}”",
         subtitle=_subtitle(run),
         troubles=_troubles(run),
         sections=sections,
@@ -116,7 +153,7 @@ def _subtitle(run: RunFolder) -> str:
     done = [stage for stage in run.stages.values() if stage.status == "done"]
     if not ends:
         return "A run of medar"
-    state = "finished" if len(done) == len(STAGES) else "as it stood on"
+    state = "finished" if len(done) == len(run.expected) else "as it stood on"
     return f"A run of medar, {state} {moment(max(ends, key=datetime.timestamp))} UTC"
 
 
@@ -128,7 +165,7 @@ def _troubles(run: RunFolder) -> list[str]:
     for status, what in (("failed", "failed"), ("running", "has not ended")):
         names = [stage.name for stage in run.stages.values() if stage.status == status]
         said += [f"The stage {name} {what}." for name in names]
-    missing = [name for name in STAGES if name not in run.stages]
+    missing = [name for name in run.expected if name not in run.stages]
     if missing:
         said.append(f"Not run: {listed(missing)}.")
     return said

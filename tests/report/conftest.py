@@ -18,7 +18,7 @@ from medar.evaluation.memorisation import Audit, Suspect
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.files import write_json
 from medar.generator.config import Attribute, ConditionConfig
-from medar.report.folder import STAGES
+from medar.report.folder import STAGES, SYNTHESIS
 from medar.report.generation import contact_sheet
 from medar.report.reconstructions import save_reconstructions
 from medar.report.scales import ScalePreview
@@ -58,7 +58,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out / "environment.json",
         {"python": "3.11.7", "medar": "0.1.0", "host": "secret", "git.commit": "abc123"},
     )
-    for hour, name in enumerate(STAGES):
+    for hour, name in enumerate(STAGES[SYNTHESIS]):
         stage = {
             "name": name, "status": "done", "fingerprint": "f", "seconds": SECONDS[name],
             "started": f"2026-03-04T0{hour}:10:00+00:00",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from medar.errors import MedarError
 from medar.files import read_json, write_json
-from medar.report.folder import STAGES, RunFolder
+from medar.report.folder import STAGES, SYNTHESIS, RunFolder
 from medar.report.run import PARTS, gather, write_report
 
 EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
@@ -153,7 +153,7 @@ def test_a_run_that_failed_midway(run: Path) -> None:
     (run / "generator" / "metrics.jsonl").unlink()
     stage = read_json(run / "stages" / "generator.json")
     write_json(run / "stages" / "generator.json", {**stage, "status": "failed"})
-    for name in STAGES[-2:]:
+    for name in STAGES[SYNTHESIS][-2:]:
         (run / "stages" / f"{name}.json").unlink()
     report = gather(RunFolder(run))
     assert report.troubles == ["The stage generator failed.", "Not run: synthesize and evaluate."]

@@ -3,7 +3,7 @@
 import shlex
 
 from medar.report.blocks import Block, Code, LeftOut, Notes, Table
-from medar.report.folder import RunFolder
+from medar.report.folder import SEGMENTATION, SYNTHESIS, RunFolder
 
 ENVIRONMENT = "environment.json"
 """Versions, hardware and git state, as `medar.environment.environment` gives them."""
@@ -16,6 +16,33 @@ NAMES = {
     "python": "Python", "torch": "PyTorch", "hardware": "hardware",
 }  # fmt: skip
 """What of it is shown, and as what. The host's name is nobody's business."""
+
+RESEARCH = (
+    "For research only. medar is not a medical device; neither the models nor the volumes are for "
+    "diagnosis or treatment."
+)
+
+LIMITS = {
+    SYNTHESIS: (
+        "Synthetic volumes are made by a model, which may repeat what it was trained on. They can "
+        "show anatomy that does not exist, and whatever bias the training data have.",
+        "Distances see sharpness, texture and brightness, not whether anatomy is right. They are "
+        "comparable only with the same data, plan, split, features and number of volumes.",
+        "A distance at its floor means that these features do not tell the sets apart, not that a "
+        "radiologist would not.",
+        "The search for copies finds volumes that were copied whole. That none is found is no "
+        "proof of privacy.",
+    ),
+    SEGMENTATION: (
+        "Label maps are as good as the labels that were learnt from: a network repeats the habits "
+        "of whoever annotated.",
+        "Cases of this data set say little about other scanners, protocols and patients. Judge on "
+        "cases of your own before label maps are used for anything.",
+        "Intervals are over the subjects of one split and one training; another seed gives another "
+        "network, and its figures may differ by as much.",
+    ),
+}
+"""What a reader should keep in mind, by recipe."""
 
 
 def versions(run: RunFolder) -> list[Block]:
@@ -46,7 +73,7 @@ def reproduce(run: RunFolder) -> list[Block]:
     here, config = (shlex.quote(str(path)) for path in (folder, folder / SETTINGS))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
-        "python pipelines/synthesis.py \\",
+        f"python pipelines/{run.recipe}.py \\",
         f"    --config {config} \\",
         f"    --data {root} --out runs/again",
         f"medar report {here}",
@@ -66,23 +93,6 @@ def reproduce(run: RunFolder) -> list[Block]:
     ]
 
 
-def limits(_: RunFolder) -> list[Block]:
+def limits(run: RunFolder) -> list[Block]:
     """What the report does not say."""
-    return [
-        Notes(
-            [
-                "For research only. medar is not a medical device; neither the models nor the "
-                "volumes are for diagnosis or treatment.",
-                "Synthetic volumes are made by a model, which may repeat what it was trained on. "
-                "They can show anatomy that does not exist, and whatever bias the training data "
-                "have.",
-                "Distances see sharpness, texture and brightness, not whether anatomy is right. "
-                "They are comparable only with the same data, plan, split, features and number "
-                "of volumes.",
-                "A distance at its floor means that these features do not tell the sets apart, "
-                "not that a radiologist would not.",
-                "The search for copies finds volumes that were copied whole. That none is found "
-                "is no proof of privacy.",
-            ]
-        )
-    ]
+    return [Notes([RESEARCH, *LIMITS.get(run.recipe, ())])]
