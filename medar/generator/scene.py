@@ -70,7 +70,7 @@ def plain(plan: Plan, modality: str | None, mask: Volume | None = None) -> Scene
 
 
 def mask_on(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> Labels:
-    """A label map that a model is to follow, on the scene's grid: (1, X, Y, Z) of the plan's values.
+    """A label map that a model is to follow, on the scene's grid: (1, X, Y, Z), the plan's values.
 
     Args:
         condition: of the model.
