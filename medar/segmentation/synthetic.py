@@ -58,19 +58,22 @@ class MixedDataset(DrawnDataset):
         return self.real.draw(place - before, drawn_by)
 
 
-def with_pairs(real: AnnotatedDataset, settings: DataSettings, out: str | Path) -> MixedDataset:
+def with_pairs(
+    real: AnnotatedDataset, settings: DataSettings, out: str | Path, *, workers: int | None = None
+) -> MixedDataset:
     """The training cases of `settings.synthetic`.
 
     Args:
         real: the annotated cases.
         settings: `synthetic` must be there; foreground and augmentation are used.
         out: a folder to prepare the pairs into, unless they are prepared.
+        workers: processes that prepare; default one a processor.
 
     Raises:
         MedarError: see `prepared_pairs`.
     """
     assert settings.synthetic is not None
-    folder = prepared_pairs(settings.synthetic.folder, real.plan, out)
+    folder = prepared_pairs(settings.synthetic.folder, real.plan, out, workers=workers)
     pairs = PreparedDataset(
         folder,
         augmentation=settings.augmentation,
@@ -80,7 +83,9 @@ def with_pairs(real: AnnotatedDataset, settings: DataSettings, out: str | Path) 
     return MixedDataset(real, pairs, settings.synthetic.share)
 
 
-def prepared_pairs(folder: str | Path, plan: Plan, out: str | Path) -> Path:
+def prepared_pairs(
+    folder: str | Path, plan: Plan, out: str | Path, *, workers: int | None = None
+) -> Path:
     """Volumes and their label maps in a plan's form; what is in `out` already is kept.
 
     Args:
@@ -88,6 +93,7 @@ def prepared_pairs(folder: str | Path, plan: Plan, out: str | Path) -> Path:
             `medar data prepare --plan` made of them; splits do not count.
         plan: of the real cases.
         out: the folder to prepare into.
+        workers: processes that prepare; default one a processor.
 
     Returns:
         `out`, or `folder` where it is prepared already.
@@ -106,7 +112,7 @@ def prepared_pairs(folder: str | Path, plan: Plan, out: str | Path) -> Path:
     def read(path: Path, before: Manifest | None) -> Manifest:
         return read_manifest(path, modality=sole_modality(plan), stored=before)
 
-    found = prepared_under(folder, plan, out, read=read)
+    found = prepared_under(folder, plan, out, workers=workers, read=read)
     for name, reason in found.failed.items():
         raise MedarError(f"{folder}: {name} cannot be used: {reason}")
     cases = Prepared(found.folder)

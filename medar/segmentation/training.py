@@ -11,7 +11,7 @@ from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
-from medar.segmentation.synthetic import with_pairs
+from medar.segmentation.synthetic import MixedDataset, with_pairs
 from medar.segmentation.task import SegmentationTask
 from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
@@ -30,6 +30,7 @@ def train_segmenter(
     *,
     pretrained: str | Path | None = None,
     resume: Resume = "auto",
+    workers: int | None = None,
 ) -> Outcome:
     """Train a segmentation network; `out/model` is `load_segmenter`'s.
 
@@ -40,13 +41,14 @@ def train_segmenter(
         tracker: what else is told of settings and metrics.
         pretrained: a folder to start from, see `load_pretrained`; default none.
         resume: see `medar.training.folder.Resume`.
+        workers: processes that prepare synthetic cases; default one a processor.
 
     Raises:
         MedarError: no labels, a backbone that cannot be started from, synthetic cases that cannot
             be used, or what `fit` raises.
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
-    task = make_task(settings, data, pretrained, pairs=Path(out) / PAIRS)
+    task = make_task(settings, data, pretrained, pairs=Path(out) / PAIRS, workers=workers)
     return fit(task, settings.training, out, tracker, resume=resume)
 
 
@@ -56,6 +58,7 @@ def make_task(
     pretrained: str | Path | None = None,
     *,
     pairs: str | Path = PAIRS,
+    workers: int | None = None,
 ) -> SegmentationTask:
     """The task of `train_segmenter`; weights that are not pretrained are drawn from the seed.
 
@@ -64,6 +67,7 @@ def make_task(
         data: see `train_segmenter`.
         pretrained: see `train_segmenter`.
         pairs: where synthetic cases are prepared, where the settings ask for such.
+        workers: see `train_segmenter`.
 
     Raises:
         MedarError: see `train_segmenter`.
@@ -93,5 +97,7 @@ def make_task(
         )
         for parameter in taken:
             parameter.requires_grad_(False)
-    cases = train if settings.data.synthetic is None else with_pairs(train, settings.data, pairs)
+    cases: AnnotatedDataset | MixedDataset = train
+    if settings.data.synthetic is not None:
+        cases = with_pairs(train, settings.data, pairs, workers=workers)
     return SegmentationTask(model, cases, validation, settings, origin, deep)
