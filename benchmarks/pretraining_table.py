@@ -1,8 +1,8 @@
 """What is made of the rows of benchmarks/pretraining.py: tables of paired differences, a plot.
 
-Rows are compared with those of the same backbone, share of the labels and seed. Intervals are of
-the mean over seeds, by bootstrap over the test cases: how much it would change with other patients.
-How much it changes with the seed, the differences of the single seeds say.
+Rows are compared with those of the same backbone, share of the labels and seed. Two intervals of
+the mean over seeds: Student's over seeds, which decide the subjects and the weights; a bootstrap
+over the test cases, which says how much it would change with other patients alone.
 """
 
 from collections import defaultdict
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.stats import t
 
 DRAWS = 2000
 Row = dict[str, Any]
@@ -47,15 +48,17 @@ def every(rows: list[Row]) -> str:
 def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
     """Each pretext against none and masked, in Dice points."""
     lines = [
-        "| backbone | labels | pretext | seeds | test Dice | minus none (95 %); by seed | "
-        "minus masked (95 %); by seed |",
+        "| backbone | labels | pretext | seeds | test Dice | "
+        "minus none (95 % over seeds; over cases): by seed | minus masked, likewise |",
         "|---|---|---|---|---|---|---|",
     ]
     for (backbone, pretext, percent), own in groups.items():
         if backbone == "synthetic":
             continue
         against = [
-            "-" if pretext == name else said(own, groups.get((backbone, name, percent), {}))
+            "-"
+            if pretext in (name, "none")
+            else said(own, groups.get((backbone, name, percent), {}))
             for name in ("none", "masked")
         ]
         lines.append(
@@ -68,8 +71,8 @@ def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
 def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
     """Each share of synthetic cases against real ones alone."""
     lines = [
-        "| synthetic cases | seeds | test Dice | ratio to real alone | minus real alone (95 %); "
-        "by seed |",
+        "| synthetic cases | seeds | test Dice | ratio to real alone | minus real alone "
+        "(95 % over seeds; over cases): by seed |",
         "|---|---|---|---|---|",
     ]
     real = groups.get(("synthetic", "", 0), {})
@@ -97,17 +100,21 @@ def mean(rows: dict[int, Row]) -> float:
 
 
 def said(own: dict[int, Row], other: dict[int, Row]) -> str:
-    """Differences of the seeds that both have, in Dice points: +1.2 (0.3 to 2.0); +1.0 +1.4."""
+    """Differences of the seeds that both have, in Dice points: mean, intervals, each."""
     seeds = sorted(set(own) & set(other))
     if not seeds:
         return "-"
-    each = [100 * (own[seed]["dice"] - other[seed]["dice"]) for seed in seeds]
-    low, high = interval([own[seed] for seed in seeds], [other[seed] for seed in seeds])
+    each = np.array([100 * (own[seed]["dice"] - other[seed]["dice"]) for seed in seeds])
+    low, high = over_cases([own[seed] for seed in seeds], [other[seed] for seed in seeds])
     by_seed = " ".join(f"{one:+.1f}" for one in each)
-    return f"{np.mean(each):+.1f} ({low:.1f} to {high:.1f}); {by_seed}"
+    margin = "-"
+    if len(seeds) > 1:
+        half = t.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / len(seeds) ** 0.5
+        margin = f"{each.mean() - half:.1f} to {each.mean() + half:.1f}"
+    return f"{each.mean():+.1f} ({margin}; {low:.1f} to {high:.1f}): {by_seed}"
 
 
-def interval(own: list[Row], other: list[Row]) -> tuple[float, float]:
+def over_cases(own: list[Row], other: list[Row]) -> tuple[float, float]:
     """95 % of the mean difference over seeds, in Dice points, the same cases drawn for all rows."""
     ids = list(own[0]["cases"])
     drawn = np.random.default_rng(0).integers(len(ids), size=(DRAWS, len(ids)))
@@ -131,28 +138,39 @@ def plot(rows: list[Row], path: Path) -> None:
     panels = list(dict.fromkeys(backbone for backbone, _, _ in groups))
     figure = Figure(figsize=(5 * len(panels), 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    names = dict.fromkeys(pretext for _, pretext, _ in groups)
-    colours = {name: f"C{place}" for place, name in enumerate(names)}
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, backbone in zip(axes, panels, strict=True):
-        for name in names:
-            curve = {p: own for (b, n, p), own in groups.items() if (b, n) == (backbone, name)}
-            if curve:
-                draw(ax, curve, name, colours[name])
-        what = "training items that are synthetic, %"
-        ax.set(title=backbone, ylabel="test Dice, mean and range over seeds")
-        ax.set_xlabel(what if backbone == "synthetic" else "subjects with labels, %")
+    names = list(dict.fromkeys(pretext for _, pretext, _ in groups))
+    for ax, backbone in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        own = {(name, at): found for (b, name, at), found in groups.items() if b == backbone}
+        percents = sorted({at for _, at in own})
+        present = [name for name in names if any(name == one for one, _ in own)]
+        for place, name in enumerate(present):
+            curve = {at: own[name, at] for at in percents if (name, at) in own}
+            # Side by side, so that ranges do not hide one another.
+            shift = 0.06 * (place - (len(present) - 1) / 2)
+            draw(
+                ax,
+                [percents.index(at) + shift for at in curve],
+                curve,
+                name,
+                f"C{names.index(name)}",
+            )
+        ax.set_xticks(range(len(percents)), [f"{at} %" for at in percents])
+        ax.set(title=backbone, ylabel="test Dice: mean, range over seeds")
+        ax.set_xlabel(
+            "training items that are synthetic" if backbone == "synthetic" else "labelled subjects"
+        )
+        ax.set_xlim(-0.5, len(percents) - 0.5)
         ax.grid(alpha=0.3)
         if backbone != "synthetic":
             ax.legend(fontsize=8)
     figure.savefig(path)
 
 
-def draw(ax: Axes, curve: dict[int, dict[int, Row]], name: str, colour: str) -> None:
-    """One curve: its mean, its range as a band, a point a row."""
-    at = sorted(curve)
-    values = [[one["dice"] for one in curve[percent].values()] for percent in at]
-    ax.plot(at, [np.mean(v) for v in values], color=colour, label=name)
-    ax.fill_between(at, list(map(min, values)), list(map(max, values)), color=colour, alpha=0.15)
-    for percent, found in zip(at, values, strict=True):
-        ax.plot([percent] * len(found), found, ".", color=colour)
+def draw(
+    ax: Axes, at: list[float], curve: dict[int, dict[int, Row]], name: str, colour: str
+) -> None:
+    """One curve: its mean, the range of its seeds as bars."""
+    values = [[one["dice"] for one in found.values()] for found in curve.values()]
+    means = np.array([np.mean(found) for found in values])
+    ranges = [means - [min(found) for found in values], [max(found) for found in values] - means]
+    ax.errorbar(at, means, ranges, color=colour, marker="o", markersize=4, capsize=3, label=name)
