@@ -136,7 +136,11 @@ class TransferSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationSettings:
-    """One segmentation network, from prepared cases to model."""
+    """One segmentation network, from prepared cases to model.
+
+    Raises:
+        MedarError: deep supervision of a backbone that stays as it is.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -147,6 +151,14 @@ class SegmentationSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
     training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        still = self.transfer.frozen and self.transfer.part == "backbone"
+        if still and self.loss.deep_supervision:
+            raise MedarError(
+                f"loss deep_supervision {self.loss.deep_supervision}: transfer.frozen leaves no "
+                "level to learn from it; 0 is needed, or transfer.part encoder"
+            )
 
     def within(self, minutes: float | None) -> "SegmentationSettings":
         """The same with another limit of time, where one is given."""

@@ -98,3 +98,5 @@ def test_heads_are_trained_and_left_behind(
         train_segmenter(make_settings(training__ema=0.0), folder, tmp_path / "deep")
     with pytest.raises(MedarError, match="deep_supervision -1"):
         LossSettings(deep_supervision=-1)
+    with pytest.raises(MedarError, match="leaves no level to learn"):
+        make_settings(loss__deep_supervision=1, transfer__frozen=True)
