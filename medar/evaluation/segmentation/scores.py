@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.ndimage import find_objects
 
 from medar.volume import Spacing
@@ -115,12 +114,8 @@ def _score(
 
 def _surface_distances(predicted: Array, truth: Array, spacing: Spacing) -> list[Array]:
     """In mm, of each voxel of either surface to the other surface; neither mask is empty."""
-    from monai.metrics.utils import get_edge_surface_distance
+    from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-    _, distances, _ = get_edge_surface_distance(
-        torch.from_numpy(np.ascontiguousarray(predicted)),
-        torch.from_numpy(np.ascontiguousarray(truth)),
-        spacing=list(spacing),
-        symmetric=True,
-    )
-    return [one.double().numpy() for one in distances]
+    surfaces = get_mask_edges(predicted, truth, crop=False)
+    pairs = (surfaces, surfaces[::-1])
+    return [np.asarray(get_surface_distance(*pair, spacing=list(spacing))) for pair in pairs]
