@@ -37,26 +37,30 @@ def save_worst_cases(path: str | Path, cases: Sequence[WorstCase]) -> None:
     if not cases:
         raise MedarError(f"{path}: no case to draw")
     size = (INCHES * len(PLANES) + 0.6, INCHES * len(cases) + 0.5)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    figure = Figure(figsize=size, layout="constrained", dpi=110, facecolor="black")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cases), len(PLANES), squeeze=False)
     for row, case in zip(axes, cases, strict=True):
         for ax, one in zip(row, case.slices, strict=True):
             _draw(ax, one, case)
-        row[0].set_ylabel(f"{case.name}\nDice {case.dice:.3f}", fontsize=7)
+        row[0].set_ylabel(f"{case.name}\nDice {case.dice:.3f}", fontsize=7, color="white")
     for ax, plane in zip(axes[0], PLANES, strict=True):
-        ax.set_title(plane[0], fontsize=8)
+        ax.set_title(plane[0], fontsize=8, color="white")
     lines = [
         Line2D([], [], color=TRUTH, label="truth"),
         Line2D([], [], color=PREDICTION, linestyle="--", label="prediction"),
     ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figure.legend(
+        handles=lines, loc="outside lower center", ncols=2, fontsize=8, frameon=False,
+        labelcolor="white",
+    )  # fmt: skip
     save_png(figure, path)
 
 
 def _draw(ax: Any, one: Slice, case: WorstCase) -> None:
     """One slice with its outlines."""
     drawn = draw_plane(ax, one.image, PLANES[one.axis], (0, 0, 0), case.window)
+    limits = ax.get_xlim(), ax.get_ylim()
     ax.set_xticks([])
     ax.set_yticks([])
     maps = {TRUTH: (one.truth, "solid"), PREDICTION: (one.predicted, "dashed")}
@@ -64,6 +68,8 @@ def _draw(ax: Any, one: Slice, case: WorstCase) -> None:
         flat = np.take(label.array[0], 0, axis=one.axis).T
         for value in np.unique(flat[flat > 0]):
             _outline(ax, flat == value, drawn.get_extent(), colour, style)
+    ax.set_xlim(limits[0])
+    ax.set_ylim(limits[1])
 
 
 def _outline(ax: Any, mask: Any, extent: Sequence[float], colour: str, style: str) -> None:
