@@ -63,6 +63,13 @@ def test_a_network_beside_finished_maps(
         assert word in people.out
 
 
+def test_finished_maps_alone_before_the_data(medar: Medar, test_set: Path) -> None:
+    (test_set / "labels.json").write_text('{"1": "left", "2": "right"}')
+    said = medar("evaluate", "segmentation", "--predictions", test_set / "labels", test_set)
+    assert said.code == 0, said.err
+    assert "1.000" in said.out
+
+
 def test_wrong_calls_are_one_line(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:

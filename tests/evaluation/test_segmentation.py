@@ -118,6 +118,7 @@ def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
     block = report.models[0].labels["block"]
     assert (report.cases, block.cases, block.unknown, block.invented) == (2, 1, 1, 0)
     assert block.dice == 1
+    assert report.models[0].labels["cube"].dice == pytest.approx(0.75)
     assert any("2 cases of the split test are not annotated" in one for one in report.notes)
 
 
@@ -188,6 +189,7 @@ def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
     assert "Bland-Altman" in page
     assert "finished label maps have no chances" in page
     assert (out / "report" / "worst.png").read_bytes().startswith(b"\x89PNG")
+    assert 'src="http' not in page
     assert "c2" in (out / "report.md").read_text()
 
 

@@ -90,12 +90,12 @@ def evaluate_segmentation(
     for case in track(judged.cases, total=len(judged.cases), label="evaluate"):
         read = judged.read(case)
         for place, predictor in enumerate(predictors):
-            predicted = predictor.predict(read)
-            found = score_case(read, predicted, labels, tolerance)
+            truth, made = counted(read, predictor.predict(read), labels)
+            found = score_case(read, truth, made, labels, tolerance)
             scores[place] += found
             dice = [one.dice for one in found if one.dice is not None]
             if worst is not None and place == 0 and dice:
-                worst.update(read, predicted, float(np.mean(dice)))
+                worst.update(read.case.id, read.image, truth, made, float(np.mean(dice)))
     bootstrap = Bootstrap([case.subject for case in judged.cases], seed)
     reports = [
         model_report(one.name, rows, labels.names, one.calibration(), bootstrap)
@@ -113,26 +113,44 @@ def evaluate_segmentation(
     )
 
 
-def score_case(
-    judged: JudgedCase, predicted: Volume, labels: Labels, tolerance: float
-) -> list[CaseScore]:
-    """The scores of a label map, a row a label.
+def counted(judged: JudgedCase, predicted: Volume, labels: Labels) -> tuple[Volume, Volume]:
+    """Truth and label map of a case, 0 where they count nowhere.
 
     Args:
         judged: the case.
         predicted: its label map, on the grid of its image.
         labels: to judge.
+    """
+    looked_for = np.array(judged.annotated)
+    known = True if labels.ignore is None else judged.truth.array != labels.ignore
+    truth, made = (
+        one.with_array(np.where(np.isin(one.array, looked_for) & known, one.array, 0))
+        for one in (judged.truth, predicted)
+    )
+    return truth, made
+
+
+def score_case(
+    judged: JudgedCase, truth: Volume, made: Volume, labels: Labels, tolerance: float
+) -> list[CaseScore]:
+    """The scores of a label map, a row a label.
+
+    Args:
+        judged: the case.
+        truth: as `counted` gives it.
+        made: the label map, as `counted` gives it.
+        labels: to judge.
         tolerance: of NSD, in mm.
     """
-    truth, made = judged.truth.array[0], predicted.array[0]
-    if labels.ignore is not None:
-        known = truth != labels.ignore
-        truth, made = np.where(known, truth, 0), np.where(known, made, 0)
-    millilitres = abs(float(np.linalg.det(judged.truth.affine[:3, :3]))) / 1000
     found: dict[int, dict[str, Any]] = {one: {"state": "unknown"} for one in labels.names}
-    if judged.annotated:
-        spacing = judged.truth.spacing
-        found |= score_labels(truth, made, judged.annotated, spacing, millilitres, tolerance)
+    found |= score_labels(
+        truth.array[0],
+        made.array[0],
+        judged.annotated,
+        truth.spacing,
+        abs(float(np.linalg.det(truth.affine[:3, :3]))) / 1000,
+        tolerance,
+    )
     case = judged.case
     return [
         CaseScore(case=case.id, subject=case.subject, label=value, name=name, **found[value])

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
+from medar.data.loading import UNKNOWN
 from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, prepare_label, restore_label
 from medar.evaluation.segmentation.calibration import Calibration, CalibrationMeter
@@ -19,7 +22,6 @@ from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import DEFAULT, PredictionSettings, chances_of
 from medar.settings import to_dict
 from medar.tokenizer.inference import sole_modality
-from medar.tokenizer.losses import to_classes
 from medar.volume import Volume
 
 
@@ -84,10 +86,7 @@ class NetworkPredictor(Predictor):
         array, trace = prepare_image(image, plan)
         truth = None
         if set(judged.annotated) == set(plan.labels):
-            prepared = torch.from_numpy(prepare_label(judged.truth, trace.target, plan))
-            if plan.ignore_label is not None:
-                prepared[prepared == plan.ignore_label] = -1
-            truth = to_classes(prepared, list(plan.labels))
+            truth = _classes(prepare_label(judged.truth, trace.target, plan), plan)
         classes = np.zeros((1, *array.shape[1:]), np.int16)
         for place, chances in chances_of(self.model, torch.from_numpy(array.copy()), self.settings):
             classes[place] = chances.argmax(1).numpy()
@@ -141,6 +140,16 @@ class FilesPredictor(Predictor):
     def about(self) -> dict[str, Any]:
         """A digest of the files."""
         return {"digest": digest({k: file_digest(path) for k, path in self._files.items()})}
+
+
+def _classes(label: npt.NDArray[Any], plan: Plan) -> Tensor:
+    """Label values as classes: 0 the background, i + 1 the i-th label, -1 unknown."""
+    classes = np.zeros(label.shape, np.int16)
+    for place, value in enumerate(plan.labels, 1):
+        classes[label == value] = place
+    if plan.ignore_label is not None:
+        classes[label == plan.ignore_label] = UNKNOWN
+    return torch.from_numpy(classes)
 
 
 def as_predictors(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medar.evaluation.segmentation.cases import JudgedCase
 from medar.volume import Shape3, Volume
 from medar.volume.display import Range, display_range
 
@@ -46,17 +45,25 @@ class WorstCases:
         self.kept: list[WorstCase] = []
         """The worst first."""
 
-    def update(self, judged: JudgedCase, predicted: Volume, dice: float) -> None:
-        """Take in a case and the mean Dice of its labels."""
+    def update(
+        self, name: str, image: Volume, truth: Volume, predicted: Volume, dice: float
+    ) -> None:
+        """Take in a case, of which some label is in truth or prediction.
+
+        Args:
+            name: of the case.
+            image: first channel drawn.
+            truth: on the image's grid.
+            predicted: on the image's grid.
+            dice: the mean over its labels.
+        """
         if len(self.kept) == self.most and dice >= self.kept[-1].dice:
             return
-        low, high = _box(judged.truth, predicted)
-        parts = [_cut(one, low, high) for one in (judged.image, judged.truth, predicted)]
+        low, high = _box(truth, predicted)
+        parts = [_cut(one, low, high) for one in (image, truth, predicted)]
         wrong = parts[1].array[0] != parts[2].array[0]
         slices = tuple(_slice(axis, _most_wrong(wrong, axis), parts) for axis in range(3))
-        found = WorstCase(
-            name=judged.case.id, dice=dice, window=display_range(judged.image), slices=slices
-        )
+        found = WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
         self.kept = sorted([*self.kept, found], key=lambda one: one.dice)[: self.most]
 
 
@@ -86,18 +93,8 @@ def _most_wrong(wrong: npt.NDArray[np.bool_], axis: int) -> int:
 
 def _slice(axis: int, place: int, parts: list[Volume]) -> Slice:
     """One slice of image, truth and prediction."""
-    x, y, z = (place if a == axis else 0 for a in range(3))
-    image, truth, predicted = (
-        _cut(
-            one,
-            (x, y, z),
-            _end(one.shape, axis, place),
-        )
-        for one in parts
-    )
+    low, high = [0, 0, 0], list(parts[0].shape)
+    low[axis], high[axis] = place, place + 1
+    box = (low[0], low[1], low[2]), (high[0], high[1], high[2])
+    image, truth, predicted = (_cut(one, *box) for one in parts)
     return Slice(axis=axis, image=image, truth=truth, predicted=predicted)
-
-
-def _end(shape: Shape3, axis: int, place: int) -> Shape3:
-    x, y, z = (place + 1 if a == axis else side for a, side in enumerate(shape))
-    return x, y, z
