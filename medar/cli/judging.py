@@ -71,14 +71,14 @@ def segmentation(
         raise MedarError(f"{out}: is a file; --out names a folder")
     *models, data = folders
     settings = prediction_settings(mirrors, overlap)
-    manifest = _manifest(data, dataset)
+    judged = _read(data, dataset)
     predictors: list[Predictor] = [
         NetworkPredictor(load_segmenter(model, device), str(model), settings) for model in models
     ]
     predictors += [FilesPredictor(folder) for folder in predictions or []]
     worst = WorstCases()
     report = evaluate_segmentation(
-        predictors, manifest, split, tolerance=tolerance, limit=limit, worst=worst
+        predictors, judged, split, tolerance=tolerance, limit=limit, worst=worst
     )
     if out is not None:
         leave_segmentation(report, worst, out)
@@ -89,10 +89,9 @@ def segmentation(
     return 0
 
 
-def _manifest(data: Path, dataset: DataSet) -> "Manifest":
-    """The files of DATA and their splits."""
+def _read(data: Path, dataset: DataSet) -> "Path | Manifest":
+    """DATA itself where it is prepared, else its files and their splits."""
     from medar.data.resolve import is_prepared
-    from medar.evaluation.segmentation.cases import manifest_of
 
     if not is_prepared(data):
         return dataset.read(data)
@@ -101,7 +100,7 @@ def _manifest(data: Path, dataset: DataSet) -> "Manifest":
             f"{data} is prepared already: leave out --attributes, --modality and --seed, which "
             "are for data sets"
         )
-    return manifest_of(data)
+    return data
 
 
 def _print_report(report: "SegmentationReport") -> None:

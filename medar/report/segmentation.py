@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from medar.errors import MedarError
-from medar.evaluation.segmentation.calibration import LEAST
+from medar.evaluation.segmentation.calibration import LEAST, Calibration
 from medar.evaluation.segmentation.report import Comparison, ModelReport, SegmentationReport
+from medar.evaluation.segmentation.scores import HELD
 from medar.evaluation.segmentation.statistics import Interval, Paired
 from medar.report.blocks import (
     Block,
@@ -68,21 +69,29 @@ def segmentation_page(report: SegmentationReport, worst: bytes | None) -> Report
 
 
 def _short(report: SegmentationReport) -> list[Block]:
+    first, several = report.models[0], len(report.models) > 1
+    nsd = f"NSD at {number(report.tolerance)} mm"
     figures = [
-        KeyFigure(f"Dice of {one.name}", fixed(one.dice_mean, 3), _interval(one.dice_interval))
-        for one in report.models
-    ]
-    first = report.models[0]
-    figures += [
+        KeyFigure("Dice", fixed(first.dice_mean, 3), _interval(first.dice_interval)),
         KeyFigure("HD95", f"{fixed(first.hd95_mean, 2)} mm", _interval(first.hd95_interval, 2)),
-        KeyFigure(
-            f"NSD at {number(report.tolerance)} mm",
-            fixed(first.nsd_mean, 3),
-            _interval(first.nsd_interval),
-        ),
+        KeyFigure(nsd, fixed(first.nsd_mean, 3), _interval(first.nsd_interval)),
     ]
-    said = "Means over cases for each label, then over labels; in brackets the 95 % interval."
-    return [KeyFigures(figures), Text(said), *([Notes(report.notes)] if report.notes else [])]
+    whose = "Of the first model: means" if several else "Means"
+    said = f"{whose} over cases for each label, then over labels; in brackets the 95 % interval."
+    blocks: list[Block] = [KeyFigures(figures), Text(said)]
+    rows = [
+        (
+            str(place),
+            one.name,
+            f"{fixed(one.dice_mean, 3)} {_interval(one.dice_interval)}",
+            f"{fixed(one.hd95_mean, 2)} {_interval(one.hd95_interval, 2)}",
+            f"{fixed(one.nsd_mean, 3)} {_interval(one.nsd_interval)}",
+        )
+        for place, one in enumerate(report.models, 1)
+    ]
+    if several:
+        blocks.append(Table("Models", ("", "model", "Dice", "HD95 (mm)", nsd), rows))
+    return [*blocks, *([Notes(report.notes)] if report.notes else [])]
 
 
 def _interval(pair: Interval | None, places: int = 3) -> str:
@@ -152,11 +161,11 @@ def _cases(report: SegmentationReport) -> list[Block]:
     names = list(report.models[0].labels)
     rows = [
         (
-            label if len(report.models) == 1 else f"{label}, {model.name}",
+            label if len(report.models) == 1 else f"{label}, {place}",
             [one.dice for one in model.cases if one.name == label and one.dice is not None],
         )
         for label in names
-        for model in report.models
+        for place, model in enumerate(report.models, 1)
     ]
     by_case: dict[str, dict[str, float | None]] = {}
     for one in report.models[0].cases:
@@ -167,7 +176,8 @@ def _cases(report: SegmentationReport) -> list[Block]:
             "dice.svg",
             spread_chart(rows, "Dice"),
             "Dice of each case, a row of points for each label",
-            "Dice of each case; the upright mark is the mean.",
+            "Dice of each case; the upright mark is the mean."
+            + (" Models by their numbers." if len(report.models) > 1 else ""),
         ),
         Table(
             f"Dice of the {len(ordered)} lowest cases of {report.models[0].name}; cases.csv has "
@@ -201,20 +211,15 @@ def _worst(report: SegmentationReport, worst: bytes | None) -> list[Block]:
 
 def _volumes(report: SegmentationReport) -> list[Block]:
     first = report.models[0]
-    panels = []
-    for name, label in first.labels.items():
-        volumes = [
-            (one.truth_ml, one.predicted_ml)
-            for one in first.cases
-            if one.name == name and one.state in ("both", "missed", "invented")
-        ]
-        points = [((a + b) / 2, b - a) for a, b in volumes if a is not None and b is not None]
-        if label.volume is not None:
-            panels.append(Agreement(name, points, label.volume.bias, label.volume.limits))
+    panels = [
+        Agreement(name, _differences(first, name), one.bias, one.limits)
+        for name, label in first.labels.items()
+        if (one := label.volume) is not None
+    ]
     if not panels:
         raise LeftOut("no case holds any label")
     rows = [
-        (name, model.name, number(one.bias), _interval(one.limits, 3), number(one.cases))
+        (name, model.name, number(one.bias), _interval(one.limits), number(one.cases))
         for model in report.models
         for name, label in model.labels.items()
         if (one := label.volume) is not None
@@ -235,31 +240,26 @@ def _volumes(report: SegmentationReport) -> list[Block]:
     ]
 
 
+def _differences(model: ModelReport, name: str) -> list[tuple[float, float]]:
+    """Mean of the true and the predicted volume, and their difference, in ml, case by case."""
+    return [
+        ((one.truth_ml + one.predicted_ml) / 2, one.predicted_ml - one.truth_ml)
+        for one in model.cases
+        if one.name == name and one.state in HELD
+        if one.truth_ml is not None and one.predicted_ml is not None
+    ]
+
+
 def _calibration(report: SegmentationReport) -> list[Block]:
-    found = [(one.name, one.calibration) for one in report.models if one.calibration is not None]
-    if not found:
+    several = len(report.models) > 1
+    panels, rows = [], []
+    for place, model in enumerate(report.models, 1):
+        if (one := model.calibration) is None:
+            continue
+        panels.append(_reliability(f"model {place}" if several else "", one))
+        rows.append((model.name, fixed(one.error, 3), number(one.voxels), percent(one.overlooked)))
+    if not rows:
         raise LeftOut("finished label maps have no chances, or no case is annotated for all labels")
-    ideal = Curve("as it should be", ((0, 0), (100, 100)), colour=GRID, dashed=True)
-    panels = [
-        Panel(
-            name,
-            (
-                ideal,
-                Curve(
-                    "found",
-                    [(100 * a, 100 * b) for a, b in zip(one.confidence, one.accuracy, strict=True)],
-                    marked=True,
-                ),
-            ),
-            across="chance of the likeliest class, %",
-            percent=True,
-        )
-        for name, one in found
-    ]
-    rows = [
-        (name, fixed(one.error, 3), number(one.voxels), percent(one.overlooked))
-        for name, one in found
-    ]
     return [
         Picture(
             "calibration.svg",
@@ -270,11 +270,21 @@ def _calibration(report: SegmentationReport) -> list[Block]:
             wide=True,
         ),
         Table(
-            f"Voxels where all labels together have a chance of {LEAST:.0%} or more",
+            f"Voxels where all labels together have a chance of {percent(LEAST)} or more",
             ("model", "expected calibration error", "voxels", "labelled voxels below"),
             rows,
         ),
     ]
+
+
+def _reliability(title: str, one: Calibration) -> Panel:
+    """Accuracy over confidence, bin by bin, beside the diagonal."""
+    pairs = zip(one.confidence, one.accuracy, strict=True)
+    curves = (
+        Curve("as it should be", ((0, 0), (100, 100)), colour=GRID, dashed=True),
+        Curve("found", [(100 * a, 100 * b) for a, b in pairs], marked=True),
+    )
+    return Panel(title, curves, across="chance of the likeliest class, %", percent=True)
 
 
 def _protocol(report: SegmentationReport) -> Table:

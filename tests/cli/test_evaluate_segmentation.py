@@ -97,3 +97,5 @@ def test_a_prepared_folder_has_its_own_splits(
     said = medar("evaluate", "segmentation", model, prepared, "--seed", 3)
     assert "is prepared already" in said.refusal
     assert medar("evaluate", "segmentation", model, prepared, "--limit", 1).code == 0
+    maps = medar("evaluate", "segmentation", prepared, "--predictions", test_set / "labels")
+    assert maps.code == 0, "its plan has names for the labels, which the data set has not"

@@ -23,6 +23,8 @@ from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import read_json
 from medar.pipeline.pictures import leave_segmentation
 from medar.segmentation.backbones import BackboneSettings
+from medar.segmentation.files import segment_files
+from medar.segmentation.network import Segmenter
 from medar.volume import Volume, write_nifti
 
 
@@ -93,6 +95,19 @@ def test_truth_lies_on_the_files_own_grid_even_for_a_prepared_folder(
     model: Any = ByBrightness()
     from_folder, from_data = judge(model, tmp_path / "prepared"), judge(model, data)
     assert from_folder.to_dict() == from_data.to_dict()
+
+
+def test_a_network_is_judged_as_the_files_that_it_writes(data: Manifest, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plan = replace(ByBrightness().plan, spacing=(1.5, 1.5, 3.0))
+    network = Segmenter(BackboneSettings(width=4), plan).eval()
+    for case in data:
+        out = tmp_path / "maps" / f"{case.id}.nii.gz"
+        assert len(list(segment_files(network, case.images[0], out, modality="CT"))) == 1
+    report = judge([network, FilesPredictor(tmp_path / "maps")], data)
+    first, second = report.models
+    assert first.cases == second.cases
+    assert any(one.dice for one in first.cases), "something of it is right"
 
 
 def test_files_score_by_their_shift(data: Manifest, tmp_path: Path) -> None:
@@ -211,6 +226,12 @@ def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_pat
     np.testing.assert_allclose(
         axial.image.affine[2, 3], AFFINE[2, 2] * 5, err_msg="it knows where it lies"
     )
+
+
+def test_the_picture_of_a_perfect_case_shows_labels(data: Manifest, tmp_path: Path) -> None:
+    worst = WorstCases(most=1)
+    judge(files(tmp_path / "maps", 0, 0, 0, 0), data, worst=worst)
+    assert all(one.truth.array.any() for one in worst.kept[0].slices)
 
 
 def moved(folder: Path) -> FilesPredictor:

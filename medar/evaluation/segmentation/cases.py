@@ -14,6 +14,7 @@ from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
 from medar.data.layout import MANIFEST_FILE
 from medar.data.manifest import Case, Manifest, Split
+from medar.data.plan import Plan
 from medar.data.prepared import Prepared
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
@@ -43,19 +44,20 @@ class JudgedCase:
     """Label values that somebody looked for."""
 
 
-def manifest_of(data: str | Path | Manifest) -> Manifest:
-    """The files and splits of a data set, or those that a prepared folder was made from.
+def manifest_of(data: str | Path | Manifest) -> tuple[Manifest, Plan | None]:
+    """The files and splits of a data set; of a prepared folder those of its source, and its plan.
 
     Raises:
         MedarError: no data set there.
     """
     if isinstance(data, Manifest):
-        return data
+        return data, None
     if not is_prepared(data):
-        return read_manifest(data)
+        return read_manifest(data), None
     manifest, prepared = Manifest.load(Path(data) / MANIFEST_FILE), Prepared(data)
     there = {prepared[place].id for place in range(len(prepared))}
-    return manifest.with_cases(tuple(case for case in manifest if case.id in there))
+    cases = tuple(case for case in manifest if case.id in there)
+    return manifest.with_cases(cases), prepared.plan
 
 
 class Judged:
@@ -158,13 +160,13 @@ class Judged:
         return digest([[case.id, *(hashes[file] for file in case.files)] for case in self.cases])
 
 
-def labels_of(names: dict[int, str], manifest: Manifest) -> Labels:
-    """Labels to judge: a model's, or the data set's own where there is no model.
+def labels_of(manifest: Manifest, stored: Plan | None) -> Labels:
+    """The labels of a data set, by its own names or those of the plan that it was prepared by.
 
     Raises:
         MedarError: nobody names any.
     """
-    names = names or manifest.labels
+    names = manifest.labels or (stored.labels if stored else {})
     if not names:
         raise MedarError(
             f'{manifest.root}: names no labels; write labels.json into it, such as {{"1": "liver"}}'

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medar.data.manifest import Manifest, Split
+from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.evaluation.frechet import FEW
 from medar.evaluation.segmentation import calibration
@@ -77,8 +78,8 @@ def evaluate_segmentation(
             files that are absent or cannot be read; a tolerance that is not positive.
     """
     predictors = as_predictors(models, settings)
-    manifest = manifest_of(data)
-    labels, reading = _common(predictors, manifest)
+    manifest, stored = manifest_of(data)
+    labels, reading = _common(predictors, manifest, stored)
     judged = Judged(manifest, split, labels, reading, limit)
     if tolerance is None:
         tolerance = judged.tolerance()
@@ -158,8 +159,12 @@ def score_case(
     ]
 
 
-def _common(predictors: Sequence[Predictor], manifest: Manifest) -> tuple[Labels, ReadOptions]:
-    """The labels that all models name alike, and how the first one's plan reads files.
+def _common(
+    predictors: Sequence[Predictor], manifest: Manifest, stored: Plan | None
+) -> tuple[Labels, ReadOptions]:
+    """The labels that all models name alike, and how files are read.
+
+    Both are the first network's; without one those of the prepared folder, or of the data set.
 
     Raises:
         MedarError: no model, or labels that differ.
@@ -170,7 +175,8 @@ def _common(predictors: Sequence[Predictor], manifest: Manifest) -> tuple[Labels
     if len({one.name for one in predictors}) < len(predictors):
         raise MedarError("two models have the same name; give each folder once")
     if not plans:
-        return labels_of({}, manifest), ReadOptions()
+        reading = ReadOptions() if stored is None else stored.reading
+        return labels_of(manifest, stored), reading
     (name, first), *others = plans.items()
     for other, plan in others:
         if plan.labels != first.labels:

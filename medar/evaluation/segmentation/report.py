@@ -9,7 +9,7 @@ import numpy as np
 
 from medar.data.manifest import Split
 from medar.evaluation.segmentation.calibration import Calibration
-from medar.evaluation.segmentation.scores import CaseScore
+from medar.evaluation.segmentation.scores import HELD, CaseScore
 from medar.evaluation.segmentation.statistics import (
     Bootstrap,
     Floats,
@@ -171,7 +171,7 @@ def table(scores: Sequence[CaseScore], names: dict[int, str], metric: str) -> Fl
 
 
 def _label_report(value: int, scores: Sequence[CaseScore], figures: dict[str, Any]) -> LabelReport:
-    held = [one for one in scores if one.state in ("both", "missed", "invented")]
+    held = [one for one in scores if one.state in HELD]
     volumes = np.array([(one.truth_ml, one.predicted_ml) for one in held]).reshape(-1, 2)
     states = [one.state for one in scores]
     return LabelReport(

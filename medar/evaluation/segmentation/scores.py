@@ -27,6 +27,9 @@ from medar.volume import Spacing
 Array = npt.NDArray[Any]
 State = Literal["both", "missed", "invented", "absent", "unknown"]
 
+HELD: tuple[State, ...] = ("both", "missed", "invented")
+"""States of a label that truth or prediction holds."""
+
 ROUNDING = 1e-4
 """Share of the tolerance by which a distance in float32 may exceed it."""
 

@@ -61,8 +61,10 @@ class WorstCases:
             return
         low, high = _box(truth, predicted)
         parts = [_cut(one, low, high) for one in (image, truth, predicted)]
-        wrong = parts[1].array[0] != parts[2].array[0]
-        slices = tuple(_slice(axis, _most_wrong(wrong, axis), parts) for axis in range(3))
+        shown = parts[1].array[0] != parts[2].array[0]
+        if not shown.any():
+            shown = parts[1].array[0] > 0
+        slices = tuple(_slice(axis, _fullest(shown, axis), parts) for axis in range(3))
         found = WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
         self.kept = sorted([*self.kept, found], key=lambda one: one.dice)[: self.most]
 
@@ -87,8 +89,9 @@ def _cut(volume: Volume, low: Shape3, high: Shape3) -> Volume:
     return Volume(array=volume.array[(slice(0, 1), *box)].copy(), affine=grid.affine)
 
 
-def _most_wrong(wrong: npt.NDArray[np.bool_], axis: int) -> int:
-    return int(wrong.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
+def _fullest(mask: npt.NDArray[np.bool_], axis: int) -> int:
+    """The slice of a mask with most voxels."""
+    return int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
 
 
 def _slice(axis: int, place: int, parts: list[Volume]) -> Slice:
