@@ -75,6 +75,19 @@ def test_shapes_as_brute_force_and_monai_score_them(seed: int, tolerance: float)
     assert [found["hd95"], found["nsd"]] == pytest.approx(monai, rel=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_are_the_same_both_ways_and_nsd_grows_with_its_tolerance(seed: int) -> None:
+    volumes = [smooth(1, 9, 8, 7, seed=seed + k)[0, 0].numpy() > 0.3 for k in (0, 5)]
+    truth, predicted = (one.astype(np.uint8) for one in volumes)
+    ways = score(truth, predicted), score(predicted, truth)
+    assert [ways[0][k] for k in ("dice", "hd95", "nsd")] == pytest.approx(
+        [ways[1][k] for k in ("dice", "hd95", "nsd")]
+    )
+    growing = [score(truth, predicted, tolerance)["nsd"] for tolerance in (0.1, 1, 2, 3, 4, 60)]
+    assert growing == sorted(growing)
+    assert growing[0] < growing[-1] == 1
+
+
 def test_a_perfect_label_map() -> None:
     for label in (1, 4):
         found = score(cubes(), cubes(), label=label)
