@@ -144,6 +144,10 @@ def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
     found = judge(files(tmp_path / "maps", 2), manifest, tolerance=0.5).models[0].cases[0]
     assert (found.name, found.dice, found.state) == ("cube", 0, "missed")
     assert found.predicted_ml == 0
+    model: Any = ByBrightness()
+    calibration = judge(model, manifest).models[0].calibration
+    assert calibration is not None
+    assert calibration.error < 0.05, "what is as bright as label 9 is unknown"
 
 
 def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:

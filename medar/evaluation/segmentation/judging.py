@@ -85,18 +85,7 @@ def evaluate_segmentation(
         tolerance = judged.tolerance()
     if not 0 < tolerance < float("inf"):
         raise MedarError(f"tolerance {tolerance:g}: a positive number of mm is needed")
-    for one in predictors:
-        one.begin(judged)
-    scores: list[list[CaseScore]] = [[] for _ in predictors]
-    for case in track(judged.cases, total=len(judged.cases), label="evaluate"):
-        read = judged.read(case)
-        for place, predictor in enumerate(predictors):
-            truth, made = counted(read, predictor.predict(read), labels)
-            found = score_case(read, truth, made, labels, tolerance)
-            scores[place] += found
-            dice = [one.dice for one in found if one.dice is not None]
-            if worst is not None and place == 0 and dice:
-                worst.update(read.case.id, read.image, truth, made, float(np.mean(dice)))
+    scores = _scores(predictors, judged, tolerance, worst)
     bootstrap = Bootstrap([case.subject for case in judged.cases], seed)
     reports = [
         model_report(one.name, rows, labels.names, one.calibration(), bootstrap)
@@ -112,6 +101,25 @@ def evaluate_segmentation(
         notes=_notes(judged, bootstrap.subjects, split),
         protocol=_protocol(judged, predictors, split, tolerance, seed),
     )
+
+
+def _scores(
+    predictors: Sequence[Predictor], judged: Judged, tolerance: float, worst: WorstCases | None
+) -> list[list[CaseScore]]:
+    """Of each predictor, case by case."""
+    for one in predictors:
+        one.begin(judged)
+    scores: list[list[CaseScore]] = [[] for _ in predictors]
+    for case in track(judged.cases, total=len(judged.cases), label="evaluate"):
+        read = judged.read(case)
+        for place, predictor in enumerate(predictors):
+            truth, made = counted(read, predictor.predict(read), judged.labels)
+            found = score_case(read, truth, made, judged.labels, tolerance)
+            scores[place] += found
+            dice = [one.dice for one in found if one.dice is not None]
+            if worst is not None and place == 0 and dice:
+                worst.update(case.id, read.image, truth, made, float(np.mean(dice)))
+    return scores
 
 
 def counted(judged: JudgedCase, predicted: Volume, labels: Labels) -> tuple[Volume, Volume]:

@@ -32,10 +32,11 @@ class Predictor(ABC):
         name: for reports.
     """
 
+    plan: Plan | None = None
+    """What a model was trained under; None for files."""
+
     def __init__(self, name: str) -> None:
         self.name = name
-        self.plan: Plan | None = None
-        """What a model was trained under; None for files."""
 
     def begin(self, data: Judged) -> None:
         """Get ready for the cases of an evaluation.
@@ -71,22 +72,25 @@ class NetworkPredictor(Predictor):
         self, model: Segmenter, name: str = "model", settings: PredictionSettings = DEFAULT
     ) -> None:
         super().__init__(name)
-        self.model, self.settings, self.plan = model, settings, model.plan
+        self.model, self.settings = model, settings
+        self.plan = model.plan
+        self._of_truth = model.plan
         self._meter = CalibrationMeter()
 
     def begin(self, data: Judged) -> None:
         """Forget the cases of another evaluation."""
+        self._of_truth = replace(self.model.plan, ignore_label=data.labels.ignore)
         self._meter = CalibrationMeter()
 
     def predict(self, judged: JudgedCase) -> Volume:
         """Segment a case; on the way its chances are compared with the truth."""
-        plan = self.model.plan
-        image = judged.image
+        plan, image = self.model.plan, judged.image
         image = replace(image, modality=image.modality or sole_modality(plan))
         array, trace = prepare_image(image, plan)
         truth = None
         if set(judged.annotated) == set(plan.labels):
-            truth = _classes(prepare_label(judged.truth, trace.target, plan), plan)
+            label = prepare_label(judged.truth, trace.target, self._of_truth)
+            truth = _classes(label, self._of_truth)
         classes = np.zeros((1, *array.shape[1:]), np.int16)
         for place, chances in chances_of(self.model, torch.from_numpy(array.copy()), self.settings):
             classes[place] = chances.argmax(1).numpy()

@@ -1,5 +1,7 @@
-"""What an evaluation of label maps found. docs/reference/segmentation-evaluation.md defines each
-value."""
+"""What an evaluation of label maps found.
+
+docs/reference/segmentation-evaluation.md defines each value.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
