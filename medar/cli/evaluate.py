@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from medar.cli.editing import conditions, editing
 from medar.cli.generation import generation
+from medar.cli.judging import segmentation
 from medar.cli.options import DataSet, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="evaluate",
-    help="Measure trained models and generated volumes.",
+    help="Measure trained models, generated volumes and label maps.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
@@ -30,6 +31,7 @@ app = App(
 app.command(generation)
 app.command(editing)
 app.command(conditions)
+app.command(segmentation)
 
 DATASET = DataSet()
 

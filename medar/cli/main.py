@@ -22,9 +22,9 @@ Not a medical device: for research only."""
 
 SYNTHESIZE = """Make synthetic volumes, fill regions, raise resolution.
 
-Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
-beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
-command goes on where it was interrupted, or adds samples with a larger N."""
+Leaves OUT/sample_0000.nii.gz and so on, with a label head or MASK their label maps beside them, a
+JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same command goes on
+where it was interrupted, or adds samples with a larger N."""
 SEGMENT = """Label maps of a file, a DICOM series, or a folder of such.
 
 Each has its volume's own grid and orientation, and a JSON beside it with the labels' names and

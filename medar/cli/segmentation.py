@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet
+from medar.cli.options import DataSet, worker_count
 from medar.cli.training import (
     TRAINING,
     Overrides,
@@ -60,7 +60,7 @@ def train(
         Share of the training subjects whose labels are used, such as 10%; default the YAML's. A
         smaller share is a part of a larger one.
     workers
-        Processes that prepare a data set; default one a processor.
+        Processes that prepare data sets; default one a processor.
     """
     from medar.segmentation.settings import SegmentationSettings, share_of
     from medar.segmentation.training import train_segmenter
@@ -80,6 +80,7 @@ def train(
         tracker,
         pretrained=None if pretrained == "none" else pretrained,
         resume=training.resume,
+        workers=None if workers is None else worker_count(workers),
     )
     report(out, outcome, json=training.json)
     return training.keep(tracker, out, "segmenter", outcome)

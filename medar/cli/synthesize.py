@@ -63,7 +63,8 @@ class Given:
     """What samples start from."""
 
     mask: Path | None = None
-    """A label map that samples follow; they lie around its middle."""
+    """A label map that samples follow; they lie around its middle. Or a folder of such: N samples
+    of each, in OUT/NAME."""
     inpaint: Path | None = None
     """A volume of which REGION is filled; all other voxels stay as they are."""
     region: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
@@ -130,29 +131,52 @@ def synthesize(
 
     seeds = seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
-    request = _request(
-        synthesizer.plan,
-        given,
-        reading,
-        class_=class_,
-        attributes=_assigned(set_ or []),
-        modality=modality,
-        sampling=choosing.settings(synthesizer.sampling),
-    )
-    job = synthesizer.job(request)
-    note(*job.scene.notes)
-    show = _preview(out) if preview else None
-    try:
-        done = fill(out, synthesizer, job, seeds, batch_size=batch_size, preview=show)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from here") from None
+    made, kept = 0, 0
+    images: list[Path] = []
+    for folder, mask in _masks(out, given.mask).items():
+        request = _request(
+            synthesizer.plan,
+            replace(given, mask=mask),
+            reading,
+            class_=class_,
+            attributes=_assigned(set_ or []),
+            modality=modality,
+            sampling=choosing.settings(synthesizer.sampling),
+        )
+        job = synthesizer.job(request)
+        note(*job.scene.notes)
+        show = _preview(folder) if preview else None
+        try:
+            done = fill(folder, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on from here") from None
+        made, kept = made + done.made, kept + done.kept
+        images += done.images
     several = len(synthesizer.plan.channels) > 1
-    samples_sheet(done.images[:DRAWN], out / SHEET, several, modality)
+    samples_sheet(images[:DRAWN], out / SHEET, several, modality)
     if json:
-        said = {"out": out, "made": done.made, "kept": done.kept, "images": done.images}
+        said = {"out": out, "made": made, "kept": kept, "images": images}
         print_json({**said, "contact_sheet": out / SHEET})
     else:
-        print(f"{out}: {done.made} volumes made, {done.kept} kept")
+        print(f"{out}: {made} volumes made, {kept} kept")
+
+
+def _masks(out: Path, mask: Path | None) -> dict[Path, Path | None]:
+    """The folders to fill, and the label map that the samples of each follow."""
+    from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, stem_of
+
+    if mask is None or not mask.is_dir() or is_dicom_folder(mask):
+        return {out: mask}
+    stems: dict[str, Path] = {}
+    for path in find_volumes(mask):
+        other = stems.setdefault(stem_of(path, mask), path)
+        if other != path:
+            raise MedarError(f"{path}: has the name of {other.name}; rename one of them")
+    if not stems:
+        raise MedarError(
+            f"--mask {mask}: no volume found; a label map or a folder of such is needed"
+        )
+    return {out / name: stems[stem] for stem, name in ids_for(stems).items()}
 
 
 def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Request":

@@ -11,10 +11,10 @@ from medar.generator.inpainting import inpainting
 from medar.generator.model import TokenModel
 from medar.generator.request import Request
 from medar.generator.sampling import SamplingSettings
-from medar.generator.scene import Scene, identity, map_of, plain
+from medar.generator.scene import Scene, identity, map_of, mask_on, plain
 from medar.generator.upscaling import upscaling
 from medar.settings import to_dict
-from medar.tokenizer.inference import device_of, plan_of, sole_modality
+from medar.tokenizer.inference import Labels, device_of, plan_of, sole_modality
 from medar.tokenizer.tokenizer import Tokenizer
 
 
@@ -28,6 +28,8 @@ class Job:
     settings: SamplingSettings
     shared: dict[str, Any]
     """What is said of every sample."""
+    mask: Labels | None = None
+    """The label map that samples follow, on the scene's grid."""
 
     def about(self, seed: int) -> dict[str, Any]:
         """What is said of the sample of a seed; equal for equal samples."""
@@ -69,9 +71,11 @@ def make_job(
         said = f"guidance {settings.guidance:g} is left out: nothing is asked for to guide by"
         scene = replace(scene, notes=(*scene.notes, said))
         settings = replace(settings, guidance=0.0)
-    given, about = None, dict(scene.about)
+    given, mask, about = None, None, dict(scene.about)
     if request.mask is not None:
-        given = map_of(model.config.condition, plan_of(tokenizer), request.mask, scene.grid)
+        plan = plan_of(tokenizer)
+        mask = mask_on(model.config.condition, plan, request.mask, scene.grid)
+        given = map_of(model.config.condition, plan, mask)
         about["mask"] = identity(request.mask, "mask")
     condition = Condition(attributes=torch.tensor([values], dtype=torch.float32), map=given)
     record = {"attributes": asked, "sampling": to_dict(settings), **about}
@@ -80,6 +84,7 @@ def make_job(
         condition=condition.to(device_of(tokenizer)),
         settings=settings,
         shared={**made_by, **record, "notes": list(scene.notes)},
+        mask=mask,
     )
 
 

@@ -31,12 +31,12 @@ from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
 from medar.generator.model import Known
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
-from medar.tokenizer.inference import Array, Inferred, device_of, sole_modality
+from medar.tokenizer.inference import Array, Inferred, Labels, device_of, sole_modality
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Volume
 
 Placed = tuple[Volume, Volume | None]
-"""An image and, with a label head, its label map."""
+"""An image and, with a label head or a mask, its label map."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,8 +69,8 @@ def plain(plan: Plan, modality: str | None, mask: Volume | None = None) -> Scene
     return Scene(grid=grid, place=place, notes=notes)
 
 
-def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> Tensor:
-    """A label map as the model takes it, (1, M, X, Y, Z).
+def mask_on(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> Labels:
+    """A label map that a model is to follow, on the scene's grid: (1, X, Y, Z), the plan's values.
 
     Args:
         condition: of the model.
@@ -101,6 +101,11 @@ def map_of(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) -> 
             f"{name}: none of its labels lies within the samples' grid; is it drawn on another "
             "volume?"
         )
+    return labels
+
+
+def map_of(condition: ConditionConfig, plan: Plan, labels: Labels) -> Tensor:
+    """What `mask_on` gave as the model takes it, (1, M, X, Y, Z)."""
     if plan.ignore_label is not None:
         labels = np.where(labels == plan.ignore_label, UNKNOWN, labels)
     classes = label_classes(torch.from_numpy(np.ascontiguousarray(labels)), tuple(plan.labels))

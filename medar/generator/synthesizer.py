@@ -51,7 +51,7 @@ class Synthetic:
     image: Volume
     """On the plan's grid, or that of what was given; in HU, or the modality's range."""
     label: Volume | None
-    """Its label map, of tokenizers with a label head."""
+    """Its label map: as decoded by a label head, else the mask that the volume follows."""
     pyramid: TokenPyramid
     """Its tokens, a batch of one."""
     about: dict[str, Any]
@@ -224,6 +224,8 @@ class Synthesizer:
         Training volumes lie within [-1, 1], and so do samples.
         """
         inferred = inferred_from(decode(self.tokenizer, pyramid), self.plan)
+        if inferred.label is None:
+            inferred = inferred._replace(label=job.mask)
         return job.scene.place(inferred._replace(image=np.clip(inferred.image, -1.0, 1.0)))
 
     def _previewed(self, job: Job, preview: Preview) -> Callable[[int, list[Tensor]], None]:

@@ -1,10 +1,12 @@
 """Pictures and report.json that training, synthesis and evaluation leave beside their results."""
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medar.files import read_json, write_json
+from medar.files import read_json, write_json, write_text
 from medar.settings import from_dict
 
 if TYPE_CHECKING:
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
     from medar.evaluation.generation import GenerationReport
     from medar.evaluation.reconstruction import ReconstructionReport
+    from medar.evaluation.segmentation.report import SegmentationReport
+    from medar.evaluation.segmentation.worst import WorstCases
     from medar.tokenizer.tokenizer import Tokenizer
     from medar.volume import Volume
 
@@ -83,4 +87,23 @@ def leave_generation(
         real=list(real.values()),
         real_titles=[f"real: {name}" for name in real],
     )
+    write_json(out / "report.json", report.to_dict())
+
+
+def leave_segmentation(report: "SegmentationReport", worst: "WorstCases", out: Path) -> None:
+    """Write cases.csv, report.json and the page about label maps: report.html, .md and pictures."""
+    from medar.report.contours import save_worst_cases
+    from medar.report.run import PICTURES, save_report
+    from medar.report.segmentation import segmentation_page
+
+    picture = out / PICTURES / "worst.png"
+    if worst.kept:
+        save_worst_cases(picture, worst.kept)
+    save_report(segmentation_page(report, picture.read_bytes() if worst.kept else None), out)
+    rows = report.rows()
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(out / "cases.csv", table.getvalue())
     write_json(out / "report.json", report.to_dict())

@@ -175,6 +175,53 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
     return written[0]
 
 
+@dataclass(frozen=True)
+class Agreement:
+    """Axes with a point for each case: what is measured against what it differs by."""
+
+    title: str
+    points: Points
+    bias: float
+    limits: tuple[float, float] | None
+
+
+def agreement_chart(panels: Sequence[Agreement], across: str, up: str) -> bytes:
+    """Bland and Altman's panels, three beside each other; a line at the bias, dashed at limits."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with _drawing((3.3 * columns + 0.2, 2.5 * rows)) as (figure, written):
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax, panel in zip(axes, panels, strict=False):
+            ax.plot(*zip(*panel.points, strict=True), "o", color=BLUE, alpha=0.7)
+            ax.axhline(0, color=MUTED, linewidth=0.8)
+            ax.axhline(panel.bias, color=ORANGE)
+            for limit in panel.limits or ():
+                ax.axhline(limit, color=ORANGE, linestyle="--")
+            ax.set_title(panel.title)
+            ax.set_xlabel(across)
+            ax.set_ylabel(up)
+            ax.margins(y=0.12)
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+    return written[0]
+
+
+def spread_chart(rows: Sequence[tuple[str, Sequence[float]]], across: str) -> bytes:
+    """A row of points for each name, and a mark at their mean."""
+    with _drawing((7.0, 0.42 * len(rows) + 0.8)) as (figure, written):
+        ax = figure.subplots()
+        for place, (_, values) in enumerate(rows):
+            ax.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.4)
+            if values:
+                ax.plot(sum(values) / len(values), place, "|", color=ORANGE, markersize=16,
+                        markeredgewidth=2)  # fmt: skip
+        ax.set_yticks(range(len(rows)), [name for name, _ in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel(across)
+    return written[0]
+
+
 @contextlib.contextmanager
 def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, list[bytes]]]:
     """A figure to draw on, and a list that holds its SVG afterwards."""

@@ -107,7 +107,15 @@ def write_report(run: Path) -> Path:
             written.
     """
     folder = RunFolder(run)
-    report = gather(folder)
+    return save_report(gather(folder), folder.path)
+
+
+def save_report(report: Report, folder: Path) -> Path:
+    """Write a report's files, anew if there are any; returns the HTML file.
+
+    Raises:
+        MedarError: a file that cannot be written.
+    """
     pictures = [
         block
         for section in report.sections
@@ -115,16 +123,16 @@ def write_report(run: Path) -> Path:
         if isinstance(block, Picture)
     ]
     try:
-        for left in (folder.path / PICTURES).glob("*.[ps][nv]g"):
+        for left in (folder / PICTURES).glob("*.[ps][nv]g"):
             if left.name not in {picture.name for picture in pictures}:
                 left.unlink()
         for picture in pictures:
-            write_bytes(folder.path / PICTURES / picture.name, picture.data)
+            write_bytes(folder / PICTURES / picture.name, picture.data)
     except OSError as error:
         raise MedarError(f"{error.filename}: cannot be written ({error.strerror})") from error
-    write_text(folder.path / MARKDOWN, to_markdown(report, PICTURES))
-    write_text(folder.path / PAGE, to_html(report))
-    return folder.path / PAGE
+    write_text(folder / MARKDOWN, to_markdown(report, PICTURES))
+    write_text(folder / PAGE, to_html(report))
+    return folder / PAGE
 
 
 def gather(run: RunFolder) -> Report:

@@ -2,10 +2,11 @@
 
 A share of the labels is a share of the subjects, in an order that a seed and each name decide: the
 subjects of 5 % are among those of 10 %, whatever else the data set holds. An epoch has as many
-items whatever the share: subjects come again, cut and augmented otherwise.
+items whatever the share: cases come again, one after the other, cut and augmented otherwise.
 """
 
 import hashlib
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
@@ -64,7 +65,12 @@ class AnnotatedDataset(DrawnDataset):
         return self._length
 
     def __getitem__(self, index: int) -> Item:
-        return self.base.draw(self.places[index % len(self.places)], self.drawn_by(index))
+        drawn_by = self.drawn_by(index)
+        return self.draw(drawn_by[1] * len(self) + index, drawn_by)
+
+    def draw(self, number: int, seed: Sequence[int]) -> Item:
+        """The item that comes after so many, its patch and augmentation drawn by `seed` alone."""
+        return self.base.draw(self.places[number % len(self.places)], seed)
 
 
 def is_annotated(case: PreparedCase) -> bool:

@@ -107,15 +107,39 @@ def classes_of(model: Segmenter, image: Tensor, settings: PredictionSettings = D
     Returns:
         (1, X, Y, Z) int16 on the CPU: 0 the background, i + 1 the i-th of the plan's labels.
     """
-    x, y, z = image.shape[1:]
-    found = torch.zeros((1, x, y, z), dtype=torch.int16)
-    axis = int(np.argmax(image.shape[1:]))
-    for slab in slabs((x, y, z), model.plan.size, axis, settings, len(model.plan.labels) + 1):
-        seen = image.narrow(1 + axis, slab.start, slab.stop - slab.start)
-        likeliest = _chances(model, seen, settings).argmax(1)
-        own = likeliest.narrow(1 + axis, slab.low - slab.start, slab.high - slab.low)
-        found.narrow(1 + axis, slab.low, slab.high - slab.low).copy_(own)
+    found = torch.zeros((1, *image.shape[1:]), dtype=torch.int16)
+    for place, chances in chances_of(model, image, settings):
+        found[place] = chances.argmax(1)
     return found
+
+
+Place = tuple[slice, slice, slice, slice]
+"""A box of a (C, X, Y, Z) array."""
+
+
+@torch.no_grad()
+def chances_of(
+    model: Segmenter, image: Tensor, settings: PredictionSettings = DEFAULT
+) -> Iterator[tuple[Place, Tensor]]:
+    """The chances of all classes of a prepared image, slab by slab.
+
+    Args:
+        model: see `segment`.
+        image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
+        settings: how; slabs fit `budget`, if they can.
+
+    Yields:
+        The box that a slab fills, and its (1, K + 1, x, y, z) float32 on the CPU, background first.
+    """
+    x, y, z = image.shape[1:]
+    axis = 1 + int(np.argmax(image.shape[1:]))
+    for slab in slabs((x, y, z), model.plan.size, axis - 1, settings, len(model.plan.labels) + 1):
+        seen = image.narrow(axis, slab.start, slab.stop - slab.start)
+        own = [slice(0, side) for side in (1, x, y, z)]
+        own[axis] = slice(slab.low, slab.high)
+        size = slab.high - slab.low
+        chances = _chances(model, seen, settings).narrow(1 + axis, slab.low - slab.start, size)
+        yield (own[0], own[1], own[2], own[3]), chances
 
 
 class Slab(NamedTuple):

@@ -12,6 +12,29 @@ from medar.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
+class SyntheticSettings:
+    """Synthetic volumes with label maps as training cases.
+
+    Raises:
+        MedarError: a share out of its range.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    folder: str
+    """What `medar synthesize` left, or what `medar data prepare` made of it."""
+    share: float = 0.5
+    """Share of the training items that are synthetic: 1 for these alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise MedarError(
+                f"synthetic share {self.share}: a share above 0 up to 1 is needed; for none, leave "
+                "synthetic out"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """How cases reach the network.
 
@@ -42,6 +65,8 @@ class DataSettings:
         )
     )
     """Of training volumes; null for none. Axes of `flips` are mirrored in prediction too."""
+    synthetic: SyntheticSettings | None = None
+    """Pairs of volumes and label maps beside the real ones; null for none."""
     workers: int = 0
     """Loading processes of each process; 0 loads in the training process itself."""
     validation: int = 64
@@ -62,19 +87,27 @@ class LossSettings:
     """What the network is trained against.
 
     Raises:
-        MedarError: a weight below 0, or two of 0.
+        MedarError: a weight below 0, or two of 0; levels below 0.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     cross_entropy: float = 1.0
     dice: float = 1.0
+    deep_supervision: int = 0
+    """Coarser levels of the decoder that are held against the labels too, each half as much as the
+    finer one; 0 for the finest alone."""
 
     def __post_init__(self) -> None:
         if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
             raise MedarError(
                 f"loss cross_entropy {self.cross_entropy} and dice {self.dice}: weights from 0 are "
                 "needed, one of them above"
+            )
+        if self.deep_supervision < 0:
+            raise MedarError(
+                f"loss deep_supervision {self.deep_supervision}: a number of levels from 0 is "
+                "needed"
             )
 
 
@@ -103,7 +136,11 @@ class TransferSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationSettings:
-    """One segmentation network, from prepared cases to model."""
+    """One segmentation network, from prepared cases to model.
+
+    Raises:
+        MedarError: deep supervision of a backbone that stays as it is.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -114,6 +151,14 @@ class SegmentationSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     transfer: TransferSettings = field(default_factory=TransferSettings)
     training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        still = self.transfer.frozen and self.transfer.part == "backbone"
+        if still and self.loss.deep_supervision:
+            raise MedarError(
+                f"loss deep_supervision {self.loss.deep_supervision}: transfer.frozen leaves no "
+                "level to learn from it; 0 is needed, or transfer.part encoder"
+            )
 
     def within(self, minutes: float | None) -> "SegmentationSettings":
         """The same with another limit of time, where one is given."""

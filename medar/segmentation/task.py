@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.segmentation.data import AnnotatedDataset, annotated_places
@@ -21,10 +21,12 @@ from medar.segmentation.network import Segmenter
 from medar.segmentation.overlap import DiceMeter
 from medar.segmentation.prediction import PredictionSettings, classes_of
 from medar.segmentation.settings import SegmentationSettings
+from medar.segmentation.supervision import DeepSupervision, Level
+from medar.segmentation.synthetic import MixedDataset
 from medar.settings import to_dict
 from medar.tokenizer.losses import label_losses, to_classes
 from medar.training.distributed import ranks
-from medar.training.task import ParameterGroup, Task
+from medar.training.task import ParameterGroup, Task, decayed_apart
 
 QUICK = PredictionSettings(mirrors=())
 """How validation cases are segmented."""
@@ -39,6 +41,7 @@ class SegmentationTask(Task[Item]):
         validation: the cases that decide which weights are the best.
         settings: losses, data and transfer are used.
         origin: where the pretrained weights came from, for comparison when a run goes on.
+        deep: heads of the coarser levels, if these are supervised.
 
     Raises:
         MedarError: processes cannot share the batch, or there is no case to validate with.
@@ -50,14 +53,15 @@ class SegmentationTask(Task[Item]):
     def __init__(
         self,
         model: Segmenter,
-        train: AnnotatedDataset,
+        train: AnnotatedDataset | MixedDataset,
         validation: PreparedDataset,
         settings: SegmentationSettings,
         origin: str = "none",
+        deep: DeepSupervision | None = None,
     ) -> None:
         self.model: Segmenter = model
         self.train, self.validation, self.settings = train, validation, settings
-        self.origin = origin
+        self.origin, self.deep = origin, deep
         self.labels = train.plan.labels
         self._looked_at = annotated_places(validation, settings.data.validation)
         place = ranks()
@@ -75,12 +79,29 @@ class SegmentationTask(Task[Item]):
         return islice(iter(self._loader), start, None)
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy and 1 - Dice, over what each case was annotated for."""
-        classes = to_classes(batch["label"], list(self.labels))
-        entropy, dice = label_losses(self.model(batch["image"]), classes, batch["annotated"])
+        """Weighted cross-entropy and 1 - Dice, over what each case was annotated for.
+
+        With deep supervision the loss is that of all levels, its two parts are the finest's.
+        """
+        image, classes = batch["image"], to_classes(batch["label"], list(self.labels))
+        if self.deep is None:
+            levels = [Level(1.0, self.model(image), classes)]
+        else:
+            levels = self.deep(self.model, image, classes)
         weights = self.settings.loss
-        total = weights.cross_entropy * entropy + weights.dice * dice
+        parts = [label_losses(one.logits, one.classes, batch["annotated"]) for one in levels]
+        total = torch.stack(
+            [
+                level.weight * (weights.cross_entropy * entropy + weights.dice * dice)
+                for level, (entropy, dice) in zip(levels, parts, strict=True)
+            ]
+        ).sum()
+        entropy, dice = parts[0]
         return total, {"loss": total, "cross_entropy": entropy, "dice": dice}
+
+    def companions(self) -> dict[str, nn.Module]:
+        """Heads of the coarser levels, which are not saved with the model."""
+        return {} if self.deep is None else {"deep_supervision": self.deep}
 
     def evaluate(self) -> dict[str, float]:
         """`dice`, the mean over labels, and that of each label; NaN where no case holds any.
@@ -114,11 +135,16 @@ class SegmentationTask(Task[Item]):
                     "weight_decay": 0.0,
                 },
             ]
-        return {"model": [group for group in groups if group["params"]]}
+        return {
+            "model": [group for group in groups if group["params"]],
+            **{name: decayed_apart(heads) for name, heads in self.companions().items()},
+        }
 
     def describe(self) -> dict[str, Any]:
         """The network, the data and what was taken over."""
         data = to_dict(self.settings.data)
+        if self.settings.data.synthetic is not None:
+            data["synthetic"] = self.settings.data.synthetic.share
         free = ("workers", "validation")
         return {
             "backbone": to_dict(self.settings.backbone),

@@ -10,11 +10,16 @@ from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import SegmentationSettings
+from medar.segmentation.supervision import DeepSupervision
+from medar.segmentation.synthetic import MixedDataset, with_pairs
 from medar.segmentation.task import SegmentationTask
 from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
 from medar.training.tracker import Tracker
+
+PAIRS = "synthetic"
+"""The folder of a run that synthetic cases are prepared in, unless they are prepared."""
 
 
 def train_segmenter(
@@ -25,6 +30,7 @@ def train_segmenter(
     *,
     pretrained: str | Path | None = None,
     resume: Resume = "auto",
+    workers: int | None = None,
 ) -> Outcome:
     """Train a segmentation network; `out/model` is `load_segmenter`'s.
 
@@ -35,19 +41,33 @@ def train_segmenter(
         tracker: what else is told of settings and metrics.
         pretrained: a folder to start from, see `load_pretrained`; default none.
         resume: see `medar.training.folder.Resume`.
+        workers: processes that prepare synthetic cases; default one a processor.
 
     Raises:
-        MedarError: no labels, a backbone that cannot be started from, or what `fit` raises.
+        MedarError: no labels, a backbone that cannot be started from, synthetic cases that cannot
+            be used, or what `fit` raises.
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
-    task = make_task(settings, data, pretrained)
+    task = make_task(settings, data, pretrained, pairs=Path(out) / PAIRS, workers=workers)
     return fit(task, settings.training, out, tracker, resume=resume)
 
 
 def make_task(
-    settings: SegmentationSettings, data: str | Path, pretrained: str | Path | None = None
+    settings: SegmentationSettings,
+    data: str | Path,
+    pretrained: str | Path | None = None,
+    *,
+    pairs: str | Path = PAIRS,
+    workers: int | None = None,
 ) -> SegmentationTask:
     """The task of `train_segmenter`; weights that are not pretrained are drawn from the seed.
+
+    Args:
+        settings: see `train_segmenter`.
+        data: see `train_segmenter`.
+        pretrained: see `train_segmenter`.
+        pairs: where synthetic cases are prepared, where the settings ask for such.
+        workers: see `train_segmenter`.
 
     Raises:
         MedarError: see `train_segmenter`.
@@ -60,6 +80,8 @@ def make_task(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Segmenter(settings.backbone, plan, augmentation.flips if augmentation else ())
+        coarser = settings.loss.deep_supervision
+        deep = DeepSupervision(model, coarser) if coarser else None
     if transfer.frozen and pretrained is None:
         raise MedarError(
             "transfer.frozen true: nothing was taken over that could stay as it is; name a "
@@ -75,4 +97,7 @@ def make_task(
         )
         for parameter in taken:
             parameter.requires_grad_(False)
-    return SegmentationTask(model, train, validation, settings, origin)
+    cases: AnnotatedDataset | MixedDataset = train
+    if settings.data.synthetic is not None:
+        cases = with_pairs(train, settings.data, pairs, workers=workers)
+    return SegmentationTask(model, cases, validation, settings, origin, deep)

@@ -176,6 +176,35 @@ def test_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
     assert f"{odd}: label values 5 are not among the plan's 0, 1, 4" in said
 
 
+def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    said = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
+    assert "no volume found" in said
+    for name, value in (("a", 1), ("b", 4)):
+        values = np.zeros((8, 16, 16))
+        values[2:5, 4:9, 4:12] = value
+        file(tmp_path / "maps" / f"{name}.nii.gz", values, (2.0, 1.0, 1.0), np.uint8)
+    call = ["synthesize", model, tmp_path / "out", "-n", 2, "--mask", tmp_path / "maps"]
+    assert medar(*call).out == f"{tmp_path / 'out'}: 4 volumes made, 0 kept\n"
+    assert medar(*call).out == f"{tmp_path / 'out'}: 0 volumes made, 4 kept\n"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a", "b", "contact_sheet.png"}
+    for name in ("a", "b"):
+        for sample in ("sample_0000", "sample_0001"):
+            about = json.loads((tmp_path / "out" / name / f"{sample}.json").read_text())
+            assert about["mask"]["file"] == str(tmp_path / "maps" / f"{name}.nii.gz")
+            assert (tmp_path / "out" / name / about["label"]).exists()
+    (tmp_path / "maps" / "b.nii").touch()
+    said = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
+    assert "has the name of b.nii" in said
+    one = tmp_path / "one"
+    assert medar("synthesize", model, one, "--mask", tmp_path / "maps" / "b.nii.gz").code == 0
+    alone, among = (
+        nib.load(folder / "sample_0000.nii.gz").get_fdata()
+        for folder in (one, tmp_path / "out" / "b")
+    )
+    assert np.array_equal(alone, among)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

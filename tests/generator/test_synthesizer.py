@@ -1,6 +1,7 @@
 """Synthesis: geometry, intensities, seeds, conditions; filled regions and raised resolution."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from medar.generator.synthesizer import Synthesizer, Synthetic
 from medar.generator.upscaling import agreeing, scales_given
 from medar.tokenizer.inference import Array
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample
 
 from .synthesis import tiny_model, tiny_synthesizer, tiny_tokenizer
@@ -160,6 +162,36 @@ def test_masks_steer_and_place_samples(synthesizer: Synthesizer) -> None:
     image = synthesizer(mask=finer)[0].image
     assert (image.shape, image.spacing) == ((16, 16, 8), (1.0, 1.0, 2.0))
     assert np.allclose(image.affine[:3, 3], [0.25, 0.0, 0.0])
+
+
+def test_without_a_label_head_the_mask_is_the_label() -> None:
+    tokenizer = tiny_tokenizer()
+    config = tokenizer.config
+    headless = replace(config, network=replace(config.network, labels=0))
+    tokenizer = Tokenizer(headless, tokenizer.plan).eval()
+    synthesizer = Synthesizer(tiny_model(tokenizer), tokenizer)
+    values = np.zeros((1, 16, 16, 8), np.uint8)
+    values[:, 2:9, 3:12, 2:6] = 4
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[:3, 3] = -50.0, 20.0, 8.0
+    mask = Volume(array=values, affine=affine)
+    (sample,) = synthesizer(mask=mask)
+    assert sample.label is not None
+    assert np.array_equal(sample.label.array, values)
+    assert np.array_equal(sample.label.affine, sample.image.affine)
+    assert synthesizer()[0].label is None
+    # In a filled region's volume, the map is brought to that volume's own grid.
+    image = scan()
+    filled = synthesizer(inpaint=image, region=Box.parse("2:6,3:9,2:5"), mask=mask_of(image))[0]
+    assert filled.label is not None
+    assert np.array_equal(filled.label.array, mask_of(image).array)
+
+
+def mask_of(image: Volume) -> Volume:
+    """A block of organ 4 on an image's grid."""
+    values = np.zeros_like(image.array, dtype=np.uint8)
+    values[:, 4:12, 3:12, 2:6] = 4
+    return image.with_array(values)
 
 
 def test_masks_that_do_not_fit(synthesizer: Synthesizer) -> None:

@@ -88,6 +88,24 @@ def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
     assert all(p.ndim <= 1 for g in groups if g.get("weight_decay") == 0 for p in g["params"])
 
 
+def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> None:
+    """AdamW's first step moves every weight with a gradient by the learning rate."""
+    settings = make_settings(
+        transfer__decay=0.5, training__steps=1, training__warmup=0.0, training__final=1.0,
+        training__ema=0.0, training__weight_decay=0.0, training__learning_rate=1e-3,
+    )  # fmt: skip
+    before = make_task(settings, prepared).model
+    train_segmenter(settings, prepared, tmp_path)
+    after = load_segmenter(tmp_path)
+    stages = [[*one.backbone.depths(), list(one.head.parameters())] for one in (before, after)]
+    moved = [
+        max(float((q - p).detach().abs().max()) for p, q in zip(old, new, strict=True))
+        for old, new in zip(*stages, strict=True)
+    ]
+    rates = [1e-3 * 0.5 ** (len(moved) - 1 - n) for n in range(len(moved))]
+    assert moved == pytest.approx(rates, rel=0.01)
+
+
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
 def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
     start = make_segmenter()

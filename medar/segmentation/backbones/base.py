@@ -45,8 +45,16 @@ class Backbone(nn.Module, ABC):
         """The encoder: (B, C, X, Y, Z), sides multiples of `multiple`, to levels, finest first."""
 
     @abstractmethod
+    def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
+        """The decoder: what `features` gave to its own levels, finest first.
+
+        Each has the channels and sites of the same level of `features`, whose coarsest has no
+        counterpart. The first is (B, W, X, Y, Z).
+        """
+
     def decode(self, features: list[Tensor]) -> Tensor:
-        """The decoder: what `features` gave to (B, W, X, Y, Z)."""
+        """The decoder's finest level, (B, W, X, Y, Z)."""
+        return self.decode_levels(features)[0]
 
     @property
     def width(self) -> int:

@@ -69,12 +69,14 @@ class DynUNetBackbone(Backbone):
             found.append(block(found[-1]))
         return found
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
         *skips, x = features
+        found = []
         for block, skip in zip(self.network.upsamples, reversed(skips), strict=True):
             x = block(x, skip)
-        return x
+            found.append(x)
+        return found[::-1]
 
 
 def chosen_strides(settings: BackboneSettings, plan: Plan) -> list[Shape3]:

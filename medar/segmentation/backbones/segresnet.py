@@ -61,10 +61,16 @@ class SegResNetBackbone(Backbone):
         levels: list[Tensor] = self.network.encode(volume)[1]
         return levels
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
-        decoded: Tensor = self.network.decode(features[-1], features[::-1])
-        return decoded
+        *skips, x = features
+        found, network = [], self.network
+        ups = zip(network.up_samples, network.up_layers, reversed(skips), strict=True)
+        for up, block, skip in ups:
+            x = block(up(x) + skip)
+            found.append(x)
+        found[-1] = network.conv_final(x)
+        return found[::-1]
 
 
 def _most(side: int) -> int:

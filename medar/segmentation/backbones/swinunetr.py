@@ -72,9 +72,10 @@ class SwinUNETRBackbone(Backbone):
             network.encoder10(fourth),
         ]
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
         *skips, x = features
+        found = []
         network = self.network
         blocks = (
             network.decoder5, network.decoder4, network.decoder3, network.decoder2,
@@ -82,4 +83,5 @@ class SwinUNETRBackbone(Backbone):
         )  # fmt: skip
         for block, skip in zip(blocks, reversed(skips), strict=True):
             x = block(x, skip)
-        return x
+            found.append(x)
+        return found[::-1]

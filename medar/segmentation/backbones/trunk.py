@@ -78,12 +78,14 @@ class TrunkBackbone(Backbone):
             x = layer(x)
         return [*found, self.pyramid(self.encoder.head(x))]
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
         *skips, x = features
+        found = []
         for up, skip in zip(self.up, reversed(skips), strict=True):
             x = up(x, skip)
-        return x
+            found.append(x)
+        return found[::-1]
 
 
 class PyramidBlocks(nn.Module):

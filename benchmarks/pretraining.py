@@ -1,0 +1,223 @@
+"""Pretraining for segmentation: backbones x pretext tasks x shares of the labels x seeds.
+
+Each row fine-tunes a network for the same minutes, from scratch or from a backbone that a pretext
+task made of the training images alone, and is judged once on the test split. A row that is in
+OUT/results.jsonl already is not run again, an interrupted one goes on; a table of all rows is
+printed at the end, OUT/pretraining.png drawn.
+
+    python benchmarks/pretraining.py --data PREPARED --tokenizer TOKENIZER --out runs/pretraining \
+        --config configs/segmentation/hippocampus_mr.yaml \
+        --pretrain-config configs/segmentation/pretrain_hippocampus_mr.yaml \
+        [--rows dynunet:none:10:0 ...] [--minutes 3] [--pretrain-minutes 10] [--json]
+
+Rows:
+    BACKBONE:PRETEXT:PERCENT:SEED   such as dynunet:next_scale:10:0; PRETEXT is none, masked,
+                                    next_scale, mixture or semantic_order, PERCENT the share of the
+                                    training subjects whose labels are used
+    synthetic:PERCENT:SEED          all labels and the pairs of --synthetic: of the training items
+                                    PERCENT are synthetic, 0 real alone, 100 synthetic alone
+
+The configuration's backbone is one of them; the others have the sizes of BACKBONES. SEED decides
+the subjects, the weights that are not pretrained and the batches: rows of the same share and seed
+differ in the pretext alone. A backbone is pretrained once for all rows, when the first needs it, in
+OUT/pretrained. The weights that are judged are the best on the validation split; Dice is that of
+prepared volumes, by sliding windows with the mirrors of training. --organs 1-7 makes background of
+all other labels.
+
+With --steps and --pretrain-steps instead of minutes, rows compare on a machine that others use too:
+equal time is then the number of steps that each row takes in those minutes on an idle one; name the
+rows with --rows then, as each backbone and pretext has another number.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pretraining_table
+import torch
+from generators import ROWS_FILE, folder_of, length, parameters, run_rows
+from tokenizer import read
+
+from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
+from medar.data.plan import Plan
+from medar.data.prepared import Prepared
+from medar.segmentation.backbones import BackboneSettings, TrunkSettings
+from medar.segmentation.folder import load_segmenter
+from medar.segmentation.overlap import DiceMeter
+from medar.segmentation.prediction import classes_of
+from medar.segmentation.settings import SegmentationSettings, SyntheticSettings
+from medar.segmentation.training import make_task
+from medar.settings import load_yaml
+from medar.tokenizer.losses import to_classes
+from medar.training import fit
+
+PRETEXTS = ("none", "masked", "next_scale", "mixture")
+ROWS = (
+    *(
+        f"dynunet:{task}:{part}:{seed}"
+        for seed in range(3)
+        for part in (10, 100)
+        for task in PRETEXTS
+    ),
+    *(f"trunk:{task}:10:{seed}" for seed in range(3) for task in ("none", "next_scale")),
+)
+BACKBONES = {
+    "dynunet": BackboneSettings(kind="dynunet", width=16),
+    "segresnet": BackboneSettings(kind="segresnet", width=8),
+    "swinunetr": BackboneSettings(kind="swinunetr", width=12),
+    "trunk": BackboneSettings(kind="trunk", width=12, trunk=TrunkSettings(depth=3, head_width=32)),
+}
+"""On hippocampus_mr 1.2 to 1.6 million parameters; "swinunetr" has 4.1 at its least."""
+
+
+def main() -> None:
+    """Run the rows that are not there yet, print the table, draw the plot."""
+    options = parse()
+    if options.organs:
+        options.data = organs_only(options.data, options.organs, options.out / "data")
+    run_rows(options, lambda row: run(row, options))
+    rows = read(options.out / ROWS_FILE)
+    print(json.dumps(rows) if options.json else pretraining_table.tables(rows))
+    pretraining_table.plot(rows, options.out / "pretraining.png")
+
+
+def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fine-tune and judge one row."""
+    settings = load_yaml(SegmentationSettings, options.config)
+    match row.split(":"):
+        case ["synthetic", percent, seed]:
+            pretext, settings = "none", with_pairs(settings, int(percent) / 100, options)
+        case [kind, pretext, percent, seed]:
+            data = replace(settings.data, labels=int(percent) / 100, labels_seed=int(seed))
+            settings = replace(settings, backbone=backbone_of(kind, settings), data=data)
+        case _:
+            raise SystemExit(f"{row}: BACKBONE:PRETEXT:PERCENT:SEED or synthetic:PERCENT:SEED")
+    training = replace(settings.training, seed=int(seed), **length(options.minutes, options.steps))
+    settings = replace(settings, training=training)
+    about: dict[str, Any] = {}
+    if pretext != "none":
+        about = pretrained(pretext, settings, options)
+    out, start = folder_of(options, row), about.get("pretrained")
+    task = make_task(settings, options.data, start, pairs=options.out / "synthetic")
+    outcome = fit(task, settings.training, out)
+    return {
+        "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
+        "best_step": outcome.best_step, "subjects": list(task.train.subjects),
+        "parameters": parameters(task.model), **about, **tested(out, options.data),
+    }  # fmt: skip
+
+
+def backbone_of(kind: str, settings: SegmentationSettings) -> BackboneSettings:
+    """The configuration's backbone, or another kind at its size in this table."""
+    if kind not in BACKBONES:
+        raise SystemExit(f"{kind}: no such backbone; there are: {', '.join(BACKBONES)}")
+    return settings.backbone if settings.backbone.kind == kind else BACKBONES[kind]
+
+
+def with_pairs(
+    settings: SegmentationSettings, share: float, options: argparse.Namespace
+) -> SegmentationSettings:
+    """The settings with a share of synthetic cases."""
+    if not share:
+        return settings
+    if options.synthetic is None:
+        raise SystemExit("rows with synthetic cases need --synthetic FOLDER")
+    pairs = SyntheticSettings(folder=str(options.synthetic), share=share)
+    return replace(settings, data=replace(settings.data, synthetic=pairs))
+
+
+def pretrained(
+    kind: str, settings: SegmentationSettings, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The backbone that a pretext task makes of the training images; made when first needed."""
+    from medar.segmentation.pretext.settings import PretrainSettings
+    from medar.segmentation.pretext.training import pretrain_backbone
+
+    if options.pretrain_config is None or (options.tokenizer is None and kind != "masked"):
+        raise SystemExit(f"pretext {kind} needs --pretrain-config, and all but masked --tokenizer")
+    changes = [f"pretext.kind={kind}"]
+    if kind != "masked":
+        changes.append(f"pretext.tokenizer={options.tokenizer}")
+    chosen = load_yaml(PretrainSettings, options.pretrain_config, changes)
+    training = replace(chosen.training, **length(options.pretrain_minutes, options.pretrain_steps))
+    chosen = replace(chosen, plan=settings.plan, backbone=settings.backbone, training=training)
+    out = options.out / "pretrained" / f"{settings.backbone.kind}-{kind}"
+    outcome = pretrain_backbone(chosen, options.data, out)
+    return {
+        "pretrained": str(out), "pretrain_minutes": outcome.elapsed / 60,
+        "pretrain_steps": outcome.step,
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def tested(run: Path, data: Path) -> dict[str, Any]:
+    """Dice of a run's best weights on the test split: mean over labels, by label, by case."""
+    model = load_segmenter(run)
+    cases = Prepared(data, split="test")
+    labels = cases.plan.labels
+    names, values = list(labels.values()), list(labels)
+    whole, by_case = DiceMeter(names), {}
+    for place in range(len(cases)):
+        case = cases[place]
+        label = cases.label(case)
+        if label is None:
+            continue
+        chosen = classes_of(model, torch.from_numpy(cases.image(case)))[None]
+        truth = to_classes(torch.from_numpy(label)[None], values)
+        annotated = torch.tensor([[value in case.annotated for value in values]])
+        one = DiceMeter(names)
+        for meter in (whole, one):
+            meter.compare(chosen, truth, annotated)
+        by_case[case.id] = list(one.result().values())
+    found = {name: dice for name, dice in whole.result().items() if dice is not None}
+    return {"dice": sum(found.values()) / len(found), "labels": found, "cases": by_case}
+
+
+def organs_only(data: Path, values: list[int], out: Path) -> Path:
+    """The same prepared cases under a plan that names these labels alone; arrays are linked to."""
+    plan = Plan.load(data / PLAN_FILE)
+    missing = set(values) - set(plan.labels)
+    if missing:
+        raise SystemExit(f"--organs: {data} has no labels {sorted(missing)}")
+    plan = replace(plan, labels={value: plan.labels[value] for value in values})
+    out.mkdir(parents=True, exist_ok=True)
+    plan.save(out / PLAN_FILE)
+    header, *lines = (data / CASES_FILE).read_text().splitlines()
+    named = json.dumps({**json.loads(header), "plan": Plan.load(out / PLAN_FILE).digest})
+    (out / CASES_FILE).write_text("\n".join([named, *lines]) + "\n")
+    if not (out / ARRAYS).exists():
+        (out / ARRAYS).symlink_to((data / ARRAYS).resolve())
+    return out
+
+
+def organs(text: str) -> list[int]:
+    """Label values as they are typed: 1-7, or 1,2,5."""
+    first, dash, last = text.partition("-")
+    if dash:
+        return list(range(int(first), int(last) + 1))
+    return [int(value) for value in text.split(",")]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="prepared cases")
+    parser.add_argument("--config", type=Path, required=True, help="settings of fine-tuning")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS))
+    parser.add_argument("--minutes", type=float, default=3.0, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, help="instead of minutes, where others compute too")
+    parser.add_argument("--pretrain-config", type=Path, help="settings of pretraining")
+    parser.add_argument("--pretrain-minutes", type=float, default=10.0)
+    parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
+    parser.add_argument("--tokenizer", type=Path, help="trained on the training cases alone")
+    parser.add_argument("--synthetic", type=Path, help="pairs of `medar synthesize`")
+    parser.add_argument("--organs", type=organs, help="labels to learn, such as 1-7; default all")
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

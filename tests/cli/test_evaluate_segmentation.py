@@ -1,0 +1,101 @@
+"""`medar evaluate segmentation` from the command line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.segmentation.backbones import BackboneSettings
+from medar.segmentation.folder import save_segmenter
+from medar.segmentation.network import Segmenter
+
+Medar = Callable[..., Any]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """An untrained network for the labels of `data`."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    plan = Plan(
+        spacing=(1, 1, 2), mode="volume", size=(8, 8, 8), downsampling=(4, 4, 4),
+        intensity={"other": IntensityRule(kind="percentiles", low=1.0, high=99.0)},
+        labels={1: "left", 2: "right"},
+    )  # fmt: skip
+    save_segmenter(tmp_path / "run" / "model", Segmenter(BackboneSettings(width=4), plan))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def test_set(data: Path) -> Path:
+    """The four images of `data`, all in the split test."""
+    rows = "".join(f"c{k},test\n" for k in range(4))
+    (data / "attributes.csv").write_text("id,split\n" + rows)
+    return data
+
+
+def test_a_network_beside_finished_maps(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    maps, out = Path(shutil.copytree(test_set / "labels", tmp_path / "maps")), tmp_path / "out"
+    common = ("evaluate", "segmentation", model, test_set, "--predictions", maps)
+    said = medar(*common, "--json", "--out", out, "--device", "cpu")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert json.loads((out / "report.json").read_text()) == found
+    network, files = found["models"]
+    assert found["dice_mean"] == network["dice_mean"] < files["dice_mean"] == 1
+    assert (found["cases"], found["split"], found["tolerance"]) == (4, "test", 2)
+    assert {one["case"] for one in files["cases"]} == {"c0", "c1", "c2", "c3"}
+    assert found["comparisons"][0]["overall"]["dice"]["difference"] > 0
+    assert {"report.html", "report.md", "cases.csv"} <= {one.name for one in out.iterdir()}
+
+    people = medar(*common, "--limit", 2, "--mirrors", "none", "--device", "cpu")
+    assert people.code == 0, people.err
+    for word in ("2 cases of 2 subjects", "left", "HD95", f"{maps} less {model}", "effect",
+                 "segmentation-v1", "note: 2 subjects, fewer than 20"):  # fmt: skip
+        assert word in people.out
+
+
+def test_finished_maps_alone_before_the_data(medar: Medar, test_set: Path) -> None:
+    (test_set / "labels.json").write_text('{"1": "left", "2": "right"}')
+    said = medar("evaluate", "segmentation", "--predictions", test_set / "labels", test_set)
+    assert said.code == 0, said.err
+    assert "1.000" in said.out
+
+
+def test_wrong_calls_are_one_line(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    def refused(*words: object) -> str:
+        return str(medar("evaluate", "segmentation", *words).refusal)
+
+    assert "DATA is missing" in refused()
+    assert "no model to evaluate" in refused(test_set)
+    assert "no model (neither config.json" in refused(test_set, test_set)
+    assert "same name" in refused(model, model, test_set)
+    assert "names no labels" in refused(test_set, "--predictions", test_set / "labels")
+    assert "none annotated" in refused(model, test_set, "--split", "val")
+    assert "is a file" in refused(model, test_set, "--out", test_set / "attributes.csv")
+    assert "tolerance -1" in refused(model, test_set, "--tolerance", "-1")
+    assert "letters xyz" in refused(model, test_set, "--mirrors", "q")
+    assert "absent" in refused(model, tmp_path / "absent")
+
+
+def test_a_prepared_folder_has_its_own_splits(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "prepared"
+    plan = ("--spacing", 1, 1, 2, "--size", 8, 8, 8, "--mode", "volume")
+    assert medar("data", "prepare", test_set, "--out", prepared, *plan).code == 0
+    said = medar("evaluate", "segmentation", model, prepared, "--seed", 3)
+    assert "is prepared already" in said.refusal
+    assert medar("evaluate", "segmentation", model, prepared, "--limit", 1).code == 0
+    maps = medar("evaluate", "segmentation", prepared, "--predictions", test_set / "labels")
+    assert maps.code == 0, "its plan has names for the labels, which the data set has not"

@@ -1,0 +1,277 @@
+"""`evaluate_segmentation`: what counts and what does not, how models differ, what is refused."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_maps import AFFINE, NAMES, cubes, data_set, write_case, write_maps
+from torch import Tensor
+
+from medar.data.intensity import IntensityRule
+from medar.data.manifest import Manifest
+from medar.data.plan import Plan
+from medar.data.prepare import prepare
+from medar.errors import MedarError
+from medar.evaluation.segmentation import SegmentationReport, evaluate_segmentation
+from medar.evaluation.segmentation.predictors import FilesPredictor
+from medar.evaluation.segmentation.worst import WorstCases
+from medar.files import read_json
+from medar.pipeline.pictures import leave_segmentation
+from medar.segmentation.backbones import BackboneSettings
+from medar.segmentation.files import segment_files
+from medar.segmentation.network import Segmenter
+from medar.volume import Volume, write_nifti
+
+
+class ByBrightness(torch.nn.Module):
+    """Knows labels by the intensities that `write_case` gives them, here in [-1, 1]."""
+
+    def __init__(self, size: tuple[int, int, int] = (16, 12, 12)) -> None:
+        super().__init__()
+        self.plan = Plan(
+            spacing=(1.0, 2.0, 3.0), mode="volume", size=size, downsampling=(4, 4, 4),
+            intensity={"CT": IntensityRule(kind="window", low=0.0, high=400.0)}, labels=NAMES,
+        )  # fmt: skip
+        self.settings, self.mirrors = BackboneSettings(width=4), ()
+        self.levels = torch.nn.Parameter(torch.tensor([-1.0, -0.5, 1.0]).view(1, 3, 1, 1, 1))
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        return -40 * (volumes - self.levels).square()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Manifest:
+    """Four cases of three subjects."""
+    subjects = ("a", "a", "b", "c")
+    cases = [write_case(tmp_path, f"c{k}", cubes(), subject=one) for k, one in enumerate(subjects)]
+    return data_set(tmp_path, cases)
+
+
+def files(folder: Path, *shifts: int) -> FilesPredictor:
+    """Finished label maps, moved by some voxels."""
+    maps = {f"c{k}": cubes(shift) for k, shift in enumerate(shifts)}
+    return FilesPredictor(write_maps(folder, maps))
+
+
+def judge(models: Any, data: Any, **settings: Any) -> SegmentationReport:
+    report = evaluate_segmentation(models, data, **settings)
+    json.dumps(report.to_dict(), allow_nan=False)
+    return report
+
+
+def test_a_perfect_network(data: Manifest) -> None:
+    model: Any = ByBrightness()
+    report = judge(model, data)
+    first = report.models[0]
+    assert (first.dice_mean, first.hd95_mean, first.nsd_mean) == (1, 0, 1)
+    assert (report.cases, report.subjects, report.tolerance) == (4, 3, 3)
+    assert report.dice == {"cube": 1, "block": 1}
+    assert first.labels["cube"].volume is not None
+    assert first.labels["cube"].volume.bias == 0
+    assert first.calibration is not None
+    assert first.calibration.error < 0.05
+    assert report.to_dict()["dice_mean"] == 1
+
+
+def test_what_a_network_does_not_see_counts_against_it(data: Manifest) -> None:
+    """The middle eight of sixteen voxels along x: half of the cube, all of the block."""
+    narrow: Any = ByBrightness(size=(8, 12, 12))
+    first = judge(narrow, data).models[0]
+    assert first.labels["cube"].dice == pytest.approx(2 * 2 / (2 + 4))
+    assert first.labels["block"].missed == 0
+    assert first.labels["block"].dice == 1
+
+
+def test_truth_lies_on_the_files_own_grid_even_for_a_prepared_folder(
+    data: Manifest, tmp_path: Path
+) -> None:
+    coarse = replace(ByBrightness().plan, spacing=(4.0, 4.0, 6.0), size=(4, 8, 8))
+    prepare(data, coarse, tmp_path / "prepared", workers=1)
+    model: Any = ByBrightness()
+    from_folder, from_data = judge(model, tmp_path / "prepared"), judge(model, data)
+    assert from_folder.to_dict() == from_data.to_dict()
+
+
+def test_a_network_is_judged_as_the_files_that_it_writes(data: Manifest, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plan = replace(ByBrightness().plan, spacing=(1.5, 1.5, 3.0))
+    network = Segmenter(BackboneSettings(width=4), plan).eval()
+    for case in data:
+        out = tmp_path / "maps" / f"{case.id}.nii.gz"
+        assert len(list(segment_files(network, case.images[0], out, modality="CT"))) == 1
+    report = judge([network, FilesPredictor(tmp_path / "maps")], data)
+    first, second = report.models
+    assert first.cases == second.cases
+    assert any(one.dice for one in first.cases), "something of it is right"
+
+
+def test_files_score_by_their_shift(data: Manifest, tmp_path: Path) -> None:
+    report = judge(files(tmp_path / "maps", 0, 0, 2, 2), data, tolerance=1.5)
+    cube, block = (report.models[0].labels[name] for name in ("cube", "block"))
+    assert cube.dice == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
+    assert block.dice == pytest.approx((1 + 1 + 1 / 3 + 1 / 3) / 4)
+    assert report.dice_mean == pytest.approx((0.75 + 2 / 3) / 2)
+    assert cube.hd95 == 1
+    assert report.models[0].calibration is None
+    assert cube.dice_interval is not None
+    assert cube.dice_interval[0] <= cube.dice <= cube.dice_interval[1]
+
+
+def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
+    cases = [
+        write_case(tmp_path, "c0", cubes()),
+        write_case(tmp_path, "c1", cubes(four=0), annotated=(1,)),
+        write_case(tmp_path, "c2", cubes(), annotated=()),
+        write_case(tmp_path, "c3", None),
+    ]
+    report = judge(files(tmp_path / "maps", 0, 2), data_set(tmp_path, cases))
+    block = report.models[0].labels["block"]
+    assert (report.cases, block.cases, block.unknown, block.invented) == (2, 1, 1, 0)
+    assert block.dice == 1
+    assert report.models[0].labels["cube"].dice == pytest.approx(0.75)
+    assert any("2 cases of the split test are not annotated" in one for one in report.notes)
+
+
+def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
+    truth = cubes()
+    truth[4:8] = np.where(cubes(2)[4:8] == 1, 9, truth[4:8])
+    manifest = data_set(tmp_path, [write_case(tmp_path, "c0", truth)], ignore_label=9)
+    found = judge(files(tmp_path / "maps", 2), manifest, tolerance=0.5).models[0].cases[0]
+    assert (found.name, found.dice, found.state) == ("cube", 0, "missed")
+    assert found.predicted_ml == 0
+    model: Any = ByBrightness()
+    calibration = judge(model, manifest).models[0].calibration
+    assert calibration is not None
+    assert calibration.error < 0.05, "what is as bright as label 9 is unknown"
+
+
+def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
+    truths = {"c0": cubes(four=0), "c1": cubes(), "c2": cubes(four=0), "c3": cubes()}
+    made = {"c0": cubes(), "c1": cubes(four=0), "c2": cubes(four=0), "c3": cubes()}
+    cases = [write_case(tmp_path, name, truth) for name, truth in truths.items()]
+    predictor = FilesPredictor(write_maps(tmp_path / "maps", made))
+    block = judge(predictor, data_set(tmp_path, cases)).models[0].labels["block"]
+    assert (block.cases, block.invented, block.missed, block.absent) == (3, 1, 1, 1)
+    assert block.dice == pytest.approx(1 / 3)
+    assert block.nsd == pytest.approx(1 / 3)
+    assert block.hd95 == 0, "of the one case that both have it in"
+    assert block.volume is not None
+    assert block.volume.bias == 0
+
+
+def test_a_label_that_no_case_holds(tmp_path: Path) -> None:
+    manifest = data_set(tmp_path, [write_case(tmp_path, "c0", cubes(four=0))])
+    maps = write_maps(tmp_path / "maps", {"c0": cubes(four=0)})
+    report = judge(FilesPredictor(maps), manifest)
+    assert report.dice == {"cube": 1, "block": None}
+    assert report.dice_mean == 1
+    assert report.models[0].labels["block"].volume is None
+
+
+def test_models_are_compared_with_the_first(data: Manifest, tmp_path: Path) -> None:
+    models = [files(tmp_path / f"m{k}", k, k, k, k) for k in (1, 0, 2)]
+    report = judge(models, data)
+    better, worse = (one.overall["dice"] for one in report.comparisons)
+    assert better is not None
+    assert worse is not None
+    assert better.difference > 0 > worse.difference
+    assert (better.effect, worse.effect) == (1, -1)
+    assert better.subjects == 3
+    dice = [one.dice_mean for one in report.models]
+    assert dice[0] is not None
+    assert dice[1] is not None
+    assert better.difference == pytest.approx(dice[1] - dice[0])
+    assert [one.second for one in report.comparisons] == [one.name for one in report.models[1:]]
+    assert judge(models, data).to_dict() == report.to_dict(), "drawn by the seed"
+
+
+def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
+    out, worst = tmp_path / "out", WorstCases(most=2)
+    models = [files(tmp_path / "one", 0, 1, 2, 0), files(tmp_path / "two", 0, 0, 0, 0)]
+    report = judge(models, data, worst=worst)
+    leave_segmentation(report, worst, out)
+    assert [one.name for one in worst.kept] == ["c2", "c1"]
+    stored = read_json(out / "report.json")
+    assert stored == json.loads(json.dumps(report.to_dict()))
+    with (out / "cases.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 4 * 2
+    mine = [float(r["dice"]) for r in rows if r["model"] == models[0].name and r["label"] == "1"]
+    assert np.mean(mine) == pytest.approx(stored["dice"]["cube"])
+    page = (out / "report.html").read_text()
+    assert "Worst cases" in page
+    assert "Bland-Altman" in page
+    assert "finished label maps have no chances" in page
+    assert (out / "report" / "worst.png").read_bytes().startswith(b"\x89PNG")
+    assert 'src="http' not in page
+    assert "c2" in (out / "report.md").read_text()
+
+
+def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_path: Path) -> None:
+    made = cubes()
+    made[2:6, 3:7, 5] = 0
+    made[3, 3:7, 2:6] = 0
+    maps = write_maps(tmp_path / "maps", {**{f"c{k}": cubes() for k in range(4)}, "c3": made})
+    worst = WorstCases(most=1)
+    judge(FilesPredictor(maps), data, worst=worst)
+    [case] = worst.kept
+    assert case.name == "c3"
+    sagittal, _, axial = case.slices
+    assert sagittal.image.shape[0] == axial.image.shape[2] == 1
+    for one in (sagittal, axial):
+        wrong = one.truth.array != one.predicted.array
+        assert int(wrong.sum()) == 16
+        assert one.image.grid.matches(one.truth.grid)
+    np.testing.assert_allclose(
+        axial.image.affine[2, 3], AFFINE[2, 2] * 5, err_msg="it knows where it lies"
+    )
+
+
+def test_the_picture_of_a_perfect_case_shows_labels(data: Manifest, tmp_path: Path) -> None:
+    worst = WorstCases(most=1)
+    judge(files(tmp_path / "maps", 0, 0, 0, 0), data, worst=worst)
+    assert all(one.truth.array.any() for one in worst.kept[0].slices)
+
+
+def moved(folder: Path) -> FilesPredictor:
+    for k in range(4):
+        other = AFFINE.copy()
+        other[0, 3] = 5
+        write_nifti(folder / f"c{k}.nii.gz", Volume.from_array(cubes(), other))
+    return FilesPredictor(folder)
+
+
+def test_what_cannot_be_judged_is_refused(data: Manifest, tmp_path: Path) -> None:
+    maps = files(tmp_path / "maps", 0, 0, 0, 0)
+    odd = FilesPredictor(write_maps(tmp_path / "odd", {f"c{k}": 7 * cubes() for k in range(4)}))
+    model: Any = ByBrightness()
+    renamed = replace(data, labels={1: "cube", 4: "brick"})
+    unlabelled = replace(data, labels={}, cases=data.cases)
+    gone = replace(data, cases=(replace(data.cases[0], label=tmp_path / "gone.nii.gz"),))
+    for models, manifest, settings, said in (
+        ([], data, {}, "no model to evaluate"),
+        ([maps, maps], data, {}, "the same name"),
+        (files(tmp_path / "few", 0), data, {}, "no label map of 3 of 4 cases.*c1.nii.gz"),
+        (FilesPredictor(tmp_path / "none"), data, {}, "no such folder"),
+        (odd, data, {}, "label values 7, 28; known are 0 and 1, 4"),
+        (moved(tmp_path / "moved"), data, {}, "its affine puts corners"),
+        (maps, data, {"split": "val"}, "none annotated"),
+        (maps, data, {"tolerance": 0.0}, "tolerance 0"),
+        (maps, data, {"limit": 0}, "limit 0"),
+        (model, renamed, {}, "label 4 is 'brick', the model calls it 'block'"),
+        (maps, unlabelled, {}, "names no labels"),
+        (maps, gone, {}, "gone.nii.gz: no such file; label maps are judged on"),
+    ):
+        with pytest.raises(MedarError, match=said) as refused:
+            judge(models, manifest, **settings)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_limit_is_spread_over_the_split(data: Manifest, tmp_path: Path) -> None:
+    report = judge(files(tmp_path / "maps", 0, 0, 0, 1), data, limit=2)
+    assert {one.case for one in report.models[0].cases} == {"c0", "c3"}

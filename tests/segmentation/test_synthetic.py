@@ -1,0 +1,197 @@
+"""Synthetic pairs: what a generator leaves becomes training cases, by a stated share."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_segmenters import make_plan, make_settings, smooth
+
+from medar.data.prepared import Prepared
+from medar.errors import MedarError
+from medar.generator.config import ConditionConfig, GeneratorConfig
+from medar.generator.folder import make_model
+from medar.generator.request import Request
+from medar.generator.samples import fill
+from medar.generator.synthesizer import Synthesizer
+from medar.segmentation.data import AnnotatedDataset
+from medar.segmentation.folder import load_segmenter
+from medar.segmentation.settings import DataSettings, SegmentationSettings, SyntheticSettings
+from medar.segmentation.synthetic import MixedDataset, prepared_pairs, with_pairs
+from medar.segmentation.training import make_task, train_segmenter
+from medar.tokenizer.codebooks.base import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from medar.volume import Volume, write_nifti
+
+
+def pair(folder: Path, number: int, value: int = 3, *, label: bool = True) -> None:
+    """A volume of the plan's grid, and its label map, as `medar synthesize` names them."""
+    image = smooth(16, 12, 8, seed=100 + number) * 1000
+    stem = f"sample_{number:04d}"
+    write_nifti(folder / f"{stem}.nii.gz", Volume.from_array(image, np.eye(4)))
+    if label:
+        organ = np.where(image > 200, value, 0).astype(np.uint8)
+        write_nifti(folder / f"{stem}_label.nii.gz", Volume.from_array(organ, np.eye(4)))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    for number in range(3):
+        pair(folder, number)
+    return folder
+
+
+def mixed(prepared: Path, pairs: Path, out: Path, share: float) -> MixedDataset:
+    settings = DataSettings(
+        labels=0.5, augmentation=None, synthetic=SyntheticSettings(folder=str(pairs), share=share)
+    )
+    return with_pairs(AnnotatedDataset(prepared, settings), settings, out, workers=1)
+
+
+def settings_with(pairs: Path, share: float, **changes: object) -> SegmentationSettings:
+    return make_settings(data__synthetic={"folder": str(pairs), "share": share}, **changes)
+
+
+@pytest.mark.parametrize("share", [1e-6, 0.1, 1 / 3, 0.5, 0.75, 1.0])
+def test_the_share_holds_over_a_run(
+    share: float, prepared: Path, pairs: Path, tmp_path: Path
+) -> None:
+    data = mixed(prepared, pairs, tmp_path, share)
+    real = [data.real.base.prepared[place].id for place in data.real.places]
+    made = [data.pairs.prepared[place].id for place in range(3)]
+    seen: list[tuple[bool, int]] = []
+    data.real.draw = lambda number, _: seen.append((False, number % len(real)))  # type: ignore
+    data.pairs.draw = lambda place, _: seen.append((True, place))  # type: ignore
+    epochs = 24
+    for epoch in range(epochs):
+        data.set_epoch(epoch)
+        for index in range(len(data)):
+            data[index]
+    assert len(data) == len(data.real) == 5
+    synthetic = [place for is_made, place in seen if is_made]
+    others = [place for is_made, place in seen if not is_made]
+    assert abs(len(synthetic) - share * epochs * 5) < 1
+    for places, ids in ((synthetic, made), (others, real)):
+        assert places == [n % len(ids) for n in range(len(places))], "each in its turn"
+
+
+def test_items_of_both_kinds_alike(prepared: Path, pairs: Path, tmp_path: Path) -> None:
+    data = mixed(prepared, pairs, tmp_path, 0.5)
+    first, second = data[0], data[1]
+    whole = Prepared(tmp_path)
+    assert torch.equal(second["image"], torch.from_numpy(whole.image(whole[0])))
+    assert first.keys() == second.keys()
+    assert all(first[name].shape == second[name].shape for name in ("image", "label", "annotated"))
+    assert first["label"].dtype == second["label"].dtype
+    assert set(second["label"].unique().tolist()) == {0, 3}
+    assert second["annotated"].all()
+
+
+def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path) -> None:
+    plan = make_plan()
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(
+        TokenizerConfig(
+            schedule=ScaleSchedule(grids=((1, 1, 1), (4, 3, 2))),
+            network=NetworkConfig(
+                width=4, growth=(1,), code_width=4, downsampling=(4, 4, 4), labels=2
+            ),
+            codebook=CodebookSettings(kind="fsq", size=16, width=4),
+        ),
+        plan,
+    ).eval()
+    model = make_model(
+        "next_scale",
+        GeneratorConfig(depth=1, head_width=8, condition=ConditionConfig(attributes=())),
+        tokenizer,
+    )
+    synthesizer = Synthesizer(model, tokenizer)
+    fill(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
+    settings = settings_with(tmp_path / "pairs", 1.0, training__ema=0.0)
+    train_segmenter(settings, prepared, tmp_path / "run", workers=1)
+    assert len(Prepared(tmp_path / "run" / "synthetic")) == 2
+    assert load_segmenter(tmp_path / "run").plan.labels == plan.labels
+
+
+def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path: Path) -> None:
+    def run(name: str, steps: int, resume: object = "auto") -> dict[str, torch.Tensor]:
+        chosen = settings_with(pairs, 0.5, training__steps=steps, training__learning_rate=0.01)
+        training = replace(chosen.training, warmup=0.0, final=1.0)
+        chosen = replace(chosen, training=training)
+        train_segmenter(chosen, prepared, tmp_path / name, resume=resume, workers=1)  # type: ignore
+        return load_segmenter(tmp_path / name).state_dict()
+
+    whole = run("whole", 7)
+    run("parts", 3)
+    (last,) = (tmp_path / "parts" / "checkpoints").glob("*3*")
+    again = run("parts", 7, last)
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+
+
+def test_another_share_or_other_pairs_are_another_run(
+    prepared: Path, pairs: Path, tmp_path: Path
+) -> None:
+    train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
+    for other in (settings_with(pairs, 0.25), make_settings()):
+        with pytest.raises(MedarError, match=r"task\.data"):
+            train_segmenter(other, prepared, tmp_path / "run", workers=1)
+    more = tmp_path / "more"
+    more.mkdir()
+    for number in range(4):
+        pair(more, number)
+    with pytest.raises(MedarError, match=r"task\.data"):
+        train_segmenter(settings_with(more, 0.5), prepared, tmp_path / "run", workers=1)
+    # The same pairs elsewhere, prepared or not, are the same run.
+    train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
+    there = prepared_pairs(pairs, make_plan(), tmp_path / "prepared", workers=1)
+    one = make_task(settings_with(pairs, 0.5), prepared, pairs=tmp_path / "a", workers=1).describe()
+    two = make_task(settings_with(there, 0.5), prepared, pairs=tmp_path / "b").describe()
+    assert one["data"]["train"] != make_task(make_settings(), prepared).describe()["data"]["train"]
+    assert not (tmp_path / "b").exists()
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda folder: None, "no volume found"),
+        (lambda folder: pair(folder, 7, label=False), "sample_0007 has no label map"),
+        (
+            lambda folder: pair(folder, 7, value=5),
+            "label values 5 are not among the plan's 0, 3, 7",
+        ),
+        (
+            lambda folder: (pair(folder, 6), pair(folder, 7, value=5)),
+            "sample_0007 cannot be used: label values 5",
+        ),
+    ],
+)
+def test_pairs_that_cannot_be_used(
+    make: Callable[[Path], object], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs").mkdir()
+    make(tmp_path / "pairs")
+    with pytest.raises(MedarError, match=said) as error:
+        prepared_pairs(tmp_path / "pairs", make_plan(), tmp_path / "out", workers=1)
+    assert str(tmp_path / "pairs") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_of_another_plan_are_refused(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = prepared_pairs(pairs, make_plan(spacing=(2.0, 2.0, 2.0)), tmp_path / "there", workers=1)
+    with pytest.raises(MedarError, match="prepared with spacing"):
+        prepared_pairs(there, make_plan(), tmp_path / "out")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(MedarError, match="with several processes, run `medar data prepare"):
+        prepared_pairs(pairs, make_plan(), tmp_path / "out")
+    for share in (0.0, 1.5):
+        with pytest.raises(MedarError, match="a share above 0 up to 1"):
+            SyntheticSettings(folder="pairs", share=share)
