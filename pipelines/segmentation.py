@@ -2,7 +2,8 @@
 
     prepare -> tokenizer -> pretrain -> train -> predict -> evaluate -> report
 
-    python pipelines/segmentation.py --config configs/segment_hippocampus_mr.yaml --data PATH --out runs/x
+    python pipelines/segmentation.py --config configs/segment_hippocampus_mr.yaml --data PATH \\
+        --out runs/x
 
 Each stage below is a function that calls the library, and its declaration in `stages` says what it
 needs and what it depends on; the first two are those of every recipe (medar/pipeline/stages.py).
@@ -47,8 +48,9 @@ PRETRAINED, SEGMENTER, MAPS = "pretrained", "segmenter", "label_maps"
 
 def pretrain(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Train the backbone on volumes alone: no label is used."""
-    from medar.data.prepared import Prepared
     from medar.segmentation.pretext.training import pretrain_backbone
+
+    from medar.data.prepared import Prepared
 
     assert settings.pretrain is not None
     data, asked = work.out / PREPARED, settings.pretrain.within(work.minutes)
@@ -82,6 +84,7 @@ def train(settings: SegmentationRecipeSettings, work: Work) -> Facts:
 def predict(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Segment the cases of the split that is judged, labelled or not, each on its own grid."""
     from medar.segmentation.cases import segment_cases
+
     from medar.segmentation.folder import load_segmenter
 
     model = load_segmenter(work.out / SEGMENTER, settings.segmentation.training.device)

@@ -59,7 +59,7 @@ class Runs:
 
 def keep_model(
     tracker: "MlflowTracker",
-    kind: Literal["tokenizer", "generator"],
+    kind: Literal["tokenizer", "generator", "segmenter"],
     facts: Facts,
     register: str | None = None,
     alias: str | None = None,

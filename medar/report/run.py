@@ -19,7 +19,9 @@ from medar.report.page import to_html
 from medar.report.parts.cost import cost
 from medar.report.parts.data import data
 from medar.report.parts.generator import conditions, training_of_generator
+from medar.report.parts.labelmaps import agreement, calibration, overlap, worst
 from medar.report.parts.likeness import copies, distances, diversity
+from medar.report.parts.networks import pretraining, training_of_network
 from medar.report.parts.origin import limits, reproduce, versions
 from medar.report.parts.overview import overview
 from medar.report.parts.samples import coarse_to_fine, volumes

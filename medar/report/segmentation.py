@@ -44,13 +44,13 @@ def segmentation_page(report: SegmentationReport, worst: bytes | None) -> Report
     """
     sections, absent = [], []
     parts: list[tuple[str, str, Callable[[], list[Block]]]] = [
-        ("short", "In short", lambda: _short(report)),
-        ("labels", "By label", lambda: [_labels(one) for one in report.models]),
-        ("comparison", "Comparison", lambda: _comparisons(report.comparisons)),
-        ("cases", "By case", lambda: _cases(report)),
-        ("worst", "Worst cases", lambda: _worst(report, worst)),
-        ("volume", "Volumes", lambda: _volumes(report)),
-        ("calibration", "Calibration", lambda: _calibration(report)),
+        ("short", "In short", lambda: in_short(report)),
+        ("labels", "By label", lambda: [by_label(one) for one in report.models]),
+        ("comparison", "Comparison", lambda: comparisons(report.comparisons)),
+        ("cases", "By case", lambda: by_case(report)),
+        ("worst", "Worst cases", lambda: worst_cases(report, worst)),
+        ("volume", "Volumes", lambda: volume_agreement(report)),
+        ("calibration", "Calibration", lambda: calibration(report)),
         ("protocol", "Protocol", lambda: [_protocol(report)]),
     ]
     for key, title, make in parts:
@@ -68,7 +68,8 @@ def segmentation_page(report: SegmentationReport, worst: bytes | None) -> Report
     )
 
 
-def _short(report: SegmentationReport) -> list[Block]:
+def in_short(report: SegmentationReport) -> list[Block]:
+    """The means."""
     first, several = report.models[0], len(report.models) > 1
     nsd = f"NSD at {number(report.tolerance)} mm"
     figures = [
@@ -98,7 +99,8 @@ def _interval(pair: Interval | None, places: int = 3) -> str:
     return NONE if pair is None else f"[{fixed(pair[0], places)}, {fixed(pair[1], places)}]"
 
 
-def _labels(model: ModelReport) -> Table:
+def by_label(model: ModelReport) -> Table:
+    """A row a label."""
     return Table(
         model.name,
         ("label", "Dice", "95 %", "HD95 (mm)", "95 %", "NSD", "95 %", "cases", "missed",
@@ -121,8 +123,9 @@ def _labels(model: ModelReport) -> Table:
     )  # fmt: skip
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> list[Block]:
-    if not comparisons:
+def comparisons(found: Sequence[Comparison]) -> list[Block]:
+    """Each further model less the first."""
+    if not found:
         raise LeftOut("one model alone")
     said = (
         "Differences over the same cases; p of a two-sided Wilcoxon signed-rank test over "
@@ -138,7 +141,7 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[Block]:
                 for metric, paired in row.items()
             ],
         )
-        for one in comparisons
+        for one in found
     ]
     return [Text(said), *tables]
 
@@ -157,7 +160,8 @@ def _difference(name: str, metric: str, one: Paired | None) -> tuple[str, ...]:
     )
 
 
-def _cases(report: SegmentationReport) -> list[Block]:
+def by_case(report: SegmentationReport) -> list[Block]:
+    """Points for all cases, and the lowest by name."""
     names = list(report.models[0].labels)
     rows = [
         (
@@ -167,10 +171,10 @@ def _cases(report: SegmentationReport) -> list[Block]:
         for label in names
         for place, model in enumerate(report.models, 1)
     ]
-    by_case: dict[str, dict[str, float | None]] = {}
+    dice_by_case: dict[str, dict[str, float | None]] = {}
     for one in report.models[0].cases:
-        by_case.setdefault(one.case, {})[one.name] = one.dice
-    ordered = sorted(by_case.items(), key=lambda item: _mean(item[1]))[:WORST]
+        dice_by_case.setdefault(one.case, {})[one.name] = one.dice
+    ordered = sorted(dice_by_case.items(), key=lambda item: _mean(item[1]))[:WORST]
     return [
         Picture(
             "dice.svg",
@@ -194,7 +198,8 @@ def _mean(dice: dict[str, float | None]) -> float:
     return sum(known) / len(known) if known else 1.0
 
 
-def _worst(report: SegmentationReport, worst: bytes | None) -> list[Block]:
+def worst_cases(report: SegmentationReport, worst: bytes | None) -> list[Block]:
+    """The picture of the worst cases."""
     if worst is None:
         raise LeftOut("no case has a Dice")
     return [
@@ -209,7 +214,8 @@ def _worst(report: SegmentationReport, worst: bytes | None) -> list[Block]:
     ]
 
 
-def _volumes(report: SegmentationReport) -> list[Block]:
+def volume_agreement(report: SegmentationReport) -> list[Block]:
+    """Bland-Altman plots."""
     first = report.models[0]
     panels = [
         Agreement(name, _differences(first, name), one.bias, one.limits)
@@ -250,7 +256,8 @@ def _differences(model: ModelReport, name: str) -> list[tuple[float, float]]:
     ]
 
 
-def _calibration(report: SegmentationReport) -> list[Block]:
+def calibration(report: SegmentationReport) -> list[Block]:
+    """Reliability by chance."""
     several = len(report.models) > 1
     panels, rows = [], []
     for place, model in enumerate(report.models, 1):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.report.folder import STAGES, SYNTHESIS, RunFolder
-from medar.report.run import PARTS, gather, write_report
+from medar.report.run import KINDS, gather, write_report
 
 EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
 
@@ -34,7 +34,7 @@ def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_finished_run_has_every_part(run: Path) -> None:
     report = gather(RunFolder(run))
     assert report.absent == []
-    assert [section.title for section in report.sections] == [part.title for part in PARTS]
+    assert [section.title for section in report.sections] == [part.title for part in KINDS[SYNTHESIS].parts]
     assert report.troubles == []
     assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
 
@@ -102,7 +102,7 @@ def test_the_same_files_give_the_same_report(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_the_markdown_twin_says_the_same(run: Path) -> None:
     markdown = write_report(run).with_suffix(".md").read_text()
-    for part in PARTS:
+    for part in KINDS[SYNTHESIS].parts:
         assert f"\n## {part.title}\n" in markdown
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
     assert sorted(linked) == sorted(f"report/{one.name}" for one in (run / "report").iterdir())

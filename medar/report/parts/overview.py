@@ -2,25 +2,27 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from medar.errors import MedarError
 from medar.report.blocks import Block, KeyFigure, KeyFigures, LeftOut, Text
-from medar.report.folder import UNEXPECTED, RunFolder
+from medar.report.folder import SEGMENTATION, SYNTHESIS, UNEXPECTED, RunFolder
 from medar.report.parts.data import cases_of, modalities, origin
+from medar.report.parts.labelmaps import judged
 from medar.report.parts.likeness import GENERATION, against_the_floor, suspects
 from medar.report.parts.tokenizer import RECONSTRUCTION
-from medar.report.words import counted, duration, fixed, number, sides
+from medar.report.words import SPLITS, counted, duration, fixed, number, sides
 
 T = TypeVar("T")
 
 
 def overview(run: RunFolder) -> list[Block]:
     """What was done, as far as the run came."""
-    sentences = [said for one in SENTENCES if (said := _try(run, one))]
+    short = SHORT.get(run.recipe, SHORT[SYNTHESIS])
+    sentences = [said for one in short.sentences if (said := _try(run, one))]
     if not sentences:
         raise LeftOut("no stage has left anything yet")
-    figures = [figure for one in FIGURES if (figure := _try(run, one))]
+    figures = [figure for one in short.figures if (figure := _try(run, one))]
     blocks: list[Block] = [Text(" ".join(sentences))]
     return [*blocks, KeyFigures(figures)] if figures else blocks
 
@@ -50,8 +52,9 @@ def _of_tokenizer(run: RunFolder) -> str:
     model = run.settings("tokenizer/config.yaml", "tokenizer")["task"]["model"]
     grids = model["schedule"]["grids"]
     tokens = sum(math.prod(grid) for grid in grids)
+    lines = run.lines("tokenizer/metrics.jsonl", "tokenizer")
     return (
-        f"A tokenizer{_trained(run, 'tokenizer')} writes each as {counted(tokens, 'token')}: "
+        f"A tokenizer{_trained(lines)} writes each as {counted(tokens, 'token')}: "
         f"{counted(len(grids), 'grid')}, coarse to fine, from {sides(grids[0])} to "
         f"{sides(grids[-1])}."
     )
@@ -60,8 +63,9 @@ def _of_tokenizer(run: RunFolder) -> str:
 def _of_generator(run: RunFolder) -> str:
     task = run.settings("generator/config.yaml", "generator")["task"]
     parameters = f"{task['parameters'] / 1e6:.3g} million parameters"
+    lines = run.lines("generator/metrics.jsonl", "generator")
     return (
-        f"A generator with {parameters}{_trained(run, 'generator')} learnt to predict the tokens "
+        f"A generator with {parameters}{_trained(lines)} learnt to predict the tokens "
         "of each grid from those of the coarser ones, all at once."
     )
 
@@ -82,9 +86,8 @@ def _of_evaluation(run: RunFolder) -> str:
     )
 
 
-def _trained(run: RunFolder, stage: str) -> str:
+def _trained(lines: list[dict[str, Any]]) -> str:
     """How long a model was trained, as an insertion."""
-    lines = run.lines(f"{stage}/metrics.jsonl", stage)
     if not lines:
         return ""
     last: dict[str, Any] = lines[-1]
@@ -93,7 +96,34 @@ def _trained(run: RunFolder, stage: str) -> str:
     return f", trained for {counted(last['step'], 'step')}{took},"
 
 
-SENTENCES = (_of_data, _of_tokenizer, _of_generator, _of_samples, _of_evaluation)
+def _of_backbone(run: RunFolder) -> str:
+    task = run.settings("pretrained/config.yaml", "pretrain")["task"]
+    lines = run.lines("pretrained/metrics.jsonl", "pretrain")
+    return (
+        f"A {task['backbone']['kind']} backbone{_trained(lines)} was pretrained by "
+        f"“{task['pretext']['kind']}”, without a label."
+    )
+
+
+def _of_network(run: RunFolder) -> str:
+    task = run.settings("segmenter/config.yaml", "train")["task"]
+    lines = run.lines("segmenter/metrics.jsonl", "train")
+    start = "from that backbone" if run.holds("pretrained/model") else "from scratch"
+    share = task["data"]["labels"]
+    labels = "all labels" if share == 1 else f"the labels of {100 * share:.3g} % of the subjects"
+    return (
+        f"A network with a {task['backbone']['kind']} backbone{_trained(lines)} learnt {start} to "
+        f"segment, with {labels}."
+    )
+
+
+def _of_label_maps(run: RunFolder) -> str:
+    report = judged(run)
+    split = SPLITS.get(report.split, report.split)
+    return (
+        f"{counted(report.cases, 'label map')} of the {split} split were compared with the truth, "
+        "on the files' own grid."
+    )
 
 
 def _distance(run: RunFolder) -> KeyFigure:
@@ -139,4 +169,40 @@ def _time(run: RunFolder) -> KeyFigure:
     return KeyFigure("time", duration(sum(seconds)), counted(len(seconds), "stage"))
 
 
-FIGURES = (_distance, _diversity, _copies, _reconstruction, _time)
+def _dice(run: RunFolder) -> KeyFigure:
+    report = judged(run)
+    return KeyFigure(
+        "mean Dice", fixed(report.dice_mean, 3), _between(report.models[0].dice_interval)
+    )
+
+
+def _surface(run: RunFolder) -> KeyFigure:
+    first = judged(run).models[0]
+    return KeyFigure("HD95", f"{fixed(first.hd95_mean, 2)} mm", _between(first.hd95_interval))
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return ""
+    low, high = (number(one) for one in interval)
+    return f"95 % interval {low} to {high}"
+
+
+class Short(NamedTuple):
+    """What sums up one recipe."""
+
+    sentences: tuple[Callable[[RunFolder], str], ...]
+    figures: tuple[Callable[[RunFolder], KeyFigure], ...]
+
+
+SHORT = {
+    SYNTHESIS: Short(
+        (_of_data, _of_tokenizer, _of_generator, _of_samples, _of_evaluation),
+        (_distance, _diversity, _copies, _reconstruction, _time),
+    ),
+    SEGMENTATION: Short(
+        (_of_data, _of_tokenizer, _of_backbone, _of_network, _of_label_maps),
+        (_dice, _surface, _reconstruction, _time),
+    ),
+}
+"""By the recipe's name."""
