@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from medar.report.run import PARTS, write_report
+from medar.report.folder import SYNTHESIS
+from medar.report.run import KINDS, write_report
 
 PICTURES = "[...document.images].map(one => [one.complete, one.naturalWidth, one.alt.length])"
 
@@ -27,7 +28,9 @@ def test_the_report_opens_by_itself(chromium: Any, page: Path) -> None:
     pictures = browser.evaluate(PICTURES)
     assert len(pictures) == 9
     assert all(done and width > 0 and alt > 0 for done, width, alt in pictures)
-    assert browser.locator("h2").all_inner_texts() == [part.title for part in PARTS]
+    assert browser.locator("h2").all_inner_texts() == [
+        part.title for part in KINDS[SYNTHESIS].parts
+    ]
     assert chromium.errors == []
     assert chromium.requests == [page.as_uri()]
 

@@ -34,7 +34,9 @@ def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_finished_run_has_every_part(run: Path) -> None:
     report = gather(RunFolder(run))
     assert report.absent == []
-    assert [section.title for section in report.sections] == [part.title for part in KINDS[SYNTHESIS].parts]
+    assert [section.title for section in report.sections] == [
+        part.title for part in KINDS[SYNTHESIS].parts
+    ]
     assert report.troubles == []
     assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
 
