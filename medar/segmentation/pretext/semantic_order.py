@@ -69,7 +69,7 @@ class SemanticOrderPretext(Pretext):
 
     def view(self, volumes: Tensor, random: Generators) -> OrderView:
         """(B, C, X, Y, Z) with the sites of later stages hidden, one stage to be predicted."""
-        latent, grid = self.tokenizer.latent(volumes), self.tokenizer.schedule.latent
+        latent = self.tokenizer.latent(volumes)
         ranks = ranks_of(self.difficulty(latent)).cpu()
         number, stages = ranks.shape[1], min(self.settings.stages, ranks.shape[1])
         bounds = [number * stage // stages for stage in range(stages + 1)]
