@@ -10,7 +10,7 @@ B batch, C channels, X Y Z voxels, W features a voxel.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -61,6 +61,10 @@ class Pretext(nn.Module, ABC):
         super().__init__()
         self.backbone = backbone
         self.filler = Filler(channels) if self.hides else None
+
+    def look_at(self, volumes: Iterable[Tensor]) -> None:
+        """See some training volumes, (C, X, Y, Z) each, before the first step."""
+        return
 
     @abstractmethod
     def view(self, volumes: Tensor, random: Generators) -> Any:

@@ -4,15 +4,16 @@
 
 A code is predicted digit by digit where the codebook is made of digits: the bits of BSQ, the levels
 of FSQ; codes of the others are one digit of V values. Cross-entropies of the digits add up to that
-of the code, in nats. Beside it stands that of the frequencies of each digit at each scale, which
-training counts: what a head can know without looking.
+of the code, in nats. How often each digit occurs at each scale is counted beforehand. The head says
+how a site differs from that, and its loss stands beside that of the frequencies alone: what can be
+known without looking.
 
 B batch, C channels, X Y Z voxels, W features a voxel, T tokens of one scale, K scales, V codes,
 N digits of a code, R values of all digits.
 """
 
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +55,7 @@ class TokenPretext(Pretext, ABC):
         tokenizer: whose tokens.
     """
 
-    counts: Tensor
+    frequencies: Tensor
 
     def __init__(
         self,
@@ -68,44 +69,44 @@ class TokenPretext(Pretext, ABC):
         self.schedule = tokenizer.schedule
         self.digits = Digits(digits_of(tokenizer.tokenizer.quantiser.codebook))
         self.head = SiteHead(backbone.width, self.digits.values, len(self.schedule))
-        self.register_buffer("counts", torch.zeros(len(self.schedule), self.digits.values))
+        shape = len(self.schedule), self.digits.values
+        self.register_buffer("frequencies", torch.zeros(shape))
+
+    def look_at(self, volumes: Iterable[Tensor]) -> None:
+        """Count how often each digit occurs, at each scale."""
+        counts = torch.full_like(self.frequencies, PRIOR)
+        for volume in volumes:
+            tokens = self.tokenizer.tokens(self.tokenizer.latent(volume[None]))
+            for row, one in zip(counts, tokens, strict=True):
+                places = self.digits.places(one).flatten()
+                row += torch.bincount(places, minlength=self.digits.values)
+        self.frequencies.copy_(self.digits.log_shares(counts))
 
     def judge(self, features: Tensor, view: TokenView) -> Judged:
         """Weighted cross-entropy of an item's tokens; figures of all tokens and by scale."""
         parts = parts_of(features, self.schedule.latent)
         losses = torch.zeros(len(features), device=features.device)
         figures: dict[str, Figure] = {}
-        if self.training:
-            self._count(view.tokens)
         for k, (tokens, weights) in enumerate(zip(view.tokens, view.weights, strict=True)):
             if weights is None:
                 continue
             number = int((weights > 0).sum())
             weights = weights.to(features.device, non_blocking=True)
-            logits = self.head(site_features(parts, self.schedule.grids[k]), k).float()
+            alone = self.frequencies[k]
+            logits = self.head(site_features(parts, self.schedule.grids[k]), k).float() + alone
             each = self.digits.cross_entropy(logits, tokens)
             losses = losses + (weights * each).sum(1)
-            found = {"cross_entropy": each.detach(), "accuracy": self.digits.right(logits, tokens)}
-            if not self.training:
-                found["marginal"] = self._marginal(k, tokens)
+            found = {
+                "cross_entropy": each.detach(),
+                "accuracy": self.digits.right(logits, tokens),
+                "marginal": self.digits.cross_entropy(alone.expand_as(logits), tokens),
+            }
             for name, values in found.items():
                 figure = (values * (weights > 0)).sum(), number
                 figures[f"{name}/scale_{k}"] = figure
                 before = figures.get(name, (torch.zeros((), device=features.device), 0))
                 figures[name] = before[0] + figure[0], before[1] + number
         return Judged(losses=losses, figures=figures)
-
-    @torch.no_grad()
-    def _count(self, tokens: Sequence[Tensor]) -> None:
-        """Take the frequencies of a training batch in."""
-        for counts, one in zip(self.counts, tokens, strict=True):
-            places = self.digits.places(one).flatten()
-            counts += torch.bincount(places, minlength=self.digits.values)
-
-    def _marginal(self, k: int, tokens: Tensor) -> Tensor:
-        """(B, T): cross-entropy under the frequencies that were counted."""
-        logits = (self.counts[k] + PRIOR).log().expand(*tokens.shape, -1)
-        return self.digits.cross_entropy(logits, tokens)
 
 
 class SiteHead(nn.Module):
@@ -159,6 +160,11 @@ class Digits(nn.Module):
     def places(self, codes: Tensor) -> Tensor:
         """(...) to (..., N): where among all R values each digit is."""
         return self.of(codes) + self.begin
+
+    def log_shares(self, counts: Tensor) -> Tensor:
+        """(..., R) counts to (..., R) logarithms of each value's share of its digit."""
+        parts = torch.split(counts, self.radices, -1)
+        return torch.cat([(one / one.sum(-1, keepdim=True)).log() for one in parts], -1)
 
     def cross_entropy(self, logits: Tensor, codes: Tensor) -> Tensor:
         """(B, T, R) and (B, T) to (B, T), in nats, the sum over digits."""

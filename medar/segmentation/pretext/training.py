@@ -14,6 +14,9 @@ from medar.training import Outcome, fit
 from medar.training.folder import Resume
 from medar.training.tracker import Tracker
 
+MOST = 64
+"""Training volumes that a pretext task looks at before the first step, evenly over the data set."""
+
 
 def pretrain_backbone(
     settings: PretrainSettings,
@@ -59,5 +62,7 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         pretext = make_pretext(chosen, make_backbone(settings.backbone, plan), plan, tokenizer)
+    places = range(0, len(train), -(-len(train) // MOST))
+    pretext.look_at(train[place]["image"] for place in places)
     digest = tokenizer.digest if tokenizer else "none"
     return PretextTask(pretext, plan, train, validation, settings, digest)
