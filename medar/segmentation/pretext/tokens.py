@@ -33,6 +33,9 @@ from medar.tokenizer.schedule import ScaleSchedule
 INNER = 256
 """Features of a head's hidden layer."""
 
+FIRST = 0.01
+"""Deviation of a head's last weights at first: it begins by saying next to nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenView(View):
@@ -125,6 +128,8 @@ class SiteHead(nn.Module):
         self.hidden = nn.Linear(inner, INNER)
         self.scale = nn.Embedding(scales, INNER)
         self.out = nn.Linear(INNER, out)
+        nn.init.normal_(self.out.weight, std=FIRST)
+        nn.init.zeros_(self.out.bias)
 
     def forward(self, sites: Tensor, k: int) -> Tensor:
         """(B, T, P * W) of scale k to (B, T, out)."""
