@@ -45,7 +45,8 @@ def load_generator(path: Path) -> None:
 def load_segmentation(path: Path) -> None:
     """The settings load, and where they give a size, its network can be built."""
     if path.name.startswith("pretrain_"):
-        return load_pretraining(path)
+        load_pretraining(path)
+        return
     settings = load_yaml(SegmentationSettings, path)
     least = check_values(settings.plan, None)
     if "size" in settings.plan:

@@ -41,6 +41,17 @@ BACKBONES = {
 ONE = {"random": 0, "next": 0, "all": 0}
 
 
+class Says(torch.nn.Module):
+    """A head that says what it was told to."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.values = values
+
+    def forward(self, sites: Tensor, k: int) -> Tensor:
+        return self.values
+
+
 def check_gradients(pretext: Pretext, images: Tensor) -> None:
     judged = pretext(images, generators(number=len(images)))
     assert judged.losses.shape == (len(images),)
@@ -129,6 +140,7 @@ def test_parts_of_the_mixture() -> None:
     assert wanted(view.weights)[2] == [12, 12, 12]
     assert view.hidden.sum((1, 2, 3, 4)).tolist() == [12 * 64] * 3
     coarse = torch.nn.functional.adaptive_avg_pool3d(view.hidden.float(), (2, 2, 2)).flatten(1)
+    assert view.weights[1] is not None
     assert torch.equal(view.weights[1] > 0, coarse >= 0.5)
     following = make_small("mixture", mixture={**ONE, "next": 1})
     view = following.view(images, generators())
@@ -177,8 +189,7 @@ def test_features_that_are_right_cost_nothing() -> None:
     pretext = make_small("semantic_order")
     view = pretext.view(volumes(), generators())
     torch.testing.assert_close(view.target.mean(-1), torch.zeros(3, 24), atol=1e-5, rtol=0)
-    pretext.head = torch.nn.Identity()  # type: ignore[assignment]
-    pretext.head.forward = lambda sites, k: view.target  # type: ignore[method-assign, assignment]
+    pretext.head = Says(view.target)
     judged = pretext.judge(torch.zeros(3, 4, 16, 12, 8), view)
     assert judged.losses.tolist() == [0, 0, 0]
     assert float(judged.figures["filling"][0]) > 0
@@ -291,6 +302,21 @@ def test_a_backbone_learns_a_pretext_task() -> None:
             optimiser.step()
             losses.append(float(loss.detach()))
         assert losses[-1] < 0.8 * losses[0], kind
+
+
+def test_the_backbone_alone_is_compiled() -> None:
+    pretext, images, seen = make_small("next_scale"), volumes(), []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Any:
+        seen.append(graph)
+        return graph.forward
+
+    before = pretext(images, generators()).losses
+    pretext.compile(backend=backend)
+    torch.testing.assert_close(pretext(images, generators()).losses, before)
+    assert len(seen) == 1
+    pretext(images, generators(7))  # other scales, other tokens
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])

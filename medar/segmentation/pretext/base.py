@@ -85,6 +85,10 @@ class Pretext(nn.Module, ABC):
             view: View = self.view(volumes, random)
         return self.judge(self.backbone(self.shown(view)), view)
 
+    def compile(self, *words: Any, **options: Any) -> None:
+        """Compile the backbone alone: what is asked about changes from step to step."""
+        self.backbone.compile(*words, **options)
+
     def shown(self, view: View) -> Tensor:
         """(B, C, X, Y, Z): what the backbone is given."""
         if self.filler is None or view.hidden is None:
