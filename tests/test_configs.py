@@ -11,6 +11,7 @@ from medar.generator.settings import GeneratorSettings
 from medar.pipeline.settings import load_recipe
 from medar.pipeline.synthesis import SynthesisSettings
 from medar.segmentation.network import Segmenter
+from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict, load_yaml, to_dict
 from medar.tokenizer.settings import TokenizerSettings
@@ -44,6 +45,9 @@ def load_generator(path: Path) -> None:
 
 def load_segmentation(path: Path) -> None:
     """The settings load, and where they give a size, its network can be built."""
+    if path.name.startswith("pretrain_"):
+        load_pretraining(path)
+        return
     settings = load_yaml(SegmentationSettings, path)
     least = check_values(settings.plan, None)
     if "size" in settings.plan:
@@ -51,6 +55,21 @@ def load_segmentation(path: Path) -> None:
         with torch.device("meta"):
             backbone = Segmenter(settings.backbone, plan).backbone
         assert all(n % m == 0 for n, m in zip(plan.size, backbone.multiple, strict=True))
+
+
+def load_pretraining(path: Path) -> None:
+    """The backbone is that of the recipe to fine-tune by, the volumes are the tokenizer's.
+
+    One key chooses the pretext task.
+    """
+    settings = load_yaml(PretrainSettings, path)
+    name = path.name.removeprefix("pretrain_")
+    tuned = load_yaml(SegmentationSettings, path.with_name(name))
+    assert (settings.backbone, settings.plan) == (tuned.backbone, tuned.plan)
+    tokenizer = load_yaml(TokenizerSettings, CONFIGS / "tokenizer" / name)
+    assert settings.plan == tokenizer.plan
+    for kind in ("next_scale", "mixture", "semantic_order", "masked"):
+        assert load_yaml(PretrainSettings, path, [f"pretext.kind={kind}"]).pretext.kind == kind
 
 
 def load_whole_recipe(path: Path) -> None:

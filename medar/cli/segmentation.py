@@ -1,4 +1,4 @@
-"""`medar segmentation`: train segmentation networks."""
+"""`medar segmentation`: pretrain backbones, train segmentation networks."""
 
 from pathlib import Path
 
@@ -13,15 +13,76 @@ from medar.cli.training import (
     prepared_folder,
     report,
 )
+from medar.errors import MedarError
 
 app = App(
     name="segmentation",
-    help="Train segmentation networks.",
+    help="Pretrain backbones; train segmentation networks.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
 
 DATASET = DataSet()
+
+
+@app.command
+def pretrain(
+    config: Path,
+    /,
+    *overrides: Overrides,
+    data: Path,
+    out: Path,
+    tokenizer: str | None = None,
+    workers: int | None = None,
+    training: Training = TRAINING,
+    dataset: DataSet = DATASET,
+) -> int:
+    """Pretrain a backbone without labels; `medar segmentation train --pretrained OUT` starts there.
+
+    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. Interrupted, the same
+    command goes on. Under torchrun it trains on all processes; DATA must be prepared then.
+
+    Parameters
+    ----------
+    config
+        YAML, such as configs/segmentation/pretrain_hippocampus_mr.yaml
+        (docs/reference/segmentation.md).
+    overrides
+        Values that replace the YAML's: pretext.kind=masked, or --pretext.kind masked.
+    data
+        A folder that `medar data prepare` filled, or any data set, which is prepared in
+        OUT/prepared by the YAML's plan. Only volumes of the split train are learnt from.
+    out
+        Folder of the run.
+    tokenizer
+        Folder of a trained tokenizer, or of the run that left it, which every pretext.kind but
+        "masked" needs; default the YAML's.
+    workers
+        Processes that prepare a data set; default one a processor.
+    """
+    from medar.segmentation.pretext.settings import PretrainSettings
+    from medar.segmentation.pretext.training import pretrain_backbone
+    from medar.settings import load_yaml
+
+    settings = load_yaml(PretrainSettings, config, assignments(overrides))
+    settings = settings.within(training.max_minutes).with_tokenizer(tokenizer)
+    if training.register is not None:
+        raise MedarError(
+            f"--register {training.register}: a backbone answers nothing by itself; register the "
+            "segmentation network that starts from it"
+        )
+    if tokenizer is not None and settings.pretext.kind == "masked":
+        raise MedarError(
+            f"--tokenizer {tokenizer}: pretext.kind masked asks none; leave it out, or choose "
+            "another kind"
+        )
+    tracker = training.tracker(out, "backbone")
+    folder = prepared_folder(settings.plan, data, out, dataset, workers)
+    if tracker is not None:
+        tracker.log_folder(folder)
+    outcome = pretrain_backbone(settings, folder, out, tracker, resume=training.resume)
+    report(out, outcome, json=training.json)
+    return 0
 
 
 @app.command

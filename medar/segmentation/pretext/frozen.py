@@ -1,0 +1,116 @@
+"""`FrozenTokenizer`: a trained tokenizer that pretext tasks ask, and that nothing changes.
+
+    volumes -> latent -> tokens of each scale
+    tokens of the scales up to k -> the volume that they stand for, k of each item its own
+
+It is no module: it is neither trained, averaged nor saved, and follows the volumes' device.
+
+B batch, C channels, X Y Z voxels, D code width, x y z sites of the latent, T tokens of one scale,
+K scales.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from medar.data.plan import Plan
+from medar.errors import MedarError
+from medar.settings import to_dict
+from medar.tokenizer.inference import load_tokenizer, plan_of
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Shape3
+
+SHARED = ("channels", "spacing", "size", "intensity")
+"""What the plans of tokenizer and data must agree on: volumes of the same kind and window."""
+
+
+class FrozenTokenizer:
+    """A tokenizer for the volumes of prepared data.
+
+    Args:
+        tokenizer: with the plan that it was trained by.
+        plan: that the data were prepared by.
+        name: what it is called in messages.
+
+    Raises:
+        MedarError: the two do not go together, naming the first difference; or the tokenizer has a
+            single scale, before which there is none.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, plan: Plan, name: str = "tokenizer") -> None:
+        own, given = to_dict(plan_of(tokenizer)), to_dict(plan)
+        for key in SHARED:
+            if own[key] != given[key]:
+                raise MedarError(
+                    f"{name}: its plan has {key} {own[key]}, the data were prepared with "
+                    f"{given[key]}; prepare them by the tokenizer's plan, or take another tokenizer"
+                )
+        if len(tokenizer.config.schedule) < 2:
+            raise MedarError(
+                f"{name}: has a single scale, {tokenizer.config.schedule}; one with coarser scales "
+                "is needed"
+            )
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.digest = tokenizer.digest
+
+    @classmethod
+    def load(cls, folder: str, plan: Plan) -> "FrozenTokenizer":
+        """The tokenizer of a folder, or of the run that left it.
+
+        Raises:
+            MedarError: there is none, or see above.
+        """
+        return cls(load_tokenizer(folder, "cpu"), plan, folder)
+
+    @property
+    def schedule(self) -> ScaleSchedule:
+        """The grids of its scales."""
+        return self.tokenizer.config.schedule
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.tokenizer.config.network.code_width
+
+    @property
+    def factors(self) -> Shape3:
+        """Voxels along each axis of a site of the finest grid."""
+        return self.tokenizer.config.network.downsampling
+
+    @torch.no_grad()
+    def latent(self, volumes: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) to (B, D, x, y, z), in float32 as encoding for a generator is."""
+        self.tokenizer.to(volumes.device)
+        with torch.autocast(volumes.device.type, enabled=False):
+            latent: Tensor = self.tokenizer.encoder(volumes.float())
+        return latent
+
+    @torch.no_grad()
+    def tokens(self, latent: Tensor) -> tuple[Tensor, ...]:
+        """(B, T) int64 of each scale."""
+        return self.tokenizer.quantiser.encode(latent)
+
+    @torch.no_grad()
+    def sums(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
+        """(B, D, x, y, z): the latent that the first `scales` scales of each item stand for."""
+        most, quantiser = max(scales), self.tokenizer.quantiser
+        wanted = torch.tensor(scales, device=tokens[0].device).view(-1, 1, 1, 1, 1)
+        running = enumerate(accumulate(quantiser.contributions(tokens[:most])), start=1)
+        _, chosen = next(running)
+        for k, total in running:
+            chosen = torch.where(wanted >= k, total, chosen)
+        return chosen
+
+    @torch.no_grad()
+    def prefix(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
+        """(B, C, X, Y, Z): the volumes that the first scales of each item decode to.
+
+        Args:
+            tokens: (B, T) of each scale; those of later scales are not looked at.
+            scales: of each item how many, from 1.
+        """
+        volumes: Tensor = self.tokenizer.decoder(self.sums(tokens, scales)).volume
+        return volumes.float()

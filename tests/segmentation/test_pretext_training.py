@@ -1,0 +1,200 @@
+"""Pretraining: what it leaves, that it can be repeated and gone on with, and started from."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_pretexts import make_tokenizer, pretrain_settings
+from small_segmenters import make_plan, make_segmenter, make_settings
+from torch import Tensor
+
+from medar.data.loading import PreparedDataset
+from medar.errors import MedarError
+from medar.segmentation.backbones import BackboneSettings, make_backbone
+from medar.segmentation.folder import load_pretrained, load_segmenter
+from medar.segmentation.pretext.task import PretextTask
+from medar.segmentation.pretext.training import make_task, pretrain_backbone
+from medar.segmentation.training import train_segmenter
+from medar.settings import to_dict
+from medar.tokenizer.tokenizer import Tokenizer
+
+KINDS = ("next_scale", "mixture", "semantic_order", "masked")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer") / "model"
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def weights(out: Path) -> dict[str, Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "steps_per_second")
+    read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timed} for line in read]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_pretraining_leaves(
+    kind: str, prepared: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    settings = pretrain_settings(tokenizer, pretext__kind=kind)
+    outcome = pretrain_backbone(settings, prepared, tmp_path)
+    task = make_task(settings, prepared)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["class"] == "Backbone"
+    assert config["pretext"]["kind"] == kind
+    assert "tokenizer" not in config["pretext"]
+    digest = Tokenizer.from_pretrained(tokenizer).digest
+    assert config["tokenizer"] == ("none" if kind == "masked" else digest)
+    assert config["data"] == PreparedDataset(prepared, split="train").prepared.digest
+    assert set(weights(tmp_path)) == {
+        f"backbone.{name}" for name in task.model.backbone.state_dict()
+    }
+    beside = {"marginal", "accuracy"} if kind in KINDS[:2] else {"error", "filling"}
+    assert {"loss", *beside} <= set(outcome.metrics)
+    assert outcome.metrics["loss"] == outcome.best
+    assert any(name.startswith("train/") for name in lines(tmp_path)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_was_interrupted_is_one_that_was_not(
+    kind: str, prepared: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = pretrain_settings(
+        tokenizer, pretext__kind=kind, data__augmentation={"flips": ["x"]},
+        training__evaluate_every=2, training__accumulation=2,
+    )  # fmt: skip
+
+    def interrupt(self: PretextTask, step: int) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    whole, again, cut = (tmp_path / name for name in ("whole", "again", "cut"))
+    for out in (whole, again):
+        pretrain_backbone(settings, prepared, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(PretextTask, "after_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_backbone(settings, prepared, cut)
+    pretrain_backbone(settings, prepared, cut)
+    file = Path("model") / "model.safetensors"
+    assert (whole / file).read_bytes() == (again / file).read_bytes() == (cut / file).read_bytes()
+    assert lines(whole) == lines(again) == lines(cut)
+
+
+def test_labels_are_not_looked_at(
+    prepared: Path, unlabelled: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    settings = pretrain_settings(tokenizer)
+    for name, folder in (("with", prepared), ("without", unlabelled)):
+        pretrain_backbone(settings, folder, tmp_path / name)
+    one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_patches_are_cut_anywhere(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+    plan = make_plan(mode="patch", size=(8, 8, 8))
+    make_tokenizer(plan).save_pretrained(tmp_path / "tokenizer")
+    folder = prepare_with(mode="patch", size=(8, 8, 8))
+    task = make_task(pretrain_settings(tmp_path / "tokenizer"), folder)
+    assert task.train.foreground == task.validation.foreground == 0
+    with torch.no_grad():
+        assert task.evaluate() == task.evaluate()
+    assert bool(task.loss(next(task.batches(0, 0)), 0)[0].isfinite())
+
+
+@pytest.mark.parametrize("part", ["backbone", "encoder"])
+def test_fine_tuning_starts_from_it(
+    part: Any, prepared: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    pretrain_backbone(pretrain_settings(tokenizer), prepared, tmp_path / "pretrained")
+    model, left = make_segmenter(), weights(tmp_path / "pretrained")
+    origin = load_pretrained(model, tmp_path / "pretrained", part)
+    encoder = {f"backbone.{name}" for name in model.backbone.encoder_weights()}
+    taken = set(left) if part == "backbone" else encoder
+    same = {n for n, w in model.state_dict().items() if n in left and torch.equal(w, left[n])}
+    # Gains and biases of norms may be as they were at first.
+    assert taken <= same
+    assert len(same) < len(left) or part == "backbone"
+    settings = make_settings(transfer__part=part, transfer__frozen=True)
+    train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "pretrained")
+    tuned = load_segmenter(tmp_path / "run").state_dict()
+    assert all(torch.equal(tuned[name], left[name]) for name in taken)
+    assert origin in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_another_pretext_does_not_go_on(prepared: Path, tokenizer: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    pretrain_backbone(pretrain_settings(tokenizer), prepared, out)
+    with pytest.raises(MedarError, match=r"task\.pretext"):
+        pretrain_backbone(pretrain_settings(tokenizer, pretext__balance=1.0), prepared, out)
+    other = make_tokenizer(codebook="gradient")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(MedarError, match=r"task\.tokenizer"):
+        pretrain_backbone(pretrain_settings(tmp_path / "other"), prepared, out)
+    Path(tokenizer).rename(tmp_path / "moved")
+    try:
+        pretrain_backbone(pretrain_settings(tmp_path / "moved"), prepared, out)
+    finally:
+        (tmp_path / "moved").rename(tokenizer)
+
+
+def test_settings_change_one_thing(tokenizer: Path) -> None:
+    settings = pretrain_settings(tokenizer)
+    assert settings.within(3.0).training.minutes == 3.0
+    assert settings.within(None) == settings.with_tokenizer(None) == settings
+    assert settings.with_tokenizer("there").pretext.tokenizer == "there"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mixture", "masked"])
+def test_two_processes_pretrain_the_same_backbone(
+    kind: str,
+    prepared: Path,
+    tokenizer: Path,
+    tmp_path: Path,
+    in_two_processes: Callable[..., None],
+) -> None:
+    chosen = pretrain_settings(
+        tokenizer, pretext__kind=kind, training__steps=3, training__ema=0.0,
+        training__learning_rate=1e-3,
+    )  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
+    script = Path(__file__).with_name("pretrainer.py")
+    in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json")
+    pretrain_backbone(chosen, prepared, tmp_path / "one")
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    start = make_task(chosen, prepared).model.backbone.state_dict()
+    moved = apart = 0.0
+    for name, value in one.items():
+        moved += float((value - start[name.removeprefix("backbone.")]).abs().sum())
+        apart += float((value - two[name]).abs().sum())
+    assert apart < 0.01 * moved  # AdamW makes much of gradients that are next to nothing
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", KINDS)
+def test_ten_steps_on_a_gpu(kind: str, prepared: Path, tokenizer: Path, tmp_path: Path) -> None:
+    settings = pretrain_settings(
+        tokenizer, pretext__kind=kind, training__steps=10, training__device="cuda",
+        training__precision="bf16",
+    )  # fmt: skip
+    outcome = pretrain_backbone(settings, prepared, tmp_path)
+    assert outcome.metrics["loss"] > 0
+    assert all(line["train/loss"] == line["train/loss"] for line in lines(tmp_path))
+    plan = make_plan()
+    make_backbone(BackboneSettings(width=4), plan).load_state_dict(
+        {n.removeprefix("backbone."): w for n, w in weights(tmp_path).items()}
+    )
