@@ -8,6 +8,7 @@ import torch
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
+from medar.pipeline.segmentation import SegmentationRecipeSettings
 from medar.pipeline.settings import load_recipe
 from medar.pipeline.synthesis import SynthesisSettings
 from medar.segmentation.network import Segmenter
@@ -74,11 +75,16 @@ def load_pretraining(path: Path) -> None:
 
 def load_whole_recipe(path: Path) -> None:
     """Its parts load, what they say of the plan agrees, and it says what data it is for."""
+    assert "# Data: " in path.read_text()
+    if path.name.startswith("segment_"):
+        recipe = load_recipe(SegmentationRecipeSettings, path)
+        assert recipe.wants_tokenizer
+        assert load_recipe(SegmentationRecipeSettings, path, ["pretrain=null"]).pretrain is None
+        return
     settings = load_recipe(SynthesisSettings, path)
     given = settings.tokenizer.plan
     assert all(given[name] == settings.plan[name] for name in given.keys() & settings.plan.keys())
     check_values(settings.plan_values(), None)
-    assert "# Data: " in path.read_text()
     assert load_recipe(SynthesisSettings, path, ["samples.n=3"]).samples.n == 3
 
 

@@ -1,20 +1,19 @@
 """The recipe from data to synthetic volumes, tiny: whole, killed ten times, in two processes."""
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from medar.cli.main import run_app
+from commands import Run, recipe_file, runner
+
 from medar.data.phantoms import write_phantoms
 
 torch.set_num_threads(1)  # the networks here are too small for two
@@ -50,8 +49,6 @@ TOKENIZER: dict[str, Any] = {
     "training": TRAINING,
 }  # fmt: skip
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,30 +60,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def synthesis() -> ModuleType:
-    """pipelines/synthesis.py."""
-    spec = importlib.util.spec_from_file_location("synthesis", ROOT / "pipelines" / "synthesis.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(synthesis: ModuleType, place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the recipe's command line in this process: exit code, standard output and error."""
-
-    def run_it(*words: object, config: str = "tiny.yaml") -> tuple[int, str, str]:
-        data = [] if "--data" in words else ["--data", place / "phantoms"]
-        call = ["--config", place / config, *data, *words]
-        with pytest.raises(SystemExit) as left:
-            run_app(synthesis.app, list(map(str, call)))
-        said = capsys.readouterr()
-        return int(left.value.code or 0), said.out, said.err
-
-    return run_it
+    return runner(recipe_file("synthesis"), place, capsys)
 
 
 def samples(out: Path) -> dict[str, bytes]:

@@ -196,8 +196,10 @@ def test_mlflow_runs_a_stage_of_the_project(
 
 def test_the_project_has_an_entry_point_for_each_stage() -> None:
     project = yaml.safe_load((ROOT / "mlflow" / "MLproject").read_text())
-    stages = ["prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"]
-    assert list(project["entry_points"]) == ["synthesis", *stages]
+    recipes = ["synthesis", "segmentation"]
+    stages = ["prepare", "tokenizer", "tokens", "generator", "pretrain", "train"]
+    last = ["synthesize", "evaluate"]
+    assert list(project["entry_points"]) == [*recipes, *stages, *last]
     for entry in project["entry_points"].values():
         assert entry["command"].startswith("cd .. && python ")
         named = {word.split("}")[0] for word in entry["command"].split("{")[1:]}
