@@ -25,10 +25,11 @@ SYNTHESIZE = """Make synthetic volumes, fill regions, raise resolution.
 Leaves OUT/sample_0000.nii.gz and so on, with a tokenizer that has a label head their label maps
 beside them, a JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same
 command goes on where it was interrupted, or adds samples with a larger N."""
-SEGMENT = """Label maps of a file, a DICOM series, or a folder of such.
+SEGMENT = """Label maps of a file, a DICOM series, or a folder of such: MODEL... IN OUT.
 
 Each has its volume's own grid and orientation, and a JSON beside it with the labels' names and
-amounts. Exit code 1 if volumes of a folder could not be segmented; they are named."""
+amounts. A volume unlike those that the network was trained on is named on standard error and in
+that JSON. Exit code 1 if volumes of a folder could not be segmented; they are named."""
 
 app = App(
     name="medar",

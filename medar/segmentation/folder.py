@@ -1,6 +1,7 @@
 """Folders of segmentation networks and of pretrained backbones.
 
-config.json         class, format, the backbone's settings; a segmenter's axes of mirrors
+config.json         class, format, the backbone's settings; a segmenter's axes of mirrors, and the
+                    spacings and intensities that it was trained on
 model.safetensors   the weights, the backbone's under "backbone."
 preprocess.json     the plan, all that leads from a file to the network and back
 README.md           the model card
@@ -20,6 +21,7 @@ from medar.errors import MedarError, one_line
 from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
 from medar.segmentation.backbones import Backbone, BackboneSettings, make_backbone
 from medar.segmentation.network import Segmenter
+from medar.segmentation.ranges import Ranges
 from medar.settings import from_dict, to_dict
 from medar.tokenizer.inference import device_named
 from medar.tokenizer.tokenizer import CARD, CONFIG, PREPROCESS, WEIGHTS
@@ -33,7 +35,9 @@ PREFIX = "backbone."
 
 def save_segmenter(folder: str | Path, model: Segmenter) -> None:
     """Write a segmentation network as a folder, file by file atomically, the configuration last."""
-    about = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
+    about: dict[str, Any] = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
+    if model.ranges is not None:
+        about["ranges"] = to_dict(model.ranges)
     said = f"- labels: {', '.join(f'{v} {n}' for v, n in model.plan.labels.items())}\n"
     _save(Path(folder), model, about, model.settings, model.plan, _card(model, model.plan, said))
 
@@ -75,7 +79,9 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
     values = _config(folder, (SEGMENTER,))
     where = str(folder / CONFIG)
     settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
-    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()))
+    seen = values.get("ranges")  # folders of before 0.2 have none
+    ranges = None if seen is None else from_dict(Ranges, seen, f"{where}: ranges")
+    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()), ranges)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:

@@ -9,6 +9,7 @@ from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
+from medar.segmentation.ranges import ranges_of
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.task import SegmentationTask
 from medar.tokenizer.training import agreed_plan
@@ -59,7 +60,9 @@ def make_task(
     augmentation = settings.data.augmentation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Segmenter(settings.backbone, plan, augmentation.flips if augmentation else ())
+        mirrors = augmentation.flips if augmentation else ()
+        ranges = ranges_of(train.base.prepared, train.places)
+        model = Segmenter(settings.backbone, plan, mirrors, ranges)
     if transfer.frozen and pretrained is None:
         raise MedarError(
             "transfer.frozen true: nothing was taken over that could stay as it is; name a "
