@@ -56,6 +56,16 @@ app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZ
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.segmentation:app", name="segmentation", help="Train segmentation networks.")
 app.command("medar.cli.segment:segment", name="segment", help=SEGMENT)
+app.command(
+    "medar.cli.exchange:export",
+    name="export",
+    help="Write a segmentation network for MONAI or nnU-Net.",
+)
+app.command(
+    "medar.cli.exchange:import_",
+    name="import",
+    help="Turn a checkpoint of MONAI's or nnU-Net's into a folder to start from.",
+)
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 app.command("medar.cli.report:report", name="report", help="Write the report of a run.")
 app.command(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.errors import MedarError, one_line
@@ -89,6 +89,31 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
             f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
         ) from error
     return model.to(device_named(device)).eval()
+
+
+def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
+    """Backbone, head and plan of either kind of folder, on the CPU; a backbone's has no head.
+
+    Raises:
+        MedarError: see `load_segmenter`.
+    """
+    folder = model_folder(path)
+    values = _config(folder, (SEGMENTER, BACKBONE))
+    if values["class"] == SEGMENTER:
+        model = load_segmenter(folder, "cpu")
+        return model.backbone, model.head, model.plan
+    where, plan = str(folder / CONFIG), _plan(folder)
+    settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    backbone = make_backbone(settings, plan)
+    try:
+        backbone.load_state_dict(
+            {n.removeprefix(PREFIX): w for n, w in load_file(folder / WEIGHTS).items()}
+        )
+    except Exception as error:
+        raise MedarError(
+            f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
+        ) from error
+    return backbone.eval(), None, plan
 
 
 def load_pretrained(

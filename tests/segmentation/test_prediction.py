@@ -199,6 +199,7 @@ def test_every_awkward_file_is_in_a_table(shared_data: Path) -> None:
     assert {path.name for path in (shared_data / "awkward").iterdir()} == {*AWKWARD, *REFUSED}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
 @pytest.mark.parametrize("name", AWKWARD)
 def test_awkward_files_get_labels_on_their_very_grid(
