@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from medar.cli.output import note, print_json
+from medar.cli.training import Overrides, assignments
 
 
 def export(
@@ -63,7 +64,7 @@ def import_(
     checkpoint: Path,
     out: Path,
     /,
-    *,
+    *overrides: Overrides,
     config: Path,
     data: Path,
     head: bool = False,
@@ -79,6 +80,8 @@ def import_(
         .pt, .pth or .safetensors; of MONAI's DynUNet, SegResNet or SwinUNETR, or of nnU-Net.
     out
         The folder.
+    overrides
+        Values that replace the YAML's, such as backbone.width=16.
     config
         YAML of the training to come; its `backbone` must be built like the checkpoint's network.
     data
@@ -95,7 +98,7 @@ def import_(
     from medar.settings import load_yaml
     from medar.tokenizer.training import agreed_plan
 
-    settings = load_yaml(SegmentationSettings, config)
+    settings = load_yaml(SegmentationSettings, config, assignments(overrides))
     plan = agreed_plan(Prepared(data).plan, settings.plan, data)
     made = import_checkpoint(checkpoint, out, settings, plan, head=head)
     if json:

@@ -55,7 +55,12 @@ app.command(
 app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZE)
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.segmentation:app", name="segmentation", help="Train segmentation networks.")
-app.command("medar.cli.segment:segment", name="segment", help=SEGMENT)
+app.command(
+    "medar.cli.segment:segment",
+    name="segment",
+    help=SEGMENT,
+    usage="Usage: medar segment [OPTIONS] MODEL... IN OUT",
+)
 app.command(
     "medar.cli.exchange:export",
     name="export",

@@ -129,7 +129,6 @@ def inference(model: Segmenter, rules: tuple[IntensityRule, ...]) -> dict[str, A
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
                 {
                     "_target_": "Invertd",
                     "keys": "pred",
@@ -159,9 +158,11 @@ def inference(model: Segmenter, rules: tuple[IntensityRule, ...]) -> dict[str, A
             "$@network.load_state_dict("
             "torch.load(@bundle_root + '/models/model.pt', map_location='cpu', weights_only=True))"
         ),
+        # Chances are blended, not logits, as medar does.
+        "chances": "$lambda part: @network(part).softmax(1)",
         "predict": (
             "$torch.no_grad()(lambda case: {**case, 'pred': "
-            "@inferer(case['image'][None].to(@device), @network)[0].cpu()})"
+            "@inferer(case['image'][None].to(@device), @chances)[0].cpu()})"
         ),
         "run": [
             "$@load",

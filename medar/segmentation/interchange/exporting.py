@@ -64,7 +64,8 @@ def export_weights(
         else:
             names = nnunet_names(backbone)
             assert isinstance(backbone, DynUNetBackbone)
-            weights, filled = nnunet_weights(backbone, head)
+            alone = part == "encoder"
+            weights, filled = nnunet_weights(backbone, head, encoder_alone=alone)
             about = {"architecture": architecture(backbone)}
     except MedarError as error:
         raise MedarError(f"{model_folder(path)}: {error}") from error

@@ -8,7 +8,8 @@ its ResidualEncoderUNet (arXiv 2404.09556) with one block a stage:
 
 conv1 of our first block is the stem and our conv2 is theirs; their conv1 of the first block has no
 counterpart, and neither has our first skip, nor a skip convolution between equal widths. The
-weights fit, the function is not the same.
+weights fit, the function is not the same. Where slices are thick, MONAI's decoder has wider
+kernels than nnU-Net's: these have no counterpart, and the encoder alone goes over.
 
 nnU-Net's arrays are (Z, Y, X): kernels are turned. It gives its convolutions a bias, which the
 normalisation behind them takes out again: written as 0, left out where read.
@@ -33,8 +34,7 @@ def nnunet_names(backbone: Backbone) -> dict[str, str]:
     """nnU-Net's name of each weight that has one, and of "head.weight" and "head.bias".
 
     Raises:
-        MedarError: no DynUNet, or kernels of the decoder that nnU-Net would have otherwise, naming
-            the first weight.
+        MedarError: no DynUNet, naming the first weight.
     """
     first = next(iter(backbone.state_dict()))
     if not isinstance(backbone, DynUNetBackbone):
@@ -50,14 +50,10 @@ def nnunet_names(backbone: Backbone) -> dict[str, str]:
         ours, theirs = f"network.upsamples.{number}", f"decoder.stages.{number}.convs"
         names |= {f"{ours}.transp_conv.conv.weight": f"decoder.transpconvs.{number}.weight"}
         names |= {f"{ours}.transp_conv.conv.bias": f"decoder.transpconvs.{number}.bias"}
-        for part in (0, 1):
-            names |= _pair(f"{ours}.conv_block", part + 1, f"{theirs}.{part}")
         wide, fits = network.kernel_size[last + 1 - number], network.kernel_size[last - number]
-        if tuple(wide) != tuple(fits):
-            raise MedarError(
-                f"weight '{ours}.conv_block.conv1.conv.weight': a kernel of {list(wide)}, where "
-                f"nnU-Net has {list(fits)}; thick slices have no counterpart in the decoder"
-            )
+        if tuple(wide) == tuple(fits):
+            for part in (0, 1):
+                names |= _pair(f"{ours}.conv_block", part + 1, f"{theirs}.{part}")
     there = {*backbone.state_dict(), "head.weight", "head.bias"}
     head = f"decoder.seg_layers.{last}"
     names |= {"head.weight": f"{head}.weight", "head.bias": f"{head}.bias"}
@@ -93,19 +89,30 @@ def turned(weight: Tensor) -> Tensor:
 
 
 def nnunet_weights(
-    backbone: Backbone, head: nn.Conv3d | None
+    backbone: Backbone, head: nn.Conv3d | None, *, encoder_alone: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
     """All weights of nnU-Net's network, by its names, under each of them.
+
+    Args:
+        backbone: a DynUNet.
+        head: from features to logits; without it the last layer is of 0.
+        encoder_alone: the decoder is of no matter.
 
     Returns:
         The weights, and which of them were filled in: biases of 0, the convolution that ours has
         no counterpart for, which passes on what it gets, and last layers of 0.
 
     Raises:
-        MedarError: see `nnunet_names`.
+        MedarError: see `nnunet_names`; or a decoder that nnU-Net does not have.
     """
     names = nnunet_names(backbone)
     assert isinstance(backbone, DynUNetBackbone)
+    stray = [n for n in backbone.state_dict() if "upsamples" in n and n not in names]
+    if stray and not encoder_alone:
+        raise MedarError(
+            f"weight {stray[0]!r}: nnU-Net's decoder has a narrower kernel there, across thick "
+            "slices; export the encoder alone (--part encoder)"
+        )
     state = dict(backbone.state_dict())
     classes = 1 if head is None else head.out_channels
     if head is not None:
