@@ -10,6 +10,7 @@ the whole would give.
 B batch, C channels, X Y Z voxels, K labels (the background not counted).
 """
 
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -137,13 +138,28 @@ def predict(
         warnings.warn(f"{name}: {note}", RangeWarning, stacklevel=2)
     kept = None
     if scratch is not None:
-        shape = (len(plan.labels) + 1, *array.shape[1:])
-        kept = np.memmap(scratch / "chances", np.float32, "w+", shape=shape)
-    image = torch.from_numpy(array if array.flags.writeable else array.copy())
+        kept = _file_of_chances(scratch, (len(plan.labels) + 1, *array.shape[1:]))
+    image = torch.from_numpy(array.copy())
+    del array  # read-only; of a large volume one copy is enough
     classes = classes_of(models, image, settings, kept)
     values = np.array([0, *plan.labels], dtype=plan.label_dtype)
     label = restore_label(values[classes.numpy()], trace)
     return Prediction(label=label, notes=tuple(notes), chances=kept, trace=trace)
+
+
+def _file_of_chances(scratch: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """An array in a file; a full disk would end the process, so that room is asked for before.
+
+    Raises:
+        MedarError: not enough room.
+    """
+    needed, free = 4 * prod(shape), shutil.disk_usage(scratch).free
+    if needed > free:
+        raise MedarError(
+            f"{scratch.parent}: {free / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB needed for "
+            "the chances of all classes; make room, or leave probabilities out"
+        )
+    return np.memmap(scratch / "chances", np.float32, "w+", shape=shape)
 
 
 def ensemble(model: Models) -> list[Segmenter]:

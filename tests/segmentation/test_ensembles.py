@@ -112,6 +112,20 @@ def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
     assert chances[0, 4:20].max() < 1
 
 
+def test_chances_that_the_disk_has_no_room_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        free = 3000
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
+    nib.save(nib.Nifti1Image(1000 * smooth(15, 9, 11), AFFINE), tmp_path / "c.nii")
+    arguments = (make_segmenter(), tmp_path / "c.nii", tmp_path / "made" / "c.nii.gz", PLAIN)
+    with pytest.raises(MedarError, match=r"0\.0 GiB free, 0\.0 GiB needed"):
+        list(segment_files(*arguments, modality="CT", probabilities=True))
+    assert not list((tmp_path / "made").iterdir())
+
+
 def test_training_notes_what_it_saw(prepared: Path, tmp_path: Path) -> None:
     task = make_task(make_settings(), prepared)
     ranges = task.model.ranges

@@ -332,6 +332,10 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
         ("trunk", {}, "no counterpart in MONAI"),
         ("dynunet", {"intensity": {m: IntensityRule(kind="percentiles", low=1, high=99)
                                    for m in ("CT", "MR")}}, "rules for CT, MR"),
+        ("dynunet", {"channels": ("a", "b"),
+                     "intensity": {"a": IntensityRule(kind="percentiles", low=1, high=99),
+                                   "b": IntensityRule(kind="window", low=0, high=9)}},
+         "different intensity rules"),
     ],
 )  # fmt: skip
 def test_bundles_that_cannot_be(kind: str, changes: Any, said: str, tmp_path: Path) -> None:
