@@ -6,6 +6,9 @@ from typing import Literal
 from medar.cli.output import note, print_json
 from medar.cli.training import Overrides, assignments
 
+SHOWN = 3
+"""Names of weights that a line has at most."""
+
 
 def export(
     model: Path,
@@ -51,12 +54,8 @@ def export(
         print_json(vars(made))
         return 0
     print(f"{out}: {made.weights} weights")
-    for name in made.left_out:
-        note(f"left out, has no counterpart: {name}")
-    if made.filled:
-        note(
-            f"{len(made.filled)} weights that medar has none for were filled in; --json names them"
-        )
+    _say("left out, no counterpart there", made.left_out)
+    _say("filled in, no counterpart here", made.filled)
     return 0
 
 
@@ -105,7 +104,13 @@ def import_(
         print_json({"out": out, **vars(made)})
         return 0
     print(f"{out}: {len(made.taken)} weights taken over by the names of {made.layout}")
-    for said, names in (("as it was drawn", made.fresh), ("not used", made.unused)):
-        for name in names:
-            note(f"{said}: {name}")
+    _say("left as they were drawn", made.fresh)
+    _say("not used", made.unused)
     return 0
+
+
+def _say(said: str, names: tuple[str, ...]) -> None:
+    """A line on the first of some weights, if there are any."""
+    if names:
+        more = f" and {len(names) - SHOWN} more (--json names them)" if len(names) > SHOWN else ""
+        note(f"{said}: {', '.join(names[:SHOWN])}{more}")

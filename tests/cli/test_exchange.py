@@ -96,6 +96,8 @@ def test_weights_go_out_and_come_in(
     said = medar("export", run, tmp_path / "w.pth", "--to", to)
     assert said.code == 0, said.err
     assert said.out.startswith(f"{tmp_path / 'w.pth'}: ")
+    assert ("filled in" in said.err) == (to == "nnunet")
+    assert len(said.err.splitlines()) <= 1
     words = ("--config", config, "--data", run / "prepared", "--head", "--json")
     said = medar("import", tmp_path / "w.pth", tmp_path / "start", *words)
     assert said.code == 0, said.err
