@@ -139,11 +139,15 @@ def predict(
     kept = None
     if scratch is not None:
         kept = _file_of_chances(scratch, (len(plan.labels) + 1, *array.shape[1:]))
+    classes = np.zeros((1, *array.shape[1:]), np.int16)
     image = torch.from_numpy(array.copy())
     del array  # read-only; of a large volume one copy is enough
-    classes = classes_of(models, image, settings, kept)
+    for place, chances in chances_of(models, image, settings):
+        classes[place] = chances.argmax(1).numpy()
+        if kept is not None:
+            kept[:, *place[1:]] = chances[0].numpy()
     values = np.array([0, *plan.labels], dtype=plan.label_dtype)
-    label = restore_label(values[classes.numpy()], trace)
+    label = restore_label(values[classes], trace)
     return Prediction(label=label, notes=tuple(notes), chances=kept, trace=trace)
 
 
@@ -185,37 +189,52 @@ def ensemble(model: Models) -> list[Segmenter]:
 
 
 @torch.no_grad()
-def classes_of(
-    model: Models,
-    image: Tensor,
-    settings: PredictionSettings = DEFAULT,
-    chances: npt.NDArray[np.float32] | None = None,
-) -> Tensor:
+def classes_of(model: Models, image: Tensor, settings: PredictionSettings = DEFAULT) -> Tensor:
     """The likeliest class of each voxel of a prepared image.
 
     Args:
         model: see `predict`.
         image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
         settings: how.
-        chances: (K + 1, X, Y, Z), takes the chances of all classes.
 
     Returns:
         (1, X, Y, Z) int16 on the CPU: 0 the background, i + 1 the i-th of the plan's labels.
     """
+    found = torch.zeros((1, *image.shape[1:]), dtype=torch.int16)
+    for place, chances in chances_of(model, image, settings):
+        found[place] = chances.argmax(1)
+    return found
+
+
+Place = tuple[slice, slice, slice, slice]
+"""A box of a (C, X, Y, Z) array."""
+
+
+@torch.no_grad()
+def chances_of(
+    model: Models, image: Tensor, settings: PredictionSettings = DEFAULT
+) -> Iterator[tuple[Place, Tensor]]:
+    """The chances of all classes of a prepared image, slab by slab.
+
+    Args:
+        model: see `predict`.
+        image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
+        settings: how; slabs fit `budget`, if they can.
+
+    Yields:
+        The box that a slab fills, and its (1, K + 1, x, y, z) float32 on the CPU, background first.
+    """
     models = ensemble(model)
     plan = models[0].plan
     x, y, z = image.shape[1:]
-    found = torch.zeros((1, x, y, z), dtype=torch.int16)
-    kept = None if chances is None else torch.from_numpy(chances)
-    axis = int(np.argmax(image.shape[1:]))
-    for slab in slabs((x, y, z), plan.size, axis, settings, len(plan.labels) + 1):
-        seen = image.narrow(1 + axis, slab.start, slab.stop - slab.start)
-        count = slab.high - slab.low
-        own = _chances(models, seen, settings).narrow(2 + axis, slab.low - slab.start, count)
-        found.narrow(1 + axis, slab.low, count).copy_(own.argmax(1))
-        if kept is not None:
-            kept.narrow(1 + axis, slab.low, count).copy_(own[0])
-    return found
+    axis = 1 + int(np.argmax(image.shape[1:]))
+    for slab in slabs((x, y, z), plan.size, axis - 1, settings, len(plan.labels) + 1):
+        seen = image.narrow(axis, slab.start, slab.stop - slab.start)
+        own = [slice(0, side) for side in (1, x, y, z)]
+        own[axis] = slice(slab.low, slab.high)
+        size = slab.high - slab.low
+        chances = _chances(models, seen, settings).narrow(1 + axis, slab.low - slab.start, size)
+        yield (own[0], own[1], own[2], own[3]), chances
 
 
 class Slab(NamedTuple):

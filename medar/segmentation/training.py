@@ -60,15 +60,14 @@ def make_task(
     augmentation = settings.data.augmentation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mirrors = augmentation.flips if augmentation else ()
-        ranges = ranges_of(train.base.prepared, train.places)
-        model = Segmenter(settings.backbone, plan, mirrors, ranges)
+        model = Segmenter(settings.backbone, plan, augmentation.flips if augmentation else ())
     if transfer.frozen and pretrained is None:
         raise MedarError(
             "transfer.frozen true: nothing was taken over that could stay as it is; name a "
             "pretrained folder, or set false"
         )
     origin = "none"
+    model.ranges = ranges_of(train.base.prepared, train.places)
     if pretrained is not None:
         origin = load_pretrained(model, pretrained, transfer.part)
     if transfer.frozen:

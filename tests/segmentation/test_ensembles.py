@@ -16,7 +16,13 @@ from medar.errors import MedarError, RangeWarning
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter, save_segmenter
 from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import PredictionSettings, classes_of, predict, segment
+from medar.segmentation.prediction import (
+    PredictionSettings,
+    chances_of,
+    classes_of,
+    predict,
+    segment,
+)
 from medar.segmentation.probabilities import probabilities
 from medar.segmentation.ranges import Ranges, outside, ranges_of
 from medar.segmentation.training import make_task
@@ -26,11 +32,10 @@ PLAIN = PredictionSettings(mirrors=())
 AFFINE = np.array([[-1.0, 0, 0, 4], [0, 0, 1.5, 5], [0, 1.2, 0, 6], [0, 0, 0, 1]])
 
 
-def chances_of(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
+def chances_by(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
     image = torch.from_numpy(smooth(*sides))[None]
-    kept = np.empty((3, *sides), np.float32)
-    classes_of(models, image, PLAIN, kept)
-    return kept
+    [(_, chances)] = chances_of(models, image, PLAIN)
+    return chances[0].numpy()
 
 
 def other_segmenter() -> Segmenter:
@@ -41,14 +46,14 @@ def other_segmenter() -> Segmenter:
 
 def test_one_network_twice_is_that_network() -> None:
     one = make_segmenter()
-    assert np.array_equal(chances_of(one, one), chances_of(one))
+    assert np.array_equal(chances_by(one, one), chances_by(one))
 
 
 def test_an_ensemble_is_the_mean_of_the_chances() -> None:
     one, other = make_segmenter(), other_segmenter()
-    mean = (chances_of(one) + chances_of(other)) / 2
-    np.testing.assert_allclose(chances_of(one, other), mean, atol=1e-6)
-    assert np.abs(chances_of(one) - mean).max() > 0.01
+    mean = (chances_by(one) + chances_by(other)) / 2
+    np.testing.assert_allclose(chances_by(one, other), mean, atol=1e-6)
+    assert np.abs(chances_by(one) - mean).max() > 0.01
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_an_ensemble_is_the_mean_of_the_chances() -> None:
 def test_networks_of_other_plans_are_refused(changes: dict[str, object], said: str) -> None:
     other = make_segmenter(make_plan(**changes))
     with pytest.raises(MedarError, match=said):
-        chances_of(make_segmenter(), other)
+        chances_by(make_segmenter(), other)
     with pytest.raises(MedarError, match="no network"):
         classes_of([], torch.zeros(1, 16, 12, 8))
 
@@ -96,13 +101,22 @@ def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Pat
     assert np.array_equal(segment(model, volume, PLAIN).array, read_volume(made, labels=True).array)
 
 
+def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
+    model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
+    volume = Volume.from_array(1000 * smooth(61, 9, 8), np.eye(4), modality="CT")
+    whole = probabilities(model, volume, PLAIN).array
+    small = PredictionSettings(mirrors=(), budget=2e-5)
+    made = predict(model, volume, small, scratch=tmp_path)
+    np.testing.assert_allclose(made.chances, whole, atol=1e-6)
+
+
 def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
     model = make_segmenter()
     volume = Volume.from_array(1000 * smooth(16, 12, 8), np.eye(4), modality="CT")
     chances = probabilities(model, volume, PLAIN).array
     label = segment(model, volume, PLAIN).array[0]
     assert np.array_equal(np.array([0, 3, 7])[chances.argmax(0)], label)
-    np.testing.assert_allclose(chances, chances_of(model), atol=1e-6)
+    np.testing.assert_allclose(chances, chances_by(model), atol=1e-6)
 
 
 def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
