@@ -23,6 +23,10 @@ class GeometryWarning(UserWarning):
     """Something about a file's geometry deserves a look; the volume was read all the same."""
 
 
+class RangeWarning(UserWarning):
+    """A volume is unlike those that a network was trained on; it was segmented all the same."""
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The first telling line of a library's error, for quoting inside a one-line message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -25,10 +25,11 @@ SYNTHESIZE = """Make synthetic volumes, fill regions, raise resolution.
 Leaves OUT/sample_0000.nii.gz and so on, with a label head or MASK their label maps beside them, a
 JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same command goes on
 where it was interrupted, or adds samples with a larger N."""
-SEGMENT = """Label maps of a file, a DICOM series, or a folder of such.
+SEGMENT = """Label maps of a file, a DICOM series, or a folder of such: MODEL... IN OUT.
 
 Each has its volume's own grid and orientation, and a JSON beside it with the labels' names and
-amounts. Exit code 1 if volumes of a folder could not be segmented; they are named."""
+amounts. A volume unlike those that the network was trained on is named on standard error and in
+that JSON. Exit code 1 if volumes of a folder could not be segmented; they are named."""
 
 app = App(
     name="medar",
@@ -54,7 +55,22 @@ app.command(
 app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZE)
 app.command("medar.cli.generator:app", name="generator", help="Train generators.")
 app.command("medar.cli.segmentation:app", name="segmentation", help="Train segmentation networks.")
-app.command("medar.cli.segment:segment", name="segment", help=SEGMENT)
+app.command(
+    "medar.cli.segment:segment",
+    name="segment",
+    help=SEGMENT,
+    usage="Usage: medar segment [OPTIONS] MODEL... IN OUT",
+)
+app.command(
+    "medar.cli.exchange:export",
+    name="export",
+    help="Write a segmentation network for MONAI or nnU-Net.",
+)
+app.command(
+    "medar.cli.exchange:import_",
+    name="import",
+    help="Turn a checkpoint of MONAI's or nnU-Net's into a folder to start from.",
+)
 app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
 app.command("medar.cli.report:report", name="report", help="Write the report of a run.")
 app.command(

@@ -1,7 +1,9 @@
 """`medar segment`: label maps of anybody's files."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
 
 from medar.cli.options import Reading
 from medar.cli.output import note, print_json
@@ -11,13 +13,10 @@ READING = Reading()
 
 
 def segment(
-    model: Path,
-    volume: Path,
-    out: Path,
-    /,
-    *,
+    *places: Annotated[Path, Parameter(name="MODEL... IN OUT")],
     mirrors: str | None = None,
     overlap: float = 0.5,
+    probabilities: bool = False,
     modality: Literal["CT", "MR"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     json: bool = False,
@@ -27,17 +26,19 @@ def segment(
 
     Parameters
     ----------
-    model
-        Folder of the segmentation network, or of the run that left it.
-    volume
-        A volume file, the folder of a DICOM series, or a folder of such at any depth.
-    out
-        The label map, .nii or .nii.gz; for a folder of volumes a folder.
+    places
+        MODEL: folder of the segmentation network, or of the run that left it; of
+        several the mean of the chances is taken. IN: a volume file, the folder of a DICOM series,
+        or a folder of such at any depth. OUT: the label map, .nii or .nii.gz; for a folder of
+        volumes a folder.
     mirrors
         Axes to mirror along, the mean being taken: "none", or some of xyz; default those that the
         network was trained with.
     overlap
         Share of a window that it has in common with its neighbour.
+    probabilities
+        Write the chances of all classes too, background first: x_probabilities.nii.gz beside
+        x.nii.gz.
     modality
         What the volumes are, where files do not say and the model's plan has rules for several.
     device
@@ -50,12 +51,25 @@ def segment(
     from medar.segmentation.prediction import prediction_settings
 
     settings = prediction_settings(mirrors, overlap)
+    if len(places) < 3:
+        given = " ".join(map(str, places)) or "nothing"
+        raise MedarError(
+            f"medar segment: {given} given; one or more networks, what to segment and where to "
+            "write are needed: MODEL... IN OUT"
+        )
+    *models, volume, out = places
     check_output(volume, out)
-    network = load_segmenter(model, device)
+    networks = [load_segmenter(model, device) for model in models]
     written: list[Path] = []
     failed: dict[str, str] = {}
     for source, made in segment_files(
-        network, volume, out, settings, options=reading.options(), modality=modality
+        networks,
+        volume,
+        out,
+        settings,
+        options=reading.options(),
+        modality=modality,
+        probabilities=probabilities,
     ):
         if isinstance(made, MedarError):
             failed[source] = str(made)

@@ -1,25 +1,36 @@
 """Files through a segmentation network: a file, a DICOM series, or a folder of such.
 
 Beside each label map, `x.nii.gz`, lies `x.json`: the names of its labels, how much of each there
-is, and what it was made from and by.
+is, what it was made from and by, and what about it is unlike the training volumes. On request
+`x_probabilities.nii.gz` too: the chances of all classes.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, split_ending, stem_of
 from medar.errors import MedarError
-from medar.files import write_json
+from medar.files import TEMPORARY, write_json
 from medar.segmentation.folder import model_digest
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import DEFAULT, PredictionSettings, segment
+from medar.segmentation.prediction import (
+    DEFAULT,
+    Models,
+    Prediction,
+    PredictionSettings,
+    ensemble,
+    predict,
+)
+from medar.segmentation.probabilities import restored_chances
 from medar.tokenizer.inference import read_for
-from medar.volume import ReadOptions, Volume, write_nifti
+from medar.volume import ReadOptions, Volume, write_channels, write_nifti
 
 ENDING = ".nii.gz"
+CHANCES = "_probabilities"
+"""What the name of a label map's file of chances ends with."""
 
 
 def is_folder_of_volumes(path: Path) -> bool:
@@ -46,47 +57,75 @@ def check_output(path: Path, out: Path) -> None:
 
 
 def segment_files(
-    model: Segmenter,
+    model: Models,
     path: str | Path,
     out: str | Path,
     settings: PredictionSettings = DEFAULT,
     *,
     options: ReadOptions | None = None,
     modality: str | None = None,
+    probabilities: bool = False,
 ) -> Iterator[tuple[str, Path | MedarError]]:
     """Segment a file or every volume of a folder, one after the other.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; of several networks, the mean of their chances.
         path: a volume file, the folder of a DICOM series, or a folder of such, at any depth.
         out: a file, .nii or .nii.gz; for a folder of volumes a folder.
         settings: how.
         options: what files leave open, where the model's plan does not say it.
         modality: what the volumes are, where the files do not say and the plan has several rules.
+        probabilities: write the chances of all classes too.
 
     Yields:
         A volume's path and the label map that was written, or, in a folder, why there is none.
 
     Raises:
-        MedarError: what `check_output` refuses; no volume in a folder; a single file that cannot
-            be read or segmented.
+        MedarError: what `check_output` refuses; no volume in a folder; networks of different
+            plans; a single file that cannot be read or segmented.
+
+    Warns:
+        RangeWarning: see `predict`.
     """
     path, out = Path(path), Path(out)
     check_output(path, out)
-    digest = model_digest(model)
+    models = ensemble(model)
+    digest = "+".join(map(model_digest, models))
     several = is_folder_of_volumes(path)
     for source, target in _pairs(path, out) if several else [(path, out)]:
         try:
-            volume = read_for(model.plan, source, options, modality)
-            label = segment(model, volume, settings)
-            write_nifti(target, label, grid="source", description="medar segment")
-            write_json(_beside(target), _about(model, volume, label, digest))
+            volume = read_for(models[0].plan, source, options, modality)
+            if probabilities:
+                made = _with_chances(models, volume, target, settings)
+            else:
+                made = predict(models, volume, settings)
+            write_nifti(target, made.label, grid="source", description="medar segment")
+            about = {**_about(models[0].plan.labels, volume, made), "model": digest}
+            write_json(_beside(target, ".json"), about)
         except MedarError as error:
             if not several:
                 raise
             yield str(source), error
             continue
         yield str(source), target
+
+
+def _with_chances(
+    models: Models, volume: Volume, target: Path, settings: PredictionSettings
+) -> Prediction:
+    """Segment a volume and write the chances beside the label map, by way of a file there."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=target.parent, prefix=TEMPORARY)
+    except OSError as error:
+        raise MedarError(f"{target}: cannot be written ({error.strerror})") from error
+    with folder as scratch:
+        made = predict(models, volume, settings, scratch=Path(scratch))
+        assert made.chances is not None
+        channels = restored_chances(made.chances, made.trace)
+        beside = _beside(target, f"{CHANCES}{split_ending(target.name)[1]}")
+        write_channels(beside, channels, len(made.chances), volume, description="medar segment")
+    return made
 
 
 def _pairs(path: Path, out: Path) -> list[tuple[Path, Path]]:
@@ -104,22 +143,23 @@ def _pairs(path: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(one, out / f"{ids[stem]}{ENDING}") for one, stem in stems.items()]
 
 
-def _beside(target: Path) -> Path:
-    return target.with_name(f"{split_ending(target.name)[0]}.json")
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(f"{split_ending(target.name)[0]}{ending}")
 
 
-def _about(model: Segmenter, volume: Volume, label: Volume, digest: str) -> dict[str, Any]:
-    """What the JSON beside a label map says."""
+def _about(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str, Any]:
+    """What the JSON beside a label map says, save by which networks."""
+    label = made.label
     values, counts = np.unique(label.array, return_counts=True)
     voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
     millilitres = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
+    geometry = volume.provenance.notes if volume.provenance else ()
     return {
         "image": volume.provenance and volume.provenance.path,
-        "labels": {"0": "background", **{str(v): name for v, name in model.plan.labels.items()}},
+        "labels": {"0": "background", **{str(v): name for v, name in names.items()}},
         "millilitres": {
-            name: round(voxels.get(value, 0) * millilitres, 3)
-            for value, name in model.plan.labels.items()
+            name: round(voxels.get(value, 0) * millilitres, 3) for value, name in names.items()
         },
-        "model": digest,
-        "notes": list(volume.provenance.notes) if volume.provenance else [],
+        "notes": [*geometry, *made.notes],
+        **({} if made.chances is None else {"probabilities": ["background", *names.values()]}),
     }

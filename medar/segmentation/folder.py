@@ -1,6 +1,7 @@
 """Folders of segmentation networks and of pretrained backbones.
 
-config.json         class, format, the backbone's settings; a segmenter's axes of mirrors
+config.json         class, format, the backbone's settings; a segmenter's axes of mirrors, and the
+                    spacings and intensities that it was trained on
 model.safetensors   the weights, the backbone's under "backbone."
 preprocess.json     the plan, all that leads from a file to the network and back
 README.md           the model card
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.errors import MedarError, one_line
 from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
 from medar.segmentation.backbones import Backbone, BackboneSettings, make_backbone
 from medar.segmentation.network import Segmenter
+from medar.segmentation.ranges import Ranges
 from medar.settings import from_dict, to_dict
 from medar.tokenizer.inference import device_named
 from medar.tokenizer.tokenizer import CARD, CONFIG, PREPROCESS, WEIGHTS
@@ -33,7 +35,9 @@ PREFIX = "backbone."
 
 def save_segmenter(folder: str | Path, model: Segmenter) -> None:
     """Write a segmentation network as a folder, file by file atomically, the configuration last."""
-    about = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
+    about: dict[str, Any] = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
+    if model.ranges is not None:
+        about["ranges"] = to_dict(model.ranges)
     said = f"- labels: {', '.join(f'{v} {n}' for v, n in model.plan.labels.items())}\n"
     _save(Path(folder), model, about, model.settings, model.plan, _card(model, model.plan, said))
 
@@ -75,7 +79,9 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
     values = _config(folder, (SEGMENTER,))
     where = str(folder / CONFIG)
     settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
-    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()))
+    seen = values.get("ranges")  # folders of before 0.2 have none
+    ranges = None if seen is None else from_dict(Ranges, seen, f"{where}: ranges")
+    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()), ranges)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:
@@ -83,6 +89,31 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
             f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
         ) from error
     return model.to(device_named(device)).eval()
+
+
+def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
+    """Backbone, head and plan of either kind of folder, on the CPU; a backbone's has no head.
+
+    Raises:
+        MedarError: see `load_segmenter`.
+    """
+    folder = model_folder(path)
+    values = _config(folder, (SEGMENTER, BACKBONE))
+    if values["class"] == SEGMENTER:
+        model = load_segmenter(folder, "cpu")
+        return model.backbone, model.head, model.plan
+    where, plan = str(folder / CONFIG), _plan(folder)
+    settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    backbone = make_backbone(settings, plan)
+    try:
+        backbone.load_state_dict(
+            {n.removeprefix(PREFIX): w for n, w in load_file(folder / WEIGHTS).items()}
+        )
+    except Exception as error:
+        raise MedarError(
+            f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
+        ) from error
+    return backbone.eval(), None, plan
 
 
 def load_pretrained(

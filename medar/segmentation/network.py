@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
+from medar.segmentation.ranges import Ranges
 
 
 class Segmenter(nn.Module):
@@ -22,16 +23,24 @@ class Segmenter(nn.Module):
         plan: its labels, and all that leads from a file to the network and back.
         mirrors: axes along which anatomy may be mirrored: it was so in training, and prediction may
             take the mean over mirrored volumes.
+        ranges: spacings and intensities that it was trained on, where they are known.
 
     Raises:
         MedarError: a plan without labels, or one that the backbone does not take.
     """
 
-    def __init__(self, settings: BackboneSettings, plan: Plan, mirrors: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        settings: BackboneSettings,
+        plan: Plan,
+        mirrors: Sequence[str] = (),
+        ranges: Ranges | None = None,
+    ) -> None:
         super().__init__()
         if not plan.labels:
             raise MedarError("the plan names no labels; segmentation needs labelled cases")
         self.settings, self.plan, self.mirrors = settings, plan, tuple(mirrors)
+        self.ranges = ranges
         self.backbone = make_backbone(settings, plan)
         self.head = nn.Conv3d(self.backbone.width, len(plan.labels) + 1, kernel_size=1)
 

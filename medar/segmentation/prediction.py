@@ -1,7 +1,7 @@
 """From a volume to its label map, on the volume's own grid.
 
-    volume -> prepared by the model's plan -> overlapping windows -> softmax, the mean over mirrors
-    blended by Gaussian weights (MONAI) -> likeliest class -> back onto the volume's grid
+    volume -> prepared by the plan -> overlapping windows -> softmax, the mean over mirrors
+    and networks, blended by Gaussian weights (MONAI) -> likeliest class -> the volume's own grid
 
 Chances of all classes for a whole volume may not fit into memory: where they would not, the volume
 is taken slab by slab. Each slab sees every window that reaches into it, so that slabs give what
@@ -10,21 +10,26 @@ the whole would give.
 B batch, C channels, X Y Z voxels, K labels (the background not counted).
 """
 
+import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from math import prod
+from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medar.data.augmentation import AXES, mirrored_labels
-from medar.data.preparation import prepare_image, restore_label
-from medar.errors import MedarError
+from medar.data.preparation import Trace, prepare_image, restore_label
+from medar.errors import MedarError, RangeWarning
 from medar.segmentation.network import Segmenter
-from medar.settings import STRICT
+from medar.segmentation.ranges import outside
+from medar.settings import STRICT, to_dict
 from medar.volume import Shape3, Volume
 
 
@@ -77,30 +82,118 @@ def prediction_settings(mirrors: str | None, overlap: float = 0.5) -> Prediction
     return PredictionSettings(overlap=overlap, mirrors=chosen)
 
 
-def segment(model: Segmenter, volume: Volume, settings: PredictionSettings = DEFAULT) -> Volume:
-    """The label map of a volume, on its own grid; 0 where the model sees nothing.
+Models = Segmenter | Sequence[Segmenter]
+"""One network, or several of one plan whose chances are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """What was made of a volume."""
+
+    label: Volume
+    """On the volume's own grid; 0 where the networks see nothing."""
+    notes: tuple[str, ...]
+    """What of the volume lies outside of what the networks were trained on."""
+    chances: npt.NDArray[np.float32] | None
+    """(K + 1, X, Y, Z) on the plan's grid, in a file, where they were kept."""
+    trace: Trace
+    """From the volume's grid to the plan's."""
+
+
+def segment(model: Models, volume: Volume, settings: PredictionSettings = DEFAULT) -> Volume:
+    """The label map of a volume, on its own grid; see `predict`."""
+    return predict(model, volume, settings).label
+
+
+def predict(
+    model: Models,
+    volume: Volume,
+    settings: PredictionSettings = DEFAULT,
+    *,
+    scratch: Path | None = None,
+) -> Prediction:
+    """Segment a volume.
 
     Args:
-        model: in evaluation mode; computes on the device that it is on.
+        model: in evaluation mode; computes on the device that it is on. Of several, the mean.
         volume: as read from a file.
         settings: how.
+        scratch: a folder to keep the chances of all classes in; they may exceed the memory.
 
     Raises:
-        MedarError: a volume that the plan has no intensity rule for, or mirrors along x of labels
-            that have no counterpart.
+        MedarError: a volume that the plan has no intensity rule for, mirrors along x of labels
+            that have no counterpart, or networks of different plans.
+
+    Warns:
+        RangeWarning: spacing or intensities are not those that the networks were trained on.
     """
-    array, trace = prepare_image(volume, model.plan)
-    classes = classes_of(model, torch.from_numpy(array.copy()), settings)
-    values = np.array([0, *model.plan.labels], dtype=model.plan.label_dtype)
-    return restore_label(values[classes.numpy()], trace)
+    models = ensemble(model)
+    plan = models[0].plan
+    array, trace = prepare_image(volume, plan)
+    notes = dict.fromkeys(
+        note for one in models for note in outside(one.ranges, plan, volume.spacing, array)
+    )
+    name = volume.provenance.path if volume.provenance else "volume"
+    for note in notes:
+        warnings.warn(f"{name}: {note}", RangeWarning, stacklevel=2)
+    kept = None
+    if scratch is not None:
+        kept = _file_of_chances(scratch, (len(plan.labels) + 1, *array.shape[1:]))
+    classes = np.zeros((1, *array.shape[1:]), np.int16)
+    image = torch.from_numpy(array.copy())
+    del array  # read-only; of a large volume one copy is enough
+    for place, chances in chances_of(models, image, settings):
+        classes[place] = chances.argmax(1).numpy()
+        if kept is not None:
+            kept[:, *place[1:]] = chances[0].numpy()
+    values = np.array([0, *plan.labels], dtype=plan.label_dtype)
+    label = restore_label(values[classes], trace)
+    return Prediction(label=label, notes=tuple(notes), chances=kept, trace=trace)
+
+
+def _file_of_chances(scratch: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """An array in a file; a full disk would end the process, so that room is asked for before.
+
+    Raises:
+        MedarError: not enough room.
+    """
+    needed, free = 4 * prod(shape), shutil.disk_usage(scratch).free
+    if needed > free:
+        raise MedarError(
+            f"{scratch.parent}: {free / 2**30:.1f} GiB free, {needed / 2**30:.1f} GiB needed for "
+            "the chances of all classes; make room, or leave probabilities out"
+        )
+    return np.memmap(scratch / "chances", np.float32, "w+", shape=shape)
+
+
+def ensemble(model: Models) -> list[Segmenter]:
+    """The networks, one or several, after a look at their plans.
+
+    Raises:
+        MedarError: none, or networks whose volumes or classes are not the same.
+    """
+    models = [model] if isinstance(model, nn.Module) else list(model)
+    if not models:
+        raise MedarError("no network to segment with; at least one is needed")
+    first = to_dict(models[0].plan)
+    for number, other in enumerate(models[1:], start=2):
+        for name, value in to_dict(other.plan).items():
+            # Logits are in the order of the labels.
+            alike = str(value) == str(first[name]) if name == "labels" else value == first[name]
+            if name != "downsampling" and not alike:
+                raise MedarError(
+                    f"network {number} of the ensemble: its plan has {name} {value}, the first "
+                    f"has {first[name]}; networks of one plan are needed"
+                )
+    return models
 
 
 @torch.no_grad()
-def classes_of(model: Segmenter, image: Tensor, settings: PredictionSettings = DEFAULT) -> Tensor:
+def classes_of(model: Models, image: Tensor, settings: PredictionSettings = DEFAULT) -> Tensor:
     """The likeliest class of each voxel of a prepared image.
 
     Args:
-        model: see `segment`.
+        model: see `predict`.
         image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
         settings: how.
 
@@ -119,26 +212,28 @@ Place = tuple[slice, slice, slice, slice]
 
 @torch.no_grad()
 def chances_of(
-    model: Segmenter, image: Tensor, settings: PredictionSettings = DEFAULT
+    model: Models, image: Tensor, settings: PredictionSettings = DEFAULT
 ) -> Iterator[tuple[Place, Tensor]]:
     """The chances of all classes of a prepared image, slab by slab.
 
     Args:
-        model: see `segment`.
+        model: see `predict`.
         image: (C, X, Y, Z) in [-1, 1], of any extent, on the CPU.
         settings: how; slabs fit `budget`, if they can.
 
     Yields:
         The box that a slab fills, and its (1, K + 1, x, y, z) float32 on the CPU, background first.
     """
+    models = ensemble(model)
+    plan = models[0].plan
     x, y, z = image.shape[1:]
     axis = 1 + int(np.argmax(image.shape[1:]))
-    for slab in slabs((x, y, z), model.plan.size, axis - 1, settings, len(model.plan.labels) + 1):
+    for slab in slabs((x, y, z), plan.size, axis - 1, settings, len(plan.labels) + 1):
         seen = image.narrow(axis, slab.start, slab.stop - slab.start)
         own = [slice(0, side) for side in (1, x, y, z)]
         own[axis] = slice(slab.low, slab.high)
         size = slab.high - slab.low
-        chances = _chances(model, seen, settings).narrow(1 + axis, slab.low - slab.start, size)
+        chances = _chances(models, seen, settings).narrow(1 + axis, slab.low - slab.start, size)
         yield (own[0], own[1], own[2], own[3]), chances
 
 
@@ -185,25 +280,29 @@ def slabs(
         yield Slab(low, high, start, size if stop >= size or last < high else stop)
 
 
-def _chances(model: Segmenter, image: Tensor, settings: PredictionSettings) -> Tensor:
+def _chances(models: list[Segmenter], image: Tensor, settings: PredictionSettings) -> Tensor:
     """(C, X, Y, Z) to (1, K + 1, X, Y, Z), by windows."""
     from monai.inferers import sliding_window_inference
 
-    axes = model.mirrors if settings.mirrors is None else settings.mirrors
-    swapped = swapped_classes(model.plan.labels) if "x" in axes else []
+    plan = models[0].plan
+    axes = [one.mirrors if settings.mirrors is None else settings.mirrors for one in models]
+    swapped = swapped_classes(plan.labels) if any("x" in chosen for chosen in axes) else []
 
     def window(part: Tensor) -> Tensor:
-        return mirrored_mean(model, part, axes, swapped)
+        total = mirrored_mean(models[0], part, axes[0], swapped)
+        for one, chosen in zip(models[1:], axes[1:], strict=True):
+            total += mirrored_mean(one, part, chosen, swapped)
+        return total / len(models)
 
     blended = sliding_window_inference(
         image[None],
-        roi_size=model.plan.size,
+        roi_size=plan.size,
         sw_batch_size=settings.batch_size,
         predictor=window,
         overlap=settings.overlap,
         mode="gaussian",
         cval=-1.0,
-        sw_device=next(model.parameters()).device,
+        sw_device=next(models[0].parameters()).device,
         device=torch.device("cpu"),
     )
     assert isinstance(blended, Tensor)
@@ -216,7 +315,7 @@ def mirrored_mean(
     """The mean of the classes' chances over a batch and all its mirror images, mirrored back.
 
     Args:
-        model: see `segment`.
+        model: see `predict`.
         volumes: (B, C, X, Y, Z).
         axes: to mirror along.
         swapped: class by class, which one it is in a left-right mirror.

@@ -9,6 +9,7 @@ from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
+from medar.segmentation.ranges import ranges_of
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.synthetic import MixedDataset, with_pairs
@@ -88,6 +89,7 @@ def make_task(
             "pretrained folder, or set false"
         )
     origin = "none"
+    model.ranges = ranges_of(train.base.prepared, train.places)
     if pretrained is not None:
         origin = load_pretrained(model, pretrained, transfer.part)
     if transfer.frozen:

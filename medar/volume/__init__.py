@@ -4,7 +4,7 @@ from medar.volume.geometry import Affine, Grid, Shape3, Spacing
 from medar.volume.read import Header, ReadOptions, files_of, load_volume, read_header, read_volume
 from medar.volume.resample import resample
 from medar.volume.volume import Provenance, Volume
-from medar.volume.write import write_nifti
+from medar.volume.write import write_channels, write_nifti
 
 __all__ = [
     "Affine",
@@ -20,5 +20,6 @@ __all__ = [
     "read_header",
     "read_volume",
     "resample",
+    "write_channels",
     "write_nifti",
 ]

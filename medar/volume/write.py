@@ -1,5 +1,7 @@
 """Writing NIfTI: atomic, sform and qform equal, voxel type and scaling as the caller chose."""
 
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +11,7 @@ import numpy.typing as npt
 
 from medar.errors import MedarError
 from medar.files import atomic_path
-from medar.volume.geometry import reorient
+from medar.volume.geometry import Affine, reorient
 from medar.volume.resample import resample
 from medar.volume.volume import Volume
 
@@ -48,8 +50,7 @@ def write_nifti(
             back to, or a file system that refuses.
     """
     path = Path(path)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
-        raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
+    _check_ending(path)
     array, affine, sheared = np.asarray(volume.array), volume.affine, volume.grid.is_sheared
     if grid == "source":
         if volume.provenance is None:
@@ -61,9 +62,77 @@ def write_nifti(
     stored, slope_out, intercept_out = _stored(path, array, kind, slope, intercept)
     last = np.moveaxis(stored, 0, -1)
     last = last[..., 0] if last.shape[-1] == 1 else last
-    large = max(last.shape) > np.iinfo(np.int16).max
-    image = (nib.Nifti2Image if large else nib.Nifti1Image)(last, affine, dtype=stored.dtype)
+    image = _image(last, affine, sheared, description)
     image.header.set_slope_inter(slope_out, intercept_out)
+    try:
+        with atomic_path(path) as temporary:
+            _to_file(image, temporary)
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_channels(
+    path: str | Path,
+    channels: Iterable[npt.NDArray[np.float32]],
+    count: int,
+    like: Volume,
+    *,
+    description: str = "",
+) -> None:
+    """Write a 4D float32 NIfTI channel by channel, with one of them in memory at a time.
+
+    Args:
+        path: ends in .nii or .nii.gz.
+        channels: each (X, Y, Z), on `like`'s grid.
+        count: how many there are.
+        like: gives the grid: that of its file, where it came from one, in the file's orientation.
+        description: see `write_nifti`.
+
+    Raises:
+        MedarError: another ending, or a file system that refuses.
+    """
+    path = Path(path)
+    _check_ending(path)
+    source = like.provenance.grid if like.provenance else like.grid
+    # A stand-in without memory of its own: only its header is written.
+    shape = (*source.shape, count)
+    stand_in = np.broadcast_to(np.float32(0), shape)
+    header = _image(stand_in, source.affine, source.is_sheared, description).header
+    header.set_slope_inter(1.0, 0.0)
+    try:
+        with atomic_path(path) as temporary, _opened(temporary) as file:
+            header.write_to(file)
+            for channel in channels:
+                stored = reorient(channel, like.affine, source.orientation)
+                for place in range(stored.shape[2]):
+                    file.write(stored[..., place].astype("<f4").tobytes(order="F"))
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file to write to, through gzip where its ending says so."""
+    with path.open("wb") as plain:
+        if not path.name.lower().endswith(".gz"):
+            yield plain
+            return
+        from isal import igzip
+
+        # No name and no time stamp: the same volume gives the same bytes.
+        with igzip.IGzipFile("", "wb", compresslevel=2, fileobj=plain, mtime=0) as packed:
+            yield packed
+
+
+def _check_ending(path: Path) -> None:
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
+
+
+def _image(array: npt.NDArray[Any], affine: Affine, sheared: bool, description: str) -> Any:
+    """An image of nibabel's: sform and qform, or the sform alone."""
+    large = max(array.shape) > np.iinfo(np.int16).max
+    image = (nib.Nifti2Image if large else nib.Nifti1Image)(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     image.set_sform(affine, code=SCANNER)
@@ -71,11 +140,7 @@ def write_nifti(
         image.set_qform(None, code=0)
     else:
         image.set_qform(affine, code=SCANNER)
-    try:
-        with atomic_path(path) as temporary:
-            _to_file(image, temporary)
-    except OSError as error:
-        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return image
 
 
 def _voxel_type(path: Path, dtype: npt.DTypeLike) -> np.dtype[Any]:

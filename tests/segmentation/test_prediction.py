@@ -13,8 +13,9 @@ from small_segmenters import make_plan, make_segmenter, smooth
 from torch import Tensor
 
 from medar.data.plan import Plan
-from medar.errors import MedarError
+from medar.errors import MedarError, RangeWarning
 from medar.segmentation.files import segment_files
+from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import (
     PredictionSettings,
     classes_of,
@@ -25,7 +26,7 @@ from medar.segmentation.prediction import (
     swapped_classes,
 )
 from medar.settings import from_dict, to_dict
-from medar.volume import Volume, read_volume
+from medar.volume import ReadOptions, Volume, read_volume
 from medar.volume.geometry import reorient
 
 ORIENTATIONS = [
@@ -42,7 +43,7 @@ class Bright(torch.nn.Module):
 
     def __init__(self, **changes: Any) -> None:
         super().__init__()
-        self.plan, self.mirrors = make_plan(**changes), ()
+        self.plan, self.mirrors, self.ranges = make_plan(**changes), (), None
         self.at = torch.nn.Parameter(torch.tensor(0.2))
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -167,20 +168,59 @@ def test_settings_as_they_are_typed() -> None:
         classes_of(model, torch.zeros(1, 16, 12, 8), PredictionSettings(mirrors=("x",)))
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
-def test_files_of_the_awkward_folder(shared_data: Path, tmp_path: Path) -> None:
-    """A label map on the very same grid, or a refusal."""
+AWKWARD = {
+    "analyze.hdr": {},
+    "analyze.img": {},
+    "dicom_mr_oblique": {},
+    "nan_voxels.nii": {"nonfinite": "min"},
+    "no_qform_no_sform.nii.gz": {"assume_spacing": "header"},
+    "oblique.nrrd": {},
+    "shear_qform_ne_sform.nii.gz": {},
+}
+"""Files that one network can segment, and what has to be decided about them."""
+REFUSED = {
+    "4d_with_slope.nii": "20 volumes along a fourth axis",
+    "complex64.nii.gz": "complex voxels",
+    "nan_voxels.nii": "153 NaN",
+    "nifti2.nii.gz": "2 volumes along a fourth axis",
+    "no_qform_no_sform.nii.gz": "neither sform nor qform",
+    "unreadable.mif.gz": "not a volume format",
+}
+
+
+def coarse_segmenter() -> Segmenter:
+    """Of any volume, at 20 mm, so that real ones are quick."""
     intensity = {"other": {"kind": "percentiles", "low": 0.5, "high": 99.5}}
     values = {**to_dict(make_plan(mode="patch", size=(8, 8, 8))), "intensity": intensity}
-    plan = from_dict(Plan, {**values, "spacing": [20.0, 20.0, 20.0]}, "plan")
-    model = make_segmenter(plan)
-    outcomes = list(segment_files(model, shared_data / "awkward", tmp_path / "out", PLAIN))
-    done = {source: made for source, made in outcomes if isinstance(made, Path)}
-    assert len(done) >= 4
-    for source, made in done.items():
-        volume, label = read_volume(source), read_volume(made, labels=True)
-        assert label.shape == volume.shape
-        np.testing.assert_allclose(label.affine, volume.affine, atol=1e-3)
-    for _, made in outcomes:
-        assert isinstance(made, Path) or "\n" not in str(made)
+    return make_segmenter(from_dict(Plan, {**values, "spacing": [20.0, 20.0, 20.0]}, "plan"))
+
+
+def test_every_awkward_file_is_in_a_table(shared_data: Path) -> None:
+    assert {path.name for path in (shared_data / "awkward").iterdir()} == {*AWKWARD, *REFUSED}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
+@pytest.mark.parametrize("name", AWKWARD)
+def test_awkward_files_get_labels_on_their_very_grid(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
+    path, options = shared_data / "awkward" / name, ReadOptions(**AWKWARD[name])  # type: ignore[arg-type]
+    with pytest.warns(RangeWarning, match="spacing"):
+        [(_, made)] = segment_files(
+            coarse_segmenter(), path, tmp_path / "made.nii.gz", PLAIN, options=options
+        )
+    stored, written = read_volume(path, **options.to_dict()).provenance, nib.load(made)
+    assert stored is not None
+    assert written.shape == stored.grid.shape
+    np.testing.assert_allclose(written.affine, stored.grid.affine, atol=1e-3)
+    assert written.get_data_dtype() == np.int8
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_awkward_files_are_refused_in_a_line(name: str, shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "awkward" / name
+    with pytest.raises(MedarError, match=REFUSED[name]) as caught:
+        list(segment_files(coarse_segmenter(), path, tmp_path / "made.nii.gz", PLAIN))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

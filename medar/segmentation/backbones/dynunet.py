@@ -1,4 +1,4 @@
-"""nnU-Net's U-Net (arXiv 1809.10486) with residual blocks, as MONAI's DynUNet builds it.
+"""nnU-Net's U-Net (arXiv 1809.10486), residual or plain, as MONAI's DynUNet builds it.
 
     input -> [block, stride] x levels -> bottleneck
     bottleneck -> [transposed convolution, join with the level's features, block] x levels
@@ -28,7 +28,7 @@ class DynUNetBackbone(Backbone):
     """MONAI's DynUNet without its last layer.
 
     Args:
-        settings: `width` and `levels` are used.
+        settings: `width`, `levels` and `blocks` are used.
         plan: channels, spacing and size.
     """
 
@@ -36,6 +36,7 @@ class DynUNetBackbone(Backbone):
         super().__init__()
         from monai.networks.nets.dynunet import DynUNet
 
+        self.residual = settings.blocks == "residual"
         strides = chosen_strides(settings, plan)
         widths = tuple(min(settings.width * 2**level, WIDEST) for level in range(len(strides)))
         network: Any = DynUNet(
@@ -46,7 +47,8 @@ class DynUNetBackbone(Backbone):
             strides=strides,
             upsample_kernel_size=strides[1:],
             filters=widths,
-            res_block=True,
+            res_block=self.residual,
+            trans_bias=not self.residual,
         )
         # The same blocks once more, as a recursion, and a head that is not ours.
         del network.skip_layers, network.output_block

@@ -53,6 +53,8 @@ class BackboneSettings:
     levels: int | None = None
     """Most levels; default as many as the plan's size allows. "swinunetr" always has 6, "trunk"
     those of the plan's downsampling."""
+    blocks: Literal["residual", "plain"] = "residual"
+    """Of "dynunet" alone: residual blocks, or nnU-Net's plain pairs of convolutions."""
     trunk: TrunkSettings | None = None
     """Of "trunk" alone; default its own values."""
 
@@ -68,6 +70,11 @@ class BackboneSettings:
             )
         if self.levels is not None and self.levels < 2:
             raise MedarError(f"backbone levels {self.levels}: allowed from 2")
+        if self.blocks != "residual" and self.kind != "dynunet":
+            raise MedarError(
+                f"backbone blocks {self.blocks}: belongs to kind dynunet, not {self.kind}; leave "
+                "it out"
+            )
         if self.trunk is not None and self.kind != "trunk":
             raise MedarError(
                 f"backbone trunk: belongs to kind trunk, not {self.kind}; leave it out"

@@ -1,0 +1,143 @@
+"""`medar export`, `medar import`, and `medar segment` with several networks and chances."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+torch.set_num_threads(1)
+
+Medar = Callable[..., Any]
+
+CONFIG: dict[str, Any] = {
+    "plan": {"spacing": [2, 2, 2], "size": [8, 8, 8], "downsampling": [4, 4, 4]},
+    "backbone": {"width": 4, "blocks": "plain"},
+    "data": {"batch_size": 1, "augmentation": None},
+    "training": {"steps": 1, "precision": "fp32", "device": "cpu", "log_every": 1},
+}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture
+def run(medar: Medar, config: Path, data: Path, tmp_path: Path) -> Path:
+    """The run of a network that learnt next to nothing."""
+    (data / "cases.csv").write_text("id,split\nc0,train\nc1,train\nc2,val\nc3,test\n")
+    words = ("--data", data, "--attributes", data / "cases.csv", "--untracked")
+    assert medar("segmentation", "train", config, *words, "--out", tmp_path / "run").code == 0
+    return tmp_path / "run"
+
+
+def test_several_networks_and_their_chances(
+    medar: Medar, run: Path, data: Path, tmp_path: Path
+) -> None:
+    image, made = data / "images" / "c3.nii.gz", tmp_path / "made"
+    said = medar("segment", run, made / "c3.nii.gz")
+    assert "MODEL... IN OUT" in said.refusal
+    assert medar("segment", run, image, made / "one.nii.gz", "--probabilities").code == 0
+    said = medar("segment", run, run / "model", image, made / "two.nii.gz", "--probabilities")
+    assert said.code == 0, said.err
+    one, two = (nib.load(made / f"{name}_probabilities.nii.gz") for name in ("one", "two"))
+    assert one.shape == (*nib.load(image).shape, 3)
+    np.testing.assert_allclose(one.affine, nib.load(image).affine)
+    assert np.array_equal(one.get_fdata(), two.get_fdata())
+    about = json.loads((made / "two.json").read_text())
+    assert about["model"].count("+") == 1
+    assert about["probabilities"] == list(about["labels"].values())
+
+
+@pytest.mark.filterwarnings("default::medar.errors.RangeWarning")
+def test_networks_of_other_data_do_not_go_together(
+    medar: Medar, run: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run / "model", tmp_path / "other")
+    plan = json.loads((tmp_path / "other" / "preprocess.json").read_text())
+    plan["spacing"] = [9.0, 9.0, 9.0]
+    (tmp_path / "other" / "preprocess.json").write_text(json.dumps(plan))
+    image = data / "images" / "c3.nii.gz"
+    said = medar("segment", run, tmp_path / "other", image, tmp_path / "made.nii.gz")
+    assert "its plan has spacing" in said.refusal
+    said = medar("segment", tmp_path / "other", image, tmp_path / "made.nii.gz")
+    assert said.code == 0
+
+
+@pytest.mark.filterwarnings("default::medar.errors.RangeWarning")
+def test_a_volume_unlike_training_is_said(
+    medar: Medar, run: Path, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    coarse = write("coarse.nii.gz")
+    image = nib.load(coarse)
+    nib.save(nib.Nifti1Image(image.get_fdata(), np.diag([1, 1, 10, 1])), coarse)
+    said = medar("segment", run, coarse, tmp_path / "made.nii.gz")
+    assert said.code == 0
+    assert "medar: warning: " in said.err
+    assert "spacing 1 x 1 x 10 mm, training volumes had 1 x 1 x 2 mm" in said.err
+    notes = json.loads((tmp_path / "made.json").read_text())["notes"]
+    assert notes
+    assert all(note in said.err for note in notes)
+
+
+@pytest.mark.parametrize("to", ["monai", "nnunet"])
+def test_weights_go_out_and_come_in(
+    to: str, medar: Medar, run: Path, config: Path, tmp_path: Path
+) -> None:
+    said = medar("export", run, tmp_path / "w.pth", "--to", to)
+    assert said.code == 0, said.err
+    assert said.out.startswith(f"{tmp_path / 'w.pth'}: ")
+    assert ("filled in" in said.err) == (to == "nnunet")
+    assert len(said.err.splitlines()) <= 1
+    words = ("--config", config, "--data", run / "prepared", "--head", "--json")
+    said = medar("import", tmp_path / "w.pth", tmp_path / "start", *words)
+    assert said.code == 0, said.err
+    made = json.loads(said.out)
+    assert (made["layout"], made["fresh"]) == (to, [])
+    words = ("--data", run / "prepared", "--out", tmp_path / "next", "--untracked")
+    said = medar("segmentation", "train", config, *words, "--pretrained", tmp_path / "start")
+    assert said.code == 0, said.err
+    words = ("--config", config, "--data", run / "prepared", "backbone.width=8")
+    said = medar("import", tmp_path / "w.pth", tmp_path / "wide", *words)
+    assert "[8, 1, 3, 3, 3] needed" in said.refusal
+
+
+def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:
+    said = medar("export", run, tmp_path / "bundle", "--to", "bundle", "--json")
+    assert said.code == 0, said.err
+    assert all(Path(file).is_file() for file in json.loads(said.out)["files"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "run", "w.txt", "--to", "monai"], "written as .pt or .pth"),
+        (["export", "nowhere", "w.pt", "--to", "monai"], "nowhere: no model"),
+        (["export", "run", "b", "--to", "bundle", "--part", "encoder"], "--part encoder"),
+        (["import", "nowhere.pt", "start"], "nowhere.pt: no such file"),
+        (["import", "tiny.yaml", "start"], "tiny.yaml: not a checkpoint"),
+        (["segment", "run", "run", "nowhere.nii", "made.nii"], "nowhere.nii"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    words: list[str],
+    said: str,
+    medar: Medar,
+    run: Path,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = ["--config", config, "--data", run / "prepared"] if words[0] == "import" else []
+    assert said in medar(*words, *more).refusal
+    assert not (tmp_path / "start").exists()

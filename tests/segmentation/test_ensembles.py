@@ -1,0 +1,202 @@
+"""Several networks, chances of all classes, and volumes unlike those that were trained on."""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from small_segmenters import make_plan, make_segmenter, make_settings, smooth
+
+from medar.data.prepared import Prepared
+from medar.errors import MedarError, RangeWarning
+from medar.segmentation.files import segment_files
+from medar.segmentation.folder import load_segmenter, save_segmenter
+from medar.segmentation.network import Segmenter
+from medar.segmentation.prediction import (
+    PredictionSettings,
+    chances_of,
+    classes_of,
+    predict,
+    segment,
+)
+from medar.segmentation.probabilities import probabilities
+from medar.segmentation.ranges import Ranges, outside, ranges_of
+from medar.segmentation.training import make_task
+from medar.volume import Volume, read_volume, write_nifti
+
+PLAIN = PredictionSettings(mirrors=())
+AFFINE = np.array([[-1.0, 0, 0, 4], [0, 0, 1.5, 5], [0, 1.2, 0, 6], [0, 0, 0, 1]])
+
+
+def chances_by(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
+    image = torch.from_numpy(smooth(*sides))[None]
+    [(_, chances)] = chances_of(models, image, PLAIN)
+    return chances[0].numpy()
+
+
+def other_segmenter() -> Segmenter:
+    model = make_segmenter()
+    torch.manual_seed(1)
+    return Segmenter(model.settings, model.plan).eval()
+
+
+def test_one_network_twice_is_that_network() -> None:
+    one = make_segmenter()
+    assert np.array_equal(chances_by(one, one), chances_by(one))
+
+
+def test_an_ensemble_is_the_mean_of_the_chances() -> None:
+    one, other = make_segmenter(), other_segmenter()
+    mean = (chances_by(one) + chances_by(other)) / 2
+    np.testing.assert_allclose(chances_by(one, other), mean, atol=1e-6)
+    assert np.abs(chances_by(one) - mean).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": {3: "spleen", 7: "liver"}}, "network 2 .* labels"),
+        ({"labels": {7: "spleen", 3: "liver"}}, "network 2 .* labels"),
+        ({"spacing": (1.0, 1.0, 2.0)}, "spacing"),
+        ({"size": (16, 12, 12)}, "size"),
+    ],
+)
+def test_networks_of_other_plans_are_refused(changes: dict[str, object], said: str) -> None:
+    other = make_segmenter(make_plan(**changes))
+    with pytest.raises(MedarError, match=said):
+        chances_by(make_segmenter(), other)
+    with pytest.raises(MedarError, match="no network"):
+        classes_of([], torch.zeros(1, 16, 12, 8))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Path) -> None:
+    model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
+    nib.save(nib.Nifti1Image(1000 * smooth(15, 9, 11), AFFINE), tmp_path / "c.nii")
+    out = tmp_path / "made" / f"c{ending}"
+    [(_, made)] = segment_files(
+        model, tmp_path / "c.nii", out, PLAIN, modality="CT", probabilities=True
+    )
+    chances = nib.load(out.parent / f"c_probabilities{ending}")
+    assert chances.shape == (15, 9, 11, 3)
+    assert chances.get_data_dtype() == np.float32
+    np.testing.assert_allclose(chances.affine, AFFINE)
+    np.testing.assert_allclose(chances.get_qform(), AFFINE, atol=1e-5)
+    values = chances.get_fdata()
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-6)
+    assert values.min() >= 0
+    about = json.loads((out.parent / "c.json").read_text())
+    assert about["probabilities"] == ["background", "liver", "spleen"]
+    assert {path.name for path in out.parent.iterdir()} == {
+        made.name, "c.json", f"c_probabilities{ending}"
+    }  # fmt: skip
+    volume = read_volume(tmp_path / "c.nii", modality="CT")
+    whole = probabilities(model, volume, PLAIN)
+    read = read_volume(out.parent / f"c_probabilities{ending}", channels=True)
+    np.testing.assert_allclose(read.array, whole.array, atol=1e-6)
+    assert np.array_equal(segment(model, volume, PLAIN).array, read_volume(made, labels=True).array)
+
+
+def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
+    model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
+    volume = Volume.from_array(1000 * smooth(61, 9, 8), np.eye(4), modality="CT")
+    whole = probabilities(model, volume, PLAIN).array
+    small = PredictionSettings(mirrors=(), budget=2e-5)
+    made = predict(model, volume, small, scratch=tmp_path)
+    np.testing.assert_allclose(made.chances, whole, atol=1e-6)
+
+
+def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
+    model = make_segmenter()
+    volume = Volume.from_array(1000 * smooth(16, 12, 8), np.eye(4), modality="CT")
+    chances = probabilities(model, volume, PLAIN).array
+    label = segment(model, volume, PLAIN).array[0]
+    assert np.array_equal(np.array([0, 3, 7])[chances.argmax(0)], label)
+    np.testing.assert_allclose(chances, chances_by(model), atol=1e-6)
+
+
+def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
+    volume = Volume.from_array(1000 * smooth(24, 12, 8), np.eye(4), modality="CT")
+    chances = probabilities(make_segmenter(), volume, PLAIN).array
+    assert np.array_equal(chances[0, :4], np.ones((4, 12, 8)))
+    assert chances[0, 4:20].max() < 1
+
+
+def test_chances_that_the_disk_has_no_room_for_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        free = 3000
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Full)
+    nib.save(nib.Nifti1Image(1000 * smooth(15, 9, 11), AFFINE), tmp_path / "c.nii")
+    arguments = (make_segmenter(), tmp_path / "c.nii", tmp_path / "made" / "c.nii.gz", PLAIN)
+    with pytest.raises(MedarError, match=r"0\.0 GiB free, 0\.0 GiB needed"):
+        list(segment_files(*arguments, modality="CT", probabilities=True))
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_training_notes_what_it_saw(prepared: Path, tmp_path: Path) -> None:
+    task = make_task(make_settings(), prepared)
+    ranges = task.model.ranges
+    assert ranges is not None
+    assert ranges.spacing == ((1.0, 1.0),) * 3
+    low, high = ranges.intensity[0][2]
+    assert -0.2 < low < high < 0.2, "medians of noise about 0"
+    task.save_model(tmp_path / "model")
+    assert load_segmenter(tmp_path).ranges == ranges
+    save_segmenter(tmp_path / "old", replace_ranges(task.model, None))
+    assert "ranges" not in json.loads((tmp_path / "old" / "config.json").read_text())
+    assert load_segmenter(tmp_path / "old").ranges is None
+
+
+def replace_ranges(model: Segmenter, ranges: Ranges | None) -> Segmenter:
+    model.ranges = ranges
+    return model
+
+
+def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
+    cases = Prepared(prepared, split="train")
+    places = list(range(len(cases)))
+    ranges = ranges_of(cases, places)
+    assert ranges_of(cases, places[:1]) != ranges
+    for place in places:
+        found = outside(ranges, cases.plan, (1.0, 1.0, 1.0), cases.image(cases[place]))
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    ("spacing", "scale", "offset", "said"),
+    [
+        (5.0, 1000, 0, "spacing 1 x 1 x 5 mm, training volumes had 1 x 1 x 1 mm"),
+        (1.0, 1000, 1500, "intensities: percentile 5 is"),
+        (1.0, 30, -900, "percentile 25 is"),
+    ],
+)
+def test_volumes_unlike_training_are_said(
+    spacing: float, scale: float, offset: float, said: str, prepared: Path, tmp_path: Path
+) -> None:
+    model = make_task(make_settings(), prepared).model.eval()
+    array = offset + scale * smooth(16, 12, 8)
+    volume = Volume.from_array(array, np.diag([1, 1, spacing, 1]), modality="CT")
+    path = tmp_path / "odd.nii"
+    write_nifti(path, volume)
+    with pytest.warns(RangeWarning, match=f"odd.nii: .*{said}"):
+        list(segment_files(model, path, tmp_path / "out.nii.gz", PLAIN))
+    [note] = json.loads((tmp_path / "out.json").read_text())["notes"]
+    assert said in note
+
+
+def test_without_ranges_the_plans_spacing_is_compared(tmp_path: Path) -> None:
+    model = make_segmenter()
+    usual = Volume.from_array(5000 * smooth(16, 12, 8), np.diag([1, 1, 1.9, 1]), modality="CT")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert predict(model, usual, PLAIN).notes == ()
+    coarse = replace(usual, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    with pytest.warns(RangeWarning, match="5 mm, the plan has 1 x 1 x 1 mm"):
+        assert len(predict(model, coarse, PLAIN).notes) == 1
