@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.cache import ArrayCache
-from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
-from medar.data.manifest import Split
+from medar.data.layout import ARRAYS, CASES_FILE, MANIFEST_FILE, PLAN_FILE
+from medar.data.manifest import Manifest, Split
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
 from medar.errors import MedarError, one_line
@@ -83,6 +83,16 @@ class Prepared:
     def digest(self) -> str:
         """A hash of the cases: their order, names and arrays."""
         return hashlib.blake2b(self._lines.tobytes(), digest_size=8).hexdigest()
+
+    def manifest(self) -> Manifest:
+        """The files, splits and labels that the cases were prepared from.
+
+        Raises:
+            MedarError: the folder does not say, or its list is damaged.
+        """
+        every = Manifest.load(self.folder / MANIFEST_FILE)
+        there = {self[place].id for place in range(len(self))}
+        return every.with_cases(tuple(case for case in every if case.id in there))
 
     def __len__(self) -> int:
         return len(self._ends)

@@ -90,24 +90,54 @@ def segment_files(
     path, out = Path(path), Path(out)
     check_output(path, out)
     models = ensemble(model)
-    digest = "+".join(map(model_digest, models))
+    digest = digest_of(models)
     several = is_folder_of_volumes(path)
     for source, target in _pairs(path, out) if several else [(path, out)]:
         try:
             volume = read_for(models[0].plan, source, options, modality)
-            if probabilities:
-                made = _with_chances(models, volume, target, settings)
-            else:
-                made = predict(models, volume, settings)
-            write_nifti(target, made.label, grid="source", description="medar segment")
-            about = {**_about(models[0].plan.labels, volume, made), "model": digest}
-            write_json(_beside(target, ".json"), about)
+            leave(target, models, volume, digest, settings, probabilities=probabilities)
         except MedarError as error:
             if not several:
                 raise
             yield str(source), error
             continue
         yield str(source), target
+
+
+def leave(
+    target: Path,
+    models: Models,
+    volume: Volume,
+    digest: str,
+    settings: PredictionSettings = DEFAULT,
+    *,
+    probabilities: bool = False,
+) -> None:
+    """Segment a volume and write its label map, with its JSON beside it.
+
+    Args:
+        target: .nii or .nii.gz.
+        models: see `segment_files`.
+        volume: as read from a file.
+        digest: of the networks, for the JSON.
+        settings: how.
+        probabilities: write the chances of all classes too.
+
+    Raises:
+        MedarError: it cannot be segmented, or not be written.
+    """
+    if probabilities:
+        made = _with_chances(models, volume, target, settings)
+    else:
+        made = predict(models, volume, settings)
+    write_nifti(target, made.label, grid="source", description="medar segment")
+    about = {**_about(ensemble(models)[0].plan.labels, volume, made), "model": digest}
+    write_json(_beside(target, ".json"), about)
+
+
+def digest_of(models: Models) -> str:
+    """The digest of a network, or those of several."""
+    return "+".join(map(model_digest, ensemble(models)))
 
 
 def _with_chances(

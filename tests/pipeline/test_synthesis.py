@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-
 from commands import Run, recipe_file, runner
 
 from medar.data.phantoms import write_phantoms

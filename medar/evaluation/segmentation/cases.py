@@ -12,7 +12,6 @@ import numpy as np
 
 from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
-from medar.data.layout import MANIFEST_FILE
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.plan import Plan
 from medar.data.prepared import Prepared
@@ -54,10 +53,8 @@ def manifest_of(data: str | Path | Manifest) -> tuple[Manifest, Plan | None]:
         return data, None
     if not is_prepared(data):
         return read_manifest(data), None
-    manifest, prepared = Manifest.load(Path(data) / MANIFEST_FILE), Prepared(data)
-    there = {prepared[place].id for place in range(len(prepared))}
-    cases = tuple(case for case in manifest if case.id in there)
-    return manifest.with_cases(cases), prepared.plan
+    prepared = Prepared(data)
+    return prepared.manifest(), prepared.plan
 
 
 class Judged:

@@ -4,7 +4,7 @@ from typing import Any
 
 from medar.report.blocks import Block, LeftOut, Picture, Table, Text
 from medar.report.charts import lying_bars
-from medar.report.folder import RunFolder
+from medar.report.folder import SEGMENTATION, RunFolder
 from medar.report.parts.likeness import GENERATION
 from medar.report.words import NONE, duration, memory, moment, number
 
@@ -46,7 +46,7 @@ def cost(run: RunFolder) -> list[Block]:
 
 def _sampling(run: RunFolder) -> list[Block]:
     """Seconds and memory of one synthetic volume, where they were measured."""
-    if not run.holds(GENERATION):
+    if run.recipe == SEGMENTATION or not run.holds(GENERATION):
         return []
     report = run.object(GENERATION, "evaluate")
     if report["seconds_per_volume"] is None:

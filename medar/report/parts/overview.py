@@ -121,8 +121,8 @@ def _of_label_maps(run: RunFolder) -> str:
     report = judged(run)
     split = SPLITS.get(report.split, report.split)
     return (
-        f"{counted(report.cases, 'label map')} of the {split} split were compared with the truth, "
-        "on the files' own grid."
+        f"The label maps of {counted(report.cases, 'case')} of the {split} split were compared "
+        "with the truth, on the files' own grid."
     )
 
 
