@@ -71,18 +71,34 @@ class Store:
         return run is not None and run.info.status == "FINISHED"
 
     def begin(self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]) -> str:
-        """Go on with a run if there still is one of that id, or make one; returns its id."""
+        """Go on with a run if there still is one of that id, or make one; returns its id.
+
+        A run that was made here before and has no metric yet is taken instead: whoever made it was
+        killed before it could note its id.
+        """
         tags = {key(tag): str(value)[:LENGTH] for tag, value in tags.items()}
         self._run = self._there(run_id) if run_id else None
         if self._run is None:
             place = self._experiment(experiment)
-            self._run = self._client.create_run(place, tags=tags, run_name=name)
+            self._run = self._orphan(place, name, tags)
+            if self._run is None:
+                self._run = self._client.create_run(place, tags=tags, run_name=name)
         else:
             self._client.update_run(run_id, status="RUNNING")
             self._tag(tags)
         self._known = dict(self._run.data.params)
         self._resumed = {name for name in self._known if resumed(name) in self._run.data.tags}
         return str(self._run.info.run_id)
+
+    def _orphan(self, place: str, name: str, tags: dict[str, str]) -> Any:
+        """A run of an experiment that lasts, of this name, folder and host, without a metric."""
+        where = {tag: tags[tag] for tag in ("folder", "host") if tag in tags}
+        lasting = self._client.search_runs([place], "attributes.status = 'RUNNING'")
+        for run in lasting if where else []:
+            same = all(run.data.tags.get(tag) == value for tag, value in where.items())
+            if same and run.info.run_name == name and not run.data.metrics:
+                return run
+        return None
 
     def _there(self, run_id: str) -> Any:
         from mlflow.exceptions import MlflowException
