@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from small_segmenters import make_plan, make_segmenter, make_settings
 from torch import Tensor
 
 from medar.data.loading import PreparedDataset
+from medar.data.manifest import Manifest
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
 from medar.segmentation.folder import load_pretrained, load_segmenter
@@ -93,22 +95,32 @@ def test_a_run_that_was_interrupted_is_one_that_was_not(
     assert lines(whole) == lines(again) == lines(cut)
 
 
+@pytest.mark.parametrize("mode", ["volume", "patch"])
 def test_labels_are_not_looked_at(
-    prepared: Path, unlabelled: Path, tokenizer: Path, tmp_path: Path
+    mode: str, data: Manifest, prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
-    settings = pretrain_settings(tokenizer)
-    for name, folder in (("with", prepared), ("without", unlabelled)):
+    """Not where patches are cut, nor in mirrors: a name without a counterpart does not matter."""
+    changes: dict[str, Any] = {"mode": "patch", "size": (8, 8, 8)} if mode == "patch" else {}
+    make_tokenizer(make_plan(**changes)).save_pretrained(tmp_path / "tokenizer")
+    settings = pretrain_settings(tmp_path / "tokenizer", data__augmentation={"flips": ["x"]})
+    bare = tuple(replace(case, label=None, annotated=None) for case in data.cases)
+    folders = {
+        "with": prepare_with(labels={3: "left lung", 7: "spleen"}, **changes),
+        "without": prepare_with(replace(data, cases=bare, labels={}), labels={}, **changes),
+    }
+    for name, folder in folders.items():
         pretrain_backbone(settings, folder, tmp_path / name)
     one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_patches_are_cut_anywhere(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+def test_patches_are_the_same_ones_at_each_evaluation(
+    prepare_with: Callable[..., Path], tmp_path: Path
+) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
     make_tokenizer(plan).save_pretrained(tmp_path / "tokenizer")
     folder = prepare_with(mode="patch", size=(8, 8, 8))
     task = make_task(pretrain_settings(tmp_path / "tokenizer"), folder)
-    assert task.train.foreground == task.validation.foreground == 0
     with torch.no_grad():
         assert task.evaluate() == task.evaluate()
     assert bool(task.loss(next(task.batches(0, 0)), 0)[0].isfinite())

@@ -50,11 +50,10 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
         MedarError: see `pretrain_backbone`.
     """
     seed, chosen = settings.training.seed, settings.pretext
-    # Patches are cut anywhere: where labels are is not asked.
     train = PreparedDataset(
-        data, split="train", augmentation=settings.data.augmentation, seed=seed, foreground=0.0
+        data, split="train", augmentation=settings.data.augmentation, seed=seed, labels=False
     )
-    validation = PreparedDataset(data, split="val", foreground=0.0)
+    validation = PreparedDataset(data, split="val", labels=False)
     plan = agreed_plan(train.plan, settings.plan, data)
     tokenizer = None
     if chosen.tokenizer is not None and chosen.kind != "masked":
