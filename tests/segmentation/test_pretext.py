@@ -225,9 +225,16 @@ def test_normalised_blocks() -> None:
             deviation = cut.std((1, 2, 3, 4), correction=0)
             torch.testing.assert_close(deviation, torch.ones(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(made[3], torch.zeros_like(made[3]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalised(images, (5, 99, 8)), normalised(images, (5, 12, 8)))
     view = make_small("masked", normalised=True).view(volumes(), generators())
     torch.testing.assert_close(view.target, normalised(volumes(), (4, 4, 4)))
     assert not view.guess.any()
+
+
+def test_a_block_that_hides_everything_is_refused() -> None:
+    with pytest.raises(MedarError, match=r"block \[16, 12, 99\]: a volume of \[16, 12, 8\] voxels"):
+        make_small("masked", block=[16, 12, 99])
+    assert make_small("masked", block=[15, 12, 99]).view(volumes(), generators()).hidden.any()
 
 
 def test_sites_and_voxels() -> None:
@@ -349,6 +356,8 @@ def test_settings_that_cannot_be() -> None:
         (lambda: PretextSettings(block=(8, 0, 8)), "block"),
         (lambda: PretextSettings(stages=1), "stages 1"),
         (lambda: MixtureSettings(next=-1.0), "next -1.0"),
+        (lambda: MixtureSettings(all=float("nan")), "all nan"),
+        (lambda: MixtureSettings(random=float("inf")), "random inf"),
         (lambda: MixtureSettings(random=0, next=0, all=0), "one of them above"),
     ):
         with pytest.raises(MedarError, match=said):

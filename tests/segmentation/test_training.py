@@ -193,6 +193,7 @@ def test_settings_that_cannot_be() -> None:
         (lambda: DataSettings(foreground=2.0), "foreground 2.0"),
         (lambda: DataSettings(batch_size=0), "batch_size 0"),
         (lambda: LossSettings(dice=-1.0), "dice -1.0"),
+        (lambda: LossSettings(dice=float("nan")), "dice nan"),
         (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them above"),
         (lambda: TransferSettings(decay=0.0), "decay 0.0"),
     ):
