@@ -22,8 +22,8 @@ the subjects, the weights that are not pretrained and the batches: rows of the s
 differ in the pretext alone. A backbone is pretrained once for all rows, when the first needs it, in
 OUT/pretrained, so that intervals over seeds leave the chance of pretraining out. Of either training
 the weights that are best on the validation split are taken, in pretraining by the pretext's loss;
-Dice is that of prepared volumes, by sliding windows with the mirrors of training. --organs 1-7 makes background of
-all other labels.
+Dice is that of prepared volumes, by sliding windows with the mirrors of training. --organs 1-7
+makes background of all other labels.
 
 With --steps and --pretrain-steps instead of minutes, rows compare on a machine that others use too:
 equal time is then the number of steps that each row takes in those minutes on an idle one; name the

@@ -79,8 +79,10 @@ def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
     for (backbone, _, percent), own in groups.items():
         if backbone == "synthetic":
             both = set(own) & set(real)
-            shares = [own[seed]["dice"] / real[seed]["dice"] for seed in both]
-            ratio = f"{np.mean(shares):.3f}" if both else "-"
+            ratio = "-"
+            if both:
+                means = [mean({seed: rows[seed] for seed in both}) for rows in (own, real)]
+                ratio = f"{means[0] / means[1]:.3f}"
             against = said(own, real) if percent else "-"
             lines.append(f"| {percent} % | {len(own)} | {mean(own):.4f} | {ratio} | {against} |")
     return "\n".join(lines) if len(lines) > 2 else ""
