@@ -8,6 +8,7 @@ import torch
 from small_pretexts import generators, make_small, make_tokenizer, volumes, wanted
 from small_segmenters import make_plan
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings, make_backbone
@@ -252,6 +253,17 @@ def test_sites_and_voxels() -> None:
     cell = features[0, 0, 4:8, 0:4, 4:8]  # site (1, 0, 1), the eighth
     torch.testing.assert_close(found[0, 7].mean(), cell.mean())
     torch.testing.assert_close(found[0, 7, -1], cell[2:, 2:, 2:].mean())
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (3, 4, 3), (4, 5, 4), (5, 7, 5)])
+def test_features_come_from_where_the_quantiser_averages(grid: tuple[int, int, int]) -> None:
+    latent = torch.randn(2, 3, 5, 7, 5)
+    features = latent
+    for axis in (2, 3, 4):
+        features = features.repeat_interleave(4, dim=axis)
+    found = site_features(parts_of(features, (5, 7, 5)), grid)
+    averaged = adaptive_avg_pool3d(latent, grid).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found.unflatten(2, (8, 3)).mean(2), averaged)
 
 
 @pytest.mark.parametrize(
