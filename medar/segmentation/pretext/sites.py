@@ -41,8 +41,8 @@ def draw_sites(grid: Shape3, share: float, random: np.random.Generator) -> Sites
 def voxels_of(sites: Sites, block: Shape3, shape: Sequence[int]) -> Tensor:
     """(X, Y, Z) bool: the voxels of some sites, each a block."""
     found = torch.from_numpy(sites)
-    for axis, side in enumerate(block):
-        found = found.repeat_interleave(side, dim=axis)
+    for axis, (side, length) in enumerate(zip(block, shape, strict=True)):
+        found = found.repeat_interleave(min(side, length), dim=axis)
     x, y, z = shape
     return found[:x, :y, :z]
 
