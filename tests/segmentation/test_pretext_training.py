@@ -4,10 +4,12 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -124,6 +126,28 @@ def test_patches_are_the_same_ones_at_each_evaluation(
     with torch.no_grad():
         assert task.evaluate() == task.evaluate()
     assert bool(task.loss(next(task.batches(0, 0)), 0)[0].isfinite())
+
+
+def test_questions_are_not_drawn_as_patches_are(prepared: Path) -> None:
+    """Epochs of one step: neither the patch nor an evaluation says what is asked in training."""
+    settings = pretrain_settings(None, pretext__kind="masked", data__batch_size=6)
+    task = make_task(settings, prepared)
+    forward, asked, cut = task.model.forward, [], []
+
+    def noted(volumes: Tensor, random: Any) -> Any:
+        asked.extend(deepcopy(one).random() for one in random)
+        return forward(volumes, random)
+
+    task.model.forward = noted  # type: ignore[method-assign]
+    for step in range(3):
+        batch = next(task.batches(step, 0))
+        task.loss(batch, step)
+        places = batch["index"].tolist()
+        cut += [np.random.default_rng([0, step, place]).random() for place in places]
+    with torch.no_grad():
+        task.evaluate()
+    assert len(set(asked)) == len(asked) == 3 * 6 + 2
+    assert not set(asked) & set(cut)
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
