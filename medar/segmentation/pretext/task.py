@@ -30,8 +30,8 @@ EVALUATION_BATCH = 4
 """Volumes that an evaluation takes at once."""
 
 TRAINING, VALIDATION = 1, 2
-"""What draws end with. Those of the data, by seed, epoch and place, end with neither: where an epoch
-is one step, a patch and its augmentation would otherwise decide the question that is asked of it."""
+"""What draws end with. Those of the data, by seed, epoch and place, end with neither: where an
+epoch is one step, a patch would otherwise decide the question that is asked of it."""
 
 
 class PretextTask(Task[Item]):
