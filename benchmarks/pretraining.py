@@ -20,9 +20,10 @@ Rows:
 The configuration's backbone is one of them; the others have the sizes of BACKBONES. SEED decides
 the subjects, the weights that are not pretrained and the batches: rows of the same share and seed
 differ in the pretext alone. A backbone is pretrained once for all rows, when the first needs it, in
-OUT/pretrained. The weights that are judged are the best on the validation split; Dice is that of
-prepared volumes, by sliding windows with the mirrors of training. --organs 1-7 makes background of
-all other labels.
+OUT/pretrained, so that intervals over seeds leave the chance of pretraining out. Of either training
+the weights that are best on the validation split are taken, in pretraining by the pretext's loss;
+Dice is that of prepared volumes, by sliding windows with the mirrors of training. --organs 1-7
+makes background of all other labels.
 
 With --steps and --pretrain-steps instead of minutes, rows compare on a machine that others use too:
 equal time is then the number of steps that each row takes in those minutes on an idle one; name the
@@ -41,9 +42,10 @@ from generators import ROWS_FILE, folder_of, length, parameters, run_rows
 from tokenizer import read
 
 from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
+from medar.data.loading import PreparedDataset
 from medar.data.plan import Plan
-from medar.data.prepared import Prepared
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
+from medar.segmentation.data import is_annotated
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.overlap import DiceMeter
 from medar.segmentation.prediction import classes_of
@@ -155,17 +157,16 @@ def pretrained(
 def tested(run: Path, data: Path) -> dict[str, Any]:
     """Dice of a run's best weights on the test split: mean over labels, by label, by case."""
     model = load_segmenter(run)
-    cases = Prepared(data, split="test")
+    cases = PreparedDataset(data, split="test")
     labels = cases.plan.labels
     names, values = list(labels.values()), list(labels)
     whole, by_case = DiceMeter(names), {}
     for place in range(len(cases)):
-        case = cases[place]
-        label = cases.label(case)
-        if label is None:
+        case = cases.prepared[place]
+        if not is_annotated(case):
             continue
-        chosen = classes_of(model, torch.from_numpy(cases.image(case)))[None]
-        truth = to_classes(torch.from_numpy(label)[None], values)
+        chosen = classes_of(model, torch.from_numpy(cases.prepared.image(case)))[None]
+        truth = to_classes(cases.label(case)[None], values)
         annotated = torch.tensor([[value in case.annotated for value in values]])
         one = DiceMeter(names)
         for meter in (whole, one):

@@ -78,7 +78,11 @@ def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
     real = groups.get(("synthetic", "", 0), {})
     for (backbone, _, percent), own in groups.items():
         if backbone == "synthetic":
-            ratio = f"{mean(own) / mean(real):.3f}" if real else "-"
+            both = set(own) & set(real)
+            ratio = "-"
+            if both:
+                means = [mean({seed: rows[seed] for seed in both}) for rows in (own, real)]
+                ratio = f"{means[0] / means[1]:.3f}"
             against = said(own, real) if percent else "-"
             lines.append(f"| {percent} % | {len(own)} | {mean(own):.4f} | {ratio} | {against} |")
     return "\n".join(lines) if len(lines) > 2 else ""

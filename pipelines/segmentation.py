@@ -48,9 +48,8 @@ PRETRAINED, SEGMENTER, MAPS = "pretrained", "segmenter", "label_maps"
 
 def pretrain(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Train the backbone on volumes alone: no label is used."""
-    from medar.segmentation.pretext.training import pretrain_backbone
-
     from medar.data.prepared import Prepared
+    from medar.segmentation.pretext.training import pretrain_backbone
 
     assert settings.pretrain is not None
     data, asked = work.out / PREPARED, settings.pretrain.within(work.minutes)
@@ -84,7 +83,6 @@ def train(settings: SegmentationRecipeSettings, work: Work) -> Facts:
 def predict(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Segment the cases of the split that is judged, labelled or not, each on its own grid."""
     from medar.segmentation.cases import segment_cases
-
     from medar.segmentation.folder import load_segmenter
 
     model = load_segmenter(work.out / SEGMENTER, settings.segmentation.training.device)

@@ -6,6 +6,7 @@ and a left-right flip then swaps the labels whose names say left and right.
 
 import re
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -36,7 +37,8 @@ class Augmentation:
     """What may be done to a training volume; a zero switches a part off.
 
     Raises:
-        MedarError: a probability outside 0 to 1, or a negative amount.
+        MedarError: a probability outside 0 to 1, or an amount that is negative or not finite, or a
+            scaling of 1 or more.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -63,8 +65,10 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= 1:
                 raise MedarError(f"augmentation {name} {getattr(self, name)}: allowed 0 to 1")
         for name in ("rotation", "scaling", "contrast", "brightness", "gamma", "noise"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < inf:
                 raise MedarError(f"augmentation {name} {getattr(self, name)}: allowed from 0")
+        if self.scaling >= 1:  # a size below 0 would be a mirror
+            raise MedarError(f"augmentation scaling {self.scaling}: allowed from 0 to below 1")
         if any(axis not in AXES for axis in self.flips):
             raise MedarError(f"augmentation flips {list(self.flips)}: allowed x, y, z")
 

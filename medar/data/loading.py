@@ -60,7 +60,7 @@ class DrawnDataset(Dataset[Item], ABC):
 class PreparedDataset(DrawnDataset):
     """Volumes or patches of a prepared data set.
 
-    An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where the plan names labels,
+    An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where there are labels,
     `label` (1, X, Y, Z) of `plan.label_dtype`, -1 where unknown, and `annotated` (labels,) bool, in
     the order of `plan.labels`; `index`, the case's place in `self.prepared`.
 
@@ -71,6 +71,7 @@ class PreparedDataset(DrawnDataset):
         seed: of patches and augmentation.
         foreground: share of patches, in patch mode, that are centred on a labelled voxel, each
             label of the case being equally likely.
+        labels: False leaves the labels out, as if the plan named none.
 
     Raises:
         MedarError: the folder is not a finished prepared data set; a negative seed, or a share
@@ -85,6 +86,7 @@ class PreparedDataset(DrawnDataset):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         foreground: float = 1 / 3,
+        labels: bool = True,
     ) -> None:
         if not 0 <= foreground <= 1:
             raise MedarError(f"foreground {foreground}: a share from 0 to 1 is needed")
@@ -92,8 +94,9 @@ class PreparedDataset(DrawnDataset):
         self.prepared = Prepared(folder, split=split)
         self.plan = self.prepared.plan
         self.foreground = foreground
+        self.labels = self.plan.labels if labels else {}
         self._augmenter = (
-            Augmenter(augmentation, self.plan.labels, self.plan.spacing)
+            Augmenter(augmentation, self.labels, self.plan.spacing)
             if augmentation is not None
             else None
         )
@@ -127,9 +130,9 @@ class PreparedDataset(DrawnDataset):
         if self.plan.mode == "patch" and generator:
             start = self._start(case, generator)
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
-        if self.plan.labels:
+        if self.labels:
             item["label"] = self.label(case, start)
-            known = [value in case.annotated for value in self.plan.labels]
+            known = [value in case.annotated for value in self.labels]
             item["annotated"] = torch.tensor(known)
         if self._augmenter and generator:
             item = self._augmenter(item, seed=int(generator.integers(2**63)))
@@ -140,9 +143,9 @@ class PreparedDataset(DrawnDataset):
         shape = np.asarray(self.prepared.cache.open(case.image).shape[1:])
         size = np.asarray(self.plan.size)
         room = np.maximum(shape - size, 0)
-        if case.label and generator.random() < self.foreground:
+        if self.labels and case.label and generator.random() < self.foreground:
             stored = self.prepared.cache.meta(case.label)["locations"]
-            found = [str(value) for value in sorted(self.plan.labels) if str(value) in stored]
+            found = [str(value) for value in sorted(self.labels) if str(value) in stored]
             if found:
                 places = stored[found[generator.integers(len(found))]]
                 voxels = np.frombuffer(places, dtype=np.int32).reshape(-1, 3)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from medar.data.augmentation import AXES
 from medar.data.plan import Plan
 from medar.errors import MedarError, one_line
 from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
@@ -81,7 +82,10 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
     settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
     seen = values.get("ranges")  # folders of before 0.2 have none
     ranges = None if seen is None else from_dict(Ranges, seen, f"{where}: ranges")
-    model = Segmenter(settings, _plan(folder), values.get("mirrors", ()), ranges)
+    mirrors = values.get("mirrors", [])
+    if not isinstance(mirrors, list) or any(axis not in AXES for axis in mirrors):
+        raise MedarError(f"{where}: mirrors {mirrors!r}: a list of x, y and z is needed")
+    model = Segmenter(settings, _plan(folder), mirrors, ranges)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
     except Exception as error:

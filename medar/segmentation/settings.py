@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, ClassVar, Literal
 
 from medar.data.augmentation import Augmentation
@@ -87,7 +88,7 @@ class LossSettings:
     """What the network is trained against.
 
     Raises:
-        MedarError: a weight below 0, or two of 0; levels below 0.
+        MedarError: a weight below 0 or not finite, or two of 0; levels below 0.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -99,7 +100,8 @@ class LossSettings:
     finer one; 0 for the finest alone."""
 
     def __post_init__(self) -> None:
-        if min(self.cross_entropy, self.dice) < 0 or self.cross_entropy + self.dice == 0:
+        weights = (self.cross_entropy, self.dice)
+        if not (min(weights) >= 0 and 0 < sum(weights) < inf):
             raise MedarError(
                 f"loss cross_entropy {self.cross_entropy} and dice {self.dice}: weights from 0 are "
                 "needed, one of them above"

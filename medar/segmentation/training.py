@@ -9,7 +9,7 @@ from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
-from medar.segmentation.ranges import ranges_of
+from medar.segmentation.ranges import Ranges, ranges_of
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.synthetic import MixedDataset, with_pairs
@@ -89,7 +89,6 @@ def make_task(
             "pretrained folder, or set false"
         )
     origin = "none"
-    model.ranges = ranges_of(train.base.prepared, train.places)
     if pretrained is not None:
         origin = load_pretrained(model, pretrained, transfer.part)
     if transfer.frozen:
@@ -102,4 +101,14 @@ def make_task(
     cases: AnnotatedDataset | MixedDataset = train
     if settings.data.synthetic is not None:
         cases = with_pairs(train, settings.data, pairs, workers=workers)
+    model.ranges = _ranges(cases)
     return SegmentationTask(model, cases, validation, settings, origin, deep)
+
+
+def _ranges(cases: AnnotatedDataset | MixedDataset) -> Ranges:
+    """Of the real cases; of the synthetic ones where these are all that is learnt from."""
+    if isinstance(cases, AnnotatedDataset):
+        return ranges_of(cases.base.prepared, cases.places)
+    if cases.share < 1:
+        return _ranges(cases.real)
+    return ranges_of(cases.pairs.prepared, list(range(len(cases.pairs))))

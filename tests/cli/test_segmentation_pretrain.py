@@ -26,6 +26,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "plan": PLAN,
         "backbone": {"width": 4},
+        "pretext": {"block": [4, 4, 4]},
         "data": {"batch_size": 2},
         "training": TRAINING,
     },

@@ -145,6 +145,8 @@ def test_mirrored_labels() -> None:
         {"affine_probability": 1.5},
         {"intensity_probability": -0.1},
         {"noise": -1},
+        {"rotation": float("nan")},
+        {"scaling": 1.0},
         {"flips": ("w",)},
     ],
 )

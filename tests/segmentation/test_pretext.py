@@ -8,6 +8,7 @@ import torch
 from small_pretexts import generators, make_small, make_tokenizer, volumes, wanted
 from small_segmenters import make_plan
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool3d
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings, make_backbone
@@ -225,9 +226,16 @@ def test_normalised_blocks() -> None:
             deviation = cut.std((1, 2, 3, 4), correction=0)
             torch.testing.assert_close(deviation, torch.ones(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(made[3], torch.zeros_like(made[3]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(normalised(images, (5, 99, 8)), normalised(images, (5, 12, 8)))
     view = make_small("masked", normalised=True).view(volumes(), generators())
     torch.testing.assert_close(view.target, normalised(volumes(), (4, 4, 4)))
     assert not view.guess.any()
+
+
+def test_a_block_that_hides_everything_is_refused() -> None:
+    with pytest.raises(MedarError, match=r"block \[16, 12, 99\]: a volume of \[16, 12, 8\] voxels"):
+        make_small("masked", block=[16, 12, 99])
+    assert make_small("masked", block=[15, 12, 10**12]).view(volumes(), generators()).hidden.any()
 
 
 def test_sites_and_voxels() -> None:
@@ -245,6 +253,17 @@ def test_sites_and_voxels() -> None:
     cell = features[0, 0, 4:8, 0:4, 4:8]  # site (1, 0, 1), the eighth
     torch.testing.assert_close(found[0, 7].mean(), cell.mean())
     torch.testing.assert_close(found[0, 7, -1], cell[2:, 2:, 2:].mean())
+
+
+@pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (3, 4, 3), (4, 5, 4), (5, 7, 5)])
+def test_features_come_from_where_the_quantiser_averages(grid: tuple[int, int, int]) -> None:
+    latent = torch.randn(2, 3, 5, 7, 5)
+    features = latent
+    for axis in (2, 3, 4):
+        features = features.repeat_interleave(4, dim=axis)
+    found = site_features(parts_of(features, (5, 7, 5)), grid)
+    averaged = adaptive_avg_pool3d(latent, grid).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(found.unflatten(2, (8, 3)).mean(2), averaged)
 
 
 @pytest.mark.parametrize(
@@ -349,6 +368,8 @@ def test_settings_that_cannot_be() -> None:
         (lambda: PretextSettings(block=(8, 0, 8)), "block"),
         (lambda: PretextSettings(stages=1), "stages 1"),
         (lambda: MixtureSettings(next=-1.0), "next -1.0"),
+        (lambda: MixtureSettings(all=float("nan")), "all nan"),
+        (lambda: MixtureSettings(random=float("inf")), "random inf"),
         (lambda: MixtureSettings(random=0, next=0, all=0), "one of them above"),
     ):
         with pytest.raises(MedarError, match=said):

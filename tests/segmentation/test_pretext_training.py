@@ -4,9 +4,12 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +18,7 @@ from small_segmenters import make_plan, make_segmenter, make_settings
 from torch import Tensor
 
 from medar.data.loading import PreparedDataset
+from medar.data.manifest import Manifest
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
 from medar.segmentation.folder import load_pretrained, load_segmenter
@@ -93,25 +97,57 @@ def test_a_run_that_was_interrupted_is_one_that_was_not(
     assert lines(whole) == lines(again) == lines(cut)
 
 
+@pytest.mark.parametrize("mode", ["volume", "patch"])
 def test_labels_are_not_looked_at(
-    prepared: Path, unlabelled: Path, tokenizer: Path, tmp_path: Path
+    mode: str, data: Manifest, prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
-    settings = pretrain_settings(tokenizer)
-    for name, folder in (("with", prepared), ("without", unlabelled)):
+    """Not where patches are cut, nor in mirrors: a name without a counterpart does not matter."""
+    changes: dict[str, Any] = {"mode": "patch", "size": (8, 8, 8)} if mode == "patch" else {}
+    make_tokenizer(make_plan(**changes)).save_pretrained(tmp_path / "tokenizer")
+    settings = pretrain_settings(tmp_path / "tokenizer", data__augmentation={"flips": ["x"]})
+    bare = tuple(replace(case, label=None, annotated=None) for case in data.cases)
+    folders = {
+        "with": prepare_with(labels={3: "left lung", 7: "spleen"}, **changes),
+        "without": prepare_with(replace(data, cases=bare, labels={}), labels={}, **changes),
+    }
+    for name, folder in folders.items():
         pretrain_backbone(settings, folder, tmp_path / name)
     one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
-def test_patches_are_cut_anywhere(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
+def test_patches_are_the_same_ones_at_each_evaluation(
+    prepare_with: Callable[..., Path], tmp_path: Path
+) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
     make_tokenizer(plan).save_pretrained(tmp_path / "tokenizer")
     folder = prepare_with(mode="patch", size=(8, 8, 8))
     task = make_task(pretrain_settings(tmp_path / "tokenizer"), folder)
-    assert task.train.foreground == task.validation.foreground == 0
     with torch.no_grad():
         assert task.evaluate() == task.evaluate()
     assert bool(task.loss(next(task.batches(0, 0)), 0)[0].isfinite())
+
+
+def test_questions_are_not_drawn_as_patches_are(prepared: Path) -> None:
+    """Epochs of one step: neither the patch nor an evaluation says what is asked in training."""
+    settings = pretrain_settings(None, pretext__kind="masked", data__batch_size=6)
+    task = make_task(settings, prepared)
+    forward, asked, cut = task.model.forward, [], []
+
+    def noted(volumes: Tensor, random: Any) -> Any:
+        asked.extend(deepcopy(one).random() for one in random)
+        return forward(volumes, random)
+
+    task.model.forward = noted  # type: ignore[method-assign]
+    for step in range(3):
+        batch = next(task.batches(step, 0))
+        task.loss(batch, step)
+        places = batch["index"].tolist()
+        cut += [np.random.default_rng([0, step, place]).random() for place in places]
+    with torch.no_grad():
+        task.evaluate()
+    assert len(set(asked)) == len(asked) == 3 * 6 + 2
+    assert not set(asked) & set(cut)
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])

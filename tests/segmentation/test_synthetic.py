@@ -18,6 +18,7 @@ from medar.generator.samples import fill
 from medar.generator.synthesizer import Synthesizer
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_segmenter
+from medar.segmentation.ranges import ranges_of
 from medar.segmentation.settings import DataSettings, SegmentationSettings, SyntheticSettings
 from medar.segmentation.synthetic import MixedDataset, prepared_pairs, with_pairs
 from medar.segmentation.training import make_task, train_segmenter
@@ -114,7 +115,9 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     fill(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
     settings = settings_with(tmp_path / "pairs", 1.0, training__ema=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", workers=1)
-    assert len(Prepared(tmp_path / "run" / "synthetic")) == 2
+    made = Prepared(tmp_path / "run" / "synthetic")
+    assert len(made) == 2
+    assert load_segmenter(tmp_path / "run").ranges == ranges_of(made, [0, 1])
     assert load_segmenter(tmp_path / "run").plan.labels == plan.labels
 
 

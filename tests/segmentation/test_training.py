@@ -182,6 +182,15 @@ def test_folders(tmp_path: Path) -> None:
         load_segmenter(tmp_path)
 
 
+@pytest.mark.parametrize("mirrors", [5, "xy", ["w"], [["x"]]])
+def test_mirrors_that_cannot_be(mirrors: Any, tmp_path: Path) -> None:
+    save_segmenter(tmp_path, make_segmenter())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "mirrors": mirrors}))
+    with pytest.raises(MedarError, match=r"config\.json: mirrors .* a list of x, y and z"):
+        load_segmenter(tmp_path)
+
+
 def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="segmentation needs labels"):
         train_segmenter(make_settings(), unlabelled, tmp_path)
@@ -193,6 +202,7 @@ def test_settings_that_cannot_be() -> None:
         (lambda: DataSettings(foreground=2.0), "foreground 2.0"),
         (lambda: DataSettings(batch_size=0), "batch_size 0"),
         (lambda: LossSettings(dice=-1.0), "dice -1.0"),
+        (lambda: LossSettings(dice=float("nan")), "dice nan"),
         (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them above"),
         (lambda: TransferSettings(decay=0.0), "decay 0.0"),
     ):

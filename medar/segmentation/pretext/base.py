@@ -63,7 +63,10 @@ class Pretext(nn.Module, ABC):
         self.filler = Filler(channels) if self.hides else None
 
     def look_at(self, volumes: Iterable[Tensor]) -> None:
-        """See some training volumes, (C, X, Y, Z) each, before the first step."""
+        """See some training volumes, (C, X, Y, Z) each, on whatever device, before the first step.
+
+        The pretext task itself is on the CPU then.
+        """
         return
 
     @abstractmethod

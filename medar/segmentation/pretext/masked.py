@@ -91,6 +91,8 @@ def mean_of(values: Tensor, where: Tensor) -> Tensor:
 
 def normalised(volumes: Tensor, block: Shape3) -> Tensor:
     """(B, C, X, Y, Z), each block less its mean and over its standard deviation."""
+    x, y, z = map(min, block, volumes.shape[2:])
+    block = x, y, z
     mean = _spread(avg_pool3d(volumes, block, ceil_mode=True), block, volumes)
     rest = volumes - mean
     variance = _spread(avg_pool3d(rest.square(), block, ceil_mode=True), block, volumes)

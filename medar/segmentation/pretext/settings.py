@@ -1,6 +1,7 @@
 """`PretrainSettings`: what a YAML in configs/segmentation/pretrain_*.yaml holds."""
 
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any, ClassVar, Literal
 
 from medar.errors import MedarError
@@ -18,7 +19,7 @@ class MixtureSettings:
     """How often "mixture" asks what, relative to each other.
 
     Raises:
-        MedarError: a weight below 0, or three of 0.
+        MedarError: a weight below 0 or not finite, or three of 0.
     """
 
     __pydantic_config__: ClassVar[Any] = STRICT
@@ -32,7 +33,7 @@ class MixtureSettings:
 
     def __post_init__(self) -> None:
         weights = (self.random, self.next, self.all)
-        if min(weights) < 0 or sum(weights) == 0:
+        if not (min(weights) >= 0 and 0 < sum(weights) < inf):
             raise MedarError(
                 f"pretext mixture random {self.random}, next {self.next}, all {self.all}: numbers "
                 "from 0 are needed, one of them above"

@@ -5,6 +5,7 @@ tokens, z fastest, P parts of a site.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from math import prod
 
 import numpy as np
@@ -40,8 +41,8 @@ def draw_sites(grid: Shape3, share: float, random: np.random.Generator) -> Sites
 def voxels_of(sites: Sites, block: Shape3, shape: Sequence[int]) -> Tensor:
     """(X, Y, Z) bool: the voxels of some sites, each a block."""
     found = torch.from_numpy(sites)
-    for axis, side in enumerate(block):
-        found = found.repeat_interleave(side, dim=axis)
+    for axis, (side, length) in enumerate(zip(block, shape, strict=True)):
+        found = found.repeat_interleave(min(side, length), dim=axis)
     x, y, z = shape
     return found[:x, :y, :z]
 
@@ -60,9 +61,27 @@ def parts_of(features: Tensor, latent: Shape3) -> Tensor:
 
 def site_features(parts: Tensor, grid: Shape3) -> Tensor:
     """What `parts_of` gave, on a grid: (B, T, P * W)."""
-    x, y, z = (PARTS * side for side in grid)
-    if parts.shape[2:] != (x, y, z):
-        parts = adaptive_avg_pool3d(parts, (x, y, z))
+    for axis, sites in enumerate(grid, start=2):
+        if parts.shape[axis] != PARTS * sites:
+            shares = _shares(parts.shape[axis] // PARTS, sites, parts.device).to(parts.dtype)
+            parts = torch.tensordot(parts, shares, dims=([axis], [1])).movedim(-1, axis)
     return rearrange(
         parts, "b w (x i) (y j) (z l) -> b (x y z) (i j l w)", i=PARTS, j=PARTS, l=PARTS
     )
+
+
+@cache
+def _shares(finest: int, sites: int, device: torch.device) -> Tensor:
+    """What a grid's parts take of the finest grid's along an axis: (parts, finest parts).
+
+    A site stands for the latent's sites that the quantiser averages for it: of neighbours they
+    overlap where the grid does not divide the latent.
+    """
+    shares = torch.zeros(PARTS * sites, PARTS * finest)
+    for site in range(sites):
+        first, last = site * finest // sites, -(-(site + 1) * finest // sites)
+        wide = last - first
+        for part in range(PARTS):
+            begin = PARTS * first + part * wide
+            shares[PARTS * site + part, begin : begin + wide] = 1 / wide
+    return shares.to(device)

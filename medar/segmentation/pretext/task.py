@@ -29,6 +29,10 @@ from medar.training.task import Task
 EVALUATION_BATCH = 4
 """Volumes that an evaluation takes at once."""
 
+TRAINING, VALIDATION = 1, 2
+"""What draws end with. Those of the data, by seed, epoch and place, end with neither: where an
+epoch is one step, a patch would otherwise decide the question that is asked of it."""
+
 
 class PretextTask(Task[Item]):
     """Pretrain a backbone on prepared volumes; their labels are not looked at.
@@ -134,5 +138,5 @@ class PretextTask(Task[Item]):
     ) -> list[np.random.Generator]:
         """One a case, drawn by seed, step and case; without a step, those of validation."""
         seed = self.settings.training.seed
-        begin = [seed] if step is None else [seed, step]
-        return [np.random.default_rng([*begin, place]) for place in places]
+        step, kind = (0, VALIDATION) if step is None else (step, TRAINING)
+        return [np.random.default_rng([seed, step, place, kind]) for place in places]

@@ -81,7 +81,7 @@ class TokenPretext(Pretext, ABC):
         for volume in volumes:
             tokens = self.tokenizer.tokens(self.tokenizer.latent(volume[None]))
             for row, one in zip(counts, tokens, strict=True):
-                places = self.digits.places(one).flatten()
+                places = self.digits.places(one.cpu()).flatten()
                 row += torch.bincount(places, minlength=self.digits.values)
         self.frequencies.copy_(self.digits.log_shares(counts))
 

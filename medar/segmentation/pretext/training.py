@@ -11,7 +11,9 @@ from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.pretext.task import PretextTask
 from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
+from medar.training.distributed import ranks
 from medar.training.folder import Resume
+from medar.training.precision import choose_precision
 from medar.training.tracker import Tracker
 
 MOST = 64
@@ -50,11 +52,10 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
         MedarError: see `pretrain_backbone`.
     """
     seed, chosen = settings.training.seed, settings.pretext
-    # Patches are cut anywhere: where labels are is not asked.
     train = PreparedDataset(
-        data, split="train", augmentation=settings.data.augmentation, seed=seed, foreground=0.0
+        data, split="train", augmentation=settings.data.augmentation, seed=seed, labels=False
     )
-    validation = PreparedDataset(data, split="val", foreground=0.0)
+    validation = PreparedDataset(data, split="val", labels=False)
     plan = agreed_plan(train.plan, settings.plan, data)
     tokenizer = None
     if chosen.tokenizer is not None and chosen.kind != "masked":
@@ -63,6 +64,7 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
         torch.manual_seed(seed)
         pretext = make_pretext(chosen, make_backbone(settings.backbone, plan), plan, tokenizer)
     places = range(0, len(train), -(-len(train) // MOST))
-    pretext.look_at(train[place]["image"] for place in places)
+    device = choose_precision(settings.training, ranks().local).device
+    pretext.look_at(train[place]["image"].to(device) for place in places)
     digest = tokenizer.digest if tokenizer else "none"
     return PretextTask(pretext, plan, train, validation, settings, digest)
