@@ -225,6 +225,17 @@ def test_a_stage_knows_that_what_it_needs_was_made_anew(kitchen: Kitchen) -> Non
     assert kitchen.run() == ["second", "third"]
 
 
+def test_a_stage_that_is_left_out_changes_what_was_made_from_it(kitchen: Kitchen) -> None:
+    kitchen.content = True
+    kitchen.run()
+    first = kitchen.values.pop("first")
+    assert kitchen.plan()[0].why == "it was made from first, which is left out now"
+    assert kitchen.run() == ["second", "third"]
+    kitchen.values = {"first": first, **kitchen.values}
+    assert kitchen.run() == ["second", "third"]
+    assert kitchen.run() == []
+
+
 def test_a_result_that_is_gone_is_made_again(kitchen: Kitchen) -> None:
     kitchen.run()
     (kitchen.out / "third-folder" / "result").unlink()

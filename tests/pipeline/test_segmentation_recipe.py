@@ -96,6 +96,11 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
     plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
     assert list(plan.values()) == ["skip", "skip", "skip", "run", "depends", "depends", "depends"]
 
+    # A network that began from a backbone is not one from scratch.
+    code, said, _ = run("--out", out, "--dry-run", "--json", "pretrain=null")
+    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    assert list(plan.values()) == ["skip", "run", "depends", "depends", "run"]
+
     # Without pretraining there are four stages, and their page does not miss the others.
     scratch = place / "scratch"
     code, said, _ = run(
