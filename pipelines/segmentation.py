@@ -140,7 +140,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
     values, plan = to_dict(settings), settings.plan_values()
     shares = values["shares"]
     judged = settings.evaluation.split
-    first = [prepare_stage(settings.data, plan, judged, out, shares["prepare"])]
+    first = [prepare_stage(settings.data, plan, judged, out, shares["prepare"], labelled=True)]
     if settings.wants_tokenizer:
         assert settings.tokenizer is not None
         first.append(tokenizer_stage(settings.tokenizer, plan, out, shares["tokenizer"]))

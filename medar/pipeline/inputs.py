@@ -133,21 +133,29 @@ def lend_hashes(out: Path, folder: Path) -> None:
             shutil.copyfile(out / HASHES, folder / HASHES_FILE)
 
 
-def cases_by_split(data: Prepared, judged: str) -> dict[str, int]:
+def cases_by_split(data: Prepared, judged: str, *, labelled: bool = False) -> dict[str, int]:
     """How many prepared cases each split has, as `cases_train` and so on.
 
     Args:
         data: after preparing.
-        judged: the split of real volumes that samples are to be judged by.
+        judged: the split that models are to be judged by.
+        labelled: training and judging need an annotated case of each split.
 
     Raises:
         MedarError: too few to train, or to judge: better now than after the training.
     """
-    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
+    cases = [data[place] for place in range(len(data))]
+    found = Counter(case.split for case in cases)
+    annotated = Counter(case.split for case in cases if case.annotated)
     for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
         if found[split] < least:
             raise MedarError(
                 f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
                 f"least {least} for a model that can be judged; add volumes, or name their splits"
+            )
+        if labelled and least and not annotated[split]:
+            raise MedarError(
+                f"{data.folder}: none of the {found[split]} cases in the split {split!r} is "
+                "labelled, at least 1 is needed; add label maps, or name the splits of the cases"
             )
     return {f"cases_{name}": found[name] for name in ("train", "val", "test")}

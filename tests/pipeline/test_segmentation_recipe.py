@@ -1,6 +1,7 @@
 """The recipe from data to label maps, tiny: whole, from scratch, and calls that cannot work."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_data_without_labels_are_refused_beforehand(run: Run, place: Path, tmp_p
     code, _, error = run(*words, "--dry-run")
     assert code == 2
     assert "no labelled case" in error
+
+
+def test_data_that_cannot_be_judged_are_refused_before_any_training(
+    run: Run, place: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(place / "phantoms", tmp_path / "data"))
+    about = json.loads((data / "dataset.json").read_text())
+    test = next(one for one in about["training"] if "0005" in one["image"])  # seed 0 tests it
+    (data / test.pop("label")).unlink()
+    (data / "dataset.json").write_text(json.dumps(about))
+    out = tmp_path / "out"
+    code, _, error = run("--data", data, "--out", out, "--untracked", "--until", "train")
+    assert code == 2
+    assert "none of the 1 cases in the split 'test' is labelled" in error
+    assert not (out / "tokenizer").exists()
 
 
 def test_masked_pretraining_needs_no_tokenizer(place: Path) -> None:
