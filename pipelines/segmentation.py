@@ -23,7 +23,7 @@ from medar.cli.main import run_app
 from medar.cli.recipe import carry_out
 from medar.cli.training import Overrides, assignments
 from medar.errors import MedarError
-from medar.pipeline.inputs import check_data, manifest_of
+from medar.pipeline.inputs import check_data, folder_digest, manifest_of
 from medar.pipeline.outlook import pretraining_outlook, segmentation_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
@@ -48,9 +48,8 @@ PRETRAINED, SEGMENTER, MAPS = "pretrained", "segmenter", "label_maps"
 
 def pretrain(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Train the backbone on volumes alone: no label is used."""
-    from medar.segmentation.pretext.training import pretrain_backbone
-
     from medar.data.prepared import Prepared
+    from medar.segmentation.pretext.training import pretrain_backbone
 
     assert settings.pretrain is not None
     data, asked = work.out / PREPARED, settings.pretrain.within(work.minutes)
@@ -84,7 +83,6 @@ def train(settings: SegmentationRecipeSettings, work: Work) -> Facts:
 def predict(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     """Segment the cases of the split that is judged, labelled or not, each on its own grid."""
     from medar.segmentation.cases import segment_cases
-
     from medar.segmentation.folder import load_segmenter
 
     model = load_segmenter(work.out / SEGMENTER, settings.segmentation.training.device)
@@ -164,9 +162,10 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="train",
             folder=SEGMENTER,
             run=partial(train, settings),
-            rooms=("data", "training", "segmentation"),
+            rooms=("data", "training", "tokenizer/losses", "segmentation", *settings.layers),
             result=partial(files_content, pattern="model/*"),
             settings=what_matters(settings.segmentation),
+            inputs=partial(folder_digest, "data.synthetic", settings.synthetic, out),
             needs=("prepare", *(["pretrain"] if settings.pretrain else [])),
             training=True,
             model="segmenter",
@@ -177,7 +176,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="predict",
             folder=MAPS,
             run=partial(predict, settings),
-            rooms=("volume", "data", "segmentation"),
+            rooms=("volume", "data", "segmentation", *settings.layers),
             result=partial(files_content, pattern="*.nii.gz"),
             settings={"split": judged, **values["prediction"]},
             needs=("prepare", "train"),
@@ -187,7 +186,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="evaluate",
             folder=EVALUATION,
             run=partial(evaluate, settings),
-            rooms=("volume", "data", "segmentation", "evaluation"),
+            rooms=("volume", "data", "segmentation", "evaluation", *settings.layers),
             settings={**values["evaluation"], **values["prediction"]},
             needs=("prepare", "train"),
             share=shares["evaluate"],

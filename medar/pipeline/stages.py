@@ -142,7 +142,8 @@ def what_matters(settings: Any) -> dict[str, Any]:
     values = to_dict(settings)
     values["training"] = settings.training.what_matters()
     values["data"].pop("workers")
-    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
+    values.get("loss", {}).pop("perceptual_file", None)  # their content counts
+    (values["data"].get("synthetic") or {}).pop("folder", None)
     values.pop("tokens", None)  # the stage `tokens` depends on them, and the generator on that
     return values
 

@@ -12,6 +12,7 @@ import yaml
 from commands import Run, recipe_file, runner
 
 from medar.data.phantoms import write_phantoms
+from medar.errors import MedarError
 from medar.pipeline.segmentation import SegmentationRecipeSettings
 from medar.pipeline.settings import load_recipe
 from medar.volume import read_volume
@@ -163,3 +164,17 @@ def test_masked_pretraining_needs_no_tokenizer(place: Path) -> None:
     settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
     stages = recipe_file("segmentation").stages(settings, place)
     assert [stage.name for stage in stages] == ["prepare", *NAMES[2:]]
+
+
+def test_synthetic_pairs_count_by_content_and_a_trunk_by_its_layers(place: Path) -> None:
+    words = ["segmentation.data.synthetic.folder=pairs", "pretrain=null",
+             "segmentation.backbone={kind: trunk, width: 8}"]  # fmt: skip
+    settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words).placed()
+    assert settings.synthetic == Path("pairs").absolute()
+    train, *others = recipe_file("segmentation").stages(settings, place)[1:4]
+    assert train.settings["data"]["synthetic"] == {"share": 0.5}
+    assert train.inputs is not None
+    with pytest.raises(MedarError, match="pairs: no such folder"):
+        train.inputs()
+    for stage in (train, *others):
+        assert {"tokenizer", "generator"} < {*stage.rooms}
