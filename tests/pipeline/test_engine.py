@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medar.errors import MedarError
 from medar.files import exclusive
 from medar.pipeline import desk
 from medar.pipeline.ledger import Ledger
+from medar.pipeline.planning import Choice
 
 ALL = ["first", "second", "third"]
 
@@ -343,6 +344,14 @@ def test_a_folder_of_another_run_is_refused(kitchen: Kitchen) -> None:
         with pytest.raises(MedarError, match="holds a run of something else"):
             call()
     assert (kitchen.out / "config.yaml").read_text() == "task: a training"
+
+
+def test_a_folder_of_another_recipe_is_refused(kitchen: Kitchen) -> None:
+    kitchen.run()
+    other = replace(kitchen.recipe(), name="other")
+    with pytest.raises(MedarError, match="holds a run of the recipe fake, not other"):
+        other.plan(Choice())
+    assert kitchen.run() == []
 
 
 def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
