@@ -138,6 +138,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
     values, plan = to_dict(settings), settings.plan_values()
     shares = values["shares"]
     judged = settings.evaluation.split
+    how = {name: values["prediction"][name] for name in ("overlap", "mirrors")}
     first = [prepare_stage(settings.data, plan, judged, out, shares["prepare"], labelled=True)]
     if settings.wants_tokenizer:
         assert settings.tokenizer is not None
@@ -178,7 +179,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             run=partial(predict, settings),
             rooms=("volume", "data", "segmentation", *settings.layers),
             result=partial(files_content, pattern="*.nii.gz"),
-            settings={"split": judged, **values["prediction"]},
+            settings={"split": judged, **how},
             needs=("prepare", "train"),
             share=shares["predict"],
         ),
@@ -187,7 +188,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             folder=EVALUATION,
             run=partial(evaluate, settings),
             rooms=("volume", "data", "segmentation", "evaluation", *settings.layers),
-            settings={**values["evaluation"], **values["prediction"]},
+            settings={**values["evaluation"], **how},
             needs=("prepare", "train"),
             share=shares["evaluate"],
         ),

@@ -178,3 +178,16 @@ def test_synthetic_pairs_count_by_content_and_a_trunk_by_its_layers(place: Path)
         train.inputs()
     for stage in (train, *others):
         assert {"tokenizer", "generator"} < {*stage.rooms}
+
+
+def test_memory_and_pace_of_prediction_change_nothing(place: Path) -> None:
+    def settings_with(*words: str) -> list[Any]:
+        settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
+        return [one.settings for one in recipe_file("segmentation").stages(settings, place)]
+
+    before = settings_with()
+    words = ("prediction.budget=1", "prediction.batch_size=2", "segmentation.data.workers=2")
+    assert settings_with(*words) == before
+    changed = settings_with("prediction.mirrors=[x]")
+    pairs = zip(NAMES, before, changed, strict=True)
+    assert [name for name, one, other in pairs if one != other] == ["predict", "evaluate"]
