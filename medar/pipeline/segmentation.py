@@ -17,7 +17,11 @@ from medar.tokenizer.settings import TokenizerSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How the label maps are judged; see `medar.evaluation.segmentation`."""
+    """How the label maps are judged; see `medar.evaluation.segmentation`.
+
+    Raises:
+        MedarError: a number out of its range.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -27,6 +31,12 @@ class EvaluationSettings:
     """Of the surface Dice, in mm; default the largest side of the cases' median voxel."""
     seed: int = 0
     """Of bootstrap draws."""
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 < self.tolerance < float("inf"):
+            raise MedarError(f"evaluation tolerance {self.tolerance}: a number above 0 is needed")
+        if self.seed < 0:
+            raise MedarError(f"evaluation seed {self.seed}: a number from 0 is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
