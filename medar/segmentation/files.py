@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, split_ending, stem_of
@@ -27,7 +26,7 @@ from medar.segmentation.prediction import (
 )
 from medar.segmentation.probabilities import restored_chances
 from medar.tokenizer.inference import read_for
-from medar.volume import ReadOptions, Volume, write_channels, write_nifti
+from medar.volume import ReadOptions, Volume, description_of, write_channels, write_nifti
 
 ENDING = ".nii.gz"
 SAID = "medar segment"
@@ -68,13 +67,7 @@ def check_target(target: Path) -> None:
     Raises:
         MedarError: it is there, and something else.
     """
-    if not target.exists():
-        return
-    try:
-        said: Any = nib.load(target).header["descrip"]
-    except Exception:  # whatever it is, it is not ours
-        said = None
-    if said is None or said.item() != SAID.encode():
+    if target.exists() and description_of(target) != SAID:
         raise MedarError(
             f"{target}: is there, and no label map of medar segment's; name another place, or "
             "delete it"
