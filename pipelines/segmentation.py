@@ -23,7 +23,7 @@ from medar.cli.main import run_app
 from medar.cli.recipe import carry_out
 from medar.cli.training import Overrides, assignments
 from medar.errors import MedarError
-from medar.pipeline.inputs import check_data, manifest_of
+from medar.pipeline.inputs import check_data, folder_digest, manifest_of
 from medar.pipeline.outlook import pretraining_outlook, segmentation_outlook
 from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
@@ -138,7 +138,8 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
     values, plan = to_dict(settings), settings.plan_values()
     shares = values["shares"]
     judged = settings.evaluation.split
-    first = [prepare_stage(settings.data, plan, judged, out, shares["prepare"])]
+    how = {name: values["prediction"][name] for name in ("overlap", "mirrors")}
+    first = [prepare_stage(settings.data, plan, judged, out, shares["prepare"], labelled=True)]
     if settings.wants_tokenizer:
         assert settings.tokenizer is not None
         first.append(tokenizer_stage(settings.tokenizer, plan, out, shares["tokenizer"]))
@@ -162,9 +163,10 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="train",
             folder=SEGMENTER,
             run=partial(train, settings),
-            rooms=("data", "training", "segmentation"),
+            rooms=("data", "training", "tokenizer/losses", "segmentation", *settings.layers),
             result=partial(files_content, pattern="model/*"),
             settings=what_matters(settings.segmentation),
+            inputs=partial(folder_digest, "data.synthetic", settings.synthetic, out),
             needs=("prepare", *(["pretrain"] if settings.pretrain else [])),
             training=True,
             model="segmenter",
@@ -175,9 +177,9 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="predict",
             folder=MAPS,
             run=partial(predict, settings),
-            rooms=("volume", "data", "segmentation"),
+            rooms=("volume", "data", "segmentation", *settings.layers),
             result=partial(files_content, pattern="*.nii.gz"),
-            settings={"split": judged, **values["prediction"]},
+            settings={"split": judged, **how},
             needs=("prepare", "train"),
             share=shares["predict"],
         ),
@@ -185,8 +187,8 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="evaluate",
             folder=EVALUATION,
             run=partial(evaluate, settings),
-            rooms=("volume", "data", "segmentation", "evaluation"),
-            settings={**values["evaluation"], **values["prediction"]},
+            rooms=("volume", "data", "segmentation", "evaluation", *settings.layers),
+            settings={**values["evaluation"], **how},
             needs=("prepare", "train"),
             share=shares["evaluate"],
         ),

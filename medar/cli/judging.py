@@ -76,6 +76,8 @@ def segmentation(
         NetworkPredictor(load_segmenter(model, device), str(model), settings) for model in models
     ]
     predictors += [FilesPredictor(folder) for folder in predictions or []]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # better refused now than after the evaluation
     worst = WorstCases()
     report = evaluate_segmentation(
         predictors, judged, split, tolerance=tolerance, limit=limit, worst=worst

@@ -141,8 +141,32 @@ def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
 def restore_label(array: npt.NDArray[Any], trace: Trace) -> Volume:
     """A label map in the plan's form, (1, X, Y, Z), back on the volume's own grid."""
     prepared = Volume(array=array, affine=trace.target.affine)
-    back = resample(prepared, trace.source, fill=0)
+    back = resample(to_the_border(prepared, trace.source), trace.source, fill=0)
     return Volume(array=back.array, affine=trace.source.affine, provenance=trace.provenance)
+
+
+def to_the_border(volume: Volume, source: Grid) -> Volume:
+    """What lies on a plan's grid, its outermost voxels repeated where these end too early.
+
+    A grid of another spacing has whole voxels: each of its ends may lie up to a quarter of one
+    inside the volume that it was made of.
+
+    Args:
+        volume: on the target grid of a `Trace`.
+        source: its source grid.
+    """
+    to_target = np.linalg.solve(volume.affine, source.affine)
+    first = to_target[:3, 3]
+    last = first + to_target[:3, :3] @ (np.asarray(source.shape) - 1)
+    short = np.maximum(-0.5 - first, last + 0.5 - np.asarray(volume.shape))
+    # ITK takes the very end of a grid for outside.
+    more = ((short > -SAME_SPACING) & (short < 0.25 + SAME_SPACING)).astype(int)
+    if not more.any():
+        return volume
+    x, y, z = (int(n) for n in more)
+    shape = (volume.shape[0] + 2 * x, volume.shape[1] + 2 * y, volume.shape[2] + 2 * z)
+    array = np.pad(volume.array, [(0, 0), (x, x), (y, y), (z, z)], mode="edge")
+    return Volume(array=array, affine=volume.grid.window((-x, -y, -z), shape).affine)
 
 
 def target_grid(volume: Volume, plan: Plan) -> Grid:

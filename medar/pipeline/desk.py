@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medar.environment import environment
 from medar.errors import MedarError, one_line
@@ -66,7 +66,8 @@ class Desk:
     def whole(self) -> Iterator[None]:
         """The recipe's run in MLflow lasts as long as the block; a killed one is ended, too."""
         state = self.recipe.out / STATE
-        if not self.team.first or (_closed(state) and not self._work_left()):
+        closed = _state(self.recipe.out).get("status") == "done"  # nothing is left open in MLflow
+        if not self.team.first or (closed and not self._work_left()):
             yield
             return
         names = [stage.name for stage in self.recipe.stages]
@@ -210,11 +211,16 @@ class Desk:
         return self.recipe.register is not None or any(s.action != "skip" for s in self.steps)
 
 
-def _closed(state: Path) -> bool:
-    """Whether the last run came to its end, so that nothing is left open in MLflow."""
-    with contextlib.suppress(MedarError):  # absent, or damaged
-        return read_json_object(state).get("status") == "done"
-    return False
+def recipe_in(out: Path) -> str | None:
+    """The recipe that a folder holds a run of, where that is known."""
+    return _state(out).get("recipe")
+
+
+def _state(out: Path) -> dict[str, Any]:
+    """What the last run wrote down; nothing where that is absent or damaged."""
+    with contextlib.suppress(MedarError):
+        return read_json_object(out / STATE)
+    return {}
 
 
 def _numbers(facts: Facts, prefix: str = "") -> dict[str, float]:

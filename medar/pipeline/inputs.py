@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medar.data.hashes import HashIndex
@@ -94,9 +94,30 @@ def data_digests(data: DataSettings, out: Path) -> dict[str, str]:
         MedarError: see `manifest_of`.
     """
     manifest = manifest_of(data)
-    index = HashIndex(out / HASHES)
     files = [file for case in manifest for file in case.files]
-    index.prime(files, workers=data.workers or default_workers())
+    hashes = _hashes(files, out, data.workers)
+    return {"the list of cases": manifest.digest, "the content of files": digest(hashes)}
+
+
+def folder_digest(words: str, folder: Path | None, out: Path) -> dict[str, str]:
+    """The digest of all files of a folder, by words for it; nothing if none is named.
+
+    Raises:
+        MedarError: no such folder.
+    """
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise MedarError(f"{folder}: no such folder, which {words} names")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [file.relative_to(folder).as_posix() for file in files]
+    return {f"the content of {words}": digest([names, _hashes(files, out)])}
+
+
+def _hashes(files: Sequence[Path], out: Path, workers: int | None = None) -> list[str]:
+    """Content hashes of files, in their order; OUT/hashes.json remembers them."""
+    index = HashIndex(out / HASHES)
+    index.prime(files, workers=workers or default_workers())
     found = []
     for file in files:
         try:
@@ -106,7 +127,7 @@ def data_digests(data: DataSettings, out: Path) -> dict[str, str]:
     if out.is_dir():
         with contextlib.suppress(MedarError):  # a folder that may only be read; a plan needs more
             index.save()
-    return {"the list of cases": manifest.digest, "the content of files": digest(found)}
+    return found
 
 
 def content_of(files: Mapping[str, Path | None]) -> dict[str, str]:
@@ -133,21 +154,29 @@ def lend_hashes(out: Path, folder: Path) -> None:
             shutil.copyfile(out / HASHES, folder / HASHES_FILE)
 
 
-def cases_by_split(data: Prepared, judged: str) -> dict[str, int]:
+def cases_by_split(data: Prepared, judged: str, *, labelled: bool = False) -> dict[str, int]:
     """How many prepared cases each split has, as `cases_train` and so on.
 
     Args:
         data: after preparing.
-        judged: the split of real volumes that samples are to be judged by.
+        judged: the split that models are to be judged by.
+        labelled: training and judging need an annotated case of each split.
 
     Raises:
         MedarError: too few to train, or to judge: better now than after the training.
     """
-    found: Counter[str | None] = Counter(data[place].split for place in range(len(data)))
+    cases = [data[place] for place in range(len(data))]
+    found: Counter[str | None] = Counter(case.split for case in cases)
+    annotated: Counter[str | None] = Counter(case.split for case in cases if case.annotated)
     for split, least in (("train", 2), ("val", 1), ("test", int(judged == "test"))):
         if found[split] < least:
             raise MedarError(
                 f"{data.folder}: {found[split]} of {len(data)} cases in the split {split!r}, at "
                 f"least {least} for a model that can be judged; add volumes, or name their splits"
+            )
+        if labelled and least and not annotated[split]:
+            raise MedarError(
+                f"{data.folder}: none of the {found[split]} cases in the split {split!r} is "
+                "labelled, at least 1 is needed; add label maps, or name the splits of the cases"
             )
     return {f"cases_{name}": found[name] for name in ("train", "val", "test")}

@@ -152,6 +152,8 @@ def decide(
     for need, result in needed(stage, ledger).items():
         if need not in open_ and result != entry.needs.get(need):
             return "run", f"{need} has given another result since"
+    for need in sorted(entry.needs.keys() - set(stage.needs)):
+        return "run", f"it was made from {need}, which is left out now"
     done = entry.status == "done"
     if done and not ledger.whole(stage):
         return "run", "its result is gone"

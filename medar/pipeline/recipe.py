@@ -21,7 +21,7 @@ from typing import Any, Literal
 from medar.errors import MedarError
 from medar.files import exclusive
 from medar.pipeline.budget import expected_minutes
-from medar.pipeline.desk import SETTINGS, Desk
+from medar.pipeline.desk import SETTINGS, Desk, recipe_in
 from medar.pipeline.estimates import Estimate, estimate
 from medar.pipeline.ledger import FOLDER, Ledger
 from medar.pipeline.planning import Bases, Choice, Step, make_plan
@@ -100,6 +100,12 @@ class Recipe:
             raise MedarError(
                 f"{self.out}: holds a run of something else ({SETTINGS}, no {FOLDER}/); --out "
                 "needs a folder of its own"
+            )
+        other = recipe_in(self.out)
+        if other not in (None, self.name):
+            raise MedarError(
+                f"{self.out}: holds a run of the recipe {other}, not {self.name}; --out needs a "
+                "folder of its own"
             )
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from medar.data.planning import check_values
@@ -16,7 +17,11 @@ from medar.tokenizer.settings import TokenizerSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How the label maps are judged; see `medar.evaluation.segmentation`."""
+    """How the label maps are judged; see `medar.evaluation.segmentation`.
+
+    Raises:
+        MedarError: a number out of its range.
+    """
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -26,6 +31,12 @@ class EvaluationSettings:
     """Of the surface Dice, in mm; default the largest side of the cases' median voxel."""
     seed: int = 0
     """Of bootstrap draws."""
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0 < self.tolerance < float("inf"):
+            raise MedarError(f"evaluation tolerance {self.tolerance}: a number above 0 is needed")
+        if self.seed < 0:
+            raise MedarError(f"evaluation seed {self.seed}: a number from 0 is needed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +118,17 @@ class SegmentationRecipeSettings:
         """Whether pretraining asks for a tokenizer's tokens."""
         return self.pretrain is not None and self.pretrain.pretext.kind != "masked"
 
+    @property
+    def synthetic(self) -> Path | None:
+        """The folder of synthetic pairs to train on, if there is one."""
+        pairs = self.segmentation.data.synthetic
+        return None if pairs is None else Path(pairs.folder)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Rooms of medar that lend the backbone their layers."""
+        return ("tokenizer", "generator") if self.segmentation.backbone.kind == "trunk" else ()
+
     def plan_values(self) -> dict[str, Any]:
         """The values of the plan that are given, by the recipe or by its parts.
 
@@ -127,9 +149,13 @@ class SegmentationRecipeSettings:
 
     def placed(self) -> "SegmentationRecipeSettings":
         """The same with absolute paths, so that they hold in another working directory too."""
-        tokenizer = self.tokenizer
+        tokenizer, data = self.tokenizer, self.segmentation.data
+        if data.synthetic is not None:
+            folder = str(Path(data.synthetic.folder).absolute())
+            data = replace(data, synthetic=replace(data.synthetic, folder=folder))
         return replace(
             self,
             data=self.data.placed(),
             tokenizer=None if tokenizer is None else placed(tokenizer),
+            segmentation=replace(self.segmentation, data=data),
         )

@@ -26,7 +26,13 @@ EVALUATION = "evaluation"
 
 
 def prepare_stage(
-    data: DataSettings, plan: Mapping[str, Any], judged: str, out: Path, share: float
+    data: DataSettings,
+    plan: Mapping[str, Any],
+    judged: str,
+    out: Path,
+    share: float,
+    *,
+    labelled: bool = False,
 ) -> Stage:
     """Measure a data set, plan, bring every case to the plan's form.
 
@@ -36,12 +42,13 @@ def prepare_stage(
         judged: the split that the recipe judges its models by.
         out: the recipe's folder.
         share: of a budget of time.
+        labelled: models are trained and judged by labels.
     """
     matters = {name: to_dict(data)[name] for name in ("modality", "seed", "voxels")}
     return Stage(
         name="prepare",
         folder=PREPARED,
-        run=partial(_prepare, data, plan, judged),
+        run=partial(_prepare, data, plan, judged, labelled),
         rooms=("volume", "data"),
         result=prepared_content,
         settings={"data": matters, "plan": dict(plan)},
@@ -50,7 +57,9 @@ def prepare_stage(
     )
 
 
-def _prepare(data: DataSettings, given: Mapping[str, Any], judged: str, work: Work) -> Facts:
+def _prepare(
+    data: DataSettings, given: Mapping[str, Any], judged: str, labelled: bool, work: Work
+) -> Facts:
     from medar.data.layout import PLAN_FILE
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare
@@ -71,7 +80,7 @@ def _prepare(data: DataSettings, given: Mapping[str, Any], judged: str, work: Wo
     return {
         "cases": done.made + done.kept,
         "set_aside": len(done.failed),
-        **cases_by_split(Prepared(work.folder), judged),
+        **cases_by_split(Prepared(work.folder), judged, labelled=labelled),
         "voxels": "x".join(map(str, plan.size)),
         "spacing": "x".join(f"{side:g}" for side in plan.spacing),
     }
@@ -133,7 +142,8 @@ def what_matters(settings: Any) -> dict[str, Any]:
     values = to_dict(settings)
     values["training"] = settings.training.what_matters()
     values["data"].pop("workers")
-    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
+    values.get("loss", {}).pop("perceptual_file", None)  # their content counts
+    (values["data"].get("synthetic") or {}).pop("folder", None)
     values.pop("tokens", None)  # the stage `tokens` depends on them, and the generator on that
     return values
 

@@ -92,9 +92,11 @@ class RunFolder:
         """The path of a file that a stage leaves.
 
         Raises:
-            LeftOut: it is not there.
+            LeftOut: it is not there, or an earlier run left it, by a stage that this one has not.
         """
         path = self.path / name
+        if self.stages and stage not in self.expected:
+            raise LeftOut(f"the run has no stage {stage}")
         if path.exists():
             return path
         if not self.stages:

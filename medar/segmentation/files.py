@@ -26,9 +26,11 @@ from medar.segmentation.prediction import (
 )
 from medar.segmentation.probabilities import restored_chances
 from medar.tokenizer.inference import read_for
-from medar.volume import ReadOptions, Volume, write_channels, write_nifti
+from medar.volume import ReadOptions, Volume, description_of, write_channels, write_nifti
 
 ENDING = ".nii.gz"
+SAID = "medar segment"
+"""What the header of a label map says that it was made by."""
 CHANCES = "_probabilities"
 """What the name of a label map's file of chances ends with."""
 
@@ -42,7 +44,8 @@ def check_output(path: Path, out: Path) -> None:
     """Refuse an OUT that cannot hold what is made of a path, before any work is done.
 
     Raises:
-        MedarError: a folder's label maps need a folder, a file's a NIfTI file.
+        MedarError: a folder's label maps need a folder, a file's a NIfTI file; or OUT holds what
+            is to be segmented.
     """
     ending = out.name.lower().endswith((".nii", ".nii.gz"))
     if is_folder_of_volumes(path):
@@ -50,10 +53,25 @@ def check_output(path: Path, out: Path) -> None:
             raise MedarError(
                 f"{out}: {path} is a folder, so its label maps need one; name a folder"
             )
+        if path.resolve().is_relative_to(out.resolve()):
+            raise MedarError(f"{out}: holds {path}, which is to be segmented; name another folder")
     elif not ending:
         raise MedarError(f"{out}: label maps are written as .nii or .nii.gz")
-    if out.resolve() == path.resolve():
-        raise MedarError(f"{out}: would replace what is to be segmented; name another place")
+    else:
+        check_target(out)
+
+
+def check_target(target: Path) -> None:
+    """Refuse to replace a file that is no label map of this module's, such as a second image.
+
+    Raises:
+        MedarError: it is there, and something else.
+    """
+    if target.exists() and description_of(target) != SAID:
+        raise MedarError(
+            f"{target}: is there, and no label map of medar segment's; name another place, or "
+            "delete it"
+        )
 
 
 def segment_files(
@@ -94,6 +112,7 @@ def segment_files(
     several = is_folder_of_volumes(path)
     for source, target in _pairs(path, out) if several else [(path, out)]:
         try:
+            check_target(target)
             volume = read_for(models[0].plan, source, options, modality)
             leave(target, models, volume, digest, settings, probabilities=probabilities)
         except MedarError as error:
@@ -130,7 +149,7 @@ def leave(
         made = _with_chances(models, volume, target, settings)
     else:
         made = predict(models, volume, settings)
-    write_nifti(target, made.label, grid="source", description="medar segment")
+    write_nifti(target, made.label, grid="source", description=SAID)
     about = {**_about(ensemble(models)[0].plan.labels, volume, made), "model": digest}
     write_json(_beside(target, ".json"), about)
 
@@ -154,7 +173,7 @@ def _with_chances(
         assert made.chances is not None
         channels = restored_chances(made.chances, made.trace)
         beside = _beside(target, f"{CHANCES}{split_ending(target.name)[1]}")
-        write_channels(beside, channels, len(made.chances), volume, description="medar segment")
+        write_channels(beside, channels, len(made.chances), volume, description=SAID)
     return made
 
 

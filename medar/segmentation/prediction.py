@@ -129,11 +129,14 @@ def predict(
     """
     models = ensemble(model)
     plan = models[0].plan
-    array, trace = prepare_image(volume, plan)
+    name = volume.provenance.path if volume.provenance else "volume"
+    try:
+        array, trace = prepare_image(volume, plan)
+    except MedarError as error:
+        raise MedarError(f"{name}: {error}") from error
     notes = dict.fromkeys(
         note for one in models for note in outside(one.ranges, plan, volume.spacing, array)
     )
-    name = volume.provenance.path if volume.provenance else "volume"
     for note in notes:
         warnings.warn(f"{name}: {note}", RangeWarning, stacklevel=2)
     kept = None

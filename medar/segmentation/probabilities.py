@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medar.data.preparation import Trace
+from medar.data.preparation import Trace, to_the_border
 from medar.segmentation.prediction import (
     DEFAULT,
     Models,
@@ -64,7 +64,8 @@ def restored_chances(chances: npt.NDArray[Any], trace: Trace) -> Iterator[npt.ND
 def _restored(chances: npt.NDArray[Any], place: int, trace: Trace) -> npt.NDArray[np.float32]:
     """One channel; what the plan's grid does not reach is background."""
     one = Volume(array=chances[place][None], affine=trace.target.affine)
+    fill = 1.0 if place == 0 else 0.0
     found: npt.NDArray[np.float32] = resample(
-        one, trace.source, fill=1.0 if place == 0 else 0.0
+        to_the_border(one, trace.source), trace.source, fill=fill
     ).array[0]
     return found

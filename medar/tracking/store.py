@@ -73,8 +73,8 @@ class Store:
     def begin(self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]) -> str:
         """Go on with a run if there still is one of that id, or make one; returns its id.
 
-        A run that was made here before and has no metric yet is taken instead: whoever made it was
-        killed before it could note its id.
+        A run that was made here before and was told nothing yet is taken instead: whoever made it
+        was killed before it could note its id.
         """
         tags = {key(tag): str(value)[:LENGTH] for tag, value in tags.items()}
         self._run = self._there(run_id) if run_id else None
@@ -85,18 +85,19 @@ class Store:
                 self._run = self._client.create_run(place, tags=tags, run_name=name)
         else:
             self._client.update_run(run_id, status="RUNNING")
-            self._tag(tags)
+        self._tag(tags)
         self._known = dict(self._run.data.params)
         self._resumed = {name for name in self._known if resumed(name) in self._run.data.tags}
         return str(self._run.info.run_id)
 
     def _orphan(self, place: str, name: str, tags: dict[str, str]) -> Any:
-        """A run of an experiment that lasts, of this name, folder and host, without a metric."""
+        """A run of an experiment that lasts, of this name, folder and host, with nothing in it."""
         where = {tag: tags[tag] for tag in ("folder", "host") if tag in tags}
         lasting = self._client.search_runs([place], "attributes.status = 'RUNNING'")
         for run in lasting if where else []:
             same = all(run.data.tags.get(tag) == value for tag, value in where.items())
-            if same and run.info.run_name == name and not run.data.metrics:
+            bare = not run.data.metrics and not run.data.params
+            if same and bare and run.info.run_name == name:
                 return run
         return None
 

@@ -4,7 +4,7 @@ from medar.volume.geometry import Affine, Grid, Shape3, Spacing
 from medar.volume.read import Header, ReadOptions, files_of, load_volume, read_header, read_volume
 from medar.volume.resample import resample
 from medar.volume.volume import Provenance, Volume
-from medar.volume.write import write_channels, write_nifti
+from medar.volume.write import description_of, write_channels, write_nifti
 
 __all__ = [
     "Affine",
@@ -15,6 +15,7 @@ __all__ = [
     "Shape3",
     "Spacing",
     "Volume",
+    "description_of",
     "files_of",
     "load_volume",
     "read_header",

@@ -110,6 +110,15 @@ def write_channels(
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def description_of(path: str | Path) -> str | None:
+    """What the header of a NIfTI file says of itself, as `write_nifti` wrote it; None of others."""
+    try:
+        said: bytes = nib.load(path).header["descrip"].item()
+    except Exception:  # whatever else the file is
+        return None
+    return said.decode("ascii", "replace")
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A file to write to, through gzip where its ending says so."""

@@ -1,6 +1,7 @@
 """`medar segmentation train` and `medar segment` from the command line."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,24 @@ def test_wrong_calls_of_segment(
 ) -> None:  # fmt: skip
     assert said in medar("segment", model, split / volume, tmp_path / out, *more).refusal
     assert not (tmp_path / "made.nii").exists()
+
+
+def test_nothing_but_label_maps_of_its_own_is_replaced(
+    medar: Medar, model: Path, split: Path, tmp_path: Path
+) -> None:
+    images = split / "images"
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    said = medar("segment", model, images / "c0.nii.gz", images / "c1.nii.gz")
+    assert "c1.nii.gz: is there, and no label map" in said.refusal
+    said = medar("segment", model, images, split)
+    assert "is to be segmented" in said.refusal
+    shutil.copytree(images, tmp_path / "others")
+    said = medar("segment", model, images, tmp_path / "others")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.count("is there, and no label map") == len(before)
+    for _ in range(2):
+        assert medar("segment", model, images / "c0.nii.gz", tmp_path / "own.nii.gz").code == 0
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
 def test_an_empty_folder_and_a_model_that_is_none(

@@ -249,6 +249,8 @@ def moved(folder: Path) -> FilesPredictor:
 def test_what_cannot_be_judged_is_refused(data: Manifest, tmp_path: Path) -> None:
     maps = files(tmp_path / "maps", 0, 0, 0, 0)
     odd = FilesPredictor(write_maps(tmp_path / "odd", {f"c{k}": 7 * cubes() for k in range(4)}))
+    for part in "ab":
+        write_maps(tmp_path / "twice" / part, {"c0": cubes()})
     model: Any = ByBrightness()
     renamed = replace(data, labels={1: "cube", 4: "brick"})
     unlabelled = replace(data, labels={}, cases=data.cases)
@@ -258,6 +260,7 @@ def test_what_cannot_be_judged_is_refused(data: Manifest, tmp_path: Path) -> Non
         ([maps, maps], data, {}, "the same name"),
         (files(tmp_path / "few", 0), data, {}, "no label map of 3 of 4 cases.*c1.nii.gz"),
         (FilesPredictor(tmp_path / "none"), data, {}, "no such folder"),
+        (FilesPredictor(tmp_path / "twice"), data, {}, "are both label maps of c0; one is needed"),
         (odd, data, {}, "label values 7, 28; known are 0 and 1, 4"),
         (moved(tmp_path / "moved"), data, {}, "its affine puts corners"),
         (maps, data, {"split": "val"}, "none annotated"),

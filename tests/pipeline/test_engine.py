@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from medar.errors import MedarError
 from medar.files import exclusive
 from medar.pipeline import desk
 from medar.pipeline.ledger import Ledger
+from medar.pipeline.planning import Choice
 
 ALL = ["first", "second", "third"]
 
@@ -225,6 +226,17 @@ def test_a_stage_knows_that_what_it_needs_was_made_anew(kitchen: Kitchen) -> Non
     assert kitchen.run() == ["second", "third"]
 
 
+def test_a_stage_that_is_left_out_changes_what_was_made_from_it(kitchen: Kitchen) -> None:
+    kitchen.content = True
+    kitchen.run()
+    first = kitchen.values.pop("first")
+    assert kitchen.plan()[0].why == "it was made from first, which is left out now"
+    assert kitchen.run() == ["second", "third"]
+    kitchen.values = {"first": first, **kitchen.values}
+    assert kitchen.run() == ["second", "third"]
+    assert kitchen.run() == []
+
+
 def test_a_result_that_is_gone_is_made_again(kitchen: Kitchen) -> None:
     kitchen.run()
     (kitchen.out / "third-folder" / "result").unlink()
@@ -332,6 +344,14 @@ def test_a_folder_of_another_run_is_refused(kitchen: Kitchen) -> None:
         with pytest.raises(MedarError, match="holds a run of something else"):
             call()
     assert (kitchen.out / "config.yaml").read_text() == "task: a training"
+
+
+def test_a_folder_of_another_recipe_is_refused(kitchen: Kitchen) -> None:
+    kitchen.run()
+    other = replace(kitchen.recipe(), name="other")
+    with pytest.raises(MedarError, match="holds a run of the recipe fake, not other"):
+        other.plan(Choice())
+    assert kitchen.run() == []
 
 
 def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(

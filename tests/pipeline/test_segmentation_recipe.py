@@ -1,6 +1,7 @@
 """The recipe from data to label maps, tiny: whole, from scratch, and calls that cannot work."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from commands import Run, recipe_file, runner
 
 from medar.data.phantoms import write_phantoms
+from medar.errors import MedarError
 from medar.pipeline.segmentation import SegmentationRecipeSettings
 from medar.pipeline.settings import load_recipe
 from medar.volume import read_volume
@@ -96,6 +98,11 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
     plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
     assert list(plan.values()) == ["skip", "skip", "skip", "run", "depends", "depends", "depends"]
 
+    # A network that began from a backbone is not one from scratch.
+    code, said, _ = run("--out", out, "--dry-run", "--json", "pretrain=null")
+    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    assert list(plan.values()) == ["skip", "run", "depends", "depends", "run"]
+
     # Without pretraining there are four stages, and their page does not miss the others.
     scratch = place / "scratch"
     code, said, _ = run(
@@ -117,6 +124,8 @@ def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
         (("pretrain.pretext.tokenizer=x",), "the recipe trains its own"),
         (("segmentation.plan.size=[8, 8, 8]", "tokenizer.plan.size=[16, 16, 16]"), "another part"),
         (("--labels", "0%"), "labels 0%: a share of the subjects"),
+        (("evaluation.tolerance=-1",), "evaluation tolerance -1.0: a number above 0"),
+        (("evaluation.seed=-1",), "evaluation seed -1: a number from 0"),
         (("shares.train=0",), "shares train 0.0: a number above 0 is needed"),
     ):
         code, said, error = run("--out", out, *words, "--dry-run")
@@ -137,8 +146,50 @@ def test_data_without_labels_are_refused_beforehand(run: Run, place: Path, tmp_p
     assert "no labelled case" in error
 
 
+def test_data_that_cannot_be_judged_are_refused_before_any_training(
+    run: Run, place: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(place / "phantoms", tmp_path / "data"))
+    about = json.loads((data / "dataset.json").read_text())
+    test = next(one for one in about["training"] if "0005" in one["image"])  # seed 0 tests it
+    (data / test.pop("label")).unlink()
+    (data / "dataset.json").write_text(json.dumps(about))
+    out = tmp_path / "out"
+    code, _, error = run("--data", data, "--out", out, "--untracked", "--until", "train")
+    assert code == 2
+    assert "none of the 1 cases in the split 'test' is labelled" in error
+    assert not (out / "tokenizer").exists()
+
+
 def test_masked_pretraining_needs_no_tokenizer(place: Path) -> None:
     words = ["tokenizer=null", "pretrain.pretext.kind=masked"]
     settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
     stages = recipe_file("segmentation").stages(settings, place)
     assert [stage.name for stage in stages] == ["prepare", *NAMES[2:]]
+
+
+def test_synthetic_pairs_count_by_content_and_a_trunk_by_its_layers(place: Path) -> None:
+    words = ["segmentation.data.synthetic.folder=pairs", "pretrain=null",
+             "segmentation.backbone={kind: trunk, width: 8}"]  # fmt: skip
+    settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words).placed()
+    assert settings.synthetic == Path("pairs").absolute()
+    train, *others = recipe_file("segmentation").stages(settings, place)[1:4]
+    assert train.settings["data"]["synthetic"] == {"share": 0.5}
+    assert train.inputs is not None
+    with pytest.raises(MedarError, match="pairs: no such folder"):
+        train.inputs()
+    for stage in (train, *others):
+        assert {"tokenizer", "generator"} < {*stage.rooms}
+
+
+def test_memory_and_pace_of_prediction_change_nothing(place: Path) -> None:
+    def settings_with(*words: str) -> list[Any]:
+        settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
+        return [one.settings for one in recipe_file("segmentation").stages(settings, place)]
+
+    before = settings_with()
+    words = ("prediction.budget=1", "prediction.batch_size=2", "segmentation.data.workers=2")
+    assert settings_with(*words) == before
+    changed = settings_with("prediction.mirrors=[x]")
+    pairs = zip(NAMES, before, changed, strict=True)
+    assert [name for name, one, other in pairs if one != other] == ["predict", "evaluate"]

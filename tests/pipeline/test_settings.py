@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from medar.errors import MedarError
-from medar.pipeline.inputs import check_data, content_of, data_digests, lend_hashes, manifest_in
+from medar.pipeline.inputs import (
+    check_data,
+    content_of,
+    data_digests,
+    folder_digest,
+    lend_hashes,
+    manifest_in,
+)
 from medar.pipeline.settings import DataSettings, load_recipe
 from medar.pipeline.synthesis import SynthesisSettings
 from medar.settings import load_yaml, save_yaml
@@ -116,6 +123,19 @@ def test_single_files_count_by_content(tmp_path: Path) -> None:
     assert content_of({"weights": tmp_path / "v"}) != before
     with pytest.raises(MedarError, match="w: cannot be read"):
         content_of({"weights": tmp_path / "w"})
+
+
+def test_folders_count_by_content(tmp_path: Path) -> None:
+    add(tmp_path / "pairs", 0)
+    before = folder_digest("pairs", tmp_path / "pairs", tmp_path)
+    assert list(before) == ["the content of pairs"]
+    (tmp_path / "pairs").rename(tmp_path / "moved")
+    assert folder_digest("pairs", tmp_path / "moved", tmp_path) == before
+    add(tmp_path / "moved", 0, value=2.0)
+    assert folder_digest("pairs", tmp_path / "moved", tmp_path) != before
+    assert folder_digest("pairs", None, tmp_path) == {}
+    with pytest.raises(MedarError, match="pairs: no such folder"):
+        folder_digest("pairs", tmp_path / "pairs", tmp_path)
 
 
 def test_a_folder_that_may_only_be_read_can_be_planned(

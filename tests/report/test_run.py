@@ -168,6 +168,15 @@ def test_a_run_that_failed_midway(run: Path) -> None:
     assert "generator made" not in write_report(run).read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_an_earlier_run_left_is_not_told_as_this_one_s(run: Path) -> None:
+    names = [name for name in STAGES[SYNTHESIS] if name != "tokenizer"]
+    write_json(run / "recipe.json", {"recipe": SYNTHESIS, "stages": [*names, "report"]})
+    report = gather(RunFolder(run))
+    assert dict(report.absent)["Tokenizer: training"] == "the run has no stage tokenizer"
+    assert "A tokenizer" not in write_report(run).read_text()
+
+
 def _cut_last_line(run: Path) -> None:
     with (run / "tokenizer" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "train/lo')

@@ -119,6 +119,18 @@ def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
     np.testing.assert_allclose(chances, chances_by(model), atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::medar.errors.RangeWarning")
+@pytest.mark.parametrize("spacing", [3.0, 4.3, 0.7])
+def test_label_maps_and_chances_reach_the_volumes_border(spacing: float) -> None:
+    model = make_segmenter(make_plan(mode="patch", spacing=(spacing,) * 3))
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
+    volume = Volume.from_array(1000 * smooth(16, 10, 13), np.diag([1, 0.7, 1.3, 1]), modality="CT")
+    assert (segment(model, volume, PLAIN).array == 3).all()
+    np.testing.assert_allclose(probabilities(model, volume, PLAIN).array[1], 1, atol=1e-3)
+
+
 def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
     volume = Volume.from_array(1000 * smooth(24, 12, 8), np.eye(4), modality="CT")
     chances = probabilities(make_segmenter(), volume, PLAIN).array

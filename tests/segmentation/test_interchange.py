@@ -343,6 +343,7 @@ def test_bundles_that_cannot_be(kind: str, changes: Any, said: str, tmp_path: Pa
     with pytest.raises(MedarError, match=said):
         export_bundle(tmp_path / "model", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+    (tmp_path / "model" / "configs").mkdir()  # of whatever else
     with pytest.raises(MedarError, match="holds something else"):
         export_bundle(tmp_path / "model", tmp_path / "model")
 

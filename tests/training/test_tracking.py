@@ -279,6 +279,23 @@ def test_a_run_that_was_deleted_is_made_anew(client: Any, make: Make, tmp_path: 
     assert sorted(steps(client, tracker.run_id)) == [1, 2]
 
 
+def test_a_run_that_nobody_could_note_is_gone_on_with(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    first, second, third = make(parent="0123"), make(parent="4567"), make()
+    first.log_parameters({})
+    (tmp_path / "mlflow.json").unlink()  # killed in between
+    second.log_parameters({"rate": 1})
+    assert second.run_id == first.run_id
+    assert client.get_run(second.run_id).data.tags["mlflow.parentRunId"] == "4567"
+    (tmp_path / "mlflow.json").unlink()  # with the whole folder, for another training
+    third.log_parameters({"rate": 2})
+    assert third.run_id != first.run_id
+    assert client.get_run(third.run_id).data.params == {"rate": "2"}
+    second.close()
+    third.close()
+
+
 def test_another_store_gets_a_run_of_its_own(make: Make, nowhere: str) -> None:
     tracker = make()
     tracker.log_parameters({})

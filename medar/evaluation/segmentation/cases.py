@@ -186,14 +186,23 @@ def find_files(folder: Path, cases: Iterable[Case]) -> dict[str, Path]:
     """The finished label map of each case, by its id.
 
     Raises:
-        MedarError: no such folder, or a case without a map: left out, it would not count.
+        MedarError: no such folder, a case with several maps, or one without: left out, it would
+            not count.
     """
     from medar.data.sources.files import find_volumes, split_ending
 
     if not folder.is_dir():
         raise MedarError(f"{folder}: no such folder; one of label maps named by case is needed")
-    there = {split_ending(path.name)[0]: path for path in find_volumes(folder)}
+    there: dict[str, Path] = {}
     cases = list(cases)
+    wanted = {case.id for case in cases}
+    for path in find_volumes(folder):
+        name = split_ending(path.name)[0]
+        if name in wanted and there.setdefault(name, path) != path:
+            raise MedarError(
+                f"{folder}: {there[name].relative_to(folder)} and {path.relative_to(folder)} are "
+                f"both label maps of {name}; one is needed"
+            )
     missing = [case.id for case in cases if case.id not in there]
     if missing:
         raise MedarError(

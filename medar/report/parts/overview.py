@@ -108,7 +108,8 @@ def _of_backbone(run: RunFolder) -> str:
 def _of_network(run: RunFolder) -> str:
     task = run.settings("segmenter/config.yaml", "train")["task"]
     lines = run.lines("segmenter/metrics.jsonl", "train")
-    start = "from that backbone" if run.holds("pretrained/model") else "from scratch"
+    begun = "pretrain" in run.expected and run.holds("pretrained/model")
+    start = "from that backbone" if begun else "from scratch"
     share = task["data"]["labels"]
     labels = "all labels" if share == 1 else f"the labels of {100 * share:.3g} % of the subjects"
     return (

@@ -43,7 +43,8 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
             modality, or a folder that holds other files.
     """
     out = Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "configs").is_dir()):
+    own = (out / "configs" / "metadata.json").is_file()
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not own):
         raise MedarError(f"{out}: holds something else; name a new folder for the bundle")
     model = load_segmenter(path, "cpu")
     rules = chosen_rules(model.plan, modality)
