@@ -15,17 +15,16 @@ The same command goes on where it was interrupted, skips what is done and redoes
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import App, Parameter
 
 from medar.cli.main import run_app
-from medar.cli.recipe import carry_out
+from medar.cli.recipe import CALL, Call
 from medar.cli.training import Overrides, assignments
 from medar.errors import MedarError
 from medar.pipeline.inputs import check_data, folder_digest, manifest_of
 from medar.pipeline.outlook import pretraining_outlook, segmentation_outlook
-from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
 from medar.pipeline.results import files_content
 from medar.pipeline.segmentation import SegmentationRecipeSettings
@@ -238,20 +237,14 @@ def main(
     out: Path,
     data: Path | None = None,
     labels: str | None = None,
-    until: str | None = None,
-    from_: Annotated[str | None, Parameter(name="--from")] = None,
-    force: Annotated[list[str] | None, Parameter(name="--force")] = None,
-    dry_run: bool = False,
-    max_minutes: float | None = None,
-    register: str | None = None,
-    alias: str | None = None,
-    untracked: bool = False,
-    json: bool = False,
+    call: Call = CALL,
 ) -> None:
     """From volumes, some of them labelled, to a segmentation network, judged and reported.
 
     The same command goes on where it was interrupted, skips what is done, and redoes what has
     changed; what it replaces is moved to OUT/old.
+
+    Stages: prepare, tokenizer, pretrain, train, predict, evaluate, report.
 
     Parameters
     ----------
@@ -266,25 +259,6 @@ def main(
     labels
         Share of the training subjects whose labels are used, such as 10%; default the YAML's.
         Pretraining sees all training volumes.
-    until
-        The last stage to run: prepare, tokenizer, pretrain, train, predict, evaluate, report.
-    from_
-        The first stage to run; those before it must be done and unchanged.
-    force
-        A stage to run anew though nothing has changed, and with it those that need it if its
-        result is another one; may be repeated.
-    dry_run
-        Print the plan, with time and memory where they are known, and run nothing.
-    max_minutes
-        A budget for all stages together, of which each training gets a share.
-    register
-        Name in MLflow's registry that the network becomes the next version of.
-    alias
-        What that version is called, such as champion; it takes the name from the one before.
-    untracked
-        Leave MLflow out.
-    json
-        Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
     """
     settings = load_recipe(SegmentationRecipeSettings, config, assignments(overrides))
     if data is not None:
@@ -294,17 +268,16 @@ def main(
 
         part = settings.segmentation.with_labels(share_of(labels))
         settings = replace(settings, segmentation=part)
-    if max_minutes is not None:
-        settings = replace(settings, max_minutes=max_minutes)
+    if call.max_minutes is not None:
+        settings = replace(settings, max_minutes=call.max_minutes)
     settings = settings.placed()
     check_data(settings.data, out)
-    made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
-    choice = Choice(first=from_, last=until, forced=tuple(force or ()))
-    if dry_run:
+    made = recipe(settings, out, **call.tracking())
+    if call.dry_run:
         manifest = manifest_of(settings.data)  # a plan of what never ran would not look at it
         if not any(case.label for case in manifest):
             raise MedarError(f"{manifest.root}: no labelled case; segmentation needs some")
-    carry_out(made, choice, f"label maps are in {out / MAPS}", dry_run=dry_run, json=json)
+    call.carry_out(made, f"label maps are in {out / MAPS}")
 
 
 if __name__ == "__main__":

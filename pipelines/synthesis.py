@@ -14,17 +14,16 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import App, Parameter
 
 from medar.cli.main import run_app
-from medar.cli.recipe import carry_out
+from medar.cli.recipe import CALL, Call
 from medar.cli.training import Overrides, assignments
 from medar.pipeline.inputs import check_data, content_of, manifest_of
 from medar.pipeline.ledger import Ledger
 from medar.pipeline.outlook import generator_outlook
-from medar.pipeline.planning import Choice
 from medar.pipeline.recipe import Recipe
 from medar.pipeline.results import files_content, tokens_content
 from medar.pipeline.settings import load_recipe
@@ -249,20 +248,14 @@ def main(
     config: Path,
     out: Path,
     data: Path | None = None,
-    until: str | None = None,
-    from_: Annotated[str | None, Parameter(name="--from")] = None,
-    force: Annotated[list[str] | None, Parameter(name="--force")] = None,
-    dry_run: bool = False,
-    max_minutes: float | None = None,
-    register: str | None = None,
-    alias: str | None = None,
-    untracked: bool = False,
-    json: bool = False,
+    call: Call = CALL,
 ) -> None:
     """From a folder of volumes to synthetic ones, judged and reported, in one command.
 
     The same command goes on where it was interrupted, skips what is done, and redoes what has
     changed; what it replaces is moved to OUT/old.
+
+    Stages: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
 
     Parameters
     ----------
@@ -274,38 +267,18 @@ def main(
         Folder of the run.
     data
         The data set: folder, dataset.json, JSONL manifest; default the YAML's data.path.
-    until
-        The last stage to run: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
-    from_
-        The first stage to run; those before it must be done and unchanged.
-    force
-        A stage to run anew though nothing has changed, and with it those that need it if its
-        result is another one; may be repeated.
-    dry_run
-        Print the plan, with time and memory where they are known, and run nothing.
-    max_minutes
-        A budget for all stages together, of which each training gets a share.
-    register
-        Name in MLflow's registry that the generator becomes the next version of.
-    alias
-        What that version is called, such as champion; it takes the name from the one before.
-    untracked
-        Leave MLflow out.
-    json
-        Print one JSON object: out, stages, and at the end report, or with --dry-run the plan.
     """
     settings = load_recipe(SynthesisSettings, config, assignments(overrides))
     if data is not None:
         settings = replace(settings, data=replace(settings.data, path=data))
-    if max_minutes is not None:
-        settings = replace(settings, max_minutes=max_minutes)
+    if call.max_minutes is not None:
+        settings = replace(settings, max_minutes=call.max_minutes)
     settings = settings.placed()
     check_data(settings.data, out)
-    made = recipe(settings, out, tracked=not untracked, register=register, alias=alias)
-    choice = Choice(first=from_, last=until, forced=tuple(force or ()))
-    if dry_run:
+    made = recipe(settings, out, **call.tracking())
+    if call.dry_run:
         manifest_of(settings.data)  # which a plan of what never ran would not look at
-    carry_out(made, choice, f"synthetic volumes are in {out / SAMPLES}", dry_run=dry_run, json=json)
+    call.carry_out(made, f"synthetic volumes are in {out / SAMPLES}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""The end of a recipe's command line: settings are read; plan, run, say what came out."""
+"""What the command lines of recipes share: their options; plan, run, say what came out."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.pipeline.ledger import Ledger
@@ -10,27 +14,55 @@ from medar.pipeline.recipe import Recipe
 PAGE = "report.html"
 
 
-def carry_out(
-    recipe: Recipe, choice: Choice, made: str, *, dry_run: bool = False, json: bool = False
-) -> None:
-    """Run a recipe, or print its plan.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How a recipe is run."""
 
-    Args:
-        recipe: all of it.
-        choice: of its stages.
-        made: what is below OUT at the end, as a sentence's beginning: "label maps are in maps".
-        dry_run: print the plan, run nothing.
-        json: print one JSON object instead of words.
+    until: str | None = None
+    """The last stage to run."""
+    from_: Annotated[str | None, Parameter(name="--from")] = None
+    """The first stage to run; those before it must be done and unchanged."""
+    force: Annotated[list[str] | None, Parameter(name="--force")] = None
+    """A stage to run anew though nothing has changed, and with it those that need it if its result
+    is another one; may be repeated."""
+    dry_run: bool = False
+    """Print the plan, with time and memory where they are known, and run nothing."""
+    max_minutes: float | None = None
+    """A budget for all stages together, of which each training gets a share."""
+    register: str | None = None
+    """Name in MLflow's registry that the recipe's last model becomes the next version of."""
+    alias: str | None = None
+    """What that version is called, such as champion; it takes the name from the one before."""
+    untracked: bool = False
+    """Leave MLflow out."""
+    json: bool = False
+    """Print one JSON object: out, stages, and at the end report, or with --dry-run the plan."""
 
-    Raises:
-        MedarError: what the recipe raises.
-    """
-    if dry_run:
-        _print_plan(recipe, choice, json=json)
-        return
-    done = recipe.run(choice)
-    if done:  # empty in the processes that only train
-        _print_end(recipe.out, [step.stage.name for step in done], made, json=json)
+    def tracking(self) -> dict[str, Any]:
+        """The options of `Recipe` that are about MLflow."""
+        return {"tracked": not self.untracked, "register": self.register, "alias": self.alias}
+
+    def carry_out(self, recipe: Recipe, made: str) -> None:
+        """Run the recipe, or print its plan.
+
+        Args:
+            recipe: all of it.
+            made: what is below OUT at the end, as a sentence's beginning: "label maps are in maps".
+
+        Raises:
+            MedarError: what the recipe raises.
+        """
+        choice = Choice(first=self.from_, last=self.until, forced=tuple(self.force or ()))
+        if self.dry_run:
+            _print_plan(recipe, choice, json=self.json)
+            return
+        done = recipe.run(choice)
+        if done:  # empty in the processes that only train
+            _print_end(recipe.out, [step.stage.name for step in done], made, json=self.json)
+
+
+CALL = Call()
 
 
 def _print_plan(recipe: Recipe, choice: Choice, *, json: bool) -> None:
