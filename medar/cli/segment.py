@@ -29,7 +29,8 @@ def segment(
     places
         MODEL: folder of the segmentation network, or of the run that left it; of
         several the mean of the chances is taken. IN: a volume file, the folder of a DICOM series,
-        or a folder of such at any depth. OUT: the label map, .nii or .nii.gz; for a folder of
+        or a folder of such at any depth; of several channels x_0000, x_0001, ... as nnU-Net names
+        them, or one 4D file. OUT: the label map, .nii or .nii.gz; for a folder of
         volumes a folder.
     mirrors
         Axes to mirror along, the mean being taken: "none", or some of xyz; default those that the

@@ -1,6 +1,8 @@
 """The volumes behind a case: its channels stacked, its label on the same grid."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -20,21 +22,36 @@ def read_image(case: Case, options: ReadOptions) -> Volume:
     Raises:
         MedarError: a file cannot be read, or the channels lie on different grids.
     """
-    channels = [
-        load_volume(read_header(path, options), options, modality=case.modality)
-        for path in case.images
-    ]
-    first = channels[0]
-    if len(channels) == 1:
+    return stack_channels(
+        case.images,
+        [
+            load_volume(read_header(path, options), options, modality=case.modality)
+            for path in case.images
+        ],
+    )
+
+
+def stack_channels(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
+    """One volume, (C, X, Y, Z), of the channels in several files; of a single file what it holds.
+
+    Args:
+        paths: the files, for the error.
+        volumes: what they hold, in the order of the channels.
+
+    Raises:
+        MedarError: they lie on different grids.
+    """
+    first = volumes[0]
+    if len(volumes) == 1:
         return first
-    for path, channel in zip(case.images, channels, strict=True):
-        if not channel.grid.matches(first.grid):
+    for path, volume in zip(paths, volumes, strict=True):
+        if not volume.grid.matches(first.grid):
             raise MedarError(
-                f"{path}: its grid differs from that of {case.images[0].name}; "
+                f"{path}: its grid differs from that of {paths[0].name}; "
                 "resample the channels of a case onto one grid first"
             )
     return Volume(
-        array=np.concatenate([channel.array for channel in channels]),
+        array=np.concatenate([volume.array for volume in volumes]),
         affine=first.affine,
         modality=first.modality,
         provenance=first.provenance,

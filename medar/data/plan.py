@@ -95,7 +95,11 @@ class Plan:
             MedarError: another number of channels, or no rule for a channel or modality.
         """
         if channels != (len(self.channels) or 1):
-            raise MedarError(f"{channels} channels; the plan has {len(self.channels) or 1}")
+            named = f" ({', '.join(self.channels)})" if self.channels else ""
+            raise MedarError(
+                f"{channels} channel{'s' * (channels != 1)}; the plan has "
+                f"{len(self.channels) or 1}{named}; give it all of these and no others"
+            )
         names = self.channels or (modality or "other",)
         missing = [n for n in names if n not in self.intensity and "other" not in self.intensity]
         if missing:

@@ -5,14 +5,22 @@ is, what it was made from and by, and what about it is unlike the training volum
 `x_probabilities.nii.gz` too: the chances of all classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, split_ending, stem_of
+from medar.data.sources.files import (
+    channel_of,
+    find_volumes,
+    ids_for,
+    is_dicom_folder,
+    split_ending,
+    stem_of,
+    visible,
+)
 from medar.errors import MedarError
 from medar.files import TEMPORARY, write_json
 from medar.segmentation.folder import model_digest
@@ -88,7 +96,9 @@ def segment_files(
 
     Args:
         model: in evaluation mode; of several networks, the mean of their chances.
-        path: a volume file, the folder of a DICOM series, or a folder of such, at any depth.
+        path: a volume file, the folder of a DICOM series, or a folder of such, at any depth. A
+            network of several channels takes files ID_0000, ID_0001, ..., as many as it has, for
+            those of one volume, in the order of its plan; any other file must hold all of them.
         out: a file, .nii or .nii.gz; for a folder of volumes a folder.
         settings: how.
         options: what files leave open, where the model's plan does not say it.
@@ -109,11 +119,19 @@ def segment_files(
     check_output(path, out)
     models = ensemble(model)
     digest = digest_of(models)
-    several = is_folder_of_volumes(path)
-    for source, target in _pairs(path, out) if several else [(path, out)]:
+    plan, several = models[0].plan, is_folder_of_volumes(path)
+    channels = len(plan.channels) or 1
+    if several:
+        pairs = _pairs(path, out, channels)
+    else:
+        beside = visible(path.parent) if channels > 1 and path.is_file() else []
+        volumes = _volumes(beside, channels).values()
+        pairs = [(next((files for files in volumes if path in files), [path]), out)]
+    for files, target in pairs:
+        source = files[0]
         try:
             check_target(target)
-            volume = read_for(models[0].plan, source, options, modality)
+            volume = read_for(plan, files, options, modality)
             leave(target, models, volume, digest, settings, probabilities=probabilities)
         except MedarError as error:
             if not several:
@@ -177,19 +195,36 @@ def _with_chances(
     return made
 
 
-def _pairs(path: Path, out: Path) -> list[tuple[Path, Path]]:
-    """Every volume below a folder, and its label map's file."""
+def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]]:
+    """The files of every volume below a folder, and its label map's."""
     found = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
     if not found:
         raise MedarError(f"{path}: no volume found; a volume file or a folder of them is needed")
-    stems = {one: stem_of(one, path) for one in found}
+    volumes = _volumes(found, channels)
+    stems = {name: stem_of(name, path) for name in volumes}
     ids = ids_for(stems.values())
-    if len(set(stems.values())) < len(found):
+    if len(set(stems.values())) < len(stems):
         twice = next(stem for stem in stems.values() if list(stems.values()).count(stem) > 1)
         raise MedarError(
             f"{path}: two files are named {twice!r} with different endings; rename one of them"
         )
-    return [(one, out / f"{ids[stem]}{ENDING}") for one, stem in stems.items()]
+    return [(files, out / f"{ids[stems[name]]}{ENDING}") for name, files in volumes.items()]
+
+
+def _volumes(found: Iterable[Path], channels: int) -> dict[Path, list[Path]]:
+    """The files of each volume, by its name: channels without their numbers, else the one file."""
+    together: dict[Path, list[Path]] = {}
+    for path in found:
+        of = channel_of(path) if channels > 1 else None
+        together.setdefault(of[0] if of else path, []).append(path)
+    volumes: dict[Path, list[Path]] = {}
+    for name, files in together.items():
+        numbers = [of[1] for path in files if (of := channel_of(path))]
+        if numbers == list(range(channels)):
+            volumes[name] = files
+        else:
+            volumes |= {path: [path] for path in files}
+    return volumes
 
 
 def _beside(target: Path, ending: str) -> Path:

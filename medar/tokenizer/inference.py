@@ -7,6 +7,7 @@ sliding window with Gaussian weights).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medar.data.cases import stack_channels
 from medar.data.intensity import Window
 from medar.data.plan import Plan, check_reading
 from medar.data.preparation import Trace, prepare_image, restore_image, restore_label
@@ -96,26 +98,32 @@ def sole_modality(plan: Plan) -> str | None:
 
 
 def read_for(
-    plan: Plan, path: str | Path, options: ReadOptions | None = None, modality: str | None = None
+    plan: Plan,
+    path: str | Path | Sequence[Path],
+    options: ReadOptions | None = None,
+    modality: str | None = None,
 ) -> Volume:
     """Read a volume as a plan's data set was read.
 
     Args:
         plan: its reading options hold wherever `options` says nothing else.
-        path: see `medar.volume.read_volume`.
+        path: see `medar.volume.read_volume`; of several files each holds a channel.
         options: what differs for this file.
         modality: "CT" or "MR", where the file does not say; default the only one that the plan
             has a rule for.
 
     Raises:
-        MedarError: the file cannot be read without guessing, or NaN and Inf are to be kept.
+        MedarError: a file cannot be read without guessing, NaN and Inf are to be kept, or
+            channels lie on different grids.
     """
     given = {k: v for k, v in vars(options or ReadOptions()).items() if v != getattr(NOTHING, k)}
     reading = replace(plan.reading, **given)
-    if len(plan.channels) > 1:
+    paths = [Path(path)] if isinstance(path, str | Path) else path
+    if len(plan.channels) > 1 and len(paths) == 1:
         reading = replace(reading, channels=True)
     check_reading(reading)
-    volume = read_volume(path, **reading.to_dict(), modality=modality)
+    volumes = [read_volume(one, **reading.to_dict(), modality=modality) for one in paths]
+    volume = stack_channels(paths, volumes)
     return replace(volume, modality=volume.modality or sole_modality(plan))
 
 

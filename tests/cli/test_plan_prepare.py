@@ -174,7 +174,8 @@ def test_cases_of_another_number_of_channels_are_set_aside(
     write_nifti(data / "images" / "two.nii.gz", Volume.from_array(noise, np.eye(4)))
     out = tmp_path / "out"
     said = medar("data", "prepare", data, "--out", out, "--channels", "--json")
-    assert json.loads(said.out)["failed"] == {"two": "2 channels; the plan has 1"}
+    told = "2 channels; the plan has 1; give it all of these and no others"
+    assert json.loads(said.out)["failed"] == {"two": told}
 
 
 def test_unnamed_channels_of_ct_are_windowed(medar: Medar, tmp_path: Path) -> None:

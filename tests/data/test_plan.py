@@ -95,5 +95,5 @@ def test_rules_by_modality_and_by_channel(plan: MakePlan) -> None:
     assert two.rules(2, "MR") == (T1, CT)
     with pytest.raises(MedarError, match="no intensity rule for 'MR'; the plan has: CT"):
         plan().rules(1, "MR")
-    with pytest.raises(MedarError, match="1 channels; the plan has 2"):
+    with pytest.raises(MedarError, match="1 channel; the plan has 2"):
         two.rules(1, "CT")

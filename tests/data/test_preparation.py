@@ -168,7 +168,7 @@ def test_channels_have_windows_of_their_own(plan: MakePlan) -> None:
         inside = expected.clip(window.low, window.high)
         assert channel == pytest.approx(inside, abs=1e-6 * (window.high - window.low))
     assert trace.windows[1].high > 50 * trace.windows[0].high
-    with pytest.raises(MedarError, match="1 channels; the plan has 2"):
+    with pytest.raises(MedarError, match="1 channel; the plan has 2"):
         prepare_image(image_and_label()[0], chosen)
 
 

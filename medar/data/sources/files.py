@@ -79,6 +79,16 @@ def ids_for(stems: Iterable[str]) -> dict[str, str]:
     }
 
 
+def channel_of(path: Path) -> tuple[Path, int] | None:
+    """Of nnU-Net's ID_0000.nii.gz, ID_0001.nii.gz, ...: ID.nii.gz, and the number of the channel.
+
+    None for a name that ends otherwise.
+    """
+    stem, ending = split_ending(path.name)
+    match = re.fullmatch(r"(.+)_(\d{4})", stem) if ending else None
+    return (path.with_name(match[1] + ending), int(match[2])) if match else None
+
+
 def not_a_data_set(path: Path) -> MedarError:
     """The error for a path in which no data set is found."""
     return MedarError(

@@ -1,6 +1,5 @@
 """nnU-Net v2's `dataset.json` (documentation/dataset_format.md of nnU-Net; arXiv 1809.10486)."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from medar.data.sources.fields import (
     parse_labels,
     read_object,
 )
-from medar.data.sources.files import ENDINGS, ids_for, visible
+from medar.data.sources.files import ENDINGS, channel_of, ids_for, split_ending, visible
 from medar.errors import MedarError
 
 Entry = tuple[str, tuple[Path, ...], Path | None, Split | None]
@@ -94,10 +93,9 @@ def _scanned(root: Path, which: str, ending: str) -> list[Entry]:
     if not folder.is_dir():
         return []
     channels: dict[str, list[Path]] = {}
-    pattern = re.compile(rf"(.+)_\d{{4}}{re.escape(ending)}", re.IGNORECASE)
     for path in visible(folder):
-        if match := pattern.fullmatch(path.name):
-            channels.setdefault(match[1], []).append(path)
+        if split_ending(path.name)[1].lower() == ending.lower() and (of := channel_of(path)):
+            channels.setdefault(split_ending(of[0].name)[0], []).append(path)
     found: list[Entry] = []
     for name, images in channels.items():
         label = root / f"labels{which}" / f"{name}{ending}"
