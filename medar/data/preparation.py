@@ -126,7 +126,7 @@ def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
     Where the plan's grid did not reach, the volume is filled with its window's lowest value.
     """
     prepared = Volume(array=array, affine=trace.target.affine, modality=trace.modality)
-    back = resample(prepared, trace.source, fill=-1.0).array
+    back = resample(to_the_border(prepared, trace.source), trace.source, fill=-1.0).array
     restored = np.stack(
         [window.restore(channel) for window, channel in zip(trace.windows, back, strict=True)]
     )

@@ -215,3 +215,14 @@ def test_a_prepared_case_is_what_it_was(plan: MakePlan) -> None:
     some = [float(coarse.mean()), float(coarse.std()), *map(float, coarse[0, 1:5, 2, 1])]
     expected = [-0.62302, 0.46427, -0.11603, -0.08229, -0.04855, -0.01579]
     assert (VERSION, some) == (2, pytest.approx(expected, abs=2e-4)), advice
+
+
+@pytest.mark.parametrize("spacing", [3.0, 4.3, 0.7])
+def test_images_reach_the_volumes_border(plan: MakePlan, spacing: float) -> None:
+    bright = np.full((16, 10, 13), 900.0, np.float32)
+    bright[8, 5, 6] = -900.0
+    image = Volume.from_array(bright, np.diag([1, 0.7, 1.3, 1]), modality="CT")
+    array, trace = prepare_image(image, plan(mode="patch", spacing=(spacing,) * 3))
+    faces = np.ones(bright.shape, bool)
+    faces[1:-1, 1:-1, 1:-1] = False
+    assert restore_image(np.full_like(array, 0.9), trace).array[0][faces].min() > 0
