@@ -5,7 +5,7 @@ workers, nor on which of them makes it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,7 @@ class PreparedDataset(DrawnDataset):
     Args:
         folder: what `prepare` filled.
         split: the cases to take; None for all.
+        splits: of subjects, in place of those that the folder says; see `Prepared`.
         augmentation: None for none.
         seed: of patches and augmentation.
         foreground: share of patches, in patch mode, that are centred on a labelled voxel, each
@@ -83,6 +84,7 @@ class PreparedDataset(DrawnDataset):
         folder: str | Path,
         *,
         split: Split | None = None,
+        splits: Mapping[str, Split] | None = None,
         augmentation: Augmentation | None = None,
         seed: int = 0,
         foreground: float = 1 / 3,
@@ -91,7 +93,7 @@ class PreparedDataset(DrawnDataset):
         if not 0 <= foreground <= 1:
             raise MedarError(f"foreground {foreground}: a share from 0 to 1 is needed")
         super().__init__(seed)
-        self.prepared = Prepared(folder, split=split)
+        self.prepared = Prepared(folder, split=split, splits=splits)
         self.plan = self.prepared.plan
         self.foreground = foreground
         self.labels = self.plan.labels if labels else {}

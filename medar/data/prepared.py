@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,20 @@ class Prepared:
     Args:
         folder: holds plan.yaml, cases.jsonl and arrays/.
         split: keep the cases of one split only.
+        splits: of subjects, in place of those that the folder says; a subject that is not named
+            is in none.
 
     Raises:
         MedarError: the folder was not prepared, not to the end, or holds no case of the split.
     """
 
-    def __init__(self, folder: str | Path, *, split: Split | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        split: Split | None = None,
+        splits: Mapping[str, Split] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         listing = self.folder / CASES_FILE
         if not listing.exists():
@@ -60,7 +69,10 @@ class Prepared:
         try:
             header, *lines = listing.read_bytes().splitlines()
             prepared_by = json.loads(header)["plan"]
-            splits = [json.loads(line)["split"] for line in lines]
+            cases = [json.loads(line) for line in lines]
+            found = [case["split"] for case in cases]
+            if splits is not None:
+                found = [splits.get(case["subject"]) for case in cases]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MedarError(
                 f"{listing}: damaged ({one_line(error)}); run `medar data prepare` again"
@@ -70,11 +82,11 @@ class Prepared:
                 f"{self.folder}: {PLAN_FILE} has changed since the cases were prepared; "
                 "run `medar data prepare` again"
             )
-        if split is not None and split not in splits:
-            there = ", ".join(sorted({str(s) for s in splits}))
+        if split is not None and split not in found:
+            there = ", ".join(sorted({str(s) for s in found}))
             raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
         if split is not None:
-            lines = [line for line, s in zip(lines, splits, strict=True) if s == split]
+            lines = [line for line, s in zip(lines, found, strict=True) if s == split]
         self.cache = ArrayCache(self.folder / ARRAYS)
         self._lines = np.frombuffer(b"".join(lines), dtype=np.uint8)
         self._ends = np.cumsum([len(line) for line in lines])

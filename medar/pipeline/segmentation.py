@@ -106,6 +106,11 @@ class SegmentationRecipeSettings:
                     f"pretrain.backbone {self.pretrain.backbone} and segmentation.backbone "
                     f"{self.segmentation.backbone}: the same are needed"
                 )
+        if self.segmentation.data.fold is not None and self.evaluation.split == "val":
+            raise MedarError(
+                f"segmentation.data.fold {self.segmentation.data.fold}: trains on most cases of "
+                "the split val, which evaluation.split val would judge by; take test, or no fold"
+            )
         if self.wants_tokenizer and self.tokenizer is None:
             assert self.pretrain is not None
             raise MedarError(

@@ -6,12 +6,13 @@ items whatever the share: cases come again, one after the other, cut and augment
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
 from medar.data.loading import DrawnDataset, Item, PreparedDataset
-from medar.data.prepared import PreparedCase
+from medar.data.manifest import Split
+from medar.data.prepared import Prepared, PreparedCase
 from medar.data.splits import in_order
 from medar.errors import MedarError
 from medar.segmentation.settings import DataSettings
@@ -24,16 +25,24 @@ class AnnotatedDataset(DrawnDataset):
         folder: what `prepare` filled.
         settings: share of the labels, foreground and augmentation are used.
         seed: of patches and augmentation.
+        splits: of subjects, in place of those that the folder says; see `fold_splits`.
 
     Raises:
         MedarError: no prepared data set, none with labels, or no annotated case in "train".
     """
 
-    def __init__(self, folder: str | Path, settings: DataSettings, seed: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: DataSettings,
+        seed: int = 0,
+        splits: Mapping[str, Split] | None = None,
+    ) -> None:
         super().__init__(seed)
         self.base = PreparedDataset(
             folder,
             split="train",
+            splits=splits,
             augmentation=settings.augmentation,
             seed=seed,
             foreground=settings.foreground,
@@ -71,6 +80,35 @@ class AnnotatedDataset(DrawnDataset):
     def draw(self, number: int, seed: Sequence[int]) -> Item:
         """The item that comes after so many, its patch and augmentation drawn by `seed` alone."""
         return self.base.draw(self.places[number % len(self.places)], seed)
+
+
+def fold_splits(folder: str | Path, settings: DataSettings) -> dict[str, Split] | None:
+    """The splits of a fold of cross-validation, by subject; None where the settings name no fold.
+
+    The annotated subjects of train and val together are dealt out to the folds in an order that
+    their names alone decide; those of the fold are val, all others train.
+
+    Args:
+        folder: what `prepare` filled.
+        settings: `fold` and `folds` are used.
+
+    Raises:
+        MedarError: no prepared data set, or fewer subjects than folds.
+    """
+    if settings.fold is None:
+        return None
+    prepared = Prepared(folder)
+    cases = (prepared[place] for place in range(len(prepared)))
+    names = {one.subject for one in cases if one.split in ("train", "val") and is_annotated(one)}
+    if len(names) < settings.folds:
+        raise MedarError(
+            f"folds {settings.folds}: {folder} has {len(names)} annotated subjects in train and "
+            "val; no more folds than these are possible"
+        )
+    dealt = enumerate(in_order(names, 0))
+    return {
+        name: "val" if place % settings.folds == settings.fold else "train" for place, name in dealt
+    }
 
 
 def is_annotated(case: PreparedCase) -> bool:

@@ -50,6 +50,11 @@ class DataSettings:
     A smaller share is a part of a larger one."""
     labels_seed: int = 0
     """Decides which subjects these are."""
+    fold: int | None = None
+    """Cross-validation: of the annotated subjects of train and val together this part is val, the
+    others are train; null for the splits as they are. From 0."""
+    folds: int = 5
+    """Parts that these subjects are dealt out to, by their names alone."""
     batch_size: int = 2
     """Volumes or patches a batch, over all processes together."""
     foreground: float = 1 / 3
@@ -77,6 +82,10 @@ class DataSettings:
         for name, least in (("batch_size", 1), ("workers", 0), ("validation", 1)):
             if getattr(self, name) < least:
                 raise MedarError(f"{name} {getattr(self, name)}: a number from {least} is needed")
+        if self.folds < 2:
+            raise MedarError(f"folds {self.folds}: a number from 2 is needed")
+        if self.fold is not None and not 0 <= self.fold < self.folds:
+            raise MedarError(f"fold {self.fold}: a number from 0 to {self.folds - 1} is needed")
         if not 0 < self.labels <= 1:
             raise MedarError(f"labels {self.labels}: a share above 0 up to 1 is needed")
         if not 0 <= self.foreground <= 1:

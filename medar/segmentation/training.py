@@ -6,7 +6,7 @@ import torch
 
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
-from medar.segmentation.data import AnnotatedDataset
+from medar.segmentation.data import AnnotatedDataset, fold_splits
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
 from medar.segmentation.ranges import Ranges, ranges_of
@@ -74,8 +74,9 @@ def make_task(
         MedarError: see `train_segmenter`.
     """
     seed, transfer = settings.training.seed, settings.transfer
-    train = AnnotatedDataset(data, settings.data, seed)
-    validation = PreparedDataset(data, split="val")
+    splits = fold_splits(data, settings.data)
+    train = AnnotatedDataset(data, settings.data, seed, splits)
+    validation = PreparedDataset(data, split="val", splits=splits)
     plan = agreed_plan(train.plan, settings.plan, data)
     augmentation = settings.data.augmentation
     with torch.random.fork_rng(devices=[]):

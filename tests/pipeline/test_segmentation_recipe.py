@@ -126,6 +126,7 @@ def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
         (("--labels", "0%"), "labels 0%: a share of the subjects"),
         (("evaluation.tolerance=-1",), "evaluation tolerance -1.0: a number above 0"),
         (("evaluation.seed=-1",), "evaluation seed -1: a number from 0"),
+        (("segmentation.data.fold=0", "evaluation.split=val"), "trains on most cases of"),
         (("shares.train=0",), "shares train 0.0: a number above 0 is needed"),
     ):
         code, said, error = run("--out", out, *words, "--dry-run")

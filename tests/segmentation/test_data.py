@@ -7,7 +7,7 @@ import torch
 
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
-from medar.segmentation.data import AnnotatedDataset, annotated_places
+from medar.segmentation.data import AnnotatedDataset, annotated_places, fold_splits
 from medar.segmentation.settings import DataSettings, share_of
 
 
@@ -45,6 +45,29 @@ def test_items_say_what_was_looked_for(prepared: Path) -> None:
     known = {int(data[n]["index"]): data[n]["annotated"].tolist() for n in range(len(data))}
     assert known[0] == [True, True]
     assert known[4] == [True, False]
+
+
+def test_folds_share_out_the_annotated_subjects(prepared: Path) -> None:
+    held_out = []
+    for fold in range(3):
+        splits = fold_splits(prepared, DataSettings(fold=fold, folds=3))
+        train = AnnotatedDataset(prepared, DataSettings(fold=fold, folds=3), splits=splits)
+        validation = PreparedDataset(prepared, split="val", splits=splits)
+        held = {validation.prepared[place].subject for place in range(len(validation))}
+        assert held.isdisjoint(train.subjects)
+        assert sorted({*held, *train.subjects}) == ["s1", "s2", "s3", "s4", "s6", "s7"]
+        held_out += sorted(held)
+    assert sorted(held_out) == ["s1", "s2", "s3", "s4", "s6", "s7"]
+    assert fold_splits(prepared, DataSettings()) is None
+
+
+def test_folds_that_cannot_be_are_refused(prepared: Path) -> None:
+    with pytest.raises(MedarError, match="has 6 annotated subjects in train and val"):
+        fold_splits(prepared, DataSettings(fold=0, folds=7))
+    with pytest.raises(MedarError, match="fold 5: a number from 0 to 4 is needed"):
+        DataSettings(fold=5)
+    with pytest.raises(MedarError, match="folds 1: a number from 2"):
+        DataSettings(folds=1)
 
 
 def test_validation_cases_are_spread(prepared: Path) -> None:

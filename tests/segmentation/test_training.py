@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
+from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import (
     load_pretrained,
     load_segmenter,
@@ -75,6 +76,15 @@ def test_a_share_of_the_labels_is_part_of_the_run(prepared: Path, tmp_path: Path
     train_segmenter(settings.with_labels(0.25), prepared, tmp_path)
     with pytest.raises(MedarError, match=r"task\.data"):
         train_segmenter(settings, prepared, tmp_path)
+
+
+def test_a_fold_is_held_out(prepared: Path) -> None:
+    task = make_task(make_settings(data__fold=1, data__folds=3), prepared)
+    held = {task.validation.prepared[place].subject for place in range(len(task.validation))}
+    assert isinstance(task.train, AnnotatedDataset)
+    assert len(held) == 2
+    assert len(task.train.subjects) == 4
+    assert held.isdisjoint(task.train.subjects)
 
 
 def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
