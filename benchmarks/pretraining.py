@@ -25,6 +25,9 @@ the weights that are best on the validation split are taken, in pretraining by t
 Dice is that of prepared volumes, by sliding windows with the mirrors of training. --organs 1-7
 makes background of all other labels.
 
+A backbone that learns best at another rate than the configuration's is given it by --set
+training.learning_rate=0.003, likewise a pretext by --pretrain-set.
+
 With --steps and --pretrain-steps instead of minutes, rows compare on a machine that others use too:
 equal time is then the number of steps that each row takes in those minutes on an idle one; name the
 rows with --rows then, as each backbone and pretext has another number.
@@ -87,7 +90,7 @@ def main() -> None:
 
 def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     """Fine-tune and judge one row."""
-    settings = load_yaml(SegmentationSettings, options.config)
+    settings = load_yaml(SegmentationSettings, options.config, options.set)
     match row.split(":"):
         case ["synthetic", percent, seed]:
             pretext, settings = "none", with_pairs(settings, int(percent) / 100, options)
@@ -106,8 +109,9 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     outcome = fit(task, settings.training, out)
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
-        "best_step": outcome.best_step, "subjects": list(task.train.subjects),
-        "parameters": parameters(task.model), **about, **tested(out, options.data),
+        "best_step": outcome.best_step, "learning_rate": training.learning_rate,
+        "subjects": list(task.train.subjects), "parameters": parameters(task.model),
+        **about, **tested(out, options.data),
     }  # fmt: skip
 
 
@@ -139,7 +143,7 @@ def pretrained(
 
     if options.pretrain_config is None or (options.tokenizer is None and kind != "masked"):
         raise SystemExit(f"pretext {kind} needs --pretrain-config, and all but masked --tokenizer")
-    changes = [f"pretext.kind={kind}"]
+    changes = [*options.pretrain_set, f"pretext.kind={kind}"]
     if kind != "masked":
         changes.append(f"pretext.tokenizer={options.tokenizer}")
     chosen = load_yaml(PretrainSettings, options.pretrain_config, changes)
@@ -149,7 +153,7 @@ def pretrained(
     outcome = pretrain_backbone(chosen, options.data, out)
     return {
         "pretrained": str(out), "pretrain_minutes": outcome.elapsed / 60,
-        "pretrain_steps": outcome.step,
+        "pretrain_steps": outcome.step, "pretrain_learning_rate": training.learning_rate,
     }  # fmt: skip
 
 
@@ -213,6 +217,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pretrain-config", type=Path, help="settings of pretraining")
     parser.add_argument("--pretrain-minutes", type=float, default=10.0)
     parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
+    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE, settings of fine-tuning")
+    parser.add_argument("--pretrain-set", nargs="*", default=[], help="the same of pretraining")
     parser.add_argument("--tokenizer", type=Path, help="trained on the training cases alone")
     parser.add_argument("--synthetic", type=Path, help="pairs of `medar synthesize`")
     parser.add_argument("--organs", type=organs, help="labels to learn, such as 1-7; default all")
