@@ -5,7 +5,7 @@ is, what it was made from and by, and what about it is unlike the training volum
 `x_probabilities.nii.gz` too: the chances of all classes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -125,8 +125,8 @@ def segment_files(
         pairs = _pairs(path, out, channels)
     else:
         beside = visible(path.parent) if channels > 1 and path.is_file() else []
-        volumes = _volumes(beside, channels).values()
-        pairs = [(next((files for files in volumes if path in files), [path]), out)]
+        belong = (files for _, files in _volumes(beside, channels) if path in files)
+        pairs = [(next(belong, [path]), out)]
     for files, target in pairs:
         source = files[0]
         try:
@@ -201,30 +201,30 @@ def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]
     if not found:
         raise MedarError(f"{path}: no volume found; a volume file or a folder of them is needed")
     volumes = _volumes(found, channels)
-    stems = {name: stem_of(name, path) for name in volumes}
-    ids = ids_for(stems.values())
-    if len(set(stems.values())) < len(stems):
-        twice = next(stem for stem in stems.values() if list(stems.values()).count(stem) > 1)
-        raise MedarError(
-            f"{path}: two files are named {twice!r} with different endings; rename one of them"
-        )
-    return [(files, out / f"{ids[stems[name]]}{ENDING}") for name, files in volumes.items()]
+    stems = [stem_of(name, path) for name, _ in volumes]
+    ids = ids_for(stems)
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise MedarError(f"{path}: two volumes are named {twice!r}; rename one of them")
+    return [
+        (files, out / f"{ids[stem]}{ENDING}")
+        for (_, files), stem in zip(volumes, stems, strict=True)
+    ]
 
 
-def _volumes(found: Iterable[Path], channels: int) -> dict[Path, list[Path]]:
-    """The files of each volume, by its name: channels without their numbers, else the one file."""
-    together: dict[Path, list[Path]] = {}
+def _volumes(found: Sequence[Path], channels: int) -> list[tuple[Path, list[Path]]]:
+    """Each volume's name and files: its channels', named without their numbers, or the one file."""
+    numbered: dict[Path, dict[int, Path]] = {}
     for path in found:
-        of = channel_of(path) if channels > 1 else None
-        together.setdefault(of[0] if of else path, []).append(path)
-    volumes: dict[Path, list[Path]] = {}
-    for name, files in together.items():
-        numbers = [of[1] for path in files if (of := channel_of(path))]
-        if numbers == list(range(channels)):
-            volumes[name] = files
-        else:
-            volumes |= {path: [path] for path in files}
-    return volumes
+        if channels > 1 and (of := channel_of(path)):
+            numbered.setdefault(of[0], {})[of[1]] = path
+    several = {
+        name: [files[number] for number in range(channels)]
+        for name, files in numbered.items()
+        if set(files) == set(range(channels))
+    }
+    taken = {path for files in several.values() for path in files}
+    return [*several.items(), *((path, [path]) for path in found if path not in taken)]
 
 
 def _beside(target: Path, ending: str) -> Path:

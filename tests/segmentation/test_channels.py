@@ -79,3 +79,10 @@ def test_a_missing_channel_and_another_grid_are_refused(model: Segmenter, tmp_pa
     with pytest.raises(MedarError, match=r"a_0001.nii.gz: its grid differs from that of a_0000"):
         list(segment_files(model, alone, tmp_path / "out.nii.gz", PLAIN))
     assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_two_volumes_of_a_name_are_refused(model: Segmenter, tmp_path: Path) -> None:
+    for name, channels in (("a_0000", (0,)), ("a_0001", (1,)), ("a", (0, 1))):
+        write(tmp_path / "in" / f"{name}.nii.gz", *channels)
+    with pytest.raises(MedarError, match="two volumes are named 'a'; rename one of them"):
+        list(segment_files(model, tmp_path / "in", tmp_path / "out", PLAIN))
