@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 
 from medar.data.loading import PreparedDataset
+from medar.data.prepared import Prepared
 from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset, fold_splits
 from medar.segmentation.folder import load_pretrained
 from medar.segmentation.network import Segmenter
-from medar.segmentation.ranges import Ranges, ranges_of
+from medar.segmentation.prior import begin_with, label_shares
+from medar.segmentation.ranges import ranges_of
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.synthetic import MixedDataset, with_pairs
@@ -102,14 +104,18 @@ def make_task(
     cases: AnnotatedDataset | MixedDataset = train
     if settings.data.synthetic is not None:
         cases = with_pairs(train, settings.data, pairs, workers=workers)
-    model.ranges = _ranges(cases)
+    prepared, places = _seen(cases)
+    model.ranges = ranges_of(prepared, places)
+    shares = label_shares(prepared, places, plan)
+    for head in (model.head, *(deep.heads if deep else ())):
+        begin_with(head, shares)
     return SegmentationTask(model, cases, validation, settings, origin, deep)
 
 
-def _ranges(cases: AnnotatedDataset | MixedDataset) -> Ranges:
-    """Of the real cases; of the synthetic ones where these are all that is learnt from."""
+def _seen(cases: AnnotatedDataset | MixedDataset) -> tuple[Prepared, list[int]]:
+    """The real cases' data set and places; the synthetic ones' where these are all there is."""
     if isinstance(cases, AnnotatedDataset):
-        return ranges_of(cases.base.prepared, cases.places)
+        return cases.base.prepared, cases.places
     if cases.share < 1:
-        return _ranges(cases.real)
-    return ranges_of(cases.pairs.prepared, list(range(len(cases.pairs))))
+        return _seen(cases.real)
+    return cases.pairs.prepared, list(range(len(cases.pairs)))

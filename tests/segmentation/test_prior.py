@@ -1,0 +1,68 @@
+"""What a network says before it has learnt anything."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from small_segmenters import make_plan, make_settings
+from torch import nn
+
+from medar.data.loading import UNKNOWN
+from medar.data.prepared import Prepared, PreparedCase
+from medar.segmentation.prior import LEAST, MOST, label_shares
+from medar.segmentation.training import make_task
+
+
+class Cases:
+    """Label maps and what they were annotated for, in place of a prepared data set."""
+
+    def __init__(self, *cases: tuple[list[int], list[int]]) -> None:
+        self.cases = [(np.array(voxels), annotated) for voxels, annotated in cases]
+
+    def __getitem__(self, place: int) -> PreparedCase:
+        return PreparedCase(
+            id=str(place), subject=str(place), split="train", modality="CT", image="",
+            annotated=tuple(self.cases[place][1]), attributes={}, label="",
+        )  # fmt: skip
+
+    def label(self, case: PreparedCase) -> npt.NDArray[Any]:
+        return self.cases[int(case.id)][0].reshape(1, -1, 1, 1)
+
+
+def shares(*cases: tuple[list[int], list[int]]) -> list[float]:
+    return label_shares(Cases(*cases), range(len(cases)), make_plan())  # type: ignore[arg-type]
+
+
+def test_a_share_is_the_mean_over_the_cases_annotated_for_the_label() -> None:
+    one = ([3, 7] + [0] * 18, [3, 7])
+    two = ([3, 3, 3, 7] + [0] * 16, [3])
+    assert shares(one, two) == pytest.approx([0.1, 0.05])
+
+
+def test_unknown_voxels_count_nowhere() -> None:
+    assert shares(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, LEAST])
+
+
+def test_shares_have_bounds() -> None:
+    assert shares(([0] * 10, [3])) == [LEAST, LEAST]
+    assert sum(shares(([3] * 9 + [7], [3, 7]))) == pytest.approx(MOST)
+    assert shares(([3] * 9 + [7], [3, 7])) == pytest.approx([0.9 * MOST, 0.1 * MOST])
+
+
+def test_large_label_maps_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medar.segmentation.prior.SAMPLE", 10)
+    assert shares(([3, 0] * 500, [3, 7]))[0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_every_head_begins_with_the_shares_of_the_training_cases(prepared: Path) -> None:
+    task = make_task(make_settings(loss__deep_supervision=1), prepared)
+    cases = [n for n in range(6) if n != 5]
+    expected = label_shares(Prepared(prepared), cases, task.train.plan)
+    assert task.deep is not None
+    for head in (task.model.head, *task.deep.heads):
+        assert isinstance(head, nn.Conv3d)
+        silent = head(torch.zeros(1, head.in_channels, 1, 1, 1)).softmax(1).flatten()
+        torch.testing.assert_close(silent[1:], torch.tensor(expected))
