@@ -17,7 +17,7 @@ from medar.data.plan import Plan
 from medar.data.prepared import Prepared
 
 LEAST = 0.001
-"""The smallest share that a label begins with: Dice hardly moves a smaller one."""
+"""The smallest share that a label begins with, so that none is all but ruled out."""
 MOST = 0.5
 """The largest share that all labels together begin with."""
 CASES = 64
