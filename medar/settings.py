@@ -1,24 +1,106 @@
-"""Settings as frozen dataclasses, to and from YAML, with errors that name the file and the key."""
+"""Settings: frozen dataclasses that check their values, to and from YAML, with one-line errors.
+
+`@settings` turns a class into such a dataclass. Bounds stand in the field types (`PositiveInt`,
+`Fraction`), relations between fields in `__post_init__`. Values are checked in the same way whether
+they come from a YAML file, from a model folder or from Python.
+"""
 
 import dataclasses
 import difflib
+import functools
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform, overload
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from medar.errors import MedarError
 from medar.files import write_text
 
 S = TypeVar("S")
 
-STRICT = {"extra": "forbid"}
-"""For `__pydantic_config__` of a settings class: unknown keys are errors."""
+PositiveInt = Annotated[int, Field(ge=1)]
+"""1, 2, 3, ..."""
+NonNegativeInt = Annotated[int, Field(ge=0)]
+"""0, 1, 2, ..."""
+PositiveFloat = Annotated[float, Field(gt=0)]
+"""Above 0."""
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+"""0 or more."""
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""From 0 to 1, both included; also for probabilities."""
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+"""From 0 to below 1, such as a decay rate."""
 
+STRICT = {"extra": "forbid"}
+"""For classes that are not yet `@settings`."""
+
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+RENAMED = "__renamed_keys__"
+CHECK = "check_failed"
+"""Type of the pydantic errors that carry a `MedarError` of `__post_init__`."""
 UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
-"""Types of pydantic's errors about keys that a class does not have."""
+MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+
+
+@overload
+def settings(cls: type[S], /) -> type[S]: ...
+@overload
+def settings(*, renamed: Mapping[str, str]) -> Callable[[type[S]], type[S]]: ...
+@dataclass_transform(
+    frozen_default=True,
+    kw_only_default=True,
+    field_specifiers=(dataclasses.field,),
+)
+def settings(cls: Any = None, /, *, renamed: Mapping[str, str] | None = None) -> Any:
+    """Make a class a frozen, keyword-only dataclass whose values are checked.
+
+    Unknown keys and values outside the field types raise a `MedarError`. A `MedarError` raised in
+    `__post_init__` gets the key of the settings in front.
+
+    Args:
+        cls: the class, with annotated fields.
+        renamed: former names of keys with their present ones, and a remark if need be:
+            `{"final": "min_learning_rate, an absolute rate"}`. A file that still has the former
+            name is refused with a message that gives the new one.
+    """
+    if cls is None:
+        return lambda cls: _checked(cls, dict(renamed or {}))
+    return _checked(cls, {})
+
+
+def _checked(cls: type[Any], renamed: dict[str, str]) -> type[Any]:
+    check = cls.__dict__.get("__post_init__")
+    if check is not None:
+
+        @functools.wraps(check)
+        def post_init(self: Any) -> None:
+            try:
+                check(self)
+            except MedarError as error:
+                # The text goes in as data: braces in it are no template.
+                raise PydanticCustomError(CHECK, "{text}", {"text": str(error)}) from error
+
+        cls.__post_init__ = post_init
+    made = pydantic_dataclass(frozen=True, kw_only=True, config=CONFIG)(cls)
+    setattr(made, RENAMED, {**getattr(made, RENAMED, {}), **renamed})
+    construct = made.__init__
+
+    @functools.wraps(construct)
+    def init(self: Any, **values: Any) -> None:
+        try:
+            construct(self, **values)
+        except ValidationError as error:
+            raise MedarError(_sentence(error, made)) from error
+
+    # Pydantic recognises its own constructor by this mark, and builds nested settings without it.
+    init.__pydantic_base_init__ = True  # type: ignore[attr-defined]
+    made.__init__ = init  # type: ignore[method-assign]
+    return made
 
 
 def from_dict(cls: type[S], values: Any, where: str) -> S:
@@ -32,18 +114,14 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
     Raises:
         MedarError: one line that names the key, the value and what is allowed.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     if not isinstance(values, dict):
-        raise MedarError(f"{where}: a mapping of settings is needed, not {type(values).__name__}")
+        raise MedarError(f"{where}: must hold a mapping of settings, got {type(values).__name__}")
     try:
         return TypeAdapter(cls).validate_python(values)
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:
-        # A misspelt key is also a missing one: the spelling is what to mend.
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN)
-        raise MedarError(f"{where}: {_first(problems[0], cls)}") from error
+        raise MedarError(f"{where}: {_sentence(error, cls)}") from error
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -82,7 +160,7 @@ def load_yaml(cls: type[S], path: str | Path, overrides: Sequence[str] = ()) -> 
 
 
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds; an empty one holds no settings.
+    """The content of a YAML file; an empty file gives an empty dictionary.
 
     Raises:
         MedarError: it cannot be read, or is not YAML.
@@ -152,21 +230,87 @@ def _flow(dumper: yaml.SafeDumper, value: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _flow)
 
 
-def _first(problem: Any, cls: type[Any]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in UNKNOWN:
-        names = [field.name for field in dataclasses.fields(_class_at(cls, problem["loc"][:-1]))]
-        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(names)}"
-        return f"unknown key {key!r}; {hint}"
-    if problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+def did_you_mean(name: str, allowed: Sequence[str], *, listed: str) -> str:
+    """The near miss among `allowed`, or all of them: the end of an error message.
+
+    Args:
+        name: what was given.
+        allowed: what could have been.
+        listed: what the list of them is called, such as "known keys".
+    """
+    near = difflib.get_close_matches(name.lower(), allowed, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"{listed}: {', '.join(allowed)}"
+
+
+BOUNDS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("greater than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
+KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a string",
+    "path": "a path",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping",
+    "dataclass": "a mapping of settings",
+}
+
+
+def _sentence(error: ValidationError, cls: type[Any]) -> str:
+    """The most telling of pydantic's errors, in one line.
+
+    A misspelt key is also a missing one: the spelling is what to mend, so it comes first.
+    """
+    problem = sorted(error.errors(), key=lambda one: one["type"] not in UNKNOWN)[0]
+    kind, value = problem["type"], problem["input"]
+    key = ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
+    if kind in UNKNOWN:
+        return _unknown_key(key, problem, cls)
+    if kind in MISSING:
         return f"key {key!r} is missing"
-    return f"key {key!r}: {problem['input']!r} ({problem['msg'][0].lower()}{problem['msg'][1:]})"
+    if kind == CHECK:
+        return f"{key}: {problem['msg']}" if key else problem["msg"]
+    if kind in BOUNDS:
+        words, bound = BOUNDS[kind]
+        return f"{key} must be {words} {problem['ctx'][bound]:g}, got {_shown(value)}"
+    if kind == "finite_number":
+        return f"{key} must be finite, got {_shown(value)}"
+    if kind == "literal_error":
+        return f"{key} must be {problem['ctx']['expected']}, got {_shown(value)}"
+    first = kind.partition("_")[0]
+    if first in KINDS:
+        return f"{key} must be {KINDS[first]}, got {_shown(value)}"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{key}: {message}, got {_shown(value)}"
 
 
-def _class_at(cls: type[Any], place: tuple[int | str, ...]) -> type[Any]:
+def _unknown_key(key: str, problem: ErrorDetails, cls: type[Any]) -> str:
+    owner, name = _class_at(cls, problem["loc"][:-1]), str(problem["loc"][-1])
+    renamed: dict[str, str] = getattr(owner, RENAMED, {})
+    if name in renamed:
+        return f"key {key!r} has a new name: {renamed[name]}"
+    names = [field.name for field in dataclasses.fields(owner)]
+    return f"unknown key {key!r}; {did_you_mean(name, names, listed='known keys')}"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(repr(plain(value)).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_branch(part: int | str) -> bool:
+    """Whether a part of a location names the branch of a union, such as `tuple[int, ...]`."""
+    return isinstance(part, str) and ("[" in part or "-" in part or part in ("int", "float", "str"))
+
+
+def _class_at(cls: type[Any], location: tuple[int | str, ...]) -> type[Any]:
     """The settings class that a nested key belongs to."""
-    for part in place:
+    for part in location:
         hint = typing.get_type_hints(cls).get(str(part))
         inner = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
         # What is no field is a key of a mapping, whose class was found one step before.

@@ -1,19 +1,17 @@
 """Settings from and to YAML: what goes in comes out, and errors name the key."""
 
-from dataclasses import dataclass, field
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import pytest
 
 from medar.errors import MedarError
-from medar.settings import STRICT, from_dict, load_yaml, save_yaml, to_dict
+from medar.settings import PositiveInt, from_dict, load_yaml, save_yaml, settings, to_dict
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Inner:
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     high: float = 1.0
     low: float = 0.0
 
@@ -22,11 +20,9 @@ class Inner:
             raise MedarError(f"high {self.high:g} <= low {self.low:g}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(renamed={"sides": "size, in voxels"})
 class Settings:
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    size: tuple[int, int, int]
+    size: tuple[PositiveInt, PositiveInt, PositiveInt]
     rate: float = 1e-3
     kind: Literal["a", "b"] = "a"
     names: dict[int, str] = field(default_factory=dict)
@@ -79,10 +75,13 @@ def test_strings_that_read_as_numbers_are_numbers(tmp_path: Path) -> None:
             "unknown key 'rules.CT.zzz'; known keys: high, low",
         ),
         ({}, "key 'size' is missing"),
-        ({"size": [1, 2, "x"]}, "key 'size.2': 'x' (input should be a valid integer"),
-        ({"size": [1, 2, 3], "kind": "c"}, "key 'kind': 'c' (input should be 'a' or 'b')"),
-        ({"size": [1, 2, 3], "inner": {"high": -1}}, "high -1 <= low 0"),
-        ([1], "a mapping of settings is needed, not list"),
+        ({"size": [1, 2, 0]}, "size.2 must be at least 1, got 0"),
+        ({"size": [1, 2, 3], "rate": "nan"}, "rate must be finite, got 'nan'"),
+        ({"sides": [1, 2, 3]}, "key 'sides' has a new name: size, in voxels"),
+        ({"size": [1, 2, "x"]}, "size.2 must be an integer, got 'x'"),
+        ({"size": [1, 2, 3], "kind": "c"}, "kind must be 'a' or 'b', got 'c'"),
+        ({"size": [1, 2, 3], "inner": {"high": -1}}, "inner: high -1 <= low 0"),
+        ([1], "must hold a mapping of settings, got list"),
     ],
 )
 def test_errors_name_the_file_and_the_key(values: Any, message: str) -> None:
@@ -106,3 +105,25 @@ def test_an_empty_file_lacks_keys(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("# nothing\n")
     with pytest.raises(MedarError, match="key 'size' is missing"):
         load_yaml(Settings, tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": (1, 2, 3), "kind": "A"}, "kind must be 'a' or 'b', got 'A'"),
+        ({"size": (1, 0, 3)}, "size.1 must be at least 1, got 0"),
+        ({"size": (1, 2, 3), "rat": 1}, "unknown key 'rat'; did you mean 'rate'?"),
+        ({"size": (1, 2, 3), "inner": {"high": -1}}, "inner: high -1 <= low 0"),
+        ({}, "key 'size' is missing"),
+    ],
+)
+def test_settings_built_in_python_are_checked_too(values: Any, message: str) -> None:
+    with pytest.raises(MedarError) as caught:
+        Settings(**values)
+    assert str(caught.value) == message
+
+
+def test_a_changed_copy_is_checked() -> None:
+    assert replace(FULL, kind="a").kind == "a"
+    with pytest.raises(MedarError, match="kind must be 'a' or 'b', got 'typo'"):
+        replace(FULL, kind="typo")

@@ -1,0 +1,135 @@
+"""`Registry`: implementations by name, medar's own and those of other packages.
+
+A codebook, mixer, pretext task, backbone or feature extractor is chosen by a name in the settings.
+Names come from three places:
+
+- medar's own implementations, imported when they are first needed;
+- classes marked with a decorator, such as `@register_codebook("residual_fsq")`;
+- entry points of installed packages, in a group such as `medar.codebooks`.
+
+A model folder keeps `import_path` of each class that is not medar's own, so that the model loads
+again wherever that class can be imported. Nothing is ever imported from the folder itself.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from medar.errors import MedarError, one_line
+from medar.settings import did_you_mean
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """Implementations of one kind, by name.
+
+    Args:
+        kind: what they are, for messages: "codebook".
+        group: the entry point group in which other packages name theirs.
+        builtin: medar's own, as "module:attribute".
+    """
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.kind, self.group = kind, group
+        self._paths = dict(builtin)
+        self._registered: dict[str, T] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[C], C]:
+        """A decorator that makes a class available under a name.
+
+        Raises:
+            MedarError: another class has the name.
+        """
+
+        def decorate(implementation: C) -> C:
+            if name in self._names() and path_of(self[name]) != path_of(implementation):
+                raise MedarError(
+                    f"{self.kind} {name!r} is already registered, by {path_of(self[name])}; choose "
+                    "another name"
+                )
+            self._registered[name] = implementation  # type: ignore[assignment]
+            return implementation
+
+        return decorate
+
+    def __getitem__(self, name: str) -> T:
+        """The implementation of a name.
+
+        Raises:
+            MedarError: the name is unknown, or its module cannot be imported.
+        """
+        self.check(name)
+        if name not in self._registered:
+            self._registered[name] = load(self._paths[name], f"{self.kind} {name!r}")
+        return self._registered[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names())
+
+    def check(self, name: str, key: str = "") -> None:
+        """Raise a `MedarError` that lists the known names unless `name` is one of them.
+
+        Args:
+            name: as given.
+            key: the settings key it was given for.
+        """
+        names = self._names()
+        if name not in names:
+            hint = did_you_mean(str(name), names, listed=f"known {self.kind}s")
+            at = f"{key}: " if key else ""
+            raise MedarError(f"{at}unknown {self.kind} {name!r}; {hint}")
+
+    def import_path(self, name: str) -> str | None:
+        """ "module:attribute" of an implementation from outside medar; None for medar's own."""
+        path = path_of(self[name])
+        return None if path.startswith("medar.") else path
+
+    def load_external(self, name: str, path: str | None) -> None:
+        """Make available what a model folder names, by importing its module.
+
+        Args:
+            name: the implementation's name in the settings.
+            path: `import_path` as the folder keeps it.
+
+        Raises:
+            MedarError: the module cannot be imported, or does not hold the class.
+        """
+        if path is not None and name not in self._names():
+            implementation = load(path, f"{self.kind} {name!r}")
+            # Importing the module usually runs its decorator.
+            self._registered.setdefault(name, implementation)
+
+    def _names(self) -> list[str]:
+        if not self._scanned:
+            self._scanned = True
+            for entry in entry_points(group=self.group):
+                self._paths.setdefault(entry.name, entry.value)
+        return sorted({*self._paths, *self._registered})
+
+
+def path_of(implementation: Any) -> str:
+    """ "module:attribute", by which an implementation can be imported again."""
+    return f"{implementation.__module__}:{implementation.__qualname__}"
+
+
+def load(path: str, wanted: str) -> Any:
+    """Import "module:attribute".
+
+    Raises:
+        MedarError: there is no such module or attribute.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MedarError(
+            f"{wanted}: {path} cannot be imported ({one_line(error)}); install the package that "
+            "defines it"
+        ) from error
+    return found
