@@ -6,7 +6,7 @@
         --out runs/x
 
 Each stage below is a function that calls the library, and its declaration in `stages` says what it
-needs and what it depends on; the first two are those of every recipe (medar/pipeline/stages.py).
+needs and what it depends on; the first two are those of every recipe (medar/recipes/stages.py).
 Without `pretrain` in the YAML the network is trained from scratch, and there is no tokenizer.
 The same command goes on where it was interrupted, skips what is done and redoes what has changed
 (docs/how-to/run-a-recipe.md).
@@ -23,14 +23,14 @@ from medar.cli.main import run_app
 from medar.cli.recipe import CALL, Call
 from medar.cli.training import Overrides, assignments
 from medar.errors import MedarError
-from medar.pipeline.inputs import check_data, folder_digest, manifest_of
-from medar.pipeline.outlook import pretraining_outlook, segmentation_outlook
-from medar.pipeline.recipe import Recipe
-from medar.pipeline.results import files_content
-from medar.pipeline.segmentation import SegmentationRecipeSettings
-from medar.pipeline.settings import load_recipe
-from medar.pipeline.stage import Facts, Stage, Work
-from medar.pipeline.stages import (
+from medar.recipes.inputs import check_data, folder_digest, manifest_of
+from medar.recipes.outlook import pretraining_outlook, segmentation_outlook
+from medar.recipes.recipe import Recipe
+from medar.recipes.results import files_content
+from medar.recipes.segmentation import SegmentationRecipeSettings
+from medar.recipes.settings import load_recipe
+from medar.recipes.stage import Facts, Stage, Work
+from medar.recipes.stages import (
     EVALUATION,
     PREPARED,
     TOKENIZER,
@@ -98,7 +98,7 @@ def evaluate(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.worst import WorstCases
-    from medar.pipeline.pictures import leave_segmentation
+    from medar.recipes.pictures import leave_segmentation
     from medar.segmentation.folder import load_segmenter
 
     data = Prepared(work.out / PREPARED)

@@ -5,7 +5,7 @@
     python pipelines/synthesis.py --config configs/hippocampus_mr.yaml --data PATH --out runs/x
 
 Each stage below is a function that calls the library, and its declaration in `stages` says what it
-needs and what it depends on; the first two are those of every recipe (medar/pipeline/stages.py).
+needs and what it depends on; the first two are those of every recipe (medar/recipes/stages.py).
 The same command goes on where it was interrupted, skips what is done and redoes what has changed
 (docs/how-to/run-a-recipe.md).
 """
@@ -21,14 +21,14 @@ from cyclopts import App, Parameter
 from medar.cli.main import run_app
 from medar.cli.recipe import CALL, Call
 from medar.cli.training import Overrides, assignments
-from medar.pipeline.inputs import check_data, content_of, manifest_of
-from medar.pipeline.ledger import Ledger
-from medar.pipeline.outlook import generator_outlook
-from medar.pipeline.recipe import Recipe
-from medar.pipeline.results import files_content, tokens_content
-from medar.pipeline.settings import load_recipe
-from medar.pipeline.stage import Facts, Stage, Work
-from medar.pipeline.stages import (
+from medar.recipes.inputs import check_data, content_of, manifest_of
+from medar.recipes.ledger import Ledger
+from medar.recipes.outlook import generator_outlook
+from medar.recipes.recipe import Recipe
+from medar.recipes.results import files_content, tokens_content
+from medar.recipes.settings import load_recipe
+from medar.recipes.stage import Facts, Stage, Work
+from medar.recipes.stages import (
     EVALUATION,
     PREPARED,
     TOKENIZER,
@@ -37,7 +37,7 @@ from medar.pipeline.stages import (
     tokenizer_stage,
     what_matters,
 )
-from medar.pipeline.synthesis import SynthesisSettings
+from medar.recipes.synthesis import SynthesisSettings
 from medar.settings import to_dict
 
 TOKENS, GENERATOR, SAMPLES = "tokens", "generator", "samples"
@@ -68,7 +68,7 @@ def tokens(settings: SynthesisSettings, work: Work) -> Facts:
 def generator(settings: SynthesisSettings, work: Work) -> Facts:
     """Train the generator on the tokens."""
     from medar.generator.training import train_generator
-    from medar.pipeline.pictures import training_preview
+    from medar.recipes.pictures import training_preview
     from medar.tokenizer.tokens import TokenDataset
 
     data, asked = work.out / TOKENS, settings.generator.within(work.minutes)
@@ -84,11 +84,11 @@ def generator(settings: SynthesisSettings, work: Work) -> Facts:
 
 def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     """Make volumes, and draw a few after each scale."""
-    from medar.generator.request import Request
-    from medar.generator.samples import PREVIEW, SHEET, fill
-    from medar.generator.synthesizer import Synthesizer, seeds_from
-    from medar.pipeline.pictures import samples_sheet
+    from medar.recipes.pictures import samples_sheet
     from medar.report.scales import ScalePreview
+    from medar.synthesis.request import Request
+    from medar.synthesis.samples import PREVIEW, SHEET, fill
+    from medar.synthesis.synthesizer import Synthesizer, seeds_from
     from medar.tokenizer.inference import sole_modality
 
     asked, device = settings.samples, settings.generator.training.device
@@ -114,7 +114,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
-    from medar.pipeline.pictures import SHOWN, leave_generation
+    from medar.recipes.pictures import SHOWN, leave_generation
     from medar.tokenizer.inference import device_named
 
     data, asked = Prepared(work.out / PREPARED), settings.evaluation
@@ -191,7 +191,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             name="synthesize",
             folder=SAMPLES,
             run=partial(synthesize, settings),
-            rooms=("volume", "data", "tokenizer", "generator"),
+            rooms=("volume", "data", "tokenizer", "generator", "synthesis"),
             result=partial(files_content, pattern="sample_*"),
             settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
             needs=("generator",),

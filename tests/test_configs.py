@@ -8,9 +8,9 @@ import torch
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
-from medar.pipeline.segmentation import SegmentationRecipeSettings
-from medar.pipeline.settings import load_recipe
-from medar.pipeline.synthesis import SynthesisSettings
+from medar.recipes.segmentation import SegmentationRecipeSettings
+from medar.recipes.settings import load_recipe
+from medar.recipes.synthesis import SynthesisSettings
 from medar.segmentation.network import Segmenter
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.settings import SegmentationSettings

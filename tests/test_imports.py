@@ -21,11 +21,12 @@ ROOMS = (
     "training",
     "tokenizer",
     "generator",
+    "synthesis",
     "segmentation",
     "evaluation",
     "tracking",
     "report",
-    "pipeline",
+    "recipes",
     "cli",
 )
 """From the bottom up: a room imports from itself and from those below."""

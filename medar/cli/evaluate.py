@@ -81,7 +81,7 @@ def tokenizer(
         Processes that prepare; default one a processor.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
-    from medar.pipeline.pictures import leave_reconstruction
+    from medar.recipes.pictures import leave_reconstruction
     from medar.tokenizer.inference import load_tokenizer
 
     if out is not None and out.exists() and not out.is_dir():

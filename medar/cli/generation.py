@@ -72,7 +72,7 @@ def generation(
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.sampling import Sampled
     from medar.generator.folder import holds_model, load_model
-    from medar.pipeline.pictures import SHOWN, leave_generation
+    from medar.recipes.pictures import SHOWN, leave_generation
     from medar.tokenizer.inference import device_named
 
     if out is not None and out.exists() and not out.is_dir():

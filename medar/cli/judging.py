@@ -61,7 +61,7 @@ def segmentation(
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
     from medar.evaluation.segmentation.worst import WorstCases
-    from medar.pipeline.pictures import leave_segmentation
+    from medar.recipes.pictures import leave_segmentation
     from medar.segmentation.folder import load_segmenter
     from medar.segmentation.prediction import prediction_settings
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from medar.cli.output import print_json, print_pairs, print_table
-from medar.pipeline.ledger import Ledger
-from medar.pipeline.planning import Choice
-from medar.pipeline.recipe import Recipe
+from medar.recipes.ledger import Ledger
+from medar.recipes.planning import Choice
+from medar.recipes.recipe import Recipe
 
 PAGE = "report.html"
 

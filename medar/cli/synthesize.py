@@ -13,10 +13,10 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.data.plan import Plan
-    from medar.generator.region import Region
-    from medar.generator.request import Request
     from medar.generator.sampling import SamplingSettings
-    from medar.generator.synthesizer import Preview
+    from medar.synthesis.region import Region
+    from medar.synthesis.request import Request
+    from medar.synthesis.synthesizer import Preview
     from medar.volume import Volume
 
 Number = TypeVar("Number", int, float)
@@ -125,9 +125,9 @@ def synthesize(
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
-    from medar.generator.samples import SHEET, fill
-    from medar.generator.synthesizer import Synthesizer, seeds_from
-    from medar.pipeline.pictures import samples_sheet
+    from medar.recipes.pictures import samples_sheet
+    from medar.synthesis.samples import SHEET, fill
+    from medar.synthesis.synthesizer import Synthesizer, seeds_from
 
     seeds = seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
@@ -181,7 +181,7 @@ def _masks(out: Path, mask: Path | None) -> dict[Path, Path | None]:
 
 def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Request":
     """What is asked for, its files read."""
-    from medar.generator.request import Request
+    from medar.synthesis.request import Request
     from medar.tokenizer.inference import read_for
     from medar.volume import read_volume
 
@@ -201,7 +201,7 @@ def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Req
 
 
 def _region(text: str) -> "Region":
-    from medar.generator.region import Box
+    from medar.synthesis.region import Box
     from medar.volume import read_volume
 
     return read_volume(text, labels=True) if Path(text).exists() else Box.parse(text)
@@ -237,7 +237,7 @@ def _per_scale(
 
 def _preview(out: Path) -> "Preview":
     """Draws the batch after each scale."""
-    from medar.generator.samples import PREVIEW
     from medar.report.scales import ScalePreview
+    from medar.synthesis.samples import PREVIEW
 
     return ScalePreview(out / PREVIEW)

@@ -30,10 +30,10 @@ from medar.evaluation.sampling import (
 )
 from medar.generator.folder import Loaded, model_digest
 from medar.generator.sampling import SamplingSettings
-from medar.generator.synthesizer import seeds_from
 from medar.progress import track
 from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
+from medar.synthesis.synthesizer import seeds_from
 from medar.tokenizer.losses import to_classes
 
 NAME = "conditions-v2"

@@ -32,10 +32,10 @@ from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, model_digest
 from medar.generator.model import Known
 from medar.generator.sampling import SamplingSettings
-from medar.generator.synthesizer import seeds_from
-from medar.generator.upscaling import scales_given
 from medar.progress import track
 from medar.settings import to_dict
+from medar.synthesis.synthesizer import seeds_from
+from medar.synthesis.upscaling import scales_given
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import psnr
 
@@ -111,7 +111,7 @@ def evaluate_editing(
         box: sides of the region, as a share of the volume's.
         factor: by which the resolution is lowered along each axis.
         scales: that a volume of low resolution gives; default as many as its spacing allows, see
-            `medar.generator.upscaling`.
+            `medar.synthesis.upscaling`.
         limit: the most cases, spread evenly over the split.
         sampling: how tokens are chosen; default the generator's own settings.
         seed: of boxes and samples.

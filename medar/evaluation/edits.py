@@ -19,9 +19,9 @@ from torch.nn.functional import avg_pool3d, interpolate
 
 from medar.generator.known import known_outside, known_scales
 from medar.generator.model import Known
-from medar.generator.region import Box, Mask, without
-from medar.generator.scene import latent_of
-from medar.generator.upscaling import agreeing
+from medar.synthesis.region import Box, Mask, without
+from medar.synthesis.scene import latent_of
+from medar.synthesis.upscaling import agreeing
 from medar.tokenizer.inference import Array, plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample

@@ -26,12 +26,12 @@ from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, model_digest
 from medar.generator.maps import label_classes, one_hot
-from medar.generator.memory import batch_size as fitting
 from medar.generator.model import Known
 from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.synthesizer import seeds_from
 from medar.progress import track
 from medar.settings import to_dict
+from medar.synthesis.memory import batch_size as fitting
+from medar.synthesis.synthesizer import seeds_from
 from medar.tokenizer.inference import decode, device_of, inferred_from, plan_of
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer

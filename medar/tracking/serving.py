@@ -20,15 +20,15 @@ from typing import Any, ClassVar
 
 from medar.errors import MedarError
 from medar.files import read_json
-from medar.generator.request import Request
-from medar.generator.samples import fill
 from medar.generator.sampling import SamplingSettings
-from medar.generator.synthesizer import Synthesizer, seeds_from
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import prediction_settings
 from medar.settings import STRICT, from_dict, to_dict
+from medar.synthesis.request import Request
+from medar.synthesis.samples import fill
+from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.signature import kind_of

@@ -10,7 +10,7 @@ import pytest
 
 from medar.generator.folder import save_model
 
-from ..generator.synthesis import tiny_model, tiny_tokenizer
+from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 Medar = Callable[..., Any]
 Write = Callable[..., Path]

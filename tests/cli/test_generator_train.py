@@ -11,7 +11,7 @@ import yaml
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
-from medar.generator import Synthesizer
+from medar.synthesis import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medar.generator import samples
 from medar.generator.folder import save_model
+from medar.synthesis import samples
 
-from ..generator.synthesis import tiny_model, tiny_tokenizer
+from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 Medar = Callable[..., Any]
 

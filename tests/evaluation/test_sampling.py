@@ -11,7 +11,7 @@ from medar.errors import MedarError
 from medar.evaluation.generation import evaluate_generation
 from medar.evaluation.sampling import Sampled, conditions, draw
 from medar.generator.conditions import Condition
-from medar.generator.synthesizer import Synthesizer
+from medar.synthesis.synthesizer import Synthesizer
 
 
 def test_volumes_are_those_of_the_synthesizer() -> None:

@@ -21,7 +21,7 @@ from medar.evaluation.segmentation import SegmentationReport, evaluate_segmentat
 from medar.evaluation.segmentation.predictors import FilesPredictor
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import read_json
-from medar.pipeline.pictures import leave_segmentation
+from medar.recipes.pictures import leave_segmentation
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.files import segment_files
 from medar.segmentation.network import Segmenter

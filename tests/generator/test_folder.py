@@ -17,9 +17,9 @@ from medar.generator.folder import (
     save_model,
 )
 from medar.generator.sampling import SamplingSettings
-from medar.generator.synthesizer import Synthesizer
+from medar.synthesis.synthesizer import Synthesizer
 
-from .synthesis import tiny_model, tiny_tokenizer
+from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.mark.parametrize("kind", ["next_scale", "raster"])

@@ -15,7 +15,7 @@ from medar.generator.training import make_task
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import TokenDataset
 
-from .synthesis import tiny_tokenizer
+from ..synthesis.tiny import tiny_tokenizer
 from .toy_tokens import CERTAIN, settings, write_tokens
 
 

@@ -26,7 +26,7 @@ from medar.generator.training import make_task, train_generator
 from medar.settings import to_dict
 from medar.tokenizer.tokens import TokenDataset
 
-from .synthesis import tiny_tokenizer
+from ..synthesis.tiny import tiny_tokenizer
 from .toy_tokens import CERTAIN, CODES, settings, write_tokens
 
 ROOT = Path(__file__).parents[2]

@@ -13,15 +13,15 @@ from medar.data.prepared import Prepared
 from medar.errors import MedarError
 from medar.generator.config import ConditionConfig, GeneratorConfig
 from medar.generator.folder import make_model
-from medar.generator.request import Request
-from medar.generator.samples import fill
-from medar.generator.synthesizer import Synthesizer
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.ranges import ranges_of
 from medar.segmentation.settings import DataSettings, SegmentationSettings, SyntheticSettings
 from medar.segmentation.synthetic import MixedDataset, prepared_pairs, with_pairs
 from medar.segmentation.training import make_task, train_segmenter
+from medar.synthesis.request import Request
+from medar.synthesis.samples import fill
+from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.codebooks.base import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule

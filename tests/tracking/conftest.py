@@ -12,8 +12,8 @@ from medar.generator.folder import save_model
 from medar.segmentation.folder import save_segmenter
 from medar.tracking import MlflowTracker
 
-from ..generator.synthesis import tiny_model, tiny_tokenizer
 from ..segmentation.small_segmenters import make_segmenter
+from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 torch.set_num_threads(1)
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from medar.errors import MedarError
-from medar.generator.request import Request
-from medar.generator.samples import fill
-from medar.generator.synthesizer import Synthesizer
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
+from medar.synthesis.request import Request
+from medar.synthesis.samples import fill
+from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
 from medar.tracking import MlflowTracker, models, serving, signature
 from medar.tracking.models import log_model

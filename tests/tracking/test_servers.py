@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from medar.data.phantoms import write_phantoms
-from medar.generator.request import Request
-from medar.generator.samples import fill
-from medar.generator.synthesizer import Synthesizer
+from medar.synthesis.request import Request
+from medar.synthesis.samples import fill
+from medar.synthesis.synthesizer import Synthesizer
 from medar.tracking import MlflowTracker
 from medar.tracking.models import log_model
 from medar.training import fit

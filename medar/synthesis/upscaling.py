@@ -1,0 +1,147 @@
+"""Super-resolution: a volume of low resolution gives the coarse scales, the others are sampled.
+
+The volume is interpolated to the plan's grid and encoded there; the codes of known scales follow,
+all finer ones come from the model. What was decoded is then made to agree with the volume: at its
+own resolution the result is the volume (back-projection, Irani and Peleg, "Improving resolution by
+image registration", CVGIP 53, 1991), and only what is finer is the model's.
+"""
+
+from dataclasses import replace
+from functools import partial
+from math import prod
+
+import numpy as np
+
+from medar.data.preparation import Trace
+from medar.errors import MedarError
+from medar.generator.known import known_scales
+from medar.generator.model import Known
+from medar.synthesis.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
+from medar.tokenizer.inference import Array, device_of, field_of_view, plan_of
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Grid, Shape3, Spacing, Volume, resample
+
+ROUNDS = 8
+"""Of back-projection: lowering and raising the resolution blurs, so that one is not enough."""
+
+ROUNDING = 1e-2
+"""Relative difference of spacings that does not cost a scale."""
+
+
+def upscaling(
+    tokenizer: Tokenizer, volume: Volume, scales: int | None = None, modality: str | None = None
+) -> Scene:
+    """The scene of a volume of which the coarse scales are known.
+
+    Results have the plan's spacing and the volume's field of view; what of it the plan's grid does
+    not reach holds the lowest intensity.
+
+    Args:
+        tokenizer: with its plan.
+        volume: an image on any grid.
+        scales: known scales; default `scales_given`.
+        modality: what the volume is, where it does not say.
+
+    Raises:
+        MedarError: no image, a volume as fine as the plan, or scales that are not 1 to K - 1.
+    """
+    plan, schedule = plan_of(tokenizer), tokenizer.config.schedule
+    volume = as_image(volume, "upscale", modality)
+    array, trace = prepared(volume, whole(plan), "upscale")
+    if scales is None:
+        scales = scales_given(schedule, trace.target.spacing, volume.spacing)
+    if not 1 <= scales < len(schedule):
+        raise MedarError(
+            f"known scales {scales}: 1 to {len(schedule) - 1} are possible, so that one is left to "
+            "be sampled"
+        )
+    agree = partial(
+        agreeing, given=_normalised(volume, trace), fine=trace.target, coarse=volume.grid
+    )
+    field = volume.grid.at_spacing(trace.target.spacing)
+    back = replace(trace, source=field, provenance=None)
+    outside = float(1 - field_of_view(back).mean())
+    note = f"{outside:.1%} of the field of view lie beyond the model's and hold the lowest value"
+    return Scene(
+        grid=trace.target,
+        place=lambda made: restored(made._replace(image=agree(made.image)), back),
+        known=Known(mask=known_scales(schedule, scales), latent=latent_of(tokenizer, array)).to(
+            device_of(tokenizer)
+        ),
+        about={"upscale": identity(volume, "volume"), "known_scales": scales},
+        notes=(note,) if outside else (),
+    )
+
+
+def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int:
+    """Scales that a volume of spacing `coarse` gives on a grid of spacing `fine`; 1 or more.
+
+    Those with no more sites than the latent grid's divided by r, if the volume is r times as coarse
+    (the geometric mean over the axes): a site holds several voxels along each side, so that a
+    volume says much about scales that are finer than its share of the voxels. The strict
+    reading, grids r times as coarse along each axis, gave worse volumes (docs/benchmarks.md).
+
+    Raises:
+        MedarError: it gives all of them.
+    """
+    factors = [max(1.0, c / f) for c, f in zip(coarse, fine, strict=True)]
+    most = schedule.tokens[-1] / prod(factors) ** (1 / 3) * (1 + ROUNDING)
+    fits = [tokens <= most for tokens in schedule.tokens]
+    if all(fits):
+        raise MedarError(
+            f"upscale: spacing {_mm(coarse)} is hardly coarser than the plan's {_mm(fine)}, so "
+            "that no scale is left to be sampled; say with known_scales (--known-scales) how many "
+            "are to be kept"
+        )
+    return max(1, fits.index(False))
+
+
+def agreeing(made: Array, given: Array, fine: Grid, coarse: Grid) -> Array:
+    """A volume with what `given` holds at low resolution in place of its own.
+
+    Only voxels within the given volume count, and only those of it that `fine` reaches: what lies
+    beyond would be blurred into the rim.
+
+    Args:
+        made: (C, X, Y, Z) in [-1, 1], on the grid `fine`.
+        given: (C, x, y, z) in [-1, 1], the volume of low resolution on its own grid.
+        fine: of the plan's spacing, along the axes of `coarse`.
+        coarse: of `given`.
+    """
+    part, grid = _common(fine, coarse)
+    reached = resample(_filled(grid), coarse, interpolation="nearest", fill=0.0).array
+    agreed = made.copy()
+    inside = agreed[part]
+    for _ in range(ROUNDS):
+        lowered = resample(Volume(array=inside, affine=grid.affine), coarse, fill=0.0).array
+        missing = Volume(array=(given - lowered) * reached, affine=coarse.affine)
+        inside = inside + resample(missing, grid, fill=0.0).array
+    agreed[part] = np.clip(inside, -1.0, 1.0)
+    return agreed
+
+
+def _common(fine: Grid, coarse: Grid) -> tuple[tuple[slice, ...], Grid]:
+    """The box of `fine` that lies within `coarse`: as slices of (C, X, Y, Z), and its grid."""
+    field = coarse.at_spacing(fine.spacing)
+    start = np.rint(np.linalg.solve(fine.affine, field.affine)[:3, 3]).astype(int)
+    low = np.maximum(start, 0)
+    sides = np.minimum(start + field.shape, fine.shape) - low
+    first: Shape3 = (int(low[0]), int(low[1]), int(low[2]))
+    shape: Shape3 = (int(sides[0]), int(sides[1]), int(sides[2]))
+    box = (slice(a, a + n) for a, n in zip(first, shape, strict=True))
+    return (slice(None), *box), fine.window(first, shape)
+
+
+def _filled(grid: Grid) -> Volume:
+    return Volume(array=np.ones((1, *grid.shape), np.float32), affine=grid.affine)
+
+
+def _normalised(volume: Volume, trace: Trace) -> Array:
+    """(C, X, Y, Z) in [-1, 1], on the volume's own grid."""
+    pairs = zip(trace.windows, volume.array, strict=True)
+    return np.stack([window.normalise(channel) for window, channel in pairs])
+
+
+def _mm(spacing: Spacing) -> str:
+    return " x ".join(f"{side:.3g}" for side in spacing) + " mm"

@@ -1,0 +1,123 @@
+"""What MLflow is told: a run for the recipe, one for each stage, each with its end."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Kitchen
+
+from medar import tracking
+from medar.errors import MedarError
+from medar.recipes import desk
+from medar.recipes.planning import Choice
+
+TOLD: list[tuple[str, ...]] = []
+
+
+class Recorder:
+    """Notes what it is told, by the name of its run, and leaves a mlflow.json."""
+
+    def __init__(
+        self, out: Path, *, name: str, uri: str = "there", parent: str = "", tags: Any = None
+    ) -> None:
+        self.out, self.name, self.uri, self.run_id = Path(out), name, uri, f"id of {name}"
+        if parent:
+            TOLD.append((name, "below", parent, uri))
+
+    def log_parameters(self, parameters: dict[str, Any]) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "mlflow.json").write_text("{}")
+        TOLD.append((self.name, "parameters", *parameters))
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        TOLD.append((self.name, f"metrics at {step}", *metrics))
+
+    def log_artifact(self, path: Path) -> None:
+        TOLD.append((self.name, "file", path.name))
+
+    def close(self) -> None:
+        TOLD.append((self.name, "ends", type(sys.exception()).__name__))
+
+
+@pytest.fixture
+def tracked(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
+    """Recipes that tell the recorder."""
+    TOLD.clear()
+    monkeypatch.setattr(tracking, "MlflowTracker", Recorder)
+    kitchen.tracked = True
+    return kitchen
+
+
+def told(name: str, what: str) -> list[tuple[str, ...]]:
+    return [words[2:] for words in TOLD if words[:2] == (name, what)]
+
+
+def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: Kitchen) -> None:
+    tracked.run()
+    assert TOLD[0] == ("fake", "parameters", "word")
+    assert TOLD[-1] == ("fake", "ends", "NoneType")
+    for name in ("first", "second", "third"):
+        assert told(name, "below") == [("id of fake", "there")]
+        assert told(name, "ends") == [("NoneType",)]
+    assert told("second", "parameters") == [("size",)]
+    assert told("second", "metrics at 0") == [("letters",)]
+    assert told("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
+
+
+def test_nothing_to_do_is_nothing_to_tell(tracked: Kitchen) -> None:
+    tracked.run()
+    TOLD.clear()
+    tracked.run()
+    assert TOLD == []
+
+
+def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: Kitchen) -> None:
+    tracked.run()
+    TOLD.clear()
+    (tracked.out / desk.STATE).write_text('{"status": "running"}')
+    assert tracked.run() == []
+    assert [words[:2] for words in TOLD] == [("fake", "parameters"), ("fake", "ends")]
+
+
+def test_runs_say_how_they_ended(tracked: Kitchen) -> None:
+    tracked.fails["second"] = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        tracked.run()
+    assert told("first", "ends") == [("NoneType",)]
+    assert told("second", "ends") == told("fake", "ends") == [("ValueError",)]
+    assert told("third", "below") == []
+
+
+def test_an_interrupted_run_that_nobody_goes_on_with_is_ended(tracked: Kitchen) -> None:
+    tracked.fails["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tracked.run()
+    TOLD.clear()
+    tracked.values["second"] = {"size": 2}
+    tracked.run()
+    assert told("second", "ends") == [("KeyboardInterrupt",), ("NoneType",)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"register": "name", "tracked": False}, "--register name: needs MLflow"),
+        ({"register": "a/b"}, "register 'a/b'"),
+        ({"alias": "champion"}, "alias champion: belongs to a registered model"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_at_once(
+    tracked: Kitchen, options: dict[str, Any], message: str
+) -> None:
+    tracked.options = options
+    with pytest.raises(MedarError, match=message):
+        tracked.recipe().run(Choice())
+    assert tracked.ran == []
+
+
+def test_a_model_that_is_not_there_yet_is_not_registered(tracked: Kitchen) -> None:
+    tracked.options = {"register": "name"}
+    with pytest.raises(MedarError, match="--register name: second is not done yet"):
+        tracked.run(last="first")
+    assert tracked.ran == []

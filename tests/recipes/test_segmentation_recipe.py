@@ -1,0 +1,196 @@
+"""The recipe from data to label maps, tiny: whole, from scratch, and calls that cannot work."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands import Run, recipe_file, runner
+
+from medar.data.phantoms import write_phantoms
+from medar.errors import MedarError
+from medar.recipes.segmentation import SegmentationRecipeSettings
+from medar.recipes.settings import load_recipe
+from medar.volume import read_volume
+
+torch.set_num_threads(1)  # the networks here are too small for two
+
+NAMES = ["prepare", "tokenizer", "pretrain", "train", "predict", "evaluate", "report"]
+
+TRAINING = {
+    "steps": 2, "ema": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
+    "precision": "fp32", "device": "cpu",
+}  # fmt: skip
+BACKBONE = {"kind": "dynunet", "width": 4}
+TINY: dict[str, Any] = {
+    "data": {"workers": 1},
+    "plan": {
+        "spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16], "downsampling": [8, 8, 8],
+    },
+    "tokenizer": {
+        "model": {
+            "width": 8, "growth": [1, 1], "grids": [[1, 1, 1], [2, 2, 2]],
+            "codebook": {"kind": "fsq", "size": 16, "width": 4},
+        },
+        "data": {"batch_size": 2},
+        "training": TRAINING,
+    },
+    "pretrain": {"backbone": BACKBONE, "data": {"batch_size": 2}, "training": TRAINING},
+    "segmentation": {"backbone": BACKBONE, "data": {"batch_size": 2}, "training": TRAINING},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight coarse phantoms, and the YAML of a tiny recipe."""
+    folder = tmp_path_factory.mktemp("recipe")
+    write_phantoms(folder / "phantoms", n=8, spacing=20.0)
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+@pytest.fixture
+def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the recipe's command line in this process: exit code, standard output and error."""
+    return runner(recipe_file("segmentation"), place, capsys)
+
+
+def facts(out: Path, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "stages" / f"{name}.json").read_text())["facts"]
+    return found
+
+
+@pytest.mark.slow
+def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
+    out = place / "whole" / "out"
+    code, said, error = run("--out", out, "--untracked", "--json")
+    assert code == 0, error
+    assert list(json.loads(said)["stages"]) == NAMES
+    for name in (
+        "tokenizer/model/config.json", "pretrained/model/config.json", "evaluation/cases.csv",
+        "segmenter/model/config.json", "evaluation/report.json", "report.html", "report.md",
+    ):  # fmt: skip
+        assert (out / name).is_file(), name
+    told = json.loads((out / "pretrained" / "model" / "config.json").read_text())
+    assert "next_scale" in json.dumps(told)
+    judged = json.loads((out / "evaluation" / "report.json").read_text())
+    assert facts(out, "evaluate")["dice_mean"] == judged["dice_mean"]
+    maps = sorted((out / "label_maps").glob("*.nii.gz"))
+    assert len(maps) == facts(out, "predict")["label_maps"] == judged["cases"]
+    for path in maps:
+        image = read_volume(place / "phantoms" / "imagesTr" / path.name, modality="CT")
+        label = read_volume(path, labels=True)
+        assert label.shape == image.shape
+        np.testing.assert_allclose(label.affine, image.affine)
+    page = (out / "report.html").read_text()
+    for title in ("Segmentation run", "How near to the truth", "Backbone: pretraining"):
+        assert title in page
+    assert "Left out" not in page
+
+    # Nothing is done a second time; with fewer labels the backbone stays as it is.
+    code, _, said = run("--out", out, "--untracked")
+    assert said.count("skip (done, nothing has changed)") == len(NAMES)
+    code, said, _ = run("--out", out, "--dry-run", "--json", "--labels", "50%")
+    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    assert list(plan.values()) == ["skip", "skip", "skip", "run", "depends", "depends", "depends"]
+
+    # A network that began from a backbone is not one from scratch.
+    code, said, _ = run("--out", out, "--dry-run", "--json", "pretrain=null")
+    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    assert list(plan.values()) == ["skip", "run", "depends", "depends", "run"]
+
+    # Without pretraining there are four stages, and their page does not miss the others.
+    scratch = place / "scratch"
+    code, said, _ = run(
+        "--out", scratch, "--untracked", "--json", "pretrain=null", "tokenizer=null"
+    )
+    assert code == 0
+    assert list(json.loads(said)["stages"]) == ["prepare", *NAMES[3:]]
+    page = (scratch / "report.html").read_text()
+    assert "Not run" not in page
+    assert "learnt from scratch" in page
+
+
+def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for words, message in (
+        (("segmentation.m=3",), "unknown key 'segmentation.m'"),
+        (("tokenizer=null",), "pretrain.pretext.kind next_scale: predicts a tokenizer's tokens"),
+        (("pretrain.backbone.width=8",), "the same are needed"),
+        (("pretrain.pretext.tokenizer=x",), "the recipe trains its own"),
+        (("segmentation.plan.size=[8, 8, 8]", "tokenizer.plan.size=[16, 16, 16]"), "another part"),
+        (("--labels", "0%"), "labels 0%: a share of the subjects"),
+        (("evaluation.tolerance=-1",), "evaluation tolerance -1.0: a number above 0"),
+        (("evaluation.seed=-1",), "evaluation seed -1: a number from 0"),
+        (("segmentation.data.fold=0", "evaluation.split=val"), "trains on most cases of"),
+        (("shares.train=0",), "shares train 0.0: a number above 0 is needed"),
+    ):
+        code, said, error = run("--out", out, *words, "--dry-run")
+        assert (code, said) == (2, ""), words
+        assert message in error
+        assert error.startswith("medar: ")
+        assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_data_without_labels_are_refused_beforehand(run: Run, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    for path in (place / "phantoms" / "imagesTr").iterdir():
+        (tmp_path / "bare" / path.name).symlink_to(path)
+    words = ("--data", tmp_path / "bare", "data.modality=CT", "--out", tmp_path / "out")
+    code, _, error = run(*words, "--dry-run")
+    assert code == 2
+    assert "no labelled case" in error
+
+
+def test_data_that_cannot_be_judged_are_refused_before_any_training(
+    run: Run, place: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(place / "phantoms", tmp_path / "data"))
+    about = json.loads((data / "dataset.json").read_text())
+    test = next(one for one in about["training"] if "0005" in one["image"])  # seed 0 tests it
+    (data / test.pop("label")).unlink()
+    (data / "dataset.json").write_text(json.dumps(about))
+    out = tmp_path / "out"
+    code, _, error = run("--data", data, "--out", out, "--untracked", "--until", "train")
+    assert code == 2
+    assert "none of the 1 cases in the split 'test' is labelled" in error
+    assert not (out / "tokenizer").exists()
+
+
+def test_masked_pretraining_needs_no_tokenizer(place: Path) -> None:
+    words = ["tokenizer=null", "pretrain.pretext.kind=masked"]
+    settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
+    stages = recipe_file("segmentation").stages(settings, place)
+    assert [stage.name for stage in stages] == ["prepare", *NAMES[2:]]
+
+
+def test_synthetic_pairs_count_by_content_and_a_trunk_by_its_layers(place: Path) -> None:
+    words = ["segmentation.data.synthetic.folder=pairs", "pretrain=null",
+             "segmentation.backbone={kind: trunk, width: 8}"]  # fmt: skip
+    settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words).placed()
+    assert settings.synthetic == Path("pairs").absolute()
+    train, *others = recipe_file("segmentation").stages(settings, place)[1:4]
+    assert train.settings["data"]["synthetic"] == {"share": 0.5}
+    assert train.inputs is not None
+    with pytest.raises(MedarError, match="pairs: no such folder"):
+        train.inputs()
+    for stage in (train, *others):
+        assert {"tokenizer", "generator"} < {*stage.rooms}
+
+
+def test_memory_and_pace_of_prediction_change_nothing(place: Path) -> None:
+    def settings_with(*words: str) -> list[Any]:
+        settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
+        return [one.settings for one in recipe_file("segmentation").stages(settings, place)]
+
+    before = settings_with()
+    words = ("prediction.budget=1", "prediction.batch_size=2", "segmentation.data.workers=2")
+    assert settings_with(*words) == before
+    changed = settings_with("prediction.mirrors=[x]")
+    pairs = zip(NAMES, before, changed, strict=True)
+    assert [name for name, one, other in pairs if one != other] == ["predict", "evaluate"]

@@ -1,0 +1,76 @@
+"""A tiny tokenizer with a label head, and a generator of its tokens with random weights."""
+
+from typing import Any
+
+import torch
+
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
+from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
+from medar.generator.folder import make_model
+from medar.generator.model import TokenModel
+from medar.synthesis.synthesizer import Synthesizer
+from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+
+torch.set_num_threads(1)  # the networks here are too small for two
+
+ATTRIBUTES = (
+    Attribute(name="organ", values=("liver", "spleen", "none")),
+    Attribute(name="lesion", values=("cyst", "none")),
+    Attribute(name="age", mean=50.0, deviation=10.0),
+)
+
+
+def tiny_tokenizer(**changes: Any) -> Tokenizer:
+    """Volumes of 16 x 16 x 8 voxels of 1 x 1 x 2 mm, CT from -100 to 300 HU, two labels.
+
+    Keywords change its plan.
+    """
+    values: dict[str, Any] = {
+        "spacing": (1.0, 1.0, 2.0),
+        "mode": "volume",
+        "size": (16, 16, 8),
+        "downsampling": (4, 4, 2),
+        "intensity": {"CT": IntensityRule(kind="window", low=-100.0, high=300.0)},
+        "labels": {1: "organ", 4: "lesion"},
+    }
+    plan = Plan(**{**values, **changes})
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (4, 4, 4))),
+        network=NetworkConfig(
+            width=4, growth=(1,), code_width=4, downsampling=(4, 4, 2), labels=len(plan.labels)
+        ),
+        codebook=CodebookSettings(kind="fsq", size=16, width=4),
+    )
+    tokenizer = Tokenizer(config, plan).eval()
+    with torch.no_grad():
+        tokenizer.decoder.head.weight *= 3.0  # so that volumes reach beyond the window
+    return tokenizer
+
+
+def tiny_model(tokenizer: Tokenizer, *, kind: str = "next_scale", maps: bool = True) -> TokenModel:
+    """A generator with no weight at zero, so that every condition tells."""
+    condition = ConditionConfig(
+        attributes=ATTRIBUTES,
+        map="label" if maps else "none",
+        map_channels=3 if maps else 0,
+        map_width=4,
+    )
+    config = GeneratorConfig(depth=2, head_width=8, condition=condition)
+    torch.manual_seed(1)
+    model = make_model(kind, config, tokenizer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("quantiser."):
+                parameter += 0.2 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def tiny_synthesizer(**changes: Any) -> Synthesizer:
+    """Both together; keywords change the plan."""
+    tokenizer = tiny_tokenizer(**changes)
+    return Synthesizer(tiny_model(tokenizer), tokenizer)
