@@ -98,7 +98,7 @@ def evaluate(settings: SegmentationRecipeSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.worst import WorstCases
-    from medar.recipes.pictures import leave_segmentation
+    from medar.report.artifacts import write_segmentation
     from medar.segmentation.folder import load_segmenter
 
     data = Prepared(work.out / PREPARED)
@@ -114,7 +114,7 @@ def evaluate(settings: SegmentationRecipeSettings, work: Work) -> Facts:
         settings=settings.prediction,
         worst=worst,
     )
-    leave_segmentation(report, worst, work.folder)
+    write_segmentation(report, worst, work.folder)
     work.shows(work.folder)
     first = report.models[0]
     means = {name: getattr(first, name) for name in ("dice_mean", "hd95_mean", "nsd_mean")}

@@ -68,7 +68,7 @@ def tokens(settings: SynthesisSettings, work: Work) -> Facts:
 def generator(settings: SynthesisSettings, work: Work) -> Facts:
     """Train the generator on the tokens."""
     from medar.generator.training import train_generator
-    from medar.recipes.pictures import training_preview
+    from medar.report.artifacts import training_preview
     from medar.tokenizer.tokens import TokenDataset
 
     data, asked = work.out / TOKENS, settings.generator.within(work.minutes)
@@ -84,7 +84,7 @@ def generator(settings: SynthesisSettings, work: Work) -> Facts:
 
 def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     """Make volumes, and draw a few after each scale."""
-    from medar.recipes.pictures import samples_sheet
+    from medar.report.artifacts import write_samples_sheet
     from medar.report.scales import ScalePreview
     from medar.synthesis.request import Request
     from medar.synthesis.samples import PREVIEW, SHEET, fill
@@ -100,7 +100,7 @@ def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     each = (time.monotonic() - began) / done.made if done.made else None
     modality = asked.modality or sole_modality(maker.plan)
     several = len(maker.plan.channels) > 1
-    samples_sheet(done.images[:DRAWN], work.folder / SHEET, several, modality)
+    write_samples_sheet(done.images[:DRAWN], work.folder / SHEET, several, modality)
     few = seeds[: asked.previews]  # the same volumes again: a sample depends on its seed alone
     for _ in maker.run(job, few, preview=ScalePreview(work.folder / PREVIEW)):
         pass
@@ -114,7 +114,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
-    from medar.recipes.pictures import SHOWN, leave_generation
+    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
     from medar.tokenizer.inference import device_named
 
     data, asked = Prepared(work.out / PREPARED), settings.evaluation
@@ -132,8 +132,8 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
         seconds_per_volume=made.facts.get("seconds_per_volume") if made else None,
         peak_memory=int(peak * 2**20) if peak else None,
     )
-    shown = generated_pictures(files[:SHOWN], data.plan)
-    leave_generation(report, shown, data.folder, work.folder)
+    shown = generated_pictures(files[:CONTACT_SHEET_VOLUMES], data.plan)
+    write_generation(report, shown, data.folder, work.folder)
     for name in ("report.json", "contact_sheet.png"):
         work.shows(work.folder / name)
     distances = {

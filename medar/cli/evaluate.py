@@ -81,7 +81,7 @@ def tokenizer(
         Processes that prepare; default one a processor.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
-    from medar.recipes.pictures import leave_reconstruction
+    from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.inference import load_tokenizer
 
     if out is not None and out.exists() and not out.is_dir():
@@ -90,7 +90,7 @@ def tokenizer(
     with _prepared(trained, data, prepared, worker_count(workers), dataset) as found:
         report = evaluate_tokenizer(trained, found.folder, split, limit=limit, batch_size=batch)
         if out is not None:
-            leave_reconstruction(report, trained, found.folder, out)
+            write_reconstruction(report, trained, found.folder, out)
     if prepared is None and found.folder != data:
         print(
             f"medar: {data} was prepared into a temporary folder; --prepared keeps it",

@@ -72,7 +72,7 @@ def generation(
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.sampling import Sampled
     from medar.generator.folder import holds_model, load_model
-    from medar.recipes.pictures import SHOWN, leave_generation
+    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
     from medar.tokenizer.inference import device_named
 
     if out is not None and out.exists() and not out.is_dir():
@@ -113,9 +113,11 @@ def generation(
         report = sampled.described(report)
     if out is not None:
         shown = (
-            sampled.pictures() if sampled is not None else generated_pictures(files[:SHOWN], plan)
+            sampled.pictures()
+            if sampled is not None
+            else generated_pictures(files[:CONTACT_SHEET_VOLUMES], plan)
         )
-        leave_generation(report, shown, data, out)
+        write_generation(report, shown, data, out)
     if json:
         print_json(report.to_dict())
     else:

@@ -51,7 +51,7 @@ def train(
     """
     from medar.generator.settings import GeneratorSettings
     from medar.generator.training import train_generator
-    from medar.recipes.pictures import training_preview
+    from medar.report.artifacts import training_preview
     from medar.settings import load_yaml
 
     if out.exists() and not out.is_dir():

@@ -61,7 +61,7 @@ def segmentation(
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
     from medar.evaluation.segmentation.worst import WorstCases
-    from medar.recipes.pictures import leave_segmentation
+    from medar.report.artifacts import write_segmentation
     from medar.segmentation.folder import load_segmenter
     from medar.segmentation.prediction import prediction_settings
 
@@ -83,7 +83,7 @@ def segmentation(
         predictors, judged, split, tolerance=tolerance, limit=limit, worst=worst
     )
     if out is not None:
-        leave_segmentation(report, worst, out)
+        write_segmentation(report, worst, out)
     if json:
         print_json(report.to_dict())
     else:

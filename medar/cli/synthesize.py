@@ -125,7 +125,7 @@ def synthesize(
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
-    from medar.recipes.pictures import samples_sheet
+    from medar.report.artifacts import write_samples_sheet
     from medar.synthesis.samples import SHEET, fill
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
 
@@ -153,7 +153,7 @@ def synthesize(
         made, kept = made + done.made, kept + done.kept
         images += done.images
     several = len(synthesizer.plan.channels) > 1
-    samples_sheet(images[:DRAWN], out / SHEET, several, modality)
+    write_samples_sheet(images[:DRAWN], out / SHEET, several, modality)
     if json:
         said = {"out": out, "made": made, "kept": kept, "images": images}
         print_json({**said, "contact_sheet": out / SHEET})

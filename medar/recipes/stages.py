@@ -116,7 +116,7 @@ def tokenizer_stage(
 def _tokenizer(settings: TokenizerSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.reconstruction import evaluate_tokenizer
-    from medar.recipes.pictures import leave_reconstruction
+    from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.inference import load_tokenizer
     from medar.tokenizer.training import train_tokenizer
 
@@ -127,7 +127,7 @@ def _tokenizer(settings: TokenizerSettings, work: Work) -> Facts:
         return {}
     trained = load_tokenizer(work.folder, asked.training.device)
     report = evaluate_tokenizer(trained, data, "val")
-    leave_reconstruction(report, trained, data, work.folder / EVALUATION)
+    write_reconstruction(report, trained, data, work.folder / EVALUATION)
     work.shows(work.folder / EVALUATION)
     figures = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
     return {

@@ -21,7 +21,7 @@ from medar.evaluation.segmentation import SegmentationReport, evaluate_segmentat
 from medar.evaluation.segmentation.predictors import FilesPredictor
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import read_json
-from medar.recipes.pictures import leave_segmentation
+from medar.report.artifacts import write_segmentation
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.files import segment_files
 from medar.segmentation.network import Segmenter
@@ -194,7 +194,7 @@ def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
     out, worst = tmp_path / "out", WorstCases(most=2)
     models = [files(tmp_path / "one", 0, 1, 2, 0), files(tmp_path / "two", 0, 0, 0, 0)]
     report = judge(models, data, worst=worst)
-    leave_segmentation(report, worst, out)
+    write_segmentation(report, worst, out)
     assert [one.name for one in worst.kept] == ["c2", "c1"]
     stored = read_json(out / "report.json")
     assert stored == json.loads(json.dumps(report.to_dict()))

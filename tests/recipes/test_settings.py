@@ -67,7 +67,10 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
         (PARTS + "sample: {}\n", "unknown key 'sample'; did you mean 'samples'"),
         (PARTS + "evaluation: {extractors: [nope]}\n", "extractor 'nope': allowed are radiomics"),
         (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "its weights are needed"),
-        (PARTS + "plan: {mode: patches}\n", "plan: mode must be 'volume' or 'patch', got 'patches'"),
+        (
+            PARTS + "plan: {mode: patches}\n",
+            "plan: mode must be 'volume' or 'patch', got 'patches'",
+        ),
         (PARTS + "samples: {attributes: {age: 6}}\n", "samples attribute 'age': .* modality; name"),
         (PARTS + "data: {workers: 0}\n", "data workers 0: a number from 1 is needed"),
         ("tokenizer: {training: {steps: 1}}\n", "key 'generator' is missing"),

@@ -1,4 +1,4 @@
-"""Pictures and report.json that training, synthesis and evaluation leave beside their results."""
+"""Write the pictures and report files that go with a training, synthesis or evaluation."""
 
 import csv
 import io
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from medar.tokenizer.tokenizer import Tokenizer
     from medar.volume import Volume
 
-SHOWN = 8
-"""Generated and real volumes each on the contact sheet of an evaluation."""
+CONTACT_SHEET_VOLUMES = 8
+"""Number of generated and of real volumes on the contact sheet of an evaluation."""
 
 
 def training_preview(tokens: Path, out: Path) -> "Callable[[int, Tensor], None]":
-    """Writes samples as a picture, OUT/samples/step_000100.png and so on; for `train_generator`."""
+    """A `preview` for `train_generator` that writes OUT/samples/step_000100.png and so on.
+
+    Args:
+        tokens: the folder of tokens that the generator is trained on.
+        out: the folder of the training.
+    """
     from medar.data.plan import Plan
     from medar.evaluation.generated import picture
     from medar.report.generation import contact_sheet
@@ -43,14 +48,16 @@ def training_preview(tokens: Path, out: Path) -> "Callable[[int, Tensor], None]"
     return show
 
 
-def samples_sheet(images: Sequence[Path], path: Path, channels: bool, modality: str | None) -> None:
-    """The contact sheet of samples that were written.
+def write_samples_sheet(
+    images: Sequence[Path], path: Path, channels: bool, modality: str | None
+) -> None:
+    """Draw generated files on a contact sheet.
 
     Args:
-        images: the files, at least one.
+        images: the generated files, at least one.
         path: the PNG.
-        channels: whether the files have several.
-        modality: "CT" or "MR", where it is known.
+        channels: whether the files have several channels.
+        modality: "CT" or "MR"; None if unknown.
     """
     from medar.report.generation import contact_sheet
     from medar.volume import read_volume
@@ -59,10 +66,10 @@ def samples_sheet(images: Sequence[Path], path: Path, channels: bool, modality: 
     contact_sheet(volumes, path, titles=[image.name.split(".")[0] for image in images])
 
 
-def leave_reconstruction(
+def write_reconstruction(
     report: "ReconstructionReport", tokenizer: "Tokenizer", prepared: Path, out: Path
 ) -> None:
-    """Write report.json and montage.png of a tokenizer's evaluation."""
+    """Write report.json and montage.png of an evaluation of a tokenizer."""
     from medar.evaluation.examples import make_examples
     from medar.report.reconstructions import save_reconstructions
 
@@ -72,14 +79,14 @@ def leave_reconstruction(
     write_json(out / "report.json", report.to_dict())
 
 
-def leave_generation(
+def write_generation(
     report: "GenerationReport", made: "dict[str, Volume]", prepared: Path, out: Path
 ) -> None:
-    """Write report.json and contact_sheet.png of generated volumes."""
+    """Write report.json and contact_sheet.png of an evaluation of generated volumes."""
     from medar.evaluation.generated import real_pictures
     from medar.report.generation import contact_sheet
 
-    real = real_pictures(prepared, report.split, SHOWN)
+    real = real_pictures(prepared, report.split, CONTACT_SHEET_VOLUMES)
     contact_sheet(
         list(made.values()),
         out / "contact_sheet.png",
@@ -90,8 +97,8 @@ def leave_generation(
     write_json(out / "report.json", report.to_dict())
 
 
-def leave_segmentation(report: "SegmentationReport", worst: "WorstCases", out: Path) -> None:
-    """Write cases.csv, report.json and the page about label maps: report.html, .md and pictures."""
+def write_segmentation(report: "SegmentationReport", worst: "WorstCases", out: Path) -> None:
+    """Write cases.csv, report.json, report.html and report.md of an evaluation of label maps."""
     from medar.report.contours import save_worst_cases
     from medar.report.run import PICTURES, save_report
     from medar.report.segmentation import segmentation_page
