@@ -6,7 +6,7 @@ SOURCE = $(or $(DATA),$(DEMO)/phantoms)
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test lint types docs bench clean
+.PHONY: demo test lint types docs stats bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ types: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/cli_reference.py > docs/reference/cli.md
 	$(BIN)/python -m pytest tests/test_docs.py
+
+stats:
+	$(PYTHON) docs/code_statistics.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/prepare.py "$(SOURCE)"
