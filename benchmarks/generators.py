@@ -102,7 +102,8 @@ def trained(settings: GeneratorSettings, tokens: Path, out: Path) -> dict[str, A
     task = make_task(settings, tokens)
     outcome = fit(task, settings.training, out, resume="auto")
     lines = read(out / "metrics.jsonl")
-    seen = settings.data.batch_size * settings.training.accumulation * task.model.schedule.length
+    items = settings.data.batch_size * settings.training.accumulation_steps
+    seen = items * task.model.schedule.length
     speeds = [one["steps_per_second"] for one in lines if "steps_per_second" in one]
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step,

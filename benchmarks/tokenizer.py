@@ -22,7 +22,6 @@ import argparse
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     chosen: dict[str, Any] = {}
     if name == "tune" or name in FLAT:
         chosen = setting(rest) if name == "tune" else best_setting(done)
-        training = replace(settings.training, learning_rate=chosen["learning_rate"])
+        training = settings.training.with_learning_rate(chosen["learning_rate"])
         budget = sum(p.numel() for p in ours.model.parameters())
         task: Task[Any] = MonaiTask(options.prepared, settings, chosen, budget, FLAT.get(name, 2))
     else:

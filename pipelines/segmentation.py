@@ -36,8 +36,8 @@ from medar.recipes.stages import (
     TOKENIZER,
     known,
     prepare_stage,
+    resume_key,
     tokenizer_stage,
-    what_matters,
 )
 from medar.settings import to_dict
 
@@ -150,7 +150,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
                 run=partial(pretrain, settings),
                 rooms=("data", "training", "tokenizer", "generator", "segmentation"),
                 result=partial(files_content, pattern="model/*"),
-                settings=what_matters(settings.pretrain),
+                settings=resume_key(settings.pretrain),
                 needs=tuple(stage.name for stage in first),
                 training=True,
                 share=shares["pretrain"],
@@ -164,7 +164,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             run=partial(train, settings),
             rooms=("data", "training", "tokenizer/losses", "segmentation", *settings.layers),
             result=partial(files_content, pattern="model/*"),
-            settings=what_matters(settings.segmentation),
+            settings=resume_key(settings.segmentation),
             inputs=partial(folder_digest, "data.synthetic", settings.synthetic, out),
             needs=("prepare", *(["pretrain"] if settings.pretrain else [])),
             training=True,

@@ -34,8 +34,8 @@ from medar.recipes.stages import (
     TOKENIZER,
     known,
     prepare_stage,
+    resume_key,
     tokenizer_stage,
-    what_matters,
 )
 from medar.recipes.synthesis import SynthesisSettings
 from medar.settings import to_dict
@@ -180,7 +180,7 @@ def stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
             run=partial(generator, settings),
             rooms=("data", "training", "tokenizer", "generator"),
             result=partial(files_content, pattern="model/**/*"),
-            settings=what_matters(settings.generator),
+            settings=resume_key(settings.generator),
             needs=("tokens",),
             training=True,
             model="generator",

@@ -23,7 +23,6 @@ from torch.nn.functional import l1_loss
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.tokenizer.settings import TokenizerSettings
 from medar.training import Task, fit
-from medar.training.settings import TrainingSettings
 from medar.training.task import frozen_call
 
 START, ADVERSARIAL, DIVERGENCE = 0.5, 0.01, 1e-6
@@ -181,7 +180,5 @@ def _as_chosen(
     settings: TokenizerSettings, chosen: dict[str, Any], lasting: dict[str, Any]
 ) -> TokenizerSettings:
     """The settings of medar's tokenizer with a peer's learning rate and length."""
-    training: TrainingSettings = replace(
-        settings.training, learning_rate=chosen["learning_rate"], **lasting
-    )
-    return replace(settings, training=training)
+    training = settings.training.with_learning_rate(chosen["learning_rate"])
+    return replace(settings, training=replace(training, **lasting))

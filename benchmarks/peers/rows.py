@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +71,7 @@ def run(
     torch.manual_seed(settings.training.seed)
     wanted = round(chosen.size * budget)
     task, draw = MAKE[kind](first, train, validation, wanted, settings)
-    training = replace(settings.training, learning_rate=chosen.rate)
+    training = settings.training.with_learning_rate(chosen.rate)
     outcome = fit(task, training, folder, resume="auto")
     load_best(task, folder)
     task.model.eval()

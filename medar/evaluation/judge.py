@@ -47,6 +47,6 @@ def train_judge(
 
 def judge_settings(minutes: float | None = None, **changes: Any) -> TrainingSettings:
     """How a judge is trained: for `MINUTES`, unless others are given."""
-    own = {"learning_rate": 1e-3, "ema": 0.99, "evaluate_every": 200, "save_every": 200}
+    own = {"learning_rate": 1e-3, "ema_decay": 0.99, "evaluate_every": 200, "save_every": 200}
     minutes = MINUTES if minutes is None else minutes
     return TrainingSettings(minutes=minutes, **{**own, **changes})

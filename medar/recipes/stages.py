@@ -103,7 +103,7 @@ def tokenizer_stage(
         run=partial(_tokenizer, settings),
         rooms=("data", "training", "tokenizer"),
         result=partial(files_content, pattern="model/*"),
-        settings=what_matters(settings),
+        settings=resume_key(settings),
         inputs=partial(content_of, {"perceptual_file": settings.loss.perceptual_file}),
         needs=("prepare",),
         training=True,
@@ -137,10 +137,10 @@ def _tokenizer(settings: TokenizerSettings, work: Work) -> Facts:
     }
 
 
-def what_matters(settings: Any) -> dict[str, Any]:
+def resume_key(settings: Any) -> dict[str, Any]:
     """What a training's result depends on: not how often it is looked at, nor who loads."""
     values = to_dict(settings)
-    values["training"] = settings.training.what_matters()
+    values["training"] = settings.training.resume_key()
     values["data"].pop("workers")
     values.get("loss", {}).pop("perceptual_file", None)  # their content counts
     (values["data"].get("synthetic") or {}).pop("folder", None)

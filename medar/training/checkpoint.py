@@ -16,7 +16,7 @@ import torch
 from medar.errors import MedarError, one_line
 from medar.files import atomic_path, remove_temporaries
 
-VERSION = 1
+VERSION = 2
 """Of what a checkpoint holds."""
 
 _NAME = re.compile(r"step-(\d+)\.pt")

@@ -32,10 +32,10 @@ class RunConfig:
     training: TrainingSettings
     processes: int
 
-    def what_matters(self) -> dict[str, Any]:
+    def resume_key(self) -> dict[str, Any]:
         """Plain values that a resumed run must share, as JSON gives them."""
         values = {
-            **self.training.what_matters(),
+            **self.training.resume_key(),
             "processes": self.processes,
             **{f"task.{name}": value for name, value in self.task.items()},
         }
@@ -80,7 +80,7 @@ class RunFolder:
         if last is None:
             return None
         content = load_checkpoint(last)
-        self._refuse_others(last, content["config"], config.what_matters())
+        self._refuse_others(last, content["config"], config.resume_key())
         return content
 
     def _refuse_others(self, path: Path, then: dict[str, Any], now: dict[str, Any]) -> None:

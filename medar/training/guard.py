@@ -13,7 +13,7 @@ class Guard:
     """Counts skipped steps on the device, so that a step need not wait to be looked at.
 
     Args:
-        settings: `nonfinite` is the limit; some others are named in the advice.
+        settings: `max_nonfinite_steps` is the limit; some others are named in the advice.
         device: where the flags come from.
         quiet: print no warnings.
     """
@@ -39,11 +39,11 @@ class Guard:
             MedarError: too many steps in a row were skipped.
         """
         longest, skipped = torch.stack([self._longest, self._skipped]).tolist()
-        if longest >= self._settings.nonfinite:
+        if longest >= self._settings.max_nonfinite_steps:
             raise MedarError(
                 f"step {step}: the loss or its gradient was not finite in {longest} steps in a "
                 f"row; try a lower learning_rate (now {self._settings.learning_rate:g}), a longer "
-                "warmup, precision 'fp32', or look for NaN in the data"
+                "warm-up, precision 'fp32', or look for NaN in the data"
             )
         if skipped and not self._quiet:
             print(

@@ -82,7 +82,7 @@ def fit(
     """
     place = ranks()
     precision = choose_precision(settings, place.local)
-    folder = RunFolder(Path(out), settings.keep)
+    folder = RunFolder(Path(out), settings.keep_checkpoints)
     config = RunConfig(task=task.describe(), training=settings, processes=place.world)
     with contextlib.ExitStack() as stack:
         stack.enter_context(process_group(place, precision.device))
@@ -145,17 +145,17 @@ class Loop:
         return self.results
 
     def step(self) -> None:
-        """One step of the optimisers, on `accumulation` batches."""
+        """One step of the optimisers, on `accumulation_steps` batches."""
         run, settings = self.run, self.run.settings
         run.optimisers.set_rate(self.rate)
         run.task.share = run.share
         said: list[dict[str, Tensor]] = []
-        for left in reversed(range(settings.accumulation)):
+        for left in reversed(range(settings.accumulation_steps)):
             batch = next(self.batches)
             with unsynchronised(self.forward, left > 0):
                 with self.precision.autocast():
                     loss, metrics = self.forward(batch, run.state.step)
-                (loss / settings.accumulation).backward()
+                (loss / settings.accumulation_steps).backward()
             said.append(metrics)
         norms = run.optimisers.clip_gradients()
         values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in said)])

@@ -14,12 +14,12 @@ class Optimisers:
 
     Args:
         groups: parameter groups by optimiser, see `Task.parameter_groups`.
-        settings: `weight_decay`, `betas` and `clip` are used.
+        settings: `weight_decay`, `betas` and `max_grad_norm` are used.
     """
 
     def __init__(self, groups: dict[str, list[ParameterGroup]], settings: TrainingSettings) -> None:
         self.rate = 0.0
-        self.clip = float("inf") if settings.clip is None else settings.clip
+        self.max_norm = settings.max_grad_norm or float("inf")
         # Fused: only that path can skip a step on a flag that lies on the device.
         self._optimisers = {
             name: torch.optim.AdamW(
@@ -44,7 +44,7 @@ class Optimisers:
         norms = {}
         for name, optimiser in self._optimisers.items():
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.clip)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
             norms[name] = norm.to(parameters[0].device)
         return norms
 

@@ -61,7 +61,8 @@ class Run:
         self.state = State()
         self.meter = Meter()
         self.optimisers = Optimisers(task.parameter_groups(), self.settings)
-        self.average = Average(task.model, self.settings.ema) if self.settings.ema else None
+        decay = self.settings.ema_decay
+        self.average = Average(task.model, decay) if decay else None
 
     @property
     def settings(self) -> TrainingSettings:
@@ -143,7 +144,7 @@ class Run:
             with self.for_evaluation():
                 self.folder.write_model(self.task.save_model)
         content = {
-            "config": self.config.what_matters(),
+            "config": self.config.resume_key(),
             "state": asdict(self.state),
             "model": self.task.model.state_dict(),
             "companions": {n: m.state_dict() for n, m in self.task.companions().items()},
@@ -167,7 +168,7 @@ class Run:
                 companion.load_state_dict(content["companions"][name])
             self.optimisers.load_state_dict(content["optimisers"])
             if self.average:
-                self.average = Average(self.task.model, self.settings.ema)
+                self.average = Average(self.task.model, self.settings.ema_decay)
                 self.average.load_state_dict(content["average"] or self.average.state_dict())
         except (RuntimeError, ValueError, KeyError) as error:
             raise MedarError(

@@ -30,11 +30,13 @@ def learning_rate(settings: TrainingSettings, share: float) -> float:
     """The learning rate at a share of the run.
 
     Args:
-        settings: `learning_rate`, `warmup` and `final` are used.
+        settings: `learning_rate`, `warmup_fraction` and `min_learning_rate` are used.
         share: see `progress`.
     """
-    if share < settings.warmup:
-        return settings.learning_rate * share / settings.warmup
-    over = (share - settings.warmup) / (1 - settings.warmup)
-    cosine = 0.5 * (1 + math.cos(math.pi * over))
-    return settings.learning_rate * (settings.final + (1 - settings.final) * cosine)
+    warmup, low, high = (
+        settings.warmup_fraction, settings.min_learning_rate, settings.learning_rate
+    )  # fmt: skip
+    if share < warmup:
+        return high * share / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
+    return low + (high - low) * cosine

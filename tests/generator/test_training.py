@@ -137,7 +137,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         "objective": {"known_boxes": 0.4, "known_scales": 0.2},
         "model__dropout": 0.1,
         "condition__drop": 0.5,
-        "training__accumulation": 2,
+        "training__accumulation_steps": 2,
     }
     chosen = settings(**changes)
     plain = GeneratorTask.after_step

@@ -25,8 +25,8 @@ SETTINGS: dict[str, Any] = {
     "condition": {"attributes": ["class"], "map_width": 4},
     "data": {"batch_size": 4, "previews": 0},
     "training": {
-        "steps": 6, "precision": "fp32", "device": "cpu", "ema": 0.9, "log_every": 1,
-        "evaluate_every": 3, "save_every": 1, "keep": 9, "learning_rate": 0.01,
+        "steps": 6, "precision": "fp32", "device": "cpu", "ema_decay": 0.9, "log_every": 1,
+        "evaluate_every": 3, "save_every": 1, "keep_checkpoints": 9, "learning_rate": 0.01,
     },
 }  # fmt: skip
 CERTAIN: dict[str, Any] = {"objective": {"correction": 0, "known_boxes": 0}, "condition__drop": 0}

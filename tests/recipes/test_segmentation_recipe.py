@@ -22,7 +22,7 @@ torch.set_num_threads(1)  # the networks here are too small for two
 NAMES = ["prepare", "tokenizer", "pretrain", "train", "predict", "evaluate", "report"]
 
 TRAINING = {
-    "steps": 2, "ema": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
+    "steps": 2, "ema_decay": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
     "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 BACKBONE = {"kind": "dynunet", "width": 4}

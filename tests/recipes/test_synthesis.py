@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 NAMES = ["prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report"]
 
 TRAINING = {
-    "steps": 4, "ema": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
+    "steps": 4, "ema_decay": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
     "precision": "fp32", "device": "cpu",
 }  # fmt: skip
 TINY: dict[str, Any] = {

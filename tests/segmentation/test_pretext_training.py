@@ -77,7 +77,7 @@ def test_a_run_that_was_interrupted_is_one_that_was_not(
 ) -> None:
     settings = pretrain_settings(
         tokenizer, pretext__kind=kind, data__augmentation={"flips": ["x"]},
-        training__evaluate_every=2, training__accumulation=2,
+        training__evaluate_every=2, training__accumulation_steps=2,
     )  # fmt: skip
 
     def interrupt(self: PretextTask, step: int) -> None:
@@ -203,7 +203,7 @@ def test_two_processes_pretrain_the_same_backbone(
     in_two_processes: Callable[..., None],
 ) -> None:
     chosen = pretrain_settings(
-        tokenizer, pretext__kind=kind, training__steps=3, training__ema=0.0,
+        tokenizer, pretext__kind=kind, training__steps=3, training__ema_decay=0.0,
         training__learning_rate=1e-3,
     )  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))

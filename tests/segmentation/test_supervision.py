@@ -86,7 +86,7 @@ def test_heads_are_trained_and_left_behind(
     prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = prepare_with(size=(16, 16, 8))
-    settings = make_settings(loss__deep_supervision=1, training__ema=0.0)
+    settings = make_settings(loss__deep_supervision=1, training__ema_decay=0.0)
     train_segmenter(settings, folder, tmp_path / "deep")
     saved = load_file(tmp_path / "deep" / "model" / "model.safetensors")
     assert set(saved) == set(load_segmenter(tmp_path / "deep").state_dict())
@@ -95,7 +95,7 @@ def test_heads_are_trained_and_left_behind(
     after = torch.load(last, weights_only=True)["companions"]["deep_supervision"]
     assert all(not torch.equal(after[name], value) for name, value in before.items())
     with pytest.raises(MedarError, match=r"task\.loss"):
-        train_segmenter(make_settings(training__ema=0.0), folder, tmp_path / "deep")
+        train_segmenter(make_settings(training__ema_decay=0.0), folder, tmp_path / "deep")
     with pytest.raises(MedarError, match="deep_supervision -1"):
         LossSettings(deep_supervision=-1)
     with pytest.raises(MedarError, match="leaves no level to learn"):

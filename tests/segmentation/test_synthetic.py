@@ -113,7 +113,7 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     )
     synthesizer = Synthesizer(model, tokenizer)
     fill(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
-    settings = settings_with(tmp_path / "pairs", 1.0, training__ema=0.0)
+    settings = settings_with(tmp_path / "pairs", 1.0, training__ema_decay=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", workers=1)
     made = Prepared(tmp_path / "run" / "synthetic")
     assert len(made) == 2
@@ -124,7 +124,7 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
 def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path: Path) -> None:
     def run(name: str, steps: int, resume: object = "auto") -> dict[str, torch.Tensor]:
         chosen = settings_with(pairs, 0.5, training__steps=steps, training__learning_rate=0.01)
-        training = replace(chosen.training, warmup=0.0, final=1.0)
+        training = replace(chosen.training, warmup_fraction=0.0, min_learning_rate=0.01)
         chosen = replace(chosen, training=training)
         train_segmenter(chosen, prepared, tmp_path / name, resume=resume, workers=1)  # type: ignore
         return load_segmenter(tmp_path / name).state_dict()

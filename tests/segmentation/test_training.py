@@ -34,7 +34,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) -> None:
     settings = make_settings(
-        training__steps=40, training__learning_rate=0.01, training__ema=0.5,
+        training__steps=40, training__learning_rate=0.01, training__ema_decay=0.5,
         training__evaluate_every=20, data__augmentation=None,
     )  # fmt: skip
     outcome = train_segmenter(settings, prepared, tmp_path)
@@ -101,8 +101,9 @@ def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
 def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> None:
     """AdamW's first step moves every weight with a gradient by the learning rate."""
     settings = make_settings(
-        transfer__decay=0.5, training__steps=1, training__warmup=0.0, training__final=1.0,
-        training__ema=0.0, training__weight_decay=0.0, training__learning_rate=1e-3,
+        transfer__decay=0.5, training__steps=1, training__warmup_fraction=0.0,
+        training__ema_decay=0.0, training__weight_decay=0.0, training__learning_rate=1e-3,
+        training__min_learning_rate=1e-3,
     )  # fmt: skip
     before = make_task(settings, prepared).model
     train_segmenter(settings, prepared, tmp_path)
@@ -120,7 +121,7 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
 def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
     start = make_segmenter()
     save_segmenter(tmp_path / "start", start)
-    settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema=0.0)
+    settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema_decay=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "start")
     encoder = {f"backbone.{name}" for name in start.backbone.encoder_weights()}
     before, after = start.state_dict(), load_segmenter(tmp_path / "run").state_dict()
@@ -231,7 +232,7 @@ def test_two_processes_train_the_same_network(
     """With a frozen encoder, in one epoch; without Dice, which is of each process's own batch."""
     save_segmenter(tmp_path / "start", make_segmenter())
     chosen = make_settings(
-        training__steps=2, training__ema=0.0, training__learning_rate=1e-3, loss__dice=0.0,
+        training__steps=2, training__ema_decay=0.0, training__learning_rate=1e-3, loss__dice=0.0,
         transfer__part="encoder", transfer__frozen=True, transfer__decay=0.8,
     )  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))

@@ -90,8 +90,8 @@ SETTINGS: dict[str, Any] = {
     },
     "data": {"batch_size": 2},
     "training": {
-        "steps": 4, "precision": "fp32", "device": "cpu", "ema": 0.9, "log_every": 1,
-        "evaluate_every": 2, "save_every": 1, "keep": 9, "learning_rate": 0.01,
+        "steps": 4, "precision": "fp32", "device": "cpu", "ema_decay": 0.9, "log_every": 1,
+        "evaluate_every": 2, "save_every": 1, "keep_checkpoints": 9, "learning_rate": 0.01,
     },
 }  # fmt: skip
 

@@ -44,7 +44,7 @@ def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
 def test_two_processes_equal_one_though_one_is_told_to_end(
     tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
-    words = ("batch_size=8", "accumulation=2", "steps=12")
+    words = ("batch_size=8", "accumulation_steps=2", "steps=12")
     said = run_two(tmp_path / "two", *words, "end=6", leaves=130)
     assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
     assert "training on" not in said[1]
@@ -52,7 +52,7 @@ def test_two_processes_equal_one_though_one_is_told_to_end(
     first, second = (own["random"]["torch"] for own in saved["processes"])
     assert not torch.equal(first, second)
     run_two(tmp_path / "two", *words)
-    fit(Toy(batch_size=8), settings(accumulation=2, steps=12), tmp_path / "one")
+    fit(Toy(batch_size=8), settings(accumulation_steps=2, steps=12), tmp_path / "one")
     one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)

@@ -33,7 +33,7 @@ def test_the_loss_falls(tmp_path: Path, metrics: Metrics) -> None:
 
 def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
     fit(Toy(batch_size=8), settings(), tmp_path / "a")
-    fit(Toy(batch_size=4), settings(accumulation=2), tmp_path / "b")
+    fit(Toy(batch_size=4), settings(accumulation_steps=2), tmp_path / "b")
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=1e-6)
@@ -63,7 +63,7 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path) -> None:
 
 def test_without_averaging_the_weights_themselves_are_saved(tmp_path: Path) -> None:
     task = Toy()
-    fit(task, settings(ema=0.0), tmp_path)
+    fit(task, settings(ema_decay=0.0), tmp_path)
     assert torch.equal(weights(tmp_path)["0.weight"], task.model[0].weight)  # type: ignore[index]
 
 
@@ -103,7 +103,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], metrics: Metrics
 ) -> None:
     task = Spoilt(5, 6, 11)
-    outcome = fit(task, settings(nonfinite=3), tmp_path)
+    outcome = fit(task, settings(max_nonfinite_steps=3), tmp_path)
     unmoved = [n for n in range(29) if torch.equal(task.seen[n], task.seen[n + 1])]
     assert unmoved == [5, 6, 11]
     assert len(re.findall("^warning: step (6|7|12): ", capsys.readouterr().err, re.M)) == 3
@@ -113,7 +113,7 @@ def test_a_step_that_is_not_finite_is_skipped(
 
 def test_several_in_a_row_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"step 9: .* not finite in 3 steps in a row; try") as e:
-        fit(Spoilt(*range(6, 30)), settings(nonfinite=3), tmp_path)
+        fit(Spoilt(*range(6, 30)), settings(max_nonfinite_steps=3), tmp_path)
     assert "\n" not in str(e.value)
     assert (tmp_path / "checkpoints" / "step-00000007.pt").exists()
 

@@ -70,7 +70,7 @@ def test_interrupted(number: int, tmp_path: Path, same_runs: Same) -> None:
 @pytest.mark.parametrize("at", [5, 6])
 def test_a_step_takes_batches_of_two_epochs(at: int, tmp_path: Path, same_runs: Same) -> None:
     def chosen() -> Any:
-        return settings(accumulation=4, steps=9)
+        return settings(accumulation_steps=4, steps=9)
 
     with pytest.raises(KeyboardInterrupt):
         fit(Signalled(at), chosen(), tmp_path / "a")
@@ -145,11 +145,11 @@ def test_what_may_not_be_gone_on_with(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="is of another model"):
         fit(other, settings(), tmp_path)
     assert [path.name for path in last.parent.glob("step-*")] == [last.name]
-    assert fit(Toy(), settings(log_every=1, keep=3, save_every=2), tmp_path).step == 30
+    assert fit(Toy(), settings(log_every=1, keep_checkpoints=3, save_every=2), tmp_path).step == 30
 
 
 def test_a_path_goes_on_with_other_settings(tmp_path: Path, metrics: Metrics) -> None:
-    fit(Toy(), settings(steps=12, keep=9), tmp_path / "a")
+    fit(Toy(), settings(steps=12, keep_checkpoints=9), tmp_path / "a")
     middle = tmp_path / "a" / "checkpoints" / "step-00000005.pt"
     task = Toy()
     outcome = fit(task, settings(steps=8, learning_rate=1e-3), tmp_path / "b", resume=middle)
@@ -158,7 +158,7 @@ def test_a_path_goes_on_with_other_settings(tmp_path: Path, metrics: Metrics) ->
     assert outcome.step == 8
     assert (tmp_path / "b" / "model" / "model.safetensors").exists()
     assert metrics(tmp_path / "b")[-1]["learning_rate"] < 1e-3
-    fit(Toy(), settings(steps=8, keep=9), tmp_path / "a", resume=str(middle))
+    fit(Toy(), settings(steps=8, keep_checkpoints=9), tmp_path / "a", resume=str(middle))
     assert metrics(tmp_path / "a")[-1]["step"] == 8
     assert not (middle.parent / "step-00000012.pt").exists()
 
@@ -181,9 +181,9 @@ def test_cadences_do_not_matter_to_the_weights(tmp_path: Path) -> None:
 
 
 def test_an_average_may_begin_at_a_checkpoint_without_one(tmp_path: Path) -> None:
-    fit(Toy(), settings(steps=5, ema=0.0), tmp_path / "a")
+    fit(Toy(), settings(steps=5, ema_decay=0.0), tmp_path / "a")
     middle = tmp_path / "a" / "checkpoints" / "step-00000005.pt"
-    chosen = settings(steps=6, ema=0.99, learning_rate=1e-9)
+    chosen = settings(steps=6, ema_decay=0.99, learning_rate=1e-9)
     fit(Toy(), chosen, tmp_path / "b", resume=middle)
     before = torch.load(middle, weights_only=True)["model"]["0.weight"]
     last = tmp_path / "b" / "checkpoints" / "step-00000006.pt"

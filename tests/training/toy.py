@@ -64,7 +64,7 @@ class Toy(Task[tuple[Tensor, Tensor]]):
 
 
 SETTINGS: dict[str, Any] = {
-    "steps": 30, "learning_rate": 0.02, "ema": 0.9, "precision": "fp32", "device": "cpu",
+    "steps": 30, "learning_rate": 0.02, "ema_decay": 0.9, "precision": "fp32", "device": "cpu",
     "log_every": 4, "evaluate_every": 7, "save_every": 5,
 }  # fmt: skip
 
