@@ -22,7 +22,6 @@ from medar.cli.main import run_app
 from medar.cli.recipe import CALL, Call
 from medar.cli.training import Overrides, assignments
 from medar.recipes.inputs import check_data, content_of, manifest_of
-from medar.recipes.ledger import Ledger
 from medar.recipes.outlook import generator_outlook
 from medar.recipes.recipe import Recipe
 from medar.recipes.results import files_content, tokens_content
@@ -38,6 +37,7 @@ from medar.recipes.stages import (
     tokenizer_stage,
 )
 from medar.recipes.synthesis import SynthesisSettings
+from medar.records import Records
 from medar.settings import to_dict
 
 TOKENS, GENERATOR, SAMPLES = "tokens", "generator", "samples"
@@ -119,7 +119,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
 
     data, asked = Prepared(work.out / PREPARED), settings.evaluation
     work.reads(PREPARED, data.digest, data.folder, "evaluation")
-    files, made = generated_files(work.out / SAMPLES), Ledger(work.out).read("synthesize")
+    files, made = generated_files(work.out / SAMPLES), Records(work.out).read("synthesize")
     peak = made.peak_mib if made else None
     report = evaluate_generation(
         read_generated(files, data.plan),

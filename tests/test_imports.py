@@ -25,6 +25,7 @@ ROOMS = (
     "segmentation",
     "evaluation",
     "tracking",
+    "records",
     "report",
     "recipes",
     "cli",

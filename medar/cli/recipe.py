@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from medar.cli.output import print_json, print_pairs, print_table
-from medar.recipes.ledger import Ledger
 from medar.recipes.planning import Choice
 from medar.recipes.recipe import Recipe
+from medar.records import Records
 
 PAGE = "report.html"
 
@@ -81,8 +81,8 @@ def _print_plan(recipe: Recipe, choice: Choice, *, json: bool) -> None:
 
 
 def _print_end(out: Path, names: list[str], made: str, *, json: bool) -> None:
-    ledger = Ledger(out)
-    entries = {name: entry for name in names if (entry := ledger.read(name)) is not None}
+    records = Records(out)
+    entries = {name: entry for name in names if (entry := records.read(name)) is not None}
     page = out / PAGE if "report" in entries else None  # else it is of an earlier run
     if json:
         said = {

@@ -6,23 +6,23 @@ What the stages before have left is divided among a stage and those after it, by
 from collections.abc import Sequence
 
 from medar.errors import MedarError
-from medar.recipes.ledger import Ledger
 from medar.recipes.planning import Step
 from medar.recipes.stage import Stage
+from medar.records import Records
 
 
 def minutes_for(
-    stage: Stage, stages: Sequence[Stage], ledger: Ledger, budget: float | None
+    stage: Stage, stages: Sequence[Stage], records: Records, budget: float | None
 ) -> float | None:
     """Minutes that a training may take; None for other stages, and without a budget.
 
-    What stages took is read from the ledger, so that a recipe that was interrupted divides its
+    What stages took is read from the records, so that a recipe that was interrupted divides its
     time as one that was not.
 
     Args:
         stage: of `stages`, about to begin.
         stages: all of the recipe, in order.
-        ledger: says what the stages before took.
+        records: says what the stages before took.
         budget: minutes for all.
 
     Raises:
@@ -31,7 +31,7 @@ def minutes_for(
     if budget is None or not stage.training:
         return None
     place = [one.name for one in stages].index(stage.name)
-    entries = [ledger.read(one.name) for one in stages[:place]]
+    entries = [records.read(one.name) for one in stages[:place]]
     spent = sum(entry.seconds for entry in entries if entry is not None) / 60
     given = round((budget - spent) * _part(stages, place), 4)
     if given <= 0:
@@ -43,7 +43,7 @@ def minutes_for(
 
 
 def expected_minutes(
-    steps: Sequence[Step], stages: Sequence[Stage], ledger: Ledger, budget: float | None
+    steps: Sequence[Step], stages: Sequence[Stage], records: Records, budget: float | None
 ) -> list[float | None]:
     """What the trainings of a plan will be given, if each stage takes what it took before.
 
@@ -52,13 +52,13 @@ def expected_minutes(
     Args:
         steps: the plan.
         stages: all of the recipe, in order.
-        ledger: says what stages took.
+        records: says what stages took.
         budget: minutes for all.
     """
     given: list[float | None] = []
     left = budget or 0.0
     for place, step in enumerate(steps):
-        entry, known = ledger.read(step.stage.name), ledger.known(step.stage.name)
+        entry, known = records.read(step.stage.name), records.last_done(step.stage.name)
         minutes = None if budget is None else left * _part(stages, place)
         if step.action == "resume" and entry is not None:
             minutes = entry.minutes  # as it began

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medar.recipes.ledger import Ledger
 from medar.recipes.planning import Step
 from medar.recipes.stage import Outlook, Stage
+from medar.records import Records
 
 NUMBERS = 5
 """Float32 numbers kept for each trained one: weight, gradient, two of Adam, averaged weight."""
@@ -29,22 +29,22 @@ class Estimate:
     memory: str = "unknown"
 
 
-def estimate(step: Step, ledger: Ledger, budget: float | None = None) -> Estimate:
+def estimate(step: Step, records: Records, budget: float | None = None) -> Estimate:
     """What a step takes.
 
     Args:
         step: of a plan.
-        ledger: with what was measured before.
+        records: with what was measured before.
         budget: minutes that the stage would be given.
     """
     if step.action == "skip":
         return Estimate(seconds=0.0, time="-", mib=0.0, memory="-")
     outlook = step.stage.outlook()
     if step.stage.training:
-        seconds, source = _training_seconds(step, outlook, ledger, budget)
+        seconds, source = _training_seconds(step, outlook, records, budget)
     else:
-        seconds, source = _measured_seconds(step.stage, ledger)
-    mib, basis = _memory(step.stage, outlook, ledger)
+        seconds, source = _measured_seconds(step.stage, records)
+    mib, basis = _memory(step.stage, outlook, records)
     return Estimate(
         seconds=seconds,
         time=source if seconds is None else f"{duration(seconds)} ({source})",
@@ -63,21 +63,21 @@ def duration(seconds: float) -> str:
     return f"{minutes / 60:.1f} h"
 
 
-def _measured_seconds(stage: Stage, ledger: Ledger) -> tuple[float | None, str]:
-    before = ledger.known(stage.name)
+def _measured_seconds(stage: Stage, records: Records) -> tuple[float | None, str]:
+    before = records.last_done(stage.name)
     return (None, "unknown") if before is None else (before.seconds, "measured before")
 
 
 def _training_seconds(
-    step: Step, outlook: Outlook, ledger: Ledger, budget: float | None
+    step: Step, outlook: Outlook, records: Records, budget: float | None
 ) -> tuple[float | None, str]:
     """The limit of time, or that of the steps at a rate that was measured."""
-    folder = ledger.out / step.stage.folder
+    folder = records.out / step.stage.folder
     minutes = outlook.minutes if budget is None else budget
     found = []
     if minutes is not None:
         found.append((60 * minutes, "its limit" if budget is None else "its share"))
-    rates = [_last(run / "metrics.jsonl", "steps_per_second") for run in _runs(step.stage, ledger)]
+    rates = [_last(run / "metrics.jsonl", "steps_per_second") for run in _runs(step.stage, records)]
     rate = next((one for one in rates if one), None)
     if outlook.steps is not None and rate:
         found.append((outlook.steps / rate, f"{outlook.steps} steps at {rate:.2g} a second"))
@@ -88,13 +88,13 @@ def _training_seconds(
     return max(0.0, seconds - (spent or 0.0)), source
 
 
-def _runs(stage: Stage, ledger: Ledger) -> list[Path]:
+def _runs(stage: Stage, records: Records) -> list[Path]:
     """Folders of a training's runs, the newest first."""
-    return [ledger.out / stage.folder, *reversed(ledger.aside(stage.name))]
+    return [records.out / stage.folder, *reversed(records.replaced(stage.name))]
 
 
-def _memory(stage: Stage, outlook: Outlook, ledger: Ledger) -> tuple[float | None, str]:
-    before = ledger.known(stage.name)
+def _memory(stage: Stage, outlook: Outlook, records: Records) -> tuple[float | None, str]:
+    before = records.last_done(stage.name)
     if before is not None and before.peak_mib is not None:
         return before.peak_mib, "measured before"
     if outlook.parameters is None:

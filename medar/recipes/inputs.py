@@ -15,8 +15,8 @@ from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.files import digest, file_digest
 from medar.parallel import default_workers
-from medar.recipes.ledger import Ledger
 from medar.recipes.settings import DataSettings
+from medar.records import Records
 
 HASHES = HASHES_FILE
 """Content hashes of the data set's files, below OUT."""
@@ -79,7 +79,7 @@ def manifest_in(data: DataSettings, out: Path, stage: str, folder: Path) -> Mani
     Raises:
         MedarError: see `manifest_of`.
     """
-    places = [folder, *reversed(Ledger(out).aside(stage))]
+    places = [folder, *reversed(Records(out).replaced(stage))]
     files = (place / MANIFEST_FILE for place in places)
     earlier = next((Manifest.load(file) for file in files if file.exists()), None)
     return manifest_of(data, earlier)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from medar.errors import MedarError
 from medar.recipes.code import code_digest
-from medar.recipes.ledger import Ledger
 from medar.recipes.stage import Stage
+from medar.records import Records
 
 Action = Literal["run", "resume", "skip", "depends"]
 """`depends`: skipped, or gone on with, unless a stage before it gives another result."""
@@ -67,13 +67,13 @@ class Step:
 
 
 def make_plan(
-    stages: Sequence[Stage], ledger: Ledger, choice: Choice, bases: "Bases"
+    stages: Sequence[Stage], records: Records, choice: Choice, bases: "Bases"
 ) -> list[Step]:
     """A step for each stage that is wanted.
 
     Args:
         stages: all of the recipe, in order.
-        ledger: what was done before.
+        records: what was done before.
         choice: which are wanted.
         bases: of the same stages.
 
@@ -85,7 +85,7 @@ def make_plan(
     for stage in choice.of(stages):
         started = started or stage.name == choice.first
         open_ = [name for name in stage.needs if steps[name].action != "skip"]
-        action, why = decide(stage, ledger, bases, open_, forced=stage.name in choice.forced)
+        action, why = decide(stage, records, bases, open_, forced=stage.name in choice.forced)
         if not started and action != "skip":
             raise MedarError(
                 f"--from {choice.first}: {stage.name} comes before it and is to run ({why}); leave "
@@ -120,9 +120,9 @@ class Bases:
         return self._known[name]
 
 
-def needed(stage: Stage, ledger: Ledger) -> dict[str, str | None]:
+def needed(stage: Stage, records: Records) -> dict[str, str | None]:
     """What names the result of each stage that one needs; None where there is none."""
-    made = {need: ledger.read(need) for need in stage.needs}
+    made = {need: records.read(need) for need in stage.needs}
     return {
         need: None if one is None else one.id if stage.retells else one.result or one.id
         for need, one in made.items()
@@ -130,18 +130,18 @@ def needed(stage: Stage, ledger: Ledger) -> dict[str, str | None]:
 
 
 def decide(
-    stage: Stage, ledger: Ledger, bases: Bases, open_: Sequence[str] = (), *, forced: bool = False
+    stage: Stage, records: Records, bases: Bases, open_: Sequence[str] = (), *, forced: bool = False
 ) -> tuple[Action, str]:
     """Whether a stage runs, goes on or is skipped, and why.
 
     Args:
         stage: the one.
-        ledger: what was done before.
+        records: what was done before.
         bases: what it depends on now.
         open_: stages that it needs and whose result is not known yet.
         forced: run it in any case.
     """
-    entry = ledger.read(stage.name)
+    entry = records.read(stage.name)
     if entry is None:
         return "run", "not done yet"
     if forced:
@@ -149,13 +149,13 @@ def decide(
     given, around = _changes(entry.basis, bases[stage.name])
     if given or (around and not stage.training):
         return "run", given or around
-    for need, result in needed(stage, ledger).items():
+    for need, result in needed(stage, records).items():
         if need not in open_ and result != entry.needs.get(need):
             return "run", f"{need} has given another result since"
     for need in sorted(entry.needs.keys() - set(stage.needs)):
         return "run", f"it was made from {need}, which is left out now"
     done = entry.status == "done"
-    if done and not ledger.whole(stage):
+    if done and not records.complete(stage.outputs):
         return "run", "its result is gone"
     why = "done" if done else "failed before" if entry.status == "failed" else "was interrupted"
     if around:

@@ -1,10 +1,6 @@
 """`Recipe`: stages in order. What is done is skipped, what was interrupted goes on.
 
-OUT/config.yaml      the resolved settings
-OUT/environment.json versions, hardware, git state
-OUT/recipe.json      whether a run is under way, or was killed
-OUT/stages/          the ledger, see `medar.recipes.ledger`
-OUT/old/             results that a later run replaced: moved there, never deleted
+What lies in its folder is in `medar.records`.
 
 Under torchrun all processes run the same recipe; see `medar.recipes.team`.
 """
@@ -21,12 +17,12 @@ from typing import Any, Literal
 from medar.errors import MedarError
 from medar.files import exclusive
 from medar.recipes.budget import expected_minutes
-from medar.recipes.desk import SETTINGS, Desk, recipe_in
+from medar.recipes.desk import Desk, last_run
 from medar.recipes.estimates import Estimate, estimate
-from medar.recipes.ledger import FOLDER, Ledger
 from medar.recipes.planning import Bases, Choice, Step, make_plan
 from medar.recipes.stage import Stage
 from medar.recipes.team import together
+from medar.records import CONFIG_FILE, STAGES, Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +53,13 @@ class Recipe:
         """
         self._check_folder()
         bases = Bases(self.stages, self.max_minutes)
-        return make_plan(self.stages, Ledger(self.out), choice, bases)
+        return make_plan(self.stages, Records(self.out), choice, bases)
 
     def estimates(self, steps: Sequence[Step]) -> list[Estimate]:
         """What each step takes, as far as that is known."""
-        ledger = Ledger(self.out)
-        given = expected_minutes(steps, self.stages, ledger, self.max_minutes)
-        return [estimate(step, ledger, part) for step, part in zip(steps, given, strict=True)]
+        records = Records(self.out)
+        given = expected_minutes(steps, self.stages, records, self.max_minutes)
+        return [estimate(step, records, part) for step, part in zip(steps, given, strict=True)]
 
     def run(self, choice: Choice) -> list[Step]:
         """Do it.
@@ -82,7 +78,7 @@ class Recipe:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_terminable(self._go_on(choice)))
             team = stack.enter_context(together(self.device))
-            # The first process alone locks the folder, plans, and keeps ledger and runs.
+            # The first process alone locks the folder, plans, and writes records.
             team.tell(lambda: stack.enter_context(exclusive(self.out)))
             desk = Desk(self, team, choice)
             names = team.tell(desk.begin)
@@ -96,12 +92,12 @@ class Recipe:
         """Refuse a folder whose files a run would replace though they are not of this recipe."""
         if self.out.exists() and not self.out.is_dir():
             raise MedarError(f"{self.out}: is a file; --out names a folder")
-        if (self.out / SETTINGS).exists() and not (self.out / FOLDER).exists():
+        if (self.out / CONFIG_FILE).exists() and not (self.out / STAGES).exists():
             raise MedarError(
-                f"{self.out}: holds a run of something else ({SETTINGS}, no {FOLDER}/); --out "
+                f"{self.out}: holds a run of something else ({CONFIG_FILE}, no {STAGES}/); --out "
                 "needs a folder of its own"
             )
-        other = recipe_in(self.out)
+        other = last_run(Records(self.out)).recipe
         if other not in (None, self.name):
             raise MedarError(
                 f"{self.out}: holds a run of the recipe {other}, not {self.name}; --out needs a "

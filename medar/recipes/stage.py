@@ -94,3 +94,8 @@ class Stage:
     """Of a budget of time."""
     outlook: Callable[[], Outlook] = Outlook
     """Asked before it runs."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Its folder, then its files, below the recipe's folder."""
+        return (self.folder, *self.files)

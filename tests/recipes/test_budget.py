@@ -8,17 +8,17 @@ from fakes import Kitchen
 
 from medar.errors import MedarError
 from medar.recipes.estimates import NUMBERS, duration
-from medar.recipes.ledger import Ledger
 from medar.recipes.memory import forget_peak, peak_mib
+from medar.records import Records
 
 
 def took(kitchen: Kitchen, name: str, seconds: float) -> None:
     """Pretend that a stage took so long."""
-    ledger = Ledger(kitchen.out)
-    entry = ledger.read(name)
+    records = Records(kitchen.out)
+    entry = records.read(name)
     assert entry is not None
     entry.seconds = seconds
-    ledger.write(entry)
+    records.write(entry)
 
 
 def test_a_training_gets_its_share_of_what_is_left(kitchen: Kitchen) -> None:
@@ -137,7 +137,7 @@ def test_a_resumed_training_takes_what_is_left(kitchen: Kitchen) -> None:
     kitchen.minutes.clear()
     (kitchen.out / "second-folder" / "metrics.jsonl").write_text('{"step": 1, "seconds": 30.0}\n')
     second = kitchen.recipe().estimates(kitchen.plan())[1]
-    given = Ledger(kitchen.out).read("second")
+    given = Records(kitchen.out).read("second")
     assert given is not None
     assert given.minutes is not None
     assert second.seconds == pytest.approx(60 * given.minutes - 30.0)

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from fakes import Kitchen
 from medar.errors import MedarError
 from medar.files import exclusive
 from medar.recipes import desk
-from medar.recipes.ledger import Ledger
 from medar.recipes.planning import Choice
+from medar.records import Records
 
 ALL = ["first", "second", "third"]
 
@@ -69,11 +69,11 @@ def test_what_was_interrupted_goes_on(kitchen: Kitchen, error: BaseException) ->
 
 def test_a_killed_stage_goes_on(kitchen: Kitchen) -> None:
     kitchen.run(last="first")
-    ledger = Ledger(kitchen.out)
-    left = ledger.read("first")
+    records = Records(kitchen.out)
+    left = records.read("first")
     assert left is not None
     left.status, left.ended = "running", None
-    ledger.write(left)
+    records.write(left)
     assert kitchen.run() == ALL
     assert result(kitchen, "first") == "ff"
 
@@ -325,7 +325,7 @@ def test_a_file_where_the_folder_should_be(kitchen: Kitchen, tmp_path: Path) -> 
 def test_a_damaged_ledger_is_one_line(kitchen: Kitchen) -> None:
     kitchen.run(last="first")
     (kitchen.out / "stages" / "first.json").write_text("{")
-    with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it, and"):
+    with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it to run"):
         kitchen.plan()
 
 
@@ -369,7 +369,7 @@ def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
 
 def test_entries_survive_a_round_trip(kitchen: Kitchen) -> None:
     kitchen.run()
-    ledger = Ledger(kitchen.out)
-    kept = ledger.read("second")
+    records = Records(kitchen.out)
+    kept = records.read("second")
     assert kept is not None
-    assert asdict(kept) == entry(kitchen, "second")
+    assert kept.to_dict() == entry(kitchen, "second")

@@ -9,8 +9,8 @@ from fakes import Kitchen
 
 from medar import tracking
 from medar.errors import MedarError
-from medar.recipes import desk
 from medar.recipes.planning import Choice
+from medar.records import RUN_FILE
 
 TOLD: list[tuple[str, ...]] = []
 
@@ -75,7 +75,7 @@ def test_nothing_to_do_is_nothing_to_tell(tracked: Kitchen) -> None:
 def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: Kitchen) -> None:
     tracked.run()
     TOLD.clear()
-    (tracked.out / desk.STATE).write_text('{"status": "running"}')
+    (tracked.out / RUN_FILE).write_text('{"status": "running"}')
     assert tracked.run() == []
     assert [words[:2] for words in TOLD] == [("fake", "parameters"), ("fake", "ends")]
 

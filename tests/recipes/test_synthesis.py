@@ -69,7 +69,7 @@ def samples(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "samples").glob("sample_*"))}
 
 
-def ledger(out: Path) -> dict[str, dict[str, Any]]:
+def stage_records(out: Path) -> dict[str, dict[str, Any]]:
     return {name: json.loads((out / "stages" / f"{name}.json").read_text()) for name in NAMES}
 
 
@@ -88,18 +88,18 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
         "evaluation/report.json", "evaluation/contact_sheet.png", "report.html", "report.md",
     ):  # fmt: skip
         assert (out / name).is_file(), name
-    facts = {name: entry["facts"] for name, entry in ledger(out).items()}
+    facts = {name: entry["facts"] for name, entry in stage_records(out).items()}
     assert (facts["prepare"]["cases"], facts["prepare"]["voxels"]) == (8, "16x16x16")
     assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
     assert facts["tokens"]["tokens_a_volume"] == 9
     assert facts["evaluate"]["frechet/radiomics-v1"] > 0
 
     # The stored settings are a configuration themselves, and nothing is done a second time.
-    before = ledger(out)
+    before = stage_records(out)
     code, _, said = run("--out", out, "--untracked", config="whole/out/config.yaml")
     assert code == 0
     assert said.count("skip (done, nothing has changed)") == 7
-    assert ledger(out) == before
+    assert stage_records(out) == before
 
     code, said, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(said)["stages"]}
@@ -116,7 +116,7 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
     assert code == 0
     kept = ("tokenizer", "tokens", "generator", "evaluate")
     assert all(f"{name}: skip (done, nothing has changed)" in said for name in kept)
-    after = ledger(out)
+    after = stage_records(out)
     assert [name for name in NAMES if after[name]["id"] != before[name]["id"]] == [
         "prepare", "synthesize", "report",
     ]  # fmt: skip
@@ -141,7 +141,7 @@ def test_kill_9_at_ten_moments_changes_nothing(place: Path) -> None:
     calm, killed = folder / "undisturbed", folder / "killed"
     assert samples(calm) == samples(killed)
     assert len(samples(calm)) == 8
-    entries = ledger(killed)
+    entries = stage_records(killed)
     assert {entry["status"] for entry in entries.values()} == {"done"}
     # Each kill costs one attempt at most; what was done stayed done (killed.py looks).
     assert sum(entry["attempts"] for entry in entries.values()) <= len(NAMES) + 10
@@ -178,7 +178,7 @@ def test_two_processes_share_the_trainings(
     out = place / "two" / "out"
     call = ["--config", place / "tiny.yaml", "--data", place / "phantoms", "--untracked"]
     in_two_processes(HERE / "two.py", *call, "--out", out)
-    entries = ledger(out)
+    entries = stage_records(out)
     assert {entry["status"] for entry in entries.values()} == {"done"}
     assert {entry["attempts"] for entry in entries.values()} == {1}
     for name in ("tokenizer", "generator"):
