@@ -264,9 +264,10 @@ KINDS = {
 def _sentence(error: ValidationError, cls: type[Any]) -> str:
     """The most telling of pydantic's errors, in one line.
 
-    A misspelt key is also a missing one: the spelling is what to mend, so it comes first.
+    A misspelt key is also a missing one: the spelling is what to mend, so it comes first. A value
+    out of bounds in one branch of a union says more than its type being wrong in the other.
     """
-    problem = sorted(error.errors(), key=lambda one: one["type"] not in UNKNOWN)[0]
+    problem = min(error.errors(), key=lambda one: (one["type"] not in UNKNOWN, _is_type(one)))
     kind, value = problem["type"], problem["input"]
     key = ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
     if kind in UNKNOWN:
@@ -287,6 +288,10 @@ def _sentence(error: ValidationError, cls: type[Any]) -> str:
         return f"{key} must be {KINDS[first]}, got {_shown(value)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{key}: {message}, got {_shown(value)}"
+
+
+def _is_type(problem: ErrorDetails) -> bool:
+    return problem["type"] not in (*BOUNDS, "finite_number")
 
 
 def _unknown_key(key: str, problem: ErrorDetails, cls: type[Any]) -> str:

@@ -128,8 +128,8 @@ def generation(
 def _refuse_choosing(made: Path, choosing: Choosing) -> None:
     if choosing != CHOOSING:
         raise MedarError(
-            f"{made}: holds no generator but files, which --cfg, --temperature, --top-k and "
-            "--top-p cannot change; leave them out"
+            f"{made}: holds files, no generator; --guidance-scale, --temperature, --top-k and "
+            "--top-p do not apply: leave them out"
         )
 
 

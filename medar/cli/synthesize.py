@@ -30,26 +30,27 @@ DRAWN = 16
 class Choosing:
     """How tokens are chosen; what is not given is the model's own setting."""
 
-    cfg: float | None = None
-    """Guidance: how far to move away from the model without a condition; 0 not at all. It rises
-    from the first scale to the last."""
-    cfg_from: int | None = None
+    guidance_scale: float | None = None
+    """Classifier-free guidance: how far to move away from the unconditional model; 0 turns it off.
+    It rises from 0 at the first scale to this value at the last."""
+    guidance_from: int | None = None
     """The first scale with guidance, from 0."""
-    cfg_to: int | None = None
+    guidance_to: int | None = None
     """The scale before which guidance ends."""
     temperature: str | None = None
-    """Below 1 likely tokens become likelier; one number, or one a scale: 1,1,0.9."""
+    """Below 1 likely tokens become likelier; one number, or one per scale: 1,1,0.9."""
     top_k: str | None = None
-    """Only the K likeliest tokens, 0 for all; one number, or one a scale."""
+    """Keep only the K likeliest tokens, 0 for all; one number, or one per scale."""
     top_p: str | None = None
-    """Only the likeliest tokens of this probability together; one number, or one a scale."""
+    """Keep only the likeliest tokens whose probabilities sum to this; one number, or one per
+    scale."""
 
     def settings(self, own: "SamplingSettings") -> "SamplingSettings":
         """The model's settings with what is given here."""
         given: dict[str, Any] = {
-            "guidance": self.cfg,
-            "guidance_from": self.cfg_from,
-            "guidance_to": self.cfg_to,
+            "guidance_scale": self.guidance_scale,
+            "guidance_from": self.guidance_from,
+            "guidance_to": self.guidance_to,
             "temperature": _per_scale("--temperature", self.temperature, float),
             "top_k": _per_scale("--top-k", self.top_k, int),
             "top_p": _per_scale("--top-p", self.top_p, float),

@@ -8,96 +8,71 @@ remains is rounding, which may differ between sizes of a batch: docs/reference/s
 B batch, L tokens over all scales, T tokens of one part, V codes, P parts.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.model import Known, TokenModel
-from medar.settings import STRICT
+from medar.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, settings
 from medar.tokenizer.schedule import ScaleSchedule
 
-PerScale = float | tuple[float, ...]
-"""One value, or one for each scale."""
+Probability = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(renamed={"guidance": "guidance_scale"})
 class SamplingSettings:
-    """How tokens are chosen.
+    """How tokens are chosen."""
 
-    Raises:
-        MedarError: a value beyond what its field allows.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    temperature: PerScale = 1.0
-    """Divides the logits; below 1 likely tokens become likelier. One value, or one a scale."""
-    top_k: int | tuple[int, ...] = 0
-    """Only the k likeliest tokens; 0 for all. One value, or one a scale."""
-    top_p: PerScale = 1.0
-    """Only the likeliest tokens that together have this probability. One value, or one a scale."""
-    guidance: float = 0.0
-    """Classifier-free guidance (arXiv 2207.12598) at the last scale: 0 is the model as it is, w
-    moves w times as far away from the model without a condition. It rises linearly from 0 at the
-    first scale."""
-    guidance_from: int = 0
-    """The first scale with guidance."""
-    guidance_to: int | None = None
-    """The scale before which it ends: late scales need none and cost most; default none does."""
-
-    def __post_init__(self) -> None:
-        for name, most in (("temperature", None), ("top_p", 1.0)):
-            for value in _values(getattr(self, name)):
-                if not 0 < value < math.inf or (most is not None and value > most):
-                    allowed = "above 0" if most is None else f"above 0, up to {most:g}"
-                    raise MedarError(f"{name} {value:g}: a number {allowed} is needed")
-        if min(_values(self.top_k), default=0) < 0:
-            raise MedarError(f"top_k {self.top_k}: whole numbers from 0 are needed")
-        if not 0 <= self.guidance < math.inf:
-            raise MedarError(f"guidance {self.guidance:g}: a number from 0 is needed")
-        if self.guidance_from < 0 or (self.guidance_to or 0) < 0:
-            raise MedarError(
-                f"guidance from scale {self.guidance_from} to {self.guidance_to}: scales from 0"
-            )
+    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
+    """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale."""
+    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    """Keep only the k likeliest tokens; 0 keeps all. One value, or one per scale."""
+    top_p: Probability | tuple[Probability, ...] = 1.0
+    """Keep only the likeliest tokens whose probabilities sum to this. One value, or one per
+    scale."""
+    guidance_scale: NonNegativeFloat = 0.0
+    """Strength of classifier-free guidance (arXiv 2207.12598) at the last scale: logits become
+    `c + guidance_scale * (c - u)`, c with and u without the condition. 0 turns it off. It rises
+    linearly from 0 at the first scale."""
+    guidance_from: NonNegativeInt = 0
+    """The first scale with guidance, from 0."""
+    guidance_to: NonNegativeInt | None = None
+    """The scale before which guidance ends; default: after the last. Guidance at late scales costs
+    most and changes least."""
 
     def check(self, schedule: ScaleSchedule) -> None:
-        """Refuse values a scale that are not as many as the scales, and guidance of no scale.
+        """Check that per-scale values match the number of scales and that guidance affects one.
 
         Raises:
             MedarError: naming the setting.
         """
+        scales = len(schedule)
         for name in ("temperature", "top_k", "top_p"):
             value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != len(schedule):
+            if isinstance(value, tuple) and len(value) != scales:
                 raise MedarError(
-                    f"{name} has {len(value)} values; the model has {len(schedule)} scales: give "
-                    "one value, or one a scale"
+                    f"{name} has {len(value)} values, the model {scales} scales; give one value, "
+                    "or one per scale"
                 )
-        scales = len(schedule)
-        if self.guidance and not any(self.strength(k, scales) for k in range(scales)):
+        if self.guidance_scale and not any(self.guidance_at(k, scales) for k in range(scales)):
             end = scales if self.guidance_to is None else self.guidance_to
             raise MedarError(
-                f"guidance {self.guidance:g} from scale {self.guidance_from} to before {end}: acts "
-                f"on no scale; the model has scales 0 to {scales - 1}, and that of scale 0 is "
-                "always 0"
+                f"guidance_scale {self.guidance_scale:g} from scale {self.guidance_from} to before "
+                f"{end} affects no scale; the model has scales 0 to {scales - 1}, and guidance is "
+                "always 0 at scale 0"
             )
 
-    def strength(self, k: int, scales: int) -> float:
-        """The guidance of scale k."""
+    def guidance_at(self, k: int, scales: int) -> float:
+        """The guidance scale at scale k of `scales`."""
         end = scales if self.guidance_to is None else self.guidance_to
         if not self.guidance_from <= k < end:
             return 0.0
-        return self.guidance * (k / (scales - 1) if scales > 1 else 1.0)
-
-
-def _values(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+        return self.guidance_scale * (k / (scales - 1) if scales > 1 else 1.0)
 
 
 def _at(value: Any, k: int) -> Any:
@@ -137,7 +112,9 @@ def sample(
     settings.check(schedule)
     numbers = draws(seeds, schedule.length).to(condition.attributes.device)
     memory = model.begin(condition, known)
-    last = max((k for k in range(len(schedule)) if settings.strength(k, len(schedule))), default=-1)
+    last = max(
+        (k for k in range(len(schedule)) if settings.guidance_at(k, len(schedule))), default=-1
+    )
     asked = condition.map is not None or not bool(condition.attributes.isnan().all())
     guided = last >= 0 and asked  # without a condition both are the same, at twice the cost
     free = model.begin(condition.nothing(), known) if guided else None
@@ -148,7 +125,7 @@ def sample(
         logits = model.step(memory).float()
         if free is not None:
             without = model.step(free).float()
-            strength = settings.strength(k, len(schedule))
+            strength = settings.guidance_at(k, len(schedule))
             logits = logits + strength * (logits - without)
         tokens = model.take(memory, choose(logits, number, settings, k))
         if free is not None:

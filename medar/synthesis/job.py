@@ -64,13 +64,13 @@ def make_job(
     }
     scene = _scene(tokenizer, request, asked.get(MODALITY))
     settings = request.sampling or sampling
-    if request.cfg is not None:
-        settings = replace(settings, guidance=request.cfg)
+    if request.guidance_scale is not None:
+        settings = replace(settings, guidance_scale=request.guidance_scale)
     settings.check(model.schedule)
-    if settings.guidance and not asked and request.mask is None:
-        said = f"guidance {settings.guidance:g} is left out: nothing is asked for to guide by"
-        scene = replace(scene, notes=(*scene.notes, said))
-        settings = replace(settings, guidance=0.0)
+    if settings.guidance_scale and not asked and request.mask is None:
+        note = f"guidance_scale {settings.guidance_scale:g} is ignored: there is no condition"
+        scene = replace(scene, notes=(*scene.notes, note))
+        settings = replace(settings, guidance_scale=0.0)
     given, mask, about = None, None, dict(scene.about)
     if request.mask is not None:
         plan = plan_of(tokenizer)

@@ -42,7 +42,7 @@ def bytes_per_volume(model: TokenModel, settings: SamplingSettings) -> int:
     tokens = max(model.parts)
     carried = model.state_size + model.schedule.length * width
     passing = tokens * (FEATURES * width + CHOICES * model.codes)
-    return 4 * ((2 if settings.guidance else 1) * carried + passing)
+    return 4 * ((2 if settings.guidance_scale else 1) * carried + passing)
 
 
 def free_memory(device: torch.device) -> int:

@@ -37,7 +37,7 @@ class Request:
     """An image of low resolution, whose field of view samples have."""
     known_scales: int | None = None
     """Scales that `upscale` gives; default as many as its spacing allows."""
-    cfg: float | None = None
+    guidance_scale: float | None = None
     """Guidance, in place of that of `sampling`."""
     sampling: SamplingSettings | None = None
     """How tokens are chosen; default the model folder's."""

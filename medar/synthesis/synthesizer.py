@@ -121,7 +121,7 @@ class Synthesizer:
         region: Region | None = None,
         upscale: Volume | None = None,
         known_scales: int | None = None,
-        cfg: float | None = None,
+        guidance_scale: float | None = None,
         sampling: SamplingSettings | None = None,
     ) -> list[Synthetic]:
         """Make volumes.
@@ -131,8 +131,8 @@ class Synthesizer:
             seed: of the first; each further one has the next.
             batch_size: volumes at once; default as many as fit into memory.
             preview: called after each scale.
-            class_, attributes, modality, mask, inpaint, region, upscale, known_scales, cfg,
-                sampling: see `Request`.
+            class_, attributes, modality, mask, inpaint, region, upscale, known_scales,
+                guidance_scale, sampling: see `Request`.
 
         Raises:
             MedarError: no volume is asked for, or something that the model cannot be asked for.
@@ -146,7 +146,7 @@ class Synthesizer:
             region=region,
             upscale=upscale,
             known_scales=known_scales,
-            cfg=cfg,
+            guidance_scale=guidance_scale,
             sampling=sampling,
         )
         seeds = seeds_from(seed, n)

@@ -49,14 +49,14 @@ def test_a_generator_is_judged_by_its_samples(
     medar: Medar, model: Path, prepared: Path, tmp_path: Path
 ) -> None:
     call = ["evaluate", "generation", model, prepared, "--samples", 3, "--seed", 5]
-    said = medar(*call, "--cfg", 1.5, "--top-k", 4, "--json", "--out", tmp_path / "out")
+    said = medar(*call, "--guidance-scale", 1.5, "--top-k", 4, "--json", "--out", tmp_path / "out")
     assert said.code == 0, said.err
     found = json.loads(said.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 4)
     assert "shape-v1" in found["distances"]  # label maps come from the same tokens
     assert min(found["seconds_per_volume"], found["peak_memory"]) > 0
     told = found["protocol"]["generator"]
-    assert (told["seeds"], told["sampling"]["guidance"]) == ([5, 7], 1.5)
+    assert (told["seeds"], told["sampling"]["guidance_scale"]) == ([5, 7], 1.5)
     assert told["conditions"].startswith("attributes and label maps of held-out cases")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == found
     assert (tmp_path / "out" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
@@ -108,7 +108,10 @@ def test_what_cannot_be_judged_is_one_line(
     save_model(tmp_path / "plain", tiny_model(tokenizer, maps=False), tokenizer)
     judge = ["--judge", tmp_path / "judge"]
     for arguments, said in (
-        (["generation", tmp_path / "files", prepared, "--cfg", 1], "files: holds no generator but"),
+        (
+            ["generation", tmp_path / "files", prepared, "--guidance-scale", 1],
+            "files: holds files, no generator",
+        ),
         (["generation", model, prepared, "--temperature", "1,1"], "temperature has 2 values"),
         (["generation", model / "model" / "tokenizer", prepared], "a generator is needed"),
         (["generation", model, prepared, "--samples", 0], "samples 0: a whole"),

@@ -47,7 +47,7 @@ def scan(tmp_path: Path) -> Path:
 def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
-    said = medar(*call, "--cfg", "1.5", "--top-k", "0,8,4", "--preview")
+    said = medar(*call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--preview")
     assert (said.code, said.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
     names = [
         f"sample_000{k}{end}" for k in range(3) for end in (".json", ".nii.gz", "_label.nii.gz")
@@ -61,7 +61,7 @@ def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -
         about = json.loads((out / f"sample_000{place}.json").read_text())
         assert about["synthetic"] is True
         assert (about["seed"], about["attributes"]) == (4 + place, {"organ": "liver", "age": 61.0})
-        assert (about["sampling"]["guidance"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
+        assert (about["sampling"]["guidance_scale"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
         image, label = (nib.load(out / about[name]) for name in ("image", "label"))
         for one in (image, label):
             assert one.shape == (16, 16, 8)
@@ -220,10 +220,16 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["MODEL", "OUT", "--set", "age"], "--set age: NAME=VALUE is needed"),
         (["MODEL", "OUT", "--set", "age=1", "--set", "age=2"], "age is set to 1 already"),
         (["MODEL", "OUT", "--set", "sex=f"], "attribute 'sex'"),
-        (["MODEL", "OUT", "--top-p", "2"], "top_p 2"),
-        (["MODEL", "OUT", "--temperature", "nan"], "temperature nan: a number above 0"),
-        (["MODEL", "OUT", "--class", "liver", "--cfg", "inf"], "guidance inf: a number from 0"),
-        (["MODEL", "OUT", "--class", "liver", "--cfg", "2", "--cfg-from", "3"], "on no scale"),
+        (["MODEL", "OUT", "--top-p", "2"], "top_p must be at most 1, got 2.0"),
+        (["MODEL", "OUT", "--temperature", "nan"], "temperature must be finite"),
+        (
+            ["MODEL", "OUT", "--class", "liver", "--guidance-scale", "inf"],
+            "guidance_scale must be finite",
+        ),
+        (
+            ["MODEL", "OUT", "--class", "liver", "--guidance-scale", "2", "--guidance-from", "3"],
+            "no scale",
+        ),
         (["MODEL", "OUT", "--top-k", "a"], "--top-k a: a number is needed"),
         (["MODEL", "OUT", "--temperature", "1,1"], "temperature has 2 values"),
         (["MODEL", "OUT", "--batch-size", "0"], "batch size 0"),

@@ -26,7 +26,7 @@ from ..synthesis.tiny import tiny_model, tiny_tokenizer
 def test_there_and_back(tmp_path: Path, kind: str) -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer, kind=kind, maps=kind == "next_scale")
-    sampling = SamplingSettings(guidance=1.5, top_k=(4, 8, 0))
+    sampling = SamplingSettings(guidance_scale=1.5, top_k=(4, 8, 0))
     save_model(tmp_path / "run" / "model", model, tokenizer, sampling)
     loaded = load_model(tmp_path / "run", "cpu")
     assert type(loaded.model) is type(model)
@@ -110,7 +110,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
     say(depth=0)
     refused("config.json: generator depth 0: allowed from 1")
     say(sampling={"top_p": 2.0})
-    refused("top_p 2")
+    refused("sampling: top_p must be at most 1, got 2.0")
     say(depth=3)
     refused("not the weights of this configuration")
     say(tokenizer="another")

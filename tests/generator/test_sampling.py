@@ -15,7 +15,7 @@ from .conftest import SCHEDULE, MakeModel
 
 def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Condition) -> None:
     model = make_model(mixer="mamba")
-    settings = SamplingSettings(guidance=1.5, top_k=5)
+    settings = SamplingSettings(guidance_scale=1.5, top_k=5)
     whole = sample(model, condition, [7, 8, 9], settings)
     assert torch.equal(whole, sample(model, condition, [7, 8, 9], settings))
     for i, seed in enumerate([7, 8, 9]):
@@ -26,9 +26,9 @@ def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Co
 def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condition) -> None:
     model = make_model()
     plain = sample(model, condition, [1, 2, 3], SamplingSettings())
-    unused = SamplingSettings(guidance=0.0, guidance_from=1, guidance_to=2)
+    unused = SamplingSettings(guidance_scale=0.0, guidance_from=1, guidance_to=2)
     assert torch.equal(plain, sample(model, condition, [1, 2, 3], unused))
-    guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance=8.0))
+    guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance_scale=8.0))
     assert not torch.equal(plain, guided)
     assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
 
@@ -41,13 +41,13 @@ def test_guidance_by_nothing_costs_nothing(
     monkeypatch.setattr(model, "begin", lambda *given: begun.append(given) or begin(*given))
     free = Condition(attributes=torch.full_like(condition.attributes, torch.nan))
     plain = sample(model, free, [1, 2, 3], SamplingSettings())
-    assert torch.equal(plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance=8.0)))
+    assert torch.equal(plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance_scale=8.0)))
     assert len(begun) == 2
 
 
 def test_guidance_rises_within_its_window() -> None:
-    settings = SamplingSettings(guidance=2.0, guidance_from=1, guidance_to=4)
-    assert [settings.strength(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
+    settings = SamplingSettings(guidance_scale=2.0, guidance_from=1, guidance_to=4)
+    assert [settings.guidance_at(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
 
 
 def test_choices_follow_the_distribution() -> None:
@@ -92,26 +92,26 @@ def test_random_numbers_are_each_seeds_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
-        ({"temperature": 0.0}, "temperature 0"),
-        ({"top_p": 1.5}, "top_p 1.5"),
-        ({"top_k": -1}, "top_k -1"),
-        ({"guidance": -1.0}, "guidance -1"),
-        ({"temperature": (1.0, math.nan)}, "temperature nan"),
-        ({"temperature": math.inf}, "temperature inf"),
-        ({"top_p": math.nan}, "top_p nan"),
-        ({"guidance": math.nan}, "guidance nan"),
-        ({"guidance_from": -1}, "scales from 0"),
-        ({"temperature": float("nan")}, "temperature nan"),
-        ({"temperature": (1.0, float("inf"))}, "temperature inf"),
-        ({"top_p": float("nan")}, "top_p nan"),
-        ({"guidance": float("nan")}, "guidance nan"),
-        ({"guidance": float("inf")}, "guidance inf"),
+        ({"temperature": 0.0}, "temperature must be greater than 0, got 0.0"),
+        ({"top_p": 1.5}, "top_p must be at most 1, got 1.5"),
+        ({"top_k": -1}, "top_k must be at least 0, got -1"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0, got -1.0"),
+        ({"temperature": math.nan}, "temperature must be finite"),
+        ({"temperature": math.inf}, "temperature must be finite"),
+        ({"temperature": (1.0, math.nan)}, r"temperature\.1 must be finite"),
+        ({"temperature": (1.0, math.inf)}, r"temperature\.1 must be finite"),
+        ({"top_p": math.nan}, "top_p must be finite"),
+        ({"guidance_scale": math.nan}, "guidance_scale must be finite"),
+        ({"guidance_scale": math.inf}, "guidance_scale must be finite"),
+        ({"guidance_from": -1}, "guidance_from must be at least 0, got -1"),
+        ({"guidance_to": -1}, "guidance_to must be at least 0, got -1"),
+        ({"guidance": 1.5}, "key 'guidance' has a new name: guidance_scale"),
     ],
 )
-def test_nonsense_is_refused(values: dict[str, float], said: str) -> None:
-    with pytest.raises(MedarError, match=said):
+def test_invalid_values_are_refused(values: dict[str, float], message: str) -> None:
+    with pytest.raises(MedarError, match=message):
         SamplingSettings(**values)  # type: ignore[arg-type]
 
 
@@ -120,14 +120,14 @@ def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condit
         (SamplingSettings(temperature=(1.0, 0.9)), 2),
         (SamplingSettings(top_k=()), 0),
     ):
-        with pytest.raises(MedarError, match=f"{number} values; the model has 3 scales"):
+        with pytest.raises(MedarError, match=f"{number} values, the model 3 scales"):
             sample(make_model(), condition, [1, 2, 3], settings)
 
 
 @pytest.mark.parametrize("scales", [{"guidance_from": 3}, {"guidance_to": 1}])
 def test_guidance_must_act_on_a_scale(scales: dict[str, int]) -> None:
-    with pytest.raises(MedarError, match="acts on no scale; the model has scales 0 to 2"):
-        SamplingSettings(guidance=1.5, **scales).check(SCHEDULE)
+    with pytest.raises(MedarError, match="affects no scale; the model has scales 0 to 2"):
+        SamplingSettings(guidance_scale=1.5, **scales).check(SCHEDULE)
     SamplingSettings(**scales).check(SCHEDULE)
 
 

@@ -68,11 +68,11 @@ def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesize
 
 
 def test_a_sample_depends_on_its_seed_alone(synthesizer: Synthesizer) -> None:
-    batch = synthesizer(3, seed=5, class_="liver", cfg=1.5)
+    batch = synthesizer(3, seed=5, class_="liver", guidance_scale=1.5)
     for place, sample in enumerate(batch):
-        assert equal(sample, synthesizer(seed=5 + place, class_="liver", cfg=1.5)[0])
+        assert equal(sample, synthesizer(seed=5 + place, class_="liver", guidance_scale=1.5)[0])
     for one, other in zip(
-        batch, synthesizer(3, seed=5, class_="liver", cfg=1.5, batch_size=2), strict=True
+        batch, synthesizer(3, seed=5, class_="liver", guidance_scale=1.5, batch_size=2), strict=True
     ):
         assert equal(one, other)
         assert one.about == other.about
@@ -82,13 +82,13 @@ def test_a_sample_depends_on_its_seed_alone(synthesizer: Synthesizer) -> None:
 def test_guidance_0_is_the_model_itself(synthesizer: Synthesizer) -> None:
     asked: dict[str, Any] = {"attributes": {"organ": "spleen", "age": 70}}
     plain = synthesizer(2, **asked)
-    assert all(map(equal, plain, synthesizer(2, cfg=0.0, **asked)))
-    guided = synthesizer(2, cfg=6.0, **asked)
+    assert all(map(equal, plain, synthesizer(2, guidance_scale=0.0, **asked)))
+    guided = synthesizer(2, guidance_scale=6.0, **asked)
     assert not all(map(equal, plain, guided))
-    assert guided[0].about["sampling"]["guidance"] == 6.0
-    (left_out,) = synthesizer(cfg=6.0)
+    assert guided[0].about["sampling"]["guidance_scale"] == 6.0
+    (left_out,) = synthesizer(guidance_scale=6.0)
     assert equal(left_out, synthesizer()[0])
-    assert left_out.about["notes"] == ["guidance 6 is left out: nothing is asked for to guide by"]
+    assert left_out.about["notes"] == ["guidance_scale 6 is ignored: there is no condition"]
 
 
 def test_settings_and_previews(synthesizer: Synthesizer) -> None:
@@ -124,7 +124,7 @@ def test_previews_of_a_model_that_takes_token_by_token() -> None:
         ({"n": 0}, "n 0: at least one"),
         ({"seed": -1}, "seed -1"),
         ({"batch_size": 0}, "batch size 0"),
-        ({"cfg": -1.0}, "guidance -1"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
         ({"sampling": SamplingSettings(top_k=(1, 2))}, "top_k has 2 values"),
         ({"modality": "MR"}, "no intensity rule for 'MR'"),
         ({"known_scales": 1}, "known_scales goes with upscale"),
@@ -390,7 +390,7 @@ def test_batches_fit_into_memory(synthesizer: Synthesizer, monkeypatch: pytest.M
     model, plain = synthesizer.model, SamplingSettings()
     one = bytes_per_volume(model, plain)
     assert one > 4 * (model.state_size + 64 * model.codes)
-    assert bytes_per_volume(model, SamplingSettings(guidance=1.0)) > one
+    assert bytes_per_volume(model, SamplingSettings(guidance_scale=1.0)) > one
     for free, size in ((0, 1), (7 * one, 3), (10**6 * one, 64)):
         monkeypatch.setattr("medar.synthesis.memory.free_memory", lambda _, free=free: free)
         assert fitting(model, plain) == size

@@ -41,14 +41,14 @@ def test_a_generator_answers_with_the_files_that_synthesis_leaves(
     shutil.rmtree(moved)  # what MLflow keeps is enough
     answer = load("models:/medar-tiny@champion").predict(
         [
-            {"seed": 3, "n": 2, "class": "liver", "sampling": {"guidance": 1}},
+            {"seed": 3, "n": 2, "class": "liver", "sampling": {"guidance_scale": 1}},
             {"seed": 9, "attributes": {"age": 60.0}},
         ]
     )
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     expected = []
     for name, request, seeds in (
-        ("a", Request(class_="liver", cfg=1.0), range(3, 5)),
+        ("a", Request(class_="liver", guidance_scale=1.0), range(3, 5)),
         ("b", Request(attributes={"age": 60}), range(9, 10)),
     ):
         done = fill(tmp_path / name, synthesizer, synthesizer.job(request), seeds)
