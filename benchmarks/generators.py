@@ -25,7 +25,7 @@ from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings, sample
 from medar.generator.settings import GeneratorSettings, ModelSettings
 from medar.generator.training import make_task
-from medar.report.generation import contact_sheet
+from medar.report.montages import contact_sheet
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training import fit

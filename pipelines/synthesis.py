@@ -85,7 +85,7 @@ def generator(settings: SynthesisSettings, work: Work) -> Facts:
 def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     """Make volumes, and draw a few after each scale."""
     from medar.report.artifacts import write_samples_sheet
-    from medar.report.scales import ScalePreview
+    from medar.report.montages import ScalePreview
     from medar.synthesis.request import Request
     from medar.synthesis.samples import PREVIEW, SHEET, fill
     from medar.synthesis.synthesizer import Synthesizer, seeds_from

@@ -269,7 +269,7 @@ def show(
     modality
         For a volume file: CT is shown in a soft tissue window.
     """
-    from medar.cli.pictures import draw_case
+    from medar.cli.show import draw_case
 
     target = draw_case(
         case,

@@ -238,7 +238,7 @@ def _per_scale(
 
 def _preview(out: Path) -> "Preview":
     """Draws the batch after each scale."""
-    from medar.report.scales import ScalePreview
+    from medar.report.montages import ScalePreview
     from medar.synthesis.samples import PREVIEW
 
     return ScalePreview(out / PREVIEW)

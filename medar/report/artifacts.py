@@ -4,42 +4,40 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from medar.data.plan import Plan
+from medar.evaluation.examples import make_examples
+from medar.evaluation.generated import picture, real_pictures
+from medar.evaluation.generation import GenerationReport
+from medar.evaluation.reconstruction import ReconstructionReport
+from medar.evaluation.segmentation.report import SegmentationReport
+from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import read_json, write_json, write_text
+from medar.report.montages import contact_sheet, save_reconstructions, save_worst_cases
+from medar.report.run import PICTURES, save_report
+from medar.report.segmentation import segmentation_page
 from medar.settings import from_dict
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from medar.evaluation.generation import GenerationReport
-    from medar.evaluation.reconstruction import ReconstructionReport
-    from medar.evaluation.segmentation.report import SegmentationReport
-    from medar.evaluation.segmentation.worst import WorstCases
-    from medar.tokenizer.tokenizer import Tokenizer
-    from medar.volume import Volume
+from medar.tokenizer.tokenizer import PREPROCESS, Tokenizer
+from medar.tokenizer.tokens import TOKENIZER
+from medar.volume import Volume, read_volume
 
 CONTACT_SHEET_VOLUMES = 8
 """Number of generated and of real volumes on the contact sheet of an evaluation."""
 
 
-def training_preview(tokens: Path, out: Path) -> "Callable[[int, Tensor], None]":
+def training_preview(tokens: Path, out: Path) -> Callable[[int, Tensor], None]:
     """A `preview` for `train_generator` that writes OUT/samples/step_000100.png and so on.
 
     Args:
         tokens: the folder of tokens that the generator is trained on.
         out: the folder of the training.
     """
-    from medar.data.plan import Plan
-    from medar.evaluation.generated import picture
-    from medar.report.generation import contact_sheet
-    from medar.tokenizer.tokenizer import PREPROCESS
-    from medar.tokenizer.tokens import TOKENIZER
-
     path = tokens / TOKENIZER / PREPROCESS
     plan = from_dict(Plan, read_json(path), str(path))
 
-    def show(step: int, volumes: "Tensor") -> None:
+    def show(step: int, volumes: Tensor) -> None:
         folder = out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         pictures = [picture(volume, plan) for volume in volumes.numpy()]
@@ -59,20 +57,14 @@ def write_samples_sheet(
         channels: whether the files have several channels.
         modality: "CT" or "MR"; None if unknown.
     """
-    from medar.report.generation import contact_sheet
-    from medar.volume import read_volume
-
     volumes = [read_volume(image, channels=channels, modality=modality) for image in images]
     contact_sheet(volumes, path, titles=[image.name.split(".")[0] for image in images])
 
 
 def write_reconstruction(
-    report: "ReconstructionReport", tokenizer: "Tokenizer", prepared: Path, out: Path
+    report: ReconstructionReport, tokenizer: Tokenizer, prepared: Path, out: Path
 ) -> None:
     """Write report.json and montage.png of an evaluation of a tokenizer."""
-    from medar.evaluation.examples import make_examples
-    from medar.report.reconstructions import save_reconstructions
-
     examples = make_examples(tokenizer, prepared, report.split)
     unit = "HU" if report.mae_unit == "HU" else "units of the volume"
     save_reconstructions(out / "montage.png", examples, unit=unit)
@@ -80,33 +72,33 @@ def write_reconstruction(
 
 
 def write_generation(
-    report: "GenerationReport", made: "dict[str, Volume]", prepared: Path, out: Path
+    report: GenerationReport, generated: dict[str, Volume], prepared: Path, out: Path
 ) -> None:
-    """Write report.json and contact_sheet.png of an evaluation of generated volumes."""
-    from medar.evaluation.generated import real_pictures
-    from medar.report.generation import contact_sheet
+    """Write report.json and contact_sheet.png of an evaluation of generated volumes.
 
+    Args:
+        report: what `evaluate_generation` returned.
+        generated: the volumes to draw, by title.
+        prepared: the prepared data set that the real volumes are drawn from.
+        out: the folder to write to.
+    """
     real = real_pictures(prepared, report.split, CONTACT_SHEET_VOLUMES)
     contact_sheet(
-        list(made.values()),
+        list(generated.values()),
         out / "contact_sheet.png",
-        titles=list(made),
+        titles=list(generated),
         real=list(real.values()),
         real_titles=[f"real: {name}" for name in real],
     )
     write_json(out / "report.json", report.to_dict())
 
 
-def write_segmentation(report: "SegmentationReport", worst: "WorstCases", out: Path) -> None:
+def write_segmentation(report: SegmentationReport, worst: WorstCases, out: Path) -> None:
     """Write cases.csv, report.json, report.html and report.md of an evaluation of label maps."""
-    from medar.report.contours import save_worst_cases
-    from medar.report.run import PICTURES, save_report
-    from medar.report.segmentation import segmentation_page
-
-    picture = out / PICTURES / "worst.png"
+    drawing = out / PICTURES / "worst.png"
     if worst.kept:
-        save_worst_cases(picture, worst.kept)
-    save_report(segmentation_page(report, picture.read_bytes() if worst.kept else None), out)
+        save_worst_cases(drawing, worst.kept)
+    save_report(segmentation_page(report, drawing.read_bytes() if worst.kept else None), out)
     rows = report.rows()
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")

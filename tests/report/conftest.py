@@ -19,9 +19,7 @@ from medar.evaluation.reconstruction import ReconstructionReport
 from medar.files import write_json
 from medar.generator.config import Attribute, ConditionConfig
 from medar.report.folder import STAGES, SYNTHESIS
-from medar.report.generation import contact_sheet
-from medar.report.reconstructions import save_reconstructions
-from medar.report.scales import ScalePreview
+from medar.report.montages import ScalePreview, contact_sheet, save_reconstructions
 from medar.settings import to_dict
 from medar.volume import Volume
 

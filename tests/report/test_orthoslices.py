@@ -100,7 +100,7 @@ def test_letters_and_millimetres(
     assert all(ax.get_aspect() == 1 for ax in figures[0].axes)
 
 
-def test_pixels_say_the_same(tmp_path: Path) -> None:
+def test_pixels_agree(tmp_path: Path) -> None:
     """The saved picture: the grey half of the patient, the right one, is on the left."""
     array = np.zeros((1, 12, 12, 12), np.float32)
     array[0, 6:] = 0.5
@@ -144,7 +144,7 @@ def test_planes_go_through_the_label(tmp_path: Path, figures: list[Figure]) -> N
     assert all((ax.images[0].get_array() == 1).any() for ax in figures[1].axes)
 
 
-def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_orthoslices(tmp_path / "new" / "a.png", [volume()], titles=["a"])
     before = (tmp_path / "new" / "a.png").read_bytes()
     assert before.startswith(b"\x89PNG")
@@ -160,10 +160,10 @@ def test_files_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(list((tmp_path / "new").iterdir())) == 1
 
 
-def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+def test_impossible_slices_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"a\.jpg: pictures are written as \.png"):
         save_orthoslices(tmp_path / "a.jpg", [volume()], titles=["a"])
     small = Volume(array=np.zeros((1, 2, 2, 2), np.uint8), affine=AFFINE)
-    with pytest.raises(MedarError, match="need the same shape"):
+    with pytest.raises(MedarError, match="must have the same shape"):
         save_orthoslices(tmp_path / "a.png", [volume()], titles=["a"], label=small)
     assert not list(tmp_path.iterdir())

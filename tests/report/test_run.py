@@ -250,7 +250,7 @@ def test_damaged_files_cost_their_part_alone(
 def test_a_ledger_that_makes_no_sense_is_refused(run: Path) -> None:
     path = run / "stages" / "tokens.json"
     write_json(path, {**read_json(path), "ended": "yesterday"})
-    with pytest.raises(MedarError, match=r"tokens\.json: key 'ended': 'yesterday'"):
+    with pytest.raises(MedarError, match=r"tokens\.json: ended: .*'yesterday'"):
         write_report(run)
 
 
