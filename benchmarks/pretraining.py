@@ -47,6 +47,7 @@ from tokenizer import read
 from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.data.loading import PreparedDataset
 from medar.data.plan import Plan
+from medar.losses import to_classes
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.data import is_annotated
 from medar.segmentation.folder import load_segmenter
@@ -55,7 +56,6 @@ from medar.segmentation.prediction import classes_of
 from medar.segmentation.settings import SegmentationSettings, SyntheticSettings
 from medar.segmentation.training import make_task
 from medar.settings import load_yaml
-from medar.tokenizer.losses import to_classes
 from medar.training import fit
 
 PRETEXTS = ("none", "masked", "next_scale", "mixture")

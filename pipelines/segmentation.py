@@ -162,7 +162,7 @@ def stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]
             name="train",
             folder=SEGMENTER,
             run=partial(train, settings),
-            rooms=("data", "training", "tokenizer/losses", "segmentation", *settings.layers),
+            rooms=("data", "training", "losses", "segmentation", *settings.layers),
             result=partial(files_content, pattern="model/*"),
             settings=resume_key(settings.segmentation),
             inputs=partial(folder_digest, "data.synthetic", settings.synthetic, out),

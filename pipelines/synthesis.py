@@ -89,7 +89,6 @@ def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     from medar.synthesis.request import Request
     from medar.synthesis.samples import PREVIEW, SHEET, fill
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
-    from medar.tokenizer.inference import sole_modality
 
     asked, device = settings.samples, settings.generator.training.device
     maker = Synthesizer.from_pretrained(work.out / GENERATOR, device)
@@ -98,7 +97,7 @@ def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
     began = time.monotonic()
     done = fill(work.folder, maker, job, seeds, batch_size=asked.batch_size)
     each = (time.monotonic() - began) / done.made if done.made else None
-    modality = asked.modality or sole_modality(maker.plan)
+    modality = asked.modality or maker.plan.sole_modality
     several = len(maker.plan.channels) > 1
     write_samples_sheet(done.images[:DRAWN], work.folder / SHEET, several, modality)
     few = seeds[: asked.previews]  # the same volumes again: a sample depends on its seed alone
@@ -112,10 +111,10 @@ def synthesize(settings: SynthesisSettings, work: Work) -> Facts:
 def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     """Compare the volumes with real ones: likeness, diversity, copies."""
     from medar.data.prepared import Prepared
+    from medar.devices import resolve_device
     from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
     from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
-    from medar.tokenizer.inference import device_named
 
     data, asked = Prepared(work.out / PREPARED), settings.evaluation
     work.reads(PREPARED, data.digest, data.folder, "evaluation")
@@ -128,7 +127,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
         extractors=asked.extractors,
         weights=asked.weights,
         seed=asked.seed,
-        device=device_named(settings.generator.training.device),
+        device=resolve_device(settings.generator.training.device),
         seconds_per_volume=made.facts.get("seconds_per_volume") if made else None,
         peak_memory=int(peak * 2**20) if peak else None,
     )

@@ -67,13 +67,14 @@ def generation(
         Where volumes are made and features computed: CUDA where there is one, or as said.
     """
     from medar.data.prepared import Prepared
+    from medar.devices import resolve_device
     from medar.evaluation.extractors import DEFAULT
     from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.sampling import Sampled
-    from medar.generator.folder import holds_model, load_model
+    from medar.generator.folder import load_model
+    from medar.model_folder import holds_model
     from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
-    from medar.tokenizer.inference import device_named
 
     if out is not None and out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
@@ -107,7 +108,7 @@ def generation(
         limit=limit,
         seed=seed,
         batch_size=batch,
-        device=device_named(device),
+        device=resolve_device(device),
     )
     if sampled is not None:
         report = sampled.described(report)

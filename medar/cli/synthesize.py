@@ -182,14 +182,14 @@ def _masks(out: Path, mask: Path | None) -> dict[Path, Path | None]:
 
 def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Request":
     """What is asked for, its files read."""
+    from medar.data.cases import read_for_plan
     from medar.synthesis.request import Request
-    from medar.tokenizer.inference import read_for
     from medar.volume import read_volume
 
     def image(path: Path | None) -> "Volume | None":
         if path is None:
             return None
-        return read_for(plan, path, reading.options(), asked["modality"])
+        return read_for_plan(plan, path, reading.options(), asked["modality"])
 
     return Request(
         mask=None if given.mask is None else read_volume(given.mask, labels=True),

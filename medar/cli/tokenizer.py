@@ -126,9 +126,10 @@ def encode(
         Print one JSON object: folder, made, kept, failed.
     """
     from medar.data.augmentation import Augmentation
+    from medar.model_folder import find_model
     from medar.settings import load_yaml
     from medar.tokenizer.encoding import encode_data_set
-    from medar.tokenizer.inference import load_tokenizer, model_folder
+    from medar.tokenizer.inference import load_tokenizer
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation goes with --variants; say how many")
@@ -138,7 +139,7 @@ def encode(
         done = encode_data_set(
             data,
             out,
-            model_folder(model),
+            find_model(model, "tokenizer"),
             tokenizer,
             split=split,
             variants=variants,
@@ -254,12 +255,15 @@ def reconstruct(
     """
     from math import isfinite
 
-    from medar.tokenizer.inference import load_tokenizer, plan_of, read_for
+    from medar.data.cases import read_for_plan
+    from medar.tokenizer.inference import load_tokenizer, plan_of
     from medar.tokenizer.inference import reconstruct as run
 
     _check_outputs(out, labels)
     tokenizer = load_tokenizer(model, device)
-    made = run(tokenizer, read_for(plan_of(tokenizer), volume, reading.options(), modality), upto)
+    made = run(
+        tokenizer, read_for_plan(plan_of(tokenizer), volume, reading.options(), modality), upto
+    )
     _write(out, made.image, labels, made.label, source=True)
     if json:
         psnr = made.psnr if isfinite(made.psnr) else None

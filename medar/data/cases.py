@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from medar.data.manifest import Case, Manifest
+from medar.data.plan import Plan, check_reading
 from medar.errors import MedarError
-from medar.volume import ReadOptions, Volume, load_volume, read_header
+from medar.volume import ReadOptions, Volume, load_volume, read_header, read_volume
 
 
 def reading_for(manifest: Manifest, options: ReadOptions) -> ReadOptions:
@@ -56,6 +57,36 @@ def stack_channels(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
         modality=first.modality,
         provenance=first.provenance,
     )
+
+
+def read_for_plan(
+    plan: Plan,
+    path: str | Path | Sequence[Path],
+    options: ReadOptions | None = None,
+    modality: str | None = None,
+) -> Volume:
+    """Read a volume in the way a plan's data set was read.
+
+    Args:
+        plan: its reading options apply wherever `options` has the default.
+        path: a file or DICOM folder (see `medar.volume.read_volume`), or one file per channel.
+        options: what differs for this file.
+        modality: "CT" or "MR" where the file does not state it; default `plan.sole_modality`.
+
+    Raises:
+        MedarError: a file cannot be read without guessing, NaN and Inf are to be kept, or the
+            channels lie on different grids.
+    """
+    default = ReadOptions()
+    changed = {k: v for k, v in vars(options or default).items() if v != getattr(default, k)}
+    reading = replace(plan.reading, **changed)
+    paths = [Path(path)] if isinstance(path, str | Path) else path
+    if len(plan.channels) > 1 and len(paths) == 1:
+        reading = replace(reading, channels=True)
+    check_reading(reading)
+    volumes = [read_volume(one, **reading.to_dict(), modality=modality) for one in paths]
+    volume = stack_channels(paths, volumes)
+    return replace(volume, modality=volume.modality or plan.sole_modality)
 
 
 def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None:

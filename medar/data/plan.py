@@ -88,6 +88,12 @@ class Plan:
         """A hash of every setting."""
         return digest(to_dict(self))
 
+    @property
+    def sole_modality(self) -> str | None:
+        """The modality of files that do not state one: the only one that has a rule, else None."""
+        names = [name for name in self.intensity if name != "other"]
+        return names[0] if len(self.intensity) == len(names) == 1 and not self.channels else None
+
     def rules(self, channels: int, modality: str | None) -> tuple[IntensityRule, ...]:
         """The intensity rule of each channel of a volume.
 

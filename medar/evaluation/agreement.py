@@ -30,11 +30,11 @@ from medar.evaluation.sampling import (
 )
 from medar.generator.folder import Loaded, model_digest
 from medar.generator.sampling import SamplingSettings
+from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
 from medar.synthesis.synthesizer import seeds_from
-from medar.tokenizer.losses import to_classes
 
 NAME = "conditions-v2"
 """Name and version of the protocol: raise the version whenever a figure changes."""

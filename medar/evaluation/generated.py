@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medar.data.cases import read_label
+from medar.data.cases import read_for_plan, read_label
 from medar.data.intensity import Window
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Case
@@ -20,7 +20,6 @@ from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, prepare_label
 from medar.errors import MedarError
 from medar.evaluation.generation import Batch, HeldOut, held_out
-from medar.tokenizer.inference import read_for, sole_modality
 from medar.volume import Volume
 
 ENDINGS = (".nii", ".nii.gz")
@@ -87,7 +86,7 @@ def _read(
     """(C, X, Y, Z) in [-1, 1] and, if asked for, (1, X, Y, Z) label values."""
     # A generated volume is already cut out: around its foreground it would be cut anew.
     plan = replace(plan, centre="image")
-    volume = read_for(plan, file.image)
+    volume = read_for_plan(plan, file.image)
     try:
         image, trace = prepare_image(volume, plan)
     except MedarError as error:
@@ -134,7 +133,7 @@ def picture(array: npt.NDArray[np.float32], plan: Plan) -> Volume:
 
     In HU where all is CT with a fixed window; else in [-1, 1], as percentiles have no unit.
     """
-    modality = sole_modality(plan)
+    modality = plan.sole_modality
     rule = plan.intensity.get(modality or "")
     fixed = rule is not None and rule.kind == "window"
     window = Window(low=rule.low, high=rule.high) if rule and fixed else Window(low=-1.0, high=1.0)

@@ -25,10 +25,10 @@ from medar.evaluation import features
 from medar.evaluation.fidelity import PROTOCOL, FidelityMeter
 from medar.evaluation.frechet import FEW
 from medar.evaluation.realism import Realism, judge, real_features, spread
+from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
-from medar.tokenizer.losses import to_classes
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.usage import CodeUsage
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medar.data.loading import PreparedDataset
+from medar.devices import device_of
 from medar.errors import MedarError
 from medar.evaluation.frechet import FEW
 from medar.evaluation.generated import picture
@@ -32,7 +33,7 @@ from medar.progress import track
 from medar.settings import to_dict
 from medar.synthesis.memory import batch_size as fitting
 from medar.synthesis.synthesizer import seeds_from
-from medar.tokenizer.inference import decode, device_of, inferred_from, plan_of
+from medar.tokenizer.inference import decode, inferred_from, plan_of
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume

@@ -7,25 +7,32 @@ tokenizer/          the tokenizer's own model folder
 README.md           the model card
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from safetensors.torch import load_file, save
-
-from medar.errors import MedarError, one_line
-from medar.files import read_json_object, write_bytes, write_json, write_text
+from medar.devices import device_of, to_device
+from medar.errors import MedarError
 from medar.generator.baselines.raster import RasterModel
 from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.config import GeneratorConfig
 from medar.generator.generator import Generator
 from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings
+from medar.model_folder import (
+    CONFIG,
+    digest_of,
+    find_model,
+    load_weights,
+    model_card,
+    read_config,
+    weight_bytes,
+    write_model,
+)
 from medar.settings import from_dict, to_dict
-from medar.tokenizer.inference import place, plan_of
-from medar.tokenizer.tokenizer import CARD, CONFIG, WEIGHTS, Tokenizer
+from medar.tokenizer.inference import plan_of
+from medar.tokenizer.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer"
@@ -99,16 +106,19 @@ def save_model(
     sampling = sampling or SamplingSettings()
     sampling.check(model.schedule)
     tokenizer.save_pretrained(folder / TOKENIZER)
-    write_bytes(folder / WEIGHTS, _weights(model))
-    write_text(folder / CARD, _card(model, tokenizer))
-    about = {
+    config = {
         "class": name,
-        "format": FORMAT_VERSION,
         **to_dict(model.config),
         "tokenizer": tokenizer.digest,
         "sampling": to_dict(sampling),
     }
-    write_json(folder / CONFIG, about)
+    write_model(
+        folder,
+        config=config,
+        version=FORMAT_VERSION,
+        weights=_weights(model),
+        card=_card(model, tokenizer),
+    )
 
 
 def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Loaded:
@@ -122,14 +132,9 @@ def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
         MedarError: a file is absent or damaged, or says that it is something else; or there is no
             such device.
     """
-    folder = model_folder(path)
-    values = read_json_object(folder / CONFIG)
-    said = (values.pop("class", None), values.pop("format", None))
-    if said[0] not in tuple(CLASSES) or said[1] != FORMAT_VERSION:
-        raise MedarError(
-            f"{folder / CONFIG}: class and format {said}; a generator is needed "
-            f"({', '.join(CLASSES)}), format {FORMAT_VERSION}"
-        )
+    folder = find_model(path, "generator")
+    values = read_config(folder, tuple(CLASSES), FORMAT_VERSION, "generator")
+    name = values.pop("class")
     digest, chosen = values.pop("tokenizer", None), values.pop("sampling", {})
     tokenizer = read_tokenizer(folder / TOKENIZER)
     plan_of(tokenizer)
@@ -140,64 +145,23 @@ def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
         )
     config = from_dict(GeneratorConfig, values, str(folder / CONFIG))
     sampling = from_dict(SamplingSettings, chosen, f"{folder / CONFIG}: sampling")
-    model = CLASSES[said[0]](config, tokenizer)
-    _fill(model, folder / WEIGHTS)
-    place(tokenizer, device)
-    model.to(next(tokenizer.parameters()).device)
+    model = CLASSES[name](config, tokenizer)
+    load_weights(model, folder, elsewhere=QUANTISER)
+    to_device(tokenizer, device)
+    model.to(device_of(tokenizer))
     return Loaded(model=model.eval(), tokenizer=tokenizer, sampling=sampling)
-
-
-def model_folder(path: str | Path) -> Path:
-    """The folder of a generator: `path` itself, or `path/model` where a run left it.
-
-    Raises:
-        MedarError: neither is one.
-    """
-    for folder in _folders(path):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise MedarError(
-        f"{path}: no generator (neither {CONFIG} nor model/{CONFIG}); the folder that training "
-        "left is needed"
-    )
-
-
-def holds_model(path: str | Path) -> bool:
-    """Whether a folder, or its `model`, holds a model at all; reading it tells which."""
-    return any((folder / CONFIG).is_file() for folder in _folders(path))
-
-
-def _folders(path: str | Path) -> tuple[Path, Path]:
-    """Where a model may lie: in the folder itself, or where a run left it."""
-    return Path(path), Path(path) / "model"
 
 
 def model_digest(model: TokenModel) -> str:
     """A hash of a model's class, sizes and weights; the quantiser's are the tokenizer's."""
-    return hashlib.blake2b(_weights(model), digest_size=16).hexdigest()
-
-
-def _fill(model: TokenModel, path: Path) -> None:
-    """Load a model's own weights."""
-    try:
-        missing, unexpected = model.load_state_dict(load_file(path), strict=False)
-    except Exception as error:
-        raise MedarError(
-            f"{path}: not the weights of this configuration ({one_line(error)})"
-        ) from error
-    odd = [*(name for name in missing if not name.startswith(QUANTISER)), *unexpected]
-    if odd:
-        raise MedarError(f"{path}: not the weights of this configuration (at {odd[0]!r})")
+    return digest_of(_weights(model))
 
 
 def _weights(model: TokenModel) -> bytes:
     state = {
-        name: value.contiguous().cpu()
-        for name, value in model.state_dict().items()
-        if not name.startswith(QUANTISER)
+        name: value for name, value in model.state_dict().items() if not name.startswith(QUANTISER)
     }
-    about = f"{type(model).__name__} {to_dict(model.config)}"
-    return save(state, metadata={"config": about})
+    return weight_bytes(state, f"{type(model).__name__} {to_dict(model.config)}")
 
 
 def _card(model: TokenModel, tokenizer: Tokenizer) -> str:
@@ -206,18 +170,16 @@ def _card(model: TokenModel, tokenizer: Tokenizer) -> str:
     plan = tokenizer.plan
     spacing = " x ".join(f"{s:g}" for s in plan.spacing) if plan else "unknown"
     condition = model.config.condition
-    return (
-        "# medar generator\n\n"
-        "Makes synthetic volumes. Not a medical device: for research only.\n\n"
-        f"- class: {type(model).__name__}, depth {model.config.depth}, width "
-        f"{model.config.width}, mixer {model.config.mixer.kind}\n"
-        f"- volumes: {size} voxels, spacing {spacing} mm\n"
-        f"- scales: {model.schedule}\n"
-        f"- parameters: {sum(p.numel() for p in own):,}, without the tokenizer\n"
-        f"- can be asked for: {_asked(model)}\n"
-        f"- map: {condition.map}\n"
-        "- data, licence and limits: to be stated by whoever trained it\n"
-    )
+    lines = [
+        f"class: {type(model).__name__}, depth {model.config.depth}, width {model.config.width}, "
+        f"mixer {model.config.mixer.kind}",
+        f"volumes: {size} voxels, spacing {spacing} mm",
+        f"scales: {model.schedule}",
+        f"parameters: {sum(p.numel() for p in own):,}, without the tokenizer",
+        f"can be asked for: {_asked(model)}",
+        f"map: {condition.map}",
+    ]
+    return model_card("generator", lines, remark="Makes synthetic volumes.")
 
 
 def _asked(model: TokenModel) -> str:

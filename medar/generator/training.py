@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from medar.devices import to_device
 from medar.errors import MedarError
 from medar.generator.attributes import attributes_of
 from medar.generator.baselines.voxel import read_tokenizer
@@ -15,8 +16,8 @@ from medar.generator.folder import make_model
 from medar.generator.mixers.ssd import scan_path
 from medar.generator.settings import GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
+from medar.model_folder import find_model
 from medar.tokenizer.encoding import encode_data_set
-from medar.tokenizer.inference import model_folder, place
 from medar.tokenizer.tokens import TokenDataset
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
@@ -103,12 +104,12 @@ def encoded_data(
     Raises:
         MedarError: there is no tokenizer, or what `encode_data_set` raises.
     """
-    folder = model_folder(tokenizer)
+    folder = find_model(tokenizer, "tokenizer")
     done = encode_data_set(
         data,
         out,
         folder,
-        place(read_tokenizer(folder), settings.training.device),
+        to_device(read_tokenizer(folder), settings.training.device),
         variants=settings.tokens.variants,
         augmentation=settings.tokens.augmentation,
         maps=settings.condition.map == "label",

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from medar.devices import peak_memory_mib, reset_peak_memory
 from medar.environment import environment
 from medar.errors import MedarError, one_line
 from medar.files import digest, write_json
 from medar.recipes.budget import minutes_for
 from medar.recipes.estimates import duration
-from medar.recipes.memory import forget_peak, peak_mib
 from medar.recipes.planning import Bases, Choice, Step, decide, make_plan, needed
 from medar.recipes.runs import Held, Runs, keep_model
 from medar.recipes.stage import Facts, RunTracker, Stage, Work
@@ -149,7 +149,7 @@ class Desk:
         limit = "" if entry.minutes is None else f", {entry.minutes:.1f} minutes at most"
         _say(f"[{number}/{len(self.recipe.stages)}] {stage.name}{limit}")
         began = time.monotonic()
-        forget_peak()
+        reset_peak_memory()
         try:
             entry.facts = dict(self._tracked(stage, entry))
             if stage.result is not None:
@@ -160,7 +160,7 @@ class Desk:
             raise
         finally:
             entry.seconds = round(entry.seconds + time.monotonic() - began, 2)
-            entry.ended, entry.peak_mib = now(), _larger(entry.peak_mib, peak_mib())
+            entry.ended, entry.peak_mib = now(), _larger(entry.peak_mib, peak_memory_mib())
             self.records.write(entry)
         _say(f"{stage.name}: done in {duration(entry.seconds)}")
         if self._whole is not None:

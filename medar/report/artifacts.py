@@ -14,12 +14,12 @@ from medar.evaluation.generation import GenerationReport
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.segmentation.report import SegmentationReport
 from medar.evaluation.segmentation.worst import WorstCases
-from medar.files import read_json, write_json, write_text
+from medar.files import write_json, write_text
+from medar.model_folder import read_preprocess
 from medar.report.montages import contact_sheet, save_reconstructions, save_worst_cases
 from medar.report.run import PICTURES, save_report
 from medar.report.segmentation import segmentation_page
-from medar.settings import from_dict
-from medar.tokenizer.tokenizer import PREPROCESS, Tokenizer
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER
 from medar.volume import Volume, read_volume
 
@@ -34,8 +34,7 @@ def training_preview(tokens: Path, out: Path) -> Callable[[int, Tensor], None]:
         tokens: the folder of tokens that the generator is trained on.
         out: the folder of the training.
     """
-    path = tokens / TOKENIZER / PREPROCESS
-    plan = from_dict(Plan, read_json(path), str(path))
+    plan = read_preprocess(tokens / TOKENIZER, Plan)
 
     def show(step: int, volumes: Tensor) -> None:
         folder = out / "samples"

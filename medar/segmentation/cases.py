@@ -10,7 +10,6 @@ from medar.errors import MedarError
 from medar.progress import track
 from medar.segmentation.files import ENDING, digest_of, leave
 from medar.segmentation.prediction import DEFAULT, Models, PredictionSettings, ensemble
-from medar.tokenizer.inference import sole_modality
 
 
 def segment_cases(
@@ -44,7 +43,7 @@ def segment_cases(
     made = []
     for case in track(cases, total=len(cases), label="segment"):
         image = read_image(case, reading)
-        image = replace(image, modality=image.modality or sole_modality(plan))
+        image = replace(image, modality=image.modality or plan.sole_modality)
         target = Path(out) / f"{case.id}{ENDING}"
         leave(target, models, image, digest, settings)
         made.append(target)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from medar.data.cases import read_for_plan
 from medar.data.sources.files import (
     channel_of,
     find_volumes,
@@ -33,7 +34,6 @@ from medar.segmentation.prediction import (
     predict,
 )
 from medar.segmentation.probabilities import restored_chances
-from medar.tokenizer.inference import read_for
 from medar.volume import ReadOptions, Volume, description_of, write_channels, write_nifti
 
 ENDING = ".nii.gz"
@@ -131,7 +131,7 @@ def segment_files(
         source = files[0]
         try:
             check_target(target)
-            volume = read_for(plan, files, options, modality)
+            volume = read_for_plan(plan, files, options, modality)
             leave(target, models, volume, digest, settings, probabilities=probabilities)
         except MedarError as error:
             if not several:

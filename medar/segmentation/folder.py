@@ -9,23 +9,32 @@ README.md           the model card
 A segmenter's folder holds a backbone too: either kind can be started from.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from medar.data.augmentation import AXES
 from medar.data.plan import Plan
+from medar.devices import DeviceName, to_device
 from medar.errors import MedarError, one_line
-from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.model_folder import (
+    CONFIG,
+    WEIGHTS,
+    digest_of,
+    find_model,
+    load_weights,
+    model_card,
+    read_config,
+    read_preprocess,
+    read_weights,
+    weight_bytes,
+    write_model,
+)
 from medar.segmentation.backbones import Backbone, BackboneSettings, make_backbone
 from medar.segmentation.network import Segmenter
 from medar.segmentation.ranges import Ranges
 from medar.settings import from_dict, to_dict
-from medar.tokenizer.inference import device_named
-from medar.tokenizer.tokenizer import CARD, CONFIG, PREPROCESS, WEIGHTS
 
 FORMAT_VERSION = 1
 SEGMENTER, BACKBONE = "Segmenter", "Backbone"
@@ -39,7 +48,7 @@ def save_segmenter(folder: str | Path, model: Segmenter) -> None:
     about: dict[str, Any] = {"class": SEGMENTER, "mirrors": list(model.mirrors)}
     if model.ranges is not None:
         about["ranges"] = to_dict(model.ranges)
-    said = f"- labels: {', '.join(f'{v} {n}' for v, n in model.plan.labels.items())}\n"
+    said = f"labels: {', '.join(f'{v} {n}' for v, n in model.plan.labels.items())}"
     _save(Path(folder), model, about, model.settings, model.plan, _card(model, model.plan, said))
 
 
@@ -60,12 +69,12 @@ def save_backbone(
         about: what else config.json says, such as how it was pretrained.
     """
     state = {f"{PREFIX}{name}": value for name, value in backbone.state_dict().items()}
-    said = f"- pretrained: {about}\n"
+    said = f"pretrained: {about}"
     card = _card(backbone, plan, said, kind="backbone")
     _save(Path(folder), state, {"class": BACKBONE, **about}, settings, plan, card)
 
 
-def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Segmenter:
+def load_segmenter(path: str | Path, device: DeviceName = "auto") -> Segmenter:
     """The network that `save_segmenter` wrote, on a device, in evaluation mode.
 
     Args:
@@ -76,7 +85,7 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
         MedarError: a file is absent or damaged, or says that it is something else; or there is no
             such device.
     """
-    folder = model_folder(path)
+    folder = find_model(path)
     values = _config(folder, (SEGMENTER,))
     where = str(folder / CONFIG)
     settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
@@ -86,13 +95,8 @@ def load_segmenter(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
     if not isinstance(mirrors, list) or any(axis not in AXES for axis in mirrors):
         raise MedarError(f"{where}: mirrors {mirrors!r}: a list of x, y and z is needed")
     model = Segmenter(settings, _plan(folder), mirrors, ranges)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except Exception as error:
-        raise MedarError(
-            f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
-        ) from error
-    return model.to(device_named(device)).eval()
+    load_weights(model, folder)
+    return to_device(model, device).eval()
 
 
 def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
@@ -101,7 +105,7 @@ def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
     Raises:
         MedarError: see `load_segmenter`.
     """
-    folder = model_folder(path)
+    folder = find_model(path)
     values = _config(folder, (SEGMENTER, BACKBONE))
     if values["class"] == SEGMENTER:
         model = load_segmenter(folder, "cpu")
@@ -109,14 +113,7 @@ def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
     where, plan = str(folder / CONFIG), _plan(folder)
     settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
     backbone = make_backbone(settings, plan)
-    try:
-        backbone.load_state_dict(
-            {n.removeprefix(PREFIX): w for n, w in load_file(folder / WEIGHTS).items()}
-        )
-    except Exception as error:
-        raise MedarError(
-            f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
-        ) from error
+    load_weights(backbone, folder, prefix=PREFIX)
     return backbone.eval(), None, plan
 
 
@@ -137,16 +134,13 @@ def load_pretrained(
         MedarError: no such folder, or a backbone of other settings, channels or strides, naming
             the first difference.
     """
-    folder = model_folder(path)
+    folder = find_model(path)
     values = _config(folder, (SEGMENTER, BACKBONE))
     where = str(folder / CONFIG)
     there = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
     _check_alike(folder, there, _plan(folder), model)
-    try:
-        every = load_file(folder / WEIGHTS)
-    except Exception as error:
-        raise MedarError(f"{folder / WEIGHTS}: cannot be read ({one_line(error)})") from error
-    weights = {n.removeprefix(PREFIX): w for n, w in every.items() if n.startswith(PREFIX)}
+    every = read_weights(folder).items()
+    weights = {n.removeprefix(PREFIX): w for n, w in every if n.startswith(PREFIX)}
     try:
         if part == "encoder":
             model.backbone.load_encoder(weights)
@@ -156,29 +150,13 @@ def load_pretrained(
         raise MedarError(
             f"{folder / WEIGHTS}: not the weights of this backbone ({one_line(error)})"
         ) from error
-    return hashlib.blake2b(save(weights), digest_size=16).hexdigest()
-
-
-def model_folder(path: str | Path) -> Path:
-    """The folder of a network or backbone: `path` itself, or `path/model` where a run left it.
-
-    Raises:
-        MedarError: neither is one.
-    """
-    for folder in (Path(path), Path(path) / "model"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise MedarError(
-        f"{path}: no model (neither {CONFIG} nor model/{CONFIG}); the folder that training left is "
-        "needed"
-    )
+    return digest_of(weight_bytes(weights))
 
 
 def model_digest(model: Segmenter) -> str:
     """A hash of a network's settings, plan and weights."""
-    # One key: the order of several is not kept.
-    about = {"about": f"{to_dict(model.settings)} {model.plan.digest}"}
-    return hashlib.blake2b(save(_cpu(model.state_dict()), about), digest_size=16).hexdigest()
+    about = f"{to_dict(model.settings)} {model.plan.digest}"
+    return digest_of(weight_bytes(model.state_dict(), about))
 
 
 def _save(
@@ -190,29 +168,25 @@ def _save(
     card: str,
 ) -> None:
     state = module if isinstance(module, dict) else module.state_dict()
-    write_bytes(folder / WEIGHTS, save(_cpu(state)))
-    write_json(folder / PREPROCESS, to_dict(plan))
-    write_text(folder / CARD, card)
-    write_json(folder / CONFIG, {"format": FORMAT_VERSION, **about, "backbone": to_dict(settings)})
-
-
-def _cpu(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_model(
+        folder,
+        config={**about, "backbone": to_dict(settings)},
+        version=FORMAT_VERSION,
+        weights=weight_bytes(state),
+        card=card,
+        preprocess=plan,
+    )
 
 
 def _config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
-    values = read_json_object(folder / CONFIG)
-    said = (values.get("class"), values.get("format"))
-    if said[0] not in classes or said[1] != FORMAT_VERSION or "backbone" not in values:
-        raise MedarError(
-            f"{folder / CONFIG}: class and format {said}; needed is {' or '.join(classes)}, format "
-            f"{FORMAT_VERSION}"
-        )
+    values = read_config(folder, classes, FORMAT_VERSION, "segmentation model")
+    if "backbone" not in values:
+        raise MedarError(f"{folder / CONFIG}: key 'backbone' is missing")
     return values
 
 
 def _plan(folder: Path) -> Plan:
-    return from_dict(Plan, read_json(folder / PREPROCESS), str(folder / PREPROCESS))
+    return read_preprocess(folder, Plan)
 
 
 def _check_alike(folder: Path, there: BackboneSettings, plan: Plan, model: Segmenter) -> None:
@@ -237,11 +211,9 @@ def _card(
     module: Segmenter | Backbone, plan: Plan, said: str, kind: str = "segmentation network"
 ) -> str:
     size, spacing = " x ".join(map(str, plan.size)), " x ".join(f"{s:g}" for s in plan.spacing)
-    return (
-        f"# medar {kind}\n\n"
-        "Not a medical device: for research only.\n\n"
-        f"{said}"
-        f"- windows: {size} voxels, spacing {spacing} mm\n"
-        f"- parameters: {sum(p.numel() for p in module.parameters()):,}\n"
-        "- data, licence and limits: to be stated by whoever trained it\n"
-    )
+    lines = [
+        said,
+        f"windows: {size} voxels, spacing {spacing} mm",
+        f"parameters: {sum(p.numel() for p in module.parameters()):,}",
+    ]
+    return model_card(kind, lines)

@@ -19,7 +19,6 @@ from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset, is_annotated
 from medar.segmentation.settings import DataSettings
-from medar.tokenizer.inference import sole_modality
 from medar.training.distributed import ranks
 
 
@@ -110,7 +109,7 @@ def prepared_pairs(
         )
 
     def read(path: Path, before: Manifest | None) -> Manifest:
-        return read_manifest(path, modality=sole_modality(plan), stored=before)
+        return read_manifest(path, modality=plan.sole_modality, stored=before)
 
     found = prepared_under(folder, plan, out, workers=workers, read=read)
     for name, reason in found.failed.items():

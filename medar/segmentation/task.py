@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.losses import label_losses, to_classes
 from medar.segmentation.data import AnnotatedDataset, annotated_places
 from medar.segmentation.folder import save_segmenter
 from medar.segmentation.network import Segmenter
@@ -24,7 +25,6 @@ from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision, Level
 from medar.segmentation.synthetic import MixedDataset
 from medar.settings import to_dict
-from medar.tokenizer.losses import label_losses, to_classes
 from medar.training.distributed import ranks
 from medar.training.task import ParameterGroup, Task, decayed_apart
 

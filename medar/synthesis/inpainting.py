@@ -18,12 +18,13 @@ import torch
 
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
+from medar.devices import device_of
 from medar.errors import MedarError
 from medar.generator.known import known_outside
 from medar.generator.model import Known
 from medar.synthesis.region import Box, Mask, Region, region_of, without
 from medar.synthesis.scene import Placed, Scene, as_image, identity, latent_of, prepared, restored
-from medar.tokenizer.inference import Array, Inferred, device_of, field_of_view, plan_of
+from medar.tokenizer.inference import Array, Inferred, field_of_view, plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3, Volume, resample
 from medar.volume.resample import crop_or_pad

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from medar.devices import device_of
 from medar.generator.attributes import MODALITY, attribute_values
 from medar.generator.conditions import Condition
 from medar.generator.model import TokenModel
@@ -14,7 +15,7 @@ from medar.synthesis.inpainting import inpainting
 from medar.synthesis.request import Request
 from medar.synthesis.scene import Scene, identity, map_of, mask_on, plain
 from medar.synthesis.upscaling import upscaling
-from medar.tokenizer.inference import Labels, device_of, plan_of, sole_modality
+from medar.tokenizer.inference import Labels, plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 
 
@@ -90,7 +91,7 @@ def make_job(
 
 def _scene(tokenizer: Tokenizer, request: Request, asked: Any) -> Scene:
     plan = plan_of(tokenizer)
-    modality = request.modality or asked or sole_modality(plan)
+    modality = request.modality or asked or plan.sole_modality
     if request.inpaint is not None and request.region is not None:
         return inpainting(tokenizer, request.inpaint, request.region, modality)
     if request.upscale is not None:

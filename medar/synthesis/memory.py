@@ -6,11 +6,7 @@ speed alone. Decoding, one volume at a time, has a budget of its own (`medar.tok
 T tokens of one part, L tokens over all scales, E width, V codes.
 """
 
-import os
-from pathlib import Path
-
-import torch
-
+from medar.devices import device_of, free_memory
 from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings
 
@@ -25,14 +21,10 @@ FEATURES, CHOICES = 48, 10
 (logits and what is made of them): 34 to 46, by mixer, and 4 to 10, with top-p, were measured
 (E 192 and 256, V 512 and 4096, 1400 tokens at the last scale, on a CPU)."""
 
-UNKNOWN = 4 << 30
-"""Bytes taken to be free where the system does not say."""
-
 
 def batch_size(model: TokenModel, settings: SamplingSettings) -> int:
     """Volumes to be sampled at once on the model's device, 1 to `MOST`."""
-    device = next(model.parameters()).device
-    room = SHARE * free_memory(device)
+    room = SHARE * free_memory(device_of(model))
     return int(min(max(room // bytes_per_volume(model, settings), 1), MOST))
 
 
@@ -43,17 +35,3 @@ def bytes_per_volume(model: TokenModel, settings: SamplingSettings) -> int:
     carried = model.state_size + model.schedule.length * width
     passing = tokens * (FEATURES * width + CHOICES * model.codes)
     return 4 * ((2 if settings.guidance_scale else 1) * carried + passing)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a device could still give."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # Linux: what caches hold can be had too
-        lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) << 10
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN

@@ -26,12 +26,13 @@ from medar.data.preparation import (
     restore_label,
     target_grid,
 )
+from medar.devices import device_of
 from medar.errors import MedarError
 from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
 from medar.generator.model import Known
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
-from medar.tokenizer.inference import Array, Inferred, Labels, device_of, sole_modality
+from medar.tokenizer.inference import Array, Inferred, Labels
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Volume
 
@@ -64,7 +65,7 @@ def plain(plan: Plan, modality: str | None, mask: Volume | None = None) -> Scene
     """
     windows, notes = windows_of(None, plan, modality)
     grid = own_grid(plan) if mask is None else target_grid(mask, whole(plan, centre="image"))
-    modality = modality or sole_modality(plan)
+    modality = modality or plan.sole_modality
     place = partial(on_grid, grid, windows=windows, modality=modality)
     return Scene(grid=grid, place=place, notes=notes)
 

@@ -13,11 +13,12 @@ from math import prod
 import numpy as np
 
 from medar.data.preparation import Trace
+from medar.devices import device_of
 from medar.errors import MedarError
 from medar.generator.known import known_scales
 from medar.generator.model import Known
 from medar.synthesis.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
-from medar.tokenizer.inference import Array, device_of, field_of_view, plan_of
+from medar.tokenizer.inference import Array, field_of_view, plan_of
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Shape3, Spacing, Volume, resample

@@ -17,7 +17,6 @@ from medar.tokenizer.inference import (
     inferred_from,
     load_tokenizer,
     plan_of,
-    sole_modality,
 )
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokens import TOKENIZER, TokenFile
@@ -138,7 +137,7 @@ def windows_of(
     """
     if trace is not None:
         return trace.windows, ()
-    rules = plan.rules(len(plan.channels) or 1, modality or sole_modality(plan))
+    rules = plan.rules(len(plan.channels) or 1, modality or plan.sole_modality)
     windows = tuple(
         Window(low=rule.low, high=rule.high) if rule.kind == "window" else UNITS for rule in rules
     )

@@ -24,12 +24,14 @@ from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.data.resolve import Resolved, prepared_under
 from medar.data.sources import read_manifest
+from medar.devices import device_of
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporaries, write_bytes
+from medar.model_folder import CONFIG
 from medar.progress import track
-from medar.tokenizer.inference import device_of, plan_of, sole_modality
+from medar.tokenizer.inference import plan_of
 from medar.tokenizer.pyramid import TokenPyramid
-from medar.tokenizer.tokenizer import CONFIG, Tokenizer
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import (
     CASES,
     ENDING,
@@ -282,7 +284,7 @@ def _prepared(path: Path, plan: Plan, out: Path) -> Resolved:
         cases = (
             replace(
                 case,
-                modality=case.modality or sole_modality(plan),
+                modality=case.modality or plan.sole_modality,
                 label=case.label if known else None,
             )
             for case in manifest

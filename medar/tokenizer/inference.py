@@ -7,26 +7,26 @@ sliding window with Gaussian weights).
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medar.data.cases import stack_channels
 from medar.data.intensity import Window
-from medar.data.plan import Plan, check_reading
+from medar.data.plan import Plan
 from medar.data.preparation import Trace, prepare_image, restore_image, restore_label
+from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
+from medar.model_folder import find_model
 from medar.tokenizer.network import Decoder
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tiles import DecodedMap, decode_tiled
-from medar.tokenizer.tokenizer import CONFIG, Tokenizer
-from medar.volume import ReadOptions, Shape3, Volume, read_volume, resample
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Shape3, Volume, resample
 
 Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
@@ -40,9 +40,6 @@ its width: 5.1 to 6.0 measured (widths 16 and 8, 96 cubed voxels, on a CPU)."""
 
 OVERLAP = 0.25
 """Share of a window that it has in common with its neighbour, in patch mode."""
-
-NOTHING = ReadOptions()
-"""Reading options that say nothing."""
 
 UNITS = Window(low=0.0, high=1000.0)
 """Intensities of a volume whose plan measures a window on each volume, where no volume is known."""
@@ -89,42 +86,6 @@ def plan_of(tokenizer: Tokenizer) -> Plan:
             "config.json and preprocess.json is another model's"
         )
     return plan
-
-
-def sole_modality(plan: Plan) -> str | None:
-    """The only modality that the plan has a rule for, which what does not say must then be."""
-    names = [name for name in plan.intensity if name != "other"]
-    return names[0] if len(plan.intensity) == len(names) == 1 and not plan.channels else None
-
-
-def read_for(
-    plan: Plan,
-    path: str | Path | Sequence[Path],
-    options: ReadOptions | None = None,
-    modality: str | None = None,
-) -> Volume:
-    """Read a volume as a plan's data set was read.
-
-    Args:
-        plan: its reading options hold wherever `options` says nothing else.
-        path: see `medar.volume.read_volume`; of several files each holds a channel.
-        options: what differs for this file.
-        modality: "CT" or "MR", where the file does not say; default the only one that the plan
-            has a rule for.
-
-    Raises:
-        MedarError: a file cannot be read without guessing, NaN and Inf are to be kept, or
-            channels lie on different grids.
-    """
-    given = {k: v for k, v in vars(options or ReadOptions()).items() if v != getattr(NOTHING, k)}
-    reading = replace(plan.reading, **given)
-    paths = [Path(path)] if isinstance(path, str | Path) else path
-    if len(plan.channels) > 1 and len(paths) == 1:
-        reading = replace(reading, channels=True)
-    check_reading(reading)
-    volumes = [read_volume(one, **reading.to_dict(), modality=modality) for one in paths]
-    volume = stack_channels(paths, volumes)
-    return replace(volume, modality=volume.modality or sole_modality(plan))
 
 
 def reconstruct(tokenizer: Tokenizer, volume: Volume, upto: int | None = None) -> Reconstructed:
@@ -221,28 +182,7 @@ def psnr_within(
     return 10 * math.log10(4 / square) if square > 0 else math.inf
 
 
-def device_of(tokenizer: Tokenizer) -> torch.device:
-    """Where the tokenizer's weights are."""
-    return next(tokenizer.parameters()).device
-
-
-def model_folder(path: str | Path) -> Path:
-    """The folder of a tokenizer: `path` itself, or `path/model` where a run left it.
-
-    Raises:
-        MedarError: neither is one.
-    """
-    path = Path(path)
-    for folder in (path, path / "model"):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise MedarError(
-        f"{path}: no tokenizer (neither {CONFIG} nor model/{CONFIG}); the folder that training "
-        "left is needed"
-    )
-
-
-def load_tokenizer(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Tokenizer:
+def load_tokenizer(path: str | Path, device: DeviceName = "auto") -> Tokenizer:
     """A trained tokenizer on a device, with a plan that takes files to it and back.
 
     Args:
@@ -252,30 +192,9 @@ def load_tokenizer(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "a
     Raises:
         MedarError: there is none, it has no plan, or there is no such device.
     """
-    tokenizer = Tokenizer.from_pretrained(model_folder(path))
+    tokenizer = Tokenizer.from_pretrained(find_model(path, "tokenizer"))
     plan_of(tokenizer)
-    return place(tokenizer, device)
-
-
-def place(tokenizer: Tokenizer, device: Literal["auto", "cpu", "cuda"]) -> Tokenizer:
-    """Move a tokenizer to a device; "auto" is CUDA where there is one.
-
-    Raises:
-        MedarError: CUDA is asked for and there is none.
-    """
-    return tokenizer.to(device_named(device))
-
-
-def device_named(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one.
-
-    Raises:
-        MedarError: CUDA is asked for and there is none.
-    """
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise MedarError("--device cuda: there is none here; 'cpu' or 'auto' is needed")
-    return torch.device("cuda" if there and device != "cpu" else "cpu")
+    return to_device(tokenizer, device)
 
 
 def _through(tokenizer: Tokenizer, plan: Plan, array: Array, upto: int | None) -> Inferred:

@@ -1,13 +1,13 @@
 """What the tokenizer is trained against, beside L1 and the codebook's own loss.
 
-- `frequency_loss` compares spectra; `label_losses` trains the label head on partly annotated cases.
+- `frequency_loss` compares spectra.
 - `Discriminator` (patches at several scales) with `discriminator_loss`, `adversarial_loss` and
   `feature_matching` sharpens what L1 leaves blurred; `adaptive_weight` balances it against L1.
 
 All are means, of float32 whatever the precision of the network, so that their weights hold across
 sizes of volume and batch.
 
-Shapes: B batch, C channels, X Y Z voxels, K labels (the background not counted).
+B batch, C channels, X Y Z voxels.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medar.data.loading import UNKNOWN
 from medar.errors import MedarError
 from medar.settings import STRICT
 
@@ -43,82 +42,6 @@ def _log_amplitude(volume: Tensor, floor: float) -> Tensor:
     spectrum = torch.fft.rfftn(volume.float(), dim=(2, 3, 4), norm="ortho")
     power: Tensor = spectrum.real**2 + spectrum.imag**2
     return 0.5 * torch.log(power + floor**2)
-
-
-class LabelLosses(NamedTuple):
-    """Both losses of the label head, scalars."""
-
-    cross_entropy: Tensor
-    dice: Tensor
-
-
-def label_losses(logits: Tensor, classes: Tensor, annotated: Tensor) -> LabelLosses:
-    """Cross-entropy and Dice over what each case was annotated for.
-
-    Where a case was not annotated for a label, its "background" may well be that label: the
-    probabilities of both are added up before they are compared with the truth (the marginal loss
-    of arXiv 2007.03868); a voxel that carries such a label all the same counts as background.
-    Voxels of unknown class count nowhere.
-
-    Args:
-        logits: (B, K + 1, X, Y, Z), background first.
-        classes: (B, 1, X, Y, Z) whole numbers, 0 the background, -1 unknown (see `to_classes`).
-        annotated: (B, K) bool.
-
-    Returns:
-        The mean over known voxels, and the mean over the labels that occur in the batch of 1 - Dice
-        over the cases annotated for them; 0 where there is nothing to compare with.
-    """
-    logits, classes = logits.float(), classes.long()
-    known = classes != UNKNOWN
-    named = annotated[:, :, None, None, None]
-    truth = _one_hot(classes, annotated.shape[1]) & named
-    return LabelLosses(
-        _marginal_cross_entropy(logits, truth, named, known), _dice(logits, truth, named & known)
-    )
-
-
-def to_classes(label: Tensor, values: Sequence[int]) -> Tensor:
-    """Label values as classes: `values[i]` becomes i + 1; 0 and -1 (unknown) stay.
-
-    Args:
-        label: (B, 1, X, Y, Z) of the plan's values, in the order of `Plan.labels`.
-        values: the plan's label values.
-    """
-    classes = label.long().clamp(max=0)
-    for place, value in enumerate(values, start=1):
-        classes = torch.where(label == value, place, classes)
-    return classes
-
-
-def _one_hot(classes: Tensor, labels: int) -> Tensor:
-    """(B, 1, X, Y, Z) to (B, K, X, Y, Z) bool, without the background."""
-    values = torch.arange(1, labels + 1, device=classes.device)
-    return classes == values.view(1, -1, 1, 1, 1)
-
-
-def _marginal_cross_entropy(logits: Tensor, truth: Tensor, named: Tensor, known: Tensor) -> Tensor:
-    """Background and labels not annotated are one class.
-
-    `truth` (B, K, X, Y, Z), `named` (B, K, 1, 1, 1), `known` (B, 1, X, Y, Z), all bool.
-    """
-    out = torch.finfo(logits.dtype).min
-    rest = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(named, out)], 1)
-    of_truth = (logits[:, 1:] * truth).sum(1, keepdim=True)
-    score = torch.where(truth.any(1, keepdim=True), of_truth, rest.logsumexp(1, keepdim=True))
-    loss = (logits.logsumexp(1, keepdim=True) - score).masked_fill(~known, 0.0)
-    return loss.sum() / known.sum().clamp(min=1)
-
-
-def _dice(logits: Tensor, truth: Tensor, compared: Tensor) -> Tensor:
-    """`truth` and `compared` (B, K, X, Y, Z) bool: Dice of each label over the whole batch."""
-    from monai.losses import DiceLoss
-
-    chances = logits.softmax(1)[:, 1:] * compared
-    loss = DiceLoss(batch=True, reduction="none")
-    of_label: Tensor = loss(chances, truth.float()).flatten()
-    occurs = truth.any(dim=4).any(dim=3).any(dim=2).any(dim=0)
-    return (of_label * occurs).sum() / occurs.sum().clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.losses import label_losses, to_classes
 from medar.settings import to_dict
 from medar.tokenizer.losses import (
     Discriminator,
@@ -25,8 +26,6 @@ from medar.tokenizer.losses import (
     discriminator_loss,
     feature_matching,
     frequency_loss,
-    label_losses,
-    to_classes,
 )
 from medar.tokenizer.perceptual import PerceptualLoss
 from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings

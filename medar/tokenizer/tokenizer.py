@@ -10,18 +10,26 @@ ties a pyramid to the tokenizer that made it.
 B batch, C channels, X Y Z voxels.
 """
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from medar.data.plan import Plan
-from medar.errors import MedarError, one_line
-from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.errors import MedarError
+from medar.model_folder import (
+    CONFIG,
+    PREPROCESS,
+    digest_of,
+    load_weights,
+    model_card,
+    read_config,
+    read_preprocess,
+    weight_bytes,
+    write_model,
+)
 from medar.settings import STRICT, from_dict, to_dict
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
@@ -31,9 +39,6 @@ from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
 
 FORMAT_VERSION = 1
-CONFIG, WEIGHTS, PREPROCESS, CARD = (
-    "config.json", "model.safetensors", "preprocess.json", "README.md",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +122,7 @@ class Tokenizer(nn.Module):
         state = self.state_dict(keep_vars=True).values()
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
         if self._digest is None or self._digest[0] != version:
-            value = hashlib.blake2b(self._weights(), digest_size=16).hexdigest()
+            value = digest_of(self._weights())
             self._digest = version, value
         return self._digest[1]
 
@@ -179,13 +184,14 @@ class Tokenizer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder, file by file atomically, the configuration last."""
-        folder = Path(folder)
-        write_bytes(folder / WEIGHTS, self._weights())
-        if self.plan is not None:
-            write_json(folder / PREPROCESS, to_dict(self.plan))
-        write_text(folder / CARD, self._card())
-        config = {"class": type(self).__name__, "format": FORMAT_VERSION, **to_dict(self.config)}
-        write_json(folder / CONFIG, config)
+        write_model(
+            folder,
+            config={"class": type(self).__name__, **to_dict(self.config)},
+            version=FORMAT_VERSION,
+            weights=self._weights(),
+            card=self._card(),
+            preprocess=self.plan,
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -195,38 +201,24 @@ class Tokenizer(nn.Module):
             MedarError: a file is absent or damaged, or says that it is something else.
         """
         folder = Path(folder)
-        values = read_json_object(folder / CONFIG)
-        said = (values.pop("class", None), values.pop("format", None))
-        read = (cls.__name__, FORMAT_VERSION)
-        if said != read:
-            raise MedarError(f"{folder / CONFIG}: class and format {said}; {read} is read here")
-        plan = None
-        if (folder / PREPROCESS).exists():
-            plan = from_dict(Plan, read_json(folder / PREPROCESS), str(folder / PREPROCESS))
+        values = read_config(folder, (cls.__name__,), FORMAT_VERSION, "tokenizer")
+        del values["class"]
+        plan = read_preprocess(folder, Plan) if (folder / PREPROCESS).exists() else None
         tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
-        try:
-            tokenizer.load_state_dict(load_file(folder / WEIGHTS))
-        except Exception as error:
-            raise MedarError(
-                f"{folder / WEIGHTS}: not the weights of this configuration ({one_line(error)})"
-            ) from error
+        load_weights(tokenizer, folder)
         return tokenizer.eval()
 
     def _weights(self) -> bytes:
-        state = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        return save(state, metadata={"config": str(to_dict(self.config))})
+        return weight_bytes(self.state_dict(), str(to_dict(self.config)))
 
     def _card(self) -> str:
-        parameters = sum(p.numel() for p in self.parameters())
         size = " x ".join(map(str, self.config.size))
         spacing = " x ".join(f"{s:g}" for s in self.plan.spacing) if self.plan else "unknown"
-        return (
-            "# medar tokenizer\n\n"
-            "Not a medical device: for research only.\n\n"
-            f"- volumes: {size} voxels, spacing {spacing} mm, {self.config.network.channels} "
-            "channel(s)\n"
-            f"- scales: {self.config.schedule}\n"
-            f"- codebook: {self.config.codebook.kind}, {self.codes} codes\n"
-            f"- parameters: {parameters:,}\n"
-            "- data, licence and limits: to be stated by whoever trained it\n"
-        )
+        lines = [
+            f"volumes: {size} voxels, spacing {spacing} mm, {self.config.network.channels} "
+            "channel(s)",
+            f"scales: {self.config.schedule}",
+            f"codebook: {self.config.codebook.kind}, {self.codes} codes",
+            f"parameters: {sum(p.numel() for p in self.parameters()):,}",
+        ]
+        return model_card("tokenizer", lines)

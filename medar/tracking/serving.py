@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from medar.data.cases import read_for_plan
 from medar.errors import MedarError
 from medar.files import read_json
 from medar.generator.sampling import SamplingSettings
@@ -29,7 +30,7 @@ from medar.settings import STRICT, from_dict, to_dict
 from medar.synthesis.request import Request
 from medar.synthesis.samples import fill
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
-from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
+from medar.tokenizer.inference import load_tokenizer, plan_of, reconstruct
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.signature import kind_of
 from medar.volume import Volume, read_volume, write_nifti
@@ -135,7 +136,7 @@ class Generated:
             content = getattr(asked, name)
             if content is None:
                 return None
-            return read_for(plan, _file(scratch, name, content), modality=asked.modality)
+            return read_for_plan(plan, _file(scratch, name, content), modality=asked.modality)
 
         def labels(name: str) -> Volume | None:
             content = getattr(asked, name)
@@ -171,7 +172,7 @@ class Reconstructor:
         plan = plan_of(self._tokenizer)
         with _scratch() as scratch:
             path = _file(scratch, "volume", given.volume)
-            volume = read_for(plan, path, modality=given.modality)
+            volume = read_for_plan(plan, path, modality=given.modality)
             made = reconstruct(self._tokenizer, volume, given.upto)
             written = scratch / "made.nii.gz"
             write_nifti(written, made.image, grid="source")

@@ -209,7 +209,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["gone", "OUT"], "gone: no generator (neither config.json nor model/config.json)"),
-        (["TOKENIZER", "OUT"], "class and format ('Tokenizer', 1); a generator is needed"),
+        (["TOKENIZER", "OUT"], "class 'Tokenizer' is not a generator; expected Generator"),
         (["MODEL", "SCAN"], "is a file; OUT names a folder"),
         (["MODEL", "FULL"], "holds other files (other.txt ...)"),
         (["MODEL", "OUT", "-n", "0"], "n 0: at least one volume"),

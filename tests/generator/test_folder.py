@@ -13,7 +13,6 @@ from medar.generator.folder import (
     load_model,
     make_model,
     model_digest,
-    model_folder,
     save_model,
 )
 from medar.generator.sampling import SamplingSettings
@@ -99,14 +98,14 @@ def test_damaged_folders(tmp_path: Path) -> None:
         config.write_text(json.dumps({**good, **changes}))
 
     say(**{"class": "Tokenizer"})
-    refused("a generator is needed")
+    refused("is not a generator; expected Generator or RasterModel")
     say(**{"class": ["Generator"]})
-    refused("a generator is needed")
+    refused("is not a generator; expected Generator or RasterModel")
     for content, kind in (([], "list"), ("Generator", "str")):
         config.write_text(json.dumps(content))
         refused(f"config.json: holds a {kind}; names and values are needed")
     say(format=2)
-    refused("format 1")
+    refused("format 2, written by another version of medar; this one reads format 1")
     say(depth=0)
     refused("config.json: generator depth 0: allowed from 1")
     say(sampling={"top_p": 2.0})
@@ -123,4 +122,4 @@ def test_damaged_folders(tmp_path: Path) -> None:
     weights.write_bytes(b"nothing")
     refused("not the weights of this configuration")
     with pytest.raises(MedarError, match="no generator"):
-        model_folder(tmp_path / "gone")
+        load_model(tmp_path / "gone")

@@ -93,7 +93,9 @@ def test_a_folder_gives_the_same_tokenizer(tmp_path: Path) -> None:
     assert (again.config, again.plan, again.codes) == (tokenizer.config, tokenizer.plan, 16)
     assert again.digest == tokenizer.digest != make_tokenizer(levels=17).digest
     assert torch.equal(again.decode(pyramid).volume, tokenizer.decode(pyramid).volume)
-    with pytest.raises(MedarError, match=r"class and format \('VoxelTokenizer', 1\)"):
+    with pytest.raises(
+        MedarError, match="class 'VoxelTokenizer' is not a tokenizer; expected Tokenizer"
+    ):
         Tokenizer.from_pretrained(tmp_path)
 
 
@@ -104,7 +106,7 @@ def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
     again = read_tokenizer(tmp_path)
     assert type(again) is Tokenizer
     assert again.digest == other.digest
-    with pytest.raises(MedarError, match=r"\('VoxelTokenizer', 1\) is read here"):
+    with pytest.raises(MedarError, match="expected VoxelTokenizer"):
         VoxelTokenizer.from_pretrained(tmp_path)
 
 

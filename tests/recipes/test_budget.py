@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from fakes import Kitchen
 
+from medar.devices import peak_memory_mib, reset_peak_memory
 from medar.errors import MedarError
 from medar.recipes.estimates import NUMBERS, duration
-from medar.recipes.memory import forget_peak, peak_mib
 from medar.records import Records
 
 
@@ -156,10 +156,10 @@ def test_durations(seconds: float, words: str) -> None:
 def test_the_peak_is_that_of_the_stage() -> None:
     large = bytearray(200 * 2**20)
     large[:: 2**12] = b"x" * len(large[:: 2**12])
-    high = peak_mib()
+    high = peak_memory_mib()
     del large
-    forget_peak()
-    low = peak_mib()
+    reset_peak_memory()
+    low = peak_memory_mib()
     assert high is not None
     assert low is not None
     assert high - low > 150

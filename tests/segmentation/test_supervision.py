@@ -10,13 +10,13 @@ from safetensors.torch import load_file
 from small_segmenters import make_plan, make_segmenter, make_settings
 
 from medar.errors import MedarError
+from medar.losses import label_losses, to_classes
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import LossSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.training import make_task, train_segmenter
-from medar.tokenizer.losses import label_losses, to_classes
 
 SIZE = (32, 32, 16)
 KINDS = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from medar.data.cases import read_for_plan
 from medar.data.intensity import Window
 from medar.data.preparation import prepare_image
 from medar.errors import MedarError
@@ -21,7 +22,6 @@ from medar.tokenizer.inference import (
     field_of_view,
     plan_of,
     psnr_within,
-    read_for,
     reconstruct,
     tile_within,
 )
@@ -83,7 +83,7 @@ def test_every_grid_comes_back(
     tokenizer = make_tokenizer(spacing=(1.1, 1.1, 1.1))
     path = file_on(tmp_path, affine, (9, 8, 12))
     perfect(monkeypatch, tokenizer)
-    volume = read_for(plan_of(tokenizer), path)
+    volume = read_for_plan(plan_of(tokenizer), path)
     made = reconstruct(tokenizer, volume)
     write_nifti(tmp_path / "out.nii", made.image, grid="source")
     before, after = nib.load(path), nib.load(tmp_path / "out.nii")
@@ -101,7 +101,7 @@ def test_a_volume_of_the_plans_form_comes_back_as_the_network_made_it(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
-    volume = read_for(plan_of(tokenizer), write("in.nii"))
+    volume = read_for_plan(plan_of(tokenizer), write("in.nii"))
     made = reconstruct(tokenizer, volume)
     array = torch.from_numpy(prepare_image(volume, plan_of(tokenizer))[0].copy())[None]
     expected = tokenizer.decode(tokenizer.encode(array)).volume[0].numpy() * 1000
@@ -119,7 +119,7 @@ def test_beyond_the_field_of_view_lies_the_lowest_intensity(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
-    volume = read_for(plan_of(tokenizer), write("in.nii", (16, 8, 8)))
+    volume = read_for_plan(plan_of(tokenizer), write("in.nii", (16, 8, 8)))
     made = reconstruct(tokenizer, volume)
     assert made.outside == 0.5
     assert (made.image.array[:, :4] == -1000).all()
@@ -132,7 +132,7 @@ def test_patches_cover_the_whole_volume(
     shape: Any, make_tokenizer: MakeTokenizer, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = make_tokenizer(mode="patch", labels={3: "a", 7: "b"})
-    volume = read_for(plan_of(tokenizer), write("in.nii", shape))
+    volume = read_for_plan(plan_of(tokenizer), write("in.nii", shape))
     made = reconstruct(tokenizer, volume)
     assert made.image.shape == shape
     assert made.outside == 0
@@ -145,7 +145,7 @@ def test_patches_cover_the_whole_volume(
 
 def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: Write) -> None:
     tokenizer = make_tokenizer(labels={3: "a", 7: "b"})
-    volume = read_for(plan_of(tokenizer), write("in.nii"))
+    volume = read_for_plan(plan_of(tokenizer), write("in.nii"))
     made = reconstruct(tokenizer, volume)
     array = torch.from_numpy(prepare_image(volume, plan_of(tokenizer))[0].copy())[None]
     logits = tokenizer.decode(tokenizer.encode(array)).logits
@@ -209,14 +209,14 @@ def test_a_file_is_read_as_the_plan_says(make_tokenizer: MakeTokenizer, tmp_path
     voxels[:4] = 7
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "nan.nii")
     careless = plan_of(make_tokenizer(reading=ReadOptions(nonfinite="min")))
-    assert (read_for(careless, tmp_path / "nan.nii").array == 7).all()
-    other = read_for(careless, tmp_path / "nan.nii", ReadOptions(nonfinite=-5.0))
+    assert (read_for_plan(careless, tmp_path / "nan.nii").array == 7).all()
+    other = read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite=-5.0))
     assert other.array.min() == -5
     assert other.modality == "CT"  # the only one that the plan knows
     with pytest.raises(MedarError, match=r"nan\.nii"):
-        read_for(plan_of(make_tokenizer()), tmp_path / "nan.nii")
+        read_for_plan(plan_of(make_tokenizer()), tmp_path / "nan.nii")
     with pytest.raises(MedarError, match="nonfinite 'keep'"):
-        read_for(careless, tmp_path / "nan.nii", ReadOptions(nonfinite="keep"))
+        read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite="keep"))
 
 
 def test_a_tokenizer_without_a_plan_or_with_anothers_is_refused(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.errors import MedarError
+from medar.losses import label_losses, to_classes
 from medar.tokenizer.losses import (
     Discriminator,
     DiscriminatorConfig,
@@ -15,8 +16,6 @@ from medar.tokenizer.losses import (
     discriminator_loss,
     feature_matching,
     frequency_loss,
-    label_losses,
-    to_classes,
 )
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medar.data.cases import read_for_plan
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
 from medar.synthesis.request import Request
 from medar.synthesis.samples import fill
 from medar.synthesis.synthesizer import Synthesizer
-from medar.tokenizer.inference import load_tokenizer, plan_of, read_for, reconstruct
+from medar.tokenizer.inference import load_tokenizer, plan_of, reconstruct
 from medar.tracking import MlflowTracker, models, serving, signature
 from medar.tracking.models import log_model
 from medar.tracking.names import check_names
@@ -93,7 +94,7 @@ def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
     (image,) = model.predict([asked])["image"]
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     request = Request(
-        inpaint=read_for(synthesizer.plan, volume), region=read_volume(hole, labels=True)
+        inpaint=read_for_plan(synthesizer.plan, volume), region=read_volume(hole, labels=True)
     )
     done = fill(tmp_path / "samples", synthesizer, synthesizer.job(request), [1])
     assert image == done.images[0].read_bytes()
@@ -110,7 +111,7 @@ def test_a_tokenizer_answers_with_reconstructions(
     answer = model.predict([{"volume": content}, {"volume": content, "upto": 1}])
     own = load_tokenizer(tokenizer, "cpu")
     for upto, (_, row) in zip((None, 1), answer.iterrows(), strict=True):
-        made = reconstruct(own, read_for(plan_of(own), tmp_path / "a.nii.gz"), upto)
+        made = reconstruct(own, read_for_plan(plan_of(own), tmp_path / "a.nii.gz"), upto)
         write_nifti(tmp_path / "b.nii.gz", made.image, grid="source")
         assert row["image"] == (tmp_path / "b.nii.gz").read_bytes()
         assert row["label"] is not None

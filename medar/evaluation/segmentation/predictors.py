@@ -21,7 +21,6 @@ from medar.segmentation.folder import model_digest
 from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import DEFAULT, PredictionSettings, chances_of
 from medar.settings import to_dict
-from medar.tokenizer.inference import sole_modality
 from medar.volume import Volume
 
 
@@ -85,7 +84,7 @@ class NetworkPredictor(Predictor):
     def predict(self, judged: JudgedCase) -> Volume:
         """Segment a case; on the way its chances are compared with the truth."""
         plan, image = self.model.plan, judged.image
-        image = replace(image, modality=image.modality or sole_modality(plan))
+        image = replace(image, modality=image.modality or plan.sole_modality)
         array, trace = prepare_image(image, plan)
         truth = None
         if set(judged.annotated) == set(plan.labels):

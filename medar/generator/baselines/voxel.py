@@ -20,11 +20,12 @@ from torch.nn.functional import avg_pool3d, interpolate
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.files import read_json_object
+from medar.model_folder import CONFIG
 from medar.tokenizer.codebooks import CodebookSettings, EMACodebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.residual import QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.tokenizer import CONFIG, Tokenizer, TokenizerConfig
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.volume import Shape3
 
 

@@ -16,7 +16,8 @@ import torch
 
 from medar.errors import MedarError
 from medar.files import write_bytes, write_json
-from medar.segmentation.folder import load_segmenter, model_folder
+from medar.model_folder import find_model
+from medar.segmentation.folder import load_segmenter
 from medar.segmentation.interchange.configs import (
     chosen_rules,
     inference,
@@ -52,7 +53,7 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     try:
         network = monai_network(model.backbone, model.head, channels)
     except MedarError as error:
-        raise MedarError(f"{model_folder(path)}: {error}") from error
+        raise MedarError(f"{find_model(path)}: {error}") from error
     configs = {"inference": inference(model, rules), "metadata": metadata(model, modality)}
     packed = io.BytesIO()
     torch.save(network.state_dict(), packed)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from medar.errors import MedarError
 from medar.files import write_bytes, write_json
+from medar.model_folder import find_model
 from medar.segmentation.backbones.dynunet import DynUNetBackbone
-from medar.segmentation.folder import load_parts, model_folder
+from medar.segmentation.folder import load_parts
 from medar.segmentation.interchange.monai import definition, monai_names, monai_network
 from medar.segmentation.interchange.nnunet import architecture, nnunet_names, nnunet_weights
 
@@ -68,7 +69,7 @@ def export_weights(
             weights, filled = nnunet_weights(backbone, head, encoder_alone=alone)
             about = {"architecture": architecture(backbone)}
     except MedarError as error:
-        raise MedarError(f"{model_folder(path)}: {error}") from error
+        raise MedarError(f"{find_model(path)}: {error}") from error
     ours = backbone.encoder_weights() if part == "encoder" else backbone.state_dict()
     if part == "encoder":
         kept = {names[name] for name in ours if name in names}

@@ -1,0 +1,78 @@
+"""The device to compute on, free memory, and the peak memory of this process.
+
+Torch and psutil are imported by the functions that need them: the recipes measure memory without
+loading torch.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    M = TypeVar("M", bound=nn.Module)
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def resolve_device(name: DeviceName = "auto") -> "torch.device":
+    """The device of a name; "auto" is CUDA where available, else the CPU.
+
+    Raises:
+        MedarError: CUDA was requested and is not available.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise MedarError("device 'cuda' is not available here; use 'cpu' or 'auto'")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def device_of(module: "nn.Module") -> "torch.device":
+    """The device that holds a module's parameters."""
+    return next(module.parameters()).device
+
+
+def to_device(module: "M", name: DeviceName = "auto") -> "M":
+    """Move a module to the device of a name (see `resolve_device`).
+
+    Raises:
+        MedarError: CUDA was requested and is not available.
+    """
+    return module.to(resolve_device(name))
+
+
+def free_memory(device: "torch.device") -> int:
+    """Bytes that a device can still allocate; on a CPU, including what caches would give up."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def reset_peak_memory() -> None:
+    """Restart the measurement of `peak_memory_mib`; without effect outside Linux."""
+    with contextlib.suppress(OSError):
+        CLEAR.write_text("5")
+
+
+def peak_memory_mib() -> float | None:
+    """Largest resident set of this process since `reset_peak_memory`, in MiB.
+
+    Read from /proc, as psutil reports no peak on Linux. None on other systems. Worker processes
+    are not counted.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+        return round(int(lines["VmHWM"].split()[0]) / 1024, 1)
+    return None

@@ -1,0 +1,199 @@
+"""Model folders: what the tokenizer, the generator and segmentation networks are saved as.
+
+config.json         class, format version, and the settings the model is built from
+model.safetensors   the weights
+preprocess.json     the plan: all that leads from a file to the network and back
+README.md           the model card
+
+Every file is written atomically and config.json last, so that a folder with a config.json is
+complete. Nothing in a folder is ever executed.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medar.errors import MedarError, one_line
+from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.settings import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+S = TypeVar("S")
+
+CONFIG, WEIGHTS, PREPROCESS, CARD = (
+    "config.json", "model.safetensors", "preprocess.json", "README.md",
+)  # fmt: skip
+
+
+def find_model(path: str | Path, kind: str = "model") -> Path:
+    """The model folder at a path: `path` itself, or `path/model`, where training leaves it.
+
+    Args:
+        path: the model's folder, or that of its training run.
+        kind: what is expected there, for the message, such as "tokenizer".
+
+    Raises:
+        MedarError: neither folder holds a config.json.
+    """
+    for folder in (Path(path), Path(path) / "model"):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise MedarError(
+        f"{path}: no {kind} (neither {CONFIG} nor model/{CONFIG}); give the folder that training "
+        "left"
+    )
+
+
+def holds_model(path: str | Path) -> bool:
+    """Whether `find_model` would find a folder, of whatever class."""
+    return any((folder / CONFIG).is_file() for folder in (Path(path), Path(path) / "model"))
+
+
+def read_config(
+    folder: str | Path, classes: Sequence[str], version: int, kind: str = "model"
+) -> dict[str, Any]:
+    """The content of a folder's config.json without its format version.
+
+    Args:
+        folder: the model folder.
+        classes: values of "class" that the caller can build.
+        version: the format version that the caller reads.
+        kind: what the caller builds, for the message.
+
+    Raises:
+        MedarError: the file is absent or damaged, names another class, or has another version.
+    """
+    path = Path(folder) / CONFIG
+    values = read_json_object(path)
+    name, found = values.get("class"), values.pop("format", None)
+    if name not in tuple(classes):
+        raise MedarError(f"{path}: class {name!r} is not a {kind}; expected {' or '.join(classes)}")
+    if found != version:
+        age = "an earlier" if isinstance(found, int) and found < version else "another"
+        raise MedarError(
+            f"{path}: format {found}, written by {age} version of medar; this one reads format "
+            f"{version}: train the model again, or use the version that wrote it"
+        )
+    return values
+
+
+def read_preprocess(folder: str | Path, cls: type[S]) -> S:
+    """The settings in a folder's preprocess.json, a `medar.data.plan.Plan`.
+
+    Raises:
+        MedarError: the file is absent or damaged.
+    """
+    path = Path(folder) / PREPROCESS
+    return from_dict(cls, read_json(path), str(path))
+
+
+def write_model(
+    folder: str | Path,
+    *,
+    config: Mapping[str, Any],
+    version: int,
+    weights: bytes,
+    card: str,
+    preprocess: Any = None,
+) -> None:
+    """Write a model folder, file by file atomically, config.json last.
+
+    Args:
+        folder: to be written; made where absent.
+        config: the content of config.json, "class" included.
+        version: its format version.
+        weights: see `weight_bytes`.
+        card: see `model_card`.
+        preprocess: the plan; None where the model has none, or another folder holds it.
+    """
+    folder = Path(folder)
+    write_bytes(folder / WEIGHTS, weights)
+    if preprocess is not None:
+        write_json(folder / PREPROCESS, to_dict(preprocess))
+    write_text(folder / CARD, card)
+    write_json(folder / CONFIG, {"format": version, **config})
+
+
+def weight_bytes(state: "Mapping[str, Tensor]", about: str = "") -> bytes:
+    """Tensors as a safetensors file, the same bytes for the same values on any device.
+
+    Args:
+        state: tensors by name.
+        about: text kept in the file, such as the settings, so that a hash covers them too.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    # One key: safetensors does not keep the order of several.
+    return save(tensors, metadata={"config": about} if about else None)
+
+
+def digest_of(weights: bytes) -> str:
+    """A hash of what `weight_bytes` returned."""
+    return hashlib.blake2b(weights, digest_size=16).hexdigest()
+
+
+def read_weights(folder: str | Path) -> "dict[str, Tensor]":
+    """The tensors in a folder's model.safetensors, on the CPU.
+
+    Raises:
+        MedarError: the file is absent or damaged.
+    """
+    from safetensors.torch import load_file
+
+    path = Path(folder) / WEIGHTS
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise MedarError(
+            f"{path}: not the weights of this configuration ({one_line(error)})"
+        ) from error
+
+
+def load_weights(
+    module: "nn.Module", folder: str | Path, *, prefix: str = "", elsewhere: str = ""
+) -> None:
+    """Fill a module with a folder's weights.
+
+    Args:
+        module: whose parameters and buffers are filled.
+        folder: the model folder.
+        prefix: of the names in the file, removed before they are compared.
+        elsewhere: prefix of the module's names that the file need not hold, because another folder
+            does.
+
+    Raises:
+        MedarError: the file is absent or damaged, or its names or shapes are not the module's.
+    """
+    state = {name.removeprefix(prefix): value for name, value in read_weights(folder).items()}
+    path = Path(folder) / WEIGHTS
+    try:
+        missing, unexpected = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise MedarError(
+            f"{path}: not the weights of this configuration ({one_line(error)})"
+        ) from error
+    if elsewhere:
+        missing = [name for name in missing if not name.startswith(elsewhere)]
+    for name in [*missing, *unexpected]:
+        raise MedarError(f"{path}: not the weights of this configuration (at {name!r})")
+
+
+def model_card(kind: str, lines: Sequence[str], *, remark: str = "") -> str:
+    """The README.md of a model folder.
+
+    Args:
+        kind: "tokenizer", for the title.
+        lines: facts, such as "parameters: 1,234".
+        remark: a sentence before the disclaimer.
+    """
+    facts = "".join(f"- {line}\n" for line in lines)
+    return (
+        f"# medar {kind}\n\n"
+        f"{remark}{' ' if remark else ''}Not a medical device: for research only.\n\n"
+        f"{facts}"
+        "- data, licence and limits: to be stated by whoever trained it\n"
+    )
