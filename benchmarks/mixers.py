@@ -104,7 +104,7 @@ def model_of(name: str, options: argparse.Namespace, tokenizer: Quantised) -> Mo
     plain = replace(base, kind="next_scale", mixer=replace(base.mixer, kind="none"))
     mixer: MixerSettings = replace(base.mixer, kind=kind)
     if state:
-        mixer = replace(mixer, state=int(state))
+        mixer = replace(mixer, state_dim=int(state))
     budget = parameters(built(plain, tokenizer))
     return fitted(replace(plain, mixer=mixer), tokenizer, budget)
 

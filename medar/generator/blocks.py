@@ -1,18 +1,18 @@
-"""A block of the generator, pre-norm with AdaLN (arXiv 2212.09748):
+"""A block of the generator: pre-norm layers modulated by the condition (AdaLN, arXiv 2212.09748).
 
-    x = x + gate * attention within the scale (shift + (1 + scale) * norm(x))
-    x = x + gate * mixer between scales       (shift + (1 + scale) * norm(x))
-    x = x + gate * MLP                        (shift + (1 + scale) * norm(x))
+    x = x + gate * attention within the scale (norm(x) * (1 + scale) + shift)
+    x = x + gate * mixer between scales       (norm(x) * (1 + scale) + shift)
+    x = x + gate * MLP                        (norm(x) * (1 + scale) + shift)
 
-Shift, scale and gate come from the condition through one layer that all blocks share, plus a table
-of each block's own (arXiv 2310.00426): a layer a block would hold half of all parameters. A layer
-that the mixer makes needless is left out: no mixer, or attention of its own beside one that covers
-the scale itself.
+Shift, scale and gate come from the condition through one linear layer that all blocks share, plus a
+table per block (PixArt, arXiv 2310.00426): a linear layer per block would hold half of all
+parameters. A layer that the mixer makes unnecessary is left out: the mixer itself for "none", the
+attention for a mixer that attends within the scale too.
 
 B batch, L tokens over all scales, T tokens of one scale, E width, S layers of a block.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -21,11 +21,23 @@ from torch.nn.functional import gelu
 
 from medar.generator.attention import ScaleAttention
 from medar.generator.config import GeneratorConfig
-from medar.generator.mixers import make_mixer
-from medar.generator.mixers.base import State
-from medar.generator.mixers.none import NoMixer
+from medar.generator.mixers import MIXERS, NoMixer, State, make_mixer
 from medar.generator.positions import Rotary
 from medar.tokenizer.schedule import ScaleSchedule
+
+
+class Modulation(NamedTuple):
+    """The norm before a layer with its modulation, (B, 1, E) each."""
+
+    norm: nn.Module
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The layer's input, (B, T, E) to the same."""
+        normed: Tensor = self.norm(x)
+        return normed * (1 + self.scale) + self.shift
 
 
 class Block(nn.Module):
@@ -35,7 +47,7 @@ class Block(nn.Module):
         config: sizes.
         schedule: the grids.
         rotary: positions of all tokens.
-        layer: the block's number, from 0.
+        layer: index of the block, from 0.
     """
 
     def __init__(
@@ -74,43 +86,37 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
-        calls: list[Callable[[Tensor], Tensor]] = []
+        attention, mixer, mlp = self._modulations(shared)
         if self.attention is not None:
-            calls.append(self.attention)
-        if not isinstance(self.mixer, NoMixer):
-            calls.append(self.mixer)
-        return self._through([*calls, self.mlp], x, shared)
+            x = x + attention.gate * self.dropout(self.attention(attention(x)))
+        if self._mixes:
+            x = x + mixer.gate * self.dropout(self.mixer(mixer(x)))
+        out: Tensor = x + mlp.gate * self.dropout(self.mlp(mlp(x)))
+        return out
 
     def step(self, k: int, x: Tensor, shared: Tensor, state: State) -> tuple[Tensor, State]:
-        """Scale k, (B, T, E), after those that `state` has taken in; see `Mixer.step`."""
-        carried = state
-
-        def mix(mixed: Tensor) -> Tensor:
-            nonlocal carried
-            mixed, carried = self.mixer.step(k, mixed, state)
-            return mixed
-
-        calls: list[Callable[[Tensor], Tensor]] = []
+        """Scale k, (B, T, E), after those that `state` summarises; see `Mixer.step`."""
+        attention, mixer, mlp = self._modulations(shared)
         if self.attention is not None:
-            attention = self.attention
-            calls.append(lambda x: attention.step(k, x))
-        if not isinstance(self.mixer, NoMixer):
-            calls.append(mix)
-        return self._through([*calls, self.mlp], x, shared), carried
+            x = x + attention.gate * self.dropout(self.attention.step(k, attention(x)))
+        if self._mixes:
+            mixed, state = self.mixer.step(k, mixer(x), state)
+            x = x + mixer.gate * self.dropout(mixed)
+        return x + mlp.gate * self.dropout(self.mlp(mlp(x))), state
 
-    def _through(
-        self, calls: list[Callable[[Tensor], Tensor]], x: Tensor, shared: Tensor
-    ) -> Tensor:
-        modulation = rearrange(
-            shared + self.table, "b (layer three) e -> layer three b 1 e", three=3
-        )
-        for norm, call, (shift, scale, gate) in zip(self.norms, calls, modulation, strict=True):
-            x = x + gate * self.dropout(call(norm(x) * (1 + scale) + shift))
-        return x
+    @property
+    def _mixes(self) -> bool:
+        return not isinstance(self.mixer, NoMixer)
+
+    def _modulations(self, shared: Tensor) -> tuple[Modulation, Modulation, Modulation]:
+        """Of attention, mixer and MLP; that of an absent layer is not used."""
+        rows = rearrange(shared + self.table, "b (layer three) e -> layer three b 1 e", three=3)
+        *before, mlp = (Modulation(norm, *row) for norm, row in zip(self.norms, rows, strict=True))
+        return before[0], before[-1], mlp
 
 
 class MLP(nn.Module):
-    """Widen, GELU, narrow."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -124,5 +130,6 @@ class MLP(nn.Module):
 
 
 def modulated_layers(config: GeneratorConfig) -> int:
-    """S, layers of a block: three with a state-space mixer, else two."""
-    return 2 if config.mixer.kind in ("none", "attention") else 3
+    """S, layers of a block: attention, mixer and MLP, less those that are left out."""
+    mixer = MIXERS[config.mixer.kind]
+    return 1 + (not mixer.covers_own_scale) + (not issubclass(mixer, NoMixer))

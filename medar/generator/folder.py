@@ -1,7 +1,8 @@
 """A generator's model folder: all that synthesis needs, and nothing that belongs elsewhere.
 
 config.json         class, format, the model's sizes and conditions, digest of its tokenizer, and
-                    how tokens are chosen where nothing else is asked for
+                    how tokens are chosen where nothing else is asked for; the import path of a
+                    mixer that is not medar's own
 model.safetensors   the model's weights; those of the quantiser are the tokenizer's
 tokenizer/          the tokenizer's own model folder
 README.md           the model card
@@ -18,6 +19,7 @@ from medar.generator.baselines.raster import RasterModel
 from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.config import GeneratorConfig
 from medar.generator.generator import Generator
+from medar.generator.mixers import MIXERS
 from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings
 from medar.model_folder import (
@@ -112,6 +114,8 @@ def save_model(
         "tokenizer": tokenizer.digest,
         "sampling": to_dict(sampling),
     }
+    if path := MIXERS.import_path(model.config.mixer.kind):
+        config["mixer_class"] = path
     write_model(
         folder,
         config=config,
@@ -143,6 +147,9 @@ def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
             f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, the generator was trained with "
             f"{digest}; copy that one back"
         )
+    mixer = values.get("mixer")
+    if isinstance(mixer, dict):
+        MIXERS.load_external(str(mixer.get("kind")), values.pop("mixer_class", None))
     config = from_dict(GeneratorConfig, values, str(folder / CONFIG))
     sampling = from_dict(SamplingSettings, chosen, f"{folder / CONFIG}: sampling")
     model = CLASSES[name](config, tokenizer)

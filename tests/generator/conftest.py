@@ -52,7 +52,7 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
             map_width=4,
         )
         values: dict[str, Any] = {"depth": 2, "head_width": 8, "condition": condition, **changes}
-        settings = from_dict(MixerSettings, {"kind": mixer, "state": 4}, "mixer")
+        settings = from_dict(MixerSettings, {"kind": mixer, "state_dim": 4}, "mixer")
         torch.manual_seed(1)
         model = Generator(GeneratorConfig(mixer=settings, **values), quantiser, (2, 2, 2))
         return shaken(model).eval()

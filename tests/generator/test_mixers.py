@@ -1,24 +1,17 @@
 """Every mixer: steps with a state against all scales at once, causality, sizes, precision."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from medar.errors import MedarError
-from medar.generator.mixers import (
-    BlockCausalAttention,
-    MambaMixer,
-    Mixer,
-    MixerSettings,
-    NoMixer,
-    ScaleSSM,
-    State,
-    make_mixer,
-)
-from medar.generator.mixers.mamba import inverse_softplus
-from medar.generator.mixers.scale_ssm import upsample
+from medar.generator.mixers import Mixer, MixerSettings, NoMixer, State, make_mixer
+from medar.generator.mixers.attention import BlockCausalAttention
+from medar.generator.mixers.mamba import MambaMixer, inverse_softplus
+from medar.generator.mixers.scale_ssm import ScaleSSM, upsample
 from medar.generator.mixers.ssd import ssd_recurrent
 from medar.generator.positions import Rotary, coordinates, schedule_coordinates
 from medar.tokenizer.schedule import ScaleSchedule
@@ -32,11 +25,14 @@ SCHEDULES = [
 VARIANTS: dict[str, tuple[MixerSettings, int]] = {
     "none": (MixerSettings(kind="none"), 0),
     "attention": (MixerSettings(kind="attention"), 0),
-    "mamba": (MixerSettings(kind="mamba", state=4, chunk=8), 0),
-    "mamba-reversed": (MixerSettings(kind="mamba", state=4, chunk=8), 1),
-    "mamba-wide": (MixerSettings(kind="mamba", state=3, expand=2, conv=1, chunk=5), 1),
-    "scale_ssm": (MixerSettings(kind="scale_ssm", state=4), 0),
-    "scale_ssm-wide": (MixerSettings(kind="scale_ssm", state=1, expand=2), 0),
+    "mamba": (MixerSettings(kind="mamba", state_dim=4, chunk_size=8), 0),
+    "mamba-reversed": (MixerSettings(kind="mamba", state_dim=4, chunk_size=8), 1),
+    "mamba-wide": (
+        MixerSettings(kind="mamba", state_dim=3, expand=2, conv_kernel=1, chunk_size=5),
+        1,
+    ),
+    "scale_ssm": (MixerSettings(kind="scale_ssm", state_dim=4), 0),
+    "scale_ssm-wide": (MixerSettings(kind="scale_ssm", state_dim=1, expand=2), 0),
 }
 every_mixer = pytest.mark.parametrize("name", VARIANTS)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -199,6 +195,20 @@ def test_each_kind_gives_its_mixer() -> None:
         mixer = make(name, SCHEDULES[0])
         assert type(mixer) is kind
         assert mixer.covers_own_scale == (name == "attention")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "atention"}, "unknown mixer 'atention'; did you mean 'attention'"),
+        ({"kind": "lstm"}, "unknown mixer 'lstm'; known mixers: attention, mamba, none, scale_ssm"),
+        ({"state_dim": 0}, "state_dim must be at least 1, got 0"),
+        ({"conv": 4}, "key 'conv' has a new name: conv_kernel"),
+    ],
+)
+def test_invalid_settings_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedarError, match=message):
+        MixerSettings(**values)
 
 
 def test_every_other_mamba_reads_each_scale_backwards() -> None:

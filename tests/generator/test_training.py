@@ -20,10 +20,12 @@ from medar.generator.baselines.voxel import voxel_tokenizer
 from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, load_model
 from medar.generator.maps import one_hot
+from medar.generator.mixers import MIXERS, Mixer, MixerSettings, State, register_mixer
 from medar.generator.sampling import SamplingSettings, sample
 from medar.generator.task import GeneratorTask
 from medar.generator.training import make_task, train_generator
 from medar.settings import to_dict
+from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import TokenDataset
 
 from ..synthesis.tiny import tiny_tokenizer
@@ -160,6 +162,58 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         train_generator(settings(**{**changes, "condition__drop": 0.1}), tokens, tmp_path / "a")
 
 
+class CoarseMean(Mixer):
+    """A user's mixer: adds a linear map of the mean over all coarser tokens."""
+
+    def __init__(
+        self, settings: MixerSettings, width: int, heads: int, schedule: ScaleSchedule, layer: int
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.out = torch.nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state, mixed = self.start(x), []
+        for k, part in enumerate(self.schedule.split(x)):
+            y, state = self.step(k, part, state)
+            mixed.append(y)
+        return torch.cat(mixed, dim=1)
+
+    def start(self, like: torch.Tensor) -> State:
+        return {"sum": like.new_zeros(len(like), 1, like.shape[-1])}
+
+    def step(self, k: int, x: torch.Tensor, state: State) -> tuple[torch.Tensor, State]:
+        mean = state["sum"] / max(sum(self.schedule.tokens[:k]), 1)
+        return self.out(x + mean), {"sum": state["sum"] + x.sum(1, keepdim=True)}
+
+    @property
+    def state_size(self) -> int:
+        return self.out.in_features
+
+
+def test_a_mixer_of_another_package_is_trained_saved_and_loaded(
+    tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MIXERS, "_registered", dict(MIXERS._registered))
+    register_mixer("coarse_mean")(CoarseMean)
+    chosen = settings(model__mixer={"kind": "coarse_mean"})
+    train_generator(chosen, tokens, tmp_path)
+    config = read_json(tmp_path / "model" / "config.json")
+    assert config["mixer_class"] == f"{__name__}:CoarseMean"
+    monkeypatch.delitem(MIXERS._registered, "coarse_mean")  # as in a new process
+    loaded = load_model(tmp_path, "cpu")
+    assert type(loaded.model.blocks[0].mixer) is CoarseMean
+    before, after = weights(tmp_path)["blocks.0.mixer.out.weight"], loaded.model.state_dict()
+    assert torch.equal(before, after["blocks.0.mixer.out.weight"])
+    condition = Condition(attributes=torch.zeros(2, 1))
+    assert sample(loaded.model, condition, range(2), SamplingSettings()).shape == (2, 73)
+
+    monkeypatch.delitem(MIXERS._registered, "coarse_mean")
+    write_json(tmp_path / "model" / "config.json", {**config, "mixer_class": "gone:Mixer"})
+    with pytest.raises(MedarError, match="mixer 'coarse_mean': gone:Mixer cannot be imported"):
+        load_model(tmp_path, "cpu")
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one(
     tokens: Path, tmp_path: Path, in_two_processes: Callable[..., None]
@@ -190,7 +244,7 @@ def test_samples_are_shown_at_each_evaluation(tokens: Path, tmp_path: Path) -> N
 def test_the_scan_is_named_where_there_is_one(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mixer = {"kind": "mamba", "state": 4, "chunk": 16}
+    mixer = {"kind": "mamba", "state_dim": 4, "chunk_size": 16}
     for name, chosen in (("mamba", settings(model__mixer=mixer)), ("none", settings())):
         train_generator(chosen, tokens, tmp_path / name)
         said = capsys.readouterr().err
@@ -204,6 +258,7 @@ def test_the_scan_is_named_where_there_is_one(
         ({"condition": {"attributes": ["clas"]}}, "did you mean 'class'"),
         ({"model": {"kind": "raster", "mixer": {"kind": "mamba"}}}, "mixer 'mamba': the raster"),
         ({"model": {"kind": "diffusion"}}, "model.kind"),
+        ({"model": {"mixer": {"kind": "atention"}}}, "did you mean 'attention'"),
         ({"model": {"depth": 0}}, "generator depth 0: allowed from 1"),
         ({"model": {"mlp": math.nan}}, "generator mlp nan"),
         ({"model": {"mlp": 0.001}}, "generator mlp 0.001: a number from 0.00521"),

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medar.generator.attend import attend
-from medar.generator.mixers.base import Mixer, State
+from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.positions import Rotary, schedule_coordinates
 from medar.tokenizer.schedule import ScaleSchedule
 
@@ -27,14 +27,14 @@ class BlockCausalAttention(Mixer):
     """Attention over all scales up to a token's own.
 
     Args:
-        width: E, a multiple of `heads`.
-        heads: H.
-        schedule: the grids.
+        settings, width, heads, schedule, layer: see `Mixer`; sizes in `settings` are not used.
     """
 
     covers_own_scale: ClassVar[bool] = True
 
-    def __init__(self, width: int, heads: int, schedule: ScaleSchedule) -> None:
+    def __init__(
+        self, settings: MixerSettings, width: int, heads: int, schedule: ScaleSchedule, layer: int
+    ) -> None:
         super().__init__()
         self.schedule = schedule
         self.width = width

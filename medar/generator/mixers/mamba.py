@@ -35,33 +35,30 @@ class MambaMixer(Mixer):
     """A Mamba-2 block that can stop after each scale and go on.
 
     Args:
+        settings: `state_dim`, `expand`, `conv_kernel` and `chunk_size` are used.
         width: E, a multiple of `heads`.
-        heads: of the generator; with `expand` inner channels per feature there are as many times
-            more here, each of the same width.
+        heads: of the generator; with `expand` inner channels per feature there are `expand` times
+            as many here, each of the same width.
         schedule: the grids.
-        settings: `state`, `expand`, `conv` and `chunk` are used.
-        reverse: read each scale backwards.
+        layer: odd ones read each scale backwards.
     """
 
     order: Tensor
 
     def __init__(
-        self,
-        width: int,
-        heads: int,
-        schedule: ScaleSchedule,
-        settings: MixerSettings,
-        reverse: bool,
+        self, settings: MixerSettings, width: int, heads: int, schedule: ScaleSchedule, layer: int
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.settings = settings
-        self.reverse = reverse
+        self.reverse = layer % 2 == 1
         self.inner = settings.expand * width
         self.heads = settings.expand * heads
-        self.convolved = self.inner + 2 * settings.state
+        self.convolved = self.inner + 2 * settings.state_dim
         self.into = nn.Linear(width, self.inner + self.convolved + self.heads, bias=False)
-        self.conv = nn.Conv1d(self.convolved, self.convolved, settings.conv, groups=self.convolved)
+        self.conv = nn.Conv1d(
+            self.convolved, self.convolved, settings.conv_kernel, groups=self.convolved
+        )
         self.dt_bias = nn.Parameter(inverse_softplus(draw_steps(self.heads, *STEPS)))
         self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*RATES).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
@@ -79,10 +76,10 @@ class MambaMixer(Mixer):
 
     def start(self, like: Tensor) -> State:
         """Zeros: the scan's state (B, H, P, N) float32 and the convolution's last inputs."""
-        shape = (len(like), self.heads, self.inner // self.heads, self.settings.state)
+        shape = (len(like), self.heads, self.inner // self.heads, self.settings.state_dim)
         return {
             "scan": like.new_zeros(shape, dtype=torch.float32),
-            "conv": like.new_zeros(len(like), self.settings.conv - 1, self.convolved),
+            "conv": like.new_zeros(len(like), self.settings.conv_kernel - 1, self.convolved),
         }
 
     def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -95,26 +92,28 @@ class MambaMixer(Mixer):
     @property
     def state_size(self) -> int:
         """I N of the scan and (conv - 1) (I + 2 N) of the convolution, whatever the grids."""
-        return self.inner * self.settings.state + (self.settings.conv - 1) * self.convolved
+        return (
+            self.inner * self.settings.state_dim + (self.settings.conv_kernel - 1) * self.convolved
+        )
 
     def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """Tokens in the order in which they are read, (B, T, E)."""
         sizes = [self.inner, self.convolved, self.heads]
         z, fed, dt = torch.split(self.into(x), sizes, dim=-1)
         fed, tail = self._convolve(fed, state["conv"])
-        sizes = [self.inner, self.settings.state, self.settings.state]
+        sizes = [self.inner, self.settings.state_dim, self.settings.state_dim]
         u, b, c = torch.split(fed, sizes, dim=-1)
         u = rearrange(u, "B T (H P) -> B T H P", H=self.heads)
         dt = softplus(dt.float() + self.dt_bias.float())
         rates = -self.log_rate.float().exp()
-        y, last = scan(u, dt, rates, b, c, self.settings.chunk, state["scan"])
+        y, last = scan(u, dt, rates, b, c, self.settings.chunk_size, state["scan"])
         y = (y.float() + self.skip[:, None] * u.float()).flatten(2)
         return self.out(self.norm(y * silu(z))), {"scan": last, "conv": tail}
 
     def _convolve(self, fed: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
         """Each token with the conv - 1 before it; and the last inputs, for the tokens to come."""
         fed = torch.cat([before.to(fed.dtype), fed], dim=1)
-        tail = fed[:, fed.shape[1] - (self.settings.conv - 1) :]
+        tail = fed[:, fed.shape[1] - (self.settings.conv_kernel - 1) :]
         return silu(self.conv(fed.transpose(1, 2))).transpose(1, 2), tail
 
 

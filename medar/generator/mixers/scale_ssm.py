@@ -45,22 +45,23 @@ class ScaleSSM(Mixer):
     """From scale to scale at each site.
 
     Args:
+        settings: `state_dim` and `expand` are used.
         width: E, a multiple of `heads`.
-        heads: of the generator; with `expand` inner channels per feature there are as many times
-            more here. A head's channels share one step dt.
+        heads: of the generator; with `expand` inner channels per feature there are `expand` times
+            as many here. The channels of a head share one step dt.
         schedule: the grids.
-        settings: `state` and `expand` are used.
+        layer: index of the block; not used.
     """
 
     def __init__(
-        self, width: int, heads: int, schedule: ScaleSchedule, settings: MixerSettings
+        self, settings: MixerSettings, width: int, heads: int, schedule: ScaleSchedule, layer: int
     ) -> None:
         super().__init__()
         self.schedule = schedule
         self.inner = settings.expand * width
         self.heads = settings.expand * heads
-        self.state = settings.state
-        self.into = nn.Linear(width, 2 * self.inner + 2 * self.state + self.heads, bias=False)
+        self.state_dim = settings.state_dim
+        self.into = nn.Linear(width, 2 * self.inner + 2 * self.state_dim + self.heads, bias=False)
         # From a head that remembers all K scales to one that remembers about one.
         steps = draw_steps(self.heads, 1 / len(schedule), 1.0)
         self.dt_bias = nn.Parameter(inverse_softplus(steps))
@@ -80,7 +81,7 @@ class ScaleSSM(Mixer):
 
     def start(self, like: Tensor) -> State:
         """Zeros on the first grid, {"h": (B, x, y, z, N, I)} float32."""
-        shape = (len(like), *self.schedule.grids[0], self.state, self.inner)
+        shape = (len(like), *self.schedule.grids[0], self.state_dim, self.inner)
         return {"h": like.new_zeros(shape, dtype=torch.float32)}
 
     def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -92,11 +93,11 @@ class ScaleSSM(Mixer):
     @property
     def state_size(self) -> int:
         """I N numbers for each site of the last grid but one (of the only grid, if it is one)."""
-        return self.inner * self.state * self.schedule.tokens[max(len(self.schedule) - 2, 0)]
+        return self.inner * self.state_dim * self.schedule.tokens[max(len(self.schedule) - 2, 0)]
 
     def _project(self, x: Tensor) -> tuple[Tensor, _Inputs]:
         """The gate (B, T, I) and what the recurrence takes."""
-        sizes = [self.inner, self.inner, self.state, self.state, self.heads]
+        sizes = [self.inner, self.inner, self.state_dim, self.state_dim, self.heads]
         z, u, b, c, dt = torch.split(self.into(x), sizes, dim=-1)
         steps = softplus(dt.float() + self.dt_bias.float())
         return z, _Inputs(u=silu(u).float(), b=b.float(), c=c.float(), dt=steps)
