@@ -30,7 +30,7 @@ from medar.progress import track
 from medar.segmentation.overlap import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.tokenizer.usage import CodeUsage
+from medar.tokenizer.validation import CodeUsage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +213,7 @@ class _Findings:
             residual_energy_per_scale=energy[1:],
             scales=["x".join(map(str, grid)) for grid in schedule.grids],
             tokens_per_scale=list(schedule.tokens),
-            warnings=self.usage.warnings(self.tokenizer.config.codebook.kind),
+            warnings=self.usage.warnings(self.tokenizer.quantiser.codebook.collapse_advice),
             notes=_notes(self.cases, self.dataset, realism),
             protocol={
                 "tokenizer": self.tokenizer.digest,

@@ -22,7 +22,7 @@ from torch.nn.functional import adaptive_avg_pool3d, interpolate, mse_loss
 
 from medar.errors import MedarError
 from medar.settings import STRICT
-from medar.tokenizer import across
+from medar.tokenizer import collectives
 from medar.tokenizer.codebooks import Codebook, Quantised
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
@@ -126,13 +126,13 @@ class MultiScaleQuantiser(nn.Module):
         )
         self.register_buffer("gains", torch.ones(len(schedule)))
         self.register_buffer("started", torch.tensor(not self.settings.gains))
-        self._known_started = False
+        self._has_started = False
         self.resting = False
         """While this is set, `forward` passes the latent on as it is, and nothing is learnt."""
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._known_started = False
+        self._has_started = False
 
     def forward(self, latent: Tensor) -> Quantisation:
         """Quantise (B, D, X, Y, Z); in training the codebook learns from it.
@@ -278,9 +278,9 @@ class MultiScaleQuantiser(nn.Module):
     @torch.no_grad()
     def _start(self, latent: Tensor) -> None:
         """The first gains and codes: from what each scale holds if none is quantised."""
-        if not self._known_started:  # read from the device once, not at every step
-            self._known_started = bool(self.started)
-        fresh = not self._known_started
+        if not self._has_started:  # read from the device once, not at every step
+            self._has_started = bool(self.started)
+        fresh = not self._has_started
         if not (fresh or self.codebook.needs_start()):
             return
         vectors = [step.vectors for step in self._walk(latent, _unquantised)]
@@ -289,7 +289,7 @@ class MultiScaleQuantiser(nn.Module):
             self.gains.copy_(gains)
             vectors = [one / gain for one, gain in zip(vectors, gains, strict=True)]
             self.started.fill_(True)
-            self._known_started = True
+            self._has_started = True
         if self.codebook.needs_start():
             self.codebook.start(torch.cat(vectors, dim=1))
 
@@ -298,11 +298,11 @@ class MultiScaleQuantiser(nn.Module):
         scales = len(self.schedule)
         kept = torch.full((len(latent),), scales, device=latent.device)
         if self.training and self.settings.dropout and scales > 1:
-            dropped = across.draw_items(len(latent), latent.device) < self.settings.dropout
-            prefix = 1 + across.draw_items(len(latent), latent.device) * (scales - 1)
+            dropped = collectives.draw_uniform(len(latent), latent.device) < self.settings.dropout
+            prefix = 1 + collectives.draw_uniform(len(latent), latent.device) * (scales - 1)
             kept = torch.where(dropped, prefix.long(), kept)
         if self.training and self.settings.bypass:
-            passed = across.draw_items(len(latent), latent.device) < self.settings.bypass
+            passed = collectives.draw_uniform(len(latent), latent.device) < self.settings.bypass
             kept = torch.where(passed, scales + 1, kept)
         return kept.view(-1, 1, 1, 1, 1)
 
@@ -345,7 +345,7 @@ def nearest_tick(scale: int, scales: int, phis: int) -> int:
 def magnitudes(vectors: Sequence[Tensor]) -> Tensor:
     """Root mean square of each scale's vectors, (B, T, D) each, over all processes: (K,)."""
     squares = torch.stack([one.square().mean() for one in vectors])
-    return (across.total(squares) / across.world()).clamp(min=1e-12).sqrt()
+    return (collectives.all_reduce_sum(squares) / collectives.world_size()).clamp(min=1e-12).sqrt()
 
 
 def _down(latent: Tensor, grid: Shape3) -> Tensor:

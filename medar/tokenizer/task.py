@@ -30,8 +30,7 @@ from medar.tokenizer.losses import (
 from medar.tokenizer.perceptual import PerceptualLoss
 from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings
 from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
-from medar.tokenizer.usage import CodeUsage
-from medar.tokenizer.validation import Validation
+from medar.tokenizer.validation import CodeUsage, Validation
 from medar.training.distributed import ranks
 from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call
 
@@ -180,7 +179,7 @@ class TokenizerTask(Task[Item]):
             validation.update(volume, self.model(volume))
         found = validation.result()
         if usage is not None and self._first and self.share >= SETTLED:
-            for sentence in usage.warnings(self.model.config.codebook.kind):
+            for sentence in usage.warnings(self.model.quantiser.codebook.collapse_advice):
                 warnings.warn(sentence, stacklevel=2)
         textured = self.losses.adversarial is not None or self.losses.frequency > 0
         blur = found["spectral_distance"] if textured else 0.0

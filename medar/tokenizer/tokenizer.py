@@ -31,7 +31,7 @@ from medar.model_folder import (
     write_model,
 )
 from medar.settings import STRICT, from_dict, to_dict
-from medar.tokenizer.codebooks import CodebookSettings, make_codebook
+from medar.tokenizer.codebooks import CodebookSettings, codebooks, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.residual import MultiScaleQuantiser, Quantisation, QuantiserSettings
@@ -184,9 +184,13 @@ class Tokenizer(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer as a folder, file by file atomically, the configuration last."""
+        config = {"class": type(self).__name__, **to_dict(self.config)}
+        external = codebooks.import_path(self.config.codebook.kind)
+        if external is not None:
+            config["imports"] = {"codebook": external}
         write_model(
             folder,
-            config={"class": type(self).__name__, **to_dict(self.config)},
+            config=config,
             version=FORMAT_VERSION,
             weights=self._weights(),
             card=self._card(),
@@ -198,11 +202,13 @@ class Tokenizer(nn.Module):
         """The tokenizer that `save_pretrained` wrote, in evaluation mode.
 
         Raises:
-            MedarError: a file is absent or damaged, or says that it is something else.
+            MedarError: a file is absent or damaged, the folder holds a model of another class or
+                format, or its codebook's class cannot be imported.
         """
         folder = Path(folder)
         values = read_config(folder, (cls.__name__,), FORMAT_VERSION, "tokenizer")
         del values["class"]
+        _import_codebook(values)
         plan = read_preprocess(folder, Plan) if (folder / PREPROCESS).exists() else None
         tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
         load_weights(tokenizer, folder)
@@ -222,3 +228,10 @@ class Tokenizer(nn.Module):
             f"parameters: {sum(p.numel() for p in self.parameters()):,}",
         ]
         return model_card("tokenizer", lines)
+
+
+def _import_codebook(values: dict[str, Any]) -> None:
+    """Import the codebook from outside medar that a config.json names, if it names one."""
+    imports, settings = values.pop("imports", {}), values.get("codebook")
+    if isinstance(imports, dict) and isinstance(settings, dict):
+        codebooks.load_external(str(settings.get("kind")), imports.get("codebook"))

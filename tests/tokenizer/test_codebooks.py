@@ -16,8 +16,8 @@ from medar.tokenizer.codebooks import (
     make_codebook,
 )
 from medar.tokenizer.codebooks.base import nearest
-from medar.tokenizer.codebooks.ema import kmeans
-from medar.tokenizer.codebooks.fsq import choose_levels
+from medar.tokenizer.codebooks.learned import kmeans
+from medar.tokenizer.codebooks.lookup_free import choose_levels
 
 NATIVE = [
     CodebookSettings(kind="ema", size=60, width=5),
@@ -167,7 +167,7 @@ def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> floa
 
 def test_averages_are_those_of_the_vectors_that_chose() -> None:
     codebook = EMACodebook(CodebookSettings(size=3, width=2, decay=0.5, restarts=False))
-    codebook.place(torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 0.0]]), torch.full((3,), 2.0))
+    codebook.set_codes(torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 0.0]]), torch.full((3,), 2.0))
     vectors = torch.tensor([[[1.0, 0.0], [6.0, 5.0]], [[6.0, 7.0], [4.0, 6.0]]])
     codebook.learn(vectors, codebook.quantise(vectors.flatten(0, 1)).view(2, 2))
     wanted = torch.tensor([[0.5 / 1.5, 0.0], [(5 + 8) / 2.5, (5 + 9) / 2.5], [-5.0, 0.0]])
@@ -178,7 +178,7 @@ def test_averages_are_those_of_the_vectors_that_chose() -> None:
 def bad_start(codebook: EMACodebook, kind: str) -> None:
     codebook.start(clusters(1000))
     codes = codebook.codes.clone()
-    codebook.place(100 * codes if kind == "scaled" else 10 * codes[:1].expand_as(codes))
+    codebook.set_codes(100 * codes if kind == "scaled" else 10 * codes[:1].expand_as(codes))
 
 
 @pytest.mark.parametrize("kind", ["scaled", "equal"])
@@ -202,7 +202,7 @@ def test_kmeans_start_uses_the_codes_at_once() -> None:
 
 def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
     codebook = EMACodebook(CodebookSettings(size=64, width=4, restart_limit=0.1, dead_below=0.9))
-    codebook.place(torch.randn(64, 4) * 100)
+    codebook.set_codes(torch.randn(64, 4) * 100)
     before = codebook.codes.clone()
     learn(codebook, 1)
     moved = (codebook.codes - before).abs().sum(dim=1) > 1
@@ -231,12 +231,12 @@ def test_learning_goes_on_exactly_from_a_saved_state() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"size": 1}, "size 1"),
+        ({"size": 1}, "size must be at least 2, got 1"),
         ({"kind": "bsq", "size": 500}, "power of two, 256 or 512"),
-        ({"width": 0}, "width 0"),
-        ({"decay": 1.0}, "decay 1.0"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"decay": 1.0}, r"decay must be less than 1, got 1\.0"),
         ({"dead_below": -0.1}, "dead_below"),
-        ({"restart_limit": 0.0}, "switches restarts off"),
+        ({"restart_limit": 0.0}, "restart_limit must be greater than 0"),
         ({"levels": (8, 1)}, "levels"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
     ],

@@ -19,7 +19,7 @@ from medar.tokenizer.residual import (
     nearest_tick,
 )
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.usage import CodeUsage
+from medar.tokenizer.validation import CodeUsage
 
 SCHEDULE = ScaleSchedule.from_latent((3, 5, 4), 4)
 KINDS = [
@@ -240,20 +240,20 @@ def test_the_codebook_starts_with_the_first_training_batch_only() -> None:
 
 
 @pytest.mark.parametrize("restarts", [True, False])
-def test_a_collapsed_codebook_recovers_or_is_told(restarts: bool) -> None:
+def test_a_collapsed_codebook_recovers_or_warns(restarts: bool) -> None:
     settings = CodebookSettings(size=32, width=6, decay=0.9, restarts=restarts)
     schedule = ScaleSchedule.from_latent((4, 4, 4), 3)
     quantiser = MultiScaleQuantiser(make_codebook(settings), schedule)
     batch = torch.randn(8, 6, 4, 4, 4)
     quantiser(batch)
     assert isinstance(quantiser.codebook, EMACodebook)
-    quantiser.codebook.place(100 * quantiser.codebook.codes)
+    quantiser.codebook.set_codes(100 * quantiser.codebook.codes)
     for _ in range(60):
         quantiser(batch)
     usage = CodeUsage(schedule, 32)
     usage.update(quantiser.encode(batch))
     assert (usage.total_usage > 0.8) == restarts
-    assert bool(usage.warnings()) != restarts
+    assert bool(usage.warnings("")) != restarts
 
 
 def test_vars_choice_of_phis() -> None:

@@ -204,7 +204,7 @@ def collapse(task: TokenizerTask, *, equal: bool) -> None:
     """Start from a codebook that nothing is near to: far apart, or all in one place."""
     codebook: Any = task.model.quantiser.codebook
     codes = torch.randn(codebook.size, codebook.width)
-    codebook.place(torch.full_like(codes, 10.0) if equal else 100 * codes)
+    codebook.set_codes(torch.full_like(codes, 10.0) if equal else 100 * codes)
 
 
 @pytest.mark.slow

@@ -92,7 +92,7 @@ class VoxelTokenizer(Tokenizer):
         super().__init__(config, plan)
         codebook = self.quantiser.codebook
         assert isinstance(codebook, EMACodebook)
-        codebook.place(torch.linspace(-1, 1, codebook.size)[:, None])
+        codebook.set_codes(torch.linspace(-1, 1, codebook.size)[:, None])
         self.requires_grad_(False)
 
 

@@ -1,73 +1,113 @@
-"""What every codebook can do, its settings, and the search for nearest codes.
+"""The interface of a codebook, its settings, the registry of kinds, and nearest-code search.
 
 N vectors, D code width, V codebook size.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from medar.errors import MedarError
-from medar.settings import STRICT
+from medar.registry import Registry, path_of
+from medar.settings import (
+    FractionBelowOne,
+    NonNegativeFloat,
+    PositiveInt,
+    settings,
+)
 
 CHUNK_BYTES = 32 << 20
-"""Memory of the distances that `nearest` holds at once."""
+"""Memory for the distances that `nearest` holds at once."""
+
+BUILTIN = {
+    "ema": "medar.tokenizer.codebooks.learned:EMACodebook",
+    "gradient": "medar.tokenizer.codebooks.learned:GradientCodebook",
+    "fsq": "medar.tokenizer.codebooks.lookup_free:FiniteScalarCodebook",
+    "bsq": "medar.tokenizer.codebooks.lookup_free:BinarySphericalCodebook",
+}
+
+codebooks: Registry[Callable[["CodebookSettings"], "Codebook"]] = Registry(
+    "codebook", "medar.codebooks", BUILTIN
+)
+"""Codebook classes by the name that `CodebookSettings.kind` takes."""
+
+C = TypeVar("C", bound=type["Codebook"])
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodebookSettings:
-    """Which codebook, and how it learns.
+def register_codebook(name: str) -> Callable[[C], C]:
+    """A class decorator that makes a `Codebook` available as `CodebookSettings(kind=name)`.
+
+    The class is constructed with the settings alone. A model folder records its import path, so
+    that the model loads wherever the class can be imported.
 
     Raises:
-        MedarError: a value beyond what its field allows.
+        MedarError: another class has the name.
     """
+    return codebooks.register(name)
 
-    __pydantic_config__: ClassVar[Any] = STRICT
 
-    kind: Literal["ema", "gradient", "fsq", "bsq"] = "ema"
-    """"ema": moving averages, with k-means start and restart of dead codes. "gradient": learnt like
-    any weight (VAR's). "fsq": finite scalar quantisation. "bsq": binary spherical."""
-    size: int = 512
-    """V, the number of codes; "bsq" needs a power of two, "fsq" comes as close as it can."""
-    width: int = 32
-    """D, numbers in a vector to quantise."""
-    decay: float = 0.97
-    """"ema": what stays of the old averages at each step."""
+@settings
+class CodebookSettings:
+    """Which codebook, and how it learns."""
+
+    kind: str = "ema"
+    """"ema": moving averages, with k-means initialisation and restarts of dead codes. "gradient":
+    learned like any weight, as in VAR. "fsq": finite scalar quantisation. "bsq": binary spherical
+    quantisation. Or a name given to `register_codebook`."""
+    size: Annotated[int, Field(ge=2, le=1 << 30)] = 512
+    """V, the number of codes; "bsq" needs a power of two, "fsq" gets as close as it can."""
+    width: PositiveInt = 32
+    """D, features of a code."""
+    decay: FractionBelowOne = 0.97
+    """"ema": what remains of the old averages after each step."""
     restarts: bool = True
-    """"ema": give dead codes the place of vectors drawn from the batch."""
-    dead_below: float = 0.1
-    """"ema": a code is dead when it is used less than this share of the mean."""
-    restart_limit: float = 0.05
-    """"ema": largest share of the codes that is restarted in one step."""
-    levels: tuple[int, ...] = ()
-    """"fsq": values of each dimension, their product being the size; empty: chosen by `size`."""
-    entropy_weight: float = 0.1
+    """"ema": move dead codes onto vectors drawn from the batch."""
+    dead_below: FractionBelowOne = 0.1
+    """"ema": a code is dead when it is used less than this fraction of the mean."""
+    restart_limit: Annotated[float, Field(gt=0, le=1)] = 0.05
+    """"ema": largest fraction of the codes that is restarted in one step."""
+    levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    """"fsq": levels of each dimension, whose product is the size; empty: chosen to match `size`."""
+    entropy_weight: NonNegativeFloat = 0.1
     """"bsq": weight of the entropy terms in the loss."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Values for a codebook from outside medar, which checks them itself."""
 
     def __post_init__(self) -> None:
-        if not 2 <= self.size <= 1 << 30:
-            raise MedarError(f"size {self.size}: 2 to {1 << 30} codes are possible")
+        codebooks.check(self.kind, "kind")
+        if self.options and self.kind in BUILTIN:
+            raise MedarError(
+                f"options {self.options}: codebook {self.kind!r} has none; they are for codebooks "
+                "registered from outside medar"
+            )
         if self.kind == "bsq" and self.size & (self.size - 1):
             near = 1 << (self.size.bit_length() - 1)
             raise MedarError(f"size {self.size}: bsq needs a power of two, {near} or {2 * near}")
-        if self.width < 1:
-            raise MedarError(f"width {self.width}: a whole number from 1 is needed")
-        if not 0 <= self.decay < 1:
-            raise MedarError(f"decay {self.decay}: a number from 0 to below 1 is needed")
-        if not 0 <= self.dead_below < 1:
-            raise MedarError(f"dead_below {self.dead_below}: a share from 0 to below 1 is needed")
-        if not 0 < self.restart_limit <= 1:
-            raise MedarError(
-                f"restart_limit {self.restart_limit}: a share above 0, up to 1, is needed; "
-                "`restarts: false` switches restarts off"
-            )
-        if any(level < 2 for level in self.levels):
-            raise MedarError(f"levels {list(self.levels)}: whole numbers from 2 are needed")
-        if self.entropy_weight < 0:
-            raise MedarError(f"entropy_weight {self.entropy_weight}: 0 or more is needed")
+
+
+def make_codebook(settings: CodebookSettings) -> "Codebook":
+    """The codebook that the settings describe.
+
+    Its `size` is the actual one: FSQ gets close to `settings.size` where it cannot match it.
+
+    Raises:
+        MedarError: unknown kind, or a registered class that is not a `Codebook`.
+    """
+    implementation = codebooks[settings.kind]
+    if not _is_codebook(implementation):
+        raise MedarError(
+            f"codebook {settings.kind!r}: {path_of(implementation)} is not a subclass of Codebook"
+        )
+    return implementation(settings)
+
+
+def _is_codebook(implementation: Any) -> bool:
+    return isinstance(implementation, type) and issubclass(implementation, Codebook)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,20 +115,25 @@ class Quantised:
     """Vectors after quantisation."""
 
     vectors: Tensor
-    """(N, D) the codes taken. Gradients reach the codebook's parameters, not its input."""
+    """(N, D) the chosen codes. Gradients reach the codebook's parameters, not its input."""
     indices: Tensor
     """(N,) int64."""
     loss: Tensor
-    """What this codebook adds to the loss, a scalar; its gradients reach the input too."""
+    """Scalar that this codebook adds to the loss; its gradients reach the input too."""
 
 
 class Codebook(nn.Module, ABC):
-    """A finite set of vectors. Vectors are fp32; the caller switches autocast off.
+    """A finite set of vectors. All computations are in fp32; the caller switches autocast off.
 
-    Attributes:
+    A subclass takes a `CodebookSettings` alone.
+
+    Args:
         size: V, the number of codes.
-        width: D, numbers in a vector.
+        width: D, features of a code.
     """
+
+    collapse_advice: ClassVar[str] = "change the codebook's settings"
+    """What to do when few codes are used; part of a warning."""
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
@@ -97,33 +142,33 @@ class Codebook(nn.Module, ABC):
 
     @abstractmethod
     def quantise(self, vectors: Tensor) -> Tensor:
-        """The code that each vector is nearest to: (N, D) fp32 -> (N,) int64."""
+        """The index of each vector's nearest code: (N, D) fp32 -> (N,) int64."""
 
     @abstractmethod
     def lookup(self, indices: Tensor) -> Tensor:
-        """The vectors of codes: (...,) -> (..., D) fp32."""
+        """The codes of indices: (...,) -> (..., D) fp32."""
 
     def forward(self, vectors: Tensor) -> Quantised:
-        """Quantise (N, D) fp32 vectors, with what learning needs."""
+        """Quantise (N, D) fp32 vectors, with what training needs."""
         indices = self.quantise(vectors.detach())
         return Quantised(vectors=self.lookup(indices), indices=indices, loss=vectors.new_zeros(()))
 
     def needs_start(self) -> bool:
-        """Whether `start` should see a batch of vectors before the first one is quantised."""
+        """Whether `start` has to see a batch of vectors before the first is quantised."""
         return False
 
     def start(self, vectors: Tensor) -> None:
-        """Place the codes by a first batch of vectors, (B, L, D)."""
+        """Initialise the codes from a first batch of vectors, (B, L, D)."""
 
     def learn(self, vectors: Tensor, indices: Tensor) -> None:
-        """Take in a training batch, (B, L, D) and (B, L), where no gradient does so."""
+        """Update the codes by a training batch, (B, L, D) and (B, L), where no gradient does."""
 
 
 class ProjectedCodebook(Codebook):
-    """A codebook with a width of its own, `inner`, behind linear maps where that is not D.
+    """A codebook of a width of its own, `inner`, behind linear maps where that differs from D.
 
-    At first the maps are orthogonal and each other's inverse, as far as two widths allow, so that
-    a code lies near what it stands for.
+    The maps are initialised orthogonal and inverse to each other, as far as the two widths allow,
+    so that a code lies near the vectors that it stands for.
     """
 
     def __init__(self, size: int, width: int, inner: int) -> None:
@@ -157,13 +202,13 @@ def nearest(vectors: Tensor, codes: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -
     Args:
         vectors: (N, D).
         codes: (V, D).
-        chunk_bytes: memory of the distances held at once; one vector's at least.
+        chunk_bytes: memory for the distances held at once; at least those of one vector.
 
     Returns:
         (N,) int64.
     """
     rows = max(1, chunk_bytes // (4 * len(codes)))
     half = codes.square().sum(dim=1) / 2
-    # Half the squared distance, less the vector's own square, which changes no order.
+    # Half the squared distance without the vector's own square, which does not change the order.
     chunks = torch.split(vectors, rows)
     return torch.cat([torch.addmm(half, one, codes.T, alpha=-1).argmin(dim=1) for one in chunks])

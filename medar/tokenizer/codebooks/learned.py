@@ -1,29 +1,39 @@
-"""A codebook of moving averages (VQ-VAE, arXiv 1711.00937, appendix A) that does not collapse.
+"""Codebooks whose codes are learned: by moving averages (EMA) or by gradients.
 
-Each code is the average of the vectors that chose it, old ones fading. Three things keep all codes
-in use: a start by k-means on the first batch; codes that hardly anything chooses are put where a
-vector drawn from the batch lies (as Jukebox does, arXiv 2005.00341); Laplace smoothing of the
-counts. Counts, sums and draws are shared between processes, so several learn what one would.
+EMA (VQ-VAE, arXiv 1711.00937, appendix A): each code is a moving average of the vectors that chose
+it. Three measures keep all codes in use: k-means on the first batch initialises them; codes that
+are hardly ever chosen are moved onto vectors of the batch (as in Jukebox, arXiv 2005.00341); counts
+are Laplace-smoothed. Counts, sums and draws are shared by all ranks, so that several ranks learn
+what one would.
+
+Gradient (VAR, arXiv 2404.02905, and VQ-VAE): codes are a parameter. The loss that moves codes
+towards vectors and vectors towards codes is that of `MultiScaleQuantiser`, which holds the running
+sum over scales. There are no restarts.
 """
 
 from math import ceil
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from medar.tokenizer import across
+from medar.tokenizer import collectives
 from medar.tokenizer.codebooks.base import Codebook, CodebookSettings, nearest
 
 SMOOTHING = 1e-5
 LLOYD_STEPS = 10
 VECTORS_PER_CODE = 64
-"""At most so many vectors for each code take part in the k-means start."""
+"""The k-means initialisation uses at most this many vectors per code."""
 
 
 class EMACodebook(Codebook):
-    """V codes as averages; all that it has learnt is in its buffers."""
+    """V codes as moving averages; everything learned is in the buffers."""
+
+    collapse_advice = (
+        "switch on restarts of the EMA codebook, lower decay or raise dead_below so that dead "
+        "codes come back sooner"
+    )
 
     codes: Tensor
     counts: Tensor
@@ -37,11 +47,11 @@ class EMACodebook(Codebook):
         self.register_buffer("counts", torch.ones(self.size))
         self.register_buffer("sums", self.codes.clone())
         self.register_buffer("started", torch.tensor(False))
-        self._known_started = False
+        self._has_started = False
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        self._known_started = False
+        self._has_started = False
 
     def quantise(self, vectors: Tensor) -> Tensor:
         return nearest(vectors, self.codes)
@@ -49,12 +59,12 @@ class EMACodebook(Codebook):
     def lookup(self, indices: Tensor) -> Tensor:
         return embedding(indices, self.codes)
 
-    def place(self, codes: Tensor, counts: Tensor | None = None) -> None:
-        """Begin from given codes.
+    def set_codes(self, codes: Tensor, counts: Tensor | None = None) -> None:
+        """Replace all codes.
 
         Args:
             codes: (V, D).
-            counts: (V,) vectors that chose each; None for one each.
+            counts: (V,) vectors that chose each code; None: 1 per code.
         """
         self.codes.copy_(codes)
         self.counts.copy_(torch.ones_like(self.counts) if counts is None else counts)
@@ -62,27 +72,27 @@ class EMACodebook(Codebook):
         self.started.fill_(True)
 
     def needs_start(self) -> bool:
-        if not self._known_started:  # read from the device once, not at every step
-            self._known_started = bool(self.started)
-        return not self._known_started
+        if not self._has_started:  # read from the device once, not at every step
+            self._has_started = bool(self.started)
+        return not self._has_started
 
     @torch.no_grad()
     def start(self, vectors: Tensor) -> None:
-        """K-means on vectors of all processes, (B, L, D) each, done by the first of them."""
-        available = vectors.shape[0] * vectors.shape[1] * across.world()
+        """K-means on the vectors of all ranks, (B, L, D) each, computed on rank 0."""
+        available = vectors.shape[0] * vectors.shape[1] * collectives.world_size()
         number = min(available, VECTORS_PER_CODE * self.size)
-        sample = across.draw_vectors(vectors, number, replacement=False)
-        if across.rank() == 0:
+        sample = collectives.draw_vectors(vectors, number, replacement=False)
+        if collectives.rank() == 0:
             codes, counts = kmeans(sample, self.size)
-            self.place(codes, counts * (available / number))
+            self.set_codes(codes, counts * (available / number))
         for buffer in (self.codes, self.counts, self.sums, self.started):
-            across.from_first(buffer)
+            collectives.broadcast(buffer)
 
     @torch.no_grad()
     def learn(self, vectors: Tensor, indices: Tensor) -> None:
-        """Move the averages by a batch, (B, L, D) and (B, L), and restart dead codes."""
+        """Update the averages by a batch, (B, L, D) and (B, L), and restart dead codes."""
         chosen = gather(vectors.reshape(-1, self.width), indices.reshape(-1), self.size)
-        across.total(chosen)
+        collectives.all_reduce_sum(chosen)
         fade = 1 - self.settings.decay
         self.counts.lerp_(chosen[:, 0], fade)
         self.sums.lerp_(chosen[:, 1:], fade)
@@ -93,14 +103,31 @@ class EMACodebook(Codebook):
         self.codes.copy_(self.sums / smooth[:, None])
 
     def _restart(self, vectors: Tensor) -> None:
-        """Put the least used codes, where they count as dead, onto vectors of the batch."""
+        """Move the least used codes, if they count as dead, onto vectors of the batch."""
         mean = self.counts.mean()
         limit = ceil(self.settings.restart_limit * self.size)
-        fresh = across.draw_vectors(vectors, limit, replacement=True)
+        fresh = collectives.draw_vectors(vectors, limit, replacement=True)
         counts, least = self.counts.topk(limit, largest=False)
         dead = counts < self.settings.dead_below * mean
         self.counts[least] = torch.where(dead, mean, counts)
         self.sums[least] = torch.where(dead[:, None], fresh * mean, self.sums[least])
+
+
+class GradientCodebook(Codebook):
+    """V codes as a parameter, initialised small and uniform."""
+
+    collapse_advice = "choose an EMA codebook (kind: ema), whose dead codes come back"
+
+    def __init__(self, settings: CodebookSettings) -> None:
+        super().__init__(settings.size, settings.width)
+        self.codes = nn.Parameter(torch.empty(self.size, self.width))
+        nn.init.uniform_(self.codes, -1 / self.size, 1 / self.size)
+
+    def quantise(self, vectors: Tensor) -> Tensor:
+        return nearest(vectors.detach(), self.codes.detach())
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        return embedding(indices, self.codes)
 
 
 def gather(vectors: Tensor, indices: Tensor, size: int) -> Tensor:
@@ -112,11 +139,11 @@ def gather(vectors: Tensor, indices: Tensor, size: int) -> Tensor:
 
 
 def kmeans(vectors: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Centres of a few Lloyd steps, (V, D), and their clusters' sizes, (V,).
+    """Centres after a few Lloyd steps, (V, D), and the sizes of their clusters, (V,).
 
-    The first vectors are the first centres, so they should be in random order. Empty clusters
-    stay where they are. Where there are fewer vectors than centres, they are used again with a
-    little noise.
+    The first vectors are the initial centres, so they should be in random order. Centres of empty
+    clusters do not move. If there are fewer vectors than centres, they are repeated with a little
+    noise.
     """
     repeats = ceil(size / len(vectors))
     centres = vectors.repeat(repeats, 1)[:size].clone()
