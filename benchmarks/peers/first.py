@@ -96,7 +96,7 @@ class Sharpened(Task[Item]):
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         made, terms = self.rebuilt(volume)
         terms |= {"l1": l1_loss(made.float(), volume), "spectrum": SPECTRUM(made.float(), volume)}
-        if self.share >= START:
+        if self.progress >= START:
             terms |= self._adversarial(made, volume)
         return torch.stack(list(terms.values())).sum(), terms
 
@@ -133,7 +133,7 @@ class VqvaeTask(Sharpened, MonaiTask):
 
     def evaluate(self) -> dict[str, float]:
         """PSNR of the validation cases; the share of the run, so that the last weights stay."""
-        return {**MonaiTask.evaluate(self), "share": self.share}
+        return {**MonaiTask.evaluate(self), "share": self.progress}
 
 
 class KlTask(Sharpened):
@@ -173,7 +173,7 @@ class KlTask(Sharpened):
             volume = item["image"][None].to(device)
             error = (self.model.reconstruct(volume).float() - volume).square().mean()
             found.append(float(10 * torch.log10(4 / error)))
-        return {"psnr": sum(found) / len(found), "share": self.share}
+        return {"psnr": sum(found) / len(found), "share": self.progress}
 
 
 def _as_chosen(

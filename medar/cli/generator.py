@@ -74,7 +74,7 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
     """The folder of tokens: DATA itself, or one that is made from it now."""
     from medar.generator.training import encoded_data
     from medar.tokenizer.tokens import INDEX
-    from medar.training.distributed import ranks
+    from medar.training.distributed import current_ranks
 
     if (data / INDEX).exists():
         if tokenizer is not None:
@@ -88,7 +88,7 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
             f"{data}: holds no tokens (no {INDEX}); name the tokenizer with --tokenizer, or run "
             "`medar tokenizer encode` first"
         )
-    if ranks().world > 1:
+    if current_ranks().world_size > 1:
         raise MedarError(
             f"{data}: holds no tokens; with several processes, run `medar tokenizer encode` first "
             "and name its folder"

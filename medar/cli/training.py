@@ -63,9 +63,9 @@ class Training:
         Returns:
             The exit code: 1 if the model was to be registered and is not.
         """
-        from medar.training.distributed import ranks
+        from medar.training.distributed import current_ranks
 
-        if tracker is None or not ranks().first:
+        if tracker is None or not current_ranks().is_rank_zero:
             return 0
         from medar.tracking.models import log_model
 
@@ -167,11 +167,11 @@ def prepared_folder(
     from medar.data.manifest import Manifest
     from medar.data.resolve import is_prepared
     from medar.tokenizer.training import prepared_data
-    from medar.training.distributed import ranks
+    from medar.training.distributed import current_ranks
 
     if is_prepared(data):
         return data
-    if ranks().world > 1:
+    if current_ranks().world_size > 1:
         raise MedarError(
             f"{data}: is not prepared; with several processes, run `medar data prepare` first and "
             "name its folder"

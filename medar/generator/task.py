@@ -29,7 +29,7 @@ from medar.settings import to_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 from medar.training.task import Task
 
 EVALUATION_BATCH = 16
@@ -69,18 +69,18 @@ class GeneratorTask(Task[Item]):
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.train, self.validation = train, validation
         self.settings, self.preview = settings, preview
-        self.place = ranks()
+        self.ranks = current_ranks()
         self.marginals = Marginals.of(train.tokens)
         self.weights = scale_weights(model.schedule, settings.objective.balance)
         self._steps = 0
-        share = self.place.share(settings.data.batch_size)
+        share = self.ranks.per_rank_batch_size(settings.data.batch_size)
         self._at_once = min(share, EVALUATION_BATCH)
         self._loader = make_loader(
             train,
             batch_size=share,
             workers=settings.data.workers,
-            rank=self.place.rank,
-            world=self.place.world,
+            rank=self.ranks.rank,
+            world=self.ranks.world_size,
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
@@ -125,7 +125,7 @@ class GeneratorTask(Task[Item]):
             batch = self._validation_batch(places)
             for name, values in self._judged(batch).items():
                 sums[name] += self._sums(values).cpu()
-        if self.preview is not None and self.place.first and self.settings.data.previews:
+        if self.preview is not None and self.ranks.is_rank_zero and self.settings.data.previews:
             self.preview(self._steps, self._samples())
         tokens = number * torch.tensor(self.model.schedule.tokens)
         whole = {name: float(sums[name].sum() / tokens.sum()) for name in names}

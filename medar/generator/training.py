@@ -48,7 +48,7 @@ def train_generator(
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
     task = make_task(settings, tokens, preview)
-    if settings.model.mixer.kind == "mamba" and task.place.first:
+    if settings.model.mixer.kind == "mamba" and task.ranks.is_rank_zero:
         device = settings.training.device
         print(scan_path(None if device == "auto" else device), file=sys.stderr, flush=True)
     return fit(task, settings.training, out, tracker, resume=resume)

@@ -37,10 +37,10 @@ class Team:
         Raises:
             SystemExit: in the others, where the work failed in the first.
         """
-        from medar.training.distributed import gathered
+        from medar.training.distributed import all_gather_object
 
         if not self.first:
-            word: _Word = gathered(None)[0]
+            word: _Word = all_gather_object(None)[0]
             if word.leave is not None:
                 raise SystemExit(word.leave)
             return word.value  # type: ignore[no-any-return]
@@ -48,9 +48,9 @@ class Team:
             value = work()
         except BaseException as error:
             with contextlib.suppress(RuntimeError):  # those who wait may be gone already
-                gathered(_Word(leave=_exit_code(error)))
+                all_gather_object(_Word(leave=_exit_code(error)))
             raise
-        gathered(_Word(value=value))
+        all_gather_object(_Word(value=value))
         return value
 
 
@@ -63,13 +63,17 @@ def together(device: Literal["auto", "cpu", "cuda"]) -> Iterator[Team]:
     """
     import torch
 
-    from medar.training.distributed import process_group, ranks
+    from medar.training.distributed import current_ranks, process_group
 
-    place = ranks()
+    ranks = current_ranks()
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    where = torch.device("cuda", place.local) if cuda and place.world > 1 else torch.device("cpu")
-    with process_group(place, where, PATIENCE):
-        yield Team(place.first)
+    where = (
+        torch.device("cuda", ranks.local_rank)
+        if cuda and ranks.world_size > 1
+        else torch.device("cpu")
+    )
+    with process_group(ranks, where, PATIENCE):
+        yield Team(ranks.is_rank_zero)
 
 
 def _exit_code(error: BaseException) -> int:

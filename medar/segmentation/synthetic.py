@@ -19,7 +19,7 @@ from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset, is_annotated
 from medar.segmentation.settings import DataSettings
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 
 
 class MixedDataset(DrawnDataset):
@@ -102,7 +102,7 @@ def prepared_pairs(
             label that the plan does not name; a prepared folder of another plan; or several
             processes and a folder that is not prepared.
     """
-    if not is_prepared(folder) and ranks().world > 1:
+    if not is_prepared(folder) and current_ranks().world_size > 1:
         raise MedarError(
             f"{folder}: is not prepared; with several processes, run `medar data prepare {folder} "
             "--out PAIRS --plan DATA/plan.yaml` first and name PAIRS"

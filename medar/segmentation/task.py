@@ -25,7 +25,7 @@ from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision, Level
 from medar.segmentation.synthetic import MixedDataset
 from medar.settings import to_dict
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 from medar.training.task import ParameterGroup, Task, decayed_apart
 
 QUICK = PredictionSettings(mirrors=())
@@ -64,13 +64,13 @@ class SegmentationTask(Task[Item]):
         self.origin, self.deep = origin, deep
         self.labels = train.plan.labels
         self._looked_at = annotated_places(validation, settings.data.validation)
-        place = ranks()
+        ranks = current_ranks()
         self._loader = make_loader(
             train,
-            batch_size=place.share(settings.data.batch_size),
+            batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
             workers=settings.data.workers,
-            rank=place.rank,
-            world=place.world,
+            rank=ranks.rank,
+            world=ranks.world_size,
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:

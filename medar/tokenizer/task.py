@@ -31,7 +31,7 @@ from medar.tokenizer.perceptual import PerceptualLoss
 from medar.tokenizer.settings import AdversarialSettings, DataSettings, LossSettings
 from medar.tokenizer.tokenizer import Reconstruction, Tokenizer
 from medar.tokenizer.validation import CodeUsage, Validation
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call
 
 SETTLED = 0.25
@@ -72,14 +72,14 @@ class TokenizerTask(Task[Item]):
         self.model: Tokenizer = tokenizer.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.train, self.validation, self.losses, self.data = train, validation, losses, data
         self.values = list(train.plan.labels)
-        place = ranks()
-        self._first = place.first
+        ranks = current_ranks()
+        self._first = ranks.is_rank_zero
         self._loader = make_loader(
             train,
-            batch_size=place.share(data.batch_size),
+            batch_size=ranks.per_rank_batch_size(data.batch_size),
             workers=data.workers,
-            rank=place.rank,
-            world=place.world,
+            rank=ranks.rank,
+            world=ranks.world_size,
         )
         self.discriminator: Discriminator | None = None
         if losses.adversarial:
@@ -102,7 +102,7 @@ class TokenizerTask(Task[Item]):
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, and each of them without its weight."""
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        self.model.quantiser.resting = self.share < self.model.config.quantiser.start
+        self.model.quantiser.resting = self.progress < self.model.config.quantiser.start
         made: Reconstruction = self.model(volume)
         terms = {
             "l1": (1.0, l1_loss(made.volume.float(), volume)),
@@ -110,7 +110,7 @@ class TokenizerTask(Task[Item]):
             **self._of_features(made, volume),
             **self._of_labels(made, batch),
         }
-        if self.share >= self.losses.texture_start:
+        if self.progress >= self.losses.texture_start:
             terms |= self._of_texture(made.volume, volume, terms["l1"][1])
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return total, {"loss": total, **{name: value for name, (_, value) in terms.items()}}
@@ -178,7 +178,7 @@ class TokenizerTask(Task[Item]):
         for volume in self._validation_volumes():
             validation.update(volume, self.model(volume))
         found = validation.result()
-        if usage is not None and self._first and self.share >= SETTLED:
+        if usage is not None and self._first and self.progress >= SETTLED:
             for sentence in usage.warnings(self.model.quantiser.codebook.collapse_advice):
                 warnings.warn(sentence, stacklevel=2)
         textured = self.losses.adversarial is not None or self.losses.frequency > 0

@@ -25,49 +25,49 @@ class Ranks:
     """This process among those of the run."""
 
     rank: int = 0
-    """Its number; 0 alone writes files."""
-    world: int = 1
-    """How many there are."""
-    local: int = 0
-    """Its number on this machine."""
+    """Index of this process; only rank 0 writes files."""
+    world_size: int = 1
+    """Number of processes."""
+    local_rank: int = 0
+    """Index of this process on its machine, which is also its CUDA device."""
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_rank_zero(self) -> bool:
+        """Whether this process writes files."""
         return self.rank == 0
 
-    def share(self, batch_size: int) -> int:
-        """Items of a batch that fall to each process.
+    def per_rank_batch_size(self, batch_size: int) -> int:
+        """The batch size of each process.
 
         Raises:
-            MedarError: the batch cannot be divided evenly.
+            MedarError: the global batch cannot be divided evenly.
         """
-        if batch_size % self.world:
+        if batch_size % self.world_size:
             raise MedarError(
-                f"batch_size {batch_size}: {self.world} processes cannot share it evenly; "
-                f"choose a multiple of {self.world}"
+                f"batch_size {batch_size} must be a multiple of the number of processes, "
+                f"{self.world_size}"
             )
-        return batch_size // self.world
+        return batch_size // self.world_size
 
 
-def ranks() -> Ranks:
-    """This process's place, from the variables that torchrun sets; alone without them."""
+def current_ranks() -> Ranks:
+    """The ranks that torchrun sets in the environment; a single process without them."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     return Ranks(*(int(os.environ.get(n, d)) for n, d in zip(names, (0, 1, 0), strict=True)))
 
 
 @contextlib.contextmanager
 def process_group(
-    place: Ranks, device: torch.device, timeout: timedelta | None = None
+    ranks: Ranks, device: torch.device, timeout: timedelta | None = None
 ) -> Iterator[None]:
     """Processes can talk inside the block: gloo on CPUs, NCCL for tensors on CUDA devices.
 
     Args:
-        place: this process.
+        ranks: this process.
         device: where its tensors are.
         timeout: how long one waits for the others; default half an hour, with NCCL ten minutes.
     """
-    if place.world == 1 or dist.is_initialized():
+    if ranks.world_size == 1 or dist.is_initialized():
         yield
         return
     if device.type == "cuda":
@@ -99,10 +99,10 @@ class Forward(nn.Module):
         return loss, {name: value.detach() for name, value in metrics.items()}
 
 
-def data_parallel(task: Task[Any], place: Ranks, device: torch.device) -> nn.Module:
+def data_parallel(task: Task[Any], ranks: Ranks, device: torch.device) -> nn.Module:
     """The task's forward pass, with gradients averaged over processes if there are several."""
     forward = Forward(task)
-    if place.world == 1:
+    if ranks.world_size == 1:
         return forward
     # A loss may leave parameters out at some steps: a scale dropped, a discriminator that rests.
     return DistributedDataParallel(
@@ -119,7 +119,7 @@ def unsynchronised(forward: nn.Module, wanted: bool) -> contextlib.AbstractConte
     return contextlib.nullcontext()
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """`value` of every process, in every process."""
     if not dist.is_initialized():
         return [value]
@@ -128,7 +128,7 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
-def largest(*values: float) -> list[float]:
+def all_reduce_max(*values: float) -> list[float]:
     """Each value's maximum over processes: what one knows, all act upon."""
     if not dist.is_initialized():
         return list(values)
@@ -137,7 +137,7 @@ def largest(*values: float) -> list[float]:
     return [float(value) for value in together]
 
 
-def everywhere(flag: Tensor) -> Tensor:
+def all_ranks(flag: Tensor) -> Tensor:
     """Whether a flag, a bool on the device, is set in every process; the host does not wait."""
     if not dist.is_initialized():
         return flag
@@ -146,9 +146,11 @@ def everywhere(flag: Tensor) -> Tensor:
     return together.bool()
 
 
-def mean_over_processes(metrics: dict[str, float]) -> dict[str, float]:
+def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
     """The mean of each metric over the processes that have it."""
-    return weighted_means([{n: (v, 1.0) for n, v in one.items()} for one in gathered(metrics)])
+    return weighted_means(
+        [{n: (v, 1.0) for n, v in one.items()} for one in all_gather_object(metrics)]
+    )
 
 
 def weighted_means(parts: list[dict[str, tuple[float, float]]]) -> dict[str, float]:

@@ -18,13 +18,13 @@ from torch import Tensor
 from medar.files import exclusive
 from medar.progress import Gauge
 from medar.training.distributed import (
+    all_gather_object,
+    all_ranks,
+    all_reduce_max,
+    current_ranks,
     data_parallel,
-    everywhere,
-    gathered,
-    largest,
-    mean_over_processes,
+    mean_over_ranks,
     process_group,
-    ranks,
     unsynchronised,
 )
 from medar.training.folder import Resume, RunConfig, RunFolder, parameters
@@ -80,26 +80,26 @@ def fit(
             that are not finite; a file that cannot be written.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
     """
-    place = ranks()
-    precision = choose_precision(settings, place.local)
+    ranks = current_ranks()
+    precision = choose_precision(settings, ranks.local_rank)
     folder = RunFolder(Path(out), settings.keep_checkpoints)
-    config = RunConfig(task=task.describe(), training=settings, processes=place.world)
+    config = RunConfig(task=task.describe(), training=settings, processes=ranks.world_size)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(process_group(place, precision.device))
-        if place.first:
+        stack.enter_context(process_group(ranks, precision.device))
+        if ranks.is_rank_zero:
             stack.enter_context(exclusive(folder.out))
         content = folder.start(resume, config)
-        gathered(None)  # nobody writes before everybody has looked
-        seed_everything(settings.seed + place.rank)
+        all_gather_object(None)  # nobody writes before everybody has looked
+        seed_everything(settings.seed + ranks.rank)
         for network in (task.model, *task.companions().values()):
             network.to(precision.device)
-        run = Run(task, config, folder, place, precision.device)
+        run = Run(task, config, folder, ranks, precision.device)
         if content is not None:
             run.load(content)
         if run.finished:
             _say(run, f"{out}: finished at step {run.state.step} before; nothing is left to do")
             return _outcome(run, {})
-        number = "1 process" if place.world == 1 else f"{place.world} processes"
+        number = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
         _say(run, f"training on {precision.why}, {number}")
         own = stack.enter_context(contextlib.closing(_open_tracker(run, tracker)))
         loop = Loop(run, precision, own, clock)
@@ -122,8 +122,8 @@ class Loop:
         self.run, self.precision, self.tracker, self.clock = run, precision, tracker, clock
         if precision.compile:
             run.task.model.compile()
-        self.forward = data_parallel(run.task, run.place, run.device)
-        self.guard = Guard(run.settings, run.device, quiet=not run.place.first)
+        self.forward = data_parallel(run.task, run.ranks, run.device)
+        self.guard = Guard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
         self.results: dict[str, float] = {}
         self._loss = ""
@@ -133,13 +133,13 @@ class Loop:
         """Train until the steps or minutes are used up; returns the last evaluation."""
         run, state = self.run, self.run.state
         began = self.clock() - state.elapsed
-        gauge = Gauge("training", share=run.share, quiet=not run.place.first)
+        gauge = Gauge("training", share=run.progress, quiet=not run.ranks.is_rank_zero)
         with contextlib.closing(gauge):
             while not run.finished:
                 self.step()
-                state.elapsed, asked = largest(self.clock() - began, interruption.asked)
+                state.elapsed, asked = all_reduce_max(self.clock() - began, interruption.asked)
                 self.once_in_a_while(save=bool(asked))
-                gauge.show(run.share, f"step {state.step}{self._loss}")
+                gauge.show(run.progress, f"step {state.step}{self._loss}")
                 if asked and not run.finished:
                     raise KeyboardInterrupt("the same command goes on from here")
         return self.results
@@ -148,7 +148,7 @@ class Loop:
         """One step of the optimisers, on `accumulation_steps` batches."""
         run, settings = self.run, self.run.settings
         run.optimisers.set_rate(self.rate)
-        run.task.share = run.share
+        run.task.progress = run.progress
         said: list[dict[str, Tensor]] = []
         for left in reversed(range(settings.accumulation_steps)):
             batch = next(self.batches)
@@ -159,7 +159,7 @@ class Loop:
             said.append(metrics)
         norms = run.optimisers.clip_gradients()
         values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in said)])
-        finite = everywhere(values.isfinite().all())
+        finite = all_ranks(values.isfinite().all())
         run.optimisers.step(finite)
         if run.average:
             run.average.update()
@@ -187,7 +187,7 @@ class Loop:
             metrics |= self.readings()
         if run.finished or step % settings.evaluate_every == 0:
             self.results = self.evaluate()
-            best = run.take_best(self.results)
+            best = run.update_best(self.results)
             metrics |= {f"validation/{name}": value for name, value in self.results.items()}
         if metrics:
             self.tracker.log_metrics(metrics, step)
@@ -216,12 +216,12 @@ class Loop:
         """The task's evaluation, of the averaged weights."""
         with self.run.for_evaluation(), self.precision.autocast():
             results = self.run.task.evaluate()
-        return mean_over_processes({name: float(value) for name, value in results.items()})
+        return mean_over_ranks({name: float(value) for name, value in results.items()})
 
 
 def _open_tracker(run: Run, tracker: Tracker | None) -> Tracker:
     """All that is told about the run, in process 0; nothing in the others."""
-    if not run.place.first:
+    if not run.ranks.is_rank_zero:
         return Trackers([])
     run.folder.checkpoints.forget_after(run.state.step)
     run.folder.write_config(run.config)
@@ -243,5 +243,5 @@ def _outcome(run: Run, metrics: dict[str, float]) -> Outcome:
 
 
 def _say(run: Run, text: str) -> None:
-    if run.place.first:
+    if run.ranks.is_rank_zero:
         print(text, file=sys.stderr, flush=True)

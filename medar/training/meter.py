@@ -1,9 +1,9 @@
-"""Means of what the loss says, gathered on the device and read at log steps alone."""
+"""Means of what the loss says, all_gather_object on the device and read at log steps alone."""
 
 import torch
 from torch import Tensor
 
-from medar.training.distributed import gathered, weighted_means
+from medar.training.distributed import all_gather_object, weighted_means
 
 
 class Meter:
@@ -24,7 +24,7 @@ class Meter:
         """The means over steps and processes; the sums begin anew."""
         own = {name: (float(s), float(n)) for name, (s, n) in self._to_cpu().items()}
         self._sums = {}
-        return weighted_means(gathered(own))
+        return weighted_means(all_gather_object(own))
 
     def _to_cpu(self) -> dict[str, list[float]]:
         if not self._sums:

@@ -9,7 +9,7 @@ import torch
 
 from medar.errors import MedarError, one_line
 from medar.training.averaging import Average
-from medar.training.distributed import Ranks, gathered
+from medar.training.distributed import Ranks, all_gather_object
 from medar.training.folder import RunConfig, RunFolder
 from medar.training.meter import Meter
 from medar.training.optimisers import Optimisers
@@ -44,7 +44,7 @@ class Run:
         task: what is trained; its networks are on `device` already.
         config: the settings, kept in checkpoints for comparison.
         folder: where checkpoints and model go.
-        place: this process.
+        ranks: this process.
         device: where batches go.
     """
 
@@ -53,11 +53,11 @@ class Run:
         task: Task[Any],
         config: RunConfig,
         folder: RunFolder,
-        place: Ranks,
+        ranks: Ranks,
         device: torch.device,
     ) -> None:
         self.task, self.config, self.folder = task, config, folder
-        self.place, self.device = place, device
+        self.ranks, self.device = ranks, device
         self.state = State()
         self.meter = Meter()
         self.optimisers = Optimisers(task.parameter_groups(), self.settings)
@@ -70,14 +70,14 @@ class Run:
         return self.config.training
 
     @property
-    def share(self) -> float:
-        """Share of the run that is over."""
+    def progress(self) -> float:
+        """Fraction of the run that is over."""
         return progress(self.settings, self.state.step, self.state.elapsed)
 
     @property
     def finished(self) -> bool:
         """Whether the steps or the minutes are used up."""
-        return self.share >= 1
+        return self.progress >= 1
 
     def batches(self) -> Iterator[Any]:
         """Batches without end, from where the run is; epoch and batch are kept up to date.
@@ -115,7 +115,7 @@ class Run:
             for module, training in modes.items():
                 module.training = training
 
-    def take_best(self, results: dict[str, float]) -> bool:
+    def update_best(self, results: dict[str, float]) -> bool:
         """Whether an evaluation is the best so far, which is then noted.
 
         Raises:
@@ -137,8 +137,8 @@ class Run:
     def save(self, *, best: bool) -> None:
         """Write a checkpoint, in process 0; if it is the best one, the model before it."""
         own = {"random": random_state(self.device), "meter": self.meter.state_dict()}
-        processes = gathered(own)
-        if not self.place.first:
+        processes = all_gather_object(own)
+        if not self.ranks.is_rank_zero:
             return
         if best:
             with self.for_evaluation():
@@ -176,8 +176,8 @@ class Run:
                 f"({one_line(error)}); build the same one, or choose another folder"
             ) from error
         self.task.load_state_dict(content["task"])
-        if self.place.rank < len(content["processes"]):
-            own = content["processes"][self.place.rank]
+        if self.ranks.rank < len(content["processes"]):
+            own = content["processes"][self.ranks.rank]
             self.meter.load_state_dict(own["meter"], self.device)
             restore_random_state(own["random"], self.device)
 

@@ -25,8 +25,8 @@ multiplies the learning rate."""
 class Task(ABC, Generic[B]):
     """Something to train; `B` is the type of its batches.
 
-    Under torchrun every process has its own task, which knows its place among them from
-    `medar.training.distributed.ranks()`.
+    Under torchrun every process has its own task, which gets its rank from
+    `medar.training.distributed.current_ranks()`.
     """
 
     model: nn.Module
@@ -35,8 +35,8 @@ class Task(ABC, Generic[B]):
     metric: str
     """The name, among the results of `evaluate`, that decides which weights are the best."""
     larger_is_better: bool = False
-    share: float = 0.0
-    """Share of the run that is over, by steps or by minutes; the loop sets it before each step."""
+    progress: float = 0.0
+    """Fraction of the run that is over, by steps or minutes; the loop sets it before each step."""
 
     @abstractmethod
     def batches(self, epoch: int, start: int) -> Iterable[B]:

@@ -14,12 +14,12 @@ def words(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the first process said, which is what the others hear."""
     said: list[Any] = []
 
-    def gathered(value: Any) -> list[Any]:
+    def all_gather_object(value: Any) -> list[Any]:
         if value is not None:
             said.append(value)
         return [said[-1]]
 
-    monkeypatch.setattr(distributed, "gathered", gathered)
+    monkeypatch.setattr(distributed, "all_gather_object", all_gather_object)
     return said
 
 
@@ -43,10 +43,10 @@ def test_the_others_leave_with_the_first(words: list[Any], error: BaseException,
 
 
 def test_an_error_is_not_hidden_by_others_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def gathered(_: Any) -> list[Any]:
+    def all_gather_object(_: Any) -> list[Any]:
         raise RuntimeError("connection closed by peer")
 
-    monkeypatch.setattr(distributed, "gathered", gathered)
+    monkeypatch.setattr(distributed, "all_gather_object", all_gather_object)
 
     def fail() -> None:
         raise MedarError("mine")

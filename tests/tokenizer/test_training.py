@@ -73,11 +73,11 @@ def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings
     task = make_task(settings(loss=TEXTURE), prepared)
     task.model.eval()  # neither dropout nor a codebook that moves between the calls
     batch = next(task.batches(0, 0))
-    task.share = 0.2
+    task.progress = 0.2
     task.loss(batch, 0)[0].backward()
     assert task.discriminator is not None
     assert all(p.grad is None for p in task.discriminator.parameters())
-    task.share = 0.6
+    task.progress = 0.6
     own = list(task.discriminator.parameters())
     expected = torch.autograd.grad(task.loss(batch, 0)[1]["discriminator"], own)
     task.loss(batch, 0)[0].backward()
@@ -223,7 +223,7 @@ def test_a_collapsed_codebook_comes_back(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    task.share = 1.0
+    task.progress = 1.0
     with warnings.catch_warnings(record=True) as said, torch.no_grad():
         warnings.simplefilter("always")
         found = task.evaluate()

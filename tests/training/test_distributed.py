@@ -63,7 +63,7 @@ def test_two_processes_equal_one_though_one_is_told_to_end(
 
 
 def test_process_0_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "ranks", lambda: Ranks(rank=1, world=2, local=1))
+    monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(rank=1, world_size=2, local_rank=1))
     monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
     assert fit(Toy(), settings(steps=6, evaluate_every=2), tmp_path / "out").step == 6

@@ -20,7 +20,7 @@ from medar.settings import from_dict, load_yaml, save_yaml
 from medar.training import TrainingSettings, fit
 from medar.training.averaging import Average
 from medar.training.checkpoint import Checkpoints, load_checkpoint
-from medar.training.distributed import Ranks, ranks
+from medar.training.distributed import Ranks, current_ranks
 from medar.training.precision import choose_precision
 from medar.training.randomness import random_state, restore_random_state, seed_everything
 from medar.training.schedule import learning_rate, progress
@@ -209,14 +209,16 @@ def test_another_tracker_is_told_all(tmp_path: Path) -> None:
 
 
 def test_processes_share_a_batch_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Ranks(1, 4, 1).share(8) == 2
-    with pytest.raises(MedarError, match="batch_size 6: 4 processes cannot share it evenly"):
-        Ranks(0, 4, 0).share(6)
-    assert ranks() == Ranks(0, 1, 0)
+    assert Ranks(1, 4, 1).per_rank_batch_size(8) == 2
+    with pytest.raises(
+        MedarError, match="batch_size 6 must be a multiple of the number of processes, 4"
+    ):
+        Ranks(0, 4, 0).per_rank_batch_size(6)
+    assert current_ranks() == Ranks(0, 1, 0)
     for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    assert ranks() == Ranks(5, 8, 1)
-    assert not ranks().first
+    assert current_ranks() == Ranks(5, 8, 1)
+    assert not current_ranks().is_rank_zero
 
 
 def test_a_second_interrupt_is_not_waited_for() -> None:

@@ -242,7 +242,7 @@ def test_what_mlflow_refuses_keeps_no_metric_back(
 def test_process_0_alone_tells_mlflow(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "ranks", lambda: Ranks(rank=1, world=2, local=1))
+    monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(rank=1, world_size=2, local_rank=1))
     monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
     tracker = make()

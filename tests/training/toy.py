@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.training import Task, TrainingSettings, fit
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 
 ITEMS = 24
 
@@ -32,7 +32,7 @@ class Toy(Task[tuple[Tensor, Tensor]]):
     def __init__(self, batch_size: int = 4, noise: float = 0.0) -> None:
         torch.manual_seed(3)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 1))
-        self.place = ranks()
+        self.ranks = current_ranks()
         self.batch_size, self.noise = batch_size, noise
         self.after: list[int] = []
 
@@ -40,10 +40,10 @@ class Toy(Task[tuple[Tensor, Tensor]]):
         torch.rand(epoch + start + 1)  # as a DataLoader does
         order = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(epoch))
         x, y = items()
-        share = self.place.share(self.batch_size)
+        size = self.ranks.per_rank_batch_size(self.batch_size)
         for batch in range(start, ITEMS // self.batch_size):
-            first = batch * self.batch_size + self.place.rank * share
-            chosen = order[first : first + share]
+            first = batch * self.batch_size + self.ranks.rank * size
+            chosen = order[first : first + size]
             yield x[chosen], y[chosen]
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,7 +82,7 @@ def main(out: str, *words: str) -> None:
     def send(step: int) -> None:
         if step == kill:
             os.kill(os.getpid(), signal.SIGKILL)
-        if step == end and ranks().rank == 1:
+        if step == end and current_ranks().rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     task.after_step = send  # type: ignore[method-assign]

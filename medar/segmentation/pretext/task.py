@@ -23,7 +23,7 @@ from medar.segmentation.folder import save_backbone
 from medar.segmentation.pretext.base import Figure, Pretext
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.settings import to_dict
-from medar.training.distributed import ranks, weighted_means
+from medar.training.distributed import current_ranks, weighted_means
 from medar.training.task import Task
 
 EVALUATION_BATCH = 4
@@ -63,13 +63,13 @@ class PretextTask(Task[Item]):
         self.model: Pretext = model
         self.plan, self.train, self.validation = plan, train, validation
         self.settings, self.tokenizer = settings, tokenizer
-        place = ranks()
+        ranks = current_ranks()
         self._loader = make_loader(
             train,
-            batch_size=place.share(settings.data.batch_size),
+            batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
             workers=settings.data.workers,
-            rank=place.rank,
-            world=place.world,
+            rank=ranks.rank,
+            world=ranks.world_size,
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:

@@ -11,7 +11,7 @@ from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.pretext.task import PretextTask
 from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
-from medar.training.distributed import ranks
+from medar.training.distributed import current_ranks
 from medar.training.folder import Resume
 from medar.training.precision import choose_precision
 from medar.training.tracker import Tracker
@@ -64,7 +64,7 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
         torch.manual_seed(seed)
         pretext = make_pretext(chosen, make_backbone(settings.backbone, plan), plan, tokenizer)
     places = range(0, len(train), -(-len(train) // MOST))
-    device = choose_precision(settings.training, ranks().local).device
+    device = choose_precision(settings.training, current_ranks().local_rank).device
     pretext.look_at(train[place]["image"].to(device) for place in places)
     digest = tokenizer.digest if tokenizer else "none"
     return PretextTask(pretext, plan, train, validation, settings, digest)
