@@ -61,7 +61,6 @@ from medar.generator.mixers.base import MixerSettings
 from medar.generator.settings import GeneratorSettings, ModelSettings
 from medar.settings import load_yaml
 from medar.tokenizer.encoding import encode_data_set
-from medar.tokenizer.inference import plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER, TokenIndex
 
@@ -129,7 +128,7 @@ def run_ours(
 
 def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:
     """The folder of voxel tokens of the same cases, made if it is not there."""
-    plan, about = plan_of(tokenizer), TokenIndex.load(options.tokens)
+    plan, about = tokenizer.require_plan(), TokenIndex.load(options.tokens)
     x, y, z = (side // factor for side, factor in zip(plan.size, options.voxel, strict=True))
     own, out = options.out / "voxel-tokenizer", options.out / "voxel-tokens"
     voxels = voxel_tokenizer(plan, (x, y, z), LEVELS)

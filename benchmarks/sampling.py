@@ -185,7 +185,7 @@ def gpt_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
 
     def make(width: int) -> nn.Module:
         return DecoderOnlyTransformer(
-            num_tokens=tokenizer.codes + 1, max_seq_len=length, attn_layers_dim=width,
+            num_tokens=tokenizer.codebook_size + 1, max_seq_len=length, attn_layers_dim=width,
             attn_layers_depth=DEPTH, attn_layers_heads=DEPTH, use_flash_attention=True,
         )  # fmt: skip
 
@@ -197,7 +197,7 @@ class Decoding(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.tokenizer, self.num_embeddings = tokenizer, tokenizer.codes
+        self.tokenizer, self.num_embeddings = tokenizer, tokenizer.codebook_size
 
     def decode_samples(self, indices: Tensor) -> Tensor:
         """(B, x, y, z) indices to volumes."""
@@ -209,7 +209,7 @@ class Decoding(nn.Module):
 def monai_sample(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
     """A volume by MONAI's inferer."""
     grid = tokenizer.config.schedule.latent
-    start = torch.full((1, 1), tokenizer.codes, device=device_of(model))
+    start = torch.full((1, 1), tokenizer.codebook_size, device=device_of(model))
     volume: Tensor = VQVAETransformerInferer().sample(
         latent_spatial_dim=grid, starting_tokens=start, vqvae_model=Decoding(tokenizer),
         transformer_model=model, verbose=False,

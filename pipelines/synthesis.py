@@ -61,7 +61,7 @@ def tokens(settings: SynthesisSettings, work: Work) -> Facts:
         "cases": len(about.cases),
         "variants": about.variants,
         "tokens_a_volume": about.schedule.length,
-        "codes": about.codes,
+        "codes": about.codebook_size,
     }
 
 

@@ -82,11 +82,11 @@ def tokenizer(
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
-    from medar.tokenizer.inference import load_tokenizer
+    from medar.tokenizer.tokenizer import Tokenizer
 
     if out is not None and out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
-    trained = load_tokenizer(model, device)
+    trained = Tokenizer.from_pretrained(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset) as found:
         report = evaluate_tokenizer(trained, found.folder, split, limit=limit, batch_size=batch)
         if out is not None:

@@ -129,12 +129,12 @@ def encode(
     from medar.model_folder import find_model
     from medar.settings import load_yaml
     from medar.tokenizer.encoding import encode_data_set
-    from medar.tokenizer.inference import load_tokenizer
+    from medar.tokenizer.tokenizer import Tokenizer
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation goes with --variants; say how many")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
-    tokenizer = load_tokenizer(model, device)
+    tokenizer = Tokenizer.from_pretrained(model, device)
     try:
         done = encode_data_set(
             data,
@@ -256,14 +256,12 @@ def reconstruct(
     from math import isfinite
 
     from medar.data.cases import read_for_plan
-    from medar.tokenizer.inference import load_tokenizer, plan_of
-    from medar.tokenizer.inference import reconstruct as run
+    from medar.tokenizer.tokenizer import Tokenizer
 
     _check_outputs(out, labels)
-    tokenizer = load_tokenizer(model, device)
-    made = run(
-        tokenizer, read_for_plan(plan_of(tokenizer), volume, reading.options(), modality), upto
-    )
+    tokenizer = Tokenizer.from_pretrained(model, device)
+    plan = tokenizer.require_plan()
+    made = tokenizer.reconstruct(read_for_plan(plan, volume, reading.options(), modality), upto)
     _write(out, made.image, labels, made.label, source=True)
     if json:
         psnr = made.psnr if isfinite(made.psnr) else None

@@ -22,7 +22,7 @@ from medar.generator.model import Known
 from medar.synthesis.region import Box, Mask, without
 from medar.synthesis.scene import latent_of
 from medar.synthesis.upscaling import agreeing
-from medar.tokenizer.inference import Array, plan_of
+from medar.tokenizer.inference import Array
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample
 
@@ -86,7 +86,7 @@ def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edi
     affine = np.diag([factor, factor, factor, 1.0])
     affine[:3, 3] = (factor - 1) / 2
     fine = Volume(array=real.numpy(), affine=np.eye(4)).grid
-    kind = plan_of(tokenizer).interpolation
+    kind = tokenizer.require_plan().interpolation
     coarse = Volume(array=low.numpy(), affine=affine)
     array = resample(coarse, fine, interpolation=kind).array.clip(-1.0, 1.0)
     latent = latent_of(tokenizer, array).cpu()

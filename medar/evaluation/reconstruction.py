@@ -155,7 +155,7 @@ class _Findings:
         self.device = next(tokenizer.parameters()).device
         self.cases = 0
         self.meters = [FidelityMeter() for _ in range(len(schedule) if by_scale else 1)]
-        self.usage = CodeUsage(schedule, tokenizer.codes)
+        self.usage = CodeUsage(schedule, tokenizer.codebook_size)
         self.energy = torch.zeros(len(schedule) + 1, dtype=torch.float64)
         names = list(dataset.plan.labels.values())
         self.dice = DiceMeter(names) if tokenizer.config.network.labels else None
@@ -190,7 +190,7 @@ class _Findings:
         schedule, plan = self.tokenizer.config.schedule, self.dataset.plan
         every = [meter.result() for meter in self.meters]
         prefixes = every if self.by_scale else []
-        bits = schedule.length * log2(self.tokenizer.codes) / prod(plan.size)
+        bits = schedule.length * log2(self.tokenizer.codebook_size) / prod(plan.size)
         energy = (self.energy / self.energy[0].clamp(min=1e-30)).tolist()
         return ReconstructionReport(
             cases=self.cases,

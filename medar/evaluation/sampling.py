@@ -33,7 +33,7 @@ from medar.progress import track
 from medar.settings import to_dict
 from medar.synthesis.memory import batch_size as fitting
 from medar.synthesis.synthesizer import seeds_from
-from medar.tokenizer.inference import decode, inferred_from, plan_of
+from medar.tokenizer.inference import decoded_arrays
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
@@ -114,7 +114,7 @@ class Sampled:
 
     def pictures(self) -> dict[str, Volume]:
         """The first `SHOWN` of those that were made, for a picture, by seed."""
-        plan = plan_of(self.loaded.tokenizer)
+        plan = self.loaded.tokenizer.require_plan()
         pairs = zip(self.seeds, self._first, strict=False)
         return {f"seed {seed}": picture(volume.numpy(), plan) for seed, volume in pairs}
 
@@ -148,7 +148,7 @@ def check_conditions(loaded: Loaded, dataset: PreparedDataset) -> None:
             generator takes maps.
     """
     check_fit(loaded.tokenizer, dataset)
-    theirs, ours = list(dataset.plan.labels), list(plan_of(loaded.tokenizer).labels)
+    theirs, ours = list(dataset.plan.labels), list(loaded.tokenizer.require_plan().labels)
     if loaded.model.config.condition.map == "label" and theirs != ours:
         raise MedarError(
             f"{dataset.prepared.folder}: label values {theirs}, the generator is made for {ours}; "
@@ -199,7 +199,7 @@ def draw(
         values; on the CPU.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    device, plan = device_of(tokenizer), plan_of(tokenizer)
+    device, plan = device_of(tokenizer), tokenizer.require_plan()
     made = []
     size = fitting(model, settings)
     for start in range(0, len(seeds), size):
@@ -208,7 +208,7 @@ def draw(
         tokens = sample(model, condition[part].to(device), seeds[part], settings, known=given)
         for row in tokens:
             pyramid = TokenPyramid.from_flat(row[None], model.schedule, model.codes)
-            made.append(inferred_from(decode(tokenizer, pyramid), plan))
+            made.append(decoded_arrays(tokenizer.decode_map(pyramid), plan))
     volumes = torch.from_numpy(np.stack([one.image for one in made])).clamp(-1.0, 1.0)
     labels = [torch.from_numpy(one.label) for one in made if one.label is not None]
     return volumes, torch.stack(labels) if labels else None
@@ -218,7 +218,7 @@ def draw(
 def reconstructed(tokenizer: Tokenizer, volume: Tensor) -> Tensor:
     """A prepared volume, (C, X, Y, Z), through the tokenizer, held to [-1, 1]; on the CPU."""
     pyramid = tokenizer.encode(volume[None].to(device_of(tokenizer)))
-    return decode(tokenizer, pyramid).volume[0].float().cpu().clamp(-1.0, 1.0)
+    return tokenizer.decode_map(pyramid).volume[0].float().cpu().clamp(-1.0, 1.0)
 
 
 def notes(cases: int, dataset: PreparedDataset) -> list[str]:

@@ -33,7 +33,6 @@ from medar.model_folder import (
     write_model,
 )
 from medar.settings import from_dict, to_dict
-from medar.tokenizer.inference import plan_of
 from medar.tokenizer.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -141,7 +140,7 @@ def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
     name = values.pop("class")
     digest, chosen = values.pop("tokenizer", None), values.pop("sampling", {})
     tokenizer = read_tokenizer(folder / TOKENIZER)
-    plan_of(tokenizer)
+    tokenizer.require_plan()
     if tokenizer.digest != digest:
         raise MedarError(
             f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, the generator was trained with "

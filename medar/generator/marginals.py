@@ -32,7 +32,7 @@ class Marginals:
     @classmethod
     def of(cls, tokens: TokenDataset) -> "Marginals":
         """Of the tokens of training cases, all their variants."""
-        schedule, codes = tokens.schedule, tokens.codes
+        schedule, codes = tokens.schedule, tokens.codebook_size
         counts = torch.full((len(schedule), codes), PRIOR)
         chosen = np.linspace(0, len(tokens) - 1, min(len(tokens), MOST)).round().astype(int)
         for place in chosen.tolist():

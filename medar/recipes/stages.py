@@ -117,7 +117,7 @@ def _tokenizer(settings: TokenizerSettings, work: Work) -> Facts:
     from medar.data.prepared import Prepared
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
-    from medar.tokenizer.inference import load_tokenizer
+    from medar.tokenizer.tokenizer import Tokenizer
     from medar.tokenizer.training import train_tokenizer
 
     data, asked = work.out / PREPARED, settings.within(work.minutes)
@@ -125,7 +125,7 @@ def _tokenizer(settings: TokenizerSettings, work: Work) -> Facts:
     outcome = train_tokenizer(asked, data, work.folder, work.tracker)
     if not work.first:
         return {}
-    trained = load_tokenizer(work.folder, asked.training.device)
+    trained = Tokenizer.from_pretrained(work.folder, asked.training.device)
     report = evaluate_tokenizer(trained, data, "val")
     write_reconstruction(report, trained, data, work.folder / EVALUATION)
     work.shows(work.folder / EVALUATION)

@@ -24,7 +24,7 @@ from medar.generator.known import known_outside
 from medar.generator.model import Known
 from medar.synthesis.region import Box, Mask, Region, region_of, without
 from medar.synthesis.scene import Placed, Scene, as_image, identity, latent_of, prepared, restored
-from medar.tokenizer.inference import Array, Inferred, field_of_view, plan_of
+from medar.tokenizer.inference import Array, DecodedArrays, field_of_view
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3, Volume, resample
 from medar.volume.resample import crop_or_pad
@@ -48,7 +48,7 @@ def inpainting(
         MedarError: no image, an empty region or one on another grid, or one that reaches beyond
             the model's field of view.
     """
-    plan = plan_of(tokenizer)
+    plan = tokenizer.require_plan()
     volume = as_image(volume, "inpaint", modality)
     hole = region_of(volume, region)
     array, trace = prepared(without(volume, hole), plan, "inpaint")
@@ -73,7 +73,7 @@ def inpainting(
     )
 
 
-def _pasted(inferred: Inferred, *, volume: Volume, hole: Mask, trace: Trace) -> Placed:
+def _pasted(inferred: DecodedArrays, *, volume: Volume, hole: Mask, trace: Trace) -> Placed:
     """The volume with what was decoded in the hole; the label map is all of what was decoded."""
     image, label = restored(inferred, trace)
     return volume.with_array(np.where(hole, image.array, volume.array)), label

@@ -15,7 +15,7 @@ from medar.synthesis.inpainting import inpainting
 from medar.synthesis.request import Request
 from medar.synthesis.scene import Scene, identity, map_of, mask_on, plain
 from medar.synthesis.upscaling import upscaling
-from medar.tokenizer.inference import Labels, plan_of
+from medar.tokenizer.inference import Labels
 from medar.tokenizer.tokenizer import Tokenizer
 
 
@@ -74,7 +74,7 @@ def make_job(
         settings = replace(settings, guidance_scale=0.0)
     given, mask, about = None, None, dict(scene.about)
     if request.mask is not None:
-        plan = plan_of(tokenizer)
+        plan = tokenizer.require_plan()
         mask = mask_on(model.config.condition, plan, request.mask, scene.grid)
         given = map_of(model.config.condition, plan, mask)
         about["mask"] = identity(request.mask, "mask")
@@ -90,7 +90,7 @@ def make_job(
 
 
 def _scene(tokenizer: Tokenizer, request: Request, asked: Any) -> Scene:
-    plan = plan_of(tokenizer)
+    plan = tokenizer.require_plan()
     modality = request.modality or asked or plan.sole_modality
     if request.inpaint is not None and request.region is not None:
         return inpainting(tokenizer, request.inpaint, request.region, modality)

@@ -32,7 +32,7 @@ from medar.generator.config import ConditionConfig
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
 from medar.generator.model import Known
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
-from medar.tokenizer.inference import Array, Inferred, Labels
+from medar.tokenizer.inference import Array, DecodedArrays, Labels
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Volume
 
@@ -46,7 +46,7 @@ class Scene:
 
     grid: Grid
     """The plan's grid, in the patient's space where a volume is given."""
-    place: Callable[[Inferred], Placed]
+    place: Callable[[DecodedArrays], Placed]
     """From what was decoded on that grid to the result."""
     known: Known | None = None
     """Tokens that are given, of a batch of one."""
@@ -113,7 +113,7 @@ def map_of(condition: ConditionConfig, plan: Plan, labels: Labels) -> Tensor:
     return one_hot(classes, condition.map_channels)
 
 
-def restored(inferred: Inferred, trace: Trace) -> Placed:
+def restored(inferred: DecodedArrays, trace: Trace) -> Placed:
     """What was decoded on a trace's target grid, back on its source grid."""
     label = None if inferred.label is None else restore_label(inferred.label, trace)
     return restore_image(inferred.image, trace), label

@@ -32,7 +32,7 @@ from medar.synthesis.memory import batch_size as fitting
 from medar.synthesis.region import Region
 from medar.synthesis.request import Request
 from medar.synthesis.scene import Placed
-from medar.tokenizer.inference import decode, inferred_from, plan_of
+from medar.tokenizer.inference import decoded_arrays
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
@@ -75,8 +75,8 @@ class Synthesizer:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer.eval()
         self.sampling = sampling or SamplingSettings()
-        self.plan = plan_of(tokenizer)
-        theirs = (tokenizer.config.schedule, tokenizer.codes)
+        self.plan = tokenizer.require_plan()
+        theirs = (tokenizer.config.schedule, tokenizer.codebook_size)
         if (model.schedule, model.codes) != theirs:
             raise MedarError(
                 f"generator of {model.schedule} and {model.codes} codes; the tokenizer has "
@@ -223,7 +223,7 @@ class Synthesizer:
 
         Training volumes lie within [-1, 1], and so do samples.
         """
-        inferred = inferred_from(decode(self.tokenizer, pyramid), self.plan)
+        inferred = decoded_arrays(self.tokenizer.decode_map(pyramid), self.plan)
         if inferred.label is None:
             inferred = inferred._replace(label=job.mask)
         return job.scene.place(inferred._replace(image=np.clip(inferred.image, -1.0, 1.0)))

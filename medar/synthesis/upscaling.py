@@ -18,7 +18,7 @@ from medar.errors import MedarError
 from medar.generator.known import known_scales
 from medar.generator.model import Known
 from medar.synthesis.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
-from medar.tokenizer.inference import Array, field_of_view, plan_of
+from medar.tokenizer.inference import Array, field_of_view
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Shape3, Spacing, Volume, resample
@@ -47,7 +47,7 @@ def upscaling(
     Raises:
         MedarError: no image, a volume as fine as the plan, or scales that are not 1 to K - 1.
     """
-    plan, schedule = plan_of(tokenizer), tokenizer.config.schedule
+    plan, schedule = tokenizer.require_plan(), tokenizer.config.schedule
     volume = as_image(volume, "upscale", modality)
     array, trace = prepared(volume, whole(plan), "upscale")
     if scales is None:

@@ -12,13 +12,11 @@ from medar.data.preparation import Trace, restore_image, restore_label
 from medar.errors import MedarError
 from medar.tokenizer.inference import (
     UNITS,
-    Inferred,
-    decode,
-    inferred_from,
-    load_tokenizer,
-    plan_of,
+    DecodedArrays,
+    decoded_arrays,
 )
 from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER, TokenFile
 from medar.volume import Grid, Volume
 
@@ -59,7 +57,7 @@ def decode_file(
             where the tokens folder knows it.
         modality: "CT" or "MR", where nothing else says by which of the plan's rules intensities
             are restored.
-        device: see `load_tokenizer`.
+        device: see `Tokenizer.from_pretrained`.
 
     Raises:
         MedarError: no pyramid, no tokenizer or another one, no such variant, `upto` beyond the
@@ -74,10 +72,10 @@ def decode_file(
             f"{path}: the grid of its case is not known: it lies in no tokens folder that names "
             "it; --grid prepared is possible"
         )
-    tokenizer = load_tokenizer(_model_folder(file, model), device)
-    plan = plan_of(tokenizer)
-    decoded = decode(tokenizer, pyramid[variant : variant + 1], upto)
-    inferred = inferred_from(decoded, plan)
+    tokenizer = Tokenizer.from_pretrained(_model_folder(file, model), device)
+    plan = tokenizer.require_plan()
+    decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto)
+    inferred = decoded_arrays(decoded, plan)
     if file.trace is not None and grid != "prepared":
         label = None if inferred.label is None else restore_label(inferred.label, file.trace)
         image = restore_image(inferred.image, file.trace)
@@ -100,7 +98,7 @@ def _model_folder(file: TokenFile, model: str | Path | None) -> Path:
 
 
 def on_grid(
-    grid: Grid, inferred: Inferred, windows: tuple[Window, ...], modality: str | None = None
+    grid: Grid, inferred: DecodedArrays, windows: tuple[Window, ...], modality: str | None = None
 ) -> tuple[Volume, Volume | None]:
     """A decoded volume on the plan's grid, in units, and its label map where there is one.
 

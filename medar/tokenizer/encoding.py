@@ -29,7 +29,6 @@ from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporaries, write_bytes
 from medar.model_folder import CONFIG
 from medar.progress import track
-from medar.tokenizer.inference import plan_of
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import (
@@ -97,7 +96,7 @@ def encode_data_set(
             `out` that holds something else or is at work.
     """
     out = Path(out)
-    plan = plan_of(tokenizer)
+    plan = tokenizer.require_plan()
     at_least = [("variants", variants, 0), ("seed", seed, 0), ("workers", workers, 0)]
     for name, value, least in [*at_least, ("batch size", batch_size, 1)]:
         if value < least:
@@ -110,7 +109,7 @@ def encode_data_set(
         index = TokenIndex(
             tokenizer=tokenizer.digest,
             schedule=tokenizer.config.schedule,
-            codes=tokenizer.codes,
+            codebook_size=tokenizer.codebook_size,
             plan=plan.digest,
             seed=seed,
             variants=variants,

@@ -1,4 +1,4 @@
-"""`TokenPyramid`: volumes as whole numbers, one grid of them a scale.
+"""`TokenPyramid`: volumes as integers, one grid of them per scale.
 
 B batch, L tokens over all scales, T tokens of one scale, V codebook size.
 """
@@ -17,26 +17,26 @@ from medar.errors import MedarError, one_line
 from medar.files import write_bytes
 from medar.tokenizer.schedule import ScaleSchedule
 
-FORMAT = "medar token pyramid 1"
-"""What a file says it is, with the version of its layout."""
+FORMAT = "medar token pyramid 2"
+"""Format name and version in the file's metadata."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenPyramid:
-    """A batch of token pyramids, whole or only their coarse scales.
+    """A batch of token pyramids, complete or only their coarse scales.
 
     Raises:
-        MedarError: no scale or too many, or indices that do not fit the schedule.
+        MedarError: no scale or too many, or indices whose shape does not fit the schedule.
     """
 
     indices: tuple[Tensor, ...]
     """Per scale, coarse to fine, (B, T) int64 from 0 to V - 1, z fastest."""
     schedule: ScaleSchedule
-    """The grids of all scales, of those too that `indices` does not reach."""
-    codes: int
+    """The grids of all scales, also of those that `indices` lacks."""
+    codebook_size: int
     """V, the size of the codebook."""
     tokenizer: str = ""
-    """Digest of the tokenizer that made it."""
+    """Digest of the tokenizer that made it; empty if unknown."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.indices) <= len(self.schedule):
@@ -49,29 +49,29 @@ class TokenPyramid:
         ):
             if indices.dtype != torch.int64 or indices.shape != (len(self), tokens):
                 raise MedarError(
-                    f"scale {scale}: tokens are {list(indices.shape)} {indices.dtype}, "
-                    f"[{len(self)}, {tokens}] torch.int64 is needed"
+                    f"scale {scale}: tokens must be [{len(self)}, {tokens}] torch.int64, got "
+                    f"{list(indices.shape)} {indices.dtype}"
                 )
 
     def __len__(self) -> int:
         return self.indices[0].shape[0]
 
     def __getitem__(self, items: slice) -> "TokenPyramid":
-        """Some items of the batch."""
+        """A slice of the batch."""
         return replace(self, indices=tuple(indices[items] for indices in self.indices))
 
     def upto(self, scales: int) -> "TokenPyramid":
-        """The coarsest `scales` scales alone.
+        """The coarsest `scales` scales.
 
         Raises:
-            MedarError: fewer than one, or more than there are.
+            MedarError: not from 1 to the number of scales.
         """
         if not 1 <= scales <= len(self.indices):
-            raise MedarError(f"upto {scales}: the pyramid has scales 1 to {len(self.indices)}")
+            raise MedarError(f"upto must be from 1 to {len(self.indices)}, got {scales}")
         return replace(self, indices=self.indices[:scales])
 
     def to(self, device: torch.device | str) -> "TokenPyramid":
-        """The same pyramid on a device."""
+        """The pyramid on a device."""
         return replace(self, indices=tuple(indices.to(device) for indices in self.indices))
 
     def flatten(self) -> Tensor:
@@ -80,31 +80,34 @@ class TokenPyramid:
 
     @classmethod
     def from_flat(
-        cls, flat: Tensor, schedule: ScaleSchedule, codes: int, tokenizer: str = ""
+        cls, flat: Tensor, schedule: ScaleSchedule, codebook_size: int, tokenizer: str = ""
     ) -> "TokenPyramid":
-        """The inverse of `flatten`: (B, L) whole numbers, or (B, tokens of the first scales).
+        """The inverse of `flatten`, from (B, L) integers or (B, tokens of the first scales).
 
         Raises:
-            MedarError: the number of tokens is not that of whole scales.
+            MedarError: the number of tokens does not end with a scale.
         """
         return cls(
-            indices=schedule.split(flat.long()), schedule=schedule, codes=codes, tokenizer=tokenizer
+            indices=schedule.split(flat.long()),
+            schedule=schedule,
+            codebook_size=codebook_size,
+            tokenizer=tokenizer,
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the pyramid as safetensors, atomically: uint16 where V allows it, else int32.
+        """Write the pyramid as safetensors, atomically, in uint16 if V allows it, else int32.
 
         Raises:
             MedarError: the file cannot be written.
         """
-        kind = torch.uint16 if self.codes <= 1 << 16 else torch.int32
+        kind = torch.uint16 if self.codebook_size <= 1 << 16 else torch.int32
         about = {
             "format": FORMAT,
             "schedule": json.dumps(self.schedule.to_dict()),
-            "codes": str(self.codes),
+            "codebook_size": str(self.codebook_size),
             "tokenizer": self.tokenizer,
         }
-        # One entry: safetensors keeps several in an order that changes from run to run.
+        # One entry: the order of several would change from run to run.
         entry = {"medar": json.dumps(about)}
         data = save({"indices": self.flatten().cpu().to(kind).contiguous()}, metadata=entry)
         try:
@@ -117,27 +120,28 @@ class TokenPyramid:
         """Read a pyramid.
 
         Raises:
-            MedarError: the file is absent, is no token pyramid, or does not agree with itself.
+            MedarError: the file is absent, is not a token pyramid, or is inconsistent.
         """
         about, flat = _read(path)
         if about.get("format") != FORMAT or flat is None:
             raise MedarError(
-                f"{path}: no token pyramid (format {about.get('format', 'unknown')!r}, "
-                f"{FORMAT!r} is needed); `medar tokenizer encode` writes one"
+                f"{path}: not a token pyramid of this version (format "
+                f"{about.get('format', 'unknown')!r}, expected {FORMAT!r}); encode it again"
             )
         try:
-            codes = int(about["codes"])
+            codebook_size = int(about["codebook_size"])
             schedule = ScaleSchedule.from_dict(json.loads(about["schedule"]))
-            pyramid = cls.from_flat(flat, schedule, codes, about.get("tokenizer", ""))
+            pyramid = cls.from_flat(flat, schedule, codebook_size, about.get("tokenizer", ""))
         except (KeyError, ValueError, MedarError) as error:
             raise MedarError(f"{path}: damaged token pyramid ({one_line(error)})") from error
-        if flat.numel() and not 0 <= int(flat.long().min()) <= int(flat.long().max()) < codes:
-            raise MedarError(f"{path}: damaged token pyramid (tokens beyond 0 to {codes - 1})")
+        tokens, largest = flat.long(), codebook_size - 1
+        if flat.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) <= largest:
+            raise MedarError(f"{path}: damaged token pyramid (tokens outside 0 to {largest})")
         return pyramid
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], Tensor | None]:
-    """What a safetensors file says of itself, and its tensor `indices` where it has one."""
+    """A safetensors file's metadata, and its tensor `indices` if it has one."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             flat = file.get_tensor("indices") if "indices" in file.keys() else None  # noqa: SIM118

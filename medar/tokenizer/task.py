@@ -173,7 +173,7 @@ class TokenizerTask(Task[Item]):
         collapsed scale is said in words.
         """
         resting = self.model.quantiser.resting
-        usage = None if resting else CodeUsage(self.model.config.schedule, self.model.codes)
+        usage = None if resting else CodeUsage(self.model.config.schedule, self.model.codebook_size)
         validation = Validation(usage)
         for volume in self._validation_volumes():
             validation.update(volume, self.model(volume))

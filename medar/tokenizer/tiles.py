@@ -1,12 +1,13 @@
-"""Decoding a large latent piece by piece, in bounded memory, equal to decoding it whole.
+"""Decode a large latent by tiles, in bounded memory, with the same result as in one piece.
 
-The decoder normalises each site by itself (see `medar.tokenizer.network`), so a voxel depends on
-the latent within `Decoder.reach` and on nothing else. A tile is therefore decoded together with
-that margin, the margin's voxels are thrown away, and what remains is exact: no blending, no seams.
+The decoder normalises each site by itself (see `medar.tokenizer.network`), so a voxel depends only
+on the latent within `Decoder.reach`. A tile is decoded together with that margin, the margin's
+voxels are discarded, and the rest is exact: no blending, no seams.
 """
 
 from collections.abc import Iterator
 from itertools import product
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -16,14 +17,21 @@ from medar.errors import MedarError
 from medar.tokenizer.network import Decoded, Decoder
 from medar.volume import Shape3
 
+BUDGET = 4 << 30
+"""Bytes that one pass of the decoder may take; larger latents are decoded by tiles."""
+
+ALIVE = 6
+"""Float32 features of the decoder at its finest level that are in memory at once, in multiples of
+its width: 5.1 to 6.0 measured (widths 16 and 8, 96 cubed voxels, on a CPU)."""
+
 
 class DecodedMap(NamedTuple):
-    """A decoded volume with its label map; logits of many labels would not fit into memory."""
+    """A decoded volume with its label map; the logits of many labels would not fit in memory."""
 
     volume: Tensor
     """(B, C, X, Y, Z)."""
     classes: Tensor | None
-    """(B, 1, X, Y, Z) int16, the likeliest class, 0 the background; None without a label head."""
+    """(B, 1, X, Y, Z) int16, the most likely class, 0 the background; None without a label head."""
 
 
 class Span(NamedTuple):
@@ -31,26 +39,52 @@ class Span(NamedTuple):
 
     start: int
     stop: int
-    """From start to stop: what the tile gives."""
+    """start to stop: what the tile contributes."""
     low: int
     high: int
-    """From low to high: what is decoded for it, the margin included."""
+    """low to high: what is decoded for it, margin included."""
+
+
+def decode_within(decoder: Decoder, latent: Tensor, budget: int = BUDGET) -> DecodedMap:
+    """Decode (B, D, x, y, z), by tiles if the decoder would need more than `budget` bytes."""
+    x, y, z = latent.shape[2:]
+    return decode_tiled(decoder, latent, tile_within(decoder, (x, y, z), budget // len(latent)))
+
+
+def tile_within(decoder: Decoder, latent: Shape3, budget: int) -> Shape3:
+    """The largest tile, in sites, whose decoding fits a budget in bytes.
+
+    The longest side is halved until it fits, but not below the decoder's reach: margins would then
+    cost more than they save.
+    """
+    factors, reach = decoder.config.downsampling, decoder.reach
+    tile = list(latent)
+    while True:
+        axes = zip(tile, reach, latent, factors, strict=True)
+        sides = [min(t + 2 * r, n) * f for t, r, n, f in axes]
+        sites = prod(sides) // prod(decoder.config.fold)
+        needed = sites * decoder.config.width * ALIVE * 4
+        longest = max(range(3), key=lambda axis: tile[axis] / reach[axis])
+        if needed <= budget or tile[longest] <= reach[longest]:
+            x, y, z = tile
+            return x, y, z
+        tile[longest] = -(-tile[longest] // 2)
 
 
 @torch.no_grad()
 def decode_tiled(
     decoder: Decoder, latent: Tensor, tile: Shape3, overlap: Shape3 | None = None
 ) -> DecodedMap:
-    """Decode (B, D, x, y, z) by tiles.
+    """Decode (B, D, x, y, z) by tiles, without gradients.
 
-    An axis that tile and margins would span is decoded whole.
+    An axis that a tile with its margins would span is decoded in one piece.
 
     Args:
-        decoder: in evaluation; no gradient is kept.
+        decoder: in evaluation mode.
         latent: (B, D, x, y, z).
-        tile: sites that a tile gives along each axis, margin not counted.
+        tile: sites of a tile along each axis, without margins.
         overlap: sites of margin on either side of a tile. None: the decoder's reach, with which
-            the result equals whole decoding. Less is faster and leaves seams.
+            the result is exact. A smaller margin is faster and leaves seams.
 
     Raises:
         MedarError: a tile below 1 or an overlap below 0.
@@ -58,7 +92,7 @@ def decode_tiled(
     overlap = decoder.reach if overlap is None else overlap
     if min(tile) < 1 or min(overlap) < 0:
         raise MedarError(
-            f"tile {list(tile)} with overlap {list(overlap)}: allowed from 1, and from 0"
+            f"tile {list(tile)} must be at least 1 and overlap {list(overlap)} at least 0"
         )
     sizes = latent.shape[2:]
     axes = [list(spans(*of_axis)) for of_axis in zip(sizes, tile, overlap, strict=True)]
@@ -67,20 +101,20 @@ def decode_tiled(
     volume = classes = None
     for x, y, z in product(*axes):
         piece = latent[:, :, x.low : x.high, y.low : y.high, z.low : z.high]
-        given = _cropped(decoder(piece), (x, y, z), factors)
+        part = _cropped(decoder(piece), (x, y, z), factors)
         if volume is None:
-            volume = given.volume.new_empty(*given.volume.shape[:2], *shape)
-        _part(volume, (x, y, z), factors).copy_(given.volume)
-        if given.classes is not None:
+            volume = part.volume.new_empty(*part.volume.shape[:2], *shape)
+        _part(volume, (x, y, z), factors).copy_(part.volume)
+        if part.classes is not None:
             if classes is None:
-                classes = given.classes.new_empty(len(latent), 1, *shape)
-            _part(classes, (x, y, z), factors).copy_(given.classes)
+                classes = part.classes.new_empty(len(latent), 1, *shape)
+            _part(classes, (x, y, z), factors).copy_(part.classes)
     assert volume is not None
     return DecodedMap(volume, classes)
 
 
 def spans(size: int, tile: int, overlap: int) -> Iterator[Span]:
-    """Tiles of an axis of `size` sites; a single one where tile and margins span it all."""
+    """Tiles of an axis of `size` sites; a single one if a tile with its margins spans it."""
     if tile + 2 * overlap >= size:
         yield Span(0, size, 0, size)
         return
@@ -93,18 +127,18 @@ Spans = tuple[Span, Span, Span]
 
 
 def _cropped(decoded: Decoded, at: Spans, factors: Shape3) -> DecodedMap:
-    """The voxels that a tile gives, without those of its margin."""
+    """The voxels that a tile contributes, without those of its margin."""
     x, y, z = at
     origin = x.low, y.low, z.low
     volume = _part(decoded.volume, at, factors, origin)
     if decoded.logits is None:
         return DecodedMap(volume, None)
-    likeliest = _part(decoded.logits, at, factors, origin).argmax(1, keepdim=True)
-    return DecodedMap(volume, likeliest.to(torch.int16))
+    classes = _part(decoded.logits, at, factors, origin).argmax(1, keepdim=True)
+    return DecodedMap(volume, classes.to(torch.int16))
 
 
 def _part(whole: Tensor, at: Spans, factors: Shape3, origin: Shape3 = (0, 0, 0)) -> Tensor:
-    """The voxels that a tile gives, in an array that begins at the sites `origin`."""
+    """The voxels that a tile contributes, in an array whose first site is `origin`."""
     x, y, z = (
         slice((span.start - first) * factor, (span.stop - first) * factor)
         for span, factor, first in zip(at, factors, origin, strict=True)

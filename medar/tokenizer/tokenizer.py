@@ -1,28 +1,29 @@
-"""`Tokenizer`: volumes to token pyramids and back, with all that is needed to do it again.
+"""`Tokenizer`: volumes to token pyramids and back.
 
     volume -> Encoder -> latent -> MultiScaleQuantiser -> indices of each scale (TokenPyramid)
-    TokenPyramid -> latent -> Decoder -> volume, and label logits where it has a label head
+    TokenPyramid -> latent -> Decoder -> volume, and label logits if there is a label head
 
-A tokenizer is kept as a folder: `config.json`, `model.safetensors`, `preprocess.json` (the plan
-that takes a file to the network and back) and a model card. Its digest, of weights and settings,
-ties a pyramid to the tokenizer that made it.
+A tokenizer is saved as a model folder (see `medar.model_folder`). Its digest, a hash of weights and
+settings, ties a pyramid to the tokenizer that made it.
 
 B batch, C channels, X Y Z voxels.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from medar.data.plan import Plan
+from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.model_folder import (
     CONFIG,
     PREPROCESS,
     digest_of,
+    find_model,
     load_weights,
     model_card,
     read_config,
@@ -36,7 +37,11 @@ from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.residual import MultiScaleQuantiser, Quantisation, QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.volume import Shape3
+from medar.tokenizer.tiles import BUDGET, DecodedMap, decode_within
+from medar.volume import Shape3, Volume
+
+if TYPE_CHECKING:
+    from medar.tokenizer.inference import Reconstructed
 
 FORMAT_VERSION = 1
 
@@ -73,7 +78,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reconstruction:
-    """What training looks at: a batch after the whole way."""
+    """A batch after encoding, quantisation and decoding, with what the losses need."""
 
     volume: Tensor
     """(B, C, X, Y, Z)."""
@@ -87,10 +92,11 @@ class Tokenizer(nn.Module):
 
     Args:
         config: see `TokenizerConfig`.
-        plan: how files are brought to the network's form, if known; kept with the weights.
+        plan: leads from files to the network and back; saved with the weights. None: the tokenizer
+            takes arrays only.
 
     Raises:
-        MedarError: the plan's size is not that of the schedule.
+        MedarError: the plan's size differs from the schedule's.
     """
 
     encoder_type: ClassVar[type[Encoder]] = Encoder
@@ -100,8 +106,8 @@ class Tokenizer(nn.Module):
         super().__init__()
         if plan is not None and plan.size != config.size:
             raise MedarError(
-                f"plan of size {list(plan.size)} for a tokenizer of {list(config.size)} voxels: "
-                "schedule and downsampling must give the plan's size"
+                f"plan of size {list(plan.size)} for a tokenizer of {list(config.size)} voxels; "
+                "schedule times downsampling must equal the plan's size"
             )
         self.config = config
         self.plan = plan
@@ -112,13 +118,13 @@ class Tokenizer(nn.Module):
         self.quantiser = MultiScaleQuantiser(codebook, config.schedule, config.quantiser)
 
     @property
-    def codes(self) -> int:
+    def codebook_size(self) -> int:
         """V, the number of codes."""
         return self.quantiser.codebook.size
 
     @property
     def digest(self) -> str:
-        """A hash of settings and weights; taken anew only when a weight has changed."""
+        """A hash of settings and weights; recomputed only if a weight has changed."""
         state = self.state_dict(keep_vars=True).values()
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
         if self._digest is None or self._digest[0] != version:
@@ -127,7 +133,7 @@ class Tokenizer(nn.Module):
         return self._digest[1]
 
     def forward(self, volumes: Tensor) -> Reconstruction:
-        """(B, C, X, Y, Z) the whole way, with what training needs."""
+        """Encode, quantise and decode (B, C, X, Y, Z), with what training needs."""
         quantisation = self.quantiser(self.encoder(volumes))
         decoded: Decoded = self.decoder(quantisation.latent)
         return Reconstruction(
@@ -136,21 +142,21 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, volumes: Tensor) -> TokenPyramid:
-        """(B, C, X, Y, Z) to tokens.
+        """Encode (B, C, X, Y, Z).
 
         Raises:
-            MedarError: volumes of another size than the schedule is for.
+            MedarError: the volumes do not have the size of the schedule.
         """
         return TokenPyramid(
             indices=self.quantiser.encode(self.encoder(volumes)),
             schedule=self.config.schedule,
-            codes=self.codes,
+            codebook_size=self.codebook_size,
             tokenizer=self.digest,
         )
 
     @torch.no_grad()
     def decode(self, pyramid: TokenPyramid, upto: int | None = None) -> Decoded:
-        """Tokens to (B, C, X, Y, Z), and label logits where there is a label head.
+        """Decode to (B, C, X, Y, Z), and to label logits if there is a label head.
 
         Args:
             pyramid: made by this tokenizer, or sampled for it.
@@ -164,26 +170,76 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def latent(self, pyramid: TokenPyramid, upto: int | None = None) -> Tensor:
-        """The latent that tokens stand for, (B, D, x, y, z); see `decode`.
+        """The latent of a pyramid, (B, D, x, y, z); see `decode`.
 
         Raises:
-            MedarError: a pyramid of another tokenizer, schedule or number of codes, or `upto`
+            MedarError: the pyramid has another tokenizer, schedule or codebook size, or `upto` is
                 beyond its scales.
         """
         if pyramid.tokenizer and pyramid.tokenizer != self.digest:
             raise MedarError(
-                f"token pyramid of tokenizer {pyramid.tokenizer}, this one is {self.digest}; "
+                f"token pyramid of tokenizer {pyramid.tokenizer}, but this one is {self.digest}; "
                 "decode it with the one that made it"
             )
-        if (pyramid.schedule, pyramid.codes) != (self.config.schedule, self.codes):
+        if (pyramid.schedule, pyramid.codebook_size) != (self.config.schedule, self.codebook_size):
             raise MedarError(
-                f"token pyramid of {pyramid.schedule} and {pyramid.codes} codes; this tokenizer "
-                f"has {self.config.schedule} and {self.codes} codes"
+                f"token pyramid of {pyramid.schedule} and {pyramid.codebook_size} codes, but this "
+                f"tokenizer has {self.config.schedule} and {self.codebook_size} codes"
             )
         return self.quantiser.decode(pyramid.indices, upto)
 
+    def decode_map(
+        self, pyramid: TokenPyramid, upto: int | None = None, budget: int = BUDGET
+    ) -> DecodedMap:
+        """Decode in bounded memory, with the most likely class of each voxel instead of logits.
+
+        Latents for which the decoder would need more than `budget` bytes are decoded by tiles; the
+        result is the same (see `medar.tokenizer.tiles`).
+
+        Raises:
+            MedarError: see `latent`.
+        """
+        latent = self.latent(pyramid.to(device_of(self)), upto)
+        return decode_within(self.decoder, latent, budget)
+
+    def reconstruct(self, volume: Volume, upto: int | None = None) -> "Reconstructed":
+        """Encode a volume as read from a file and decode it onto its own grid and intensities.
+
+        Args:
+            volume: of any shape and orientation; its modality or channels must be the plan's.
+            upto: use the coarsest `upto` scales only.
+
+        Raises:
+            MedarError: no plan, no intensity rule for the volume in the plan, or `upto` beyond the
+                scales.
+        """
+        from medar.tokenizer.inference import reconstruct
+
+        return reconstruct(self, volume, upto)
+
+    def require_plan(self) -> Plan:
+        """The plan that leads from files to the tokenizer and back.
+
+        Raises:
+            MedarError: it has none, or one that does not fit its network.
+        """
+        if self.plan is None:
+            raise MedarError(
+                "the tokenizer has no plan (preprocess.json in its folder) and cannot read files; "
+                "train it on a prepared data set, or copy the file from its model folder"
+            )
+        network = self.config.network
+        channels = len(self.plan.channels) or 1
+        if channels != network.channels or network.labels not in (0, len(self.plan.labels)):
+            raise MedarError(
+                f"the tokenizer's network has {network.channels} channels and {network.labels} "
+                f"labels, its plan {channels} and {len(self.plan.labels)}; config.json and "
+                "preprocess.json belong to different models"
+            )
+        return self.plan
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the tokenizer as a folder, file by file atomically, the configuration last."""
+        """Write the tokenizer as a model folder that `from_pretrained` reads."""
         config = {"class": type(self).__name__, **to_dict(self.config)}
         external = codebooks.import_path(self.config.codebook.kind)
         if external is not None:
@@ -198,21 +254,25 @@ class Tokenizer(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """The tokenizer that `save_pretrained` wrote, in evaluation mode.
+    def from_pretrained(cls, path: str | Path, device: DeviceName = "cpu") -> Self:
+        """Load a tokenizer that `save_pretrained` or training wrote, in evaluation mode.
+
+        Args:
+            path: the model folder, or that of the training run, which holds it as `model`.
+            device: where to put it; "auto" is CUDA where available.
 
         Raises:
             MedarError: a file is absent or damaged, the folder holds a model of another class or
                 format, or its codebook's class cannot be imported.
         """
-        folder = Path(folder)
+        folder = find_model(path, "tokenizer")
         values = read_config(folder, (cls.__name__,), FORMAT_VERSION, "tokenizer")
         del values["class"]
         _import_codebook(values)
         plan = read_preprocess(folder, Plan) if (folder / PREPROCESS).exists() else None
         tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
         load_weights(tokenizer, folder)
-        return tokenizer.eval()
+        return to_device(tokenizer, device).eval()
 
     def _weights(self) -> bytes:
         return weight_bytes(self.state_dict(), str(to_dict(self.config)))
@@ -224,7 +284,7 @@ class Tokenizer(nn.Module):
             f"volumes: {size} voxels, spacing {spacing} mm, {self.config.network.channels} "
             "channel(s)",
             f"scales: {self.config.schedule}",
-            f"codebook: {self.config.codebook.kind}, {self.codes} codes",
+            f"codebook: {self.config.codebook.kind}, {self.codebook_size} codes",
             f"parameters: {sum(p.numel() for p in self.parameters()):,}",
         ]
         return model_card("tokenizer", lines)

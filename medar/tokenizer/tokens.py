@@ -33,7 +33,7 @@ from medar.tokenizer.schedule import ScaleSchedule
 INDEX, CASES, TOKENIZER, PREPARED = "tokens.json", "cases", "tokenizer", "prepared"
 MAPS = "maps"
 ENDING = ".safetensors"
-FORMAT = "medar tokens 1"
+FORMAT = "medar tokens 2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class TokenIndex:
     tokenizer: str
     """Digest of the tokenizer."""
     schedule: ScaleSchedule
-    codes: int
+    codebook_size: int
     """V, the size of the codebook."""
     plan: str
     """Digest of the plan."""
@@ -172,9 +172,9 @@ class TokenDataset(DrawnDataset):
         return self.about.schedule
 
     @property
-    def codes(self) -> int:
+    def codebook_size(self) -> int:
         """V, the size of the codebook."""
-        return self.about.codes
+        return self.about.codebook_size
 
     @property
     def digest(self) -> str:

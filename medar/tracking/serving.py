@@ -30,7 +30,6 @@ from medar.settings import STRICT, from_dict, to_dict
 from medar.synthesis.request import Request
 from medar.synthesis.samples import fill
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
-from medar.tokenizer.inference import load_tokenizer, plan_of, reconstruct
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.signature import kind_of
 from medar.volume import Volume, read_volume, write_nifti
@@ -98,7 +97,7 @@ def answers_of(folder: str | Path) -> Answers:
     """
     kind = kind_of(Path(folder))
     if kind == "tokenizer":
-        return Reconstructor(load_tokenizer(folder))
+        return Reconstructor(Tokenizer.from_pretrained(folder, "auto"))
     if kind == "segmenter":
         return Segmented(load_segmenter(folder))
     return Generated(Synthesizer.from_pretrained(folder))
@@ -169,11 +168,11 @@ class Reconstructor:
             MedarError: no volume, or one that the plan has no rule for.
         """
         given = from_dict(Given, _plain(request), "request")
-        plan = plan_of(self._tokenizer)
+        plan = self._tokenizer.require_plan()
         with _scratch() as scratch:
             path = _file(scratch, "volume", given.volume)
             volume = read_for_plan(plan, path, modality=given.modality)
-            made = reconstruct(self._tokenizer, volume, given.upto)
+            made = self._tokenizer.reconstruct(volume, given.upto)
             written = scratch / "made.nii.gz"
             write_nifti(written, made.image, grid="source")
             image, label = written.read_bytes(), None

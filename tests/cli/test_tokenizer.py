@@ -127,7 +127,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["reconstruct", "MODEL", "IN", "o.nii", "--device", "tpu"], "device"),
         (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
         (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
-        (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "no token pyramid"),
+        (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "not a token pyramid"),
         (["decode", "gone.safetensors", "out.mha"], "volumes are written as .nii"),
         (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
         (

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
     index = TokenIndex(
         tokenizer="t",
         schedule=SCHEDULE,
-        codes=11,
+        codebook_size=11,
         plan="p",
         seed=0,
         variants=2,

@@ -103,11 +103,11 @@ def test_smoothing_spreads_the_target() -> None:
 def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
     data = TokenDataset(tokens, split="train")
     marginals = Marginals.of(data)
-    assert marginals.frequencies.shape == (3, data.codes)
+    assert marginals.frequencies.shape == (3, data.codebook_size)
     torch.testing.assert_close(marginals.frequencies.sum(1), torch.ones(3))
     rows = torch.stack([data.pyramid(k).flatten()[0] for k in range(len(data))])
     count = int((rows[:, 1:9] == 9).sum())
-    total = 12 * 8 + PRIOR * data.codes
+    total = 12 * 8 + PRIOR * data.codebook_size
     assert float(marginals.frequencies[1, 9]) == pytest.approx((count + PRIOR) / total)
     entropy = marginals.entropy(rows)
     assert entropy.shape == rows.shape

@@ -77,9 +77,9 @@ def write_tokens(
         )
         entries.append(case)
         flat = torch.full((1, schedule.length), CODES[class_])
-        other = torch.randint(tokenizer.codes, flat.shape, generator=random)
+        other = torch.randint(tokenizer.codebook_size, flat.shape, generator=random)
         flat = torch.where(torch.rand(flat.shape, generator=random) < noise, other, flat)
-        pyramid = TokenPyramid.from_flat(flat, schedule, tokenizer.codes, tokenizer.digest)
+        pyramid = TokenPyramid.from_flat(flat, schedule, tokenizer.codebook_size, tokenizer.digest)
         pyramid.save(folder / case.file)
         if maps:
             labels = torch.full((1, *plan.size), LABELS[class_], dtype=torch.int8).numpy()
@@ -87,7 +87,7 @@ def write_tokens(
     index = TokenIndex(
         tokenizer=tokenizer.digest,
         schedule=schedule,
-        codes=tokenizer.codes,
+        codebook_size=tokenizer.codebook_size,
         plan=plan.digest,
         seed=0,
         variants=0,

@@ -79,7 +79,7 @@ def tokens(folder: Path, file: bytes = b"1", voxel: int = 0, **changes: Any) -> 
     }  # fmt: skip
     case = TokenCase(**{**said, **changes})
     index = TokenIndex(
-        tokenizer="t", schedule=ScaleSchedule(grids=((1, 1, 1),)), codes=3, plan="p",
+        tokenizer="t", schedule=ScaleSchedule(grids=((1, 1, 1),)), codebook_size=3, plan="p",
         seed=0, variants=0, augmentation=None, maps={1: "liver"}, cases=(case,),
     )  # fmt: skip
     (folder / "cases").mkdir(parents=True, exist_ok=True)

@@ -15,18 +15,10 @@ from medar.data.intensity import Window
 from medar.data.preparation import prepare_image
 from medar.errors import MedarError
 from medar.tokenizer.codebooks import CodebookSettings
-from medar.tokenizer.inference import (
-    ALIVE,
-    BUDGET,
-    decode,
-    field_of_view,
-    plan_of,
-    psnr_within,
-    reconstruct,
-    tile_within,
-)
+from medar.tokenizer.inference import field_of_view, psnr_within
 from medar.tokenizer.network import Decoded, Decoder, NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tiles import ALIVE, BUDGET, tile_within
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.volume import ReadOptions, Volume, write_nifti
 
@@ -83,13 +75,13 @@ def test_every_grid_comes_back(
     tokenizer = make_tokenizer(spacing=(1.1, 1.1, 1.1))
     path = file_on(tmp_path, affine, (9, 8, 12))
     perfect(monkeypatch, tokenizer)
-    volume = read_for_plan(plan_of(tokenizer), path)
-    made = reconstruct(tokenizer, volume)
+    volume = read_for_plan(tokenizer.require_plan(), path)
+    made = tokenizer.reconstruct(volume)
     write_nifti(tmp_path / "out.nii", made.image, grid="source")
     before, after = nib.load(path), nib.load(tmp_path / "out.nii")
     assert after.shape == before.shape
     assert np.allclose(after.affine, before.affine, atol=1e-5)
-    inside = field_of_view(prepare_image(volume, plan_of(tokenizer))[1])
+    inside = field_of_view(prepare_image(volume, tokenizer.require_plan())[1])
     assert 0 < made.outside == 1 - inside.mean() < 0.6
     stored = nib.load(tmp_path / "out.nii").get_fdata()
     close = np.abs(stored - before.get_fdata()) < 40  # of a range of 600, resampled twice
@@ -101,26 +93,26 @@ def test_a_volume_of_the_plans_form_comes_back_as_the_network_made_it(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
-    volume = read_for_plan(plan_of(tokenizer), write("in.nii"))
-    made = reconstruct(tokenizer, volume)
-    array = torch.from_numpy(prepare_image(volume, plan_of(tokenizer))[0].copy())[None]
+    volume = read_for_plan(tokenizer.require_plan(), write("in.nii"))
+    made = tokenizer.reconstruct(volume)
+    array = torch.from_numpy(prepare_image(volume, tokenizer.require_plan())[0].copy())[None]
     expected = tokenizer.decode(tokenizer.encode(array)).volume[0].numpy() * 1000
     assert np.allclose(made.image.array, expected, atol=0.1)
     assert made.outside == 0
     error = (np.clip(expected, -1000, 1000) - volume.array) / 1000
     assert made.psnr == pytest.approx(10 * np.log10(4 / np.square(error).mean()), abs=1e-3)
-    assert np.array_equal(reconstruct(tokenizer, volume, 3).image.array, made.image.array)
-    assert not np.array_equal(reconstruct(tokenizer, volume, 1).image.array, made.image.array)
+    assert np.array_equal(tokenizer.reconstruct(volume, 3).image.array, made.image.array)
+    assert not np.array_equal(tokenizer.reconstruct(volume, 1).image.array, made.image.array)
     with pytest.raises(MedarError, match="upto 0"):
-        reconstruct(tokenizer, volume, 0)
+        tokenizer.reconstruct(volume, 0)
 
 
 def test_beyond_the_field_of_view_lies_the_lowest_intensity(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
-    volume = read_for_plan(plan_of(tokenizer), write("in.nii", (16, 8, 8)))
-    made = reconstruct(tokenizer, volume)
+    volume = read_for_plan(tokenizer.require_plan(), write("in.nii", (16, 8, 8)))
+    made = tokenizer.reconstruct(volume)
     assert made.outside == 0.5
     assert (made.image.array[:, :4] == -1000).all()
     assert (made.image.array[:, 12:] == -1000).all()
@@ -132,22 +124,22 @@ def test_patches_cover_the_whole_volume(
     shape: Any, make_tokenizer: MakeTokenizer, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = make_tokenizer(mode="patch", labels={3: "a", 7: "b"})
-    volume = read_for_plan(plan_of(tokenizer), write("in.nii", shape))
-    made = reconstruct(tokenizer, volume)
+    volume = read_for_plan(tokenizer.require_plan(), write("in.nii", shape))
+    made = tokenizer.reconstruct(volume)
     assert made.image.shape == shape
     assert made.outside == 0
     assert made.label is not None
     assert made.label.shape == shape
     assert set(np.unique(made.label.array)) <= {0, 3, 7}
     perfect(monkeypatch, tokenizer)
-    assert np.allclose(reconstruct(tokenizer, volume).image.array, volume.array, atol=0.1)
+    assert np.allclose(tokenizer.reconstruct(volume).image.array, volume.array, atol=0.1)
 
 
 def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: Write) -> None:
     tokenizer = make_tokenizer(labels={3: "a", 7: "b"})
-    volume = read_for_plan(plan_of(tokenizer), write("in.nii"))
-    made = reconstruct(tokenizer, volume)
-    array = torch.from_numpy(prepare_image(volume, plan_of(tokenizer))[0].copy())[None]
+    volume = read_for_plan(tokenizer.require_plan(), write("in.nii"))
+    made = tokenizer.reconstruct(volume)
+    array = torch.from_numpy(prepare_image(volume, tokenizer.require_plan())[0].copy())[None]
     logits = tokenizer.decode(tokenizer.encode(array)).logits
     assert logits is not None
     assert made.label is not None
@@ -171,9 +163,9 @@ def test_little_memory_gives_tiles_and_the_same() -> None:
     assert whole.logits is not None
     calls = []
     tokenizer.decoder.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(decode(tokenizer, pyramid).volume, whole.volume)
+    assert torch.equal(tokenizer.decode_map(pyramid).volume, whole.volume)
     assert len(calls) == 1
-    small = decode(tokenizer, pyramid, budget=1)
+    small = tokenizer.decode_map(pyramid, budget=1)
     assert len(calls) > 3
     torch.testing.assert_close(small.volume, whole.volume, atol=1e-5, rtol=1e-5)
     assert small.classes is not None
@@ -208,13 +200,13 @@ def test_a_file_is_read_as_the_plan_says(make_tokenizer: MakeTokenizer, tmp_path
     voxels = np.full((8, 8, 8), np.nan, np.float32)
     voxels[:4] = 7
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "nan.nii")
-    careless = plan_of(make_tokenizer(reading=ReadOptions(nonfinite="min")))
+    careless = make_tokenizer(reading=ReadOptions(nonfinite="min")).require_plan()
     assert (read_for_plan(careless, tmp_path / "nan.nii").array == 7).all()
     other = read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite=-5.0))
     assert other.array.min() == -5
     assert other.modality == "CT"  # the only one that the plan knows
     with pytest.raises(MedarError, match=r"nan\.nii"):
-        read_for_plan(plan_of(make_tokenizer()), tmp_path / "nan.nii")
+        read_for_plan(make_tokenizer().require_plan(), tmp_path / "nan.nii")
     with pytest.raises(MedarError, match="nonfinite 'keep'"):
         read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite="keep"))
 
@@ -225,7 +217,7 @@ def test_a_tokenizer_without_a_plan_or_with_anothers_is_refused(
     tokenizer = make_tokenizer(labels={1: "a"})
     tokenizer.plan = make_tokenizer(labels={1: "a", 2: "b"}).plan
     with pytest.raises(MedarError, match="1 channels and 1 labels, its plan 1 and 2"):
-        plan_of(tokenizer)
+        tokenizer.require_plan()
     tokenizer.plan = None
     with pytest.raises(MedarError, match="has no plan"):
-        plan_of(tokenizer)
+        tokenizer.require_plan()

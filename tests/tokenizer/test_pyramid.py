@@ -25,8 +25,8 @@ def make(codes: int = 512, batch: int = 3) -> TokenPyramid:
 
 
 def same(one: TokenPyramid, other: TokenPyramid) -> bool:
-    about = (one.schedule, one.codes, one.tokenizer) == (
-        other.schedule, other.codes, other.tokenizer,
+    about = (one.schedule, one.codebook_size, one.tokenizer) == (
+        other.schedule, other.codebook_size, other.tokenizer,
     )  # fmt: skip
     return about and torch.equal(one.flatten(), other.flatten())
 
@@ -43,7 +43,7 @@ def test_some_items_and_some_scales() -> None:
     assert torch.equal(pyramid[1:].flatten(), pyramid.flatten()[1:])
     coarse = pyramid.upto(2)
     assert torch.equal(coarse.flatten(), pyramid.flatten()[:, : SCHEDULE.offsets[2]])
-    with pytest.raises(MedarError, match="upto 4: the pyramid has scales 1 to 3"):
+    with pytest.raises(MedarError, match="upto must be from 1 to 3, got 4"):
         pyramid.upto(4)
 
 
@@ -82,9 +82,9 @@ def test_wrong_files_are_refused_in_one_line(tmp_path: Path) -> None:
         ("not a safetensors", lambda: path.write_text("?")),
     ]
     reasons += [
-        ("no token pyramid", lambda: save_file({"weight": torch.zeros(2)}, path)),
-        ("no token pyramid", lambda: save_file({"indices": torch.zeros(2)}, path)),
-        ("tokens beyond 0 to 9", lambda: replace(make(512), codes=10).save(path)),
+        ("not a token pyramid", lambda: save_file({"weight": torch.zeros(2)}, path)),
+        ("not a token pyramid", lambda: save_file({"indices": torch.zeros(2)}, path)),
+        ("tokens outside 0 to 9", lambda: replace(make(512), codebook_size=10).save(path)),
     ]
     for reason, write in reasons:
         write()
@@ -99,7 +99,7 @@ def test_a_file_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
     make().save(path)
     with safe_open(path, framework="pt") as file:
         about, indices = json.loads(file.metadata()["medar"]), file.get_tensor("indices")
-    for key, value in [("codes", "many"), ("schedule", "[]"), ("schedule", "{")]:
+    for key, value in [("codebook_size", "many"), ("schedule", "[]"), ("schedule", "{")]:
         save_file({"indices": indices}, path, metadata={"medar": json.dumps({**about, key: value})})
         with pytest.raises(MedarError, match="damaged token pyramid"):
             TokenPyramid.load(path)
@@ -119,7 +119,7 @@ def test_a_file_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
 )
 def test_indices_must_fit_the_schedule(indices: tuple[Tensor, ...]) -> None:
     with pytest.raises(MedarError):
-        TokenPyramid(indices=indices, schedule=SCHEDULE, codes=8)
+        TokenPyramid(indices=indices, schedule=SCHEDULE, codebook_size=8)
 
 
 def test_a_pyramid_is_the_same_bytes_each_time(tmp_path: Path) -> None:

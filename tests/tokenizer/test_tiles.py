@@ -67,5 +67,5 @@ def test_no_label_head_gives_no_label_map() -> None:
 
 @pytest.mark.parametrize(("tile", "overlap"), [((0, 4, 4), None), ((4, 4, 4), (-1, 0, 0))])
 def test_nonsense_is_refused(tile: Shape3, overlap: Shape3 | None) -> None:
-    with pytest.raises(MedarError, match="allowed from 1"):
+    with pytest.raises(MedarError, match="must be at least 1"):
         decode_tiled(decoder_of(), torch.randn(1, 4, 2, 2, 2), tile, overlap)

@@ -63,7 +63,7 @@ def test_tokens_are_those_of_the_prepared_volumes(data: Path, model: Model, tmp_
     assert (done.made, done.kept, done.failed) == (3, 0, {})
     tokenizer, prepared = Tokenizer.from_pretrained(folder), Prepared(out / "prepared")
     plain, drawn = TokenDataset(out, variant=0), TokenDataset(out)
-    assert (plain.schedule, plain.codes) == (tokenizer.config.schedule, 16)
+    assert (plain.schedule, plain.codebook_size) == (tokenizer.config.schedule, 16)
     assert Tokenizer.from_pretrained(plain.tokenizer_folder).digest == tokenizer.digest
     for k in range(3):
         image = torch.from_numpy(prepared.image(prepared[k]))[None]
@@ -202,8 +202,8 @@ def test_a_sampled_pyramid_comes_in_the_plans_form(model: Model, tmp_path: Path)
         decode_file(path, model=folder, variant=1)
     with pytest.raises(MedarError, match="decode it with the one that made it"):
         decode_file(path, model=model("other", seed=1))
-    replace(pyramid, tokenizer="", codes=32).save(path)
-    with pytest.raises(MedarError, match=r"and 32 codes; this tokenizer has .* and 16 codes"):
+    replace(pyramid, tokenizer="", codebook_size=32).save(path)
+    with pytest.raises(MedarError, match=r"and 32 codes, but this tokenizer has .* and 16 codes"):
         decode_file(path, model=folder)
 
 

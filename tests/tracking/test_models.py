@@ -18,7 +18,7 @@ from medar.segmentation.folder import load_segmenter
 from medar.synthesis.request import Request
 from medar.synthesis.samples import fill
 from medar.synthesis.synthesizer import Synthesizer
-from medar.tokenizer.inference import load_tokenizer, plan_of, reconstruct
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking import MlflowTracker, models, serving, signature
 from medar.tracking.models import log_model
 from medar.tracking.names import check_names
@@ -109,9 +109,9 @@ def test_a_tokenizer_answers_with_reconstructions(
     model = load(log_model(make(), tokenizer, kind="tokenizer", metrics={}))
     content = (tmp_path / "a.nii.gz").read_bytes()
     answer = model.predict([{"volume": content}, {"volume": content, "upto": 1}])
-    own = load_tokenizer(tokenizer, "cpu")
+    own = Tokenizer.from_pretrained(tokenizer, "cpu")
     for upto, (_, row) in zip((None, 1), answer.iterrows(), strict=True):
-        made = reconstruct(own, read_for_plan(plan_of(own), tmp_path / "a.nii.gz"), upto)
+        made = own.reconstruct(read_for_plan(own.require_plan(), tmp_path / "a.nii.gz"), upto)
         write_nifti(tmp_path / "b.nii.gz", made.image, grid="source")
         assert row["image"] == (tmp_path / "b.nii.gz").read_bytes()
         assert row["label"] is not None

@@ -18,7 +18,6 @@ from torch import Tensor
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.settings import to_dict
-from medar.tokenizer.inference import load_tokenizer, plan_of
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
@@ -41,7 +40,7 @@ class FrozenTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, plan: Plan, name: str = "tokenizer") -> None:
-        own, given = to_dict(plan_of(tokenizer)), to_dict(plan)
+        own, given = to_dict(tokenizer.require_plan()), to_dict(plan)
         for key in SHARED:
             if own[key] != given[key]:
                 raise MedarError(
@@ -63,7 +62,7 @@ class FrozenTokenizer:
         Raises:
             MedarError: there is none, or see above.
         """
-        return cls(load_tokenizer(folder, "cpu"), plan, folder)
+        return cls(Tokenizer.from_pretrained(folder, "cpu"), plan, folder)
 
     @property
     def schedule(self) -> ScaleSchedule:
