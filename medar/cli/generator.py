@@ -58,16 +58,17 @@ def train(
         raise MedarError(f"{out}: is a file; --out names a folder")
     settings = load_yaml(GeneratorSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
-    tracker = training.tracker(out, "generator")
-    tokens = _tokens(settings, data, out, tokenizer)
-    if tracker is not None:
-        tracker.log_folder(tokens)
-    preview = training_preview(tokens, out)
-    outcome = train_generator(
-        settings, tokens, out, tracker, resume=training.resume, preview=preview
-    )
+    with training.tracker(out, "generator") as tracker:
+        tokens = _tokens(settings, data, out, tokenizer)
+        if tracker is not None:
+            tracker.log_folder(tokens)
+        preview = training_preview(tokens, out)
+        outcome = train_generator(
+            settings, tokens, out, tracker, resume=training.resume, preview=preview
+        )
+        code = training.log_model(tracker, out, "generator", outcome)
     report(out, outcome, json=training.json)
-    return training.keep(tracker, out, "generator", outcome)
+    return code
 
 
 def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:

@@ -76,11 +76,11 @@ def pretrain(
             f"--tokenizer {tokenizer}: pretext.kind masked asks none; leave it out, or choose "
             "another kind"
         )
-    tracker = training.tracker(out, "backbone")
-    folder = prepared_folder(settings.plan, data, out, dataset, workers)
-    if tracker is not None:
-        tracker.log_folder(folder)
-    outcome = pretrain_backbone(settings, folder, out, tracker, resume=training.resume)
+    with training.tracker(out, "backbone") as tracker:
+        folder = prepared_folder(settings.plan, data, out, dataset, workers)
+        if tracker is not None:
+            tracker.log_folder(folder)
+        outcome = pretrain_backbone(settings, folder, out, tracker, resume=training.resume)
     report(out, outcome, json=training.json)
     return 0
 
@@ -130,18 +130,19 @@ def train(
     share = None if labels is None else share_of(labels)
     settings = load_yaml(SegmentationSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes).with_labels(share)
-    tracker = training.tracker(out, "segmenter")
-    folder = prepared_folder(settings.plan, data, out, dataset, workers)
-    if tracker is not None:
-        tracker.log_folder(folder)
-    outcome = train_segmenter(
-        settings,
-        folder,
-        out,
-        tracker,
-        pretrained=None if pretrained == "none" else pretrained,
-        resume=training.resume,
-        workers=None if workers is None else worker_count(workers),
-    )
+    with training.tracker(out, "segmenter") as tracker:
+        folder = prepared_folder(settings.plan, data, out, dataset, workers)
+        if tracker is not None:
+            tracker.log_folder(folder)
+        outcome = train_segmenter(
+            settings,
+            folder,
+            out,
+            tracker,
+            pretrained=None if pretrained == "none" else pretrained,
+            resume=training.resume,
+            workers=None if workers is None else worker_count(workers),
+        )
+        code = training.log_model(tracker, out, "segmenter", outcome)
     report(out, outcome, json=training.json)
-    return training.keep(tracker, out, "segmenter", outcome)
+    return code

@@ -66,13 +66,14 @@ def train(
 
     settings = load_yaml(TokenizerSettings, config, assignments(overrides))
     settings = settings.within(training.max_minutes)
-    tracker = training.tracker(out, "tokenizer")
-    folder = prepared_folder(settings.plan, data, out, dataset, workers)
-    if tracker is not None:
-        tracker.log_folder(folder)
-    outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
+    with training.tracker(out, "tokenizer") as tracker:
+        folder = prepared_folder(settings.plan, data, out, dataset, workers)
+        if tracker is not None:
+            tracker.log_folder(folder)
+        outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
+        code = training.log_model(tracker, out, "tokenizer", outcome)
     report(out, outcome, json=training.json)
-    return training.keep(tracker, out, "tokenizer", outcome)
+    return code
 
 
 @app.command

@@ -1,6 +1,7 @@
 """What all training commands share: overrides of a configuration, data, tracking, the result."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,8 +38,9 @@ class Training:
     json: bool = False
     """Print one JSON object: out, model, step, seconds, best, best_step, metrics."""
 
-    def tracker(self, out: Path, kind: str) -> "MlflowTracker | None":
-        """The run in MLflow, unless it is to be left out.
+    @contextlib.contextmanager
+    def tracker(self, out: Path, kind: str) -> "Iterator[MlflowTracker | None]":
+        """The run in MLflow, which ends with the block; None if untracked.
 
         Args:
             out: the folder of the run.
@@ -52,13 +54,16 @@ class Training:
 
         check_registration(self.register, self.alias, tracked=not self.untracked)
         if self.untracked:
-            return None
-        return MlflowTracker(out, name=f"{kind} {out.resolve().name}", tags={"medar.kind": kind})
+            yield None
+            return
+        name = f"{kind} {out.resolve().name}"
+        with MlflowTracker(out, name=name, tags={"medar.kind": kind}) as tracker:
+            yield tracker
 
-    def keep(
+    def log_model(
         self, tracker: "MlflowTracker | None", out: Path, kind: "Kind", outcome: "Outcome"
     ) -> int:
-        """Put the model of a finished training into MLflow, with its own evaluation.
+        """Log the model of a finished training to MLflow, with its own evaluation.
 
         Returns:
             The exit code: 1 if the model was to be registered and is not.

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -43,7 +43,7 @@ SHOWN = frozenset(
 
 
 class MlflowTracker(Tracker):
-    """One run in MLflow, which goes on when `out`'s training does.
+    """One run in MLflow, resumed when the training in `out` is; closed as a context manager.
 
     Args:
         out: the folder of the run.
@@ -157,7 +157,7 @@ class MlflowTracker(Tracker):
 
     def close(self) -> None:
         """Deliver what is left and end the run: FINISHED, or by the exception on its way out."""
-        if self._store is None and not (self._points or self._parameters or self._data):
+        if self._store is None and not (self._points or self._parameters):
             return
         error = sys.exception()
         status = "FINISHED"
@@ -177,6 +177,12 @@ class MlflowTracker(Tracker):
         if left:
             say(f"{', '.join(left)} did not reach MLflow; metrics are in {self.out}/metrics.jsonl")
         self._store = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def settle(self) -> None:
         """Send what MLflow has not got of a training that is over: OUT/metrics.jsonl, and its end.

@@ -70,8 +70,8 @@ def fit(
         task: what to train.
         settings: how.
         out: the folder of the run, see `medar.training.folder`.
-        tracker: what else is told of settings, metrics and the model, besides `metrics.jsonl`;
-            closed at the end.
+        tracker: also receives settings, metrics and the model, besides `metrics.jsonl`. The caller
+            closes it.
         resume: "auto", "never" or a checkpoint's path, see `medar.training.folder.Resume`.
         clock: seconds, for `minutes`.
 
@@ -101,8 +101,8 @@ def fit(
             return _outcome(run, {})
         number = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
         _say(run, f"training on {precision.why}, {number}")
-        own = stack.enter_context(contextlib.closing(_open_tracker(run, tracker)))
-        loop = Loop(run, precision, own, clock)
+        trackers = _open_trackers(run, tracker, stack)
+        loop = Loop(run, precision, trackers, clock)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
 
 
@@ -219,13 +219,14 @@ class Loop:
         return mean_over_ranks({name: float(value) for name, value in results.items()})
 
 
-def _open_tracker(run: Run, tracker: Tracker | None) -> Tracker:
-    """All that is told about the run, in process 0; nothing in the others."""
+def _open_trackers(run: Run, tracker: Tracker | None, stack: contextlib.ExitStack) -> Tracker:
+    """The run's own tracker and the caller's, in rank 0; none in the others."""
     if not run.ranks.is_rank_zero:
         return Trackers([])
     run.folder.checkpoints.forget_after(run.state.step)
     run.folder.write_config(run.config)
     own = JsonlTracker(run.folder.metrics, run.state.step)
+    stack.callback(own.close)
     trackers = Trackers([own, tracker] if tracker else [own])
     trackers.log_parameters(parameters(run.config))
     return trackers

@@ -24,7 +24,7 @@ class Tracker(Protocol):
         """Keep a file or folder."""
 
     def close(self) -> None:
-        """The run is over, whichever way it ended."""
+        """The run is over, whichever way it ended; called by whoever made the tracker."""
 
 
 class JsonlTracker:

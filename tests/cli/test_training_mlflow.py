@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from medar.tracking import MlflowTracker
 from medar.tracking.data import data_set
 
 torch.set_num_threads(1)
@@ -110,6 +111,36 @@ def test_a_model_that_cannot_be_registered_is_said(
     assert said.code == 1
     assert "127.0.0.1:9 (no run there)" in said.err
     assert (tmp_path / "run" / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("training.steps=-1",), ("data.batch_size=99",)])
+def test_commands_close_the_tracker_in_every_case(
+    words: tuple[str, ...],
+    client: Any,
+    medar: Medar,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counted(MlflowTracker):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            trackers.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    trackers: list[MlflowTracker] = []
+    closed: list[MlflowTracker] = []
+    monkeypatch.setattr("medar.tracking.MlflowTracker", Counted)
+    rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
+    (data / "cases.csv").write_text("id,split\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    train = ["tokenizer", "train", written(tmp_path / "t.yaml", TOKENIZER), *words]
+    train += ["--data", data, "--attributes", data / "cases.csv", "--out", tmp_path / "run"]
+    for _ in range(2):  # the second time the run is finished, or fails again
+        medar(*train)
+    assert set(map(id, closed)) == set(map(id, trackers))
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,8 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
                     time.sleep(0.05)
 
         task.after_step = die  # type: ignore[method-assign]
-        first = tracker()
-        outcome = fit(task, settings(log_every=1), out, first)
+        with tracker() as first:
+            outcome = fit(task, settings(log_every=1), out, first)
     assert outcome.step == 30
     lines = [line for line in capsys.readouterr().err.splitlines() if "is not reached" in line]
     assert len(lines) == 1
@@ -126,8 +126,8 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
     assert run.info.status == "RUNNING"
     known = [metric.step for metric in client.get_metric_history(first.run_id, "train/loss")]
     assert known == list(range(1, 12))
-    with running(words, f"{address}/health", environment, tmp_path / "second.log"):
-        second = tracker()
+    log = tmp_path / "second.log"
+    with running(words, f"{address}/health", environment, log), tracker() as second:
         fit(Toy(), settings(log_every=1), out, second)  # has finished: nothing is trained
         uri = log_model(second, generator, kind="generator", metrics={"a": 1.0}, register="tiny")
     run = client.get_run(first.run_id)

@@ -86,12 +86,13 @@ def test_secrets_of_addresses_are_not_shown(address: str, shown: str) -> None:
 def test_all_of_a_training_without_a_server_comes_with_its_model(
     client: Any, make: Make, tokenizer: Path, tmp_path: Path
 ) -> None:
-    fit(Toy(), settings(), tmp_path / "run", make(uri=NOWHERE))
-    told = MlflowTracker(tmp_path / "told", name="told")
-    fit(Toy(), settings(), tmp_path / "told", told)
-    tracker = make()
-    fit(Toy(), settings(), tmp_path / "run", tracker)  # has finished: nothing is trained
-    log_model(tracker, tokenizer, kind="tokenizer", metrics={})
+    with make(uri=NOWHERE) as tracker:
+        fit(Toy(), settings(), tmp_path / "run", tracker)
+    with MlflowTracker(tmp_path / "told", name="told") as told:
+        fit(Toy(), settings(), tmp_path / "told", told)
+    with make() as tracker:
+        fit(Toy(), settings(), tmp_path / "run", tracker)  # has finished: nothing is trained
+        log_model(tracker, tokenizer, kind="tokenizer", metrics={})
     run, same = client.get_run(tracker.run_id), client.get_run(told.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == same.data.params

@@ -54,8 +54,8 @@ def nowhere() -> str:
 
 
 def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
-    tracker = make(tags={"who": "me"}, parent="0123")
-    fit(Toy(), settings(), tmp_path, tracker)
+    with make(tags={"who": "me"}, parent="0123") as tracker:
+        fit(Toy(), settings(), tmp_path, tracker)
     run = client.get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
     assert run.info.run_name == "test"
@@ -86,11 +86,11 @@ def test_a_run_says_how_it_ended_and_goes_on(
     task = Toy()
     task.after_step = end  # type: ignore[method-assign]
     first = make()
-    with pytest.raises(error):
+    with pytest.raises(error), first:
         fit(task, settings(log_every=1), tmp_path, first)
     assert client.get_run(first.run_id).info.status == status
-    second = make()
-    fit(Toy(), settings(log_every=1), tmp_path, second)
+    with make() as second:
+        fit(Toy(), settings(log_every=1), tmp_path, second)
     assert second.run_id == first.run_id
     assert client.get_run(second.run_id).info.status == "FINISHED"
     assert set(steps(client, second.run_id, "train/loss")) == set(range(1, 31))
@@ -173,7 +173,8 @@ def test_a_server_that_is_away_does_not_end_or_delay_a_training(
     make: Make, nowhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
-    outcome = fit(Toy(), settings(log_every=1), tmp_path, make(uri=nowhere))
+    with make(uri=nowhere) as tracker:
+        outcome = fit(Toy(), settings(log_every=1), tmp_path, tracker)
     assert time.monotonic() - began < 5  # MLflow's own patience is minutes
     assert outcome.step == 30
     said = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
@@ -186,10 +187,11 @@ def test_a_server_that_is_away_does_not_end_or_delay_a_training(
 def test_the_whole_story_is_sent_once_a_server_is_there(
     client: Any, make: Make, nowhere: str, tmp_path: Path
 ) -> None:
-    fit(Toy(), settings(steps=6, log_every=1), tmp_path, make(uri=nowhere))
-    tracker = make()
+    with make(uri=nowhere) as tracker:
+        fit(Toy(), settings(steps=6, log_every=1), tmp_path, tracker)
     middle = tmp_path / "checkpoints" / "step-00000006.pt"
-    fit(Toy(), settings(steps=9, log_every=1), tmp_path, tracker, resume=middle)
+    with make() as tracker:
+        fit(Toy(), settings(steps=9, log_every=1), tmp_path, tracker, resume=middle)
     assert steps(client, tracker.run_id, "train/loss") == list(range(1, 10))
 
 
@@ -245,8 +247,8 @@ def test_process_0_alone_tells_mlflow(
     monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(rank=1, world_size=2, local_rank=1))
     monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))
-    tracker = make()
-    fit(Toy(), settings(steps=2), tmp_path, tracker)
+    with make() as tracker:
+        fit(Toy(), settings(steps=2), tmp_path, tracker)
     assert tracker.run_id is None
     assert not (tmp_path / "mlflow.json").exists()
 
