@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.data.prepared import Prepared
-from medar.evaluation.generated import picture, real_pictures
 from medar.evaluation.generation import GenerationReport, evaluate_generation
+from medar.evaluation.generation.files import as_volume, held_out_volumes
 from medar.files import write_json
 from medar.generator.conditions import Condition
 from medar.generator.config import GeneratorConfig
@@ -168,8 +168,8 @@ def judged(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, A
 def pictured(volumes: Tensor, prepared: Path, path: Path) -> None:
     """A contact sheet of volumes, real ones below."""
     plan: Plan = Prepared(prepared).plan
-    made = [picture(volume, plan) for volume in volumes.numpy()]
-    real = real_pictures(prepared, "held-out", DRAWN)
+    made = [as_volume(volume, plan) for volume in volumes.numpy()]
+    real = held_out_volumes(prepared, "held-out", DRAWN)
     contact_sheet(made, path, real=list(real.values()), real_titles=[f"real: {n}" for n in real])
 
 

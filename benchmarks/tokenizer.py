@@ -33,9 +33,9 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
-from medar.evaluation import features
-from medar.evaluation.frechet import Reference
-from medar.evaluation.realism import real_features
+from medar.evaluation.distances import Reference
+from medar.evaluation.extractors.handcrafted import radiomics
+from medar.evaluation.reconstruction.realism import real_features
 from medar.settings import load_yaml
 from medar.tokenizer.residual import Quantisation
 from medar.tokenizer.settings import TokenizerSettings
@@ -141,8 +141,8 @@ def judged(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
             count += torch.bincount(one.flatten(), minlength=codes)
         made.append(back)
         real.append(volume)
-        ours.append(features.radiomics(back))
-        theirs.append(features.radiomics(volume))
+        ours.append(radiomics(back))
+        theirs.append(radiomics(volume))
     reference = Reference(real_features(prepared, split, batch_size=4, device=torch.device("cpu")))
     usage = (counts > 0).float().mean(1).tolist()
     large = [share for share, tokens in zip(usage, scales or [64], strict=False) if tokens >= 64]

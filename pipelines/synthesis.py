@@ -112,8 +112,8 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
     """Compare the volumes with real ones: likeness, diversity, copies."""
     from medar.data.prepared import Prepared
     from medar.devices import resolve_device
-    from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
+    from medar.evaluation.generation.files import generated_files, generated_volumes, read_generated
     from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
 
     data, asked = Prepared(work.out / PREPARED), settings.evaluation
@@ -131,7 +131,7 @@ def evaluate(settings: SynthesisSettings, work: Work) -> Facts:
         seconds_per_volume=made.facts.get("seconds_per_volume") if made else None,
         peak_memory=int(peak * 2**20) if peak else None,
     )
-    shown = generated_pictures(files[:CONTACT_SHEET_VOLUMES], data.plan)
+    shown = generated_volumes(files[:CONTACT_SHEET_VOLUMES], data.plan)
     write_generation(report, shown, data.folder, work.folder)
     for name in ("report.json", "contact_sheet.png"):
         work.shows(work.folder / name)

@@ -7,8 +7,8 @@ from medar.cli.output import print_json, print_pairs, print_table
 from medar.cli.synthesize import CHOOSING, Choosing
 
 if TYPE_CHECKING:
-    from medar.evaluation.agreement import AgreementReport
-    from medar.evaluation.editing import EditingReport
+    from medar.evaluation.generation.agreement import AgreementReport
+    from medar.evaluation.generation.editing import EditingReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -56,7 +56,7 @@ def editing(
     device
         CUDA where there is one, or as said.
     """
-    from medar.evaluation.editing import evaluate_editing
+    from medar.evaluation.generation.editing import evaluate_editing
     from medar.generator.folder import load_model
 
     loaded = load_model(model, device)
@@ -120,8 +120,12 @@ def conditions(
     device
         CUDA where there is one, or as said.
     """
-    from medar.evaluation.agreement import check_maps, evaluate_conditions
-    from medar.evaluation.judge import judge_settings, train_judge
+    from medar.evaluation.generation.agreement import (
+        check_maps,
+        evaluate_conditions,
+        judge_settings,
+        train_judge,
+    )
     from medar.generator.folder import load_model
 
     loaded = load_model(model, device)
@@ -148,9 +152,9 @@ def _print_editing(report: "EditingReport", model: str) -> None:
         f"{model}: {report.cases} cases of the split {report.split}, {report.samples} samples each",
         {
             "inpainting": f"a box of {report.box:g} of each side, "
-            f"{report.inpainting.known:.1%} of the tokens known",
+            f"{report.inpainting.known_fraction:.1%} of the tokens known",
             "upscaling": f"{report.factor} times, {report.known_scales} scales or "
-            f"{report.upscaling.known:.1%} of the tokens known",
+            f"{report.upscaling.known_fraction:.1%} of the tokens known",
         },
     )
     tasks = {"inpainting": report.inpainting, "upscaling": report.upscaling}
@@ -159,7 +163,7 @@ def _print_editing(report: "EditingReport", model: str) -> None:
         (
             (task, name, f"{one.psnr:.2f}", f"{one.ssim:.3f}")
             for task, found in tasks.items()
-            for name, one in found.likeness.items()
+            for name, one in found.similarity.items()
         ),
     )
     for line in report.notes:

@@ -131,9 +131,9 @@ def _prepared(
 
 
 def _print_report(report: "ReconstructionReport", model: str) -> None:
-    from medar.evaluation.frechet import FrechetProtocol
+    from medar.evaluation.reconstruction.realism import FrechetProtocol
 
-    percent = report.mae_unit.startswith("share")
+    percent = report.mae_unit.startswith("fraction")
     mae = f"{report.mae:.2%}" if percent else f"{report.mae:.3g}"
     dice = {f"Dice {k}": _shown(v) for k, v in (report.dice or {}).items()}
     print_pairs(
@@ -141,7 +141,7 @@ def _print_report(report: "ReconstructionReport", model: str) -> None:
         {
             "PSNR": f"{report.psnr:.2f} dB",
             "SSIM": _shown(report.ssim),
-            "mean absolute error": f"{mae} {report.mae_unit.removeprefix('share ')}",
+            "mean absolute error": f"{mae} {report.mae_unit.removeprefix('fraction ')}",
             "high-frequency error": _shown(report.high_frequency_error),
             "power ratio": f"{report.power_ratio:.3f} in the highest third of frequencies",
             "Frechet distance": f"{_shown(report.frechet)}, floor {_shown(report.frechet_floor)}",

@@ -9,7 +9,7 @@ from medar.cli.synthesize import CHOOSING, Choosing
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.evaluation.generation import Batch, GenerationReport
+    from medar.evaluation.generation.evaluate import Batch, GenerationReport
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -69,9 +69,9 @@ def generation(
     from medar.data.prepared import Prepared
     from medar.devices import resolve_device
     from medar.evaluation.extractors import DEFAULT
-    from medar.evaluation.generated import generated_files, generated_pictures, read_generated
     from medar.evaluation.generation import evaluate_generation
-    from medar.evaluation.sampling import Sampled
+    from medar.evaluation.generation.files import generated_files, generated_volumes, read_generated
+    from medar.evaluation.generation.sampling import SampledVolumes
     from medar.generator.folder import load_model
     from medar.model_folder import holds_model
     from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
@@ -81,11 +81,11 @@ def generation(
     if batch < 1:
         raise MedarError(f"--batch {batch}: a whole number from 1 is needed")
     plan = Prepared(data).plan
-    sampled: Sampled | None = None
+    sampled: SampledVolumes | None = None
     batches: Iterable[Batch]
     if holds_model(made):
         loaded = load_model(made, device)
-        batches = sampled = Sampled(
+        batches = sampled = SampledVolumes(
             loaded,
             data,
             split=split,
@@ -111,12 +111,12 @@ def generation(
         device=resolve_device(device),
     )
     if sampled is not None:
-        report = sampled.described(report)
+        report = sampled.complete(report)
     if out is not None:
         shown = (
-            sampled.pictures()
+            sampled.first_volumes()
             if sampled is not None
-            else generated_pictures(files[:CONTACT_SHEET_VOLUMES], plan)
+            else generated_volumes(files[:CONTACT_SHEET_VOLUMES], plan)
         )
         write_generation(report, shown, data, out)
     if json:

@@ -1,1 +1,4 @@
-"""How good models are: reconstruction, with protocols that say how each figure was taken."""
+"""Evaluation of reconstructions, generated volumes and label maps.
+
+Each protocol has a name and a version, and says in its report how every value was computed.
+"""

@@ -1,15 +1,21 @@
-"""Frechet and kernel distance of generated volumes, with floors and bootstrap intervals.
+"""Frechet and kernel distances between sets of volumes, over features.
 
-The floor is the distance of real held-out volumes from the same reference: what a perfect
-generator would get. The Frechet distance falls with the number of volumes, so generated and
-held-out volumes are compared at equal numbers: of the larger set, the mean over random subsets of
-the smaller one's size. The kernel distance is unbiased and takes all.
+Features are standardised by the mean and standard deviation of the reference (real training
+volumes), so that no feature dominates because of its unit.
 
-Intervals are of the generated volumes' choice alone: percentiles of the distances of sets drawn
-with replacement, shifted to have the estimate as their mean. Unshifted they would lie too high,
-since a set with repetitions is less varied.
+- Frechet distance (arXiv 1706.08500): both sets are modelled as Gaussians. Covariances are shrunk
+  towards a multiple of the identity (Ledoit and Wolf, "A well-conditioned estimator for
+  large-dimensional covariance matrices", J. Multivariate Analysis 88, 2004), which keeps them
+  invertible with fewer volumes than features. The estimate is biased upwards, more so with fewer
+  volumes (arXiv 1911.07023), so only values at equal numbers of volumes can be compared.
+- Kernel distance (KID, arXiv 1801.01401): the unbiased estimate of the squared maximum mean
+  discrepancy with the kernel k(x, y) = (x y / F + 1)^3. Its expectation does not depend on the
+  number of volumes; it is about 0, and as often negative, for sets of the same distribution.
 
-N volumes, F features.
+Each value is reported with a floor: the distance of real held-out volumes from the same reference,
+which a perfect generator would reach.
+
+N volumes, M volumes of the reference, F features, R bootstrap draws.
 """
 
 from dataclasses import dataclass
@@ -17,25 +23,151 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medar.evaluation.frechet import Floats, Reference
-from medar.evaluation.kernel import KernelReference
+from medar.errors import MedarError
+
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+FEW = 20
+"""Sets with fewer volumes are reported with a note."""
 
 RESAMPLES = 100
+"""Bootstrap draws."""
+
 SUBSETS = 20
-WIDEST = 1024
-"""Features beyond which the Frechet distance is given without interval: it would take minutes."""
+"""Random subsets of the larger set over which a Frechet distance is averaged."""
+
+MAX_FEATURES = 1024
+"""Above this number of features the Frechet distance gets no interval: it would take minutes."""
+
+DEGREE = 3
+"""Of the polynomial kernel."""
+
+ROWS = 1024
+"""Rows of the kernel matrix that are in memory at once."""
 
 PROTOCOL = {
     "frechet": "Gaussians over standardised features, covariance shrunk (Ledoit-Wolf), at "
     f"`frechet_samples` volumes; mean over {SUBSETS} random subsets where there are more",
     "kernel": "unbiased squared MMD, (x y / F + 1)^3 over standardised features, all volumes",
-    "standardisation": "mean and deviation of the reference",
+    "standardisation": "mean and standard deviation of the reference",
     "floor": "held-out real volumes against the same reference",
     "interval": f"95 %, {RESAMPLES} bootstrap draws of the generated volumes, centred",
 }
-"""How each figure is taken, for reports."""
+"""How each value is computed, for reports."""
 
-Interval = tuple[float, float]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gaussian:
+    """Mean (F,) and covariance (F, F) of a set of features."""
+
+    mean: Floats
+    covariance: Floats
+
+    @classmethod
+    def fit(cls, features: Floats) -> "Gaussian":
+        """Fit to (N, F) features, with the covariance shrunk as by Ledoit and Wolf.
+
+        Raises:
+            MedarError: fewer than two volumes.
+        """
+        _check(features)
+        mean = features.mean(axis=0)
+        return cls(mean=mean, covariance=_shrunk(features - mean))
+
+    def distance(self, other: "Gaussian") -> float:
+        """|m - m'|^2 + tr(S + S' - 2 (S^1/2 S' S^1/2)^1/2), at least 0."""
+        root = _root(self.covariance)
+        common = np.linalg.eigvalsh(root @ other.covariance @ root).clip(min=0.0)
+        traces = np.trace(self.covariance) + np.trace(other.covariance) - 2 * np.sqrt(common).sum()
+        shift = np.square(self.mean - other.mean).sum()
+        return float(max(shift + traces, 0.0))
+
+
+class Reference:
+    """Real volumes that other sets are compared with by the Frechet distance.
+
+    Args:
+        features: (M, F) of the real volumes; their mean and standard deviation standardise every
+            set. A feature that is constant among them is only shifted.
+
+    Raises:
+        MedarError: fewer than two volumes.
+    """
+
+    def __init__(self, features: Floats) -> None:
+        _check(features)
+        self.count = len(features)
+        deviation = features.std(axis=0)
+        self._mean = features.mean(axis=0)
+        self._deviation = np.where(deviation > 1e-9, deviation, 1.0)
+        self._gaussian = Gaussian.fit(self.standardise(features))
+
+    def standardise(self, features: Floats) -> Floats:
+        """(N, F) features less the reference's mean, over its standard deviation."""
+        standard: Floats = (features - self._mean) / self._deviation
+        return standard
+
+    def distance(self, features: Floats) -> float:
+        """The Frechet distance of a set of volumes, (N, F), from the reference.
+
+        Raises:
+            MedarError: fewer than two volumes.
+        """
+        return Gaussian.fit(self.standardise(features)).distance(self._gaussian)
+
+
+class KernelReference:
+    """Real volumes that other sets are compared with by the kernel distance.
+
+    Args:
+        features: (M, F), standardised.
+
+    Raises:
+        MedarError: fewer than two volumes.
+    """
+
+    def __init__(self, features: Floats) -> None:
+        _check(features)
+        self._features = features
+        count = len(features)
+        parts = [features[start : start + ROWS] for start in range(0, count, ROWS)]
+        total = sum(_kernel(part, features).sum() for part in parts)
+        diagonal = ((np.square(features).mean(axis=1) + 1) ** DEGREE).sum()
+        self._within = float(total - diagonal) / (count * (count - 1))
+
+    def distance(self, features: Floats) -> float:
+        """The squared discrepancy of (N, F) standardised features from the reference.
+
+        Raises:
+            MedarError: fewer than two volumes.
+        """
+        return float(self.resampled(features, np.ones((1, len(features))))[0])
+
+    def resampled(self, features: Floats, counts: npt.NDArray[np.floating]) -> Floats:
+        """The distances of R resampled sets, in which volume i occurs `counts[r, i]` times.
+
+        Pairs of a volume with itself are left out however often it was drawn.
+
+        Args:
+            features: (N, F), standardised.
+            counts: (R, N).
+
+        Returns:
+            (R,).
+
+        Raises:
+            MedarError: fewer than two volumes.
+        """
+        _check(features)
+        kernel = _kernel(features, features)
+        np.fill_diagonal(kernel, 0.0)
+        cross = _kernel(features, self._features).mean(axis=1)
+        drawn = counts.sum(axis=1)
+        pairs = np.square(drawn) - np.square(counts).sum(axis=1)
+        within = np.einsum("ri,ij,rj->r", counts, kernel, counts, optimize=True) / pairs
+        distances: Floats = within + self._within - 2 * counts @ cross / drawn
+        return distances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,70 +180,102 @@ class SetDistance:
     frechet_interval: Interval | None
     frechet_floor: float | None
     frechet_samples: int
-    """Volumes a set, generated and held-out."""
+    """Volumes per set, generated and held-out."""
     kernel: float
     kernel_interval: Interval | None
-    """Intervals are None for two volumes, which have no choice to vary."""
+    """Intervals are None for two volumes, of which there is nothing to resample."""
     kernel_floor: float | None
 
 
-def set_distance(made: Floats, held_out: Floats, reference: Floats, seed: int) -> SetDistance:
-    """Judge generated volumes by their features.
+def set_distance(generated: Floats, held_out: Floats, reference: Floats, seed: int) -> SetDistance:
+    """Compare generated volumes with real ones by their features.
+
+    The Frechet distance and its floor are taken at equal numbers of volumes: of the larger set, the
+    mean over random subsets of the smaller one's size. The kernel distance uses all volumes.
+
+    Intervals reflect the choice of the generated volumes alone: percentiles of the distances of
+    sets drawn with replacement, shifted to have the estimate as their mean. Unshifted they would
+    lie too high, since a set with repetitions is less varied.
 
     Args:
-        made: (N, F) of generated volumes.
+        generated: (N, F) of generated volumes.
         held_out: (N, F) of real volumes, for the floor.
-        reference: (N, F) of the real volumes that both are compared with.
+        reference: (M, F) of the real volumes that both are compared with.
         seed: of subsets and bootstrap draws.
 
     Raises:
         MedarError: fewer than two generated volumes or two of the reference.
     """
     random = np.random.default_rng(seed)
-    against = Reference(reference)
-    kernel = KernelReference(against.standardise(reference))
-    made_standard = against.standardise(made)
-    floored = len(held_out) > 1
-    samples = min(len(made), len(held_out)) if floored else len(made)
-    frechet, distance = _at(against, made, samples, random), kernel.distance(made_standard)
-    draws = random.integers(len(made), size=(RESAMPLES, len(made)))
-    counts = np.stack([np.bincount(draw, minlength=len(made)) for draw in draws]).astype(float)
-    varied = len(made) > 2
-    narrow = varied and made.shape[1] <= WIDEST
+    gaussian = Reference(reference)
+    kernel = KernelReference(gaussian.standardise(reference))
+    standard = gaussian.standardise(generated)
+    has_floor = len(held_out) > 1
+    samples = min(len(generated), len(held_out)) if has_floor else len(generated)
+    frechet, distance = _at(gaussian, generated, samples, random), kernel.distance(standard)
+    draws = random.integers(len(generated), size=(RESAMPLES, len(generated)))
+    frechet_interval = kernel_interval = None
+    if len(generated) > 2:
+        counts = np.stack([np.bincount(draw, minlength=len(generated)) for draw in draws])
+        counts = counts[(counts > 0).sum(axis=1) > 1].astype(float)
+        kernel_interval = _interval(distance, kernel.resampled(standard, counts))
+        if generated.shape[1] <= MAX_FEATURES:
+            values = [gaussian.distance(generated[draw]) for draw in draws[:, :samples]]
+            frechet_interval = _interval(frechet, np.array(values), least=0.0)
     return SetDistance(
-        features=made.shape[1],
+        features=generated.shape[1],
         frechet=frechet,
-        frechet_interval=_interval(
-            frechet, _resampled(against, made, draws[:, :samples]), least=0.0
-        )
-        if narrow
-        else None,
-        frechet_floor=_at(against, held_out, samples, random) if floored else None,
+        frechet_interval=frechet_interval,
+        frechet_floor=_at(gaussian, held_out, samples, random) if has_floor else None,
         frechet_samples=samples,
         kernel=distance,
-        kernel_interval=_interval(
-            distance, kernel.resampled(made_standard, counts[(counts > 0).sum(axis=1) > 1])
-        )
-        if varied
-        else None,
-        kernel_floor=kernel.distance(against.standardise(held_out)) if floored else None,
+        kernel_interval=kernel_interval,
+        kernel_floor=kernel.distance(gaussian.standardise(held_out)) if has_floor else None,
     )
 
 
-def _at(against: Reference, features: Floats, samples: int, random: np.random.Generator) -> float:
-    """The Frechet distance of `samples` of the volumes: the mean over subsets if there are more."""
+def _at(reference: Reference, features: Floats, samples: int, random: np.random.Generator) -> float:
+    """The Frechet distance at `samples` volumes: the mean over random subsets if there are more."""
     if samples == len(features):
-        return against.distance(features)
+        return reference.distance(features)
     subsets = (random.permutation(len(features))[:samples] for _ in range(SUBSETS))
-    return float(np.mean([against.distance(features[chosen]) for chosen in subsets]))
-
-
-def _resampled(against: Reference, features: Floats, draws: npt.NDArray[np.intp]) -> Floats:
-    """The Frechet distance of each draw, (R, samples) places among the volumes: (R,)."""
-    return np.array([against.distance(features[draw]) for draw in draws])
+    return float(np.mean([reference.distance(features[subset]) for subset in subsets]))
 
 
 def _interval(estimate: float, values: Floats, least: float = -np.inf) -> Interval:
-    """95 percent of the values, shifted so that their mean is the estimate; `least` or more."""
+    """The central 95 % of the values, shifted to have the estimate as their mean; from `least`."""
     low, high = estimate + np.quantile(values - values.mean(), [0.025, 0.975])
     return max(float(low), least), float(high)
+
+
+def _shrunk(centred: Floats) -> Floats:
+    """The Ledoit-Wolf covariance of centred features, (N, F)."""
+    count, width = centred.shape
+    sample = centred.T @ centred / count
+    target = np.trace(sample) / width * np.eye(width)
+    difference = np.square(sample - target).sum()
+    fourth = np.square(np.square(centred).sum(axis=1)).sum()
+    noise = (fourth / count - np.square(sample).sum()) / count
+    shrinkage = min(max(noise / difference, 0.0), 1.0) if difference > 0 else 0.0
+    covariance: Floats = shrinkage * target + (1 - shrinkage) * sample
+    return covariance
+
+
+def _root(matrix: Floats) -> Floats:
+    """The symmetric square root of a covariance."""
+    values, vectors = np.linalg.eigh(matrix)
+    root: Floats = (vectors * np.sqrt(values.clip(min=0.0))) @ vectors.T
+    return root
+
+
+def _kernel(first: Floats, second: Floats) -> Floats:
+    """The kernel of (N, F) and (M, F): (N, M)."""
+    values: Floats = (first @ second.T / first.shape[1] + 1) ** DEGREE
+    return values
+
+
+def _check(features: Floats) -> None:
+    if len(features) < 2:
+        raise MedarError(
+            f"a distance between sets needs at least 2 volumes per set, got {len(features)}"
+        )

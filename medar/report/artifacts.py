@@ -8,10 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from medar.data.plan import Plan
-from medar.evaluation.examples import make_examples
-from medar.evaluation.generated import picture, real_pictures
 from medar.evaluation.generation import GenerationReport
+from medar.evaluation.generation.files import as_volume, held_out_volumes
 from medar.evaluation.reconstruction import ReconstructionReport
+from medar.evaluation.reconstruction.cases import make_examples
 from medar.evaluation.segmentation.report import SegmentationReport
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import write_json, write_text
@@ -39,7 +39,7 @@ def training_preview(tokens: Path, out: Path) -> Callable[[int, Tensor], None]:
     def show(step: int, volumes: Tensor) -> None:
         folder = out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = [picture(volume, plan) for volume in volumes.numpy()]
+        pictures = [as_volume(volume, plan) for volume in volumes.numpy()]
         contact_sheet(pictures, folder / f"step_{step:06d}.png")
 
     return show
@@ -81,7 +81,7 @@ def write_generation(
         prepared: the prepared data set that the real volumes are drawn from.
         out: the folder to write to.
     """
-    real = real_pictures(prepared, report.split, CONTACT_SHEET_VOLUMES)
+    real = held_out_volumes(prepared, report.split, CONTACT_SHEET_VOLUMES)
     contact_sheet(
         list(generated.values()),
         out / "contact_sheet.png",

@@ -25,7 +25,7 @@ from medar.volume import Volume
 from medar.volume.display import Range, display_range
 
 if TYPE_CHECKING:
-    from medar.evaluation.examples import Example
+    from medar.evaluation.reconstruction.cases import Example
     from medar.evaluation.segmentation.worst import Slice, WorstCase
 
 COLUMNS = 8

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from medar.errors import MedarError
-from medar.evaluation.segmentation.calibration import LEAST, Calibration
+from medar.evaluation.segmentation.metrics import HELD, MIN_PROBABILITY, Calibration
 from medar.evaluation.segmentation.report import Comparison, ModelReport, SegmentationReport
-from medar.evaluation.segmentation.scores import HELD
 from medar.evaluation.segmentation.statistics import Interval, Paired
 from medar.report.blocks import (
     Block,
@@ -277,7 +276,7 @@ def calibration(report: SegmentationReport) -> list[Block]:
             wide=True,
         ),
         Table(
-            f"Voxels where all labels together have a chance of {percent(LEAST)} or more",
+            f"Voxels where all labels together have a chance of {percent(MIN_PROBABILITY)} or more",
             ("model", "expected calibration error", "voxels", "labelled voxels below"),
             rows,
         ),

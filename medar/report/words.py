@@ -37,14 +37,14 @@ def percent(share: float | None) -> str:
 
 
 def amount(value: float, unit: str) -> tuple[str, str]:
-    """A difference of intensities, and what it is a share or a number of where that is no symbol.
+    """A difference of intensities as text, and its unit in words ("" for a unit with a symbol).
 
     Args:
         value: in `unit`.
-        unit: "HU", "units of the volume" or "share of the intensity window".
+        unit: "HU", "units of the volume" or "fraction of the intensity window".
     """
-    if unit.startswith("share "):
-        return percent(value), unit.removeprefix("share ")
+    if unit.startswith("fraction "):
+        return percent(value), unit.removeprefix("fraction ")
     return (f"{number(value)} {unit}", "") if unit == "HU" else (number(value), unit)
 
 

@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_is_one_line(
         ([model, kept, "--split", "val"], "no case in the split 'val'"),
         ([model, kept, "--prepared", tmp_path / "x"], "is prepared already"),
         ([model, kept, "--modality", "CT"], "is prepared already"),
-        ([model, kept, "--limit", 0], "limit 0"),
+        ([model, kept, "--limit", 0], "limit must be at least 1, got 0"),
         ([model, kept, "--out", kept / "plan.yaml"], "is a file"),
         ([model, tmp_path / "none"], "no such file or folder"),
     ):

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
 from medar.errors import MedarError
-from medar.evaluation import agreement
-from medar.evaluation.agreement import evaluate_conditions
-from medar.evaluation.judge import judge_settings, train_judge
+from medar.evaluation.generation import agreement
+from medar.evaluation.generation.agreement import evaluate_conditions, judge_settings, train_judge
 
 
 class Threshold(nn.Module):
@@ -42,7 +41,7 @@ def test_the_judge_is_judged_by_real_volumes(prepared: Path) -> None:
 
 def test_samples_that_follow_their_maps(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = iter(PreparedDataset(prepared, split="train")[k]["image"][None] for k in range(4))
-    monkeypatch.setattr(agreement, "draw", lambda *_: (next(real), None))
+    monkeypatch.setattr(agreement, "sample_volumes", lambda *_: (next(real), None))
     report = evaluate_conditions(make_generator(make_plan()), prepared, Threshold(), "train")
     assert report.samples == report.real
     assert (report.unrelated["left"] or 0) < 0.6
@@ -58,7 +57,7 @@ def test_what_takes_no_maps_is_refused(prepared: Path) -> None:
     without = make_generator(make_plan(), maps=False)
     with pytest.raises(MedarError, match="was trained without label maps"):
         evaluate_conditions(without, prepared, Threshold())
-    with pytest.raises(MedarError, match="limit 0"):
+    with pytest.raises(MedarError, match="limit must be at least 1, got 0"):
         evaluate_conditions(make_generator(make_plan()), prepared, Threshold(), limit=0)
 
 

@@ -10,10 +10,10 @@ from small_volumes import make_generator, make_plan, make_tokenizer, smooth
 
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
-from medar.evaluation.editing import AVERAGED, ENCODED, SAMPLED, evaluate_editing
-from medar.evaluation.edits import box_removed, lowered, smooth_filling
-from medar.evaluation.fidelity import psnr
-from medar.evaluation.sampling import reconstructed
+from medar.evaluation.generation.editing import AVERAGED, ENCODED, SAMPLED, evaluate_editing
+from medar.evaluation.generation.edits import box_removed, lowered, smooth_filling
+from medar.evaluation.generation.sampling import reconstructed
+from medar.evaluation.similarity import psnr
 from medar.generator.folder import Loaded
 from medar.volume import Volume, resample
 
@@ -35,10 +35,10 @@ def test_nothing_of_the_box_is_known() -> None:
     assert edit.part == again.part
     beyond = torch.ones_like(real, dtype=torch.bool)
     beyond[box] = False
-    for name, filled in edit.others.items():
-        assert torch.equal(filled, again.others[name])
+    for name, filled in edit.baselines.items():
+        assert torch.equal(filled, again.baselines[name])
         assert torch.equal(filled[beyond], real[beyond])
-    assert edit.others["mean filling"][box].unique().numel() == 1
+    assert edit.baselines["mean filling"][box].unique().numel() == 1
 
 
 def test_boxes_lie_anywhere_by_their_seed() -> None:
@@ -61,7 +61,7 @@ def test_only_means_of_blocks_are_known() -> None:
     affine[:3, 3] = 0.5
     grid = Volume(array=real.numpy(), affine=np.eye(4)).grid
     same = resample(Volume(array=low, affine=affine), grid, fill=-1.0).array
-    np.testing.assert_allclose(edit.others["trilinear"].numpy(), same, atol=1e-5)
+    np.testing.assert_allclose(edit.baselines["trilinear"].numpy(), same, atol=1e-5)
 
 
 def test_the_smooth_filling_goes_on_with_a_slope() -> None:
@@ -75,8 +75,8 @@ def test_the_smooth_filling_goes_on_with_a_slope() -> None:
 def test_results_stand_beside_others(loaded: Loaded, prepared: Path) -> None:
     report = evaluate_editing(loaded, prepared, samples=1, box=0.4)
     assert report == evaluate_editing(loaded, prepared, samples=1, box=0.4)
-    assert (report.cases, report.known_scales, report.upscaling.known) == (2, 1, 1 / 9)
-    inside, whole = report.inpainting.likeness, report.upscaling.likeness
+    assert (report.cases, report.known_scales, report.upscaling.known_fraction) == (2, 1, 1 / 9)
+    inside, whole = report.inpainting.similarity, report.upscaling.similarity
     assert list(inside) == ["mean filling", "smooth filling", SAMPLED, AVERAGED, ENCODED]
     assert list(whole) == ["trilinear", SAMPLED, AVERAGED, ENCODED]
     assert inside[SAMPLED] == inside[AVERAGED]  # of one sample
@@ -86,28 +86,28 @@ def test_results_stand_beside_others(loaded: Loaded, prepared: Path) -> None:
     ]
     wanted = np.mean([float(psnr(made[None], real[None])) for real, made in pairs])
     assert whole[ENCODED].psnr == pytest.approx(wanted, abs=1e-4)
-    assert report.notes == ["2 cases, fewer than 20: all figures are rough"]
+    assert report.notes == ["2 cases, fewer than 20: all values are rough estimates"]
 
 
 def test_more_samples_and_another_seed(loaded: Loaded, prepared: Path) -> None:
     first = evaluate_editing(loaded, prepared, samples=3, limit=1, scales=1)
     other = evaluate_editing(loaded, prepared, samples=3, limit=1, seed=9)
-    assert first.upscaling.likeness[SAMPLED] != first.upscaling.likeness[AVERAGED]
-    assert first.upscaling.likeness["trilinear"] == other.upscaling.likeness["trilinear"]
-    assert first.upscaling.likeness[SAMPLED] != other.upscaling.likeness[SAMPLED]
+    assert first.upscaling.similarity[SAMPLED] != first.upscaling.similarity[AVERAGED]
+    assert first.upscaling.similarity["trilinear"] == other.upscaling.similarity["trilinear"]
+    assert first.upscaling.similarity[SAMPLED] != other.upscaling.similarity[SAMPLED]
     assert first.cases == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"samples": 0}, "samples 0"),
-        ({"limit": 0}, "limit 0"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"seed": -1}, "seed -1"),
-        ({"box": 1.0}, "box 1: a share"),
-        ({"factor": 3}, "factor 3: .* divides each side of the volumes, 8 x 8 x 8"),
-        ({"factor": 1}, "factor 1"),
-        ({"scales": 2}, "known scales 2: 1 to 1"),
+        ({"box": 1.0}, "box must be a fraction between 0 and 1, got 1"),
+        ({"factor": 3}, "factor must .* divide each side of the volumes, 8 x 8 x 8, got 3"),
+        ({"factor": 1}, "factor must be at least 2 .* got 1"),
+        ({"scales": 2}, "known scales must be from 1 to 1, got 2"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -1,7 +1,8 @@
-"""Extractors by name, learnt ones with weights of the right form and of no training."""
+"""Extractors by name, learnt ones with untrained weights of the right form; their features."""
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_volumes import smooth
@@ -9,7 +10,20 @@ from torch import nn
 
 from medar.errors import MedarError
 from medar.evaluation.extractors import make_extractor, make_extractors
-from medar.evaluation.learnt import CHILDREN
+from medar.evaluation.extractors.handcrafted import (
+    ABSENT,
+    FLOOR,
+    GREY_LEVELS,
+    SHAPE_FEATURES,
+    radiomics,
+    radiomics_names,
+    shape_features,
+    texture,
+    texture_names,
+)
+from medar.evaluation.extractors.learnt import CHILDREN
+
+RADIOMICS_NAMES, TEXTURE_NAMES = radiomics_names(), texture_names()
 
 
 def initialise(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -87,14 +101,144 @@ def test_the_weights_of_the_file_are_used(medicalnet: Path, radimagenet: Path) -
 
 def test_what_cannot_be_made_is_refused_in_a_line(medicalnet: Path, tmp_path: Path) -> None:
     for names, weights, said in (
-        (("inception",), None, "extractor 'inception': allowed are radiomics-v1"),
-        (("medicalnet-v1",), None, "medicalnet-v1: its weights are needed"),
-        (("radimagenet-v1",), medicalnet, "other weights .* ResNet50.pt is needed"),
+        (("inception",), None, "unknown extractor 'inception'; known extractors: .*radiomics-v1"),
+        (("medicalnet-v1",), None, "medicalnet-v1 needs its weights"),
+        (("radimagenet-v1",), medicalnet, "other weights .* use .*ResNet50.pt"),
         (("medicalnet-v1",), tmp_path / "none.pth", "none.pth: cannot be read"),
-        (("medicalnet-v1", "radimagenet-v1"), medicalnet, "one with weights at a time"),
+        (("medicalnet-v1", "radimagenet-v1"), medicalnet, "only one extractor with weights"),
         (("texture-v1",), medicalnet, "weights are for the extractors"),
         ((), None, "no extractor is named"),
     ):
         with pytest.raises(MedarError, match=said) as caught:
             make_extractors(names, weights, "cpu")
         assert "\n" not in str(caught.value)
+
+
+def radiomics_of(volume: torch.Tensor) -> dict[str, float]:
+    return dict(zip(RADIOMICS_NAMES, radiomics(volume)[0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("sides", [(8, 8, 8), (9, 11, 16)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_size_and_channels_give_finite_features(
+    sides: tuple[int, int, int], channels: int
+) -> None:
+    volumes = smooth(4, *sides).reshape(4 // channels, channels, *sides)
+    features = radiomics(volumes)
+    assert features.shape == (4 // channels, channels * len(RADIOMICS_NAMES))
+    assert features.isfinite().all()
+    assert len(set(RADIOMICS_NAMES)) == len(RADIOMICS_NAMES)
+    alone = torch.cat([radiomics(volume[None]) for volume in volumes])
+    torch.testing.assert_close(features, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_flat_volumes_have_radiomics_too() -> None:
+    assert radiomics(torch.full((1, 1, 8, 8, 8), -1.0)).isfinite().all()
+
+
+def test_quantiles_and_moments_are_those_of_the_voxels() -> None:
+    volume = torch.linspace(-1, 1, 512)[torch.randperm(512)].view(1, 1, 8, 8, 8)
+    found = radiomics_of(volume)
+    assert found["intensity_quantile_0.5"] == pytest.approx(0, abs=0.01)
+    assert found["intensity_quantile_0.95"] == pytest.approx(0.9, abs=0.01)
+    assert found["intensity_mean"] == pytest.approx(0, abs=1e-6)
+    assert found["intensity_kurtosis"] == pytest.approx(torch.tensor(1.8).log().item(), abs=0.01)
+
+
+def test_a_place_is_told_from_another() -> None:
+    volume = torch.full((1, 1, 8, 8, 8), -1.0)
+    volume[..., 4:, :4, :4] = 1
+    found = radiomics_of(volume)
+    assert found["octant_100"] == 1
+    assert found["octant_000"] == -1
+
+
+def test_sharpness_and_noise_move_the_features_of_detail() -> None:
+    volume = smooth(1, 16, 16, 16)
+    blurred = torch.nn.functional.avg_pool3d(volume, 3, stride=1, padding=1)
+    noisy = volume + 0.2 * torch.randn(volume.shape, generator=torch.Generator().manual_seed(0))
+    for name in ("power_from_0.67", "detail_0", "difference_1_x", "gradient_mean"):
+        assert (
+            radiomics_of(blurred)[name] < radiomics_of(volume)[name] < radiomics_of(noisy)[name]
+        ), name
+
+
+def test_rises_are_between_neighbouring_scales() -> None:
+    found = radiomics_of(smooth(1, 16, 16, 16))
+    for rise, after, before in (
+        ("power_rise_at_0.17", "power_from_0.17", "power_from_0.00"),
+        ("detail_rise_1", "detail_1", "detail_0"),
+        ("difference_rise_4_z", "difference_4_z", "difference_2_z"),
+    ):
+        assert found[rise] == pytest.approx(found[after] - found[before], abs=1e-5), rise
+
+
+def test_too_small_a_volume_is_refused() -> None:
+    with pytest.raises(
+        MedarError, match="sides must be at least 8 voxels, got a volume of 8 x 8 x 7"
+    ):
+        radiomics(torch.zeros(1, 1, 8, 8, 7))
+
+
+def texture_of(volume: torch.Tensor) -> dict[str, float]:
+    return dict(zip(TEXTURE_NAMES, texture(volume)[0].tolist(), strict=True))
+
+
+def test_texture_of_each_volume_and_channel_by_itself() -> None:
+    volumes = smooth(4, 8, 9, 10).reshape(2, 2, 8, 9, 10)
+    found = texture(volumes)
+    assert found.shape == (2, 2 * len(TEXTURE_NAMES))
+    assert found.dtype == torch.float64
+    assert torch.equal(found[1, : len(TEXTURE_NAMES)], texture(volumes[1:, :1])[0])
+    assert len(set(TEXTURE_NAMES)) == len(TEXTURE_NAMES)
+
+
+def test_flat_volumes_have_texture_too() -> None:
+    found = texture_of(torch.full((1, 1, 8, 8, 8), 1.0))
+    assert found["homogeneity_1_x"] == 1
+    assert found["contrast_4_z"] == pytest.approx(torch.tensor(FLOOR).log().item())
+
+
+def test_stripes_show_along_their_axis_alone() -> None:
+    volume = torch.full((1, 1, 8, 8, 8), -1.0)
+    volume[..., ::2, :] = 1  # changes with every step along y, and is back after two
+    found = texture_of(volume)
+    assert found["homogeneity_1_x"] == found["homogeneity_1_z"] == found["homogeneity_2_y"] == 1
+    assert found["contrast_1_y"] == pytest.approx(
+        torch.tensor((GREY_LEVELS - 1) ** 2 + FLOOR).log().item()
+    )
+    assert found["correlation_1_y"] == pytest.approx(-1, abs=1e-6)
+
+
+def test_blur_makes_texture_smoother() -> None:
+    volume = smooth(1, 16, 16, 16)
+    blurred = torch.nn.functional.avg_pool3d(volume, 3, stride=1, padding=1)
+    for name, sign in (("contrast_1_x", -1), ("homogeneity_1_z", 1), ("correlation_2_y", 1)):
+        assert sign * (texture_of(blurred)[name] - texture_of(volume)[name]) > 0, name
+
+
+def shape_of(labels: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 1)) -> list[dict]:
+    rows = shape_features(labels[None], [1, 2], spacing).reshape(2, len(SHAPE_FEATURES))
+    return [dict(zip(SHAPE_FEATURES, row, strict=True)) for row in rows]
+
+
+def test_a_box_is_shape_of() -> None:
+    labels = np.zeros((8, 10, 12), np.uint8)
+    labels[2:4, 1:9, 0:4] = 1
+    box, absent = shape_of(labels)
+    assert box["size"] ** 3 == pytest.approx(2 * 8 * 4 / labels.size)
+    assert [box[f"extent_{axis}"] for axis in "xyz"] == pytest.approx([2 / 8, 8 / 10, 4 / 12])
+    assert [box[f"centre_{axis}"] for axis in "xyz"] == pytest.approx([3 / 8, 5 / 10, 2 / 12])
+    # Deviations along the axes are as the sides, 8 to 4 to 2.
+    assert np.exp([box["elongation"], box["flatness"]]) == pytest.approx([2, 2])
+    assert tuple(absent.values()) == ABSENT
+
+
+def test_forms_are_measured_in_millimetres() -> None:
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[2:6, 2:6, 2:6] = 2
+    labels[0, 0, 0] = 1
+    voxel, cube = shape_of(labels)
+    assert (cube["elongation"], cube["flatness"]) == pytest.approx((0, 0))
+    assert np.isfinite(list(voxel.values())).all()
+    assert np.exp(shape_of(labels, (1, 1, 3))[1]["elongation"]) == pytest.approx(3)

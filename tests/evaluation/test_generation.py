@@ -16,8 +16,8 @@ from medar.data.manifest import Manifest
 from medar.data.prepare import prepare
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.evaluation.gathering import KEPT, Gathered
 from medar.evaluation.generation import GenerationReport, evaluate_generation
+from medar.evaluation.generation.set_statistics import KEPT, SetStatistics
 
 Prepare = Callable[..., Path]
 
@@ -78,7 +78,7 @@ def test_label_maps_add_shapes(prepared: Path) -> None:
     assert shape.features == 18
     assert shape.frechet > 0
     assert shape.frechet_floor is None  # of two held-out cases one is annotated for label 1 alone
-    with pytest.raises(MedarError, match="some have label maps and some none"):
+    with pytest.raises(MedarError, match="only some generated volumes have label maps"):
         evaluate_generation([(made, labels), made], prepared)
 
 
@@ -122,15 +122,20 @@ def test_what_cannot_be_judged_is_refused(
     all_train = replace(data, cases=tuple(replace(case, split="train") for case in data.cases))
     alone = prepare_with(all_train)
     for batches, folder, options, said in (
-        ([made[:1]], prepared, {}, "generated volumes: 1; sets are compared, 2 are needed"),
-        ([], prepared, {}, "generated volumes: 0"),
-        ([smooth(2, 8, 8, 9)], prepared, {}, r"\(2, 1, 8, 8, 9\): \(B, 1, 8, 8, 8\) is needed"),
-        ([broken], prepared, {}, "NaN or Inf among the volumes 0 to 2"),
+        ([made[:1]], prepared, {}, "at least 2 generated volumes are needed, got 1"),
+        ([], prepared, {}, "at least 2 generated volumes are needed, got 0"),
+        ([smooth(2, 8, 8, 9)], prepared, {}, r"shape \(B, 1, 8, 8, 8\), got \(2, 1, 8, 8, 9\)"),
+        ([broken], prepared, {}, "volumes 0 to 2 contain NaN or Inf"),
         ([made], alone, {}, "no case in the split 'test'"),
-        ([made], alone, {"split": "held-out"}, "every case is of the train split"),
-        ([made], prepared, {"samples": 0}, "samples 0: a whole number from 1"),
-        ([made], prepared, {"limit": 1}, "voxels, 1 of them for training; sides"),
-        ([made], prepare_with(size=(4, 4, 4)), {}, "sides from 8 and 2 training volumes"),
+        ([made], alone, {"split": "held-out"}, "every case is in the train split"),
+        ([made], prepared, {"samples": 0}, "samples must be at least 1, got 0"),
+        ([made], prepared, {"limit": 1}, "got 8 x 8 x 8 voxels and 1 volumes"),
+        (
+            [made],
+            prepare_with(size=(4, 4, 4)),
+            {},
+            "sides of at least 8 voxels and 2 training volumes",
+        ),
         ([made], prepared.parent, {}, "not a prepared data set"),
     ):
         with pytest.raises(MedarError, match=said) as caught:
@@ -141,7 +146,7 @@ def test_what_cannot_be_judged_is_refused(
 def test_volumes_kept_whole_are_a_fair_choice() -> None:
     places: list[int] = []
     for seed in range(40):
-        gathered = Gathered([], make_plan(), seed, torch.device("cpu"))
+        gathered = SetStatistics([], make_plan(), seed, torch.device("cpu"))
         volumes = torch.zeros(4 * KEPT, 1, 8, 8, 8)
         volumes += torch.linspace(-1, 1, len(volumes)).view(-1, 1, 1, 1, 1)
         gathered.update(volumes)

@@ -15,9 +15,10 @@ from medar.data.intensity import IntensityRule
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
 from medar.errors import MedarError
-from medar.evaluation.examples import make_examples
-from medar.evaluation.fidelity import psnr
 from medar.evaluation.reconstruction import evaluate_tokenizer
+from medar.evaluation.reconstruction.cases import make_examples
+from medar.evaluation.reconstruction.realism import FrechetProtocol
+from medar.evaluation.similarity import psnr
 
 PrepareWith = Callable[..., Path]
 
@@ -98,7 +99,7 @@ def test_dice_is_taken_where_labels_were_looked_for(prepared: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "modality", "unit", "factor"),
     [
-        (IntensityRule(kind="percentiles", low=0.0, high=100.0), "CT", "share", 0.5),
+        (IntensityRule(kind="percentiles", low=0.0, high=100.0), "CT", "fraction", 0.5),
         (IntensityRule(kind="window", low=-500.0, high=500.0), "MR", "units of the volume", 500),
     ],
 )
@@ -126,13 +127,13 @@ def test_patches_are_the_same_each_time(prepare_with: PrepareWith) -> None:
 
 def test_what_does_not_fit_is_refused(prepared: Path, prepare_with: PrepareWith) -> None:
     tokenizer = make_tokenizer(None)
-    with pytest.raises(MedarError, match=r"size \[16, 8, 8\], the tokenizer is made for"):
+    with pytest.raises(MedarError, match=r"size \[16, 8, 8\], but the tokenizer was trained for"):
         evaluate_tokenizer(tokenizer, prepare_with(size=(16, 8, 8)))
-    with pytest.raises(MedarError, match="labels 2, the tokenizer is made for 3"):
+    with pytest.raises(MedarError, match="labels 2, but the tokenizer was trained for 3"):
         evaluate_tokenizer(make_tokenizer(None, labels=3), prepared)
-    with pytest.raises(MedarError, match="limit 0"):
+    with pytest.raises(MedarError, match="limit must be at least 1, got 0"):
         evaluate_tokenizer(tokenizer, prepared, limit=0)
-    with pytest.raises(MedarError, match="batch_size 0"):
+    with pytest.raises(MedarError, match="batch_size must be at least 1, got 0"):
         evaluate_tokenizer(tokenizer, prepared, batch_size=0)
 
 
@@ -148,3 +149,13 @@ def test_examples_are_in_the_units_of_their_volumes(prepared: Path) -> None:
     torch.testing.assert_close(last, decoded, rtol=1e-3, atol=0.1)
     assert len(examples[0].prefixes) == 2
     assert math.isfinite(float(examples[0].prefixes[0].array.sum()))
+
+
+def test_the_protocol_prints_itself() -> None:
+    protocol = FrechetProtocol(
+        extractor="radiomics-v1", features=54, samples=7, reference="train split",
+        reference_samples=9,
+    )  # fmt: skip
+    said = str(protocol)
+    for part in ("radiomics-v1", "54", "7 volumes", "9 real", "train split", "floor", "deviation"):
+        assert part in said

@@ -9,7 +9,7 @@ from small_volumes import make_generator, make_plan
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
 from medar.evaluation.generation import evaluate_generation
-from medar.evaluation.sampling import Sampled, conditions, draw
+from medar.evaluation.generation.sampling import SampledVolumes, conditions, sample_volumes
 from medar.generator.conditions import Condition
 from medar.synthesis.synthesizer import Synthesizer
 
@@ -17,7 +17,9 @@ from medar.synthesis.synthesizer import Synthesizer
 def test_volumes_are_those_of_the_synthesizer() -> None:
     loaded = make_generator(make_plan(), labels=2)
     condition = torch.tensor([[0.0], [0.0]])
-    volumes, labels = draw(loaded, Condition(attributes=condition), [3, 4], loaded.sampling)
+    volumes, labels = sample_volumes(
+        loaded, Condition(attributes=condition), [3, 4], loaded.sampling
+    )
     theirs = Synthesizer(loaded.model, loaded.tokenizer)(n=2, seed=3, modality="CT")
     assert labels is not None
     for volume, label, other in zip(volumes, labels, theirs, strict=True):
@@ -29,16 +31,16 @@ def test_volumes_are_those_of_the_synthesizer() -> None:
 
 def test_each_sample_has_its_seed_and_its_case(prepared: Path) -> None:
     loaded = make_generator(make_plan())
-    ones = torch.cat(list(Sampled(loaded, prepared, samples=3, seed=5, batch_size=1)))
-    whole = Sampled(loaded, prepared, samples=3, seed=5, batch_size=3)
+    ones = torch.cat(list(SampledVolumes(loaded, prepared, samples=3, seed=5, batch_size=1)))
+    whole = SampledVolumes(loaded, prepared, samples=3, seed=5, batch_size=3)
     (together,) = list(whole)
     torch.testing.assert_close(ones, together)
-    assert list(whole.pictures()) == ["seed 5", "seed 6", "seed 7"]
+    assert list(whole.first_volumes()) == ["seed 5", "seed 6", "seed 7"]
     dataset = PreparedDataset(prepared, split="test")  # two cases: the third begins again
     given = conditions(loaded, dataset, [0])
-    again, _ = draw(loaded, given, [7], loaded.sampling)
+    again, _ = sample_volumes(loaded, given, [7], loaded.sampling)
     torch.testing.assert_close(again, together[2:])
-    other, _ = draw(loaded, conditions(loaded, dataset, [1]), [7], loaded.sampling)
+    other, _ = sample_volumes(loaded, conditions(loaded, dataset, [1]), [7], loaded.sampling)
     assert not torch.allclose(other, again)
 
 
@@ -58,14 +60,14 @@ def test_conditions_are_the_cases_own(prepared: Path) -> None:
 
 def test_as_many_as_held_out_cases_but_enough(prepared: Path) -> None:
     loaded = make_generator(make_plan(), maps=False)
-    assert len(Sampled(loaded, prepared, split="held-out").seeds) == 20
-    assert len(Sampled(loaded, prepared, samples=2).seeds) == 2
+    assert len(SampledVolumes(loaded, prepared, split="held-out").seeds) == 20
+    assert len(SampledVolumes(loaded, prepared, samples=2).seeds) == 2
 
 
 def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
     loaded = make_generator(make_plan(), maps=False)
-    sampled = Sampled(loaded, prepared, samples=3, seed=2, batch_size=2)
-    report = sampled.described(
+    sampled = SampledVolumes(loaded, prepared, samples=3, seed=2, batch_size=2)
+    report = sampled.complete(
         evaluate_generation(sampled, prepared, extractors=["texture-v1"], seed=2)
     )
     assert report.volumes == 3
@@ -79,17 +81,21 @@ def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
 def test_what_does_not_fit_is_refused(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     for name, value in (("samples", 0), ("seed", -1), ("batch_size", 0)):
-        with pytest.raises(MedarError, match=f"{name} {value}"):
-            Sampled(loaded, prepared, **{name: value})  # type: ignore[arg-type]
+        with pytest.raises(MedarError, match=rf"{name} (must be at least 1, got )?{value}"):
+            SampledVolumes(loaded, prepared, **{name: value})  # type: ignore[arg-type]
     other = make_generator(make_plan(labels={1: "left", 3: "right"}))
-    with pytest.raises(MedarError, match=r"label values \[1, 2\], .* is made for \[1, 3\]"):
-        Sampled(other, prepared)
+    with pytest.raises(
+        MedarError, match=r"label values \[1, 2\], but the generator was trained with \[1, 3\]"
+    ):
+        SampledVolumes(other, prepared)
 
 
 def test_fewer_samples_than_cases_take_them_evenly(prepared: Path) -> None:
     loaded = make_generator(make_plan())
-    (made,) = Sampled(loaded, prepared, split="held-out", samples=2)
+    (made,) = SampledVolumes(loaded, prepared, split="held-out", samples=2)
     every = PreparedDataset(prepared)
     for place, case in enumerate((4, 6)):  # the first and the last of three
-        alone, _ = draw(loaded, conditions(loaded, every, [case]), [place], loaded.sampling)
+        alone, _ = sample_volumes(
+            loaded, conditions(loaded, every, [case]), [place], loaded.sampling
+        )
         torch.testing.assert_close(made[place], alone[0])

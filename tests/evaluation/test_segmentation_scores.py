@@ -11,7 +11,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from small_maps import cubes
 from small_volumes import smooth
 
-from medar.evaluation.segmentation.scores import score_labels
+from medar.evaluation.segmentation.metrics import score_labels
 
 SPACING = (1.0, 2.0, 3.0)
 ML = 0.006

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medar.evaluation.segmentation.calibration import BINS, CalibrationMeter
+from medar.evaluation.segmentation.metrics import BINS, CalibrationMeter
 from medar.evaluation.segmentation.statistics import (
     Bootstrap,
     compare,

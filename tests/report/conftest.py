@@ -12,10 +12,10 @@ from medar.data.intensity import IntensityRule
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan
 from medar.evaluation.distances import SetDistance
-from medar.evaluation.examples import Example
 from medar.evaluation.generation import GenerationReport
-from medar.evaluation.memorisation import Audit, Suspect
+from medar.evaluation.generation.memorisation import Audit, Suspect
 from medar.evaluation.reconstruction import ReconstructionReport
+from medar.evaluation.reconstruction.cases import Example
 from medar.files import write_json
 from medar.generator.config import Attribute, ConditionConfig
 from medar.report.folder import STAGES, SYNTHESIS

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from medar.errors import MedarError
-from medar.evaluation.examples import Example
+from medar.evaluation.reconstruction.cases import Example
 from medar.evaluation.segmentation.worst import WorstCase, WorstCases
 from medar.report import montages
 from medar.report.montages import (

@@ -43,7 +43,10 @@ def test_the_rest() -> None:
     assert fixed(-1.005, 1) == "−1.0"
     assert percent(0.1234) == "12.3 %"
     assert amount(31.25, "HU") == ("31.2 HU", "")
-    assert amount(0.0125, "share of the intensity window") == ("1.25 %", "of the intensity window")
+    assert amount(0.0125, "fraction of the intensity window") == (
+        "1.25 %",
+        "of the intensity window",
+    )
     assert amount(7.0, "units of the volume") == ("7", "units of the volume")
     assert interval((0.5, 1500.0)) == "0.5 to 1,500"
     assert (memory(900.4), memory(1333), memory(None)) == ("900 MiB", "1.3 GiB", "–")

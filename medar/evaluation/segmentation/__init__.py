@@ -1,6 +1,4 @@
-"""How good label maps are: networks, or anybody's files, on held-out cases."""
+"""How good label maps are: those of networks, or any finished files, on held-out cases."""
 
-from medar.evaluation.segmentation.judging import evaluate_segmentation
-from medar.evaluation.segmentation.report import SegmentationReport
-
-__all__ = ["SegmentationReport", "evaluate_segmentation"]
+from medar.evaluation.segmentation.evaluate import evaluate_segmentation as evaluate_segmentation
+from medar.evaluation.segmentation.report import SegmentationReport as SegmentationReport

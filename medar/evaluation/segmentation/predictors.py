@@ -14,8 +14,8 @@ from torch import Tensor
 from medar.data.loading import UNKNOWN
 from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, prepare_label, restore_label
-from medar.evaluation.segmentation.calibration import Calibration, CalibrationMeter
 from medar.evaluation.segmentation.cases import Judged, JudgedCase, find_files
+from medar.evaluation.segmentation.metrics import Calibration, CalibrationMeter
 from medar.files import digest, file_digest
 from medar.segmentation.folder import model_digest
 from medar.segmentation.network import Segmenter

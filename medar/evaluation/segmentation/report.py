@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from medar.data.manifest import Split
-from medar.evaluation.segmentation.calibration import Calibration
-from medar.evaluation.segmentation.scores import HELD, CaseScore
+from medar.evaluation.segmentation.metrics import HELD, Calibration, CaseScore
 from medar.evaluation.segmentation.statistics import (
     Bootstrap,
     Floats,

@@ -1,6 +1,8 @@
-"""Generated volumes in files: to the prepared space of a plan, and to pictures.
+"""Generated volumes in files: read into the prepared space of a plan, and as volumes for a picture.
 
-A folder holds `NAME.nii.gz` (or .nii), each perhaps with its label map `NAME_label.nii.gz`.
+A folder holds `NAME.nii.gz` (or .nii), each optionally with its label map `NAME_label.nii.gz`.
+
+B batch, C channels, X Y Z voxels.
 """
 
 from collections.abc import Iterator
@@ -19,17 +21,17 @@ from medar.data.manifest import Case
 from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, prepare_label
 from medar.errors import MedarError
-from medar.evaluation.generation import Batch, HeldOut, held_out
+from medar.evaluation.generation.evaluate import Batch, HeldOut, held_out
 from medar.volume import Volume
 
 ENDINGS = (".nii", ".nii.gz")
 
 LABEL = "_label"
-"""What the name of a label map has after its volume's."""
+"""Suffix of a label map's name, after that of its volume."""
 
 
 class GeneratedFile(NamedTuple):
-    """One volume, and its label map where there is one."""
+    """One volume, and its label map if there is one."""
 
     image: Path
     label: Path | None
@@ -43,28 +45,28 @@ def generated_files(folder: str | Path) -> list[GeneratedFile]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise MedarError(f"{folder}: no such folder; one with generated volumes is needed")
-    files = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(ENDINGS)]
-    by_stem = {_stem(path): path for path in files}
-    found = [
+        raise MedarError(f"{folder}: no such folder of generated volumes")
+    paths = [path for path in sorted(folder.iterdir()) if path.name.lower().endswith(ENDINGS)]
+    by_stem = {_stem(path): path for path in paths}
+    files = [
         GeneratedFile(path, by_stem.get(stem + LABEL))
         for stem, path in by_stem.items()
         if not (stem.endswith(LABEL) and stem.removesuffix(LABEL) in by_stem)
     ]
-    if not found:
-        raise MedarError(f"{folder}: no volume in it; files {' or '.join(ENDINGS)} are needed")
-    return found
+    if not files:
+        raise MedarError(f"{folder}: contains no volumes ({' or '.join(ENDINGS)} files)")
+    return files
 
 
 def read_generated(
     files: list[GeneratedFile], plan: Plan, *, batch_size: int = 4
 ) -> Iterator[Batch]:
-    """Batches of the volumes as the plan prepares them, with label maps where all have one.
+    """Batches of the volumes as the plan prepares them, with label maps if all have one.
 
     Args:
         files: see `generated_files`.
         plan: of the prepared data set.
-        batch_size: volumes at once.
+        batch_size: volumes per batch.
 
     Raises:
         MedarError: a file cannot be read, is not of the plan's size, or only some have labels.
@@ -72,7 +74,7 @@ def read_generated(
     missing = [one.image for one in files if one.label is None]
     labelled = bool(plan.labels) and len(missing) < len(files)
     if labelled and missing:
-        raise MedarError(f"{missing[0]}: no label map beside it, but others have one")
+        raise MedarError(f"{missing[0]}: has no label map, but other volumes have one")
     for start in range(0, len(files), batch_size):
         pairs = [_read(one, plan, labelled) for one in files[start : start + batch_size]]
         volumes = torch.from_numpy(np.stack([image for image, _ in pairs]))
@@ -83,8 +85,8 @@ def read_generated(
 def _read(
     file: GeneratedFile, plan: Plan, labelled: bool
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.integer] | None]:
-    """(C, X, Y, Z) in [-1, 1] and, if asked for, (1, X, Y, Z) label values."""
-    # A generated volume is already cut out: around its foreground it would be cut anew.
+    """(C, X, Y, Z) in [-1, 1] and, if `labelled`, (1, X, Y, Z) label values."""
+    # A generated volume is already cropped; cropping to its foreground would crop it again.
     plan = replace(plan, centre="image")
     volume = read_for_plan(plan, file.image)
     try:
@@ -93,8 +95,8 @@ def _read(
         raise MedarError(f"{file.image}: {error}") from error
     if image.shape[1:] != plan.size:
         raise MedarError(
-            f"{file.image}: {' x '.join(map(str, image.shape[1:]))} voxels at the plan's spacing; "
-            f"{' x '.join(map(str, plan.size))} are needed, the plan's size"
+            f"{file.image}: {' x '.join(map(str, image.shape[1:]))} voxels at the plan's spacing, "
+            f"expected the plan's size {' x '.join(map(str, plan.size))}"
         )
     if not labelled:
         return image, None
@@ -107,31 +109,32 @@ def _read(
         raise MedarError(f"{file.label}: {error}") from error
 
 
-def generated_pictures(files: list[GeneratedFile], plan: Plan) -> dict[str, Volume]:
+def generated_volumes(files: list[GeneratedFile], plan: Plan) -> dict[str, Volume]:
     """Generated volumes for a picture, by name.
 
     Raises:
         MedarError: see `read_generated`.
     """
-    return {_stem(one.image): picture(_read(one, plan, labelled=False)[0], plan) for one in files}
+    return {_stem(one.image): as_volume(_read(one, plan, labelled=False)[0], plan) for one in files}
 
 
-def real_pictures(prepared: str | Path, split: HeldOut, count: int) -> dict[str, Volume]:
-    """Some held-out cases for a picture, evenly over the split, by name."""
-    chosen = held_out(prepared, split)
-    dataset = chosen.dataset
+def held_out_volumes(prepared: str | Path, split: HeldOut, count: int) -> dict[str, Volume]:
+    """At most `count` held-out cases for a picture, evenly spaced over the split, by name."""
+    subset = held_out(prepared, split)
+    dataset = subset.dataset
     assert isinstance(dataset, PreparedDataset)
-    places = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)
+    positions = np.linspace(0, len(subset) - 1, min(count, len(subset))).round().astype(int)
+    indices = [subset.indices[position] for position in positions]
     return {
-        dataset.prepared[place].id: picture(dataset[place]["image"].numpy(), dataset.plan)
-        for place in (chosen.indices[index] for index in places)
+        dataset.prepared[index].id: as_volume(dataset[index]["image"].numpy(), dataset.plan)
+        for index in indices
     }
 
 
-def picture(array: npt.NDArray[np.float32], plan: Plan) -> Volume:
-    """A prepared array, (C, X, Y, Z), on a grid of the plan's spacing.
+def as_volume(array: npt.NDArray[np.float32], plan: Plan) -> Volume:
+    """A prepared array, (C, X, Y, Z), as a volume with the plan's spacing.
 
-    In HU where all is CT with a fixed window; else in [-1, 1], as percentiles have no unit.
+    In HU if all cases are CT with a fixed window; else in [-1, 1], as percentiles have no unit.
     """
     modality = plan.sole_modality
     rule = plan.intensity.get(modality or "")

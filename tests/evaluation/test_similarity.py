@@ -1,4 +1,4 @@
-"""PSNR, SSIM, error and Dice against values worked out otherwise."""
+"""PSNR, SSIM, errors and Dice compared with values from elsewhere; MS-SSIM of pairs."""
 
 import math
 
@@ -7,7 +7,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from small_volumes import smooth
 
-from medar.evaluation.fidelity import FidelityMeter, ssim
+from medar.evaluation import similarity
+from medar.evaluation.similarity import FidelityMeter, MsSsim, pairwise_ms_ssim, ssim
 from medar.segmentation.overlap import DiceMeter
 from medar.tokenizer.validation import psnr
 
@@ -70,3 +71,32 @@ def test_the_ratio_of_power_is_that_of_totals() -> None:
     meter.update(real, made)
     assert meter.result().power_ratio == pytest.approx(1 / 5, rel=1e-4)
     assert not math.isnan(meter.result().high_frequency_error)
+
+
+@pytest.mark.parametrize("side", [8, 16, 31])
+def test_settings_fit_the_shortest_side(side: int) -> None:
+    settings = MsSsim.of((32, side, 34))
+    assert settings.window % 2 == 1
+    assert sum(settings.weights) == pytest.approx(1)
+    volumes = smooth(2, 32, side, 34)
+    assert -1 <= pairwise_ms_ssim(list(volumes), seed=0) <= 1
+
+
+def test_larger_volumes_have_more_scales() -> None:
+    scales = [len(MsSsim.of((side,) * 3).weights) for side in (8, 16, 32, 64, 128, 256)]
+    assert scales == [1, 2, 3, 4, 5, 5]
+
+
+def test_copies_are_alike_and_others_are_not() -> None:
+    volumes = list(smooth(4, 12, 12, 12))
+    assert pairwise_ms_ssim(volumes[:1] * 4, seed=0) == pytest.approx(1, abs=1e-5)
+    noise = 0.1 * torch.randn(4, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
+    near = [volumes[0] + one for one in noise]
+    assert pairwise_ms_ssim(volumes, seed=0) < pairwise_ms_ssim(near, seed=0) < 1
+
+
+def test_pairs_follow_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similarity, "PAIRS", 2)
+    volumes = list(smooth(5, 8, 8, 8))
+    assert pairwise_ms_ssim(volumes, seed=0) == pairwise_ms_ssim(volumes, seed=0)
+    assert pairwise_ms_ssim(volumes, seed=0) != pairwise_ms_ssim(volumes, seed=1)

@@ -1,9 +1,9 @@
-"""`Gathered`: all that the evaluation of generated volumes keeps of a set, batch by batch.
+"""`SetStatistics`: what the evaluation keeps of a set of volumes, accumulated batch by batch.
 
-The same pass serves generated, held-out and training volumes: whole volumes are kept of a random
-few alone, numbers of all.
+The same class serves generated, held-out and training volumes. Whole volumes are kept of a small
+random subset only; features, thumbnails and histograms cover all volumes.
 
-B batch, C channels, X Y Z voxels, F features.
+B batch, C channels, X Y Z voxels, N volumes, F features.
 """
 
 from collections.abc import Sequence
@@ -14,25 +14,25 @@ from torch import Tensor
 
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.evaluation import shape
+from medar.evaluation.distances import Floats
 from medar.evaluation.extractors import Extractor
-from medar.evaluation.frechet import Floats
-from medar.evaluation.memorisation import thumbnails
+from medar.evaluation.extractors.handcrafted import SHAPE, shape_features
+from medar.evaluation.generation.memorisation import thumbnails
 
 BINS = 256
-"""Of the intensity histogram, equal steps of [-1, 1]."""
+"""Of the intensity histogram: equal steps of [-1, 1]."""
 
 KEPT = 32
-"""Volumes kept whole, at most."""
+"""Maximum number of volumes that are kept whole."""
 
 
-class Gathered:
-    """What is known of a set of volumes.
+class SetStatistics:
+    """Features, histogram, thumbnails and a few whole volumes of a set.
 
     Args:
         extractors: of features.
         plan: the volumes' size, labels and spacing.
-        seed: which volumes are kept whole.
+        seed: of the choice of volumes that are kept whole.
         device: where features are computed.
     """
 
@@ -50,11 +50,12 @@ class Gathered:
         self.histogram: Floats = np.zeros((channels, BINS))
         """(C, 256) voxels by intensity."""
         self.kept: list[Tensor] = []
-        """(C, X, Y, Z) each, a random choice of all."""
+        """(C, X, Y, Z) each, a random subset of all volumes."""
         self.count = 0
+        """N."""
 
     def update(self, volumes: Tensor) -> None:
-        """Take in volumes, (B, C, X, Y, Z) in [-1, 1].
+        """Add volumes, (B, C, X, Y, Z) in [-1, 1].
 
         Raises:
             MedarError: another shape than the plan's, or NaN and Inf.
@@ -62,17 +63,17 @@ class Gathered:
         expected = (len(self.histogram), *self._plan.size)
         if volumes.ndim != 5 or tuple(volumes.shape[1:]) != expected:
             raise MedarError(
-                f"volumes of shape {tuple(volumes.shape)}: (B, {', '.join(map(str, expected))}) "
-                "is needed, the size of the plan"
+                f"volumes must have the plan's shape (B, {', '.join(map(str, expected))}), got "
+                f"{tuple(volumes.shape)}"
             )
         if not volumes.isfinite().all():
             raise MedarError(
-                f"NaN or Inf among the volumes {self.count} to {self.count + len(volumes) - 1}: "
-                "only finite volumes can be judged"
+                f"volumes {self.count} to {self.count + len(volumes) - 1} contain NaN or Inf; only "
+                "finite volumes can be evaluated"
             )
         volumes = volumes.to(self._device, torch.float32)
-        for one in self._extractors:
-            self._features[one.name].append(one.compute(volumes))
+        for extractor in self._extractors:
+            self._features[extractor.name].append(extractor.compute(volumes))
         self._thumbnails.append(thumbnails(volumes))
         for row, channel in zip(self.histogram, volumes.clamp(-1, 1).unbind(1), strict=True):
             row += torch.histc(channel, BINS, -1, 1).double().cpu().numpy()
@@ -80,30 +81,28 @@ class Gathered:
             self._keep(volume)
 
     def update_labels(self, labels: Tensor) -> None:
-        """Take in label maps, (B, 1, X, Y, Z) of the plan's label values."""
+        """Add label maps, (B, 1, X, Y, Z) of the plan's label values."""
         values = labels[:, 0].cpu().numpy()
-        self._shapes.append(
-            shape.shape_features(values, list(self._plan.labels), self._plan.spacing)
-        )
+        self._shapes.append(shape_features(values, list(self._plan.labels), self._plan.spacing))
 
     def _keep(self, volume: Tensor) -> None:
-        """Keep a volume whole with the chance that all have alike (reservoir sampling)."""
+        """Keep a volume whole, each with the same probability (reservoir sampling)."""
         self.count += 1
         if len(self.kept) < KEPT:
             self.kept.append(volume.cpu())
-        elif (place := int(self._random.integers(self.count))) < KEPT:
-            self.kept[place] = volume.cpu()
+        elif (index := int(self._random.integers(self.count))) < KEPT:
+            self.kept[index] = volume.cpu()
 
     @property
     def features(self) -> dict[str, Floats]:
-        """(N, F) by extractor; of label maps, if any were taken in, too."""
-        found = {name: torch.cat(rows).numpy() for name, rows in self._features.items() if rows}
+        """(N, F) by extractor; with those of the label maps, if any were added."""
+        features = {name: torch.cat(rows).numpy() for name, rows in self._features.items() if rows}
         if self._shapes:
-            found[shape.NAME] = np.concatenate(self._shapes)
-        return found
+            features[SHAPE] = np.concatenate(self._shapes)
+        return features
 
     @property
     def thumbnails(self) -> Floats:
-        """(N, D), see `medar.evaluation.memorisation`."""
+        """(N, D), see `medar.evaluation.generation.memorisation`."""
         rows: Floats = torch.cat(self._thumbnails).numpy()
         return rows

@@ -1,12 +1,11 @@
-"""Volumes that a generator makes for an evaluation: in memory, in the prepared space of its plan.
+"""Volumes that a generator samples for an evaluation: in memory, in the prepared space of its plan.
 
-Each is made under the conditions of a held-out case - its attributes and, for models that take one,
-its label map - so that the set is asked to be what the held-out volumes are.
+Each is sampled under the conditions of a held-out case - its attributes and, for models that take
+one, its label map - so that the set should resemble the held-out volumes.
 
-B batch, C channels, X Y Z voxels, A attributes.
+B batch, C channels, X Y Z voxels.
 """
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 
 from medar.data.loading import PreparedDataset
-from medar.devices import device_of
+from medar.devices import device_of, peak_memory_mib
 from medar.errors import MedarError
-from medar.evaluation.frechet import FEW
-from medar.evaluation.generated import picture
-from medar.evaluation.generation import Batch, GenerationReport, HeldOut, held_out
-from medar.evaluation.reconstruction import check_fit
+from medar.evaluation.distances import FEW
+from medar.evaluation.generation.evaluate import Batch, GenerationReport, HeldOut, held_out
+from medar.evaluation.generation.files import as_volume
+from medar.evaluation.reconstruction.cases import check_fit
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.folder import Loaded, model_digest
@@ -42,24 +41,24 @@ SHOWN = 8
 """Volumes that are kept for a picture."""
 
 
-class Sampled:
-    """Generated volumes, batch by batch, and what they cost.
+class SampledVolumes:
+    """Batches of generated volumes, and what they cost.
 
-    Sample i has the seed `seed + i` and the conditions of one of the held-out cases, in their order
-    and over again.
+    Sample i has the seed `seed + i` and the conditions of one of the held-out cases, in their
+    order, repeated if there are more samples than cases.
 
     Args:
         loaded: the generator.
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         split: the held-out cases.
-        samples: how many; default as many as held-out cases, 20 at least.
-        seed: of the first.
-        sampling: how tokens are chosen; default the generator's own settings.
-        batch_size: volumes at once, fewer where memory is short.
+        samples: number of volumes; default as many as held-out cases, at least 20.
+        seed: of the first volume.
+        sampling: settings of the sampler; default the generator's own.
+        batch_size: volumes per batch, fewer if memory is short.
 
     Raises:
-        MedarError: no sample, a negative seed, settings that do not fit the model, or cases that
-            do not.
+        MedarError: a number out of range, settings that do not fit the model, or cases that do
+            not.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Sampled:
     ) -> None:
         for name, value in (("samples", samples), ("batch_size", batch_size)):
             if value is not None and value < 1:
-                raise MedarError(f"{name} {value}: a whole number from 1 is needed")
+                raise MedarError(f"{name} must be at least 1, got {value}")
         self.loaded, self.batch_size = loaded, batch_size
         self.settings = sampling or loaded.sampling
         self.settings.check(loaded.model.schedule)
@@ -84,115 +83,118 @@ class Sampled:
         self.dataset = cases.dataset
         check_conditions(loaded, self.dataset)
         self.seeds = seeds_from(seed, max(len(cases), FEW) if samples is None else samples)
-        self._places = [cases.indices[k] for k in evenly(len(cases), len(self.seeds))]
+        self._indices = [cases.indices[k] for k in spread_over(len(cases), len(self.seeds))]
         self._seconds = 0.0
-        self._done = 0
+        self._count = 0
         self._peak: int | None = None
         self._first: list[Tensor] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        """Volumes (B, C, X, Y, Z), with a label head beside their label maps (B, 1, X, Y, Z)."""
+        """Volumes (B, C, X, Y, Z); with a label head also their label maps (B, 1, X, Y, Z)."""
         total = -(-len(self.seeds) // self.batch_size)
         return track(self._batches(), total=total, label="synthesize", unit="batch")
 
     def _batches(self) -> Iterator[Batch]:
-        self._seconds, self._done, self._first = 0.0, 0, []
+        self._seconds, self._count, self._first = 0.0, 0, []
         device = device_of(self.loaded.tokenizer)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for start in range(0, len(self.seeds), self.batch_size):
-            chosen = slice(start, start + self.batch_size)
-            condition = conditions(self.loaded, self.dataset, self._places[chosen])
+            batch = slice(start, start + self.batch_size)
+            condition = conditions(self.loaded, self.dataset, self._indices[batch])
             began = time.perf_counter()
-            volumes, labels = draw(self.loaded, condition, self.seeds[chosen], self.settings)
+            volumes, labels = sample_volumes(
+                self.loaded, condition, self.seeds[batch], self.settings
+            )
             self._seconds += time.perf_counter() - began
-            self._done += len(volumes)
+            self._count += len(volumes)
             self._first += volumes[: max(0, SHOWN - len(self._first))]
-            if start == 0:  # later ones would count what is computed of volumes in between
+            if start == 0:  # later peaks would include the features computed in between
                 self._peak = peak_memory(device)
             yield volumes if labels is None else (volumes, labels)
 
-    def pictures(self) -> dict[str, Volume]:
-        """The first `SHOWN` of those that were made, for a picture, by seed."""
+    def first_volumes(self) -> dict[str, Volume]:
+        """The first `SHOWN` volumes, for a picture, by seed."""
         plan = self.loaded.tokenizer.require_plan()
         pairs = zip(self.seeds, self._first, strict=False)
-        return {f"seed {seed}": picture(volume.numpy(), plan) for seed, volume in pairs}
+        return {f"seed {seed}": as_volume(volume.numpy(), plan) for seed, volume in pairs}
 
-    def described(self, report: GenerationReport) -> GenerationReport:
-        """A report on the volumes, completed by what they cost and what they were made by."""
+    def complete(self, report: GenerationReport) -> GenerationReport:
+        """A report on the volumes, with their cost and the generator's settings added."""
         model, first = self.loaded.model, self.seeds[0]
         maps = " and label maps" if model.config.condition.map == "label" else ""
-        about = {
+        generator = {
             "class": type(model).__name__,
             "model": model_digest(model),
             "tokenizer": self.loaded.tokenizer.digest,
             "sampling": to_dict(self.settings),
-            "seeds": [first, first + self._done - 1],
+            "seeds": [first, first + self._count - 1],
             "conditions": f"attributes{maps} of held-out cases, in their order",
             "batch": min(self.batch_size, len(self.seeds)),
             "device": device_of(self.loaded.tokenizer).type,
         }
         return replace(
             report,
-            seconds_per_volume=self._seconds / max(self._done, 1),
+            seconds_per_volume=self._seconds / max(self._count, 1),
             peak_memory=self._peak,
-            protocol={**report.protocol, "generator": about},
+            protocol={**report.protocol, "generator": generator},
         )
 
 
 def check_conditions(loaded: Loaded, dataset: PreparedDataset) -> None:
-    """Refuse prepared cases that a generator is not made for.
+    """Check that prepared cases fit a generator.
 
     Raises:
-        MedarError: another size or number of channels or labels, or other label values where the
+        MedarError: another size or number of channels or labels, or other label values if the
             generator takes maps.
     """
     check_fit(loaded.tokenizer, dataset)
     theirs, ours = list(dataset.plan.labels), list(loaded.tokenizer.require_plan().labels)
     if loaded.model.config.condition.map == "label" and theirs != ours:
         raise MedarError(
-            f"{dataset.prepared.folder}: label values {theirs}, the generator is made for {ours}; "
-            "prepare the data with the generator's own plan"
+            f"{dataset.prepared.folder}: label values {theirs}, but the generator was trained with "
+            f"{ours}; prepare the data with the generator's own plan"
         )
 
 
 def conditions(
-    loaded: Loaded, dataset: PreparedDataset, places: Sequence[int], *, maps: bool = True
+    loaded: Loaded, dataset: PreparedDataset, indices: Sequence[int], *, maps: bool = True
 ) -> Condition:
-    """The conditions of some prepared cases; what is not known of a case is left open.
+    """The conditions of some prepared cases; attributes that a case lacks are left open.
 
     Args:
         loaded: the generator.
         dataset: without augmentation.
-        places: of the cases.
-        maps: take label maps too, if the model does.
+        indices: of the cases.
+        maps: include label maps, if the model takes them.
     """
-    asked = loaded.model.config.condition
-    values = [case_values(asked.attributes, dataset.prepared[place]) for place in places]
-    attributes = torch.tensor(values, dtype=torch.float32).view(len(places), len(asked.attributes))
-    if not maps or asked.map != "label":
+    config = loaded.model.config.condition
+    values = [case_values(config.attributes, dataset.prepared[index]) for index in indices]
+    shape = (len(indices), len(config.attributes))
+    attributes = torch.tensor(values, dtype=torch.float32).view(shape)
+    if not maps or config.map != "label":
         return Condition(attributes=attributes)
-    labels = torch.stack([dataset[place]["label"][0] for place in places])
+    labels = torch.stack([dataset[index]["label"][0] for index in indices])
     classes = label_classes(labels, tuple(dataset.plan.labels))
-    return Condition(attributes=attributes, map=one_hot(classes, asked.map_channels))
+    return Condition(attributes=attributes, map=one_hot(classes, config.map_channels))
 
 
 @torch.no_grad()
-def draw(
+def sample_volumes(
     loaded: Loaded,
     condition: Condition,
     seeds: Sequence[int],
     settings: SamplingSettings,
     known: Known | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Sample and decode volumes as `Synthesizer` does, and leave them in the prepared space.
+    """Sample and decode volumes as `Synthesizer` does, but leave them in the prepared space.
 
     Args:
         loaded: the generator.
         condition: of B volumes.
         seeds: B of them.
-        settings: how tokens are chosen.
-        known: tokens that are given, of B volumes.
+        settings: of the sampler.
+        known: tokens that are kept, of B volumes.
 
     Returns:
         (B, C, X, Y, Z) in [-1, 1] and, with a label head, (B, 1, X, Y, Z) of the plan's label
@@ -200,54 +202,47 @@ def draw(
     """
     model, tokenizer = loaded.model, loaded.tokenizer
     device, plan = device_of(tokenizer), tokenizer.require_plan()
-    made = []
+    decoded = []
     size = fitting(model, settings)
     for start in range(0, len(seeds), size):
         part = slice(start, start + size)
-        given = known and Known(mask=known.mask[part], latent=known.latent[part]).to(device)
-        tokens = sample(model, condition[part].to(device), seeds[part], settings, known=given)
+        kept = known and Known(mask=known.mask[part], latent=known.latent[part]).to(device)
+        tokens = sample(model, condition[part].to(device), seeds[part], settings, known=kept)
         for row in tokens:
             pyramid = TokenPyramid.from_flat(row[None], model.schedule, model.codes)
-            made.append(decoded_arrays(tokenizer.decode_map(pyramid), plan))
-    volumes = torch.from_numpy(np.stack([one.image for one in made])).clamp(-1.0, 1.0)
-    labels = [torch.from_numpy(one.label) for one in made if one.label is not None]
+            decoded.append(decoded_arrays(tokenizer.decode_map(pyramid), plan))
+    volumes = torch.from_numpy(np.stack([one.image for one in decoded])).clamp(-1.0, 1.0)
+    labels = [torch.from_numpy(one.label) for one in decoded if one.label is not None]
     return volumes, torch.stack(labels) if labels else None
 
 
 @torch.no_grad()
 def reconstructed(tokenizer: Tokenizer, volume: Tensor) -> Tensor:
-    """A prepared volume, (C, X, Y, Z), through the tokenizer, held to [-1, 1]; on the CPU."""
+    """The reconstruction of a prepared volume, (C, X, Y, Z), clipped to [-1, 1]; on the CPU."""
     pyramid = tokenizer.encode(volume[None].to(device_of(tokenizer)))
     return tokenizer.decode_map(pyramid).volume[0].float().cpu().clamp(-1.0, 1.0)
 
 
 def notes(cases: int, dataset: PreparedDataset) -> list[str]:
-    """What to know before figures of some held-out cases are compared."""
-    said = []
+    """What to know before values of some held-out cases are compared."""
+    lines = []
     if cases < FEW:
-        said.append(f"{cases} cases, fewer than {FEW}: all figures are rough")
+        lines.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
     if dataset.plan.mode == "patch":
-        said.append("patches: one of each case, drawn by seed 0")
-    return said
+        lines.append("patches: one of each case, drawn by seed 0")
+    return lines
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes held at most: on a GPU by tensors, else by the whole process since it began.
-
-    None where the system does not say.
-    """
+    """Peak memory in bytes: of tensors on a GPU, else of the whole process; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
+    mib = peak_memory_mib()
+    return None if mib is None else int(mib * 2**20)
 
 
-def evenly(cases: int, samples: int) -> list[int]:
-    """A case for each sample: some, evenly over all, or all over again."""
+def spread_over(cases: int, samples: int) -> list[int]:
+    """An index of a case for each sample: evenly spaced, or repeated if there are more samples."""
     if samples < cases:
         return [int(k) for k in np.linspace(0, cases - 1, samples).round()]
     return [k % cases for k in range(samples)]

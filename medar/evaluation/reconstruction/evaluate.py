@@ -1,11 +1,11 @@
-"""`evaluate_tokenizer`: how well a tokenizer gives volumes back, by prefix of its scales.
+"""`evaluate_tokenizer`: how well a tokenizer reconstructs volumes, by prefix of its scales.
 
-Cases of one split go the whole way, in fp32 and without augmentation; the prefix of k scales is
-what the decoder makes of the coarsest k alone. Nearness (PSNR, SSIM, errors) compares a
-reconstruction with its own volume, realism (`medar.evaluation.realism`) the reconstructions as a
-set with other real volumes: against their own originals even a poor set would look near.
+The cases of one split are encoded and decoded in fp32, without augmentation; the prefix of k scales
+is what the decoder makes of the coarsest k alone. Fidelity (PSNR, SSIM, errors) compares a
+reconstruction with its own original, realism (`medar.evaluation.reconstruction.realism`) the
+reconstructions as a set with other real volumes.
 
-K scales, L tokens, V codes, B batch, C channels, X Y Z voxels.
+K scales, B batch, C channels, X Y Z voxels.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ from torch.utils.data import DataLoader
 
 from medar.data.loading import Item, PreparedDataset
 from medar.data.manifest import Split
+from medar.devices import device_of
 from medar.errors import MedarError
-from medar.evaluation import features
-from medar.evaluation.fidelity import PROTOCOL, FidelityMeter
-from medar.evaluation.frechet import FEW
-from medar.evaluation.realism import Realism, judge, real_features, spread
+from medar.evaluation.distances import FEW
+from medar.evaluation.extractors.handcrafted import SMALLEST, radiomics
+from medar.evaluation.reconstruction.cases import check_fit, error_units, evenly_spaced
+from medar.evaluation.reconstruction.realism import Realism, measure_realism, real_features
+from medar.evaluation.similarity import PROTOCOL, FidelityMeter
 from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.overlap import DiceMeter
@@ -35,10 +37,10 @@ from medar.tokenizer.validation import CodeUsage
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionReport:
-    """What `evaluate_tokenizer` found. docs/reference/evaluation.md defines each value.
+    """Result of `evaluate_tokenizer`. docs/reference/evaluation.md defines each value.
 
-    Lists `..._per_scale` have a value for each scale, coarse to fine; those of fidelity are for the
-    prefix that ends with the scale, and empty where prefixes were not asked for.
+    Lists `..._per_scale` have one value per scale, coarse to fine. Those of fidelity are for the
+    prefix that ends with the scale, and empty with `by_scale=False`.
     """
 
     cases: int
@@ -68,11 +70,11 @@ class ReconstructionReport:
     scales: list[str]
     tokens_per_scale: list[int]
     warnings: list[str]
-    """Collapsed scales, in words."""
+    """Scales whose codebook has collapsed."""
     notes: list[str]
-    """What to know before the figures are compared with others."""
+    """What to know before the values are compared with others."""
     protocol: dict[str, Any]
-    """How each figure was taken."""
+    """How each value was computed."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON holds."""
@@ -88,15 +90,15 @@ def evaluate_tokenizer(
     limit: int | None = None,
     batch_size: int = 4,
 ) -> ReconstructionReport:
-    """Measure a tokenizer on prepared cases, on the device where it is.
+    """Evaluate a tokenizer on prepared cases, on its own device.
 
     Args:
-        tokenizer: as trained; it is left in the mode that it was in.
+        tokenizer: as trained; its mode (training or evaluation) is restored.
         prepared: a folder that `prepare` filled, of the tokenizer's size.
         split: the cases to reconstruct.
-        by_scale: decode every prefix of scales too.
-        limit: the most cases to reconstruct, spread evenly over the split.
-        batch_size: volumes at once.
+        by_scale: also decode every prefix of scales.
+        limit: maximum number of cases, evenly spaced over the split; default all.
+        batch_size: volumes per batch.
 
     Raises:
         MedarError: the folder is not a prepared data set, not of the tokenizer's size or channels,
@@ -104,55 +106,35 @@ def evaluate_tokenizer(
     """
     for name, value in (("limit", limit), ("batch_size", batch_size)):
         if value is not None and value < 1:
-            raise MedarError(f"{name} {value}: a whole number from 1 is needed")
+            raise MedarError(f"{name} must be at least 1, got {value}")
     dataset = PreparedDataset(prepared, split=split)
     check_fit(tokenizer, dataset)
-    loader = DataLoader(spread(dataset, limit), batch_size=batch_size)
+    loader = DataLoader(evenly_spaced(dataset, limit), batch_size=batch_size)
     training = tokenizer.training
     tokenizer.eval()
     try:
-        found = _Findings(tokenizer, dataset, by_scale)
+        meter = _ReconstructionMeter(tokenizer, dataset, by_scale)
         for batch in track(loader, total=len(loader), label="reconstruct", unit="batch"):
-            found.update(batch)
+            meter.update(batch)
     finally:
         tokenizer.train(training)
     realism = Realism()
-    if found.made:
-        others = real_features(prepared, split, batch_size=batch_size, device=found.device)
-        made, real = (torch.cat(one).numpy() for one in (found.made, found.real))
-        realism = judge(made, real, others, split)
-    return found.report(split, realism)
+    if meter.decoded:
+        others = real_features(prepared, split, batch_size=batch_size, device=meter.device)
+        decoded, real = (torch.cat(one).numpy() for one in (meter.decoded, meter.real))
+        realism = measure_realism(decoded, real, others, split)
+    return meter.report(split, realism)
 
 
-def check_fit(tokenizer: Tokenizer, dataset: PreparedDataset) -> None:
-    """Refuse prepared cases that a tokenizer is not made for.
-
-    Raises:
-        MedarError: another size, number of channels or number of labels.
-    """
-    plan, network = dataset.plan, tokenizer.config.network
-    pairs = [
-        ("size", list(plan.size), list(tokenizer.config.size)),
-        ("channels", len(plan.channels) or 1, network.channels),
-        ("labels", len(plan.labels), network.labels or len(plan.labels)),
-    ]
-    for name, there, wanted in pairs:
-        if there != wanted:
-            raise MedarError(
-                f"{dataset.prepared.folder}: {name} {there}, the tokenizer is made for {wanted}; "
-                "prepare the data with the tokenizer's own plan"
-            )
-
-
-class _Findings:
-    """Everything that one pass over the cases adds up."""
+class _ReconstructionMeter:
+    """Accumulates every value in one pass over the cases."""
 
     def __init__(self, tokenizer: Tokenizer, dataset: PreparedDataset, by_scale: bool) -> None:
         schedule = tokenizer.config.schedule
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.by_scale = by_scale
-        self.device = next(tokenizer.parameters()).device
+        self.device = device_of(tokenizer)
         self.cases = 0
         self.meters = [FidelityMeter() for _ in range(len(schedule) if by_scale else 1)]
         self.usage = CodeUsage(schedule, tokenizer.codebook_size)
@@ -160,18 +142,18 @@ class _Findings:
         names = list(dataset.plan.labels.values())
         self.dice = DiceMeter(names) if tokenizer.config.network.labels else None
         self.units, self.unit = error_units(dataset)
-        self.made: list[Tensor] = []
+        self.decoded: list[Tensor] = []
         self.real: list[Tensor] = []
 
     @torch.no_grad()
     def update(self, batch: Item) -> None:
-        """Take in a batch of the loader."""
+        """Add a batch of the loader."""
         volumes = batch["image"].to(self.device)
         latent = self.tokenizer.encoder(volumes).float()
         indices = self.tokenizer.quantiser.encode(latent)
         sums = list(accumulate(self.tokenizer.quantiser.contributions(indices)))
-        left = [latent, *(latent - one for one in sums)]
-        self.energy += torch.stack([one.double().square().sum() for one in left]).cpu()
+        residuals = [latent, *(latent - one for one in sums)]
+        self.energy += torch.stack([one.double().square().sum() for one in residuals]).cpu()
         self.usage.update(indices)
         units = self.units[batch["index"]]
         for meter, total in zip(self.meters, sums if self.by_scale else sums[-1:], strict=True):
@@ -180,13 +162,13 @@ class _Findings:
         if self.dice is not None:
             classes = to_classes(batch["label"], list(self.dataset.plan.labels)).to(self.device)
             self.dice.update(decoded.logits, classes, batch["annotated"])
-        if min(self.dataset.plan.size) >= features.SMALLEST:
-            self.real.append(features.radiomics(volumes))
-            self.made.append(features.radiomics(decoded.volume))
+        if min(self.dataset.plan.size) >= SMALLEST:
+            self.real.append(radiomics(volumes))
+            self.decoded.append(radiomics(decoded.volume))
         self.cases += len(volumes)
 
     def report(self, split: Split, realism: Realism) -> ReconstructionReport:
-        """All of it, put together."""
+        """The result over all batches."""
         schedule, plan = self.tokenizer.config.schedule, self.dataset.plan
         every = [meter.result() for meter in self.meters]
         prefixes = every if self.by_scale else []
@@ -224,31 +206,16 @@ class _Findings:
         )
 
 
-def error_units(dataset: PreparedDataset) -> tuple[Tensor, str]:
-    """What a difference of 1 in [-1, 1] is worth: (cases, C), and the unit's name.
-
-    Fixed windows have the volume's own unit, HU where all is CT. Percentiles differ from volume to
-    volume, so that only a share of the window can be compared.
-    """
-    prepared, channels = dataset.prepared, len(dataset.plan.channels) or 1
-    modalities = [prepared[place].modality for place in range(len(prepared))]
-    rules = [dataset.plan.rules(channels, modality) for modality in modalities]
-    if any(rule.kind != "window" for row in rules for rule in row):
-        return torch.full((len(rules), len(rules[0])), 0.5), "share of the intensity window"
-    unit = "HU" if set(modalities) == {"CT"} else "units of the volume"
-    return torch.tensor([[(rule.high - rule.low) / 2 for rule in row] for row in rules]), unit
-
-
 def _notes(cases: int, dataset: PreparedDataset, realism: Realism) -> list[str]:
     notes = []
     if dataset.plan.mode == "patch":
         notes.append("patches: one of each case, drawn by seed 0")
     if cases < FEW:
-        notes.append(f"{cases} cases, fewer than {FEW}: all figures are rough")
+        notes.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
     if realism.protocol is None:
         notes.append(
             "no Frechet distance: it needs 2 volumes and 2 others to compare them with, and sides "
-            f"of {features.SMALLEST} voxels"
+            f"of {SMALLEST} voxels"
         )
     elif realism.protocol.reference != "train split":
         notes.append(f"Frechet distance against {realism.protocol.reference}, not against train")

@@ -14,12 +14,11 @@ import numpy as np
 from medar.data.manifest import Manifest, Split
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.evaluation.frechet import FEW
-from medar.evaluation.segmentation import calibration
+from medar.evaluation.distances import FEW
 from medar.evaluation.segmentation.cases import Judged, JudgedCase, Labels, labels_of, manifest_of
+from medar.evaluation.segmentation.metrics import BINS, MIN_PROBABILITY, CaseScore, score_labels
 from medar.evaluation.segmentation.predictors import Predictor, as_predictors
 from medar.evaluation.segmentation.report import SegmentationReport, comparison, model_report
-from medar.evaluation.segmentation.scores import CaseScore, score_labels
 from medar.evaluation.segmentation.statistics import RESAMPLES, Bootstrap
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.progress import track
@@ -42,8 +41,8 @@ PROTOCOL = {
     "comparison": "bootstrap of the mean difference; Wilcoxon signed-rank over subjects, "
     "two-sided, not corrected for the number of tests; effect rank-biserial",
     "volume": "ml, prediction less truth; limits bias +- 1.96 deviations over cases",
-    "calibration": f"prepared grid, cases annotated for every label; {calibration.BINS} bins of "
-    f"voxels where all labels together have a chance of {calibration.LEAST} or more",
+    "calibration": f"prepared grid, cases annotated for every label; {BINS} bins of "
+    f"voxels where all labels together have a chance of {MIN_PROBABILITY} or more",
 }
 """How each figure is taken, for reports."""
 

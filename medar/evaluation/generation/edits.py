@@ -1,8 +1,8 @@
-"""Volumes of which a part is taken away, as a generator is given them; and edits without anatomy.
+"""Volumes of which only a part is known, as a generator receives them; baselines without anatomy.
 
-A box is cut out, or the resolution lowered. What is left is encoded, and marked as known, by the
-functions of `medar synthesize`. What the results are compared with knows no anatomy: the mean of
-what is around the box, the smoothest filling of it, trilinear interpolation.
+A box is removed, or the resolution lowered. What is left is encoded, and marked as known, by the
+functions of `medar synthesize`. The baselines: the mean of what surrounds the box, the smoothest
+filling of it, and trilinear interpolation.
 
 C channels, X Y Z voxels.
 """
@@ -26,8 +26,8 @@ from medar.tokenizer.inference import Array
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample
 
-ROUNDS = 500
-"""Of averaging: enough for holes of some 30 voxels a side, and smooth in larger ones too."""
+ITERATIONS = 500
+"""Of averaging: converges in holes of up to about 30 voxels per side."""
 
 
 class Edit(NamedTuple):
@@ -36,24 +36,24 @@ class Edit(NamedTuple):
     known: Known
     """Of a batch of one."""
     part: tuple[slice, ...]
-    """Of (..., X, Y, Z): what is looked at."""
-    others: dict[str, Tensor]
-    """Whole volumes, (C, X, Y, Z), that the model's are compared with."""
+    """Of (..., X, Y, Z): the part that is compared with the real volume."""
+    baselines: dict[str, Tensor]
+    """Whole volumes, (C, X, Y, Z), by name."""
     finish: Callable[[Tensor], Tensor]
-    """What becomes of a decoded volume, (C, X, Y, Z)."""
+    """Post-processing of a decoded volume, (C, X, Y, Z)."""
 
 
-def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int]) -> Edit:
-    """A volume without a box of random place.
+def box_removed(tokenizer: Tokenizer, real: Tensor, fraction: float, seed: list[int]) -> Edit:
+    """A volume without a box at a random position.
 
     Args:
-        tokenizer: that encodes what is left.
+        tokenizer: encodes what is left.
         real: (C, X, Y, Z) in [-1, 1].
-        share: the box's sides, as a share of the volume's.
-        seed: of its place.
+        fraction: the box's sides, as a fraction of the volume's.
+        seed: of the position.
     """
     random = np.random.default_rng(seed)
-    sides = [max(1, round(n * share)) for n in real.shape[1:]]
+    sides = [max(1, round(n * fraction)) for n in real.shape[1:]]
     start = [int(random.integers(n - m + 1)) for n, m in zip(real.shape[1:], sides, strict=True)]
     volume = Volume(array=real.numpy(), affine=np.eye(4))
     x, y, z = start
@@ -64,22 +64,22 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, share: float, seed: list[int
     return Edit(
         known=Known(mask=mask, latent=latent_of(tokenizer, array).cpu()),
         part=tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
-        others={
+        baselines={
             "mean filling": torch.from_numpy(array),
             "smooth filling": torch.from_numpy(smooth_filling(array, hole)),
         },
-        finish=lambda made: made,
+        finish=lambda decoded: decoded,
     )
 
 
 def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edit:
-    """A volume of which only means over `factor` cubed voxels are known.
+    """A volume of which only the means over blocks of `factor`^3 voxels are known.
 
     Args:
         tokenizer: with its plan; encodes what is known.
         real: (C, X, Y, Z) in [-1, 1].
-        factor: by which the resolution is lowered.
-        scales: that are given.
+        factor: by which the resolution is lowered along each axis.
+        scales: number of known scales.
     """
     low = avg_pool3d(real, factor)
     trilinear = interpolate(low[None], scale_factor=factor, mode="trilinear")[0]
@@ -94,16 +94,16 @@ def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edi
     return Edit(
         known=Known(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
         part=(slice(None),) * 3,
-        others={"trilinear": trilinear},
-        finish=lambda made: torch.from_numpy(agree(made.numpy())),
+        baselines={"trilinear": trilinear},
+        finish=lambda decoded: torch.from_numpy(agree(decoded.numpy())),
     )
 
 
 def smooth_filling(array: Array, hole: Mask) -> Array:
-    """The volume with a hole filled as smoothly as its rim allows (Laplace's equation).
+    """The volume with a hole filled by the solution of Laplace's equation.
 
     Args:
-        array: (C, X, Y, Z), with anything in the hole to begin with.
+        array: (C, X, Y, Z), with a first guess inside the hole.
         hole: (X, Y, Z).
     """
     box = tuple(slice(max(0, int(a.min()) - 1), int(a.max()) + 2) for a in np.nonzero(hole))
@@ -112,6 +112,6 @@ def smooth_filling(array: Array, hole: Mask) -> Array:
     filled, inside = array.copy(), hole[box]
     for channel in filled:
         part = channel[box]
-        for _ in range(ROUNDS):
+        for _ in range(ITERATIONS):
             part[inside] = convolve(part, neighbours / 6, mode="nearest")[inside]
     return filled

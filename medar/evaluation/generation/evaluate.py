@@ -1,0 +1,285 @@
+"""`evaluate_generation`: how good generated volumes are, as a set, compared with real ones.
+
+Protocol `generation-v1`. The reference is the real volumes of the train split, which the generator
+has seen; the floor is what held-out real volumes get against it. Four questions: do the volumes
+look real (Frechet and kernel distance, intensities), are they as varied (MS-SSIM), are they new
+(distance to the nearest training volume), and what do they cost.
+
+The evaluation is independent of the generator: volumes come in batches, in the prepared space of a
+plan.
+
+B batch, C channels, X Y Z voxels.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from medar.data.loading import Item, PreparedDataset
+from medar.errors import MedarError
+from medar.evaluation import distances, similarity
+from medar.evaluation.distances import FEW, Floats, Reference, SetDistance, set_distance
+from medar.evaluation.extractors import DEFAULT, make_extractors
+from medar.evaluation.extractors.handcrafted import SHAPE, SMALLEST
+from medar.evaluation.generation import memorisation
+from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
+from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics
+from medar.evaluation.reconstruction.cases import error_units, evenly_spaced
+from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
+from medar.progress import track
+from medar.settings import to_dict
+
+NAME = "generation-v1"
+"""Name and version of the protocol: raise the version whenever a value changes."""
+
+HeldOut = Literal["val", "test", "held-out"]
+"""Real volumes behind the floors; "held-out" is every case that is not of the train split."""
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Volumes (B, C, X, Y, Z) in [-1, 1], or with their label maps (B, 1, X, Y, Z) of the plan's label
+values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationReport:
+    """Result of `evaluate_generation`. docs/reference/evaluation.md defines each value."""
+
+    volumes: int
+    """Generated."""
+    split: HeldOut
+    held_out: int
+    reference: int
+    distances: dict[str, SetDistance]
+    """By extractor."""
+    intensity_distance: float
+    intensity_floor: float
+    intensity_unit: str
+    ms_ssim: float
+    ms_ssim_real: float
+    memorisation: dict[str, Audit]
+    """By space, "features" and "voxels"."""
+    seconds_per_volume: float | None
+    peak_memory: int | None
+    """Bytes."""
+    notes: list[str]
+    """What to know before the values are compared with others."""
+    protocol: dict[str, Any]
+    """How each value was computed."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as values that JSON holds."""
+        return to_dict(self)
+
+
+def evaluate_generation(
+    batches: Iterable[Batch],
+    prepared: str | Path,
+    *,
+    split: HeldOut = "test",
+    extractors: Sequence[str] = DEFAULT,
+    weights: str | Path | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 4,
+    device: torch.device | str = "cpu",
+    seconds_per_volume: float | None = None,
+    peak_memory: int | None = None,
+) -> GenerationReport:
+    """Compare generated volumes with those of a prepared data set.
+
+    Args:
+        batches: generated volumes, either all or none with label maps; read once.
+        prepared: the folder that `prepare` filled and the generator was trained on.
+        split: the held-out volumes.
+        extractors: names, see `medar.evaluation.extractors.EXTRACTORS`; the first is also used by
+            the memorisation audit. Label maps add `shape-v1`.
+        weights: file of a learnt extractor.
+        samples: maximum number of generated volumes; default all.
+        limit: maximum number of training volumes, evenly spaced; default all. The memorisation
+            audit sees no others.
+        seed: of subsets, bootstrap draws and pairs.
+        batch_size: real volumes per batch.
+        device: where features are computed.
+        seconds_per_volume: time that generating a volume took, for the report.
+        peak_memory: bytes that this took, for the report.
+
+    Raises:
+        MedarError: fewer than two generated or two training volumes, no case of the split, volumes
+            of another size than the plan's or too small for the features, or extractors that
+            cannot be built.
+    """
+    for name, value in (("samples", samples), ("limit", limit), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise MedarError(f"{name} must be at least 1, got {value}")
+    device = torch.device(device)
+    built = make_extractors(tuple(extractors), weights, device)
+    train = PreparedDataset(prepared, split="train")
+    train_subset, held_out_subset = evenly_spaced(train, limit), held_out(prepared, split)
+    if min(train.plan.size) < SMALLEST or len(train_subset) < 2:
+        raise MedarError(
+            f"{prepared}: needs sides of at least {SMALLEST} voxels and 2 training volumes, got "
+            f"{' x '.join(map(str, train.plan.size))} voxels and {len(train_subset)} volumes"
+        )
+    generated, real, reference = (SetStatistics(built, train.plan, seed, device) for _ in range(3))
+    labelled = _add_generated(generated, batches, samples)
+    _add_real(reference, train_subset, "reference", batch_size, labelled)
+    _add_real(real, held_out_subset, "held-out", batch_size, labelled)
+    cases = [train.prepared[index].id for index in train_subset.indices]
+    units, unit = error_units(train)
+    channel_units = units.double().mean(dim=0).numpy()
+    return GenerationReport(
+        volumes=generated.count,
+        split=split,
+        held_out=real.count,
+        reference=reference.count,
+        distances=_distances(generated, real, reference, seed),
+        intensity_distance=_wasserstein(generated, reference, channel_units),
+        intensity_floor=_wasserstein(real, reference, channel_units),
+        intensity_unit=unit,
+        ms_ssim=pairwise_ms_ssim(generated.kept, seed),
+        ms_ssim_real=pairwise_ms_ssim(reference.kept, seed),
+        memorisation=_audits(generated, real, reference, built[0].name, cases),
+        seconds_per_volume=seconds_per_volume,
+        peak_memory=peak_memory,
+        notes=_notes(generated, real, reference, train, labelled),
+        protocol={
+            "name": NAME,
+            "plan": train.plan.digest,
+            "cases": train.prepared.digest,
+            "reference": "train split",
+            "held_out": "all but the train split" if split == "held-out" else f"{split} split",
+            "seed": seed,
+            "extractors": {one.name: one.weights for one in built},
+            "distances": distances.PROTOCOL,
+            "intensity": f"Wasserstein-1 of histograms of {BINS} bins over all voxels",
+            "ms_ssim": {
+                "pairs": f"at most {similarity.PAIRS}, of at most {KEPT} volumes, by the seed",
+                **to_dict(MsSsim.of(train.plan.size)),
+            },
+            "memorisation": {**memorisation.PROTOCOL, "extractor": built[0].name},
+        },
+    )
+
+
+def held_out(prepared: str | Path, split: HeldOut) -> Subset[Item]:
+    """The real volumes behind the floors.
+
+    Raises:
+        MedarError: the folder is not a prepared data set, or has no case of the split.
+    """
+    if split != "held-out":
+        return evenly_spaced(PreparedDataset(prepared, split=split), None)
+    dataset = PreparedDataset(prepared)
+    splits = [dataset.prepared[index].split for index in range(len(dataset))]
+    indices = [index for index, one in enumerate(splits) if one != "train"]
+    if not indices:
+        raise MedarError(
+            f"{prepared}: every case is in the train split, but held-out cases are needed"
+        )
+    return Subset(dataset, indices)
+
+
+def _add_generated(generated: SetStatistics, batches: Iterable[Batch], samples: int | None) -> bool:
+    """Add generated volumes; returns whether they have label maps."""
+    labelled = set()
+    for batch in batches:
+        volumes, labels = batch if isinstance(batch, tuple) else (batch, None)
+        room = len(volumes) if samples is None else samples - generated.count
+        generated.update(volumes[:room])
+        labelled.add(labels is not None)
+        if labels is not None:
+            generated.update_labels(labels[:room])
+        if generated.count == samples:
+            break
+    if generated.count < 2:
+        raise MedarError(f"at least 2 generated volumes are needed, got {generated.count}")
+    if len(labelled) > 1:
+        raise MedarError("only some generated volumes have label maps; either all or none must")
+    return True in labelled
+
+
+def _add_real(
+    statistics: SetStatistics, dataset: Subset[Item], label: str, batch_size: int, labelled: bool
+) -> None:
+    """Add real volumes, and label maps that are annotated for every label."""
+    loader = DataLoader(dataset, batch_size=batch_size)
+    for batch in track(loader, total=len(loader), label=label, unit="batch"):
+        statistics.update(batch["image"])
+        if labelled and "label" in batch and (whole := batch["annotated"].all(dim=1)).any():
+            statistics.update_labels(batch["label"][whole])
+
+
+def _distances(
+    generated: SetStatistics, real: SetStatistics, reference: SetStatistics, seed: int
+) -> dict[str, SetDistance]:
+    """By extractor; of shapes if the generated and at least 2 training volumes have label maps."""
+    made, floors, known = generated.features, real.features, reference.features
+    return {
+        name: set_distance(features, floors.get(name, known[name][:0]), known[name], seed)
+        for name, features in made.items()
+        if len(known.get(name, ())) > 1
+    }
+
+
+def _audits(
+    generated: SetStatistics,
+    real: SetStatistics,
+    reference: SetStatistics,
+    extractor: str,
+    cases: list[str],
+) -> dict[str, Audit]:
+    sets = (generated, real, reference)
+    standardise = Reference(reference.features[extractor]).standardise
+    made, held, known = (standardise(one.features[extractor]) for one in sets)
+    return {
+        "features": audit_features(made, held, known, cases),
+        "voxels": audit_voxels(generated.thumbnails, real.thumbnails, reference.thumbnails, cases),
+    }
+
+
+def _wasserstein(first: SetStatistics, second: SetStatistics, units: Floats) -> float:
+    """The Wasserstein-1 distance of the voxels' intensities, averaged over channels.
+
+    Args:
+        first: a set.
+        second: another set.
+        units: (C,), what a difference of 1 in [-1, 1] is worth in each channel.
+    """
+    from scipy.stats import wasserstein_distance
+
+    centres = (np.arange(BINS) + 0.5) * 2 / BINS - 1
+    rows = zip(units, first.histogram, second.histogram, strict=True)
+    return float(
+        np.mean([unit * wasserstein_distance(centres, centres, u, v) for unit, u, v in rows])
+    )
+
+
+def _notes(
+    generated: SetStatistics,
+    real: SetStatistics,
+    reference: SetStatistics,
+    train: PreparedDataset,
+    labelled: bool,
+) -> list[str]:
+    sets = {"generated": generated, "held-out": real, "training": reference}
+    notes = [
+        f"{one.count} {name} volumes, fewer than {FEW}: all values are rough estimates"
+        for name, one in sets.items()
+        if one.count < FEW
+    ]
+    if reference.count < len(train):
+        notes.append(
+            f"{reference.count} of {len(train)} training volumes: copies of others are not found"
+        )
+    if train.plan.mode == "patch":
+        notes.append("patches: one of each case, drawn by seed 0")
+    if labelled and len(reference.features.get(SHAPE, ())) < 2:
+        notes.append("label maps are not evaluated: the training volumes have none")
+    return notes

@@ -1,0 +1,111 @@
+"""Prepared cases for a tokenizer: which are taken, whether they fit, examples for a picture.
+
+B batch, C channels, X Y Z voxels.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from medar.data.loading import Item, PreparedDataset
+from medar.data.manifest import Split
+from medar.devices import device_of
+from medar.errors import MedarError
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.volume import Volume
+
+
+def evenly_spaced(dataset: PreparedDataset, limit: int | None) -> Subset[Item]:
+    """At most `limit` items of a data set, evenly spaced in its order; None takes all."""
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
+    return Subset(dataset, indices.tolist())
+
+
+def check_fit(tokenizer: Tokenizer, dataset: PreparedDataset) -> None:
+    """Check that prepared cases have the size, channels and labels of a tokenizer.
+
+    Raises:
+        MedarError: they do not.
+    """
+    plan, network = dataset.plan, tokenizer.config.network
+    pairs = [
+        ("size", list(plan.size), list(tokenizer.config.size)),
+        ("channels", len(plan.channels) or 1, network.channels),
+        ("labels", len(plan.labels), network.labels or len(plan.labels)),
+    ]
+    for name, actual, expected in pairs:
+        if actual != expected:
+            raise MedarError(
+                f"{dataset.prepared.folder}: {name} {actual}, but the tokenizer was trained for "
+                f"{expected}; prepare the data with the tokenizer's own plan"
+            )
+
+
+def error_units(dataset: PreparedDataset) -> tuple[Tensor, str]:
+    """What a difference of 1 in [-1, 1] is worth: (cases, C), and the unit's name.
+
+    Fixed windows have the volume's own unit, HU where all is CT. Percentiles differ from volume to
+    volume, so only a fraction of the window can be compared.
+    """
+    prepared, channels = dataset.prepared, len(dataset.plan.channels) or 1
+    modalities = [prepared[index].modality for index in range(len(prepared))]
+    rules = [dataset.plan.rules(channels, modality) for modality in modalities]
+    if any(rule.kind != "window" for row in rules for rule in row):
+        return torch.full((len(rules), len(rules[0])), 0.5), "fraction of the intensity window"
+    unit = "HU" if set(modalities) == {"CT"} else "units of the volume"
+    return torch.tensor([[(rule.high - rule.low) / 2 for rule in row] for row in rules]), unit
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """One case before and after reconstruction, in the volume's own units."""
+
+    name: str
+    original: Volume
+    prefixes: tuple[Volume, ...]
+    """From the coarsest 1, 2 ... K scales; the last is the full reconstruction."""
+
+
+@torch.no_grad()
+def make_examples(
+    tokenizer: Tokenizer, prepared: str | Path, split: Split = "test", *, cases: int = 4
+) -> list[Example]:
+    """Reconstruct some cases, evenly spaced over a split, from every prefix of scales.
+
+    Args:
+        tokenizer: in evaluation mode; its device is used.
+        prepared: a folder that `prepare` filled, of the tokenizer's size.
+        split: where the cases come from.
+        cases: maximum number of cases.
+
+    Raises:
+        MedarError: the folder does not fit the tokenizer, or has no case of the split.
+    """
+    dataset = PreparedDataset(prepared, split=split)
+    check_fit(tokenizer, dataset)
+    subset = evenly_spaced(dataset, cases)
+    items = [subset[index] for index in range(len(subset))]
+    return [_example(tokenizer, dataset, item["image"], item["index"]) for item in items]
+
+
+def _example(tokenizer: Tokenizer, dataset: PreparedDataset, image: Tensor, index: int) -> Example:
+    case = dataset.prepared[index]
+    trace = dataset.prepared.trace(case)
+
+    def restored(array: Tensor) -> Volume:
+        pairs = zip(trace.windows, array.float().cpu().numpy(), strict=True)
+        channels = np.stack([window.restore(channel) for window, channel in pairs])
+        return Volume(array=channels, affine=trace.target.affine, modality=trace.modality)
+
+    pyramid = tokenizer.encode(image[None].to(device_of(tokenizer)))
+    scales = range(1, len(pyramid.schedule) + 1)
+    return Example(
+        name=case.id,
+        original=restored(image),
+        prefixes=tuple(restored(tokenizer.decode(pyramid, upto).volume[0]) for upto in scales),
+    )
