@@ -125,4 +125,4 @@ def test_what_cannot_be_measured_is_one_line(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_device_that_is_not_there_is_refused(medar: Medar, model: Path, data: Path) -> None:
     refusal = medar("evaluate", "tokenizer", model, data, "--device", "cuda").refusal
-    assert "--device cuda: there is none" in refusal
+    assert "device 'cuda' is not available here" in refusal

@@ -96,15 +96,15 @@ def test_what_cannot_be_judged_is_one_line(
     write("flat/a.nii.gz", np.ones((8, 12, 8), np.float32))
     for arguments, said in (
         ([tmp_path / "none", prepared], "none: no such folder"),
-        ([tmp_path / "empty", prepared], "empty: no volume in it"),
+        ([tmp_path / "empty", prepared], "empty: contains no volumes"),
         ([files, tmp_path / "set"], "not a prepared data set"),
-        ([tmp_path / "half", prepared], "a.nii.gz: no label map beside it"),
+        ([tmp_path / "half", prepared], "a.nii.gz: has no label map"),
         ([tmp_path / "odd", prepared], "a_label.nii.gz: label values 7"),
         ([tmp_path / "flat", prepared], "a.nii.gz: every voxel is 1"),
-        ([files, prepared, "--samples", 1], "generated volumes: 1"),
-        ([files, prepared, "--samples", 0], "samples 0"),
+        ([files, prepared, "--samples", 1], "at least 2 generated volumes are needed, got 1"),
+        ([files, prepared, "--samples", 0], "samples must be at least 1, got 0"),
         ([files, prepared, "--batch", 0], "--batch 0"),
-        ([files, prepared, "--extractor", "medicalnet-v1"], "its weights are needed"),
+        ([files, prepared, "--extractor", "medicalnet-v1"], "needs its weights"),
         ([files, prepared, "--out", prepared / "plan.yaml"], "is a file"),
     ):
         assert said in medar("evaluate", "generation", *arguments).refusal
@@ -120,4 +120,7 @@ def test_patches_need_the_size_of_the_plan(
     )  # fmt: skip
     assert done.code == 0, done.err
     refused = medar("evaluate", "generation", files, out).refusal
-    assert "s0.nii.gz: 8 x 12 x 8 voxels at the plan's spacing; 8 x 8 x 8 are needed" in refused
+    assert (
+        "s0.nii.gz: 8 x 12 x 8 voxels at the plan's spacing, expected the plan's size 8 x 8 x 8"
+        in refused
+    )

@@ -76,7 +76,7 @@ def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, prepa
         assert word in said.out, said.out
     found = json.loads(medar(*call, "--json", "--split", "val", "--known-scales", 2).out)
     assert (found["cases"], found["split"], found["known_scales"]) == (1, "val", 2)
-    assert found["inpainting"]["likeness"].keys() > {"mean filling", "sampled", "reconstructed"}
+    assert found["inpainting"]["similarity"].keys() > {"mean filling", "sampled", "reconstructed"}
 
 
 def test_conditions_are_told_and_the_judge_is_kept(
@@ -113,11 +113,11 @@ def test_what_cannot_be_judged_is_one_line(
             "files: holds files, no generator",
         ),
         (["generation", model, prepared, "--temperature", "1,1"], "temperature has 2 values"),
-        (["generation", model / "model" / "tokenizer", prepared], "a generator is needed"),
-        (["generation", model, prepared, "--samples", 0], "samples 0: a whole"),
-        (["editing", model, prepared, "--factor", 5], "factor 5"),
+        (["generation", model / "model" / "tokenizer", prepared], "is not a generator"),
+        (["generation", model, prepared, "--samples", 0], "samples must be at least 1, got 0"),
+        (["editing", model, prepared, "--factor", 5], "factor must"),
         (["editing", tmp_path, prepared], "no generator"),
         (["conditions", tmp_path / "plain", prepared, *judge], "plain: was trained without label"),
-        (["conditions", model, prepared, *judge, "--max-minutes", 0], "minutes 0"),
+        (["conditions", model, prepared, *judge, "--max-minutes", 0], "minutes"),
     ):
         assert said in medar("evaluate", *arguments).refusal
