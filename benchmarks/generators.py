@@ -187,7 +187,7 @@ def figures(report: GenerationReport) -> dict[str, Any]:
         "texture_frechet": texture.frechet, "texture_floor": texture.frechet_floor,
         "ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real,
         "nearest": {name: audit.ratio for name, audit in audits.items()},
-        "nearer": {name: audit.share_nearer for name, audit in audits.items()},
+        "nearer": {name: audit.fraction_nearer for name, audit in audits.items()},
         "suspects": {name: len(audit.suspects) for name, audit in audits.items()},
     }  # fmt: skip
 

@@ -177,7 +177,7 @@ def print_report(report: "GenerationReport", what: str) -> None:
                 _shown(one.median),
                 _shown(one.median_held_out),
                 _shown(one.ratio),
-                f"{one.share_nearer:.1%}",
+                f"{one.fraction_nearer:.1%}",
                 len(one.suspects),
             )
             for name, one in report.memorisation.items()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
@@ -63,6 +64,45 @@ def test_units_of_features_do_not_matter_and_constant_ones_do_no_harm() -> None:
     assert Reference(first * scales + 7).distance(second * scales + 7) == pytest.approx(plain)
     first[:, 3] = second[:, 3] = 4.0
     assert np.isfinite(Reference(first).distance(second))
+
+
+SCIPY = tuple(int(part) for part in scipy.__version__.split(".")[:2])
+
+
+@pytest.mark.skipif(SCIPY >= (1, 18), reason="MONAI's Frechet distance needs SciPy below 1.18")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MONAI's call of scipy.linalg.sqrtm
+def test_the_frechet_distance_is_that_of_monai() -> None:
+    from monai.metrics.fid import get_fid_score
+
+    first, second = sample(60, 6, 0), 1.5 * sample(40, 6, 1) + 0.5
+    one, other = (
+        Gaussian(mean=rows.mean(axis=0), covariance=np.cov(rows, rowvar=False))
+        for rows in (first, second)
+    )
+    expected = get_fid_score(torch.from_numpy(first), torch.from_numpy(second))
+    assert one.distance(other) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "width"), [(50, 4), (8, 30)])
+def test_the_shrunk_covariance_is_that_of_scikit_learn(count: int, width: int) -> None:
+    covariance = pytest.importorskip("sklearn.covariance")
+    rows = sample(count, width, 0) * np.linspace(1, 3, width)
+    expected, _ = covariance.ledoit_wolf(rows)
+    np.testing.assert_allclose(Gaussian.fit(rows).covariance, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_the_kernel_distance_is_that_of_monai() -> None:
+    """MONAI's kernel is linear: the cubic one is linear in all products of three features."""
+    from monai.metrics import MMDMetric
+
+    def products(rows: torch.Tensor) -> torch.Tensor:
+        extended = torch.cat([rows / rows.shape[1] ** 0.5, torch.ones(len(rows), 1)], dim=1)
+        return torch.einsum("ni,nj,nk->nijk", extended, extended, extended).flatten(1)
+
+    first, second = sample(9, 5, 0), sample(9, 5, 1, shift=0.5)
+    pair = (torch.from_numpy(rows) for rows in (first, second))
+    expected = MMDMetric(y_mapping=products)(*pair)
+    assert KernelReference(first).distance(second) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 1])

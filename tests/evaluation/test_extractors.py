@@ -9,7 +9,12 @@ from small_volumes import smooth
 from torch import nn
 
 from medar.errors import MedarError
-from medar.evaluation.extractors import make_extractor, make_extractors
+from medar.evaluation.extractors import (
+    EXTRACTORS,
+    make_extractor,
+    make_extractors,
+    register_extractor,
+)
 from medar.evaluation.extractors.handcrafted import (
     ABSENT,
     FLOOR,
@@ -24,6 +29,45 @@ from medar.evaluation.extractors.handcrafted import (
 from medar.evaluation.extractors.learnt import CHILDREN
 
 RADIOMICS_NAMES, TEXTURE_NAMES = radiomics_names(), texture_names()
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    monkeypatch.setattr(EXTRACTORS, "_registered", dict(EXTRACTORS._registered))
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_function_is_an_extractor() -> None:
+    @register_extractor("mean-v1")
+    def mean_intensity(volumes: torch.Tensor) -> torch.Tensor:
+        return volumes.mean(dim=(2, 3, 4)).double()
+
+    volumes = smooth(2, 8, 8, 8)
+    extractor = make_extractor("mean-v1")
+    assert extractor.weights is None
+    assert torch.equal(extractor.compute(volumes), mean_intensity(volumes))
+    with pytest.raises(MedarError, match=r"known extractors: .*mean-v1"):
+        make_extractor("unlike")
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_registered_class_gets_its_weights_file(tmp_path: Path) -> None:
+    @register_extractor("scaled-v1")
+    class Scaled:
+        def __init__(self, path: Path) -> None:
+            self.factor = float(path.read_text())
+
+        def __call__(self, volumes: torch.Tensor) -> torch.Tensor:
+            return self.factor * volumes.mean(dim=(2, 3, 4)).double()
+
+    path = tmp_path / "weights.txt"
+    path.write_text("2.0")
+    (extractor,) = make_extractors(("scaled-v1",), path, "cpu")
+    assert extractor.weights
+    assert extractor.compute(torch.ones(1, 1, 8, 8, 8)).tolist() == [[2.0]]
+    with pytest.raises(MedarError, match="scaled-v1 needs its weights"):
+        make_extractors(("scaled-v1",), None, "cpu")
 
 
 def initialise(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -39,10 +39,10 @@ def test_copies_are_flagged_and_fresh_draws_are_not(audit, deviation: float) -> 
     )
     fresh = audit(FRESH)
     assert fresh.suspects == []
-    assert fresh.share_nearer < 0.15
+    assert fresh.fraction_nearer < 0.15
     assert fresh.ratio == pytest.approx(1, abs=0.2)
     copies = audit(noisy(TRAIN, deviation))
-    assert copies.share_nearer == 1
+    assert copies.fraction_nearer == 1
     assert len(copies.suspects) == 30
     assert copies.ratio < 0.5
 

@@ -105,7 +105,7 @@ def test_chances_that_mean_what_they_say() -> None:
     found = meter.result()
     assert found is not None
     assert found.error < 0.01
-    assert sum(found.share) == pytest.approx(1)
+    assert sum(found.fraction) == pytest.approx(1)
     assert len(found.confidence) == len(found.accuracy) <= BINS
     assert found.overlooked is not None
     assert 0 < found.overlooked < 0.01
@@ -117,7 +117,7 @@ def test_a_predictor_that_is_too_sure() -> None:
     found = meter.result()
     assert found is not None
     assert found.error > 0.1
-    assert np.dot(found.share, found.confidence) > np.dot(found.share, found.accuracy) + 0.1
+    assert np.dot(found.fraction, found.confidence) > np.dot(found.fraction, found.accuracy) + 0.1
 
 
 def test_calibration_by_parts_is_that_of_the_whole() -> None:

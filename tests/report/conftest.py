@@ -155,9 +155,9 @@ def _evaluation(out: Path) -> None:
         frechet_samples=2, kernel=1.5, kernel_interval=None, kernel_floor=0.5,
     )  # fmt: skip
     copied = Suspect(index=2, case=HOSTILE, distance=0.125)
-    audit = Audit(median=3.0, median_held_out=2.0, ratio=1.5, percentile=1.0, share_nearer=0.0,
+    audit = Audit(median=3.0, median_held_out=2.0, ratio=1.5, percentile=1.0, fraction_nearer=0.0,
                   suspects=[])  # fmt: skip
-    caught = Audit(median=0.5, median_held_out=1.0, ratio=0.5, percentile=0.4, share_nearer=0.5,
+    caught = Audit(median=0.5, median_held_out=1.0, ratio=0.5, percentile=0.4, fraction_nearer=0.5,
                    suspects=[copied])  # fmt: skip
     report = GenerationReport(
         volumes=3, split="test", held_out=2, reference=2,

@@ -59,7 +59,7 @@ class Audit:
     """Median of the generated volumes over that of the held-out ones; None where that is 0."""
     percentile: float
     """The held-out distance that `PERCENTILE` percent lie below."""
-    share_nearer: float
+    fraction_nearer: float
     """Fraction of the generated volumes below it."""
     suspects: list[Suspect]
     """The nearest first."""
@@ -108,7 +108,7 @@ def _audit(generated: Floats, held_out: Floats, cases: Sequence[str]) -> Audit:
         median_held_out=median_held_out,
         ratio=median / median_held_out if median_held_out > 0 else None,
         percentile=percentile,
-        share_nearer=float((nearest < percentile).mean()),
+        fraction_nearer=float((nearest < percentile).mean()),
         suspects=[
             Suspect(index=i, case=cases[int(indices[i])], distance=float(nearest[i])) for i in near
         ],

@@ -153,7 +153,7 @@ class Calibration:
     """Mean probability of the most likely class, in each bin that holds a voxel."""
     accuracy: list[float]
     """Fraction of its voxels where that class is the true one."""
-    share: list[float]
+    fraction: list[float]
     """Of the voxels."""
 
 
@@ -193,5 +193,5 @@ class CalibrationMeter:
             overlooked=self._overlooked / self._labelled if self._labelled else None,
             confidence=(confidence / counts).tolist(),
             accuracy=(correct / counts).tolist(),
-            share=(counts / total).tolist(),
+            fraction=(counts / total).tolist(),
         )

@@ -140,7 +140,7 @@ def copies(run: RunFolder) -> list[Block]:
     found = suspects(report)
     rows = [
         (name, number(one["median"]), number(one["median_held_out"]), number(one["ratio"]),
-         percent(one["share_nearer"]), str(len(one["suspects"])))
+         percent(one["fraction_nearer"]), str(len(one["suspects"])))
         for name, one in audits.items()
     ]  # fmt: skip
     headings = ("distance by", "median", "held out", "ratio", "nearer", "suspects")
