@@ -20,7 +20,7 @@ from medar.generator.model import TokenModel
 from medar.generator.sampling import SamplingSettings, sample
 from medar.generator.settings import ModelSettings
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 MOST_SCALES = 10

@@ -156,7 +156,10 @@ def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokeniz
     """An untrained tokenizer; of one scale but for the rows that go over all scales."""
     scales = min(max(grid), options.scales) if row in ("ours", "raster-pyramid") else 1
     network = NetworkConfig(
-        patch=2, width=32, growth=(1, 2, 4), downsampling=(options.downsampling,) * 3
+        patch_size=2,
+        width=32,
+        width_multipliers=(1, 2, 4),
+        downsampling=(options.downsampling,) * 3,
     )
     config = TokenizerConfig(
         schedule=ScaleSchedule.from_latent(grid, scales),

@@ -37,7 +37,7 @@ from medar.evaluation.distances import Reference
 from medar.evaluation.extractors.handcrafted import radiomics
 from medar.evaluation.reconstruction.realism import real_features
 from medar.settings import load_yaml
-from medar.tokenizer.residual import Quantisation
+from medar.tokenizer.quantiser import Quantisation
 from medar.tokenizer.settings import TokenizerSettings
 from medar.tokenizer.spectrum import power_ratio
 from medar.tokenizer.training import make_task
@@ -52,7 +52,7 @@ ROWS = (
 
 CHANGES: dict[str, list[str]] = {
     "default": [],
-    "l1": ["loss.adversarial=null", "loss.frequency=0"],
+    "l1": ["loss.adversarial=null", "loss.frequency_weight=0"],
     "unquantised": [],
     "ema": [],
     "gradient": ["model.codebook.kind=gradient"],

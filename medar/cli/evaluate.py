@@ -112,7 +112,7 @@ def _prepared(
     """The cases in the model's form, in a folder that is kept if it was named."""
     from medar.data.resolve import is_prepared, prepared_under
 
-    assert trained.plan is not None
+    plan = trained.require_plan()
     if is_prepared(data) and (folder is not None or dataset != DATASET):
         raise MedarError(
             f"{data} is prepared already: leave out --prepared, --attributes, --modality and "
@@ -122,7 +122,7 @@ def _prepared(
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
         yield prepared_under(
             data,
-            trained.plan,
+            plan,
             target,
             labels=trained.config.network.labels > 0,
             workers=workers,

@@ -10,7 +10,7 @@ B batch, T tokens of one scale, L tokens over all scales, V codes.
 import torch
 from torch import Tensor
 
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from medar.generator.maps import MapEncoder
 from medar.generator.mixers.base import State
 from medar.generator.model import Known, TokenModel
 from medar.generator.positions import PositionFeatures, Rotary, schedule_coordinates
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.volume import Shape3
 
 

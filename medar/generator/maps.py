@@ -53,9 +53,9 @@ class MapEncoder(nn.Module):
         self.size: Shape3 = (x, y, z)
         config = NetworkConfig(
             channels=channels,
-            patch=min(4, max(downsampling)),
+            patch_size=min(4, max(downsampling)),
             width=width,
-            growth=GROWTH,
+            width_multipliers=GROWTH,
             code_width=width * GROWTH[-1],
             downsampling=downsampling,
         )

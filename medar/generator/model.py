@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medar.generator.conditions import Condition
 from medar.generator.config import GeneratorConfig
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 

@@ -1,38 +1,38 @@
-"""What the tokenizer is trained against, beside L1 and the codebook's own loss.
+"""Losses of the tokenizer besides L1 and the codebook's own.
 
 - `frequency_loss` compares spectra.
 - `Discriminator` (patches at several scales) with `discriminator_loss`, `adversarial_loss` and
   `feature_matching` sharpens what L1 leaves blurred; `adaptive_weight` balances it against L1.
 
-All are means, of float32 whatever the precision of the network, so that their weights hold across
-sizes of volume and batch.
+All losses are means in float32, whatever the precision of the network, so that their weights do not
+depend on the sizes of volumes and batches.
 
 B batch, C channels, X Y Z voxels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from medar.errors import MedarError
-from medar.settings import STRICT
+from medar.settings import PositiveInt, settings
 
 
 def frequency_loss(reconstruction: Tensor, volume: Tensor, *, floor: float = 0.01) -> Tensor:
     """Mean absolute difference of the log amplitudes of all spatial frequencies.
 
-    In logarithms a high frequency with a thousandth of the power weighs as much as a low one, which
-    is what L1 lacks: power that is missing costs, wherever its phase.
+    On a logarithmic scale, a high frequency with a thousandth of the power counts as much as a low
+    one. Unlike L1, this penalises missing power whatever its phase.
 
     Args:
         reconstruction: (B, C, X, Y, Z) in [-1, 1].
         volume: the same shape.
-        floor: amplitude below which differences fade out; white noise of that standard deviation
-            has it at each frequency.
+        floor: amplitude below which differences fade out: that of white noise with this standard
+            deviation.
     """
     ours, real = _log_amplitude(reconstruction, floor), _log_amplitude(volume, floor)
     return functional.l1_loss(ours, real)
@@ -44,51 +44,38 @@ def _log_amplitude(volume: Tensor, floor: float) -> Tensor:
     return 0.5 * torch.log(power + floor**2)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DiscriminatorConfig:
-    """Sizes of the patch discriminators.
+    """Sizes of the patch discriminators."""
 
-    Raises:
-        MedarError: a size below 1, or a width that is no multiple of 4.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    channels: int = 1
+    channels: PositiveInt = 1
     """C, channels of the volume."""
-    width: int = 16
-    """Features of the first layer, doubled by each layer."""
-    layers: int = 3
+    width: Annotated[int, Field(ge=4, multiple_of=4)] = 16
+    """Features of the first layer, doubled by each further layer; a multiple of 4."""
+    layers: PositiveInt = 3
     """Layers of the first discriminator; the second has twice as many, and so on."""
-    scales: int = 1
-    """Discriminators, each with a larger patch than the one before."""
-
-    def __post_init__(self) -> None:
-        for name in ("channels", "width", "layers", "scales"):
-            if getattr(self, name) < 1:
-                raise MedarError(f"discriminator {name} {getattr(self, name)}: allowed from 1")
-        if self.width % 4:
-            raise MedarError(f"discriminator width {self.width}: allowed multiples of 4")
+    discriminators: PositiveInt = 1
+    """Number of discriminators, each with a larger patch than the one before."""
 
     @property
     def smallest(self) -> int:
         """Voxels along a side that the deepest discriminator needs."""
-        return int(2 ** (self.layers * self.scales + 1))
+        return int(2 ** (self.layers * self.discriminators + 1))
 
 
-class Judged(NamedTuple):
-    """What the discriminators make of a batch."""
+class Discriminated(NamedTuple):
+    """The discriminators' output for a batch."""
 
     scores: list[Tensor]
-    """A discriminator each: (B, 1, x, y, z), high where a patch looks real."""
+    """Per discriminator (B, 1, x, y, z), high where a patch looks real."""
     features: list[Tensor]
-    """Of all layers of all discriminators, for `feature_matching`."""
+    """The features of all layers of all discriminators, for `feature_matching`."""
 
 
 class Discriminator(nn.Module):
     """MONAI's multi-scale patch discriminator (pix2pixHD, arXiv 1711.11585), with GroupNorm.
 
-    Its own default, BatchNorm, would tell a batch of real volumes from one of reconstructions by
+    MONAI's default, BatchNorm, would tell a batch of real volumes from one of reconstructions by
     the batch's statistics, and fails on batches of one.
     """
 
@@ -98,7 +85,7 @@ class Discriminator(nn.Module):
 
         self.config = config
         self.network = MultiScalePatchDiscriminator(
-            num_d=config.scales,
+            num_d=config.discriminators,
             num_layers_d=config.layers,
             spatial_dims=3,
             channels=config.width,
@@ -107,18 +94,18 @@ class Discriminator(nn.Module):
             minimum_size_im=config.smallest,
         )
 
-    def forward(self, volume: Tensor) -> Judged:
-        """Judge (B, C, X, Y, Z).
+    def forward(self, volume: Tensor) -> Discriminated:
+        """Score the patches of (B, C, X, Y, Z).
 
         Raises:
             MedarError: a side is too small for the deepest discriminator.
         """
         self.check(volume.shape[2:])
         scores, features = self.network(volume)
-        return Judged(scores, [layer for one in features for layer in one])
+        return Discriminated(scores, [layer for one in features for layer in one])
 
     def check(self, sides: Sequence[int]) -> None:
-        """Refuse volumes, by their voxels along each axis, that are too small.
+        """Check that volumes with these numbers of voxels per axis are large enough.
 
         Raises:
             MedarError: a side is too small for the deepest discriminator.
@@ -126,20 +113,20 @@ class Discriminator(nn.Module):
         if min(sides) < self.config.smallest:
             raise MedarError(
                 f"discriminator on a volume of {' x '.join(map(str, sides))} voxels: layers "
-                f"{self.config.layers} and scales {self.config.scales} need sides of "
-                f"{self.config.smallest}; take fewer"
+                f"{self.config.layers} and discriminators {self.config.discriminators} need sides "
+                f"of at least {self.config.smallest}; use fewer"
             )
 
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Hinge loss (arXiv 1705.02894): real scores above 1, fake scores below -1 cost nothing.
 
-    MONAI's `PatchAdversarialLoss` is not used: it squashes scores by tanh first, so that no score
+    MONAI's `PatchAdversarialLoss` is not used: it applies tanh to the scores first, so that none
     ever reaches the hinge.
 
     Args:
-        real: scores of real volumes, a tensor for each discriminator.
-        fake: scores of detached reconstructions, likewise.
+        real: scores of real volumes, one tensor per discriminator.
+        fake: scores of detached reconstructions, as `real`.
     """
     of_real = _mean([functional.relu(1 - score.float()).mean() for score in real])
     of_fake = _mean([functional.relu(1 + score.float()).mean() for score in fake])
@@ -163,10 +150,10 @@ def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
 def adaptive_weight(
     reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, *, limit: float = 1e4
 ) -> Tensor:
-    """The weight that makes both losses pull equally hard (VQGAN, arXiv 2012.09841).
+    """The weight that balances both losses (VQGAN, arXiv 2012.09841).
 
-    The ratio of the norms of their gradients at the decoder's last layer, at most `limit`, without
-    gradient. Both losses must come from a graph that holds `last_layer`; it is kept.
+    It is the ratio of their gradient norms at the decoder's last layer, at most `limit`, without
+    gradient. Both losses must come from a graph that contains `last_layer`; the graph is kept.
 
     Args:
         reconstruction: scalar.

@@ -5,41 +5,37 @@ are 3D and need not be cubes. B batch, L tokens over all scales, T tokens of one
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from math import prod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medar.errors import MedarError
-from medar.settings import STRICT, from_dict, to_dict
+from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.volume import Shape3
 
+Grid3 = tuple[PositiveInt, PositiveInt, PositiveInt]
 
-@dataclass(frozen=True, kw_only=True)
+
+@settings
 class ScaleSchedule:
     """Grids from coarse to fine.
 
     Raises:
-        MedarError: no grid, a side below 1, a side that shrinks, or a grid that comes twice.
+        MedarError: no grid, a side below 1, a side that shrinks, or a repeated grid.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    grids: tuple[Shape3, ...]
-    """Sites along x, y, z of each scale; the last one is the latent grid."""
+    grids: tuple[Grid3, ...]
+    """Sites along x, y, z of each scale; the last is the latent grid."""
 
     def __post_init__(self) -> None:
         if not self.grids:
-            raise MedarError("grids (): at least one scale is needed, the latent grid")
-        for grid in self.grids:
-            if len(grid) != 3 or min(grid) < 1:
-                raise MedarError(f"grid {list(grid)}: three whole numbers from 1 are needed")
+            raise MedarError("grids must contain at least one grid, the latent grid")
         for coarse, fine in pairwise(self.grids):
             if coarse == fine:
-                raise MedarError(f"grid {_cross(fine)} comes twice; leave one of them out")
+                raise MedarError(f"grid {_cross(fine)} is repeated; leave one of them out")
             if any(a > b for a, b in zip(coarse, fine, strict=True)):
                 raise MedarError(
                     f"grid {_cross(fine)} after {_cross(coarse)}: no side may shrink; order the "
@@ -58,7 +54,7 @@ class ScaleSchedule:
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        """Where each scale begins among the tokens of all scales."""
+        """Position of each scale's first token among the tokens of all scales."""
         return tuple(accumulate(self.tokens[:-1], initial=0))
 
     @property
@@ -73,27 +69,27 @@ class ScaleSchedule:
         return f"{' > '.join(map(_cross, self.grids))} ({self.length} tokens)"
 
     def split(self, flat: Tensor) -> tuple[Tensor, ...]:
-        """Cut (B, L, ...) into one (B, T, ...) a scale.
+        """Split (B, L, ...) into one (B, T, ...) per scale.
 
-        A tensor that ends with a coarser scale is cut into the scales that it holds.
+        A tensor that ends with a coarser scale is split into the scales that it has.
 
         Raises:
-            MedarError: the length is not that of whole scales.
+            MedarError: the tensor does not end with a scale.
         """
         ends = list(accumulate(self.tokens))
         if flat.ndim < 2 or flat.shape[1] not in ends:
             raise MedarError(
-                f"tokens of shape {list(flat.shape)}: the schedule {self} needs (batch, tokens) "
-                f"with {_either(ends)} tokens"
+                f"tokens of shape {list(flat.shape)} do not fit the schedule {self}: expected "
+                f"(batch, tokens) with {_either(ends)} tokens"
             )
         scales = ends.index(flat.shape[1]) + 1
         return torch.split(flat, list(self.tokens[:scales]), dim=1)
 
     def check_latent(self, latent: Iterable[int]) -> None:
-        """Refuse a latent grid that the schedule does not end with.
+        """Check that the schedule ends with this latent grid.
 
         Raises:
-            MedarError: it ends with another one.
+            MedarError: it ends with another.
         """
         if tuple(latent) != self.latent:
             raise MedarError(
@@ -107,15 +103,16 @@ class ScaleSchedule:
 
         Args:
             latent: sites of the finest grid.
-            scales: number of grids; one is the latent grid alone.
+            scales: number of grids; 1 gives the latent grid alone.
 
         Raises:
-            MedarError: fewer than one scale, or more than the latent grid has distinct grids for.
+            MedarError: not from 1 to the longest side of the latent grid.
         """
         possible = max(latent)
         if not 1 <= scales <= possible:
             raise MedarError(
-                f"scales {scales}: a latent grid of {_cross(latent)} allows 1 to {possible}"
+                f"scales must be from 1 to {possible} for a latent grid of {_cross(latent)}, got "
+                f"{scales}"
             )
         if scales == 1:
             return cls(grids=(latent,))
@@ -123,7 +120,7 @@ class ScaleSchedule:
         return cls(grids=tuple(zip(x, y, z, strict=True)))
 
     def to_dict(self) -> dict[str, Any]:
-        """The schedule as values that JSON and YAML hold."""
+        """The schedule as values for JSON and YAML."""
         return to_dict(self)
 
     @classmethod

@@ -90,7 +90,7 @@ class TokenizerTask(Task[Item]):
             self.discriminator.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.perceptual = (
             PerceptualLoss(losses.perceptual_file)
-            if losses.perceptual and losses.perceptual_file
+            if losses.perceptual_weight and losses.perceptual_file
             else None
         )
 
@@ -102,7 +102,8 @@ class TokenizerTask(Task[Item]):
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, and each of them without its weight."""
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        self.model.quantiser.resting = self.progress < self.model.config.quantiser.start
+        start = self.model.config.quantiser.start_fraction
+        self.model.quantiser.active = self.progress >= start
         made: Reconstruction = self.model(volume)
         terms = {
             "l1": (1.0, l1_loss(made.volume.float(), volume)),
@@ -110,7 +111,7 @@ class TokenizerTask(Task[Item]):
             **self._of_features(made, volume),
             **self._of_labels(made, batch),
         }
-        if self.progress >= self.losses.texture_start:
+        if self.progress >= self.losses.texture_start_fraction:
             terms |= self._of_texture(made.volume, volume, terms["l1"][1])
         total = torch.stack([weight * value for weight, value in terms.values()]).sum()
         return total, {"loss": total, **{name: value for name, (_, value) in terms.items()}}
@@ -119,12 +120,12 @@ class TokenizerTask(Task[Item]):
         if self.perceptual is None:
             return {}
         distance = self.perceptual.to(volume.device)(made.volume, volume)
-        return {"perceptual": (self.losses.perceptual, distance)}
+        return {"perceptual": (self.losses.perceptual_weight, distance)}
 
     def _of_texture(self, made: Tensor, volume: Tensor, l1: Tensor) -> Terms:
         terms: Terms = {}
-        if self.losses.frequency:
-            terms["frequency"] = (self.losses.frequency, frequency_loss(made, volume))
+        if self.losses.frequency_weight:
+            terms["frequency"] = (self.losses.frequency_weight, frequency_loss(made, volume))
         settings = self.losses.adversarial
         if self.discriminator is not None and settings is not None:
             terms |= self._adversarial(self.discriminator, settings, made, volume, l1)
@@ -135,7 +136,7 @@ class TokenizerTask(Task[Item]):
             return {}
         classes = to_classes(batch["label"], self.values)
         losses = label_losses(made.logits, classes, batch["annotated"])
-        weight = self.losses.labels
+        weight = self.losses.label_weight
         return {
             "label_cross_entropy": (weight, losses.cross_entropy),
             "label_dice": (weight, losses.dice),
@@ -155,13 +156,13 @@ class TokenizerTask(Task[Item]):
         judged = frozen_call(discriminator, made)
         scored = adversarial_loss(judged.scores)
         weight = torch.as_tensor(settings.weight, device=made.device)
-        if settings.adaptive:
+        if settings.adaptive_weight:
             last = self.model.decoder.last_layer
             weight = weight * adaptive_weight(l1, scored, last)
         matched = feature_matching(real.features, judged.features)
         return {
             "adversarial": (weight, scored),
-            "feature_matching": (settings.feature_matching, matched),
+            "feature_matching": (settings.feature_matching_weight, matched),
             "discriminator": (1.0, discriminator_loss(real.scores, fake.scores)),
         }
 
@@ -172,8 +173,9 @@ class TokenizerTask(Task[Item]):
         for texture, which give a little PSNR away. It is NaN while quantisation has not begun. A
         collapsed scale is said in words.
         """
-        resting = self.model.quantiser.resting
-        usage = None if resting else CodeUsage(self.model.config.schedule, self.model.codebook_size)
+        quantised = self.model.quantiser.active
+        schedule, size = self.model.config.schedule, self.model.codebook_size
+        usage = CodeUsage(schedule, size) if quantised else None
         validation = Validation(usage)
         for volume in self._validation_volumes():
             validation.update(volume, self.model(volume))
@@ -181,9 +183,9 @@ class TokenizerTask(Task[Item]):
         if usage is not None and self._first and self.progress >= SETTLED:
             for sentence in usage.warnings(self.model.quantiser.codebook.collapse_advice):
                 warnings.warn(sentence, stacklevel=2)
-        textured = self.losses.adversarial is not None or self.losses.frequency > 0
+        textured = self.losses.adversarial is not None or self.losses.frequency_weight > 0
         blur = found["spectral_distance"] if textured else 0.0
-        return {**found, "score": nan if resting else found["psnr"] - blur}
+        return {**found, "score": found["psnr"] - blur if quantised else nan}
 
     def _validation_volumes(self) -> Iterator[Tensor]:
         device = next(self.model.parameters()).device
@@ -201,7 +203,7 @@ class TokenizerTask(Task[Item]):
         """One optimiser for the tokenizer, one for the discriminator."""
         groups = {"model": decayed_apart(self.model)}
         if self.discriminator is not None and self.losses.adversarial:
-            factor = self.losses.adversarial.learning_rate
+            factor = self.losses.adversarial.learning_rate_factor
             own = decayed_apart(self.discriminator)
             groups["discriminator"] = [{**group, "factor": factor} for group in own]
         return groups

@@ -31,11 +31,11 @@ from medar.model_folder import (
     weight_bytes,
     write_model,
 )
-from medar.settings import STRICT, from_dict, to_dict
+from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.codebooks import CodebookSettings, codebooks, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
-from medar.tokenizer.residual import MultiScaleQuantiser, Quantisation, QuantiserSettings
+from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tiles import BUDGET, DecodedMap, decode_within
 from medar.volume import Shape3, Volume
@@ -43,18 +43,16 @@ from medar.volume import Shape3, Volume
 if TYPE_CHECKING:
     from medar.tokenizer.inference import Reconstructed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenizerConfig:
-    """What a tokenizer is made of.
+    """All sizes of a tokenizer.
 
     Raises:
-        MedarError: network and codebook disagree on the width of codes.
+        MedarError: network and codebook differ in the width of codes.
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     schedule: ScaleSchedule
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -65,12 +63,12 @@ class TokenizerConfig:
         if self.network.code_width != self.codebook.width:
             raise MedarError(
                 f"network.code_width {self.network.code_width} and codebook.width "
-                f"{self.codebook.width}: one width is needed for both"
+                f"{self.codebook.width} must be equal"
             )
 
     @property
     def size(self) -> Shape3:
-        """Voxels of the volumes that the schedule is for."""
+        """Voxels per side of the volumes: the latent grid times the downsampling."""
         pairs = zip(self.schedule.latent, self.network.downsampling, strict=True)
         x, y, z = (sites * factor for sites, factor in pairs)
         return x, y, z

@@ -25,7 +25,7 @@ def make_model(folder: Path, *, plan: bool = True, labels: int = 0) -> Path:
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2))),
         network=NetworkConfig(
-            width=4, growth=(1, 2), code_width=8, downsampling=(4, 4, 4), labels=labels
+            width=4, width_multipliers=(1, 2), code_width=8, downsampling=(4, 4, 4), labels=labels
         ),
         codebook=CodebookSettings(size=16, width=8),
     )

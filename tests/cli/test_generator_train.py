@@ -59,7 +59,9 @@ def tokenizer(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (4, 4, 2))),
-        network=NetworkConfig(width=4, growth=(1,), code_width=4, downsampling=(2, 2, 2)),
+        network=NetworkConfig(
+            width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 2, 2)
+        ),
         codebook=CodebookSettings(kind="fsq", size=16, width=4),
     )
     Tokenizer(config, plan).save_pretrained(tmp_path / "tokenizer")

@@ -19,7 +19,7 @@ TRAINING = {"steps": 2, "precision": "fp32", "device": "cpu", "log_every": 1}
 CONFIGS: dict[str, dict[str, Any]] = {
     "tokenizer": {
         "plan": PLAN,
-        "model": {"width": 4, "growth": [1], "codebook": {"size": 16, "width": 4}},
+        "model": {"width": 4, "width_multipliers": [1], "codebook": {"size": 16, "width": 4}},
         "data": {"batch_size": 2},
         "training": TRAINING,
     },

@@ -37,7 +37,7 @@ def save_model(
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (4, 4, 2))),
         network=NetworkConfig(
-            width=4, growth=(1,), code_width=4, downsampling=(2, 2, 2), labels=2 * labels
+            width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 2, 2), labels=2 * labels
         ),
         codebook=CodebookSettings(kind="fsq", size=16, width=4),
     )

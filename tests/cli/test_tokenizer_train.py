@@ -20,7 +20,7 @@ Medar = Callable[..., Any]
 CONFIG: dict[str, Any] = {
     "plan": {"size": [8, 8, 8], "downsampling": [4, 4, 4]},
     "model": {
-        "patch": 2, "width": 4, "growth": [1, 2], "scales": 2,
+        "patch_size": 2, "width": 4, "width_multipliers": [1, 2], "scales": 2,
         "codebook": {"size": 16, "width": 8},
     },
     "data": {"batch_size": 1},

@@ -21,7 +21,7 @@ TRAINING = {"steps": 2, "precision": "fp32", "device": "cpu", "log_every": 1, "e
 TOKENIZER: dict[str, Any] = {
     "plan": {"size": [8, 8, 8], "downsampling": [4, 4, 4]},
     "model": {
-        "patch": 2, "width": 4, "growth": [1, 2], "scales": 2,
+        "patch_size": 2, "width": 4, "width_multipliers": [1, 2], "scales": 2,
         "codebook": {"size": 16, "width": 8},
     },
     "data": {"batch_size": 1},

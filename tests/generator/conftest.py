@@ -13,7 +13,7 @@ from medar.generator.generator import Generator
 from medar.generator.mixers.base import MixerSettings
 from medar.settings import from_dict
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from medar.generator.correction import corrupt
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))

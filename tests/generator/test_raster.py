@@ -15,7 +15,7 @@ from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
 from medar.generator.mixers.base import MixerSettings
 from medar.generator.model import Known
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 torch.set_num_threads(1)

@@ -99,7 +99,7 @@ def test_a_folder_gives_the_same_tokenizer(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
-    network = NetworkConfig(width=4, growth=(1,), downsampling=(2, 2, 2))
+    network = NetworkConfig(width=4, width_multipliers=(1,), downsampling=(2, 2, 2))
     other = Tokenizer(TokenizerConfig(schedule=ScaleSchedule(grids=((2, 2, 2),)), network=network))
     other.save_pretrained(tmp_path)
     again = read_tokenizer(tmp_path)

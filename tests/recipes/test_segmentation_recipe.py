@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
     },
     "tokenizer": {
         "model": {
-            "width": 8, "growth": [1, 1], "grids": [[1, 1, 1], [2, 2, 2]],
+            "width": 8, "width_multipliers": [1, 1], "grids": [[1, 1, 1], [2, 2, 2]],
             "codebook": {"kind": "fsq", "size": 16, "width": 4},
         },
         "data": {"batch_size": 2},

@@ -32,7 +32,9 @@ def make_tokenizer(plan: Plan | None = None, *, codebook: str = "ema", size: int
     torch.manual_seed(1)
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=GRIDS[plan.size]),
-        network=NetworkConfig(width=4, growth=(1, 2), code_width=8, downsampling=(4, 4, 4)),
+        network=NetworkConfig(
+            width=4, width_multipliers=(1, 2), code_width=8, downsampling=(4, 4, 4)
+        ),
         codebook=CodebookSettings(kind=codebook, size=size, width=8),  # type: ignore[arg-type]
     )
     tokenizer = Tokenizer(config, plan)

@@ -100,7 +100,7 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
         TokenizerConfig(
             schedule=ScaleSchedule(grids=((1, 1, 1), (4, 3, 2))),
             network=NetworkConfig(
-                width=4, growth=(1,), code_width=4, downsampling=(4, 4, 4), labels=2
+                width=4, width_multipliers=(1,), code_width=4, downsampling=(4, 4, 4), labels=2
             ),
             codebook=CodebookSettings(kind="fsq", size=16, width=4),
         ),

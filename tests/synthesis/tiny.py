@@ -42,7 +42,11 @@ def tiny_tokenizer(**changes: Any) -> Tokenizer:
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (4, 4, 4))),
         network=NetworkConfig(
-            width=4, growth=(1,), code_width=4, downsampling=(4, 4, 2), labels=len(plan.labels)
+            width=4,
+            width_multipliers=(1,),
+            code_width=4,
+            downsampling=(4, 4, 2),
+            labels=len(plan.labels),
         ),
         codebook=CodebookSettings(kind="fsq", size=16, width=4),
     )

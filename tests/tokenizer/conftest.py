@@ -43,7 +43,11 @@ def make_tokenizer() -> MakeTokenizer:
         config = TokenizerConfig(
             schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (4, 4, 4))),
             network=NetworkConfig(
-                width=4, growth=(1,), code_width=4, downsampling=(2, 2, 2), labels=len(plan.labels)
+                width=4,
+                width_multipliers=(1,),
+                code_width=4,
+                downsampling=(2, 2, 2),
+                labels=len(plan.labels),
             ),
             codebook=CodebookSettings(size=16, width=4),
         )
@@ -85,7 +89,7 @@ torch.set_num_threads(1)  # the networks here are too small for two
 
 SETTINGS: dict[str, Any] = {
     "model": {
-        "width": 4, "growth": [1, 2], "scales": 2,
+        "width": 4, "width_multipliers": [1, 2], "scales": 2,
         "codebook": {"kind": "ema", "size": 16, "width": 8},
     },
     "data": {"batch_size": 2},

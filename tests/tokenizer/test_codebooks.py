@@ -22,8 +22,8 @@ from medar.tokenizer.codebooks.lookup_free import choose_levels
 NATIVE = [
     CodebookSettings(kind="ema", size=60, width=5),
     CodebookSettings(kind="gradient", size=60, width=5),
-    CodebookSettings(kind="fsq", levels=(8, 5, 6, 7), width=4),
-    CodebookSettings(kind="fsq", levels=(2, 3, 4), width=3),
+    CodebookSettings(kind="fsq", fsq_levels=(8, 5, 6, 7), width=4),
+    CodebookSettings(kind="fsq", fsq_levels=(2, 3, 4), width=3),
     CodebookSettings(kind="bsq", size=64, width=6),
 ]
 ANY = [*NATIVE, *(CodebookSettings(kind=kind, size=64, width=10) for kind in ("fsq", "bsq"))]  # type: ignore[arg-type]
@@ -93,7 +93,7 @@ def test_chunked_distances_equal_the_full_ones() -> None:
 def test_fsq_rounds_as_the_paper_does() -> None:
     """An independent reading of the paper's listing, on its own codes in [-1, 1]."""
     levels = torch.tensor([8, 5, 6])
-    codebook = FiniteScalarCodebook(CodebookSettings(kind="fsq", levels=(8, 5, 6), width=3))
+    codebook = FiniteScalarCodebook(CodebookSettings(kind="fsq", fsq_levels=(8, 5, 6), width=3))
     vectors = 2 * torch.randn(5000, 3)
     half = (levels - 1) * (1 + 1e-3) / 2
     offset = torch.tensor([0.5, 0.0, 0.5])
@@ -166,7 +166,9 @@ def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> floa
 
 
 def test_averages_are_those_of_the_vectors_that_chose() -> None:
-    codebook = EMACodebook(CodebookSettings(size=3, width=2, decay=0.5, restarts=False))
+    codebook = EMACodebook(
+        CodebookSettings(size=3, width=2, ema_decay=0.5, restart_dead_codes=False)
+    )
     codebook.set_codes(torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 0.0]]), torch.full((3,), 2.0))
     vectors = torch.tensor([[[1.0, 0.0], [6.0, 5.0]], [[6.0, 7.0], [4.0, 6.0]]])
     codebook.learn(vectors, codebook.quantise(vectors.flatten(0, 1)).view(2, 2))
@@ -184,7 +186,7 @@ def bad_start(codebook: EMACodebook, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["scaled", "equal"])
 def test_restarts_mend_a_collapsed_codebook_and_nothing_else_does(kind: str) -> None:
     for restarts in (True, False):
-        codebook = EMACodebook(CodebookSettings(size=32, width=4, restarts=restarts))
+        codebook = EMACodebook(CodebookSettings(size=32, width=4, restart_dead_codes=restarts))
         bad_start(codebook, kind)
         assert learn(codebook, 0) < 0.2
         usage = learn(codebook, 100)
@@ -201,7 +203,9 @@ def test_kmeans_start_uses_the_codes_at_once() -> None:
 
 
 def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
-    codebook = EMACodebook(CodebookSettings(size=64, width=4, restart_limit=0.1, dead_below=0.9))
+    codebook = EMACodebook(
+        CodebookSettings(size=64, width=4, max_restart_fraction=0.1, dead_code_threshold=0.9)
+    )
     codebook.set_codes(torch.randn(64, 4) * 100)
     before = codebook.codes.clone()
     learn(codebook, 1)
@@ -210,7 +214,7 @@ def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
 
 
 def test_learning_goes_on_exactly_from_a_saved_state() -> None:
-    settings = CodebookSettings(size=32, width=4, dead_below=0.5)
+    settings = CodebookSettings(size=32, width=4, dead_code_threshold=0.5)
     one = EMACodebook(settings)
     one.start(clusters(200))
     learn(one, 3)
@@ -234,10 +238,10 @@ def test_learning_goes_on_exactly_from_a_saved_state() -> None:
         ({"size": 1}, "size must be at least 2, got 1"),
         ({"kind": "bsq", "size": 500}, "power of two, 256 or 512"),
         ({"width": 0}, "width must be at least 1, got 0"),
-        ({"decay": 1.0}, r"decay must be less than 1, got 1\.0"),
-        ({"dead_below": -0.1}, "dead_below"),
-        ({"restart_limit": 0.0}, "restart_limit must be greater than 0"),
-        ({"levels": (8, 1)}, "levels"),
+        ({"ema_decay": 1.0}, r"ema_decay must be less than 1, got 1\.0"),
+        ({"dead_code_threshold": -0.1}, "dead_code_threshold"),
+        ({"max_restart_fraction": 0.0}, "max_restart_fraction must be greater than 0"),
+        ({"fsq_levels": (8, 1)}, "fsq_levels"),
         ({"entropy_weight": -1.0}, "entropy_weight"),
     ],
 )

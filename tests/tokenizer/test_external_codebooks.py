@@ -112,7 +112,7 @@ def test_an_unknown_kind_is_refused(kind: str, message: str) -> None:
 
 def test_options_are_for_external_codebooks() -> None:
     with pytest.raises(MedarError, match="codebook 'ema' has none"):
-        CodebookSettings(kind="ema", options={"decay": 0.9})
+        CodebookSettings(kind="ema", options={"ema_decay": 0.9})
 
 
 def test_what_is_no_codebook_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

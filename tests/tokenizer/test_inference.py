@@ -103,7 +103,7 @@ def test_a_volume_of_the_plans_form_comes_back_as_the_network_made_it(
     assert made.psnr == pytest.approx(10 * np.log10(4 / np.square(error).mean()), abs=1e-3)
     assert np.array_equal(tokenizer.reconstruct(volume, 3).image.array, made.image.array)
     assert not np.array_equal(tokenizer.reconstruct(volume, 1).image.array, made.image.array)
-    with pytest.raises(MedarError, match="upto 0"):
+    with pytest.raises(MedarError, match="upto must be from 1 to 3, got 0"):
         tokenizer.reconstruct(volume, 0)
 
 
@@ -150,7 +150,9 @@ def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: 
 
 def test_little_memory_gives_tiles_and_the_same() -> None:
     torch.manual_seed(0)
-    network = NetworkConfig(width=4, growth=(1,), code_width=4, downsampling=(2, 1, 1), labels=1)
+    network = NetworkConfig(
+        width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 1, 1), labels=1
+    )
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (24, 2, 1))),
         network=network,

@@ -134,7 +134,7 @@ def discriminator(**changes: Any) -> Discriminator:
 
 
 def test_each_scale_judges_patches_and_gives_its_features() -> None:
-    judged = discriminator(layers=1, scales=2)(torch.randn(2, 1, 16, 8, 12))
+    judged = discriminator(layers=1, discriminators=2)(torch.randn(2, 1, 16, 8, 12))
     assert [score.shape[:2] for score in judged.scores] == [(2, 1), (2, 1)]
     assert judged.scores[0].shape[2:] > judged.scores[1].shape[2:]
     assert len(judged.features) == 2 + 3
@@ -144,7 +144,7 @@ def test_the_smallest_side_is_enough_and_less_is_refused() -> None:
     judge = discriminator()
     side = judge.config.smallest
     assert judge(torch.randn(1, 1, side, side, side)).scores[0].numel() >= 1
-    with pytest.raises(MedarError, match="layers 2 and scales 1 need sides of 8"):
+    with pytest.raises(MedarError, match="layers 2 and discriminators 1 need sides of at least 8"):
         judge(torch.randn(1, 1, side, side, side - 1))
 
 
@@ -188,7 +188,10 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
     assert weight.grad is not None
 
 
-@pytest.mark.parametrize(("changes", "words"), [({"layers": 0}, "layers 0"), ({"width": 6}, "4")])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"layers": 0}, "layers must be at least 1"), ({"width": 6}, "multiple of 4")],
+)
 def test_nonsense_is_refused(changes: dict[str, int], words: str) -> None:
     with pytest.raises(MedarError, match=words):
         DiscriminatorConfig(**changes)

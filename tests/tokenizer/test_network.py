@@ -52,7 +52,7 @@ def test_the_axis_of_thick_slices_is_halved_last() -> None:
 
 @pytest.mark.parametrize("patch", [1, 2, 8])
 def test_folding_keeps_shapes(patch: int) -> None:
-    settings = config(downsampling=(8, 8, 4), patch=patch, channels=2, labels=1)
+    settings = config(downsampling=(8, 8, 4), patch_size=patch, channels=2, labels=1)
     network = both(settings)
     decoded = network["decoder"](network["encoder"](torch.randn(1, 2, 8, 16, 4)))
     assert decoded.volume.shape == (1, 2, 8, 16, 4)
@@ -72,12 +72,12 @@ def test_unfolding_undoes_folding() -> None:
 
 @pytest.mark.parametrize("patch", [0, 3, 16])
 def test_a_patch_that_cannot_be_is_refused(patch: int) -> None:
-    with pytest.raises(MedarError, match=f"patch {patch}"):
-        config(downsampling=(8, 8, 8), patch=patch)
+    with pytest.raises(MedarError, match="patch_size must be"):
+        config(downsampling=(8, 8, 8), patch_size=patch)
 
 
 def test_a_gradient_reaches_every_parameter() -> None:
-    network = both(config(labels=2, downsampling=(4, 4, 2), blocks=2))
+    network = both(config(labels=2, downsampling=(4, 4, 2), blocks_per_level=2))
     loss_of(network, torch.randn(1, 1, 8, 8, 8)).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -85,7 +85,7 @@ def test_a_gradient_reaches_every_parameter() -> None:
 
 
 def test_checkpointing_changes_nothing_but_memory() -> None:
-    plain, frugal = both(config()), both(config(checkpointing=True))
+    plain, frugal = both(config()), both(config(activation_checkpointing=True))
     frugal.load_state_dict(plain.state_dict())
     volume = torch.randn(1, 1, 8, 8, 8)
     losses = [loss_of(network, volume) for network in (plain, frugal)]
@@ -99,7 +99,7 @@ def test_checkpointing_changes_nothing_but_memory() -> None:
 def test_checkpointing_keeps_fewer_activations() -> None:
     kept: dict[bool, int] = {True: 0, False: 0}
     for checkpointing in kept:
-        network = both(config(checkpointing=checkpointing, blocks=3))
+        network = both(config(activation_checkpointing=checkpointing, blocks_per_level=3))
 
         def count(tensor: Tensor, key: bool = checkpointing) -> Tensor:
             kept[key] += tensor.numel()
@@ -133,7 +133,12 @@ def test_bf16_autocast_runs_close_to_float32() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"downsampling": (4, 4, 1)}, {"blocks": 2}, {"downsampling": (4, 4, 2), "patch": 4}],
+    [
+        {},
+        {"downsampling": (4, 4, 1)},
+        {"blocks_per_level": 2},
+        {"downsampling": (4, 4, 2), "patch_size": 4},
+    ],
     ids=str,
 )
 def test_the_reach_is_what_an_impulse_shows(settings: dict[str, Any]) -> None:
@@ -164,16 +169,16 @@ def test_the_cost_counts_what_is_there() -> None:
 
 
 def test_the_config_survives_its_dictionary() -> None:
-    settings = config(downsampling=(8, 8, 4), labels=2, growth=(1, 3))
+    settings = config(downsampling=(8, 8, 4), labels=2, width_multipliers=(1, 3))
     assert from_dict(NetworkConfig, to_dict(settings), "network.yaml") == settings
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"width": 0}, "width 0: allowed from 1"),
-        ({"labels": -1}, "labels -1"),
-        ({"growth": ()}, "growth"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"labels": -1}, "labels must be at least 0"),
+        ({"width_multipliers": ()}, "width_multipliers"),
         ({"downsampling": (8, 6, 8)}, "powers of two"),
         ({"downsampling": (0, 8, 8)}, "powers of two"),
     ],

@@ -37,17 +37,17 @@ def test_every_possible_number_of_scales(latent: Shape3, data: st.DataObject) ->
 
 @given(LATENT)
 def test_too_many_scales_are_refused_with_what_is_possible(latent: Shape3) -> None:
-    with pytest.raises(MedarError, match=f"allows 1 to {max(latent)}$"):
+    with pytest.raises(MedarError, match=f"^scales must be from 1 to {max(latent)} "):
         ScaleSchedule.from_latent(latent, max(latent) + 1)
 
 
 @pytest.mark.parametrize(
     ("grids", "reason"),
     [
-        ((), "at least one scale"),
-        (((1, 1, 1), (1, 1, 1)), "1x1x1 comes twice"),
+        ((), "at least one grid"),
+        (((1, 1, 1), (1, 1, 1)), "1x1x1 is repeated"),
         (((2, 2, 2), (3, 1, 3)), "3x1x3 after 2x2x2: no side may shrink"),
-        (((0, 1, 1),), "whole numbers from 1"),
+        (((0, 1, 1),), "must be at least 1"),
     ],
 )
 def test_bad_grids_are_refused(grids: tuple[Shape3, ...], reason: str) -> None:

@@ -1,5 +1,6 @@
 """The tokenizer as a whole: there and back, kept as a folder, tied to its pyramids."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def make(*, labels: int = 0, plan: Plan | None = None, seed: int = 0) -> Tokeniz
     config = TokenizerConfig(
         schedule=ScaleSchedule(grids=((1, 1, 1), (2, 2, 1), (4, 3, 2))),
         network=NetworkConfig(
-            width=4, growth=(1, 2), code_width=8, downsampling=(4, 4, 2), labels=labels
+            width=4, width_multipliers=(1, 2), code_width=8, downsampling=(4, 4, 2), labels=labels
         ),
         codebook=CodebookSettings(size=16, width=8),
     )
@@ -76,7 +77,7 @@ def test_a_pyramid_belongs_to_its_tokenizer(volumes: torch.Tensor) -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MedarError, match="one width is needed for both"):
+    with pytest.raises(MedarError, match="must be equal"):
         TokenizerConfig(
             schedule=ScaleSchedule(grids=((1, 1, 1),)), network=NetworkConfig(code_width=8)
         )
@@ -104,3 +105,16 @@ def test_the_digest_follows_the_weights() -> None:
         next(tokenizer.decoder.parameters()).add_(1)
     assert tokenizer.digest != before
     assert make().digest == before
+
+
+@pytest.mark.parametrize(
+    ("format", "written"), [(1, "an earlier version"), (9, "another version"), (None, "another")]
+)
+def test_a_folder_of_another_format_is_refused(
+    format: int | None, written: str, tmp_path: Path
+) -> None:
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": format}))
+    with pytest.raises(MedarError, match=f"format {format}, written by {written}.*train the model"):
+        Tokenizer.from_pretrained(tmp_path)

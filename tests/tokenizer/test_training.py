@@ -25,8 +25,8 @@ from medar.tokenizer.training import make_task, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TokenizerSettings]
-ADVERSARIAL = {"width": 4, "layers": 1, "adaptive": True}
-TEXTURE = {"texture_start": 0.5, "adversarial": ADVERSARIAL}
+ADVERSARIAL = {"width": 4, "layers": 1, "adaptive_weight": True}
+TEXTURE = {"texture_start_fraction": 0.5, "adversarial": ADVERSARIAL}
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ def test_training_leaves_a_tokenizer(prepared: Path, settings: Settings, tmp_pat
 def test_each_loss_is_logged_when_it_is_on(
     prepared: Path, settings: Settings, tmp_path: Path
 ) -> None:
-    chosen = settings(loss={**TEXTURE, "frequency": 0.01}, model__label_head=True)
+    chosen = settings(loss={**TEXTURE, "frequency_weight": 0.01}, model__label_head=True)
     train_tokenizer(chosen, prepared, tmp_path)
     early, *_, late = lines(tmp_path)
     always = {"l1", "quantiser", "label_cross_entropy", "label_dice"}
@@ -102,7 +102,7 @@ def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Se
 
 def test_quantisation_begins_late(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     chosen = settings(
-        model__quantiser={"start": 0.5}, training__steps=4, training__evaluate_every=1
+        model__quantiser={"start_fraction": 0.5}, training__steps=4, training__evaluate_every=1
     )
     train_tokenizer(chosen, prepared, tmp_path)
     found = lines(tmp_path)
@@ -151,7 +151,7 @@ def test_two_processes_equal_one(
 ) -> None:
     """Codebook statistics, restarts and dropout included; the discriminator too."""
     chosen = settings(
-        loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive": False}},
+        loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive_weight": False}},
         training__steps=6,
         training__learning_rate=1e-3,
         training__seed=2,  # with some seeds a vector lies between two codes, and rounding decides
@@ -179,12 +179,12 @@ def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -
         ({"plan": {"sise": [1, 1, 1]}}, "did you mean 'size'"),
         ({"model__grids": [[1, 1, 1], [4, 4, 4]]}, "exclude each other"),
         ({"model__scales": None, "model__grids": [[1, 1, 1], [2, 4, 4]]}, "latent grid 4x4x4"),
-        ({"loss": {"perceptual": 1.0}}, "without perceptual_file"),
-        ({"loss": {"perceptual": 1.0, "perceptual_file": "no.pth"}}, "no.pth"),
-        ({"loss": {"texture_start": 1.0}}, "texture_start 1.0: a share"),
-        ({"loss": {"adversarial": {"layers": 4}}}, "need sides of 32"),
-        ({"loss": {"frequency": -1}}, "frequency -1.0: a number from 0"),
-        ({"data": {"batch_size": 0}}, "batch_size 0: a number from 1"),
+        ({"loss": {"perceptual_weight": 1.0}}, "without perceptual_file"),
+        ({"loss": {"perceptual_weight": 1.0, "perceptual_file": "no.pth"}}, "no.pth"),
+        ({"loss": {"texture_start_fraction": 1.0}}, "texture_start_fraction must be less than 1"),
+        ({"loss": {"adversarial": {"layers": 4}}}, "need sides of at least 32"),
+        ({"loss": {"frequency_weight": -1}}, "frequency_weight must be at least 0"),
+        ({"data": {"batch_size": 0}}, "batch_size must be at least 1"),
     ],
 )
 def test_what_cannot_be_is_said(
@@ -213,7 +213,7 @@ def collapse(task: TokenizerTask, *, equal: bool) -> None:
 def test_a_collapsed_codebook_comes_back(
     equal: bool, restarts: bool, prepared: Path, settings: Settings
 ) -> None:
-    codebook = {"kind": "ema", "size": 32, "width": 8, "restarts": restarts}
+    codebook = {"kind": "ema", "size": 32, "width": 8, "restart_dead_codes": restarts}
     task = make_task(settings(model__codebook=codebook), prepared)
     collapse(task, equal=equal)
     optimiser = torch.optim.AdamW(task.model.parameters(), 3e-3)
@@ -228,7 +228,10 @@ def test_a_collapsed_codebook_comes_back(
         warnings.simplefilter("always")
         found = task.evaluate()
     assert (found["codebook_usage"] > 0.6) == restarts
-    assert any("has collapsed; switch on restarts" in str(one.message) for one in said) != restarts
+    assert (
+        any("has collapsed; switch on restart_dead_codes" in str(one.message) for one in said)
+        != restarts
+    )
 
 
 def test_defaults_are_complete() -> None:

@@ -38,7 +38,7 @@ def test_a_collapsed_scale_gives_a_warning() -> None:
 @pytest.mark.parametrize("kind", BUILTIN)
 def test_the_advice_is_of_the_codebook_s_kind(kind: str) -> None:
     advice = make_codebook(CodebookSettings(kind=kind, size=16)).collapse_advice
-    assert ("restarts" in advice) == (kind == "ema")
+    assert ("restart_dead_codes" in advice) == (kind == "ema")
 
 
 def test_no_warning_without_reason() -> None:

@@ -26,7 +26,7 @@ from medar.generator.conditions import AttributeEmbedding, Condition
 from medar.generator.config import GeneratorConfig
 from medar.generator.model import Known, TokenModel
 from medar.generator.positions import Rotary, frequencies, schedule_coordinates
-from medar.tokenizer.residual import MultiScaleQuantiser
+from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
 FREQUENCIES = 8

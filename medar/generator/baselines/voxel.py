@@ -23,7 +23,7 @@ from medar.files import read_json_object
 from medar.model_folder import CONFIG
 from medar.tokenizer.codebooks import CodebookSettings, EMACodebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
-from medar.tokenizer.residual import QuantiserSettings
+from medar.tokenizer.quantiser import QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.volume import Shape3
@@ -115,9 +115,13 @@ def voxel_config(size: Shape3, grid: Shape3, levels: int = 64) -> TokenizerConfi
     x, y, z = (side // sites for side, sites in zip(size, grid, strict=True))
     return TokenizerConfig(
         schedule=ScaleSchedule(grids=(grid,)),
-        network=NetworkConfig(width=1, growth=(1,), code_width=1, downsampling=(x, y, z)),
+        network=NetworkConfig(
+            width=1, width_multipliers=(1,), code_width=1, downsampling=(x, y, z)
+        ),
         codebook=CodebookSettings(kind="ema", size=levels, width=1),
-        quantiser=QuantiserSettings(phis=1, phi_share=0.0, gains=False, dropout=0.0),
+        quantiser=QuantiserSettings(
+            phi_count=1, phi_ratio=0.0, scale_gains=False, scale_dropout=0.0
+        ),
     )
 
 

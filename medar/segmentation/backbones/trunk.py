@@ -14,7 +14,7 @@ of all grids, E features of a token, K grids.
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool3d
+from torch.nn.functional import adaptive_avg_pool3d, silu
 
 from medar.data.plan import Plan
 from medar.errors import MedarError
@@ -42,7 +42,7 @@ class TrunkBackbone(Backbone):
         network = NetworkConfig(
             channels=len(plan.channels) or 1,
             width=settings.width,
-            growth=(1, 2, 4, 8),
+            width_multipliers=(1, 2, 4, 8),
             code_width=sizes.depth * sizes.head_width,
             downsampling=plan.downsampling,
         )
@@ -71,12 +71,12 @@ class TrunkBackbone(Backbone):
                 f"backbone trunk for volumes of {list(self.size)} voxels: {list(volume.shape[2:])} "
                 "given; crop or pad them, or take another backbone"
             )
-        found, x = [], volume
-        for layer in self.encoder.trunk:
-            if isinstance(layer, nn.Conv3d) and layer.stride != (1, 1, 1):
-                found.append(x)
-            x = layer(x)
-        return [*found, self.pyramid(self.encoder.head(x))]
+        found, x = [], self.encoder.stem(self.encoder.fold(volume))
+        for level in self.encoder.levels:
+            x = level(x)
+            found.append(x)
+        coarsest = self.encoder.head(silu(self.encoder.norm(x)))
+        return [*found[:-1], self.pyramid(coarsest)]
 
     def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
@@ -130,7 +130,7 @@ class Up(nn.Module):
         super().__init__()
         self.narrow = nn.Conv3d(coarse, fine, kernel_size=1)
         self.repeat = Repeat(stride)
-        self.block = ResidualBlock(fine, checkpointing=False)
+        self.block = ResidualBlock(fine)
         self.norm = ChannelNorm(fine)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:

@@ -36,6 +36,14 @@ codebooks: Registry[Callable[["CodebookSettings"], "Codebook"]] = Registry(
 )
 """Codebook classes by the name that `CodebookSettings.kind` takes."""
 
+RENAMED = {
+    "decay": "ema_decay",
+    "restarts": "restart_dead_codes",
+    "dead_below": "dead_code_threshold",
+    "restart_limit": "max_restart_fraction",
+    "levels": "fsq_levels",
+}
+
 C = TypeVar("C", bound=type["Codebook"])
 
 
@@ -51,7 +59,7 @@ def register_codebook(name: str) -> Callable[[C], C]:
     return codebooks.register(name)
 
 
-@settings
+@settings(renamed=RENAMED)
 class CodebookSettings:
     """Which codebook, and how it learns."""
 
@@ -63,15 +71,15 @@ class CodebookSettings:
     """V, the number of codes; "bsq" needs a power of two, "fsq" gets as close as it can."""
     width: PositiveInt = 32
     """D, features of a code."""
-    decay: FractionBelowOne = 0.97
+    ema_decay: FractionBelowOne = 0.97
     """"ema": what remains of the old averages after each step."""
-    restarts: bool = True
+    restart_dead_codes: bool = True
     """"ema": move dead codes onto vectors drawn from the batch."""
-    dead_below: FractionBelowOne = 0.1
+    dead_code_threshold: FractionBelowOne = 0.1
     """"ema": a code is dead when it is used less than this fraction of the mean."""
-    restart_limit: Annotated[float, Field(gt=0, le=1)] = 0.05
+    max_restart_fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
     """"ema": largest fraction of the codes that is restarted in one step."""
-    levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    fsq_levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """"fsq": levels of each dimension, whose product is the size; empty: chosen to match `size`."""
     entropy_weight: NonNegativeFloat = 0.1
     """"bsq": weight of the entropy terms in the loss."""

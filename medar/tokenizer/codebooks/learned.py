@@ -31,8 +31,8 @@ class EMACodebook(Codebook):
     """V codes as moving averages; everything learned is in the buffers."""
 
     collapse_advice = (
-        "switch on restarts of the EMA codebook, lower decay or raise dead_below so that dead "
-        "codes come back sooner"
+        "switch on restart_dead_codes, or lower ema_decay or raise dead_code_threshold so that "
+        "dead codes come back sooner"
     )
 
     codes: Tensor
@@ -93,10 +93,10 @@ class EMACodebook(Codebook):
         """Update the averages by a batch, (B, L, D) and (B, L), and restart dead codes."""
         chosen = gather(vectors.reshape(-1, self.width), indices.reshape(-1), self.size)
         collectives.all_reduce_sum(chosen)
-        fade = 1 - self.settings.decay
+        fade = 1 - self.settings.ema_decay
         self.counts.lerp_(chosen[:, 0], fade)
         self.sums.lerp_(chosen[:, 1:], fade)
-        if self.settings.restarts:
+        if self.settings.restart_dead_codes:
             self._restart(vectors)
         number = self.counts.sum()
         smooth = (self.counts + SMOOTHING) / (number + self.size * SMOOTHING) * number
@@ -105,10 +105,10 @@ class EMACodebook(Codebook):
     def _restart(self, vectors: Tensor) -> None:
         """Move the least used codes, if they count as dead, onto vectors of the batch."""
         mean = self.counts.mean()
-        limit = ceil(self.settings.restart_limit * self.size)
+        limit = ceil(self.settings.max_restart_fraction * self.size)
         fresh = collectives.draw_vectors(vectors, limit, replacement=True)
         counts, least = self.counts.topk(limit, largest=False)
-        dead = counts < self.settings.dead_below * mean
+        dead = counts < self.settings.dead_code_threshold * mean
         self.counts[least] = torch.where(dead, mean, counts)
         self.sums[least] = torch.where(dead[:, None], fresh * mean, self.sums[least])
 

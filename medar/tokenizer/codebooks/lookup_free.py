@@ -38,7 +38,7 @@ class FiniteScalarCodebook(ProjectedCodebook):
     shift: Tensor
 
     def __init__(self, settings: CodebookSettings) -> None:
-        chosen = settings.levels or choose_levels(settings.size)
+        chosen = settings.fsq_levels or choose_levels(settings.size)
         if prod(chosen) > 1 << 30:
             raise MedarError(f"levels {list(chosen)}: their product is above {1 << 30}")
         super().__init__(prod(chosen), settings.width, len(chosen))

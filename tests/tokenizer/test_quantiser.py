@@ -12,11 +12,11 @@ from torch import Tensor
 
 from medar.errors import MedarError
 from medar.tokenizer.codebooks import CodebookSettings, EMACodebook, make_codebook
-from medar.tokenizer.residual import (
+from medar.tokenizer.quantiser import (
     MultiScaleQuantiser,
     Phi,
     QuantiserSettings,
-    nearest_tick,
+    nearest_phi,
 )
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.validation import CodeUsage
@@ -25,7 +25,7 @@ SCHEDULE = ScaleSchedule.from_latent((3, 5, 4), 4)
 KINDS = [
     CodebookSettings(kind="ema", size=32, width=6),
     CodebookSettings(kind="gradient", size=32, width=6),
-    CodebookSettings(kind="fsq", levels=(5, 5), width=6),
+    CodebookSettings(kind="fsq", fsq_levels=(5, 5), width=6),
     CodebookSettings(kind="bsq", size=64, width=6),
     CodebookSettings(kind="bsq", size=32, width=6),
 ]
@@ -92,7 +92,7 @@ def test_encoding_matches_a_plain_reading_of_the_algorithm() -> None:
         up = torch.nn.functional.interpolate(
             gain * codes[index].mT.reshape(2, 6, *grid), SCHEDULE.latent, mode="trilinear"
         )
-        phi = quantiser.phis[nearest_tick(k, 4, 4)]
+        phi = quantiser.phis[nearest_phi(k, 4, 4)]
         rest = rest - (0.5 * up + 0.5 * phi.conv(up))  # type: ignore[operator]
 
 
@@ -108,16 +108,16 @@ def test_gains_are_the_magnitudes_of_what_each_scale_quantises() -> None:
     for _ in range(200):
         quantiser(0.5 * latent)
     assert quantiser.gains[0] == pytest.approx(float(first) / 2, rel=0.05)
-    same = make(gains=False)
+    same = make(scale_gains=False)
     same(latent)
     assert torch.equal(same.gains, torch.ones(4))
 
 
 def test_items_bypass_the_quantiser_in_training_alone() -> None:
-    quantiser, latent = make(bypass=1.0, dropout=0.5), latents()
+    quantiser, latent = make(bypass_probability=1.0, scale_dropout=0.5), latents()
     assert torch.equal(quantiser(latent).latent, latent)
     assert not torch.equal(quantiser.eval()(latent).latent, latent)
-    half, many = make(bypass=0.5, dropout=0.0), latents(40)
+    half, many = make(bypass_probability=0.5, scale_dropout=0.0), latents(40)
     passed = (half(many).latent == many).flatten(1).all(dim=1)
     assert 8 < passed.sum() < 32
 
@@ -165,7 +165,7 @@ def test_gradients_pass_straight_to_the_latent(codebook: CodebookSettings) -> No
 
 
 def test_the_loss_is_commitment_and_codebook_terms_over_running_sums() -> None:
-    quantiser = make(KINDS[1], beta=0.25).eval()
+    quantiser = make(KINDS[1], commitment_weight=0.25).eval()
     latent = latents()
     taken = quantiser(latent)
     errors = [
@@ -190,7 +190,7 @@ def test_codebook_and_phi_learn_to_reconstruct(codebook: CodebookSettings) -> No
 
 def test_dropout_keeps_a_prefix_of_each_item() -> None:
     quantiser = fitted()
-    quantiser.settings = QuantiserSettings(dropout=0.7)
+    quantiser.settings = QuantiserSettings(scale_dropout=0.7)
     latent = latents(40)
     indices = quantiser.encode(latent)
     prefixes = torch.stack([quantiser.decode(indices, upto=k) for k in (1, 2, 3, 4)])
@@ -204,7 +204,7 @@ def test_dropout_keeps_a_prefix_of_each_item() -> None:
 
 def test_dropout_is_for_training_alone() -> None:
     quantiser = fitted()
-    quantiser.settings = QuantiserSettings(dropout=1.0)
+    quantiser.settings = QuantiserSettings(scale_dropout=1.0)
     latent = latents()
     taken = quantiser(latent)
     torch.testing.assert_close(quantiser.decode(taken.indices), taken.latent)
@@ -241,7 +241,7 @@ def test_the_codebook_starts_with_the_first_training_batch_only() -> None:
 
 @pytest.mark.parametrize("restarts", [True, False])
 def test_a_collapsed_codebook_recovers_or_warns(restarts: bool) -> None:
-    settings = CodebookSettings(size=32, width=6, decay=0.9, restarts=restarts)
+    settings = CodebookSettings(size=32, width=6, ema_decay=0.9, restart_dead_codes=restarts)
     schedule = ScaleSchedule.from_latent((4, 4, 4), 3)
     quantiser = MultiScaleQuantiser(make_codebook(settings), schedule)
     batch = torch.randn(8, 6, 4, 4, 4)
@@ -257,16 +257,16 @@ def test_a_collapsed_codebook_recovers_or_warns(restarts: bool) -> None:
 
 
 def test_vars_choice_of_phis() -> None:
-    assert [nearest_tick(k, 8, 4) for k in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert [nearest_tick(k, 5, 1) for k in range(5)] == [0] * 5
-    assert nearest_tick(0, 1, 4) == 0
+    assert [nearest_phi(k, 8, 4) for k in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [nearest_phi(k, 5, 1) for k in range(5)] == [0] * 5
+    assert nearest_phi(0, 1, 4) == 0
 
 
 @pytest.mark.parametrize(("scales", "phis", "made"), [(1, 4, 1), (2, 4, 2), (4, 4, 4), (4, 2, 2)])
 def test_no_phi_is_idle(scales: int, phis: int, made: int) -> None:
     schedule = ScaleSchedule.from_latent((3, 5, 4), scales)
     codebook = make_codebook(KINDS[0])
-    quantiser = MultiScaleQuantiser(codebook, schedule, QuantiserSettings(phis=phis))
+    quantiser = MultiScaleQuantiser(codebook, schedule, QuantiserSettings(phi_count=phis))
     assert len(quantiser.phis) == made
     quantiser(latents()).loss.backward()
     assert all(parameter.grad is not None for parameter in quantiser.parameters())
@@ -283,15 +283,15 @@ def test_phi_mixes_its_input_with_a_convolution() -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda q: q(torch.zeros(1, 5, 3, 5, 4)), r"\(batch, 6, x, y, z\) is needed"),
+        (lambda q: q(torch.zeros(1, 5, 3, 5, 4)), r"must have shape \(batch, 6, x, y, z\)"),
         (lambda q: q.encode(torch.zeros(1, 6, 3, 5, 5)), "latent grid 3x5x5"),
-        (lambda q: q.decode(q.encode(latents()), upto=5), "upto 5: the tokens given allow 1 to 4"),
-        (lambda q: q.decode(q.encode(latents()), upto=0), "upto 0"),
+        (lambda q: q.decode(q.encode(latents()), upto=5), "upto must be from 1 to 4, got 5"),
+        (lambda q: q.decode(q.encode(latents()), upto=0), "upto must be from 1 to 4, got 0"),
         (lambda q: q.contributions([]), "0 scales of tokens"),
-        (lambda q: QuantiserSettings(dropout=1.5), "dropout 1.5"),
-        (lambda q: QuantiserSettings(phi_share=-1), "phi_share -1"),
-        (lambda q: QuantiserSettings(phis=0), "phis 0"),
-        (lambda q: QuantiserSettings(beta=-1), "beta -1"),
+        (lambda q: QuantiserSettings(scale_dropout=1.5), "scale_dropout must be at most 1"),
+        (lambda q: QuantiserSettings(phi_ratio=-1), "phi_ratio must be at least 0"),
+        (lambda q: QuantiserSettings(phi_count=0), "phi_count must be at least 1"),
+        (lambda q: QuantiserSettings(commitment_weight=-1), "commitment_weight must be at least 0"),
     ],
 )
 def test_bad_calls_are_refused(call: Callable[[MultiScaleQuantiser], Any], reason: str) -> None:
@@ -302,7 +302,7 @@ def test_bad_calls_are_refused(call: Callable[[MultiScaleQuantiser], Any], reaso
 def train(latent: Tensor, rank: int, world: int) -> dict[str, Tensor]:
     """Some steps of a quantiser's own learning on every `world`-th item."""
     torch.manual_seed(3 + rank)  # draws come from the first process all the same
-    quantiser = make(CodebookSettings(size=24, width=6, dead_below=0.5), dropout=0.5)
+    quantiser = make(CodebookSettings(size=24, width=6, dead_code_threshold=0.5), scale_dropout=0.5)
     outputs = [quantiser(batch[rank::world]).latent for batch in latent]
     return {**quantiser.codebook.state_dict(), "outputs": torch.stack(outputs)}
 
