@@ -41,10 +41,12 @@ from typing import Any
 
 from generators import (
     ROWS_FILE,
+    Draw,
     add_options,
     built,
     drawer,
     fitted,
+    fitted_run,
     folder_of,
     judged,
     length,
@@ -53,12 +55,14 @@ from generators import (
     run_rows,
     trained,
 )
+from peers import raster
 from peers import rows as peers
-from tokenizer import read
+from peers.voxel import read_tokenizer, voxel_tokenizer
+from tokenizer import load_best, read
 
-from medar.generator.baselines.voxel import read_tokenizer, voxel_tokenizer
-from medar.generator.mixers.base import MixerSettings
-from medar.generator.settings import GeneratorSettings, ModelSettings
+from medar.devices import device_of
+from medar.generator.mixers import MixerSettings
+from medar.generator.settings import GeneratorSettings
 from medar.settings import load_yaml
 from medar.tokenizer.encoding import encode_data_set
 from medar.tokenizer.tokenizer import Tokenizer
@@ -84,7 +88,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     name, _, rest = row.partition(":")
     changes = ["condition.attributes=[]", "condition.map=none", "data.previews=0"]
     settings = load_yaml(GeneratorSettings, options.config, changes)
-    ours = read_tokenizer(options.tokens / TOKENIZER)
+    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER)
     budget = parameters(built(settings.model, ours))
     if name in ("ours", "raster", "voxel"):
         return run_ours(name, int(rest or 0), settings, ours, budget, options)
@@ -110,20 +114,34 @@ def run_ours(
     """A row of medar's own models."""
     tokens, minutes, first = options.tokens, options.minutes, options.first_minutes
     out = folder_of(options, f"{name}:{seed}")
-    model: ModelSettings = settings.model
     about: dict[str, Any] = {
         "first": "medar", "first_minutes": first, "first_parameters": peers.parameters_of(tokenizer)
     }  # fmt: skip
     if name == "voxel":
         tokens = voxel_tokens(tokenizer, options)
-        tokenizer, minutes = read_tokenizer(tokens / TOKENIZER), minutes + first
+        minutes = minutes + first
         about = {"first": "voxels", "first_minutes": 0.0, "first_parameters": 0}
-    if name != "ours":
-        plain = replace(model, kind="raster", mixer=MixerSettings(kind="none"))
-        model = fitted(plain, tokenizer, budget)
     training = replace(settings.training, seed=seed, **length(minutes, options.steps))
-    found = trained(replace(settings, model=model, training=training), tokens, out)
-    return {**about, **found, **judged(drawer(out), options, out)}
+    settings = replace(settings, training=training)
+    if name == "ours":
+        found, draw = trained(settings, tokens, out), drawer(out)
+    else:
+        found, draw = raster_row(settings, tokens, budget, out)
+    return {**about, **found, **judged(draw, options, out)}
+
+
+def raster_row(
+    settings: GeneratorSettings, tokens: Path, budget: int, out: Path
+) -> tuple[dict[str, Any], Draw]:
+    """Train the raster-order transformer with as many parameters as ours."""
+    tokenizer = read_tokenizer(tokens / TOKENIZER)
+    plain = replace(settings.model, mixer=MixerSettings(kind="none"))
+    settings = replace(settings, model=fitted(plain, tokenizer, budget, raster.built))
+    task = raster.make_raster_task(settings, tokens)
+    found = fitted_run(task, settings, out)
+    load_best(task, out)
+    model = task.model.eval()
+    return found, lambda seeds: raster.drawn(model, tokenizer.to(device_of(model)), seeds)
 
 
 def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:

@@ -19,15 +19,18 @@ from medar.evaluation.generation import GenerationReport, evaluate_generation
 from medar.evaluation.generation.files import as_volume, held_out_volumes
 from medar.files import write_json
 from medar.generator.conditions import Condition
-from medar.generator.config import GeneratorConfig
-from medar.generator.folder import load_model, make_model
-from medar.generator.model import TokenModel
-from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.settings import GeneratorSettings, ModelSettings
+from medar.generator.generator import Generator
+from medar.generator.sampling import sample_and_decode
+from medar.generator.settings import (
+    GeneratorConfig,
+    GeneratorSettings,
+    ModelSettings,
+    SamplingSettings,
+)
+from medar.generator.task import GeneratorTask
 from medar.generator.training import make_task
 from medar.report.montages import contact_sheet
-from medar.tokenizer.pyramid import TokenPyramid
-from medar.tokenizer.tokenizer import Tokenizer
+from medar.synthesis import Synthesizer
 from medar.training import fit
 
 ROWS_FILE = "results.jsonl"
@@ -39,10 +42,14 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 
 class Quantised(Protocol):
-    """What a token model is made for: a tokenizer, or no more than its quantiser."""
+    """What a token model is built for: a tokenizer, or a quantiser without the rest."""
 
     quantiser: Any
     config: Any
+
+
+Build = Callable[[ModelSettings, Quantised], nn.Module]
+"""An untrained model of these sizes, without conditions."""
 
 
 def run_rows(options: argparse.Namespace, run: Callable[[str], dict[str, Any]]) -> None:
@@ -74,43 +81,43 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def built(model: ModelSettings, tokenizer: Quantised) -> TokenModel:
-    """An untrained model of these settings, without conditions."""
-    config = GeneratorConfig(
-        depth=model.depth, head_width=model.head_width, mlp=model.mlp, dropout=model.dropout,
-        window=model.window, window_from=model.window_from, mixer=model.mixer,
-    )  # fmt: skip
-    return make_model(model.kind, config, tokenizer)
+def built(sizes: ModelSettings, tokenizer: Quantised) -> Generator:
+    """An untrained generator of these sizes, without conditions."""
+    return Generator.for_tokenizer(GeneratorConfig(model=sizes), tokenizer)
 
 
-def fitted(model: ModelSettings, tokenizer: Quantised, budget: int) -> ModelSettings:
+def fitted(
+    sizes: ModelSettings, tokenizer: Quantised, budget: int, build: Build = built
+) -> ModelSettings:
     """The same with the MLP whose hidden features bring the parameters nearest to a budget."""
-    width = model.depth * model.head_width
-    least = parameters(built(replace(model, mlp=1 / width), tokenizer))
-    each = model.depth * (2 * width + 1)  # a feature's weights and bias in every block
+    least = parameters(build(replace(sizes, mlp_ratio=1 / sizes.width), tokenizer))
+    each = sizes.depth * (2 * sizes.width + 1)  # a feature's weights and bias in every block
     hidden = 1 + round((budget - least) / each)
     if hidden < 1:
         raise SystemExit(
-            f"{model.kind} with mixer {model.mixer.kind}: {least:,} parameters without an MLP, the "
-            f"budget is {budget:,}; raise model.mlp in the settings"
+            f"mixer {sizes.mixer.kind}: {least:,} parameters without an MLP, but the budget is "
+            f"{budget:,}; raise model.mlp_ratio in the settings"
         )
-    return replace(model, mlp=hidden / width)
+    return replace(sizes, mlp_ratio=hidden / sizes.width)
 
 
 def trained(settings: GeneratorSettings, tokens: Path, out: Path) -> dict[str, Any]:
-    """Train a generator on tokens; what the run says of itself."""
-    task = make_task(settings, tokens)
+    """Train a generator on tokens; what a row reports of the run."""
+    return fitted_run(make_task(settings, tokens), settings, out)
+
+
+def fitted_run(task: GeneratorTask, settings: GeneratorSettings, out: Path) -> dict[str, Any]:
+    """Train; what a row reports of the run."""
     outcome = fit(task, settings.training, out, resume="auto")
     lines = read(out / "metrics.jsonl")
-    items = settings.data.batch_size * settings.training.accumulation_steps
-    seen = items * task.model.schedule.length
+    batches = settings.data.batch_size * settings.training.accumulation_steps
     speeds = [one["steps_per_second"] for one in lines if "steps_per_second" in one]
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step,
         "parameters": parameters(task.model), "tokens": task.model.schedule.length,
         "state_size": task.model.state_size,
         # The median leaves out the readings with an evaluation in them.
-        "tokens_per_second": seen * statistics.median(speeds),
+        "tokens_per_second": batches * task.model.schedule.length * statistics.median(speeds),
         **validations(lines),
     }  # fmt: skip
 
@@ -132,19 +139,19 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def drawer(run: Path) -> Draw:
-    """Draws from the best model of a run, at temperature 1 and without guidance."""
-    loaded = load_model(run)
-    return lambda seeds: drawn(loaded.model, loaded.tokenizer, seeds)
+    """Draws from the best model of a run, at temperature 1, without conditions and guidance."""
+    loaded = Synthesizer.from_pretrained(run)
+    unknown = torch.full((1, len(loaded.model.config.condition.attributes)), torch.nan)
 
+    def draw(seeds: Sequence[int]) -> Tensor:
+        condition = Condition(attributes=unknown).expand(len(seeds))
+        made = sample_and_decode(
+            loaded.model, loaded.tokenizer, condition, seeds, SamplingSettings(),
+            batch_size=len(seeds),
+        )  # fmt: skip
+        return torch.stack([torch.from_numpy(image) for _, image, _ in made])
 
-@torch.no_grad()
-def drawn(model: TokenModel, tokenizer: Tokenizer, seeds: Sequence[int]) -> Tensor:
-    """Volumes of a token model, nothing being asked for, decoded."""
-    known = len(model.config.condition.attributes)
-    nothing = torch.full((len(seeds), known), torch.nan, device=next(model.parameters()).device)
-    tokens = sample(model, Condition(attributes=nothing), seeds, SamplingSettings())
-    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codes)
-    return tokenizer.decode(pyramid).volume
+    return draw
 
 
 def judged(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from generators import Quantised, built, parameters
 from tokenizer import read
 
 from medar.generator.conditions import Condition
-from medar.generator.model import TokenModel
-from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.settings import ModelSettings
+from medar.generator.generator import Generator
+from medar.generator.sampling import sample
+from medar.generator.settings import ModelSettings, SamplingSettings
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
@@ -64,7 +64,7 @@ def measured(options: argparse.Namespace, model_of: ModelOf) -> dict[str, Any]:
     model = built(settings, tokenizer).eval().to(options.device)
     reckoned = {
         "mixer": name, "side": int(side), "parameters": parameters(model),
-        "tokens": model.schedule.length, "schedule": str(model.schedule), "mlp": settings.mlp,
+        "tokens": model.schedule.length, "schedule": str(model.schedule), "mlp": settings.mlp_ratio,
         "depth": settings.depth, "head_width": settings.head_width,
         "state_bytes": 4 * model.state_size,
     }  # fmt: skip
@@ -98,13 +98,13 @@ def limit(gigabytes: float, device: str) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def timed(model: TokenModel, device: torch.device) -> dict[str, Any]:
+def timed(model: Generator, device: torch.device) -> dict[str, Any]:
     """Seconds of one volume's tokens, and the peak above what the process held before."""
     nothing = Condition(attributes=torch.zeros(1, 0, device=device))
 
     def once() -> float:
         began = time.perf_counter()
-        sample(model, nothing, [0], SamplingSettings()).cpu()
+        sample(model, nothing, [0], SamplingSettings()).tokens.cpu()
         return time.perf_counter() - began
 
     held = resident(device, "VmRSS", reset=True)

@@ -48,10 +48,9 @@ from generators import (
 )  # fmt: skip
 from tokenizer import commit, read
 
-from medar.generator.baselines.voxel import read_tokenizer
-from medar.generator.mixers.base import MixerSettings
 from medar.generator.settings import GeneratorSettings, ModelSettings
 from medar.settings import load_yaml
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER
 
 MIXERS = (
@@ -80,12 +79,12 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and judge one row."""
     name, _, seed = row.partition(":")
     settings, out = settings_of(options), folder_of(options, row)
-    model = model_of(name, options, read_tokenizer(options.tokens / TOKENIZER))
+    model = model_of(name, options, Tokenizer.from_pretrained(options.tokens / TOKENIZER))
     training = replace(
         settings.training, seed=int(seed or 0), **length(options.minutes, options.steps)
     )
     found = trained(replace(settings, model=model, training=training), options.tokens, out)
-    return {**found, "mlp": model.mlp, **judged(drawer(out), options, out)}
+    return {**found, "mlp": model.mlp_ratio, **judged(drawer(out), options, out)}
 
 
 def settings_of(options: argparse.Namespace) -> GeneratorSettings:
@@ -101,8 +100,8 @@ def model_of(name: str, options: argparse.Namespace, tokenizer: Quantised) -> Mo
     """The model with a mixer, of as many parameters as that without."""
     kind, _, state = name.partition("-")
     base = settings_of(options).model
-    plain = replace(base, kind="next_scale", mixer=replace(base.mixer, kind="none"))
-    mixer: MixerSettings = replace(base.mixer, kind=kind)
+    plain = replace(base, mixer=replace(base.mixer, kind="none"))
+    mixer = replace(base.mixer, kind=kind)
     if state:
         mixer = replace(mixer, state_dim=int(state))
     budget = parameters(built(plain, tokenizer))

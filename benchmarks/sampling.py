@@ -43,14 +43,15 @@ from monai.inferers import VQVAETransformerInferer
 from monai.networks.nets import DecoderOnlyTransformer, DiffusionModelUNet
 from monai.networks.schedulers import RFlowScheduler
 from monai.utils.ordering import Ordering
+from peers.raster import RasterModel, sample_tokens
 from torch import Tensor, nn
 
 from medar.environment import environment
-from medar.generator.baselines.raster import RasterModel
 from medar.generator.conditions import Condition
-from medar.generator.config import GeneratorConfig
-from medar.generator.mixers.base import MixerSettings
-from medar.generator.model import TokenModel
+from medar.generator.generator import Generator
+from medar.generator.mixers import MixerSettings
+from medar.generator.sampling import sample
+from medar.generator.settings import GeneratorConfig, ModelSettings, SamplingSettings
 from medar.tokenizer import ScaleSchedule, Tokenizer, TokenPyramid
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
@@ -109,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model = row.make(options.size).eval().to(device)
     if isinstance(model, DiffusionModelUNet):
         model = model.to(memory_format=torch.channels_last_3d)
-    tokens = sum(model.parts) if isinstance(model, TokenModel) else tokenizer.config.schedule.length
+    tokens = tokenizer.config.schedule.length
     held = memory(device, "VmRSS")
     about = {"parameters": parameters(model), "tokens": tokens, "held_mib": held}
     if options.row == "monai" and options.limit_tokens:
@@ -139,15 +140,14 @@ def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
             range(DEPTH, 2049, DEPTH), gpt_of(tokenizer), lambda net: monai_sample(net, tokenizer)
         )
     if name == "ours":
-        from medar.generator.generator import Generator
-
         kind: Callable[..., nn.Module] = Generator
         mixer = MixerSettings(kind=options.mixer)
     else:
         kind, mixer = RasterModel, MixerSettings()
 
     def make(size: int) -> nn.Module:
-        return kind(GeneratorConfig(depth=DEPTH, head_width=size, mixer=mixer), tokenizer.quantiser)
+        sizes = ModelSettings(depth=DEPTH, head_width=size, mixer=mixer)
+        return kind(GeneratorConfig(model=sizes), tokenizer.quantiser)
 
     return Row(heads, make, lambda model: ours(model, tokenizer))
 
@@ -171,15 +171,13 @@ def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokeniz
 
 
 def ours(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
-    """A volume by any model of medar."""
-    assert isinstance(model, TokenModel)
-    state = model.begin(Condition(attributes=torch.zeros(1, 0, device=device_of(model))))
-    taken = []
-    for _ in model.parts:
-        chances = model.step(state).softmax(-1)
-        taken.append(model.take(state, torch.multinomial(chances[0], 1).T))
-    flat = torch.cat(taken, dim=1)
-    return tokenizer.decode(TokenPyramid.from_flat(flat, model.schedule, model.codes)).volume
+    """A volume by a model over medar's tokens."""
+    condition = Condition(attributes=torch.zeros(1, 0, device=device_of(model)))
+    if isinstance(model, Generator):
+        return decoded(tokenizer, sample(model, condition, [0], SamplingSettings()).latent)
+    tokens = sample_tokens(model, condition, [0])
+    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codebook_size)
+    return tokenizer.decode(pyramid).volume
 
 
 def gpt_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:

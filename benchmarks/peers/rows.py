@@ -11,10 +11,10 @@ from tokenizer import load_best
 from torch import Tensor, nn
 
 from medar.files import atomic_path
-from medar.generator.baselines.voxel import read_tokenizer
 from medar.generator.settings import GeneratorSettings
 from medar.settings import load_yaml
 from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER, TokenIndex
 from medar.training import fit
 from peers import flow, transformer
@@ -62,7 +62,7 @@ def run(
         raise SystemExit(f"first stage {chosen.first}: the transformer needs indices, of vqvae")
     about = TokenIndex.load(options.tokens)
     base = load_yaml(TokenizerSettings, options.tokenizer)
-    ours = read_tokenizer(options.tokens / TOKENIZER)
+    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER)
     first = first_stage(
         chosen.first, options.prepared, base, options.vqvae, options.out, parameters_of(ours),
         options.first_minutes, options.first_steps,

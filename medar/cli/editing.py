@@ -57,9 +57,9 @@ def editing(
         CUDA where there is one, or as said.
     """
     from medar.evaluation.generation.editing import evaluate_editing
-    from medar.generator.folder import load_model
+    from medar.synthesis import Synthesizer
 
-    loaded = load_model(model, device)
+    loaded = Synthesizer.from_pretrained(model, device)
     report = evaluate_editing(
         loaded,
         data,
@@ -126,9 +126,9 @@ def conditions(
         judge_settings,
         train_judge,
     )
-    from medar.generator.folder import load_model
+    from medar.synthesis import Synthesizer
 
-    loaded = load_model(model, device)
+    loaded = Synthesizer.from_pretrained(model, device)
     check_maps(loaded, str(model))
     judging = train_judge(data, judge, judge_settings(max_minutes, device=device))
     report = evaluate_conditions(

@@ -72,9 +72,9 @@ def generation(
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.generation.files import generated_files, generated_volumes, read_generated
     from medar.evaluation.generation.sampling import SampledVolumes
-    from medar.generator.folder import load_model
     from medar.model_folder import holds_model
     from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
+    from medar.synthesis import Synthesizer
 
     if out is not None and out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
@@ -84,7 +84,7 @@ def generation(
     sampled: SampledVolumes | None = None
     batches: Iterable[Batch]
     if holds_model(made):
-        loaded = load_model(made, device)
+        loaded = Synthesizer.from_pretrained(made, device)
         batches = sampled = SampledVolumes(
             loaded,
             data,

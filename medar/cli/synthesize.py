@@ -13,7 +13,7 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.data.plan import Plan
-    from medar.generator.sampling import SamplingSettings
+    from medar.generator.settings import SamplingSettings
     from medar.synthesis.region import Region
     from medar.synthesis.request import Request
     from medar.synthesis.synthesizer import Preview

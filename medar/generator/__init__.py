@@ -1,5 +1,6 @@
 """The generator: pyramids of tokens, scale by scale, under conditions."""
 
 from medar.generator.generator import Generator as Generator
-from medar.generator.model import TokenModel as TokenModel
-from medar.generator.sampling import SamplingSettings as SamplingSettings
+from medar.generator.settings import GeneratorSettings as GeneratorSettings
+from medar.generator.settings import SamplingSettings as SamplingSettings
+from medar.generator.training import train_generator as train_generator

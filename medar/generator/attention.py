@@ -13,12 +13,40 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from medar.generator.attend import attend
 from medar.generator.positions import Rotary
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
+
+
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """(B, H, T, W) queries over (B, H, S, W) keys and values; as precise as `values`.
+
+    On CPUs the backward pass of torch's bf16 kernel takes several times as long as that of the
+    float32 one (torch 2.13), so that float32 is used there.
+
+    Args:
+        queries: of any precision.
+        keys: likewise.
+        values: what the result is as precise as.
+        mask: bool, True where a query may look; broadcast over the batch and heads.
+        causal: a query looks at keys up to its own place alone.
+    """
+    device = values.device.type
+    kind = torch.float32 if device == "cpu" else values.dtype
+    with torch.autocast(device, enabled=False):
+        mixed = scaled_dot_product_attention(
+            queries.to(kind), keys.to(kind), values.to(kind), attn_mask=mask, is_causal=causal
+        )
+    return mixed.to(values.dtype)
 
 
 class ScaleAttention(nn.Module):
@@ -29,8 +57,8 @@ class ScaleAttention(nn.Module):
         heads: H.
         schedule: the grids.
         rotary: positions of all L tokens.
-        window: sites along a side of a window.
-        window_from: longest side of a grid from which windows are used.
+        window_size: sites along a side of a window.
+        window_min_side: longest side of a grid from which windows are used.
         shifted: the windows start half a side before the volume does.
     """
 
@@ -41,8 +69,8 @@ class ScaleAttention(nn.Module):
         schedule: ScaleSchedule,
         rotary: Rotary,
         *,
-        window: int,
-        window_from: int,
+        window_size: int,
+        window_min_side: int,
         shifted: bool,
     ) -> None:
         super().__init__()
@@ -51,9 +79,9 @@ class ScaleAttention(nn.Module):
         self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
         self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
         self.out = nn.Linear(width, width)
-        shift = window // 2 if shifted else 0
+        shift = window_size // 2 if shifted else 0
         self.windows = nn.ModuleList(
-            Windows(grid, window, shift) if max(grid) >= window_from else nn.Identity()
+            Windows(grid, window_size, shift) if max(grid) >= window_min_side else nn.Identity()
             for grid in schedule.grids
         )
 

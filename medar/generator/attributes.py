@@ -12,7 +12,7 @@ from typing import Any
 
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
-from medar.generator.config import Attribute
+from medar.generator.settings import Attribute
 
 MODALITY = "modality"
 

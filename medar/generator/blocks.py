@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from medar.generator.attention import ScaleAttention
-from medar.generator.config import GeneratorConfig
 from medar.generator.mixers import MIXERS, NoMixer, State, make_mixer
 from medar.generator.positions import Rotary
+from medar.generator.settings import ModelSettings
 from medar.tokenizer.schedule import ScaleSchedule
 
 
@@ -44,18 +44,18 @@ class Block(nn.Module):
     """Attention within the scale, mixer between scales, MLP.
 
     Args:
-        config: sizes.
+        settings: sizes.
         schedule: the grids.
         rotary: positions of all tokens.
         layer: index of the block, from 0.
     """
 
     def __init__(
-        self, config: GeneratorConfig, schedule: ScaleSchedule, rotary: Rotary, layer: int
+        self, settings: ModelSettings, schedule: ScaleSchedule, rotary: Rotary, layer: int
     ) -> None:
         super().__init__()
-        width, heads = config.width, config.depth
-        self.mixer = make_mixer(config.mixer, width, heads, schedule, layer)
+        width, heads = settings.width, settings.depth
+        self.mixer = make_mixer(settings.mixer, width, heads, schedule, layer)
         self.attention = (
             None
             if self.mixer.covers_own_scale
@@ -64,14 +64,14 @@ class Block(nn.Module):
                 heads,
                 schedule,
                 rotary,
-                window=config.window,
-                window_from=config.window_from,
+                window_size=settings.window_size,
+                window_min_side=settings.window_min_side,
                 shifted=bool(layer % 2),
             )
         )
-        self.mlp = MLP(width, round(config.mlp * width))
-        self.dropout = nn.Dropout(config.dropout)
-        layers = modulated_layers(config)
+        self.mlp = MLP(width, round(settings.mlp_ratio * width))
+        self.dropout = nn.Dropout(settings.dropout)
+        layers = modulated_layers(settings)
         self.norms = nn.ModuleList(
             nn.RMSNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(layers)
         )
@@ -82,7 +82,7 @@ class Block(nn.Module):
             for part in (self.attention, self.mixer, self.mlp):
                 last = getattr(part, "out", None)
                 if isinstance(last, nn.Linear):
-                    last.weight /= (layers * config.depth) ** 0.5
+                    last.weight /= (layers * settings.depth) ** 0.5
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
@@ -129,7 +129,7 @@ class MLP(nn.Module):
         return narrowed
 
 
-def modulated_layers(config: GeneratorConfig) -> int:
+def modulated_layers(settings: ModelSettings) -> int:
     """S, layers of a block: attention, mixer and MLP, less those that are left out."""
-    mixer = MIXERS[config.mixer.kind]
+    mixer = MIXERS[settings.mixer.kind]
     return 1 + (not mixer.covers_own_scale) + (not issubclass(mixer, NoMixer))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.errors import MedarError
-from medar.generator.config import Attribute
+from medar.generator.settings import Attribute
 
 OCTAVES = 4
 """Frequencies of a number's features: the lowest turns once in 16 deviations, each further one
@@ -35,17 +35,21 @@ class Condition:
     """(B, A) float32, in the order of the model's attributes: the place of a category among its
     values, or a number as it is; NaN where it is not known, or not to be."""
     map: Tensor | None = None
-    """(B, M, X, Y, Z) on the volume's grid, for models that take one; 0 in all channels where
-    nothing is known; None where there is none at all."""
+    """(B, M, X, Y, Z) on the volume's grid, or (1, M, X, Y, Z) for all items, for models that take
+    a map; 0 in all channels where nothing is known; None for no map."""
 
     def __len__(self) -> int:
         return len(self.attributes)
 
     def __getitem__(self, items: slice) -> "Condition":
         """Some items of the batch."""
-        return Condition(
-            attributes=self.attributes[items], map=None if self.map is None else self.map[items]
-        )
+        shared = self.map is None or len(self.map) == 1
+        map_ = self.map if shared or self.map is None else self.map[items]
+        return Condition(attributes=self.attributes[items], map=map_)
+
+    def expand(self, batch: int) -> "Condition":
+        """A batch of one repeated, without copying it."""
+        return replace(self, attributes=self.attributes.expand(batch, -1))
 
     def to(self, device: torch.device | str) -> "Condition":
         """The same on a device."""

@@ -10,8 +10,8 @@ import torch
 from medar.data.loading import DrawnDataset, Item
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
-from medar.generator.config import Attribute
 from medar.generator.maps import label_classes, one_hot
+from medar.generator.settings import Attribute
 from medar.tokenizer.tokens import TokenDataset
 
 

@@ -1,27 +1,20 @@
-"""A generator's model folder: all that synthesis needs, and nothing that belongs elsewhere.
+"""The model folder of a generator: all that synthesis needs.
 
-config.json         class, format, the model's sizes and conditions, digest of its tokenizer, and
-                    how tokens are chosen where nothing else is asked for; the import path of a
-                    mixer that is not medar's own
-model.safetensors   the model's weights; those of the quantiser are the tokenizer's
+config.json         class, format version, sizes and conditions, digest of the tokenizer, default
+                    sampling settings, import path of a mixer that is not medar's own
+model.safetensors   the weights, except those of the quantiser, which are the tokenizer's
 tokenizer/          the tokenizer's own model folder
 README.md           the model card
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from medar.devices import device_of, to_device
+from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
-from medar.generator.baselines.raster import RasterModel
-from medar.generator.baselines.voxel import read_tokenizer
-from medar.generator.config import GeneratorConfig
 from medar.generator.generator import Generator
 from medar.generator.mixers import MIXERS
-from medar.generator.model import TokenModel
-from medar.generator.sampling import SamplingSettings
+from medar.generator.settings import GeneratorConfig, SamplingSettings
 from medar.model_folder import (
     CONFIG,
     digest_of,
@@ -35,165 +28,127 @@ from medar.model_folder import (
 from medar.settings import from_dict, to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+CLASS, FORMAT_VERSION = "Generator", 2
 TOKENIZER = "tokenizer"
 QUANTISER = "quantiser."
-"""How the names of weights begin that are the tokenizer's."""
-
-Make = Callable[[GeneratorConfig, Tokenizer], TokenModel]
-
-CLASSES: dict[str, Make] = {
-    "Generator": lambda config, tokenizer: Generator(
-        config, tokenizer.quantiser, tokenizer.config.network.downsampling
-    ),
-    "RasterModel": lambda config, tokenizer: RasterModel(config, tokenizer.quantiser),
-}
-"""What a folder may hold, by the name in its config.json."""
-
-KINDS = {"next_scale": "Generator", "raster": "RasterModel"}
-"""The same by the name in settings."""
+"""Prefix of the weights that are the tokenizer's."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Loaded:
-    """What a model folder holds."""
-
-    model: TokenModel
-    """In evaluation mode."""
-    tokenizer: Tokenizer
-    """With its plan, on the model's device."""
-    sampling: SamplingSettings
-    """How tokens are chosen where nothing else is asked for."""
-
-
-def make_model(kind: str, config: GeneratorConfig, tokenizer: Tokenizer) -> TokenModel:
-    """An untrained model for a tokenizer's tokens.
-
-    Args:
-        kind: a key of `KINDS`.
-        config: its sizes and conditions.
-        tokenizer: whose quantiser it takes, frozen.
-
-    Raises:
-        MedarError: another kind, or a configuration that the kind does not take.
-    """
-    if kind not in KINDS:
-        raise MedarError(f"generator {kind!r}: no such kind; there are: {', '.join(KINDS)}")
-    return CLASSES[KINDS[kind]](config, tokenizer)
-
-
-def save_model(
+def save_generator(
     folder: str | Path,
-    model: TokenModel,
+    generator: Generator,
     tokenizer: Tokenizer | str | Path,
     sampling: SamplingSettings | None = None,
 ) -> None:
-    """Write a generator as a folder, file by file atomically, the configuration last.
+    """Write a model folder, file by file atomically, config.json last.
 
     Args:
-        folder: where to.
-        model: of one of the classes in `CLASSES`.
-        tokenizer: whose tokens it predicts, or its folder.
-        sampling: how tokens are to be chosen where nothing else is asked for.
+        folder: to be written.
+        generator: its weights and config.
+        tokenizer: whose tokens it predicts, or the tokenizer's folder.
+        sampling: the folder's default sampling settings.
 
     Raises:
-        MedarError: a model of another class, or a folder that holds no tokenizer.
+        MedarError: the tokenizer's folder holds none, or the sampling settings do not fit.
     """
-    folder, name = Path(folder), type(model).__name__
-    if name not in CLASSES:
-        raise MedarError(f"{name}: no class of generator; there are: {', '.join(CLASSES)}")
+    folder = Path(folder)
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = read_tokenizer(tokenizer)
+        tokenizer = Tokenizer.from_pretrained(tokenizer)
     sampling = sampling or SamplingSettings()
-    sampling.check(model.schedule)
+    sampling.check(generator.schedule)
     tokenizer.save_pretrained(folder / TOKENIZER)
     config = {
-        "class": name,
-        **to_dict(model.config),
+        "class": CLASS,
+        **to_dict(generator.config),
         "tokenizer": tokenizer.digest,
         "sampling": to_dict(sampling),
     }
-    if path := MIXERS.import_path(model.config.mixer.kind):
-        config["mixer_class"] = path
+    if path := MIXERS.import_path(generator.config.model.mixer.kind):
+        config["imports"] = {"mixer": path}
     write_model(
         folder,
         config=config,
         version=FORMAT_VERSION,
-        weights=_weights(model),
-        card=_card(model, tokenizer),
+        weights=_weights(generator),
+        card=_card(generator, tokenizer),
     )
 
 
-def load_model(path: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto") -> Loaded:
-    """The generator that `save_model` wrote, on a device, in evaluation mode.
+def load_generator(
+    path: str | Path, device: DeviceName = "auto"
+) -> tuple[Generator, Tokenizer, SamplingSettings]:
+    """Read what `save_generator` wrote.
 
     Args:
-        path: its folder, or the run's.
-        device: "auto" is CUDA where there is one.
+        path: the model folder, or that of its training run.
+        device: "auto" is CUDA where available.
+
+    Returns:
+        The generator and its tokenizer, in evaluation mode on the device, and the folder's default
+        sampling settings.
 
     Raises:
-        MedarError: a file is absent or damaged, or says that it is something else; or there is no
-            such device.
+        MedarError: a file is absent, damaged or of another class or format; a tokenizer that the
+            generator was not trained with; or no such device.
     """
     folder = find_model(path, "generator")
-    values = read_config(folder, tuple(CLASSES), FORMAT_VERSION, "generator")
-    name = values.pop("class")
+    values = read_config(folder, (CLASS,), FORMAT_VERSION, "generator")
+    del values["class"]
     digest, chosen = values.pop("tokenizer", None), values.pop("sampling", {})
-    tokenizer = read_tokenizer(folder / TOKENIZER)
+    tokenizer = Tokenizer.from_pretrained(folder / TOKENIZER)
     tokenizer.require_plan()
     if tokenizer.digest != digest:
         raise MedarError(
-            f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, the generator was trained with "
-            f"{digest}; copy that one back"
+            f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, but the generator was trained "
+            f"with {digest}; copy that one back"
         )
-    mixer = values.get("mixer")
-    if isinstance(mixer, dict):
-        MIXERS.load_external(str(mixer.get("kind")), values.pop("mixer_class", None))
+    _import_mixer(values)
     config = from_dict(GeneratorConfig, values, str(folder / CONFIG))
     sampling = from_dict(SamplingSettings, chosen, f"{folder / CONFIG}: sampling")
-    model = CLASSES[name](config, tokenizer)
-    load_weights(model, folder, elsewhere=QUANTISER)
+    generator = Generator.for_tokenizer(config, tokenizer)
+    load_weights(generator, folder, elsewhere=QUANTISER)
     to_device(tokenizer, device)
-    model.to(device_of(tokenizer))
-    return Loaded(model=model.eval(), tokenizer=tokenizer, sampling=sampling)
+    generator.to(device_of(tokenizer))
+    return generator.eval(), tokenizer, sampling
 
 
-def model_digest(model: TokenModel) -> str:
-    """A hash of a model's class, sizes and weights; the quantiser's are the tokenizer's."""
-    return digest_of(_weights(model))
+def _import_mixer(values: dict[str, Any]) -> None:
+    """Import the mixer of another package that a folder's config.json names, if it does."""
+    imports, model = values.pop("imports", None), values.get("model")
+    mixer = model.get("mixer") if isinstance(model, dict) else None
+    if isinstance(imports, dict) and isinstance(mixer, dict) and imports.get("mixer"):
+        MIXERS.load_external(str(mixer.get("kind")), str(imports["mixer"]))
 
 
-def _weights(model: TokenModel) -> bytes:
-    state = {
-        name: value for name, value in model.state_dict().items() if not name.startswith(QUANTISER)
-    }
-    return weight_bytes(state, f"{type(model).__name__} {to_dict(model.config)}")
+def generator_digest(generator: Generator) -> str:
+    """A hash of a generator's config and weights, without the quantiser's."""
+    return digest_of(_weights(generator))
 
 
-def _card(model: TokenModel, tokenizer: Tokenizer) -> str:
-    own = (p for name, p in model.named_parameters() if not name.startswith(QUANTISER))
+def _weights(generator: Generator) -> bytes:
+    state = generator.state_dict()
+    own = {name: value for name, value in state.items() if not name.startswith(QUANTISER)}
+    return weight_bytes(own, f"{CLASS} {to_dict(generator.config)}")
+
+
+def _card(generator: Generator, tokenizer: Tokenizer) -> str:
+    own = (p for name, p in generator.named_parameters() if not name.startswith(QUANTISER))
     size = " x ".join(map(str, tokenizer.config.size))
     plan = tokenizer.plan
     spacing = " x ".join(f"{s:g}" for s in plan.spacing) if plan else "unknown"
-    condition = model.config.condition
-    lines = [
-        f"class: {type(model).__name__}, depth {model.config.depth}, width {model.config.width}, "
-        f"mixer {model.config.mixer.kind}",
-        f"volumes: {size} voxels, spacing {spacing} mm",
-        f"scales: {model.schedule}",
-        f"parameters: {sum(p.numel() for p in own):,}, without the tokenizer",
-        f"can be asked for: {_asked(model)}",
-        f"map: {condition.map}",
-    ]
-    return model_card("generator", lines, remark="Makes synthetic volumes.")
-
-
-def _asked(model: TokenModel) -> str:
-    """What volumes can be asked to be, in words."""
-    said = (
+    model, condition = generator.config.model, generator.config.condition
+    attributes = (
         f"{one.name} ({', '.join(one.values)})"
         if one.categorical
         else f"{one.name} (a number; {one.mean:.3g} +- {one.deviation:.3g} in training)"
-        for one in model.config.condition.attributes
+        for one in condition.attributes
     )
-    return "; ".join(said) or "no attribute"
+    lines = [
+        f"depth {model.depth}, width {model.width}, mixer {model.mixer.kind}",
+        f"volumes: {size} voxels, spacing {spacing} mm",
+        f"scales: {generator.schedule}",
+        f"parameters: {sum(p.numel() for p in own):,}, without the tokenizer",
+        f"attributes: {'; '.join(attributes) or 'none'}",
+        f"map: {condition.map}",
+    ]
+    return model_card("generator", lines, remark="Makes synthetic volumes.")

@@ -1,55 +1,72 @@
 """`Generator`: next-scale prediction (VAR, arXiv 2404.02905) of volumes, with linear blocks between
 scales (after M-VAR, arXiv 2411.10433).
 
-    tokens of scales < k -> quantiser -> what they add up to, on the grid of scale k
-      + position + level + map + known tokens -> blocks, under the condition -> logits of scale k
+    tokens of scales < k -> quantiser -> their sum, on the grid of scale k
+      + position + scale + map + known tokens -> blocks, under the condition -> logits of scale k
 
-All tokens of a scale are predicted at once. The first scale sees the condition alone. In training
-all scales go through the blocks together; in sampling one after the other, each mixer carrying its
-state. The quantiser is the tokenizer's own, frozen.
+All tokens of a scale are predicted at once. The first scale sees only the condition. Training runs
+all scales through the blocks together (`forward`). Sampling takes one scale after the other, each
+mixer carrying its state (`start`, `next_logits`, `append`); a test holds the two to be equal. The
+quantiser is the tokenizer's own, frozen.
 
-B batch, L tokens over all scales, T tokens of one scale, K scales, D code width, V codes, E width.
+Left out: VAR's start token and per-scale projections.
+
+B batch, L tokens over all scales, T tokens of one scale, K scales, D code width, V codes, E width,
+S modulated layers of a block.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from medar.devices import DeviceName
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
 from medar.generator.conditions import AttributeEmbedding, Condition
-from medar.generator.config import GeneratorConfig
+from medar.generator.known import KnownTokens
 from medar.generator.maps import MapEncoder
-from medar.generator.mixers.base import State
-from medar.generator.model import Known, TokenModel
-from medar.generator.positions import PositionFeatures, Rotary, schedule_coordinates
+from medar.generator.mixers import State
+from medar.generator.positions import (
+    PositionFeatures,
+    Rotary,
+    schedule_coordinates,
+    token_scales,
+)
+from medar.generator.settings import GeneratorConfig, SamplingSettings
 from medar.tokenizer.quantiser import MultiScaleQuantiser
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
 
 
 @dataclass(kw_only=True, eq=False)
-class Memory:
-    """A batch that is being sampled."""
+class SamplingState:
+    """A batch while it is sampled; see `Generator.start`."""
 
-    k: int
-    """The scale to come."""
-    total: Tensor
-    """(B, D, x, y, z): what the tokens so far add up to."""
-    where: Tensor
-    """(B, L, E): what is known of each token before anything is sampled."""
-    shared: Tensor
-    """(B, 3 S, E): modulation from the condition."""
-    states: list[State]
-    """A mixer state a block."""
-    known: Known | None
+    latent: Tensor
+    """(B, D, x, y, z): the reconstruction so far, the sum over the scales in `scales`."""
+    context: Tensor
+    """(B, L, E): what each token is added to, from positions and conditions."""
+    modulation: Tensor
+    """(B, 3 S, E), from the attributes."""
+    mixers: list[State]
+    """Per block."""
+    known: KnownTokens | None
+    scales: list[Tensor] = field(default_factory=list)
+    """(B, T) tokens per scale, so far."""
     forced: Tensor | None = None
-    """(B, T): codes that the known sites of the scale to come take, given the tokens so far."""
+    """(B, T): what the known tokens of the next scale must be, given the scales so far."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(B, L) once all scales are sampled."""
+        return torch.cat(self.scales, dim=1)
 
 
-class Generator(TokenModel):
+class Generator(nn.Module):
     """The next-scale transformer.
 
     Args:
@@ -67,15 +84,14 @@ class Generator(TokenModel):
         downsampling: Shape3 = (1, 1, 1),
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, sizes = config, config.model
         self.quantiser = quantiser.requires_grad_(False).eval()
-        self.schedule, self.codes = quantiser.schedule, quantiser.codebook.size
-        width, code_width = config.width, quantiser.codebook.width
-        finest = max(self.schedule.latent)
-        places = schedule_coordinates(self.schedule)
-        rotary = Rotary(places, config.head_width, finest)
+        self.schedule, self.codebook_size = quantiser.schedule, quantiser.codebook.size
+        width, code_width = sizes.width, quantiser.codebook.width
+        positions, finest = schedule_coordinates(self.schedule), max(self.schedule.latent)
+        rotary = Rotary(positions, sizes.head_width, finest)
         self.embed = nn.Linear(code_width, width)
-        self.position = PositionFeatures(places, width, finest)
+        self.position = PositionFeatures(positions, width, finest)
         self.level = nn.Embedding(len(self.schedule), width)
         self.known = nn.Linear(code_width + 1, width, bias=False)
         self.map = (
@@ -90,137 +106,171 @@ class Generator(TokenModel):
             else None
         )
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
-        self.modulate = nn.Linear(width, 3 * modulated_layers(config) * width)
+        self.modulate = nn.Linear(width, 3 * modulated_layers(sizes) * width)
         self.blocks = nn.ModuleList(
-            Block(config, self.schedule, rotary, layer) for layer in range(config.depth)
+            Block(sizes, self.schedule, rotary, layer) for layer in range(sizes.depth)
         )
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, self.codes)
-        levels = torch.arange(len(self.schedule)).repeat_interleave(
-            torch.tensor(self.schedule.tokens)
-        )
-        self.register_buffer("levels", levels, persistent=False)
+        self.head = nn.Linear(width, self.codebook_size)
+        self.register_buffer("levels", token_scales(self.schedule), persistent=False)
         self._initialise()
 
+    @classmethod
+    def for_tokenizer(cls, config: GeneratorConfig, tokenizer: Tokenizer) -> "Generator":
+        """An untrained generator of a tokenizer's tokens."""
+        return cls(config, tokenizer.quantiser, tokenizer.config.network.downsampling)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: DeviceName = "auto") -> "Generator":
+        """The generator of a model folder, or of the training run that left one.
+
+        Raises:
+            MedarError: see `medar.generator.folder.load_generator`.
+        """
+        from medar.generator.folder import load_generator
+
+        return load_generator(folder, device)[0]
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        tokenizer: Tokenizer | str | Path,
+        sampling: SamplingSettings | None = None,
+    ) -> None:
+        """Write a model folder; see `medar.generator.folder.save_generator`."""
+        from medar.generator.folder import save_generator
+
+        save_generator(folder, self, tokenizer, sampling)
+
     def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
-        """Logits of all scales given the tokens of coarser ones, (B, L, V)."""
-        about = self.attributes(condition.attributes)
-        x = self.embed(self._inputs(tokens)) + self._where(condition, about)
+        """Logits of every token given the tokens of coarser scales, (B, L, V).
+
+        Args:
+            tokens: (B, L) int64, what the model sees.
+            condition: of B volumes.
+            known: (B, L) bool, known tokens, which are seen at all scales; default none.
+        """
+        attributes = self.attributes(condition.attributes)
+        x = self.embed(self._reconstructions(tokens)) + self._context(condition, attributes)
         if known is not None:
-            x = x + self._given(known, tokens)
-        shared = self._shared(about)
+            x = x + self._embed_known(tokens, known)
+        modulation = self._modulation(attributes)
         for block in self._blocks():
-            x = block(x, shared)
+            x = block(x, modulation)
         return self._logits(x)
 
-    @property
-    def parts(self) -> tuple[int, ...]:
-        """The tokens of each scale."""
-        return self.schedule.tokens
+    def start(self, condition: Condition, known: KnownTokens | None = None) -> SamplingState:
+        """The state before the first scale.
 
-    def begin(self, condition: Condition, known: Known | None = None) -> Memory:
-        """Before the first scale."""
-        about = self.attributes(condition.attributes)
-        where = self._where(condition, about)
-        total = torch.zeros(
-            (len(condition), self.quantiser.codebook.width, *self.schedule.latent),
-            device=where.device,
-        )
-        return Memory(
-            k=0,
-            total=total,
-            where=where,
-            shared=self._shared(about),
-            states=[block.mixer.start(where) for block in self._blocks()],
+        Args:
+            condition: of B volumes.
+            known: tokens of those volumes that are given instead of sampled.
+        """
+        attributes = self.attributes(condition.attributes)
+        context = self._context(condition, attributes)
+        shape = (len(condition), self.quantiser.codebook.width, *self.schedule.latent)
+        return SamplingState(
+            latent=torch.zeros(shape, device=context.device),
+            context=context,
+            modulation=self._modulation(attributes),
+            mixers=[block.mixer.start(context) for block in self._blocks()],
             known=known,
         )
 
-    def step(self, memory: Memory) -> Tensor:
-        """Logits of the next scale, (B, T, V)."""
-        k = memory.k
+    def next_logits(self, state: SamplingState) -> Tensor:
+        """Logits of the next scale, (B, T, V). The mixers' states move on: call it once a scale."""
+        k = len(state.scales)
         part = self._part(k)
-        x = memory.where[:, part] + self.embed(self._scaled(self.quantiser.seen(k, memory.total)))
-        if memory.known is not None:
-            rest = memory.known.latent - memory.total
-            memory.forced = self.quantiser.encode_scale(k, rest)
-            x = x + self._given(memory.known.mask[:, part], memory.forced)
-        for place, block in enumerate(self._blocks()):
-            x, memory.states[place] = block.step(k, x, memory.shared, memory.states[place])
+        x = self.embed(self._scaled(self.quantiser.seen(k, state.latent))) + state.context[:, part]
+        if state.known is not None:
+            state.forced = self.quantiser.encode_scale(k, state.known.latent - state.latent)
+            x = x + self._embed_known(state.forced, state.known.mask[:, part])
+        for index, block in enumerate(self._blocks()):
+            x, state.mixers[index] = block.step(k, x, state.modulation, state.mixers[index])
         return self._logits(x)
 
-    def take(self, memory: Memory, tokens: Tensor) -> Tensor:
-        """Go on with a scale's tokens, (B, T); known sites take their own."""
-        k = memory.k
-        if memory.known is not None and memory.forced is not None:
-            tokens = torch.where(memory.known.mask[:, self._part(k)], memory.forced, tokens)
-        memory.total = memory.total + self.quantiser.contribution(k, tokens)
-        memory.k, memory.forced = k + 1, None
+    def append(self, state: SamplingState, tokens: Tensor) -> Tensor:
+        """Add the chosen tokens of the next scale, (B, T), to the state.
+
+        Returns:
+            The tokens as added: known ones replace those that were chosen.
+        """
+        k = len(state.scales)
+        if state.known is not None and state.forced is not None:
+            known = state.known.mask[:, self._part(k)]
+            tokens = torch.where(known, state.forced, tokens)
+        state.scales.append(tokens)
+        # One by one: in a batch, convolutions round otherwise, and samples depend on it.
+        added = [self.quantiser.contribution(k, one[None]) for one in tokens]
+        state.latent = state.latent + torch.cat(added)
+        state.forced = None
         return tokens
 
     @property
     def state_size(self) -> int:
-        """Of all mixers, and the reconstruction so far."""
+        """Elements that sampling carries from scale to scale per volume, at most."""
         sites = self.schedule.tokens[-1]
         mixers = sum(block.mixer.state_size for block in self._blocks())
         return mixers + sites * self.quantiser.codebook.width
 
     def train(self, mode: bool = True) -> "Generator":
-        """The quantiser stays as it is."""
+        """Set training mode; the quantiser stays in evaluation mode."""
         super().train(mode)
         self.quantiser.eval()
         return self
 
     @torch.no_grad()
-    def _inputs(self, tokens: Tensor) -> Tensor:
-        """(B, L, D): for each token, what all coarser scales add up to at its site."""
-        first, *_ = split = self.schedule.split(tokens)
+    def _reconstructions(self, tokens: Tensor) -> Tensor:
+        """(B, L, D): for each token, the sum of all coarser scales at its site."""
+        first, *_ = scales = self.schedule.split(tokens)
         nothing = torch.zeros((*first.shape, self.quantiser.codebook.width), device=tokens.device)
-        later = self.quantiser.inputs(split[:-1]) if len(split) > 1 else ()
+        later = self.quantiser.inputs(scales[:-1]) if len(scales) > 1 else ()
         return torch.cat([nothing, *map(self._scaled, later)], dim=1)
 
     def _scaled(self, seen: Tensor) -> Tensor:
         """(B, D, x, y, z) as (B, T, D), in units of the quantiser's largest gain."""
         return seen.flatten(2).transpose(1, 2) / self.quantiser.gains.max()
 
-    def _blocks(self) -> Iterator[Block]:
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            yield block
+    def _context(self, condition: Condition, attributes: Tensor) -> Tensor:
+        """(B, L, E): position, scale, attributes and map of each token."""
+        # The residual stream is float32, whatever the layers compute in.
+        context: Tensor = (self.position() + self.level(self.levels)).float() + attributes[:, None]
+        if self.map is not None:
+            added: Tensor = self.map(condition.map)
+            return context + added
+        if condition.map is not None:
+            raise MedarError("this generator was trained without maps; leave the map out")
+        return context
 
-    def _shared(self, about: Tensor) -> Tensor:
-        """(B, 3 S, E)."""
-        modulation: Tensor = self.modulate(silu(about))
-        return modulation.view(len(about), -1, self.config.width)
+    def _embed_known(self, tokens: Tensor, known: Tensor) -> Tensor:
+        """(B, T, E): the codes of the known tokens, (B, T); zero elsewhere."""
+        codes = self.quantiser.codebook.lookup(tokens)
+        flagged = torch.cat([codes, torch.ones_like(codes[..., :1])], dim=-1)
+        embedded: Tensor = self.known(flagged * known[..., None])
+        return embedded
+
+    def _part(self, k: int) -> slice:
+        """Where the tokens of scale k lie among those of all scales."""
+        start = self.schedule.offsets[k]
+        return slice(start, start + self.schedule.tokens[k])
+
+    def _modulation(self, attributes: Tensor) -> Tensor:
+        """(B, 3 S, E), which all blocks share."""
+        modulation: Tensor = self.modulate(silu(attributes))
+        return modulation.view(len(attributes), -1, self.config.model.width)
 
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(x))
         return logits
 
-    def _where(self, condition: Condition, about: Tensor) -> Tensor:
-        """(B, L, E): position, level, attributes and map of each token."""
-        # The residual stream is float32, whatever the layers compute in.
-        where: Tensor = (self.position() + self.level(self.levels)).float() + about[:, None]
-        if self.map is not None:
-            added: Tensor = self.map(condition.map)
-            return where + added
-        if condition.map is not None:
-            raise MedarError("this generator was trained without maps; leave the map out")
-        return where
-
-    def _given(self, known: Tensor, tokens: Tensor) -> Tensor:
-        """(B, T, E) of the tokens that are known, (B, T); zero elsewhere."""
-        codes = self.quantiser.codebook.lookup(tokens)
-        flagged = torch.cat([codes, torch.ones_like(codes[..., :1])], dim=-1)
-        given: Tensor = self.known(flagged * known[..., None])
-        return given
-
-    def _part(self, k: int) -> slice:
-        start = self.schedule.offsets[k]
-        return slice(start, start + self.schedule.tokens[k])
+    def _blocks(self) -> Iterator[Block]:
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            yield block
 
     def _initialise(self) -> None:
-        """The residual stream and the logits start small; the condition modulates nothing yet."""
-        nn.init.normal_(self.level.weight, std=(3 * self.config.width) ** -0.5)
+        """Residual stream and logits start small; the condition does not modulate at first."""
+        nn.init.normal_(self.level.weight, std=(3 * self.config.model.width) ** -0.5)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
         with torch.no_grad():

@@ -10,12 +10,14 @@ volume, and the fine ones could not mend what they said.
 B batch, X Y Z voxels, L tokens over all scales, K scales.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d, adaptive_max_pool3d
 
 from medar.errors import MedarError
-from medar.generator.positions import coordinates
+from medar.generator.positions import coordinates, token_scales
 from medar.tokenizer.schedule import ScaleSchedule
 
 MISSING = 0.25
@@ -24,6 +26,30 @@ SMALLEST, LARGEST = 0.2, 0.8
 """Sides of the boxes that training draws, in parts of the volume's."""
 OUTWARD = 0.25
 """Share of those boxes that are what is known, rather than what is not."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KnownTokens:
+    """Tokens that are given instead of sampled, from a volume of which a part is known."""
+
+    mask: Tensor
+    """(B, L) bool: which tokens are given."""
+    latent: Tensor
+    """(B, D, x, y, z): the encoded volume, right wherever `mask` is set."""
+
+    def to(self, device: torch.device | str) -> "KnownTokens":
+        """The same on a device."""
+        return KnownTokens(mask=self.mask.to(device), latent=self.latent.to(device))
+
+    def expand(self, batch: int) -> "KnownTokens":
+        """A batch of one repeated, without copying it."""
+        return KnownTokens(
+            mask=self.mask.expand(batch, -1), latent=self.latent.expand(batch, -1, -1, -1, -1)
+        )
+
+    def __getitem__(self, items: slice) -> "KnownTokens":
+        """Some items of the batch."""
+        return KnownTokens(mask=self.mask[items], latent=self.latent[items])
 
 
 def draw_known(
@@ -68,7 +94,7 @@ def known_scales(schedule: ScaleSchedule, count: int, batch: int = 1) -> Tensor:
         raise MedarError(
             f"{count} known scales: the schedule {schedule} allows 0 to {len(schedule)}"
         )
-    return (_level(schedule) < count).repeat(batch, 1)
+    return (token_scales(schedule) < count).repeat(batch, 1)
 
 
 def known_outside(region: Tensor, schedule: ScaleSchedule) -> Tensor:
@@ -112,15 +138,10 @@ def _draw_scales(schedule: ScaleSchedule, batch: int, generator: torch.Generator
     scales = len(schedule)
     if scales == 1:
         return torch.zeros(batch, schedule.length, dtype=torch.bool)
-    return _level(schedule) < torch.randint(1, scales, (batch, 1), generator=generator)
+    return token_scales(schedule) < torch.randint(1, scales, (batch, 1), generator=generator)
 
 
 def _known_but(missing: Tensor, schedule: ScaleSchedule) -> Tensor:
     """(B, L): what is known if sites of the latent grid, (B, 1, x, y, z) 0 or 1, are missing."""
     shares = [adaptive_avg_pool3d(missing, grid).flatten(1) for grid in schedule.grids]
     return torch.cat(shares, dim=1) <= MISSING
-
-
-def _level(schedule: ScaleSchedule) -> Tensor:
-    """(L,): the scale of each token."""
-    return torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.tokens))

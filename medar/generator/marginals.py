@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medar.tokenizer.schedule import ScaleSchedule
+from medar.generator.positions import token_scales
 from medar.tokenizer.tokens import TokenDataset
 
 MOST = 512
@@ -38,12 +38,8 @@ class Marginals:
         for place in chosen.tolist():
             for row, indices in zip(counts, tokens.pyramid(place).indices, strict=True):
                 row += torch.bincount(indices.flatten(), minlength=codes)
-        return cls(frequencies=counts / counts.sum(1, keepdim=True), levels=_levels(schedule))
+        return cls(frequencies=counts / counts.sum(1, keepdim=True), levels=token_scales(schedule))
 
     def entropy(self, tokens: Tensor) -> Tensor:
         """Cross-entropy of tokens, (B, L) to (B, L), in nats."""
         return -self.frequencies[self.levels, tokens].log()
-
-
-def _levels(schedule: ScaleSchedule) -> Tensor:
-    return torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.tokens))

@@ -1,9 +1,9 @@
-"""Where tokens are: normalised 3D coordinates, and rotary embedding over them.
+"""Positions of tokens: normalised 3D coordinates, rotary embedding and Fourier features of them.
 
-A site's coordinates are the middle of its cell in the volume, from 0 to 1 along each axis, so that
-sites of different scales that lie at one place have one position. Attention sees differences of
-positions (rotary embedding, arXiv 2104.09864, split over the three axes as in arXiv 2403.13298);
-absolute positions, which anatomy needs, come as Fourier features (arXiv 2006.10739).
+A site's coordinates are the centre of its cell in the volume, from 0 to 1 along each axis, so that
+sites of different scales at the same location have the same position. Attention sees differences
+of positions (rotary embedding, arXiv 2104.09864, split over the three axes as in arXiv 2403.13298);
+absolute positions, which anatomy needs, are added as Fourier features (arXiv 2006.10739).
 
 L tokens over all scales, H heads, W width of a head.
 """
@@ -18,7 +18,7 @@ from medar.volume import Shape3
 
 
 def coordinates(grid: Shape3) -> Tensor:
-    """Middles of a grid's cells, (T, 3) in (0, 1), z fastest."""
+    """Centres of a grid's cells, (T, 3) in (0, 1), z fastest."""
     axes = [(torch.arange(sites) + 0.5) / sites for sites in grid]
     return torch.cartesian_prod(*axes).view(-1, 3)
 
@@ -28,8 +28,13 @@ def schedule_coordinates(schedule: ScaleSchedule) -> Tensor:
     return torch.cat([coordinates(grid) for grid in schedule.grids])
 
 
+def token_scales(schedule: ScaleSchedule) -> Tensor:
+    """(L,): the scale of each token, from 0."""
+    return torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.tokens))
+
+
 def frequencies(count: int, finest: int) -> Tensor:
-    """`count` angular frequencies from half a turn over the volume to half a turn a site.
+    """`count` angular frequencies from half a turn over the volume to half a turn per site.
 
     Args:
         count: 1 or more.
@@ -40,10 +45,10 @@ def frequencies(count: int, finest: int) -> Tensor:
 
 
 class Rotary(nn.Module):
-    """Turns queries and keys by angles that their coordinates give.
+    """Rotates queries and keys by angles given by their coordinates.
 
-    Each of the three axes has a third of the pairs of features; what is left over (one or two
-    pairs) is not turned.
+    Each of the three axes has a third of the pairs of features; the one or two pairs left over are
+    not rotated.
 
     Args:
         coordinates: (L, 3).
@@ -65,7 +70,7 @@ class Rotary(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """(B, H, T, W), tokens `start` to `start` + T, turned, in the precision of `x`."""
+        """Rotate (B, H, T, W), tokens `start` to `start` + T, in the dtype of `x`."""
         part = slice(start, start + x.shape[2])
         cos, sin = self.cos[part].to(x.dtype), self.sin[part].to(x.dtype)
         a, b = x.chunk(2, dim=-1)
@@ -79,7 +84,7 @@ class PositionFeatures(nn.Module):
         coordinates: (L, 3).
         width: E.
         finest: sites along the longest side of the finest grid.
-        count: frequencies an axis.
+        count: frequencies per axis.
     """
 
     waves: Tensor

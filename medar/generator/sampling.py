@@ -1,139 +1,102 @@
-"""Choosing tokens: temperature, top-k, top-p, classifier-free guidance; one seed a sample.
+"""Sampling tokens: temperature, top-k, top-p, classifier-free guidance; one seed per sample.
 
-Every sample draws its random numbers from its own seed, one a token, before anything else, and
-takes the token that the number falls on in the distribution's cumulative sum. So a sample depends
-on its seed alone, not on the batch that it is in, nor on the device's random generator. What
-remains is rounding, which may differ between sizes of a batch: docs/reference/synthesis.md.
+Every sample draws its random numbers from its own seed, one per token, before anything else, and
+takes the token at which the cumulative distribution exceeds the number. So a sample depends only on
+its seed, neither on its batch nor on the device's random generator. Rounding may still differ
+between batch sizes: docs/reference/synthesis.md.
 
-B batch, L tokens over all scales, T tokens of one part, V codes, P parts.
+`sample` gives tokens, `sample_and_decode` decoded volumes, as many at once as fit into memory.
+
+B batch, L tokens over all scales, T tokens of one scale, V codes, E width, X Y Z voxels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from medar.errors import MedarError
+from medar.devices import device_of, free_memory
 from medar.generator.conditions import Condition
-from medar.generator.model import Known, TokenModel
-from medar.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, settings
-from medar.tokenizer.schedule import ScaleSchedule
+from medar.generator.generator import Generator, SamplingState
+from medar.generator.known import KnownTokens
+from medar.generator.settings import SamplingSettings
+from medar.tokenizer.inference import Array, Labels, decoded_arrays
+from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.tiles import decode_within
+from medar.tokenizer.tokenizer import Tokenizer
 
-Probability = Annotated[float, Field(gt=0, le=1)]
+MAX_BATCH = 64
+"""Larger batches gain no speed and show no progress."""
 
+FREE_FRACTION = 0.5
+"""Fraction of the free memory that a batch may take."""
 
-@settings(renamed={"guidance": "guidance_scale"})
-class SamplingSettings:
-    """How tokens are chosen."""
-
-    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
-    """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale."""
-    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
-    """Keep only the k likeliest tokens; 0 keeps all. One value, or one per scale."""
-    top_p: Probability | tuple[Probability, ...] = 1.0
-    """Keep only the likeliest tokens whose probabilities sum to this. One value, or one per
-    scale."""
-    guidance_scale: NonNegativeFloat = 0.0
-    """Strength of classifier-free guidance (arXiv 2207.12598) at the last scale: logits become
-    `c + guidance_scale * (c - u)`, c with and u without the condition. 0 turns it off. It rises
-    linearly from 0 at the first scale."""
-    guidance_from: NonNegativeInt = 0
-    """The first scale with guidance, from 0."""
-    guidance_to: NonNegativeInt | None = None
-    """The scale before which guidance ends; default: after the last. Guidance at late scales costs
-    most and changes least."""
-
-    def check(self, schedule: ScaleSchedule) -> None:
-        """Check that per-scale values match the number of scales and that guidance affects one.
-
-        Raises:
-            MedarError: naming the setting.
-        """
-        scales = len(schedule)
-        for name in ("temperature", "top_k", "top_p"):
-            value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) != scales:
-                raise MedarError(
-                    f"{name} has {len(value)} values, the model {scales} scales; give one value, "
-                    "or one per scale"
-                )
-        if self.guidance_scale and not any(self.guidance_at(k, scales) for k in range(scales)):
-            end = scales if self.guidance_to is None else self.guidance_to
-            raise MedarError(
-                f"guidance_scale {self.guidance_scale:g} from scale {self.guidance_from} to before "
-                f"{end} affects no scale; the model has scales 0 to {scales - 1}, and guidance is "
-                "always 0 at scale 0"
-            )
-
-    def guidance_at(self, k: int, scales: int) -> float:
-        """The guidance scale at scale k of `scales`."""
-        end = scales if self.guidance_to is None else self.guidance_to
-        if not self.guidance_from <= k < end:
-            return 0.0
-        return self.guidance_scale * (k / (scales - 1) if scales > 1 else 1.0)
+FEATURES, CHOICES = 48, 10
+"""Float32 numbers per token of the largest scale, in multiples of E (activations of a block) and V
+(logits and what is computed from them). Measured: 34 to 46, by mixer, and 4 to 10, with top-p (E
+192 and 256, V 512 and 4096, 1400 tokens at the last scale, on a CPU)."""
 
 
 def _at(value: Any, k: int) -> Any:
     return value[k] if isinstance(value, tuple) else value
 
 
-def draws(seeds: Sequence[int], tokens: int) -> Tensor:
-    """(B, tokens) numbers from [0, 1), each row from its own seed."""
+def draw_numbers(seeds: Sequence[int], tokens: int) -> Tensor:
+    """(B, tokens) random numbers in [0, 1), each row from its own seed."""
     rows = [torch.rand(tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
 
 
 @torch.no_grad()
 def sample(
-    model: TokenModel,
+    model: Generator,
     condition: Condition,
     seeds: Sequence[int],
     settings: SamplingSettings,
     *,
-    known: Known | None = None,
-    after_part: Callable[[int, list[Tensor]], None] | None = None,
-) -> Tensor:
-    """Tokens of a batch of volumes, (B, L).
+    known: KnownTokens | None = None,
+    after_scale: Callable[[SamplingState], None] | None = None,
+) -> SamplingState:
+    """Sample the tokens of a batch of volumes, scale by scale.
 
     Args:
         model: in evaluation mode.
         condition: of B volumes, on the model's device.
-        seeds: one a volume.
+        seeds: one per volume.
         settings: how tokens are chosen.
         known: tokens that are given.
-        after_part: called with the number of each part that is done and all tokens so far.
+        after_scale: called with the state after each scale.
+
+    Returns:
+        The state after the last scale: its `tokens`, and the `latent` that they stand for.
 
     Raises:
         MedarError: settings that do not fit the model's scales.
     """
     schedule = model.schedule
     settings.check(schedule)
-    numbers = draws(seeds, schedule.length).to(condition.attributes.device)
-    memory = model.begin(condition, known)
-    last = max(
-        (k for k in range(len(schedule)) if settings.guidance_at(k, len(schedule))), default=-1
-    )
-    asked = condition.map is not None or not bool(condition.attributes.isnan().all())
-    guided = last >= 0 and asked  # without a condition both are the same, at twice the cost
-    free = model.begin(condition.nothing(), known) if guided else None
-    chosen: list[Tensor] = []
-    for part, (k, number) in enumerate(zip(_scales(model), _split(model, numbers), strict=True)):
-        if k > last:
-            free = None
-        logits = model.step(memory).float()
-        if free is not None:
-            without = model.step(free).float()
-            strength = settings.guidance_at(k, len(schedule))
-            logits = logits + strength * (logits - without)
-        tokens = model.take(memory, choose(logits, number, settings, k))
-        if free is not None:
-            model.take(free, tokens)
-        chosen.append(tokens)
-        if after_part is not None:
-            after_part(part, chosen)
-    return torch.cat(chosen, dim=1)
+    device = condition.attributes.device
+    numbers = schedule.split(draw_numbers(seeds, schedule.length).to(device))
+    guidance = [settings.guidance_at(k, len(schedule)) for k in range(len(schedule))]
+    last_guided = max((k for k, scale in enumerate(guidance) if scale), default=-1)
+    conditional = condition.map is not None or not bool(condition.attributes.isnan().all())
+
+    state = model.start(condition, known)
+    without = model.start(condition.nothing(), known) if any(guidance) and conditional else None
+    for k in range(len(schedule)):
+        logits = model.next_logits(state).float()
+        if without is not None:
+            unconditional = model.next_logits(without).float()
+            logits = logits + guidance[k] * (logits - unconditional)
+        tokens = model.append(state, choose(logits, numbers[k], settings, k))
+        if without is not None and k < last_guided:
+            model.append(without, tokens)
+        else:
+            without = None  # later scales are not guided, at half the cost
+        if after_scale is not None:
+            after_scale(state)
+    return state
 
 
 def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) -> Tensor:
@@ -164,26 +127,83 @@ def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p < 1:
         ranked, order = logits.sort(dim=-1, descending=True)
-        chances = ranked.softmax(-1)
-        beyond = chances.cumsum(-1) - chances >= top_p
+        probabilities = ranked.softmax(-1)
+        beyond = probabilities.cumsum(-1) - probabilities >= top_p
         logits = logits.masked_fill(beyond.gather(-1, order.argsort(-1)), -torch.inf)
     return logits
 
 
-def _scales(model: TokenModel) -> Iterator[int]:
-    """The scale of each part."""
-    ends = [start + tokens for start, tokens in _pairs(model.schedule)]
-    done, k = 0, 0
-    for tokens in model.parts:
-        yield k
-        done += tokens
-        if done == ends[k]:
-            k += 1
+@torch.no_grad()
+def sample_and_decode(
+    model: Generator,
+    tokenizer: Tokenizer,
+    condition: Condition,
+    seeds: Sequence[int],
+    settings: SamplingSettings,
+    *,
+    known: KnownTokens | None = None,
+    batch_size: int | None = None,
+    after_scale: Callable[[SamplingState], None] | None = None,
+) -> Iterator[tuple[TokenPyramid, Array, Labels | None]]:
+    """Sample volumes in batches and decode them one by one, in the space of the tokenizer's plan.
+
+    Decoding starts from the latent that sampling accumulated; it equals that of the tokens.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: with its plan, on the model's device.
+        condition: of N volumes.
+        seeds: one per volume.
+        settings: how tokens are chosen.
+        known: tokens of the N volumes that are given.
+        batch_size: volumes sampled at once; default: as many as fit into memory.
+        after_scale: called with a batch's state after each scale.
+
+    Yields:
+        Per volume its tokens, the image (C, X, Y, Z) in [-1, 1], and with a label head the label
+        map (1, X, Y, Z) in the plan's values.
+
+    Raises:
+        MedarError: settings that do not fit the model's scales.
+    """
+    device, size = device_of(tokenizer), batch_size or fitting_batch_size(model, settings)
+    for start in range(0, len(seeds), size):
+        batch = slice(start, start + size)
+        state = sample(
+            model,
+            condition[batch].to(device),
+            seeds[batch],
+            settings,
+            known=None if known is None else known[batch].to(device),
+            after_scale=after_scale,
+        )
+        for index, tokens in enumerate(state.tokens):
+            pyramid = TokenPyramid.from_flat(
+                tokens[None], model.schedule, model.codebook_size, tokenizer.digest
+            )
+            yield pyramid, *decode_sample(tokenizer, state.latent[index : index + 1])
 
 
-def _pairs(schedule: ScaleSchedule) -> list[tuple[int, int]]:
-    return list(zip(schedule.offsets, schedule.tokens, strict=True))
+def decode_sample(tokenizer: Tokenizer, latent: Tensor) -> tuple[Array, Labels | None]:
+    """The image and label map of a latent, (1, D, x, y, z); see `sample_and_decode`.
+
+    Decoded alone, not in a batch, so that no other sample can change a bit. Training volumes lie
+    within [-1, 1], and so do samples.
+    """
+    decoded = decode_within(tokenizer.decoder, latent)
+    image, label = decoded_arrays(decoded, tokenizer.require_plan())
+    return image.clip(-1.0, 1.0), label
 
 
-def _split(model: TokenModel, numbers: Tensor) -> tuple[Tensor, ...]:
-    return torch.split(numbers, list(model.parts), dim=1)
+def fitting_batch_size(model: Generator, settings: SamplingSettings) -> int:
+    """Volumes that can be sampled at once on the model's device, from 1 to `MAX_BATCH`."""
+    room = FREE_FRACTION * free_memory(device_of(model))
+    return int(min(max(room // bytes_per_volume(model, settings), 1), MAX_BATCH))
+
+
+def bytes_per_volume(model: Generator, settings: SamplingSettings) -> int:
+    """Memory that sampling one volume takes at most, without the weights."""
+    width = model.config.model.width
+    carried = model.state_size + model.schedule.length * width
+    passing = max(model.schedule.tokens) * (FEATURES * width + CHOICES * model.codebook_size)
+    return 4 * ((2 if settings.guidance_scale else 1) * carried + passing)

@@ -1,156 +1,251 @@
-"""`GeneratorSettings`: what a YAML in configs/generator holds."""
+"""Settings of a generator: what a YAML in configs/generator holds, and what a model folder keeps.
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal
+`GeneratorSettings` is one training run. `GeneratorConfig` is what a trained network is built from:
+`ModelSettings` as in the YAML, and the conditions as they were found in the training data.
+"""
+
+from dataclasses import field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from medar.data.augmentation import Augmentation
 from medar.errors import MedarError
-from medar.generator.config import ConditionConfig, GeneratorConfig, Sizes
-from medar.settings import STRICT
+from medar.generator.mixers import MixerSettings
+from medar.settings import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    settings,
+)
+from medar.tokenizer.schedule import ScaleSchedule
 from medar.training.settings import TrainingSettings
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings(Sizes):
-    """The model; schedule, codes and conditions come from tokens and settings.
-
-    Raises:
-        MedarError: a size that cannot be.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    kind: Literal["next_scale", "raster"] = "next_scale"
-    """"next_scale": a scale at a time; "raster": a token at a time, a baseline."""
-
-    def config(self, condition: ConditionConfig) -> GeneratorConfig:
-        """The model under some conditions."""
-        sizes = {one.name: getattr(self, one.name) for one in fields(Sizes)}
-        return GeneratorConfig(condition=condition, **sizes)
+Probability = Annotated[float, Field(gt=0, le=1)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(
+    renamed={
+        "mlp": "mlp_ratio",
+        "window": "window_size",
+        "window_from": "window_min_side",
+    }
+)
+class ModelSettings:
+    """The transformer; the tokenizer gives schedule, codebook size and code width."""
+
+    depth: PositiveInt = 6
+    """Number of blocks, and of heads too: the dial for size."""
+    head_width: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+    """Features of a head; 64 from a depth of 16 on suits GPUs."""
+    mlp_ratio: PositiveFloat = 4.0
+    """Hidden features of each block's MLP, in multiples of the width."""
+    dropout: FractionBelowOne = 0.0
+    """Dropout probability at the end of each layer, in training."""
+    window_size: PositiveInt = 8
+    """Sites along a side of the windows in which large grids attend."""
+    window_min_side: PositiveInt = 12
+    """Longest side of a grid from which attention is limited to windows."""
+    mixer: MixerSettings = field(default_factory=MixerSettings)
+    """How information passes from coarse scales to fine ones."""
+
+    def __post_init__(self) -> None:
+        if self.mlp_ratio * self.width < 1:
+            raise MedarError(
+                f"mlp_ratio must be at least {1 / self.width:.3g} (one hidden feature), got "
+                f"{self.mlp_ratio:g}"
+            )
+
+    @property
+    def width(self) -> int:
+        """E, features of a token."""
+        return self.depth * self.head_width
+
+
+@settings
+class Attribute:
+    """Something that a volume can be requested to have: a category, or a number."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    """The values of a category; none for a number."""
+    mean: float = 0.0
+    """Of a number, over the training cases."""
+    deviation: PositiveFloat = 1.0
+    """Of a number, over the training cases."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.values)) < len(self.values):
+            raise MedarError(f"attribute {self.name!r}: duplicate value in {list(self.values)}")
+
+    @property
+    def categorical(self) -> bool:
+        """Whether it is a category."""
+        return bool(self.values)
+
+
+@settings
+class ConditionConfig:
+    """The conditions that a trained generator takes."""
+
+    attributes: tuple[Attribute, ...] = ()
+    map: Literal["none", "label"] = "none"
+    """A condition per voxel: the label map."""
+    map_channels: NonNegativeInt = 0
+    """M: labels and background of the label map; 0 without a map."""
+    map_width: PositiveInt = 16
+    """Features of the first level of the map's encoder."""
+
+    def __post_init__(self) -> None:
+        if (self.map == "none") != (self.map_channels == 0):
+            raise MedarError(
+                f"map {self.map!r} with {self.map_channels} channels: 'none' needs 0 channels, "
+                "'label' 1 or more"
+            )
+
+
+@settings
+class GeneratorConfig:
+    """A generator's network: its sizes and its conditions."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
+
+
+@settings(renamed={"guidance": "guidance_scale"})
+class SamplingSettings:
+    """How tokens are chosen."""
+
+    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
+    """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale."""
+    top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
+    """Keep only the k likeliest tokens; 0 keeps all. One value, or one per scale."""
+    top_p: Probability | tuple[Probability, ...] = 1.0
+    """Keep only the likeliest tokens whose probabilities sum to this. One value, or one per
+    scale."""
+    guidance_scale: NonNegativeFloat = 0.0
+    """Strength of classifier-free guidance (arXiv 2207.12598) at the last scale: logits become
+    `c + guidance_scale * (c - u)`, c with and u without the condition. 0 turns it off. It rises
+    linearly from 0 at the first scale."""
+    guidance_from: NonNegativeInt = 0
+    """The first scale with guidance, from 0."""
+    guidance_to: NonNegativeInt | None = None
+    """The scale before which guidance ends; default: after the last. Guidance at late scales costs
+    most and changes least."""
+
+    def check(self, schedule: ScaleSchedule) -> None:
+        """Check that per-scale values match the number of scales and that guidance affects one.
+
+        Raises:
+            MedarError: naming the setting.
+        """
+        scales = len(schedule)
+        for name in ("temperature", "top_k", "top_p"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != scales:
+                raise MedarError(
+                    f"{name} has {len(value)} values, the model {scales} scales; give one value, "
+                    "or one per scale"
+                )
+        if self.guidance_scale and not any(self.guidance_at(k, scales) for k in range(scales)):
+            end = scales if self.guidance_to is None else self.guidance_to
+            raise MedarError(
+                f"guidance_scale {self.guidance_scale:g} from scale {self.guidance_from} to before "
+                f"{end} affects no scale; the model has scales 0 to {scales - 1}, and guidance is "
+                "always 0 at scale 0"
+            )
+
+    def guidance_at(self, k: int, scales: int) -> float:
+        """The guidance scale at scale k of `scales`."""
+        end = scales if self.guidance_to is None else self.guidance_to
+        if not self.guidance_from <= k < end:
+            return 0.0
+        return self.guidance_scale * (k / (scales - 1) if scales > 1 else 1.0)
+
+
+@settings(renamed={"drop": "drop_probability"})
 class ConditionSettings:
-    """What the generator can be asked for.
-
-    Raises:
-        MedarError: a share out of its range.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+    """The conditions to train with."""
 
     attributes: tuple[str, ...] | None = None
     """Names of attributes, `modality` among them; categories where values are texts. Default: the
     modality, where the cases have several."""
     map: Literal["none", "label"] = "none"
-    """"label": the label map steers every scale; the tokens must hold maps."""
-    map_width: int = 16
+    """"label": the label map is a condition at every scale; the tokens must hold maps."""
+    map_width: PositiveInt = 16
     """Features of the first level of the map's encoder."""
-    drop: float = 0.1
-    """Share of training items of which nothing is told, which guidance needs, and of those whose
-    attributes, one by one, or whose map are left out alone."""
-
-    def __post_init__(self) -> None:
-        if self.map_width < 1:
-            raise MedarError(f"condition map_width {self.map_width}: allowed from 1")
-        if not 0 <= self.drop <= 1:
-            raise MedarError(f"condition drop {self.drop}: a share from 0 to 1 is needed")
+    drop_probability: Fraction = 0.1
+    """Probability that a training item loses all its conditions, which guidance needs; and that it
+    loses its map alone, or any one of several attributes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(
+    renamed={
+        "balance": "scale_weight_power",
+        "smoothing": "label_smoothing",
+        "correction": "corrupted_token_fraction",
+        "correction_items": "corrupted_item_fraction",
+        "known_boxes": "known_box_fraction",
+        "known_scales": "known_scale_fraction",
+    }
+)
 class ObjectiveSettings:
-    """What the generator learns.
+    """What the generator learns."""
 
-    Raises:
-        MedarError: a share out of its range.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    balance: float = 1.0
-    """A scale of T tokens weighs T to this power: 1 counts every token alike, 0 every scale."""
-    smoothing: float = 0.0
+    scale_weight_power: Fraction = 1.0
+    """A scale of T tokens has weight T to this power: 1 weighs every token equally, 0 every
+    scale."""
+    label_smoothing: Fraction = 0.0
     """Label smoothing of the cross-entropy."""
-    correction: float = 0.1
-    """Share of tokens that are replaced by random ones in training items that have any replaced,
-    the targets of later scales being computed anew (arXiv 2412.04431): the model learns to mend
-    what sampling gets wrong."""
-    correction_items: float = 0.5
-    """Share of such items."""
-    known_boxes: float = 0.1
-    """Share of training items of which all sites but a box, or a box alone, are given: inpainting
-    and outpainting. The raster model sees no later token: it learns from all of them."""
-    known_scales: float = 0.0
-    """Share of training items of which coarse scales are marked as given."""
+    corrupted_token_fraction: Fraction = 0.1
+    """Fraction of tokens replaced by random ones in corrupted training items, the targets of later
+    scales being recomputed (arXiv 2412.04431): the model learns to correct sampling errors."""
+    corrupted_item_fraction: Fraction = 0.5
+    """Fraction of training items that are corrupted."""
+    known_box_fraction: Fraction = 0.1
+    """Fraction of training items of which all tokens outside a box, or inside it, are known:
+    inpainting and outpainting."""
+    known_scale_fraction: Fraction = 0.0
+    """Fraction of training items whose coarse scales are known."""
 
     def __post_init__(self) -> None:
-        names = (
-            "balance", "smoothing", "correction", "correction_items", "known_boxes", "known_scales"
-        )  # fmt: skip
-        for name in names:
-            if not 0 <= getattr(self, name) <= 1:
-                raise MedarError(
-                    f"objective {name} {getattr(self, name)}: a share from 0 to 1 is needed"
-                )
-        if self.known_boxes + self.known_scales > 1:
+        if self.known_box_fraction + self.known_scale_fraction > 1:
             raise MedarError(
-                f"objective known_boxes {self.known_boxes} and known_scales {self.known_scales}: "
-                "together at most 1"
+                f"known_box_fraction {self.known_box_fraction:g} and known_scale_fraction "
+                f"{self.known_scale_fraction:g} must sum to at most 1"
             )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenSettings:
-    """How volumes are encoded where tokens are made on the way.
+    """How volumes are encoded where tokens are made as part of the run."""
 
-    Raises:
-        MedarError: a number out of its range.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    variants: int = 0
-    """Augmented variants of each case, beside the volume as it is."""
+    variants: NonNegativeInt = 0
+    """Augmented variants per case, besides the volume itself."""
     augmentation: Augmentation | None = None
-    """How they are augmented; default `Augmentation`'s own values."""
-
-    def __post_init__(self) -> None:
-        if self.variants < 0:
-            raise MedarError(f"tokens variants {self.variants}: a number from 0 is needed")
+    """How they are augmented; default: `Augmentation`'s own values."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class DataSettings:
-    """How tokens reach the model.
+    """How tokens reach the model."""
 
-    Raises:
-        MedarError: a number out of its range.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    batch_size: int = 16
-    """Volumes a batch, over all processes together."""
-    workers: int = 0
-    """Loading processes of each process; 0 loads in the training process itself."""
-    validation: int = 64
-    """Most validation cases that an evaluation looks at."""
-    previews: int = 4
-    """Volumes that are sampled at each evaluation, with the conditions of as many validation
-    cases."""
-
-    def __post_init__(self) -> None:
-        rules = (("batch_size", 1), ("workers", 0), ("validation", 1), ("previews", 0))
-        for name, least in rules:
-            if getattr(self, name) < least:
-                raise MedarError(f"{name} {getattr(self, name)}: a number from {least} is needed")
+    batch_size: PositiveInt = 16
+    """Volumes per batch, over all processes."""
+    workers: NonNegativeInt = 0
+    """Loading processes per training process; 0 loads in the training process itself."""
+    validation: PositiveInt = 64
+    """Largest number of validation cases per evaluation."""
+    previews: NonNegativeInt = 4
+    """Volumes sampled at each evaluation, under the conditions of as many validation cases."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GeneratorSettings:
     """One generator, from tokens to model."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     model: ModelSettings = field(default_factory=ModelSettings)
     condition: ConditionSettings = field(default_factory=ConditionSettings)
@@ -160,5 +255,5 @@ class GeneratorSettings:
     training: TrainingSettings
 
     def within(self, minutes: float | None) -> "GeneratorSettings":
-        """The same with another limit of time, where one is given."""
+        """The same with another time limit, where one is given."""
         return replace(self, training=self.training.within(minutes))

@@ -16,17 +16,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from medar.data.loading import Item, make_loader, set_epoch
+from medar.devices import device_of
 from medar.generator.conditions import Condition, drop
 from medar.generator.correction import corrupt
 from medar.generator.data import GeneratorDataset, condition_of
-from medar.generator.folder import save_model
+from medar.generator.generator import Generator
 from medar.generator.known import draw_known
 from medar.generator.marginals import Marginals
-from medar.generator.model import TokenModel
-from medar.generator.sampling import SamplingSettings, sample
-from medar.generator.settings import GeneratorSettings
+from medar.generator.sampling import sample_and_decode
+from medar.generator.settings import GeneratorSettings, SamplingSettings
 from medar.settings import to_dict
-from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training.distributed import current_ranks
@@ -58,20 +57,20 @@ class GeneratorTask(Task[Item]):
 
     def __init__(
         self,
-        model: TokenModel,
+        model: Generator,
         tokenizer: Tokenizer,
         train: GeneratorDataset,
         validation: GeneratorDataset,
         settings: GeneratorSettings,
         preview: Preview | None = None,
     ) -> None:
-        self.model: TokenModel = model
+        self.model: Generator = model
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.train, self.validation = train, validation
         self.settings, self.preview = settings, preview
         self.ranks = current_ranks()
         self.marginals = Marginals.of(train.tokens)
-        self.weights = scale_weights(model.schedule, settings.objective.balance)
+        self.weights = scale_weights(model.schedule, settings.objective.scale_weight_power)
         self._steps = 0
         share = self.ranks.per_rank_batch_size(settings.data.batch_size)
         self._at_once = min(share, EVALUATION_BATCH)
@@ -90,7 +89,7 @@ class GeneratorTask(Task[Item]):
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, the mean over scales by their weights, and that of each scale."""
-        objective, share = self.settings.objective, self.settings.condition.drop
+        objective, share = self.settings.objective, self.settings.condition.drop_probability
         # From torch's own random state, which a resumed run gets back: each batch of each process
         # draws anew.
         random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
@@ -99,13 +98,13 @@ class GeneratorTask(Task[Item]):
         seen, targets = corrupt(
             self.model.quantiser,
             tokens,
-            objective.correction,
+            objective.corrupted_token_fraction,
             random,
-            items=objective.correction_items,
+            items=objective.corrupted_item_fraction,
             known=known,
         )
         given = drop(self._condition(batch), share, random, maps=share)
-        each = token_losses(self.model(seen, given, known), targets, objective.smoothing)
+        each = token_losses(self.model(seen, given, known), targets, objective.label_smoothing)
         by_scale = self._by_scale(each, known)
         self.weights = self.weights.to(by_scale.device)
         total = (by_scale * self.weights).sum()
@@ -143,10 +142,10 @@ class GeneratorTask(Task[Item]):
         """Model, conditions, objective and tokens: what a resumed run must agree with."""
         about = self.train.tokens.about
         return {
-            "model": {"kind": self.settings.model.kind, **to_dict(self.model.config)},
+            "model": to_dict(self.model.config),
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "state": self.model.state_size,
-            "drop": self.settings.condition.drop,
+            "drop_probability": self.settings.condition.drop_probability,
             "objective": to_dict(self.settings.objective),
             "data": {
                 "batch_size": self.settings.data.batch_size,
@@ -159,17 +158,18 @@ class GeneratorTask(Task[Item]):
 
     def save_model(self, folder: Path) -> None:
         """The model's folder, its tokenizer within."""
-        save_model(folder, self.model, self.train.tokens.tokenizer_folder)
+        self.model.save_pretrained(folder, self.train.tokens.tokenizer_folder)
 
     def _condition(self, batch: Item) -> Condition:
         return condition_of(batch, self.model.config.condition.map_channels)
 
     def _draw_known(self, batch: int, random: torch.Generator) -> Tensor:
-        """(B, L): the tokens that are given; none for a model that would not see them."""
-        objective, schedule = self.settings.objective, self.model.schedule
-        if not self.model.sees_known:
-            return torch.zeros(batch, schedule.length, dtype=torch.bool)
-        return draw_known(schedule, batch, objective.known_boxes, objective.known_scales, random)
+        """(B, L): which tokens are known."""
+        boxes, scales = (
+            self.settings.objective.known_box_fraction,
+            self.settings.objective.known_scale_fraction,
+        )
+        return draw_known(self.model.schedule, batch, boxes, scales, random)
 
     def _by_scale(self, each: Tensor, known: Tensor) -> Tensor:
         """(K,) the means of (B, L) over the tokens of each scale that are not given."""
@@ -197,15 +197,15 @@ class GeneratorTask(Task[Item]):
         return {name: torch.stack([i[name] for i in items]).to(device) for name in items[0]}
 
     def _samples(self) -> Tensor:
-        """Volumes with the conditions of the first validation cases, each of its own seed."""
-        volumes = []
+        """(N, C, X, Y, Z) under the conditions of the first validation cases, seeds from 0."""
+        tokenizer, images = self.tokenizer.to(device_of(self.model)), []
         for seeds in self._in_parts(min(self.settings.data.previews, len(self.validation))):
             condition = self._condition(self._validation_batch(seeds))
-            tokens = sample(self.model, condition, seeds, SamplingSettings())
-            pyramid = TokenPyramid.from_flat(tokens, self.model.schedule, self.model.codes)
-            decoded = self.tokenizer.to(tokens.device).decode(pyramid)
-            volumes.append(decoded.volume.float().cpu())
-        return torch.cat(volumes)
+            made = sample_and_decode(
+                self.model, tokenizer, condition, seeds, SamplingSettings(), batch_size=len(seeds)
+            )
+            images += [torch.from_numpy(image) for _, image, _ in made]
+        return torch.stack(images)
 
     def _in_parts(self, number: int) -> list[range]:
         """The first cases, as many at once as an evaluation takes."""

@@ -9,15 +9,14 @@ import torch
 from medar.devices import to_device
 from medar.errors import MedarError
 from medar.generator.attributes import attributes_of
-from medar.generator.baselines.voxel import read_tokenizer
-from medar.generator.config import ConditionConfig
 from medar.generator.data import GeneratorDataset
-from medar.generator.folder import make_model
+from medar.generator.generator import Generator
 from medar.generator.mixers.ssd import scan_path
-from medar.generator.settings import GeneratorSettings
+from medar.generator.settings import ConditionConfig, GeneratorConfig, GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
 from medar.model_folder import find_model
 from medar.tokenizer.encoding import encode_data_set
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TokenDataset
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
@@ -76,7 +75,7 @@ def make_task(
         map_channels=train_items.map_channels,
         map_width=chosen.map_width,
     )
-    tokenizer = read_tokenizer(train.tokenizer_folder)
+    tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder)
     if tokenizer.digest != train.about.tokenizer:
         raise MedarError(
             f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, the tokens were made by "
@@ -84,7 +83,8 @@ def make_task(
         )
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
-        model = make_model(settings.model.kind, settings.model.config(condition), tokenizer)
+        config = GeneratorConfig(model=settings.model, condition=condition)
+        model = Generator.for_tokenizer(config, tokenizer)
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)
 
 
@@ -109,7 +109,7 @@ def encoded_data(
         data,
         out,
         folder,
-        to_device(read_tokenizer(folder), settings.training.device),
+        to_device(Tokenizer.from_pretrained(folder), settings.training.device),
         variants=settings.tokens.variants,
         augmentation=settings.tokens.augmentation,
         maps=settings.condition.map == "label",

@@ -39,15 +39,15 @@ def tokenizer_outlook(settings: TokenizerSettings, plan: Mapping[str, Any], out:
 
 def generator_outlook(settings: SynthesisSettings, out: Path) -> Outlook:
     """Steps, minutes and size of the generator's training; conditions are not counted."""
-    from medar.generator.config import ConditionConfig
-    from medar.generator.folder import make_model
+    from medar.generator.generator import Generator
+    from medar.generator.settings import GeneratorConfig
 
     training = settings.generator.training
     tokenizer = _tokenizer(settings.tokenizer, settings.plan_values(), out)
     parameters = None
     if tokenizer is not None:
-        model = settings.generator.model
-        parameters = _size(make_model(model.kind, model.config(ConditionConfig()), tokenizer))
+        config = GeneratorConfig(model=settings.generator.model)
+        parameters = _size(Generator.for_tokenizer(config, tokenizer))
     return Outlook(steps=training.steps, minutes=training.minutes, parameters=parameters)
 
 

@@ -7,8 +7,7 @@ from typing import Any, ClassVar, Literal
 from medar.data.planning import check_values
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY
-from medar.generator.sampling import SamplingSettings
-from medar.generator.settings import GeneratorSettings
+from medar.generator.settings import GeneratorSettings, SamplingSettings
 from medar.recipes.settings import DataSettings, absolute, check_budget, check_shares, placed
 from medar.settings import STRICT
 from medar.tokenizer.settings import TokenizerSettings

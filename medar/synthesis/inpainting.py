@@ -20,8 +20,7 @@ from medar.data.plan import Plan
 from medar.data.preparation import Trace
 from medar.devices import device_of
 from medar.errors import MedarError
-from medar.generator.known import known_outside
-from medar.generator.model import Known
+from medar.generator.known import KnownTokens, known_outside
 from medar.synthesis.region import Box, Mask, Region, region_of, without
 from medar.synthesis.scene import Placed, Scene, as_image, identity, latent_of, prepared, restored
 from medar.tokenizer.inference import Array, DecodedArrays, field_of_view
@@ -67,7 +66,7 @@ def inpainting(
     return Scene(
         grid=trace.target,
         place=partial(_pasted, volume=volume, hole=hole, trace=trace),
-        known=Known(mask=mask, latent=latent_of(tokenizer, array)).to(device_of(tokenizer)),
+        known=KnownTokens(mask=mask, latent=latent_of(tokenizer, array)).to(device_of(tokenizer)),
         given=volume,
         about={"inpaint": identity(volume, "volume"), "region": drawn},
     )

@@ -8,8 +8,8 @@ import torch
 from medar.devices import device_of
 from medar.generator.attributes import MODALITY, attribute_values
 from medar.generator.conditions import Condition
-from medar.generator.model import TokenModel
-from medar.generator.sampling import SamplingSettings
+from medar.generator.generator import Generator
+from medar.generator.settings import SamplingSettings
 from medar.settings import to_dict
 from medar.synthesis.inpainting import inpainting
 from medar.synthesis.request import Request
@@ -38,7 +38,7 @@ class Job:
 
 
 def make_job(
-    model: TokenModel,
+    model: Generator,
     tokenizer: Tokenizer,
     request: Request,
     sampling: SamplingSettings,

@@ -6,8 +6,7 @@ from typing import Any
 
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY
-from medar.generator.config import Attribute
-from medar.generator.sampling import SamplingSettings
+from medar.generator.settings import Attribute, SamplingSettings
 from medar.synthesis.region import Region
 from medar.volume import Volume
 

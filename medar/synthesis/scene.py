@@ -28,9 +28,9 @@ from medar.data.preparation import (
 )
 from medar.devices import device_of
 from medar.errors import MedarError
-from medar.generator.config import ConditionConfig
+from medar.generator.known import KnownTokens
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
-from medar.generator.model import Known
+from medar.generator.settings import ConditionConfig
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
 from medar.tokenizer.inference import Array, DecodedArrays, Labels
 from medar.tokenizer.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ class Scene:
     """The plan's grid, in the patient's space where a volume is given."""
     place: Callable[[DecodedArrays], Placed]
     """From what was decoded on that grid to the result."""
-    known: Known | None = None
+    known: KnownTokens | None = None
     """Tokens that are given, of a batch of one."""
     given: Volume | None = None
     """The volume that results are, but for a part: they keep its grid and voxel type on disk."""

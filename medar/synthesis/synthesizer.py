@@ -10,29 +10,23 @@ B batch, L tokens over all scales.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from medar import __version__
 from medar.errors import MedarError
-from medar.generator.conditions import Condition
-from medar.generator.folder import load_model, model_digest
-from medar.generator.model import Known, TokenModel
-from medar.generator.sampling import SamplingSettings, sample
+from medar.generator.folder import generator_digest, load_generator
+from medar.generator.generator import Generator, SamplingState
+from medar.generator.sampling import decode_sample, fitting_batch_size, sample_and_decode
+from medar.generator.settings import SamplingSettings
 from medar.progress import track
 from medar.synthesis.job import Job, make_job
-from medar.synthesis.memory import batch_size as fitting
 from medar.synthesis.region import Region
 from medar.synthesis.request import Request
 from medar.synthesis.scene import Placed
-from medar.tokenizer.inference import decoded_arrays
+from medar.tokenizer.inference import Array, DecodedArrays, Labels
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
@@ -71,15 +65,15 @@ class Synthesizer:
     """
 
     def __init__(
-        self, model: TokenModel, tokenizer: Tokenizer, sampling: SamplingSettings | None = None
+        self, model: Generator, tokenizer: Tokenizer, sampling: SamplingSettings | None = None
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer.eval()
         self.sampling = sampling or SamplingSettings()
         self.plan = tokenizer.require_plan()
         theirs = (tokenizer.config.schedule, tokenizer.codebook_size)
-        if (model.schedule, model.codes) != theirs:
+        if (model.schedule, model.codebook_size) != theirs:
             raise MedarError(
-                f"generator of {model.schedule} and {model.codes} codes; the tokenizer has "
+                f"generator of {model.schedule} and {model.codebook_size} codes; the tokenizer has "
                 f"{theirs[0]} and {theirs[1]} codes"
             )
 
@@ -90,10 +84,9 @@ class Synthesizer:
         """Of a model folder, or of the run that left it.
 
         Raises:
-            MedarError: see `load_model`.
+            MedarError: see `medar.generator.folder.load_generator`.
         """
-        loaded = load_model(folder, device)
-        return cls(loaded.model, loaded.tokenizer, loaded.sampling)
+        return cls(*load_generator(folder, device))
 
     @cached_property
     def _made_by(self) -> dict[str, Any]:
@@ -102,7 +95,7 @@ class Synthesizer:
             "synthetic": True,
             "medar": __version__,
             "class": type(self.model).__name__,
-            "model": model_digest(self.model),
+            "model": generator_digest(self.model),
             "tokenizer": self.tokenizer.digest,
         }
 
@@ -190,56 +183,37 @@ class Synthesizer:
         """
         if asked is not None and asked < 1:
             raise MedarError(f"batch size {asked}: a whole number from 1 is needed")
-        return asked or fitting(self.model, job.settings)
+        return asked or fitting_batch_size(self.model, job.settings)
 
-    @torch.no_grad()
     def _batches(
         self, job: Job, seeds: Sequence[int], size: int, preview: Preview | None
     ) -> Iterator[Synthetic]:
-        for start in range(0, len(seeds), size):
-            part = seeds[start : start + size]
-            tokens = sample(
-                self.model,
-                _repeated(job.condition, len(part)),
-                part,
-                job.settings,
-                known=_repeated_known(job.scene.known, len(part)),
-                after_part=None if preview is None else self._previewed(job, preview),
-            )
-            for place, seed in enumerate(part):
-                pyramid = self._pyramid(tokens[place : place + 1])
-                image, label = self._placed(job, pyramid)
-                yield Synthetic(
-                    image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
-                )
+        known = job.scene.known
 
-    def _pyramid(self, tokens: Tensor) -> TokenPyramid:
-        return TokenPyramid.from_flat(
-            tokens, self.model.schedule, self.model.codes, self.tokenizer.digest
+        def after_scale(state: SamplingState) -> None:
+            if preview is not None:
+                decoded = (decode_sample(self.tokenizer, row[None]) for row in state.latent)
+                preview(len(state.scales), [self._placed(job, *one)[0] for one in decoded])
+
+        made = sample_and_decode(
+            self.model,
+            self.tokenizer,
+            job.condition.expand(len(seeds)),
+            seeds,
+            job.settings,
+            known=None if known is None else known.expand(len(seeds)),
+            batch_size=size,
+            after_scale=after_scale,
         )
+        for seed, (pyramid, array, labels) in zip(seeds, made, strict=True):
+            image, label = self._placed(job, array, labels)
+            yield Synthetic(
+                image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
+            )
 
-    def _placed(self, job: Job, pyramid: TokenPyramid) -> Placed:
-        """A pyramid of one decoded and put where it belongs, alone: no batch changes a bit of it.
-
-        Training volumes lie within [-1, 1], and so do samples.
-        """
-        inferred = decoded_arrays(self.tokenizer.decode_map(pyramid), self.plan)
-        if inferred.label is None:
-            inferred = inferred._replace(label=job.mask)
-        return job.scene.place(inferred._replace(image=np.clip(inferred.image, -1.0, 1.0)))
-
-    def _previewed(self, job: Job, preview: Preview) -> Callable[[int, list[Tensor]], None]:
-        """What is called after each part, for a preview after each scale."""
-        ends = list(accumulate(self.model.schedule.tokens))
-        at = {part: done for part, done in enumerate(accumulate(self.model.parts)) if done in ends}
-
-        def after_part(part: int, chosen: list[Tensor]) -> None:
-            if part in at:
-                tokens = torch.cat(chosen, dim=1)
-                rows = (self._pyramid(row[None]) for row in tokens)
-                preview(ends.index(at[part]) + 1, [self._placed(job, row)[0] for row in rows])
-
-        return after_part
+    def _placed(self, job: Job, image: Array, label: Labels | None) -> Placed:
+        """What was decoded, put where it belongs."""
+        return job.scene.place(DecodedArrays(image, job.mask if label is None else label))
 
 
 def seeds_from(seed: int, n: int) -> range:
@@ -255,15 +229,3 @@ def seeds_from(seed: int, n: int) -> range:
     if seed + n > SEEDS:
         raise MedarError(f"seed {seed}: the last of {n} must be below 2^63, {SEEDS}")
     return range(seed, seed + n)
-
-
-def _repeated(condition: Condition, batch: int) -> Condition:
-    """The same for a batch; a map is that of all."""
-    return replace(condition, attributes=condition.attributes.expand(batch, -1))
-
-
-def _repeated_known(known: Known | None, batch: int) -> Known | None:
-    if known is None:
-        return None
-    latent = known.latent.expand(batch, -1, -1, -1, -1)
-    return Known(mask=known.mask.expand(batch, -1), latent=latent)

@@ -15,8 +15,7 @@ import numpy as np
 from medar.data.preparation import Trace
 from medar.devices import device_of
 from medar.errors import MedarError
-from medar.generator.known import known_scales
-from medar.generator.model import Known
+from medar.generator.known import KnownTokens, known_scales
 from medar.synthesis.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
 from medar.tokenizer.inference import Array, field_of_view
 from medar.tokenizer.schedule import ScaleSchedule
@@ -57,6 +56,7 @@ def upscaling(
             f"known scales {scales}: 1 to {len(schedule) - 1} are possible, so that one is left to "
             "be sampled"
         )
+    mask, latent = known_scales(schedule, scales), latent_of(tokenizer, array)
     agree = partial(
         agreeing, given=_normalised(volume, trace), fine=trace.target, coarse=volume.grid
     )
@@ -67,9 +67,7 @@ def upscaling(
     return Scene(
         grid=trace.target,
         place=lambda made: restored(made._replace(image=agree(made.image)), back),
-        known=Known(mask=known_scales(schedule, scales), latent=latent_of(tokenizer, array)).to(
-            device_of(tokenizer)
-        ),
+        known=KnownTokens(mask=mask, latent=latent).to(device_of(tokenizer)),
         about={"upscale": identity(volume, "volume"), "known_scales": scales},
         notes=(note,) if outside else (),
     )

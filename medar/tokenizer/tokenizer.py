@@ -11,7 +11,7 @@ B batch, C channels, X Y Z voxels.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,9 +97,6 @@ class Tokenizer(nn.Module):
         MedarError: the plan's size differs from the schedule's.
     """
 
-    encoder_type: ClassVar[type[Encoder]] = Encoder
-    decoder_type: ClassVar[type[Decoder]] = Decoder
-
     def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
         super().__init__()
         if plan is not None and plan.size != config.size:
@@ -110,8 +107,8 @@ class Tokenizer(nn.Module):
         self.config = config
         self.plan = plan
         self._digest: tuple[object, str] | None = None
-        self.encoder = self.encoder_type(config.network)
-        self.decoder = self.decoder_type(config.network)
+        self.encoder = Encoder(config.network)
+        self.decoder = Decoder(config.network)
         codebook = make_codebook(config.codebook)
         self.quantiser = MultiScaleQuantiser(codebook, config.schedule, config.quantiser)
 

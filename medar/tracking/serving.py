@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from medar.data.cases import read_for_plan
 from medar.errors import MedarError
 from medar.files import read_json
-from medar.generator.sampling import SamplingSettings
+from medar.generator.settings import SamplingSettings
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.network import Segmenter

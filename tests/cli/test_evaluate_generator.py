@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar.generator.folder import save_model
+from medar.generator.folder import save_generator
 
 from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
@@ -41,7 +41,7 @@ def prepared(medar: Medar, write: Write, tmp_path: Path) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that left a tiny generator, which takes label maps."""
     folder, tokenizer = tmp_path_factory.mktemp("run"), tiny_tokenizer()
-    save_model(folder / "model", tiny_model(tokenizer), tokenizer)
+    save_generator(folder / "model", tiny_model(tokenizer), tokenizer)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_judged_is_one_line(
 ) -> None:
     write("files/a.nii.gz")
     tokenizer = tiny_tokenizer()
-    save_model(tmp_path / "plain", tiny_model(tokenizer, maps=False), tokenizer)
+    save_generator(tmp_path / "plain", tiny_model(tokenizer, maps=False), tokenizer)
     judge = ["--judge", tmp_path / "judge"]
     for arguments, said in (
         (

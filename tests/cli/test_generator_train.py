@@ -145,12 +145,12 @@ def test_a_data_set_is_encoded_and_trained_on(
     [
         (["--tokenizer", "tokenizer"], "holds tokens and their tokenizer already; leave it out"),
         (["training.stepz=3"], "did you mean 'steps'"),
-        (["model.kind=gan"], "model.kind"),
-        (["model.kind=raster", "model.mixer.kind=mamba"], "mixer 'mamba': the raster model"),
+        (["model.kind=gan"], "unknown key 'model.kind'"),
+        (["model.mixer.kind=mambo"], "did you mean 'mamba'"),
         (["condition.map=label"], "no label maps beside the tokens"),
         (["condition.attributes=[sides]"], "did you mean 'side'"),
-        (["model.head_width=7"], "head_width 7: an even number"),
-        (["--max-minutes", "0"], "minutes 0"),
+        (["model.head_width=7"], "model.head_width"),
+        (["--max-minutes", "0"], "minutes must be greater than 0"),
         (["--stepz", "3"], "unknown option --stepz"),
     ],
 )

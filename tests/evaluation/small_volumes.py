@@ -8,9 +8,9 @@ from scipy.ndimage import gaussian_filter
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
-from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
-from medar.generator.folder import Loaded, make_model
-from medar.generator.sampling import SamplingSettings
+from medar.generator.generator import Generator
+from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
+from medar.synthesis import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
@@ -50,7 +50,7 @@ def make_tokenizer(plan: Plan | None, *, labels: int = 0) -> Tokenizer:
     return tokenizer.eval()
 
 
-def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Loaded:
+def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Synthesizer:
     """A generator of a tokenizer's tokens, with no weight at zero, so that conditions tell."""
     tokenizer = make_tokenizer(plan, labels=labels)
     condition = ConditionConfig(
@@ -59,11 +59,11 @@ def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Loaded:
         map_channels=len(plan.labels) + 1 if maps else 0,
         map_width=4,
     )
-    config = GeneratorConfig(depth=2, head_width=8, condition=condition)
+    config = GeneratorConfig(model=ModelSettings(depth=2, head_width=8), condition=condition)
     torch.manual_seed(1)
-    model = make_model("next_scale", config, tokenizer).eval()
+    model = Generator.for_tokenizer(config, tokenizer).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("quantiser."):
                 parameter += 0.2 * torch.randn_like(parameter)
-    return Loaded(model=model, tokenizer=tokenizer, sampling=SamplingSettings())
+    return Synthesizer(model, tokenizer)

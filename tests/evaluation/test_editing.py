@@ -14,12 +14,12 @@ from medar.evaluation.generation.editing import AVERAGED, ENCODED, SAMPLED, eval
 from medar.evaluation.generation.edits import box_removed, lowered, smooth_filling
 from medar.evaluation.generation.sampling import reconstructed
 from medar.evaluation.similarity import psnr
-from medar.generator.folder import Loaded
+from medar.synthesis import Synthesizer
 from medar.volume import Volume, resample
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Loaded:
+def loaded() -> Synthesizer:
     return make_generator(make_plan(), maps=False)
 
 
@@ -72,7 +72,7 @@ def test_the_smooth_filling_goes_on_with_a_slope() -> None:
     np.testing.assert_allclose(smooth_filling(emptied, hole)[0], slope, atol=1e-3)
 
 
-def test_results_stand_beside_others(loaded: Loaded, prepared: Path) -> None:
+def test_results_stand_beside_others(loaded: Synthesizer, prepared: Path) -> None:
     report = evaluate_editing(loaded, prepared, samples=1, box=0.4)
     assert report == evaluate_editing(loaded, prepared, samples=1, box=0.4)
     assert (report.cases, report.known_scales, report.upscaling.known_fraction) == (2, 1, 1 / 9)
@@ -89,7 +89,7 @@ def test_results_stand_beside_others(loaded: Loaded, prepared: Path) -> None:
     assert report.notes == ["2 cases, fewer than 20: all values are rough estimates"]
 
 
-def test_more_samples_and_another_seed(loaded: Loaded, prepared: Path) -> None:
+def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> None:
     first = evaluate_editing(loaded, prepared, samples=3, limit=1, scales=1)
     other = evaluate_editing(loaded, prepared, samples=3, limit=1, seed=9)
     assert first.upscaling.similarity[SAMPLED] != first.upscaling.similarity[AVERAGED]
@@ -111,7 +111,7 @@ def test_more_samples_and_another_seed(loaded: Loaded, prepared: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    loaded: Loaded, prepared: Path, changes: dict[str, Any], said: str
+    loaded: Synthesizer, prepared: Path, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(MedarError, match=said):
         evaluate_editing(loaded, prepared, **changes)

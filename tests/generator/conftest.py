@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from medar.generator.conditions import Condition
-from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
 from medar.generator.generator import Generator
 from medar.generator.mixers.base import MixerSettings
+from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.settings import from_dict
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.quantiser import MultiScaleQuantiser
@@ -51,10 +51,12 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
             map_channels=map_channels,
             map_width=4,
         )
-        values: dict[str, Any] = {"depth": 2, "head_width": 8, "condition": condition, **changes}
+        values: dict[str, Any] = {"depth": 2, "head_width": 8, **changes}
         settings = from_dict(MixerSettings, {"kind": mixer, "state_dim": 4}, "mixer")
         torch.manual_seed(1)
-        model = Generator(GeneratorConfig(mixer=settings, **values), quantiser, (2, 2, 2))
+        sizes = ModelSettings(mixer=settings, **values)
+        config = GeneratorConfig(model=sizes, condition=condition)
+        model = Generator(config, quantiser, (2, 2, 2))
         return shaken(model).eval()
 
     return make

@@ -8,7 +8,7 @@ import pytest
 
 from medar.errors import MedarError
 from medar.generator.attributes import attribute_values, attributes_of, case_values
-from medar.generator.config import Attribute
+from medar.generator.settings import Attribute
 from medar.tokenizer.tokens import TokenCase
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medar.errors import MedarError
 from medar.generator.conditions import AttributeEmbedding, Condition, drop
-from medar.generator.config import Attribute, ConditionConfig
+from medar.generator.settings import Attribute, ConditionConfig
 from medar.settings import from_dict
 
 AGE = Attribute(name="age", mean=50.0, deviation=10.0)
@@ -143,13 +143,13 @@ def test_a_single_attribute_is_dropped_by_its_share() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "said"),
     [
-        (Attribute, {"name": "age", "deviation": 0.0}, "'age': mean 0.0 and deviation 0.0"),
-        (Attribute, {"name": "age", "deviation": math.nan}, "'age': mean 0.0 and deviation nan"),
-        (Attribute, {"name": "age", "mean": math.nan}, "'age': mean nan and deviation 1.0"),
-        (Attribute, {"name": "sex", "values": ["f", "f"]}, "'sex': a value comes twice"),
+        (Attribute, {"name": "age", "deviation": 0.0}, "deviation must be greater than 0"),
+        (Attribute, {"name": "age", "deviation": math.nan}, "deviation must be finite"),
+        (Attribute, {"name": "age", "mean": math.nan}, "mean must be finite"),
+        (Attribute, {"name": "sex", "values": ["f", "f"]}, "'sex': duplicate value"),
         (ConditionConfig, {"map": "image", "map_channels": 1}, "map"),
         (ConditionConfig, {"map": "label"}, "'label' with 0 channels"),
-        (ConditionConfig, {"map_width": 0}, "map_width 0: allowed from 1"),
+        (ConditionConfig, {"map_width": 0}, "map_width must be at least 1, got 0"),
     ],
 )
 def test_configurations_that_cannot_be(kind: type, values: dict[str, Any], said: str) -> None:

@@ -12,8 +12,8 @@ from torch.utils.data import default_collate
 from medar.data.cache import ArrayCache
 from medar.data.loading import make_loader, set_epoch
 from medar.errors import MedarError
-from medar.generator.config import Attribute
 from medar.generator.data import GeneratorDataset, condition_of
+from medar.generator.settings import Attribute
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import MAPS, TokenCase, TokenDataset, TokenIndex

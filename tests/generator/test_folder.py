@@ -8,39 +8,33 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medar.errors import MedarError
-from medar.generator.baselines.voxel import VoxelTokenizer, voxel_tokenizer
-from medar.generator.folder import (
-    load_model,
-    make_model,
-    model_digest,
-    save_model,
-)
-from medar.generator.sampling import SamplingSettings
-from medar.synthesis.synthesizer import Synthesizer
+from medar.generator.folder import generator_digest, load_generator, save_generator
+from medar.generator.generator import Generator
+from medar.generator.settings import SamplingSettings
 
 from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 
-@pytest.mark.parametrize("kind", ["next_scale", "raster"])
-def test_there_and_back(tmp_path: Path, kind: str) -> None:
+def test_round_trip(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    model = tiny_model(tokenizer, kind=kind, maps=kind == "next_scale")
+    model = tiny_model(tokenizer)
     sampling = SamplingSettings(guidance_scale=1.5, top_k=(4, 8, 0))
-    save_model(tmp_path / "run" / "model", model, tokenizer, sampling)
-    loaded = load_model(tmp_path / "run", "cpu")
-    assert type(loaded.model) is type(model)
-    assert (loaded.model.config, loaded.sampling) == (model.config, sampling)
-    assert loaded.tokenizer.digest == tokenizer.digest
-    assert loaded.tokenizer.plan == tokenizer.plan
+    model.save_pretrained(tmp_path / "run" / "model", tokenizer, sampling)
+    loaded, its_tokenizer, its_sampling = load_generator(tmp_path / "run", "cpu")
+    assert (loaded.config, its_sampling) == (model.config, sampling)
+    assert its_tokenizer.digest == tokenizer.digest
+    assert its_tokenizer.plan == tokenizer.plan
     for name, value in model.state_dict().items():
-        assert torch.equal(loaded.model.state_dict()[name], value), name
-    assert not loaded.model.training
-    assert model_digest(loaded.model) == model_digest(model)
+        assert torch.equal(loaded.state_dict()[name], value), name
+    assert not loaded.training
+    assert generator_digest(loaded) == generator_digest(model)
+    bare = Generator.from_pretrained(tmp_path / "run", "cpu")
+    assert generator_digest(bare) == generator_digest(model)
 
 
 def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    save_model(tmp_path, tiny_model(tokenizer), tokenizer)
+    save_generator(tmp_path, tiny_model(tokenizer), tokenizer)
     names = load_file(tmp_path / "model.safetensors")
     assert names
     assert not [name for name in names if name.startswith("quantiser.")]
@@ -52,74 +46,58 @@ def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
 def test_a_tokenizer_may_be_named_by_its_folder(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    save_model(tmp_path / "model", tiny_model(tokenizer), tmp_path / "tokenizer")
-    assert load_model(tmp_path / "model", "cpu").tokenizer.digest == tokenizer.digest
-
-
-def test_a_model_of_voxels_has_its_own_tokenizer(tmp_path: Path) -> None:
-    plan = tiny_tokenizer(labels={}).plan
-    assert plan is not None
-    tokenizer = voxel_tokenizer(plan, (4, 4, 4), levels=8)
-    save_model(tmp_path, tiny_model(tokenizer, kind="raster", maps=False), tokenizer)
-    made = Synthesizer.from_pretrained(tmp_path, "cpu")(2)
-    assert type(load_model(tmp_path, "cpu").tokenizer) is VoxelTokenizer
-    assert [sample.image.shape for sample in made] == [(16, 16, 8)] * 2
+    save_generator(tmp_path / "model", tiny_model(tokenizer), tmp_path / "tokenizer")
+    assert load_generator(tmp_path / "model", "cpu")[1].digest == tokenizer.digest
 
 
 def test_the_digest_tells_weights_and_sizes_apart() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
-    before = model_digest(model)
-    assert before == model_digest(tiny_model(tokenizer))
-    assert before != model_digest(tiny_model(tokenizer, maps=False))
+    before = generator_digest(model)
+    assert before == generator_digest(tiny_model(tokenizer))
+    assert before != generator_digest(tiny_model(tokenizer, maps=False))
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).add_(1e-3)
-    assert before != model_digest(model)
-
-
-def test_unknown_kinds_are_refused() -> None:
-    tokenizer = tiny_tokenizer()
-    with pytest.raises(MedarError, match="generator 'diffusion': no such kind; there are: next_s"):
-        make_model("diffusion", tiny_model(tokenizer).config, tokenizer)
+    assert before != generator_digest(model)
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    save_model(tmp_path, tiny_model(tokenizer), tokenizer)
+    save_generator(tmp_path, tiny_model(tokenizer), tokenizer)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     good, tensors = json.loads(config.read_text()), load_file(weights)
 
     def refused(match: str) -> None:
         with pytest.raises(MedarError, match=match) as error:
-            load_model(tmp_path, "cpu")
+            load_generator(tmp_path, "cpu")
         assert "\n" not in str(error.value)
 
-    def say(**changes: object) -> None:
+    def write(**changes: object) -> None:
         config.write_text(json.dumps({**good, **changes}))
 
-    say(**{"class": "Tokenizer"})
-    refused("is not a generator; expected Generator or RasterModel")
-    say(**{"class": ["Generator"]})
-    refused("is not a generator; expected Generator or RasterModel")
+    write(**{"class": "Tokenizer"})
+    refused("is not a generator; expected Generator")
+    write(**{"class": ["Generator"]})
+    refused("is not a generator; expected Generator")
     for content, kind in (([], "list"), ("Generator", "str")):
         config.write_text(json.dumps(content))
         refused(f"config.json: holds a {kind}; names and values are needed")
-    say(format=2)
-    refused("format 2, written by another version of medar; this one reads format 1")
-    say(depth=0)
-    refused("config.json: generator depth 0: allowed from 1")
-    say(sampling={"top_p": 2.0})
+    write(format=1)
+    refused("format 1, written by an earlier version of medar; this one reads format 2")
+    write(model={**good["model"], "depth": 0})
+    refused("config.json: model.depth must be at least 1, got 0")
+    write(sampling={"top_p": 2.0})
     refused("sampling: top_p must be at most 1, got 2.0")
-    say(depth=3)
+    write(model={**good["model"], "depth": 3})
     refused("not the weights of this configuration")
-    say(tokenizer="another")
+    write(tokenizer="another")
     refused("trained with another; copy that one back")
     config.write_text(json.dumps(good))
     save_file({n: t for n, t in tensors.items() if n != "head.bias"}, weights)
     refused("not the weights of this configuration \\(at 'head.bias'\\)")
     save_file({**tensors, "quantiser.gains": torch.ones(3)}, weights)
-    load_model(tmp_path, "cpu")
+    load_generator(tmp_path, "cpu")
     weights.write_bytes(b"nothing")
     refused("not the weights of this configuration")
     with pytest.raises(MedarError, match="no generator"):
-        load_model(tmp_path / "gone")
+        load_generator(tmp_path / "gone")

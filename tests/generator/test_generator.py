@@ -7,26 +7,29 @@ from torch import Tensor
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
-from medar.generator.model import Known
-from medar.generator.sampling import SamplingSettings, sample
+from medar.generator.known import KnownTokens
+from medar.generator.sampling import sample
+from medar.generator.settings import SamplingSettings
 
 from .conftest import CODES, SCHEDULE, MakeModel
 
 MIXERS = ("none", "attention", "mamba", "scale_ssm")
 
 
-def stepped(model: Generator, tokens: Tensor, condition: Condition, known: Known | None) -> Tensor:
+def stepped(
+    model: Generator, tokens: Tensor, condition: Condition, known: KnownTokens | None
+) -> Tensor:
     """Logits as sampling sees them when exactly these tokens are chosen."""
-    memory = model.begin(condition, known)
+    state = model.start(condition, known)
     logits = []
-    for part in torch.split(tokens, list(model.parts), dim=1):
-        logits.append(model.step(memory))
-        assert torch.equal(model.take(memory, part), part)
+    for scale in model.schedule.split(tokens):
+        logits.append(model.next_logits(state))
+        assert torch.equal(model.append(state, scale), scale)
     return torch.cat(logits, dim=1)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("windows", [{}, {"window": 2, "window_from": 3}])
+@pytest.mark.parametrize("windows", [{}, {"window_size": 2, "window_min_side": 3}])
 @torch.no_grad()
 def test_steps_equal_teacher_forcing(
     make_model: MakeModel,
@@ -107,8 +110,8 @@ def test_known_tokens_come_out_and_steps_agree(
     model = make_model(mixer="attention")
     latent = model.quantiser.decode(SCHEDULE.split(tokens))
     mask = torch.rand(tokens.shape) < 0.5
-    known = Known(mask=mask, latent=latent)
-    made = sample(model, condition, [1, 2, 3], SamplingSettings(), known=known)
+    known = KnownTokens(mask=mask, latent=latent)
+    made = sample(model, condition, [1, 2, 3], SamplingSettings(), known=known).tokens
     total = torch.zeros_like(latent)
     for k, (own, given) in enumerate(zip(SCHEDULE.split(made), SCHEDULE.split(mask), strict=True)):
         nearest = model.quantiser.encode_scale(k, latent - total)
@@ -134,7 +137,7 @@ def test_maps_need_a_model_for_them(
         make_model()(tokens, given)
 
 
-def test_the_state_is_told(make_model: MakeModel) -> None:
+def test_the_size_of_the_state_is_stated(make_model: MakeModel) -> None:
     sites = SCHEDULE.tokens[-1] * 4
     assert make_model().state_size == sites
     for mixer in ("attention", "mamba", "scale_ssm"):
@@ -146,10 +149,10 @@ def test_windows_change_large_grids_alone(
     make_model: MakeModel, tokens: Tensor, condition: Condition
 ) -> None:
     whole = make_model()(tokens, condition)
-    cut = make_model(window=2, window_from=3)(tokens, condition)
+    cut = make_model(window_size=2, window_min_side=3)(tokens, condition)
     start = SCHEDULE.offsets[-1]
     assert torch.equal(whole[:, :start], cut[:, :start])
     assert not torch.allclose(whole[:, start:], cut[:, start:])
-    wide = make_model(window=4, window_from=3, depth=1)(tokens, condition)
+    wide = make_model(window_size=4, window_min_side=3, depth=1)(tokens, condition)
     alone = make_model(depth=1)(tokens, condition)
     torch.testing.assert_close(wide, alone, rtol=1e-4, atol=1e-5)

@@ -2,33 +2,48 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
-from medar.generator.sampling import SamplingSettings, choose, draws, filtered, sample
+from medar.generator.generator import SamplingState
+from medar.generator.known import KnownTokens
+from medar.generator.sampling import (
+    bytes_per_volume,
+    choose,
+    draw_numbers,
+    filtered,
+    fitting_batch_size,
+    sample,
+    sample_and_decode,
+)
+from medar.generator.settings import SamplingSettings
+from medar.tokenizer.inference import decoded_arrays
 
+from ..synthesis.tiny import tiny_model, tiny_tokenizer
 from .conftest import SCHEDULE, MakeModel
 
 
 def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Condition) -> None:
     model = make_model(mixer="mamba")
     settings = SamplingSettings(guidance_scale=1.5, top_k=5)
-    whole = sample(model, condition, [7, 8, 9], settings)
-    assert torch.equal(whole, sample(model, condition, [7, 8, 9], settings))
+    whole = sample(model, condition, [7, 8, 9], settings).tokens
+    assert torch.equal(whole, sample(model, condition, [7, 8, 9], settings).tokens)
     for i, seed in enumerate([7, 8, 9]):
-        assert torch.equal(whole[i : i + 1], sample(model, condition[i : i + 1], [seed], settings))
-    assert not torch.equal(whole, sample(model, condition, [1, 2, 3], settings))
+        assert torch.equal(
+            whole[i : i + 1], sample(model, condition[i : i + 1], [seed], settings).tokens
+        )
+    assert not torch.equal(whole, sample(model, condition, [1, 2, 3], settings).tokens)
 
 
 def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condition) -> None:
     model = make_model()
-    plain = sample(model, condition, [1, 2, 3], SamplingSettings())
+    plain = sample(model, condition, [1, 2, 3], SamplingSettings()).tokens
     unused = SamplingSettings(guidance_scale=0.0, guidance_from=1, guidance_to=2)
-    assert torch.equal(plain, sample(model, condition, [1, 2, 3], unused))
-    guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance_scale=8.0))
+    assert torch.equal(plain, sample(model, condition, [1, 2, 3], unused).tokens)
+    guided = sample(model, condition, [1, 2, 3], SamplingSettings(guidance_scale=8.0)).tokens
     assert not torch.equal(plain, guided)
     assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
 
@@ -37,12 +52,14 @@ def test_guidance_by_nothing_costs_nothing(
     make_model: MakeModel, condition: Condition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
-    begin, begun = model.begin, []
-    monkeypatch.setattr(model, "begin", lambda *given: begun.append(given) or begin(*given))
+    start, started = model.start, []
+    monkeypatch.setattr(model, "start", lambda *given: started.append(given) or start(*given))
     free = Condition(attributes=torch.full_like(condition.attributes, torch.nan))
-    plain = sample(model, free, [1, 2, 3], SamplingSettings())
-    assert torch.equal(plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance_scale=8.0)))
-    assert len(begun) == 2
+    plain = sample(model, free, [1, 2, 3], SamplingSettings()).tokens
+    assert torch.equal(
+        plain, sample(model, free, [1, 2, 3], SamplingSettings(guidance_scale=8.0)).tokens
+    )
+    assert len(started) == 2
 
 
 def test_guidance_rises_within_its_window() -> None:
@@ -88,7 +105,7 @@ def test_top_p_keeps_at_least_one() -> None:
 
 
 def test_random_numbers_are_each_seeds_own() -> None:
-    assert torch.equal(draws([3, 4], 5)[1], draws([4], 5)[0])
+    assert torch.equal(draw_numbers([3, 4], 5)[1], draw_numbers([4], 5)[0])
 
 
 @pytest.mark.parametrize(
@@ -115,7 +132,9 @@ def test_invalid_values_are_refused(values: dict[str, float], message: str) -> N
         SamplingSettings(**values)  # type: ignore[arg-type]
 
 
-def test_values_a_scale_must_be_as_many(make_model: MakeModel, condition: Condition) -> None:
+def test_per_scale_values_must_match_the_scales(
+    make_model: MakeModel, condition: Condition
+) -> None:
     for settings, number in (
         (SamplingSettings(temperature=(1.0, 0.9)), 2),
         (SamplingSettings(top_k=()), 0),
@@ -131,11 +150,44 @@ def test_guidance_must_act_on_a_scale(scales: dict[str, int]) -> None:
     SamplingSettings(**scales).check(SCHEDULE)
 
 
-def test_progress_is_told_scale_by_scale(make_model: MakeModel, condition: Condition) -> None:
-    seen: list[tuple[int, int]] = []
+def test_the_state_is_shown_after_each_scale(make_model: MakeModel, condition: Condition) -> None:
+    model, seen = make_model(), []
 
-    def note(part: int, chosen: list[Tensor]) -> None:
-        seen.append((part, sum(one.shape[1] for one in chosen)))
+    def note(state: SamplingState) -> None:
+        seen.append((len(state.scales), state.tokens.shape[1]))
+        torch.testing.assert_close(state.latent, model.quantiser.decode(state.scales))
 
-    sample(make_model(), condition, [1, 2, 3], SamplingSettings(), after_part=note)
-    assert seen == [(0, 1), (1, 9), (2, SCHEDULE.length)]
+    sample(model, condition, [1, 2, 3], SamplingSettings(), after_scale=note)
+    assert seen == [(1, 1), (2, 9), (3, SCHEDULE.length)]
+
+
+@pytest.mark.parametrize("mixer", ["none", "mamba"])
+def test_the_sampled_latent_is_that_of_the_tokens(mixer: str) -> None:
+    """Volumes are decoded from it, so that tokens need not be embedded again."""
+    tokenizer = tiny_tokenizer()
+    model = tiny_model(tokenizer, mixer=mixer)
+    condition = Condition(attributes=torch.full((1, 3), torch.nan)).expand(3)
+    known = KnownTokens(
+        mask=torch.rand(1, model.schedule.length) < 0.3, latent=torch.randn(1, 4, 4, 4, 4)
+    ).expand(3)
+    for given in (None, known):
+        made = sample_and_decode(
+            model, tokenizer, condition, [1, 2, 3], SamplingSettings(), known=given, batch_size=2
+        )
+        for pyramid, image, label in made:
+            volume, expected = decoded_arrays(
+                tokenizer.decode_map(pyramid), tokenizer.require_plan()
+            )
+            assert np.array_equal(image, volume.clip(-1, 1))
+            assert label is not None
+            assert np.array_equal(label, expected)
+
+
+def test_batches_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, plain = tiny_model(tiny_tokenizer()), SamplingSettings()
+    one = bytes_per_volume(model, plain)
+    assert one > 4 * (model.state_size + 64 * model.codebook_size)
+    assert bytes_per_volume(model, SamplingSettings(guidance_scale=1.0)) > one
+    for free, size in ((0, 1), (7 * one, 3), (10**6 * one, 64)):
+        monkeypatch.setattr("medar.generator.sampling.free_memory", lambda _, free=free: free)
+        assert fitting_batch_size(model, plain) == size

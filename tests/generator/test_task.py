@@ -28,7 +28,12 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_known_tokens_are_never_replaced_nor_learnt(
     tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objective = {"correction": 0.9, "correction_items": 1, "known_boxes": 0.7, "known_scales": 0.3}
+    objective = {
+        "corrupted_token_fraction": 0.9,
+        "corrupted_item_fraction": 1,
+        "known_box_fraction": 0.7,
+        "known_scale_fraction": 0.3,
+    }
     task = make_task(settings(objective=objective), tokens)
     batch = next(task.batches(0, 0))
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -56,14 +61,6 @@ def test_known_tokens_are_never_replaced_nor_learnt(
     assert bool((everything <= 1).all())
 
 
-def test_the_raster_model_is_given_nothing(tokens: Path) -> None:
-    objective = {"known_boxes": 0.5, "known_scales": 0.5}
-    for kind, given in (("raster", False), ("next_scale", True)):
-        task = make_task(settings(objective=objective, model__kind=kind), tokens)
-        known = task._draw_known(64, torch.Generator().manual_seed(0))
-        assert bool(known.any()) == given
-
-
 def test_scales_are_weighed() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
     assert scale_weights(schedule, 0).tolist() == pytest.approx([1 / 3] * 3)
@@ -76,11 +73,12 @@ def test_the_loss_is_the_mean_over_tokens_or_over_scales(tokens: Path) -> None:
     torch.manual_seed(0)
     losses = {}
     for balance in (0.0, 1.0):
-        chosen = settings(**{**CERTAIN, "objective": {**CERTAIN["objective"], "balance": balance}})
+        objective = {**CERTAIN["objective"], "scale_weight_power": balance}
+        chosen = settings(**{**CERTAIN, "objective": objective})
         task = make_task(chosen, tokens)
         batch = next(task.batches(0, 0))
         with torch.no_grad():
-            task.model.head.bias.copy_(torch.randn(task.model.codes))
+            task.model.head.bias.copy_(torch.randn(task.model.codebook_size))
             logits = task.model(batch["tokens"], Condition(attributes=batch["attributes"]))
             each = token_losses(logits, batch["tokens"])
             losses[balance], named = task.loss(batch, 0)
@@ -94,8 +92,8 @@ def test_the_loss_is_the_mean_over_tokens_or_over_scales(tokens: Path) -> None:
 def test_smoothing_spreads_the_target() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(2, 3, 5), torch.randint(5, (2, 3))
-    chances = torch.nn.functional.one_hot(targets, 5) * 0.8 + 0.2 / 5
-    expected = -(chances * logits.log_softmax(-1)).sum(-1)
+    probabilities = torch.nn.functional.one_hot(targets, 5) * 0.8 + 0.2 / 5
+    expected = -(probabilities * logits.log_softmax(-1)).sum(-1)
     torch.testing.assert_close(token_losses(logits, targets, 0.2), expected)
     assert token_losses(logits, targets).shape == (2, 3)
 
@@ -123,8 +121,8 @@ def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
     assert said["model"]["condition"]["attributes"][0]["values"] == ["a", "b"]
     changed = {
         "model": settings(model__depth=3),
-        "drop": settings(condition__drop=0.3),
-        "objective": settings(objective={"smoothing": 0.1}),
+        "drop_probability": settings(condition__drop_probability=0.3),
+        "objective": settings(objective={"label_smoothing": 0.1}),
         "data": settings(data__batch_size=2),
     }
     for name, chosen in changed.items():
@@ -159,7 +157,7 @@ def test_an_evaluation_takes_no_more_at_once_than_training(
     for size in (3, 4):
         chosen = settings(data={"batch_size": size, "previews": 4})
         task = make_task(chosen, tokens, lambda _, volumes: shown.append(volumes))
-        for name in ("forward", "begin"):
+        for name in ("forward", "start"):
             monkeypatch.setattr(task.model, name, counted(getattr(task.model, name)))
         task.model.eval()
         with torch.no_grad():

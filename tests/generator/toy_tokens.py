@@ -21,7 +21,7 @@ LABELS = {"a": 1, "b": 4}
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "val")
 
 SETTINGS: dict[str, Any] = {
-    "model": {"depth": 2, "head_width": 8, "mlp": 2.0},
+    "model": {"depth": 2, "head_width": 8, "mlp_ratio": 2.0},
     "condition": {"attributes": ["class"], "map_width": 4},
     "data": {"batch_size": 4, "previews": 0},
     "training": {
@@ -29,7 +29,10 @@ SETTINGS: dict[str, Any] = {
         "evaluate_every": 3, "save_every": 1, "keep_checkpoints": 9, "learning_rate": 0.01,
     },
 }  # fmt: skip
-CERTAIN: dict[str, Any] = {"objective": {"correction": 0, "known_boxes": 0}, "condition__drop": 0}
+CERTAIN: dict[str, Any] = {
+    "objective": {"corrupted_token_fraction": 0, "known_box_fraction": 0},
+    "condition__drop_probability": 0,
+}
 """Nothing in the loss is random."""
 
 

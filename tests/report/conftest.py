@@ -17,7 +17,7 @@ from medar.evaluation.generation.memorisation import Audit, Suspect
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import Example
 from medar.files import write_json
-from medar.generator.config import Attribute, ConditionConfig
+from medar.generator.settings import Attribute, ConditionConfig
 from medar.report.folder import STAGES, SYNTHESIS
 from medar.report.montages import ScalePreview, contact_sheet, save_reconstructions
 from medar.settings import to_dict

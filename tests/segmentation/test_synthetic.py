@@ -11,8 +11,8 @@ from small_segmenters import make_plan, make_settings, smooth
 
 from medar.data.prepared import Prepared
 from medar.errors import MedarError
-from medar.generator.config import ConditionConfig, GeneratorConfig
-from medar.generator.folder import make_model
+from medar.generator.generator import Generator
+from medar.generator.settings import GeneratorConfig, ModelSettings
 from medar.segmentation.data import AnnotatedDataset
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.ranges import ranges_of
@@ -106,11 +106,8 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
         ),
         plan,
     ).eval()
-    model = make_model(
-        "next_scale",
-        GeneratorConfig(depth=1, head_width=8, condition=ConditionConfig(attributes=())),
-        tokenizer,
-    )
+    config = GeneratorConfig(model=ModelSettings(depth=1, head_width=8))
+    model = Generator.for_tokenizer(config, tokenizer)
     synthesizer = Synthesizer(model, tokenizer)
     fill(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
     settings = settings_with(tmp_path / "pairs", 1.0, training__ema_decay=0.0)

@@ -10,9 +10,7 @@ import torch
 
 from medar.data.intensity import IntensityRule
 from medar.errors import MedarError
-from medar.generator.sampling import SamplingSettings
-from medar.synthesis.memory import batch_size as fitting
-from medar.synthesis.memory import bytes_per_volume
+from medar.generator.settings import SamplingSettings
 from medar.synthesis.region import Box, without
 from medar.synthesis.request import Request
 from medar.synthesis.synthesizer import Synthesizer, Synthetic
@@ -100,14 +98,6 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
     assert np.array_equal(seen[-1][1][0].array, first.image.array)
     coarse = synthesizer.tokenizer.decode(first.pyramid, upto=1).volume[0].clamp(-1, 1).numpy()
     assert np.allclose(seen[0][1][0].array, coarse * 200 + 100, atol=1e-3)
-
-
-def test_previews_of_a_model_that_takes_token_by_token() -> None:
-    tokenizer = tiny_tokenizer()
-    model = tiny_model(tokenizer, kind="raster", maps=False)
-    seen: list[int] = []
-    made = Synthesizer(model, tokenizer)(2, preview=lambda k, _: seen.append(k))
-    assert (seen, len(made)) == ([1, 2, 3], 2)
 
 
 @pytest.mark.parametrize(
@@ -386,19 +376,9 @@ def test_the_modality_decides_on_intensities() -> None:
     assert "values run from 0 to 1000" in sample.about["notes"][0]
 
 
-def test_batches_fit_into_memory(synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, plain = synthesizer.model, SamplingSettings()
-    one = bytes_per_volume(model, plain)
-    assert one > 4 * (model.state_size + 64 * model.codes)
-    assert bytes_per_volume(model, SamplingSettings(guidance_scale=1.0)) > one
-    for free, size in ((0, 1), (7 * one, 3), (10**6 * one, 64)):
-        monkeypatch.setattr("medar.synthesis.memory.free_memory", lambda _, free=free: free)
-        assert fitting(model, plain) == size
-
-
 def test_a_tokenizer_of_another_schedule_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
-    model.codes = 17
+    model.codebook_size = 17
     with pytest.raises(MedarError, match="17 codes; the tokenizer has"):
         Synthesizer(model, tokenizer)

@@ -6,9 +6,9 @@ import torch
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
-from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
-from medar.generator.folder import make_model
-from medar.generator.model import TokenModel
+from medar.generator.generator import Generator
+from medar.generator.mixers import MixerSettings
+from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
@@ -56,7 +56,7 @@ def tiny_tokenizer(**changes: Any) -> Tokenizer:
     return tokenizer
 
 
-def tiny_model(tokenizer: Tokenizer, *, kind: str = "next_scale", maps: bool = True) -> TokenModel:
+def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") -> Generator:
     """A generator with no weight at zero, so that every condition tells."""
     condition = ConditionConfig(
         attributes=ATTRIBUTES,
@@ -64,9 +64,12 @@ def tiny_model(tokenizer: Tokenizer, *, kind: str = "next_scale", maps: bool = T
         map_channels=3 if maps else 0,
         map_width=4,
     )
-    config = GeneratorConfig(depth=2, head_width=8, condition=condition)
+    config = GeneratorConfig(
+        model=ModelSettings(depth=2, head_width=8, mixer=MixerSettings(kind=mixer)),
+        condition=condition,
+    )
     torch.manual_seed(1)
-    model = make_model(kind, config, tokenizer)
+    model = Generator.for_tokenizer(config, tokenizer)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("quantiser."):

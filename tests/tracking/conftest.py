@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from medar.generator.folder import save_model
+from medar.generator.folder import save_generator
 from medar.segmentation.folder import save_segmenter
 from medar.tracking import MlflowTracker
 
@@ -57,7 +57,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder, with a tokenizer in it."""
     folder = tmp_path_factory.mktemp("models") / "generator"
     tokenizer = tiny_tokenizer()
-    save_model(folder, tiny_model(tokenizer), tokenizer)
+    save_generator(folder, tiny_model(tokenizer), tokenizer)
     return folder
 
 

@@ -32,8 +32,8 @@ from medar.evaluation.generation.sampling import (
     sample_volumes,
     spread_over,
 )
-from medar.generator.folder import Loaded, model_digest
-from medar.generator.sampling import SamplingSettings
+from medar.generator.folder import generator_digest
+from medar.generator.settings import SamplingSettings
 from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.backbones import BackboneSettings
@@ -43,7 +43,7 @@ from medar.segmentation.overlap import DiceMeter
 from medar.segmentation.settings import DataSettings, SegmentationSettings
 from medar.segmentation.training import train_segmenter
 from medar.settings import to_dict
-from medar.synthesis.synthesizer import seeds_from
+from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.training import TrainingSettings
 
 NAME = "conditions-v2"
@@ -81,7 +81,7 @@ class AgreementReport:
 
 
 def evaluate_conditions(
-    loaded: Loaded,
+    loaded: Synthesizer,
     prepared: str | Path,
     judge: nn.Module,
     split: Split = "test",
@@ -137,7 +137,7 @@ def evaluate_conditions(
             "plan": dataset.plan.digest,
             "cases": dataset.prepared.digest,
             "class": type(loaded.model).__name__,
-            "model": model_digest(loaded.model),
+            "model": generator_digest(loaded.model),
             "sampling": to_dict(settings),
             "seed": seed,
             "dice": "of each label over the cases annotated for it and holding it, then averaged",
@@ -145,7 +145,7 @@ def evaluate_conditions(
     )
 
 
-def check_maps(loaded: Loaded, name: str = "this generator") -> None:
+def check_maps(loaded: Synthesizer, name: str = "this generator") -> None:
     """Check that a generator takes label maps.
 
     Raises:

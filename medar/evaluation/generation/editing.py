@@ -36,12 +36,12 @@ from medar.evaluation.generation.sampling import (
 from medar.evaluation.reconstruction.cases import evenly_spaced
 from medar.evaluation.similarity import PROTOCOL, ssim
 from medar.generator.conditions import Condition
-from medar.generator.folder import Loaded, model_digest
-from medar.generator.model import Known
-from medar.generator.sampling import SamplingSettings
+from medar.generator.folder import generator_digest
+from medar.generator.known import KnownTokens
+from medar.generator.settings import SamplingSettings
 from medar.progress import track
 from medar.settings import to_dict
-from medar.synthesis.synthesizer import seeds_from
+from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.synthesis.upscaling import scales_given
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import psnr
@@ -96,7 +96,7 @@ class EditingReport:
 
 
 def evaluate_editing(
-    loaded: Loaded,
+    loaded: Synthesizer,
     prepared: str | Path,
     split: Split = "test",
     *,
@@ -166,7 +166,7 @@ def evaluate_editing(
             "plan": dataset.plan.digest,
             "cases": dataset.prepared.digest,
             "class": type(loaded.model).__name__,
-            "model": model_digest(loaded.model),
+            "model": generator_digest(loaded.model),
             "sampling": to_dict(settings),
             "conditions": "attributes of the case, no label map",
             "seed": seed,
@@ -209,14 +209,15 @@ class _EditingMeter:
 
 
 def _samples(
-    loaded: Loaded, known: Known, condition: Condition, seeds: range, settings: SamplingSettings
+    loaded: Synthesizer,
+    known: KnownTokens,
+    condition: Condition,
+    seeds: range,
+    settings: SamplingSettings,
 ) -> Tensor:
     """(S, C, X, Y, Z) under the same conditions."""
     count = len(seeds)
-    repeated = Condition(attributes=condition.attributes.expand(count, -1))
-    latent = known.latent.expand(count, -1, -1, -1, -1)
-    kept = Known(mask=known.mask.expand(count, -1), latent=latent)
-    return sample_volumes(loaded, repeated, seeds, settings, kept)[0]
+    return sample_volumes(loaded, condition.expand(count), seeds, settings, known.expand(count))[0]
 
 
 def _known_scales(

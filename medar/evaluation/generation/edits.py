@@ -17,8 +17,7 @@ from scipy.ndimage import convolve, generate_binary_structure
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
-from medar.generator.known import known_outside, known_scales
-from medar.generator.model import Known
+from medar.generator.known import KnownTokens, known_outside, known_scales
 from medar.synthesis.region import Box, Mask, without
 from medar.synthesis.scene import latent_of
 from medar.synthesis.upscaling import agreeing
@@ -33,7 +32,7 @@ ITERATIONS = 500
 class Edit(NamedTuple):
     """A volume of which only a part is known."""
 
-    known: Known
+    known: KnownTokens
     """Of a batch of one."""
     part: tuple[slice, ...]
     """Of (..., X, Y, Z): the part that is compared with the real volume."""
@@ -62,7 +61,7 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, fraction: float, seed: list[
     array = without(volume, hole).array.copy()
     mask = known_outside(torch.from_numpy(hole)[None], tokenizer.config.schedule)
     return Edit(
-        known=Known(mask=mask, latent=latent_of(tokenizer, array).cpu()),
+        known=KnownTokens(mask=mask, latent=latent_of(tokenizer, array).cpu()),
         part=tuple(slice(a, b) for a, b in zip(low, high, strict=True)),
         baselines={
             "mean filling": torch.from_numpy(array),
@@ -92,7 +91,7 @@ def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edi
     latent = latent_of(tokenizer, array).cpu()
     agree = partial(agreeing, given=low.numpy(), fine=fine, coarse=coarse.grid)
     return Edit(
-        known=Known(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
+        known=KnownTokens(mask=known_scales(tokenizer.config.schedule, scales), latent=latent),
         part=(slice(None),) * 3,
         baselines={"trilinear": trilinear},
         finish=lambda decoded: torch.from_numpy(agree(decoded.numpy())),

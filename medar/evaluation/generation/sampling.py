@@ -24,16 +24,14 @@ from medar.evaluation.generation.files import as_volume
 from medar.evaluation.reconstruction.cases import check_fit
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
-from medar.generator.folder import Loaded, model_digest
+from medar.generator.folder import generator_digest
+from medar.generator.known import KnownTokens
 from medar.generator.maps import label_classes, one_hot
-from medar.generator.model import Known
-from medar.generator.sampling import SamplingSettings, sample
+from medar.generator.sampling import sample_and_decode
+from medar.generator.settings import SamplingSettings
 from medar.progress import track
 from medar.settings import to_dict
-from medar.synthesis.memory import batch_size as fitting
-from medar.synthesis.synthesizer import seeds_from
-from medar.tokenizer.inference import decoded_arrays
-from medar.tokenizer.pyramid import TokenPyramid
+from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
 
@@ -63,7 +61,7 @@ class SampledVolumes:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: Synthesizer,
         prepared: str | Path,
         *,
         split: HeldOut = "test",
@@ -125,7 +123,7 @@ class SampledVolumes:
         maps = " and label maps" if model.config.condition.map == "label" else ""
         generator = {
             "class": type(model).__name__,
-            "model": model_digest(model),
+            "model": generator_digest(model),
             "tokenizer": self.loaded.tokenizer.digest,
             "sampling": to_dict(self.settings),
             "seeds": [first, first + self._count - 1],
@@ -141,7 +139,7 @@ class SampledVolumes:
         )
 
 
-def check_conditions(loaded: Loaded, dataset: PreparedDataset) -> None:
+def check_conditions(loaded: Synthesizer, dataset: PreparedDataset) -> None:
     """Check that prepared cases fit a generator.
 
     Raises:
@@ -158,7 +156,7 @@ def check_conditions(loaded: Loaded, dataset: PreparedDataset) -> None:
 
 
 def conditions(
-    loaded: Loaded, dataset: PreparedDataset, indices: Sequence[int], *, maps: bool = True
+    loaded: Synthesizer, dataset: PreparedDataset, indices: Sequence[int], *, maps: bool = True
 ) -> Condition:
     """The conditions of some prepared cases; attributes that a case lacks are left open.
 
@@ -181,11 +179,11 @@ def conditions(
 
 @torch.no_grad()
 def sample_volumes(
-    loaded: Loaded,
+    loaded: Synthesizer,
     condition: Condition,
     seeds: Sequence[int],
     settings: SamplingSettings,
-    known: Known | None = None,
+    known: KnownTokens | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Sample and decode volumes as `Synthesizer` does, but leave them in the prepared space.
 
@@ -201,19 +199,10 @@ def sample_volumes(
         values; on the CPU.
     """
     model, tokenizer = loaded.model, loaded.tokenizer
-    device, plan = device_of(tokenizer), tokenizer.require_plan()
-    decoded = []
-    size = fitting(model, settings)
-    for start in range(0, len(seeds), size):
-        part = slice(start, start + size)
-        kept = known and Known(mask=known.mask[part], latent=known.latent[part]).to(device)
-        tokens = sample(model, condition[part].to(device), seeds[part], settings, known=kept)
-        for row in tokens:
-            pyramid = TokenPyramid.from_flat(row[None], model.schedule, model.codes)
-            decoded.append(decoded_arrays(tokenizer.decode_map(pyramid), plan))
-    volumes = torch.from_numpy(np.stack([one.image for one in decoded])).clamp(-1.0, 1.0)
-    labels = [torch.from_numpy(one.label) for one in decoded if one.label is not None]
-    return volumes, torch.stack(labels) if labels else None
+    sampled = sample_and_decode(model, tokenizer, condition, seeds, settings, known=known)
+    _, images, labels = zip(*sampled, strict=True)
+    volumes = torch.from_numpy(np.stack(images))
+    return volumes, None if labels[0] is None else torch.from_numpy(np.stack(labels))
 
 
 @torch.no_grad()

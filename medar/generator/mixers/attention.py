@@ -17,7 +17,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from medar.generator.attend import attend
+from medar.generator.attention import attend
 from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.positions import Rotary, schedule_coordinates
 from medar.tokenizer.schedule import ScaleSchedule

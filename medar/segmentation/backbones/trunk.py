@@ -19,8 +19,8 @@ from torch.nn.functional import adaptive_avg_pool3d, silu
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
-from medar.generator.config import GeneratorConfig
 from medar.generator.positions import PositionFeatures, Rotary, schedule_coordinates
+from medar.generator.settings import ModelSettings
 from medar.segmentation.backbones.base import Backbone
 from medar.segmentation.backbones.settings import BackboneSettings, TrunkSettings
 from medar.tokenizer.network import ChannelNorm, Encoder, NetworkConfig, Repeat, ResidualBlock
@@ -98,7 +98,7 @@ class PyramidBlocks(nn.Module):
 
     def __init__(self, sizes: TrunkSettings, latent: Shape3) -> None:
         super().__init__()
-        config = GeneratorConfig(depth=sizes.depth, head_width=sizes.head_width, mixer=sizes.mixer)
+        config = ModelSettings(depth=sizes.depth, head_width=sizes.head_width, mixer=sizes.mixer)
         schedule = ScaleSchedule.from_latent(latent, min(sizes.scales, max(latent)))
         self.schedule, self.layers = schedule, 3 * modulated_layers(config)
         places, finest = schedule_coordinates(schedule), max(latent)

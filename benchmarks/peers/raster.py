@@ -1,33 +1,47 @@
 """The token-wise family: a causal transformer that predicts one token after the other.
 
-The tokens of a pyramid stand in one row, coarse to fine and z fastest; with a schedule of a single
+The tokens of a pyramid form one sequence, coarse to fine and z fastest; with a schedule of a single
 scale that is the classical transformer in raster order over VQ tokens (VQGAN, arXiv 2012.09841; the
-token-wise family of the survey arXiv 2411.08666). Token i is predicted from the code of token
-i - 1, from where it lies itself and, through attention, from all tokens before it; the condition
-reaches every block by AdaLN (arXiv 2212.09748) and stands before the first token. Queries are
-turned by the place of the token to be predicted, keys by that of the token that they hold. Sampling
-keeps keys and values, so that a step computes one token alone.
+token-wise family of the survey arXiv 2411.08666). Token i is predicted from the code of token i -
+1, from its own position and, through attention, from all tokens before it; the condition reaches
+every block by AdaLN (arXiv 2212.09748) and precedes the first token. Queries are rotated by the
+position of the token to be predicted, keys by that of the token that they hold. Sampling keeps keys
+and values, so that a step computes one token only.
 
-B batch, L tokens over all scales, T tokens of a call (L, or 1 while sampling), V codes, D code
-width, E width, H heads, W width of a head.
+B batch, L tokens over all scales, T tokens of a call (L, or 1 while sampling), V codebook size,
+D code width, E width, H heads, W width of a head.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from medar.errors import MedarError
-from medar.generator.attend import attend
+from medar.generator.attention import attend
+from medar.generator.attributes import attributes_of
 from medar.generator.conditions import AttributeEmbedding, Condition
-from medar.generator.config import GeneratorConfig
-from medar.generator.model import Known, TokenModel
-from medar.generator.positions import Rotary, frequencies, schedule_coordinates
+from medar.generator.data import GeneratorDataset
+from medar.generator.known import KnownTokens
+from medar.generator.positions import Rotary, frequencies, schedule_coordinates, token_scales
+from medar.generator.sampling import choose, draw_numbers
+from medar.generator.settings import (
+    ConditionConfig,
+    GeneratorConfig,
+    GeneratorSettings,
+    ModelSettings,
+    SamplingSettings,
+)
+from medar.generator.task import GeneratorTask
+from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.tokenizer.tokens import TokenDataset
+from peers.voxel import read_tokenizer
 
 FREQUENCIES = 8
 """Of the Fourier features along each axis."""
@@ -37,27 +51,27 @@ INITIAL = 0.02
 
 
 @dataclass(kw_only=True, eq=False)
-class RasterMemory:
-    """A batch while it is sampled, `place` tokens having been taken."""
+class RasterState:
+    """A batch while it is sampled, after its first `index` tokens."""
 
-    place: int
+    index: int
     tokens: Tensor
-    """(B, L), right up to `place`."""
+    """(B, L), right up to `index`."""
     start: Tensor
     """(B, E), what stands before the first token."""
-    places: Tensor
-    """(L, E), what each token's place adds."""
+    positions: Tensor
+    """(L, E), what each token's position adds."""
     modulation: Tensor
     """(depth, B, 6, 1, E)."""
     keys: Tensor
-    """(depth, B, H, L, W), right up to `place`."""
+    """(depth, B, H, L, W), right up to `index`."""
     values: Tensor
-    known: Known | None
+    known: KnownTokens | None
     given: Tensor
     """(B, L), known tokens of the scale at hand and of those before it."""
 
 
-class RasterModel(TokenModel):
+class RasterModel(nn.Module):
     """Next-token prediction over a pyramid.
 
     Windows do not apply: attention reaches all earlier tokens.
@@ -70,8 +84,6 @@ class RasterModel(TokenModel):
         MedarError: a map or a mixer is asked for.
     """
 
-    sees_known: ClassVar[bool] = False
-
     def __init__(self, config: GeneratorConfig, quantiser: MultiScaleQuantiser) -> None:
         super().__init__()
         if config.condition.map != "none":
@@ -79,23 +91,23 @@ class RasterModel(TokenModel):
                 f"condition map {config.condition.map!r}: the raster model takes 'none' alone; "
                 "leave the map out, or use the next-scale generator"
             )
-        if config.mixer.kind != "none":
+        if config.model.mixer.kind != "none":
             raise MedarError(
-                f"mixer {config.mixer.kind!r}: the raster model attends to all earlier tokens and "
-                "takes 'none' alone"
+                f"mixer {config.model.mixer.kind!r}: the raster model attends to all earlier "
+                "tokens and takes 'none' alone"
             )
         self.config, self.schedule = config, quantiser.schedule
-        self.codes = quantiser.codebook.size
+        self.codebook_size = quantiser.codebook.size
         self.quantiser = quantiser.requires_grad_(False)
-        width = config.width
+        width = config.model.width
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
         self.start = nn.Linear(width, width)
         self.embed = nn.Linear(quantiser.codebook.width, width)
         self.position = Position(self.schedule, width)
         self.modulation = nn.Linear(width, 6 * width)
-        self.blocks = nn.ModuleList(Block(config, self.schedule) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, self.schedule) for _ in range(config.model.depth))
         self.norm = nn.RMSNorm(width)
-        self.head = nn.Linear(width, self.codes)
+        self.head = nn.Linear(width, self.codebook_size)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -109,14 +121,9 @@ class RasterModel(TokenModel):
         nn.init.zeros_(self.modulation.weight)
 
     @property
-    def parts(self) -> tuple[int, ...]:
-        """One token a step."""
-        return (1,) * self.schedule.length
-
-    @property
     def state_size(self) -> int:
         """Keys and values of all tokens in all blocks."""
-        return 2 * self.config.depth * self.schedule.length * self.config.width
+        return 2 * self.config.model.depth * self.schedule.length * self.config.model.width
 
     def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
         """Logits of every token given those before it, (B, L, V).
@@ -134,19 +141,19 @@ class RasterModel(TokenModel):
         return self._logits(x)
 
     @torch.no_grad()
-    def begin(self, condition: Condition, known: Known | None = None) -> RasterMemory:
+    def begin(self, condition: Condition, known: KnownTokens | None = None) -> RasterState:
         """An empty cache for a batch."""
         about = self.attributes(condition.attributes)
         batch, device = len(about), about.device
-        length, heads, width = self.schedule.length, self.config.depth, self.config.head_width
+        length, sizes = self.schedule.length, self.config.model
         autocast = torch.is_autocast_enabled(device.type)
         kind = torch.get_autocast_dtype(device.type) if autocast else self.head.weight.dtype
-        shape = (self.config.depth, batch, heads, length, width)
-        return RasterMemory(
-            place=0,
+        shape = (sizes.depth, batch, sizes.depth, length, sizes.head_width)
+        return RasterState(
+            index=0,
             tokens=torch.zeros(batch, length, dtype=torch.int64, device=device),
             start=self.start(about),
-            places=self.position(),
+            positions=self.position(),
             modulation=self._modulation(about),
             keys=torch.empty(shape, dtype=kind, device=device),
             values=torch.empty(shape, dtype=kind, device=device),
@@ -155,40 +162,40 @@ class RasterModel(TokenModel):
         )
 
     @torch.no_grad()
-    def step(self, memory: RasterMemory) -> Tensor:
+    def next_logits(self, state: RasterState) -> Tensor:
         """Logits of the next token, (B, 1, V)."""
-        place = memory.place
-        if place == 0:
-            before = memory.start
+        index = state.index
+        if index == 0:
+            before = state.start
         else:
-            before = self.embed(self.quantiser.codebook.lookup(memory.tokens[:, place - 1]))
-        x = (before + memory.places[place])[:, None]
-        caches = zip(memory.modulation, memory.keys, memory.values, strict=True)
+            before = self.embed(self.quantiser.codebook.lookup(state.tokens[:, index - 1]))
+        x = (before + state.positions[index])[:, None]
+        caches = zip(state.modulation, state.keys, state.values, strict=True)
         for block, (modulation, keys, values) in zip(self._blocks(), caches, strict=True):
-            x = block.step(x, modulation, keys, values, place)
+            x = block.step(x, modulation, keys, values, index)
         return self._logits(x)
 
     @torch.no_grad()
-    def take(self, memory: RasterMemory, tokens: Tensor) -> Tensor:
-        """Go on with the chosen token, (B, 1), or the known one where there is one."""
-        place = memory.place
-        here = slice(place, place + 1)
-        if memory.known is not None:
-            if place in self.schedule.offsets:
-                self._read_known(memory, memory.known.latent)
-            tokens = torch.where(memory.known.mask[:, here], memory.given[:, here], tokens)
-        memory.tokens[:, here] = tokens
-        memory.place += 1
+    def append(self, state: RasterState, tokens: Tensor) -> Tensor:
+        """Add the chosen token, (B, 1), or the known one where there is one."""
+        index = state.index
+        here = slice(index, index + 1)
+        if state.known is not None:
+            if index in self.schedule.offsets:
+                self._read_known(state, state.known.latent)
+            tokens = torch.where(state.known.mask[:, here], state.given[:, here], tokens)
+        state.tokens[:, here] = tokens
+        state.index += 1
         return tokens
 
-    def _read_known(self, memory: RasterMemory, latent: Tensor) -> None:
-        """The known tokens of the scale that begins, given how the coarser ones turned out."""
-        scale = self.schedule.offsets.index(memory.place)
+    def _read_known(self, state: RasterState, latent: Tensor) -> None:
+        """The known tokens of the scale that begins, given the coarser scales."""
+        scale = self.schedule.offsets.index(state.index)
         rest = latent
         if scale:
-            rest = latent - self.quantiser.decode(self.schedule.split(memory.tokens)[:scale])
+            rest = latent - self.quantiser.decode(self.schedule.split(state.tokens)[:scale])
         indices = self.quantiser.encode_scale(scale, rest)
-        memory.given[:, memory.place : memory.place + indices.shape[1]] = indices
+        state.given[:, state.index : state.index + indices.shape[1]] = indices
 
     def _modulation(self, about: Tensor) -> Tensor:
         """(B, E) to what all blocks share and each has of its own, (depth, B, 6, 1, E)."""
@@ -208,7 +215,7 @@ class RasterModel(TokenModel):
 
 
 class Position(nn.Module):
-    """Where each token of a schedule lies, (L, E): Fourier features of its place, and its scale."""
+    """(L, E): Fourier features of each token's coordinates, and its scale."""
 
     features: Tensor
     scales: Tensor
@@ -217,18 +224,17 @@ class Position(nn.Module):
         super().__init__()
         turns = frequencies(FREQUENCIES, max(schedule.latent))
         angles = (schedule_coordinates(schedule)[:, :, None] * turns).flatten(1)
-        scales = torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.tokens))
         features = torch.cat([angles.sin(), angles.cos()], dim=1)
         self.register_buffer("features", features, persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        self.register_buffer("scales", token_scales(schedule), persistent=False)
         self.site = nn.Linear(features.shape[1], width)
         self.level = nn.Embedding(len(schedule), width)
         nn.init.normal_(self.level.weight, std=INITIAL)
 
     def forward(self) -> Tensor:
         """(L, E)."""
-        place: Tensor = self.site(self.features) + self.level(self.scales)
-        return place
+        position: Tensor = self.site(self.features) + self.level(self.scales)
+        return position
 
 
 class Block(nn.Module):
@@ -236,14 +242,14 @@ class Block(nn.Module):
 
     def __init__(self, config: GeneratorConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
-        width = config.width
+        width = config.model.width
         self.table = nn.Parameter(torch.zeros(6, width))
         nn.init.ones_(self.table[2::3])  # the gates: open from the start, as runs are short
         self.norms = nn.ModuleList(nn.RMSNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = CausalAttention(config, schedule)
-        hidden = round(config.mlp * width)
+        hidden = round(config.model.mlp_ratio * width)
         self.rise, self.fall = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.model.dropout)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         """(B, L, E) and (B, 6, 1, E) to (B, L, E)."""
@@ -252,11 +258,11 @@ class Block(nn.Module):
         return self._mlp(x + gate * self.dropout(mixed), *rest)
 
     def step(
-        self, x: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, place: int
+        self, x: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, index: int
     ) -> Tensor:
         """One token, (B, 1, E), the caches of this block being (B, H, L, W)."""
         shift, scale, gate, *rest = modulation.unbind(1)
-        mixed = self.attention.step(self.norms[0](x) * (1 + scale) + shift, keys, values, place)
+        mixed = self.attention.step(self.norms[0](x) * (1 + scale) + shift, keys, values, index)
         return self._mlp(x + gate * mixed, *rest)
 
     def _mlp(self, x: Tensor, shift: Tensor, scale: Tensor, gate: Tensor) -> Tensor:
@@ -270,26 +276,26 @@ class CausalAttention(nn.Module):
 
     def __init__(self, config: GeneratorConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
-        width, self.heads = config.width, config.depth
+        width, self.heads = config.model.width, config.model.depth
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width)
-        self.norm_q, self.norm_k = (nn.RMSNorm(config.head_width) for _ in range(2))
+        self.norm_q, self.norm_k = (nn.RMSNorm(config.model.head_width) for _ in range(2))
         predicted = schedule_coordinates(schedule)
         held = torch.cat([predicted.new_full((1, 3), 0.5), predicted[:-1]])
         finest = max(schedule.latent)
-        self.turn_q = Rotary(predicted, config.head_width, finest)
-        self.turn_k = Rotary(held, config.head_width, finest)
+        self.turn_q = Rotary(predicted, config.model.head_width, finest)
+        self.turn_k = Rotary(held, config.model.head_width, finest)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, E) to the same."""
         q, k, v = self._heads(x, 0)
         return self._merge(attend(q, k, v, causal=True))
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int) -> Tensor:
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, index: int) -> Tensor:
         """(B, 1, E) to the same; its key and value join those of the tokens before."""
-        q, k, v = self._heads(x, place)
-        seen = place + 1
-        keys[:, :, place:seen], values[:, :, place:seen] = k, v
+        q, k, v = self._heads(x, index)
+        seen = index + 1
+        keys[:, :, index:seen], values[:, :, index:seen] = k, v
         mixed = attend(q, keys[:, :, :seen], values[:, :, :seen])
         return self._merge(mixed)
 
@@ -303,3 +309,59 @@ class CausalAttention(nn.Module):
     def _merge(self, mixed: Tensor) -> Tensor:
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+class RasterTask(GeneratorTask):
+    """Trains a `RasterModel` on tokens; nothing is known, since it would not see it."""
+
+    def save_model(self, folder: Path) -> None:
+        """Nothing: `benchmarks/tokenizer.py`'s `load_best` reads the checkpoint."""
+
+    def _draw_known(self, batch: int, random: torch.Generator) -> Tensor:
+        return torch.zeros(batch, self.model.schedule.length, dtype=torch.bool)
+
+
+def make_raster_task(settings: GeneratorSettings, tokens: str | Path) -> RasterTask:
+    """As `medar.generator.training.make_task`, for any tokenizer that `read_tokenizer` reads."""
+    seed = settings.training.seed
+    train = TokenDataset(tokens, split="train", seed=seed)
+    validation = TokenDataset(tokens, split="val", variant=0)
+    attributes = attributes_of(train.cases, settings.condition.attributes)
+    tokenizer = read_tokenizer(train.tokenizer_folder)
+    config = GeneratorConfig(model=settings.model, condition=ConditionConfig(attributes=attributes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RasterModel(config, tokenizer.quantiser)
+    items = (GeneratorDataset(one, attributes) for one in (train, validation))
+    return RasterTask(model, tokenizer, *items, settings)
+
+
+def built(sizes: ModelSettings, tokenizer: Tokenizer) -> RasterModel:
+    """An untrained model without conditions."""
+    return RasterModel(GeneratorConfig(model=sizes), tokenizer.quantiser)
+
+
+@torch.no_grad()
+def sample_tokens(
+    model: RasterModel,
+    condition: Condition,
+    seeds: Sequence[int],
+    settings: SamplingSettings | None = None,
+) -> Tensor:
+    """(B, L) tokens, one after the other, each from its own random number."""
+    settings = settings or SamplingSettings()
+    numbers = draw_numbers(seeds, model.schedule.length).to(condition.attributes.device)
+    state, scales = model.begin(condition), token_scales(model.schedule).tolist()
+    for index, scale in enumerate(scales):
+        logits = model.next_logits(state).float()
+        model.append(state, choose(logits, numbers[:, index : index + 1], settings, scale))
+    return state.tokens
+
+
+def drawn(model: RasterModel, tokenizer: Tokenizer, seeds: Sequence[int]) -> Tensor:
+    """Volumes (B, C, X, Y, Z) without conditions."""
+    device = next(model.parameters()).device
+    unknown = torch.full((len(seeds), len(model.config.condition.attributes)), torch.nan)
+    tokens = sample_tokens(model, Condition(attributes=unknown.to(device)), seeds)
+    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codebook_size)
+    return tokenizer.decode(pyramid).volume

@@ -2,21 +2,29 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from peers.raster import RasterModel, RasterState, make_raster_task, sample_tokens
+from peers.voxel import voxel_tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from medar.data.intensity import IntensityRule
+from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.generator.baselines.raster import RasterMemory, RasterModel
 from medar.generator.conditions import Condition
-from medar.generator.config import Attribute, ConditionConfig, GeneratorConfig
+from medar.generator.known import KnownTokens
 from medar.generator.mixers.base import MixerSettings
-from medar.generator.model import Known
+from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.training import fit
+
+from ..generator.toy_tokens import CODES, settings, write_tokens
+from ..synthesis.tiny import tiny_tokenizer
 
 torch.set_num_threads(1)
 
@@ -27,7 +35,8 @@ ATTRIBUTES = (
     Attribute(name="age", mean=50.0, deviation=10.0),
 )
 CONFIG = GeneratorConfig(
-    depth=2, head_width=8, mlp=2.0, condition=ConditionConfig(attributes=ATTRIBUTES)
+    model=ModelSettings(depth=2, head_width=8, mlp_ratio=2.0),
+    condition=ConditionConfig(attributes=ATTRIBUTES),
 )
 
 
@@ -45,17 +54,17 @@ def make_model(schedule: ScaleSchedule = PYRAMID, config: GeneratorConfig = CONF
 def draw(model: RasterModel, batch: int = 3) -> tuple[Tensor, Condition]:
     """Tokens and conditions, some of them unknown."""
     generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(model.codes, (batch, model.schedule.length), generator=generator)
+    tokens = torch.randint(model.codebook_size, (batch, model.schedule.length), generator=generator)
     attributes = torch.tensor([[0.0, 40.0], [torch.nan, 70.0], [2.0, torch.nan]])[:batch]
     return tokens, Condition(attributes=attributes)
 
 
-def steps(model: RasterModel, tokens: Tensor, memory: RasterMemory) -> tuple[Tensor, Tensor]:
+def steps(model: RasterModel, tokens: Tensor, state: RasterState) -> tuple[Tensor, Tensor]:
     """Logits and tokens when `tokens` are chosen one after the other."""
     logits, taken = [], []
-    for place, part in enumerate(model.parts):
-        logits.append(model.step(memory))
-        taken.append(model.take(memory, tokens[:, place : place + part]))
+    for index in range(model.schedule.length):
+        logits.append(model.next_logits(state))
+        taken.append(model.append(state, tokens[:, index : index + 1]))
     return torch.cat(logits, dim=1), torch.cat(taken, dim=1)
 
 
@@ -74,10 +83,10 @@ def test_cached_steps_equal_teacher_forcing(schedule: ScaleSchedule) -> None:
 def test_a_step_can_be_looked_at_twice() -> None:
     model = make_model()
     tokens, condition = draw(model)
-    memory = model.begin(condition)
-    model.step(memory)
-    model.take(memory, tokens[:, :1])
-    assert torch.equal(model.step(memory), model.step(memory))
+    state = model.begin(condition)
+    model.next_logits(state)
+    model.append(state, tokens[:, :1])
+    assert torch.equal(model.next_logits(state), model.next_logits(state))
 
 
 def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
@@ -85,9 +94,9 @@ def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
     tokens, condition = draw(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         forced = model(tokens, condition)
-        memory = model.begin(condition)
-        stepped, _ = steps(model, tokens, memory)
-    assert memory.keys.dtype == torch.bfloat16
+        state = model.begin(condition)
+        stepped, _ = steps(model, tokens, state)
+    assert state.keys.dtype == torch.bfloat16
     torch.testing.assert_close(stepped.float(), forced.float(), atol=0.1, rtol=0.1)
 
 
@@ -96,7 +105,7 @@ def test_a_token_is_seen_by_those_after_it_alone(place: int) -> None:
     model = make_model()
     tokens, condition = draw(model)
     other = tokens.clone()
-    other[:, place] = (other[:, place] + 1) % model.codes
+    other[:, place] = (other[:, place] + 1) % model.codebook_size
     with torch.no_grad():
         change = (model(tokens, condition) - model(other, condition)).abs().amax((0, 2))
     assert change[: place + 1].max() == 0
@@ -154,7 +163,7 @@ def test_known_tokens_replace_the_chosen_ones() -> None:
     latent = torch.randn(3, 4, 3, 2, 3)
     mask = torch.zeros(3, model.schedule.length, dtype=torch.bool)
     mask[1] = True
-    _, taken = steps(model, tokens, model.begin(condition, Known(mask=mask, latent=latent)))
+    _, taken = steps(model, tokens, model.begin(condition, KnownTokens(mask=mask, latent=latent)))
     encoded = torch.cat(model.quantiser.encode(latent), dim=1)
     assert torch.equal(taken[1], encoded[1])
     assert torch.equal(taken[[0, 2]], tokens[[0, 2]])
@@ -167,7 +176,9 @@ def test_known_tokens_make_up_for_what_coarser_scales_turned_out_to_be() -> None
     fine = model.schedule.offsets[-1]
     mask = torch.zeros(3, model.schedule.length, dtype=torch.bool)
     mask[:, fine:] = True
-    logits, taken = steps(model, tokens, model.begin(condition, Known(mask=mask, latent=latent)))
+    logits, taken = steps(
+        model, tokens, model.begin(condition, KnownTokens(mask=mask, latent=latent))
+    )
     coarse = model.quantiser.decode(model.schedule.split(tokens)[:-1])
     assert torch.equal(taken[:, :fine], tokens[:, :fine])
     assert torch.equal(taken[:, fine:], model.quantiser.encode_scale(2, latent - coarse))
@@ -178,9 +189,8 @@ def test_known_tokens_make_up_for_what_coarser_scales_turned_out_to_be() -> None
 def test_the_state_is_that_of_the_caches() -> None:
     model = make_model()
     _, condition = draw(model)
-    memory = model.begin(condition)
-    assert model.state_size == (memory.keys.numel() + memory.values.numel()) // 3
-    assert sum(model.parts) == model.schedule.length
+    state = model.begin(condition)
+    assert model.state_size == (state.keys.numel() + state.values.numel()) // 3
 
 
 def test_weights_survive_a_state_dict() -> None:
@@ -199,4 +209,31 @@ def test_maps_and_mixers_are_refused() -> None:
     with pytest.raises(MedarError, match=r"condition map 'label'.*'none' alone"):
         make_model(config=mapped)
     with pytest.raises(MedarError, match=r"mixer 'mamba'.*'none' alone"):
-        make_model(config=replace(CONFIG, mixer=MixerSettings(kind="mamba")))
+        make_model(config=GeneratorConfig(model=ModelSettings(mixer=MixerSettings(kind="mamba"))))
+
+
+@pytest.mark.parametrize("voxels", [False, True])
+def test_training_learns_the_classes(voxels: bool, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    if voxels:
+        plan = Plan(
+            spacing=(1.0, 1.0, 1.0),
+            mode="volume",
+            size=(8, 8, 8),
+            downsampling=(1, 1, 1),
+            intensity={"CT": IntensityRule(kind="window", low=0.0, high=1.0)},
+        )
+        tokenizer = voxel_tokenizer(plan, (2, 2, 4), levels=12)
+    tokens = write_tokens(tmp_path / "tokens", tokenizer, noise=0.1)
+    chosen = settings(
+        training__steps=50, training__evaluate_every=50, training__save_every=50,
+        objective={"known_box_fraction": 0.5, "known_scale_fraction": 0.5},
+    )  # fmt: skip
+    task = make_raster_task(chosen, tokens)
+    assert not task._draw_known(64, torch.Generator().manual_seed(0)).any()
+    outcome = fit(task, chosen.training, tmp_path / "run")
+    assert outcome.metrics["cross_entropy"] < outcome.metrics["marginal"] - 0.5
+    classes = Condition(attributes=torch.tensor([[0.0], [1.0]]))
+    found = sample_tokens(task.model.eval(), classes, range(2))
+    right = found == torch.tensor(list(CODES.values()))[:, None]
+    assert float(right.float().mean(1).min()) > 0.75

@@ -11,7 +11,6 @@ B batch, X Y Z voxels of the volume, x y z of the tiny grid, V levels.
 """
 
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +75,6 @@ class VoxelTokenizer(Tokenizer):
         MedarError: more than one scale, channel or number a code, or a label head.
     """
 
-    encoder_type: ClassVar[type[Encoder]] = Averages
-    decoder_type: ClassVar[type[Decoder]] = Trilinear
-
     def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
         network = config.network
         for name, value, allowed in (
@@ -90,6 +86,7 @@ class VoxelTokenizer(Tokenizer):
             if value != allowed:
                 raise MedarError(f"voxel tokenizer with {name} {value}: {allowed} is possible")
         super().__init__(config, plan)
+        self.encoder, self.decoder = Averages(network), Trilinear(network)
         codebook = self.quantiser.codebook
         assert isinstance(codebook, EMACodebook)
         codebook.set_codes(torch.linspace(-1, 1, codebook.size)[:, None])

@@ -4,20 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from peers.raster import RasterModel
+from peers.voxel import VoxelTokenizer, read_tokenizer, voxel_config, voxel_tokenizer
 from torch.nn.functional import avg_pool3d, interpolate
 
 from medar.data.intensity import IntensityRule
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.generator.baselines.raster import RasterModel
-from medar.generator.baselines.voxel import (
-    VoxelTokenizer,
-    read_tokenizer,
-    voxel_config,
-    voxel_tokenizer,
-)
 from medar.generator.conditions import Condition
-from medar.generator.config import GeneratorConfig
+from medar.generator.settings import GeneratorConfig, ModelSettings
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
@@ -118,18 +113,20 @@ def test_another_tokenizers_pyramid_is_refused() -> None:
 def test_the_raster_model_samples_voxels_and_its_steps_equal_teacher_forcing() -> None:
     tokenizer = make_tokenizer()
     torch.manual_seed(0)
-    model = RasterModel(GeneratorConfig(depth=2, head_width=8), tokenizer.quantiser).eval()
+    model = RasterModel(
+        GeneratorConfig(model=ModelSettings(depth=2, head_width=8)), tokenizer.quantiser
+    ).eval()
     condition = Condition(attributes=torch.zeros(2, 0))
-    memory = model.begin(condition)
+    state = model.begin(condition)
     logits, taken = [], []
-    for _ in model.parts:
-        logits.append(model.step(memory))
-        taken.append(model.take(memory, torch.multinomial(logits[-1][:, 0].softmax(-1), 1)))
+    for _ in range(model.schedule.length):
+        logits.append(model.next_logits(state))
+        taken.append(model.append(state, torch.multinomial(logits[-1][:, 0].softmax(-1), 1)))
     tokens = torch.cat(taken, dim=1)
     with torch.no_grad():
         forced = model(tokens, condition)
     torch.testing.assert_close(torch.cat(logits, dim=1), forced, atol=1e-4, rtol=0)
-    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codes, tokenizer.digest)
+    pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codebook_size, tokenizer.digest)
     sample = tokenizer.decode(pyramid).volume
     assert sample.shape == (2, 1, 8, 12, 8)
     assert sample.abs().max() <= 1
