@@ -267,31 +267,45 @@ def _sentence(error: ValidationError, cls: type[Any]) -> str:
     A misspelt key is also a missing one: the spelling is what to mend, so it comes first. A value
     out of bounds in one branch of a union says more than its type being wrong in the other.
     """
-    problem = min(error.errors(), key=lambda one: (one["type"] not in UNKNOWN, _is_type(one)))
-    kind, value = problem["type"], problem["input"]
-    key = ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
-    if kind in UNKNOWN:
+    problems = sorted(error.errors(), key=lambda one: (one["type"] not in UNKNOWN, _is_type(one)))
+    problem = problems[0]
+    key = _key(problem)
+    if problem["type"] in UNKNOWN:
         return _unknown_key(key, problem, cls)
-    if kind in MISSING:
+    if problem["type"] in MISSING:
         return f"key {key!r} is missing"
-    if kind == CHECK:
+    if problem["type"] == CHECK:
         return f"{key}: {problem['msg']}" if key else problem["msg"]
-    if kind in BOUNDS:
-        words, bound = BOUNDS[kind]
-        return f"{key} must be {words} {problem['ctx'][bound]:g}, got {_shown(value)}"
-    if kind == "finite_number":
-        return f"{key} must be finite, got {_shown(value)}"
-    if kind == "literal_error":
-        return f"{key} must be {problem['ctx']['expected']}, got {_shown(value)}"
-    first = kind.partition("_")[0]
-    if first in KINDS:
-        return f"{key} must be {KINDS[first]}, got {_shown(value)}"
+    value = _shown(problem["input"])
+    # A value that fits no type of a union has an error for each of them.
+    same = [one for one in problems if _key(one) == key] if _is_type(problem) else [problem]
+    expected = list(dict.fromkeys(filter(None, map(_expected, same))))
+    if expected:
+        return f"{key} must be {' or '.join(expected)}, got {value}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{key}: {message}, got {_shown(value)}"
+    return f"{key}: {message}, got {value}"
 
 
 def _is_type(problem: ErrorDetails) -> bool:
     return problem["type"] not in (*BOUNDS, "finite_number")
+
+
+def _key(problem: ErrorDetails) -> str:
+    """The dotted key of an error."""
+    return ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
+
+
+def _expected(problem: ErrorDetails) -> str | None:
+    """What the value must be, according to one of pydantic's errors."""
+    kind = problem["type"]
+    if kind in BOUNDS:
+        words, bound = BOUNDS[kind]
+        return f"{words} {problem['ctx'][bound]:g}"
+    if kind == "finite_number":
+        return "finite"
+    if kind == "literal_error":
+        return str(problem["ctx"]["expected"])
+    return KINDS.get(kind.partition("_")[0])
 
 
 def _unknown_key(key: str, problem: ErrorDetails, cls: type[Any]) -> str:

@@ -44,7 +44,7 @@ FULL = Settings(
 
 def test_yaml_round_trip(tmp_path: Path) -> None:
     save_yaml(FULL, tmp_path / "s.yaml", header="two\n\nparagraphs")
-    text = (tmp_path / "s.yaml").read_text()
+    text = (tmp_path / "s.yaml").read_text(encoding="utf-8")
     assert text.startswith("# two\n#\n# paragraphs\nsize: [1, 2, 3]\n")
     assert load_yaml(Settings, tmp_path / "s.yaml") == FULL
 

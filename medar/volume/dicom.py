@@ -16,8 +16,8 @@ import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentat
 
 from medar.errors import MedarError
 from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
+from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
 from medar.volume.itk import itk_reason
-from medar.volume.read import Header, ReadOptions, file_grid, is_dicom
 
 UNEVEN = 0.05
 """How far a slice may lie from the even line, as a share of the step: positions are rounded."""

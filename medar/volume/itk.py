@@ -15,7 +15,7 @@ import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentat
 
 from medar.errors import MedarError
 from medar.volume.geometry import LPS_TO_RAS, Affine, Shape3, shear_note
-from medar.volume.read import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
+from medar.volume.header import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 

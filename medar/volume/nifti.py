@@ -16,7 +16,7 @@ from nibabel import imageglobals
 
 from medar.errors import MedarError, one_line
 from medar.volume.geometry import Affine, Shape3, corner_distance, shear_note
-from medar.volume.read import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
+from medar.volume.header import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
 
 # nibabel prints every repair; medar judges the header itself and says what matters in its notes.
 imageglobals.logger.setLevel(logging.CRITICAL + 1)

@@ -11,86 +11,16 @@ The rules (docs/reference/volumes.md lists them):
 """
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
-from medar.settings import STRICT
-from medar.volume.geometry import Affine, Grid, Shape3, Spacing, is_spacing
-from medar.volume.volume import Provenance, Volume
-
-NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
-ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
-DICOM_ENDINGS = (".dcm", ".ima")
-FORMATS = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), DICOM"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """What the caller decides about a file that leaves a question open."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    channels: bool = False
-    """Take a fourth axis as channels instead of refusing it."""
-    assume_spacing: Spacing | Literal["header"] | None = None
-    """For files that state no orientation: axes are taken as RAS+, with this spacing in mm, or
-    with the spacing that the header gives. Files that state their orientation are unaffected."""
-    nonfinite: float | Literal["error", "min", "keep"] = "error"
-    """NaN and Inf voxels: refuse, replace by the smallest finite voxel or by a number, or keep."""
-    series: str | None = None
-    """The SeriesInstanceUID to take from a DICOM folder that holds several."""
-
-    def __post_init__(self) -> None:
-        spacing, policy = self.assume_spacing, self.nonfinite
-        if spacing not in (None, "header") and not is_spacing(spacing):
-            raise MedarError(
-                f"assume_spacing={spacing!r}: 'header' or three positive numbers in mm are needed"
-            )
-        number = isinstance(policy, (int, float)) and np.isfinite(policy)
-        if policy not in ("error", "min", "keep") and not number:
-            raise MedarError(
-                f"nonfinite={policy!r}: 'error', 'min', 'keep' or a finite number is needed"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The options as JSON-able values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Header:
-    """What a file says about itself, before its voxels are read."""
-
-    path: Path
-    format: str
-    grid: Grid
-    """As stored, in the file's own orientation."""
-    channels: int
-    """Length of the fourth axis: 1 for a plain volume."""
-    dtype: str
-    """Voxel type on disk."""
-    load: Callable[[], npt.NDArray[Any]]
-    """Fetch the voxels, scaled, as (X, Y, Z) or (C, X, Y, Z) in the stored orientation."""
-    modality: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def provenance(self) -> Provenance:
-        """The header as a volume keeps it."""
-        return Provenance(
-            path=str(self.path),
-            format=self.format,
-            grid=self.grid,
-            dtype=self.dtype,
-            notes=self.notes,
-        )
+from medar.volume.geometry import Spacing
+from medar.volume.header import FORMATS, ITK_ENDINGS, NIFTI_ENDINGS, Header, ReadOptions, is_dicom
+from medar.volume.volume import Volume
 
 
 def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
@@ -247,96 +177,3 @@ def replace_nonfinite(
         raise MedarError(f"{path}: {counts}: no finite voxel at all")
     filler = array[finite].min() if policy == "min" else policy
     return np.where(finite, array, np.float32(filler))
-
-
-def assumed_affine(
-    path: str | Path, spacing: Spacing | None, options: ReadOptions, *, missing: str
-) -> tuple[Affine, str]:
-    """The affine of a file that states no orientation, and a note that says so.
-
-    Raises:
-        MedarError: the caller did not say which spacing to assume, or the header gives none.
-    """
-    usable = spacing is not None and is_spacing(spacing)
-    written = ", ".join(f"{s:g}" for s in spacing or ())
-    if options.assume_spacing is None:
-        header = f", or with 'header' for the header's own {written} mm" if usable else ""
-        raise MedarError(
-            f"{path}: {missing}; its orientation is unknown. To take its axes as RAS+, pass "
-            f"assume_spacing (--assume-spacing) with a spacing in mm{header}"
-        )
-    chosen = spacing if options.assume_spacing == "header" else options.assume_spacing
-    if chosen is None or not is_spacing(chosen):
-        raise MedarError(
-            f"{path}: {missing}, and its header gives no usable spacing ({written or 'none'}); "
-            "pass the spacing in mm"
-        )
-    said = ", ".join(f"{s:g}" for s in chosen)
-    return np.diag([*map(float, chosen), 1.0]), f"{missing}: axes taken as RAS+ at {said} mm"
-
-
-def file_grid(path: str | Path, shape: Shape3, affine: Affine) -> Grid:
-    """The grid that a file states.
-
-    Raises:
-        MedarError: naming the file, where the affine is not finite or is singular.
-    """
-    try:
-        return Grid(shape=shape, affine=affine)
-    except MedarError as error:
-        raise MedarError(f"{path}: {error}; correct the header first") from error
-
-
-def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int]:
-    """Split a stored shape into (X, Y, Z) and the number of channels, without singleton axes.
-
-    Raises:
-        MedarError: there are not three spatial axes, or more than one axis beyond them.
-    """
-    kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
-    if len(kept) < 3 or min(kept, default=0) < 1:
-        raise MedarError(f"{path}: shape {shape}; a volume has three axes of at least one voxel")
-    if len(kept) > 4:
-        raise MedarError(f"{path}: {len(kept)}D data of shape {shape}; medar reads 3D and 4D")
-    return (kept[0], kept[1], kept[2]), kept[3] if len(kept) == 4 else 1
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its ending or, as many have none, by the DICM at byte 128.
-
-    A DICOMDIR is not: it lists the files of other folders.
-    """
-    name = path.name.lower()
-    if name.endswith(DICOM_ENDINGS):
-        return True
-    if name.endswith(VOLUME_ENDINGS) or name == "dicomdir":
-        return False
-    with path.open("rb") as file:
-        file.seek(128)
-        return file.read(4) == b"DICM"
-
-
-def files_of(path: str | Path) -> tuple[Path, ...]:
-    """Every file that a volume's content lies in: one, a header and its data, or a DICOM folder.
-
-    Files that a header names and that do not exist are left out; reading the volume says so.
-    """
-    path = Path(path)
-    name = path.name.lower()
-    if path.is_dir():
-        return tuple(sorted(p for p in path.iterdir() if p.is_file()))
-    for one, other in ((".hdr", ".img"), (".img", ".hdr")):
-        for packed in ("", ".gz"):
-            if name.endswith(one + packed):
-                beside = path.with_name(path.name[: -len(one + packed)] + other + packed)
-                return tuple(sorted(p for p in (path, beside) if p.exists()))
-    if name.endswith((".mhd", ".nhdr")):
-        lines = path.read_text(encoding="latin-1").splitlines()
-        named = [
-            line.replace("=", ":").split(":", 1)[1].strip()
-            for line in lines
-            if line.lower().startswith(("elementdatafile", "data file", "datafile"))
-        ]
-        data = (path.with_name(n) for n in named)
-        return (path, *(p for p in data if p.is_file() and p != path))
-    return (path,)

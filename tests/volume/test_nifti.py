@@ -263,10 +263,13 @@ def test_paths_that_lead_nowhere(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        ({"assume_spacing": "foo"}, "assume_spacing='foo'"),
+        ({"assume_spacing": "foo"}, "assume_spacing must be a list or 'header', got 'foo'"),
         ({"assume_spacing": (1.0, 0.0, 1.0)}, "three positive numbers"),
-        ({"nonfinite": "zero"}, "nonfinite='zero'"),
-        ({"nonfinite": float("nan")}, "finite number"),
+        (
+            {"nonfinite": "zero"},
+            "nonfinite must be a number or 'error', 'min' or 'keep', got 'zero'",
+        ),
+        ({"nonfinite": float("nan")}, "nonfinite must be finite"),
     ],
 )
 def test_options_are_checked(options, fragment):

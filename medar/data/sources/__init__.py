@@ -20,7 +20,7 @@ from medar.data.sources.msd import read_msd
 from medar.data.sources.nnunet import read_nnunet
 from medar.data.splits import FRACTIONS, assign_splits
 from medar.errors import MedarError
-from medar.volume.read import is_dicom
+from medar.volume.header import is_dicom
 
 __all__ = ["read_manifest"]
 

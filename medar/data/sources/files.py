@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medar.errors import MedarError
 from medar.files import digest
-from medar.volume.read import FORMATS, VOLUME_ENDINGS, is_dicom
+from medar.volume.header import FORMATS, VOLUME_ENDINGS, is_dicom
 
 ENDINGS = sorted(VOLUME_ENDINGS, key=len, reverse=True)
 
