@@ -95,10 +95,10 @@ TRAINING = Training()
 
 def evaluated(out: Path, step: int | None) -> dict[str, float]:
     """The evaluation at a step of a run, as OUT/metrics.jsonl has it; empty if it has none."""
-    from medar.training.tracker import logged
+    from medar.training.tracker import read_metrics
 
     begin = "validation/"
-    for values in reversed(logged(out / "metrics.jsonl")):
+    for values in reversed(read_metrics(out / "metrics.jsonl")):
         if values["step"] == step:
             return {
                 name.removeprefix(begin): value

@@ -1,3 +1,3 @@
 """Everything that MLflow sees: runs, their data sets and system metrics, models."""
 
-from medar.tracking.run import MlflowTracker as MlflowTracker
+from medar.tracking.tracker import MlflowTracker as MlflowTracker

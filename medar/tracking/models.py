@@ -16,10 +16,10 @@ from typing import Any
 import medar
 from medar.errors import MedarError, one_line
 from medar.files import digest, file_digest
-from medar.tracking.names import check_names, finite, public, resumed, say
-from medar.tracking.run import MlflowTracker
+from medar.tracking.client import METRICS, client_env, client_of, global_tracking_uri
+from medar.tracking.names import check_names, finite, log, public, resumed
 from medar.tracking.signature import Kind, kind_of, requirements, signature
-from medar.tracking.store import METRICS, client_of, everywhere, manners
+from medar.tracking.tracker import MlflowTracker
 
 DIGEST = "medar.digest"
 """The tag that holds the hash of a model's files."""
@@ -40,7 +40,7 @@ def log_model(
     """Put a model folder into MLflow; one that is there already is found again, not copied.
 
     Args:
-        tracker: of the run that made the model; begun if it has not been, and left as it is if so.
+        tracker: of the run that trained the model; the caller closes it.
         folder: the model folder.
         kind: what it holds.
         metrics: how good the model is; they belong to the LoggedModel and to the run.
@@ -60,21 +60,21 @@ def log_model(
         raise MedarError(f"{folder}: holds a {found}, not a {kind}")
     hashed = _hash(folder)
     try:
-        shelf = _shelf_of(tracker)
-        with manners(**PATIENCE), warnings.catch_warnings():
+        registry = _registry_of(tracker)
+        with client_env(**PATIENCE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's, about MLflow's own type hints
-            model_id = shelf.put(folder, kind, hashed)
-            shelf.measure(model_id, metrics)
+            model_id = registry.put(folder, kind, hashed)
+            registry.measure(model_id, metrics)
             said = ""
             if register is not None:
-                version = shelf.register(model_id, register, alias)
+                version = registry.register(model_id, register, alias)
                 said = f", {register} version {version}" + (f" @{alias}" if alias else "")
     except Exception as error:  # whatever a server or its client raises
         raise MedarError(
             f"{folder}: not logged as a model at {public(tracker.uri)} "
             f"({public(one_line(error, 200))}); it stays where it is, the same command tries again"
         ) from error
-    say(f"MLflow: {kind} models:/{model_id}{said}")
+    log(f"MLflow: {kind} models:/{model_id}{said}")
     return f"models:/{model_id}"
 
 
@@ -84,28 +84,28 @@ def _hash(folder: Path) -> str:
     return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 
-def _shelf_of(tracker: MlflowTracker) -> "_Shelf":
-    """That of the tracker's run, after what MLflow was not told of it, were it only its end."""
+def _registry_of(tracker: MlflowTracker) -> "ModelRegistry":
+    """The registry of the tracker's run, which MLflow has whole by then."""
     if not tracker.open:
-        tracker.settle()
+        tracker.catch_up()
     if tracker.run_id is None:
         raise MedarError("no run there")
-    with manners():
-        return _Shelf(tracker.uri, tracker.run_id, max(tracker.step, 0))
+    with client_env():
+        return ModelRegistry(tracker.uri, tracker.run_id, max(tracker.step, 0))
 
 
-class _Shelf:
-    """What is asked of MLflow about the models of one run, which are logged at one step of it."""
+class ModelRegistry:
+    """Requests about the models of one run, which belong to one step of it."""
 
     def __init__(self, uri: str, run_id: str, step: int) -> None:
         self._uri, self._step, self._client = uri, step, client_of(uri)
         self._run = self._client.get_run(run_id)
 
     def put(self, folder: Path, kind: Kind, hashed: str) -> str:
-        """The id of the folder's LoggedModel; an upload that was interrupted is made again."""
+        """The id of the folder's LoggedModel; an interrupted upload is repeated."""
         from mlflow.entities import LoggedModelOutput
 
-        model = self._there(hashed)
+        model = self._find(hashed)
         if model is None:
             model = self._client.create_logged_model(
                 self._run.info.experiment_id,
@@ -129,7 +129,7 @@ class _Shelf:
         tags = self._run.data.tags
         return {n: tags.get(resumed(n), value) for n, value in self._run.data.params.items()}
 
-    def _there(self, hashed: str) -> Any:
+    def _find(self, hashed: str) -> Any:
         """The run's LoggedModel of the same files, if there is one."""
         found = self._client.search_logged_models(
             [self._run.info.experiment_id],
@@ -190,7 +190,7 @@ class _Shelf:
         versions = self._client.search_model_versions(f"name = '{name}'")
         version = next((one.version for one in versions if one.source == source), None)
         if version is None:
-            with everywhere(self._uri):
+            with global_tracking_uri(self._uri):
                 made = self._client.create_model_version(
                     name, source, run_id=self._run.info.run_id, model_id=model_id
                 )

@@ -1,4 +1,4 @@
-"""Words for MLflow and for people: flat names, addresses without secrets, registry names."""
+"""Names and messages: parameter names, addresses without secrets, names in the registry."""
 
 import math
 import posixpath
@@ -54,8 +54,8 @@ def failure(uri: str, error: Exception) -> str:
     return f"MLflow at {public(uri)} {'is not reached' if away else 'refuses'} ({reason})"
 
 
-def say(text: str) -> None:
-    """A line on standard error."""
+def log(text: str) -> None:
+    """Print a line on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -97,10 +97,12 @@ def fit(
         if content is not None:
             run.load(content)
         if run.finished:
-            _say(run, f"{out}: finished at step {run.state.step} before; nothing is left to do")
+            _print(run, f"{out}: already finished at step {run.state.step}")
+            if tracker is not None and ranks.is_rank_zero:
+                tracker.log_parameters(parameters(config))
             return _outcome(run, {})
         number = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
-        _say(run, f"training on {precision.why}, {number}")
+        _print(run, f"training on {precision.why}, {number}")
         trackers = _open_trackers(run, tracker, stack)
         loop = Loop(run, precision, trackers, clock)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
@@ -243,6 +245,6 @@ def _outcome(run: Run, metrics: dict[str, float]) -> Outcome:
     )
 
 
-def _say(run: Run, text: str) -> None:
+def _print(run: Run, text: str) -> None:
     if run.ranks.is_rank_zero:
         print(text, file=sys.stderr, flush=True)

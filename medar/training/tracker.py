@@ -1,9 +1,13 @@
-"""Where metrics go: a small protocol, a file of JSON lines, and several trackers at once."""
+"""Where metrics go: the `Tracker` protocol, `metrics.jsonl`, and several trackers as one.
+
+`OUT/metrics.jsonl` is the complete record of a run. Whatever else shows metrics, such as MLflow,
+is filled from it.
+"""
 
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,45 +16,45 @@ from medar.files import write_text
 
 
 class Tracker(Protocol):
-    """Something that keeps what a run says. The loop calls it in process 0 alone."""
+    """Receives what a run logs. The loop calls it in rank 0 only, and never closes it."""
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Keep the settings of the run; called once at each start, resumed or not."""
+        """Log the settings; called once per start, also if the run is resumed or has finished."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Keep metrics; steps rise, save that a resumed run repeats those after its checkpoint."""
+        """Log metrics. Steps rise, but a resumed run repeats those after its checkpoint."""
 
     def log_artifact(self, path: Path) -> None:
-        """Keep a file or folder."""
+        """Log a file or a folder."""
 
     def close(self) -> None:
-        """The run is over, whichever way it ended; called by whoever made the tracker."""
+        """End the run; called by the owner of the tracker."""
 
 
 class JsonlTracker:
-    """One JSON object a line: `step`, and the metrics; a number that is not finite is null.
+    """One JSON object per line: `step` and the metrics; non-finite values are null.
 
     Args:
-        path: the file; it is gone on with.
-        step: lines after this step are dropped, since the run is to repeat them.
+        path: file to append to.
+        step: later lines are removed, since the run will repeat them.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(self, path: Path, step: float = 0) -> None:
         self.path = path
-        kept = [line for line, values in _lines(path) if values["step"] <= step]
-        write_text(path, "".join(kept))
+        kept = [values for values in read_metrics(path) if values["step"] <= step]
+        write_text(path, "".join(json.dumps(values) + "\n" for values in kept))
         self._file = path.open("a", encoding="utf-8")
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Nothing: settings are in config.yaml."""
+        """Do nothing: settings are in config.yaml."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Write a line, at once.
+        """Append a line at once.
 
         Raises:
             MedarError: the disk is full.
         """
-        values = {name: _number(value) for name, value in metrics.items()}
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **values}, allow_nan=False)
         try:
             self._file.write(line + "\n")
@@ -59,7 +63,7 @@ class JsonlTracker:
             raise MedarError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def log_artifact(self, path: Path) -> None:
-        """Nothing: files are beside this one."""
+        """Do nothing: files are in the same folder."""
 
     def close(self) -> None:
         """Close the file."""
@@ -67,23 +71,23 @@ class JsonlTracker:
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Several trackers as one; they are called in order."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = trackers
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Tell each tracker."""
+        """Log settings to each tracker."""
         for tracker in self._trackers:
             tracker.log_parameters(parameters)
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Tell each tracker."""
+        """Log metrics to each tracker."""
         for tracker in self._trackers:
             tracker.log_metrics(metrics, step)
 
     def log_artifact(self, path: Path) -> None:
-        """Tell each tracker."""
+        """Log a file to each tracker."""
         for tracker in self._trackers:
             tracker.log_artifact(path)
 
@@ -93,20 +97,37 @@ class Trackers:
             tracker.close()
 
 
-def logged(path: Path) -> list[dict[str, Any]]:
-    """What a `JsonlTracker` has written: a mapping a line, `step` in each; none without a file."""
-    return [values for _, values in _lines(path)]
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, each with its `step`; an absent file has none."""
+    return [values for _, values in metrics_lines(path)]
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The whole lines of a file; what a killed process left half-written is left out."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    for line in text.splitlines(keepends=True):
-        with contextlib.suppress(ValueError):
-            values = json.loads(line)
-            if line.endswith("\n") and isinstance(values, dict) and "step" in values:
-                yield line, values
+def metrics_lines(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of a `metrics.jsonl` from a byte offset: the offset of each line's end, its values.
+
+    Damaged lines are skipped, as is a last line that a killed process left incomplete.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            start += len(line)
+            with contextlib.suppress(ValueError):
+                values = json.loads(line)
+                if line.endswith(b"\n") and isinstance(values, dict) and "step" in values:
+                    yield start, values
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def ends_with(path: Path, metrics: Mapping[str, float], step: int) -> bool:
+    """Whether the last line of a `metrics.jsonl` holds these metrics."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 2**20))
+        lines = file.read().splitlines()
+    try:
+        last = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return False
+    return isinstance(last, dict) and last.get("step") == step and metrics.keys() <= last.keys()

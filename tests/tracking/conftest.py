@@ -26,7 +26,7 @@ def store(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setattr("medar.tracking.run.environment", lambda: {"python": "3"})
+    monkeypatch.setattr("medar.tracking.tracker.environment", lambda: {"python": "3"})
     return uri
 
 

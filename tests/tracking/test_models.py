@@ -138,10 +138,10 @@ def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_pa
         ({"seed": -1}, "seed -1: a whole number from 0 is needed"),
         ([{"seed": 1, "sampling": {"top_q": 3}}], "did you mean 'top_p'"),
         ({"n": 1}, "Model is missing inputs ['seed']"),
-        ({"seed": 1.5}, "key 'seed': 1.5"),
+        ({"seed": 1.5}, "seed must be an integer, got 1.5"),
         ({"seed": None}, "key 'seed' is missing"),
         ({"seed": 1, "n": 101}, "n 101: 100 volumes a request at most"),
-        ([{"seed": 1, "n": np.array([1, 2])}], "key 'n': [1, 2]"),
+        ([{"seed": 1, "n": np.array([1, 2])}], "n must be an integer, got [1, 2]"),
         ([{"seed": 1, "attributes": np.array([1, 2])}], "attributes [1, 2]; names and values"),
         ({"seed": 1, "mask": b"hello"}, "request: mask.nii: not a readable NIfTI file"),
     ],
@@ -211,7 +211,7 @@ def test_an_upload_that_was_interrupted_is_made_again(
 
     tracker = make()
     with monkeypatch.context() as patch:
-        patch.setattr(models._Shelf, "_upload", cut)
+        patch.setattr(models.ModelRegistry, "_upload", cut)
         with pytest.raises(MedarError, match="not logged as a model") as error:
             log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
@@ -233,7 +233,8 @@ def test_what_mlflow_missed_of_a_training_comes_with_its_model(
         both.log_metrics({"loss": 1.0}, step)
     own.close()
     assert client.get_run(killed.run_id).info.status == "RUNNING"
-    log_model(make(), generator, kind="generator", metrics={})
+    with make() as tracker:
+        log_model(tracker, generator, kind="generator", metrics={})
     assert client.get_run(killed.run_id).info.status == "FINISHED"
     found = client.get_metric_history(killed.run_id, "loss")
     assert [metric.step for metric in found] == [1, 2]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from medar.errors import MedarError
-from medar.tracking import MlflowTracker, system
+from medar.tracking import MlflowTracker
+from medar.tracking import tracker as tracking
 from medar.tracking.data import data_set
 from medar.training.tracker import JsonlTracker, Trackers
 
@@ -38,12 +39,12 @@ def test_system_metrics_go_to_mlflow_alone(client: Any, make: Make, tmp_path: Pa
 
 
 def test_what_the_machine_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(system.sys.modules, "psutil", None)
+    monkeypatch.setitem(tracking.sys.modules, "psutil", None)
     for name in ("cpu", "disk", "network"):
         monkeypatch.delitem(
-            system.sys.modules, f"mlflow.system_metrics.metrics.{name}_monitor", raising=False
+            tracking.sys.modules, f"mlflow.system_metrics.metrics.{name}_monitor", raising=False
         )
-    looks = system.System()
+    looks = tracking.SystemMetrics()
     assert looks.read() == {}
     assert not [name for name in looks.read() if "gpu" not in name]
 
@@ -54,9 +55,9 @@ def test_torch_tells_the_memory_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None
         device_count=lambda: 2,
         mem_get_info=lambda index: ((3_000_000, 4_000_000), (0, 2_000_000))[index],
     )
-    monkeypatch.setitem(system.sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    monkeypatch.setattr(system, "MONITORS", {})
-    looks = system.System()
+    monkeypatch.setitem(tracking.sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(tracking, "MONITORS", {})
+    looks = tracking.SystemMetrics()
     assert looks.read() == {}
     assert looks.read() == {
         "system/gpu_0_memory_usage_megabytes": 1.0,

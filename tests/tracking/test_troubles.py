@@ -13,11 +13,11 @@ import pytest
 from medar.cli.training import evaluated
 from medar.errors import MedarError
 from medar.tracking import MlflowTracker
+from medar.tracking.client import RunClient
 from medar.tracking.models import log_model
 from medar.tracking.names import public
-from medar.tracking.store import Store
 from medar.training import fit
-from medar.training.tracker import JsonlTracker, Trackers, logged
+from medar.training.tracker import JsonlTracker, Trackers, read_metrics
 
 from ..training.toy import Toy, settings
 
@@ -97,8 +97,8 @@ def test_all_of_a_training_without_a_server_comes_with_its_model(
     assert run.info.status == "FINISHED"
     assert run.data.params == same.data.params
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
-    again = make()
-    again.settle()
+    with make() as again:
+        fit(Toy(), settings(), tmp_path / "run", again)
     assert not [tag for tag in client.get_run(again.run_id).data.tags if tag.startswith("resumed.")]
 
 
@@ -114,7 +114,8 @@ def test_what_a_killed_run_was_not_sent_comes_with_its_model(
             first.close()
     assert client.get_run(first.run_id).info.status == "KILLED"
     trained(make(uri=NOWHERE), 1, 2)
-    log_model(make(), tokenizer, kind="tokenizer", metrics={})
+    with make() as last:
+        log_model(last, tokenizer, kind="tokenizer", metrics={})
     assert client.get_run(first.run_id).info.status == "FINISHED"
     assert steps_of(client, first) == [1, 2]
 
@@ -150,8 +151,8 @@ def test_a_model_whose_run_is_gone_gets_a_new_one(
     else:
         kept["run_id"] = "0" * 32 if how == "unknown" else "../../x"
         path.write_text(json.dumps(kept))
-    second = make()
-    log_model(second, tokenizer, kind="tokenizer", metrics={})
+    with make() as second:
+        log_model(second, tokenizer, kind="tokenizer", metrics={})
     assert second.run_id not in (first.run_id, kept["run_id"])
     assert client.get_run(second.run_id).info.status == "FINISHED"
     assert steps_of(client, second) == [1, 2]
@@ -163,9 +164,9 @@ def test_a_run_that_mlflow_has_whole_is_left_as_it_is(
     first = make()
     trained(first, 1)
     before = client.get_run(first.run_id).info
-    second = make()
-    second.log_data("phantoms", "0")  # as the training commands do, whether they train or not
-    log_model(second, tokenizer, kind="tokenizer", metrics={})
+    with make() as second:
+        second.log_data("phantoms", "0")  # as the training commands do, whether they train or not
+        log_model(second, tokenizer, kind="tokenizer", metrics={})
     after = client.get_run(first.run_id).info
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
@@ -181,8 +182,8 @@ def test_a_run_made_anew_knows_the_newest_step(client: Any, make: Make, tmp_path
             first._send()
     own.close()  # killed
     client.delete_run(first.run_id)
-    second = make()
-    second.settle()
+    with make() as second:
+        second.catch_up()
     assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["sent"] == 3
     assert steps_of(client, second) == [1, 2, 3]
 
@@ -218,7 +219,7 @@ def test_what_waits_is_not_taken_from_the_file_again(
     trained(make(uri=NOWHERE), 1, 2)
     tracker = make()
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "metrics", lambda *_: 1 / 0)
+        patch.setattr(RunClient, "metrics", lambda *_: 1 / 0)
         tracker.log_parameters({})
         tracker.log_parameters({})
     tracker.close()
@@ -264,7 +265,7 @@ def test_a_model_of_another_kind_is_refused(make: Make, generator: Path, tmp_pat
 
 def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert logged(path) == []
+    assert read_metrics(path) == []
     lines = [
         b'{"step": 1, "validation/psnr": 2}',
         b"\xff\x00",
@@ -274,5 +275,5 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
         b'{"s',
     ]
     path.write_bytes(b"\n".join(lines))
-    assert [values["step"] for values in logged(path)] == [1, 2]
+    assert [values["step"] for values in read_metrics(path)] == [1, 2]
     assert evaluated(tmp_path, 1) == {"psnr": 2}

@@ -203,7 +203,7 @@ def test_the_callers_tracker_gets_everything_and_stays_open(tmp_path: Path) -> N
     told = Told()
     for _ in range(2):  # the second time the run is finished already
         fit(Toy(), settings(steps=4, evaluate_every=9), tmp_path, told)
-    assert [name for name, _ in told.calls] == ["parameters", "metrics", "artifact"]
+    assert [name for name, _ in told.calls] == ["parameters", "metrics", "artifact", "parameters"]
     assert told.calls[0][1]["training.learning_rate"] == 0.02
     assert told.calls[0][1]["task.batch_size"] == 4
     assert told.calls[2][1] == tmp_path / "model"

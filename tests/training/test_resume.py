@@ -98,9 +98,7 @@ def test_a_finished_run_is_left_alone(
     second = fit(task, settings(), tmp_path)
     assert (second.step, second.best) == (first.step, first.best)
     assert task.after == []
-    assert capsys.readouterr().err == (
-        f"{tmp_path}: finished at step 30 before; nothing is left to do\n"
-    )
+    assert capsys.readouterr().err == (f"{tmp_path}: already finished at step 30\n")
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

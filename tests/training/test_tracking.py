@@ -14,9 +14,10 @@ from toy import Toy, settings
 
 from medar.environment import git_state
 from medar.errors import MedarError
-from medar.tracking import MlflowTracker, run
+from medar.tracking import MlflowTracker
+from medar.tracking import tracker as tracking
+from medar.tracking.client import RunClient
 from medar.tracking.names import public
-from medar.tracking.store import Store
 from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 from medar.training.tracker import JsonlTracker, Trackers
@@ -37,7 +38,7 @@ def client(mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> A
 def make(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Trackers of a run in `tmp_path`; versions and hardware are not asked for each time."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
-    monkeypatch.setattr(run, "environment", lambda: {"python": "3"})
+    monkeypatch.setattr(tracking, "environment", lambda: {"python": "3"})
     return lambda **options: MlflowTracker(tmp_path, **{"name": "test", "system": False, **options})
 
 
@@ -201,7 +202,7 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
     now, tries = 0.0, []
     tracker = make(clock=lambda: now)
     tracker.log_parameters({})
-    send = Store.metrics
+    send = RunClient.metrics
 
     def away(self: Any, points: Any) -> None:
         tries.append(now)
@@ -209,7 +210,7 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
             raise ConnectionError("gone\naway")
         send(self, points)
 
-    monkeypatch.setattr(Store, "metrics", away)
+    monkeypatch.setattr(RunClient, "metrics", away)
     for step in range(1, 181):
         now = float(step)
         tracker.log_metrics({"loss": 1.0}, step)
@@ -220,7 +221,7 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow at")]
     assert len(said) == 2
     assert "is not reached" in said[0]
-    assert "has got what was kept" in said[1]
+    assert "has received what was kept" in said[1]
 
 
 def test_what_mlflow_refuses_keeps_no_metric_back(
@@ -229,7 +230,7 @@ def test_what_mlflow_refuses_keeps_no_metric_back(
     def refuse(self: Any, values: Any) -> None:
         raise ValueError("no such value")
 
-    monkeypatch.setattr(Store, "parameters", refuse)
+    monkeypatch.setattr(RunClient, "parameters", refuse)
     tracker = make(clock=lambda: 0.0)
     tracker.log_parameters({"rate": 1})
     tracker.log_metrics({"loss": 1.0}, 1)
@@ -253,17 +254,33 @@ def test_process_0_alone_tells_mlflow(
     assert not (tmp_path / "mlflow.json").exists()
 
 
-def test_the_oldest_metrics_are_given_up_and_counted(
-    make: Make, nowhere: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_metrics_wait_in_the_file_and_are_counted(
+    make: Make, nowhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = make(uri=nowhere)
-    tracker._points = type(tracker._points)(maxlen=10)
-    monkeypatch.setattr(run, "BUFFER", 10)
+    both = Trackers([JsonlTracker(tmp_path / "metrics.jsonl"), tracker])
+    both.log_parameters({})
     for step in range(25):
-        tracker.log_metrics({"loss": 1.0}, step)
-    tracker.close()
-    assert "25 metrics did not reach MLflow" in capsys.readouterr().err
-    assert [point.step for point in tracker._points] == list(range(15, 25))
+        both.log_metrics({"loss": 1.0, "bad": float("nan")}, step)
+    tracker.log_metrics({"other": 2.0}, 24)
+    assert [point.key for point in tracker._others] == ["other"]
+    both.close()
+    assert "26 metrics did not reach MLflow" in capsys.readouterr().err
+
+
+def test_steps_that_a_resumed_run_repeats_are_sent_again(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    for value, kept in ((1.0, 0), (2.0, 2)):
+        tracker = make()
+        both = Trackers([JsonlTracker(tmp_path / "metrics.jsonl", step=kept), tracker])
+        with contextlib.closing(both):
+            both.log_parameters({"value": value})
+            for step in range(kept + 1, 5):
+                both.log_metrics({"loss": value}, step)
+    history = client.get_metric_history(tracker.run_id, "loss")
+    points = sorted((metric.step, metric.value) for metric in history)
+    assert points == [(1, 1), (2, 1), (3, 1), (3, 2), (4, 1), (4, 2)]
 
 
 def test_a_run_that_was_deleted_is_made_anew(client: Any, make: Make, tmp_path: Path) -> None:
@@ -312,7 +329,7 @@ def test_only_small_files_to_look_at_are_sent(client: Any, make: Make, tmp_path:
     for name in ("settings.yaml", "pictures/montage.png", "model.safetensors", "last.pt"):
         (model / name).write_bytes(b"0")
     with (model / "large.json").open("wb") as file:
-        file.truncate(run.SMALL + 1)
+        file.truncate(tracking.SMALL + 1)
     tracker = make()
     tracker.log_artifact(model)
     tracker.log_parameters({})

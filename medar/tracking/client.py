@@ -1,4 +1,4 @@
-"""What is asked of MLflow about one run, through its client: nothing of it is set globally."""
+"""MLflow's client for one run. Nothing is set globally."""
 
 import contextlib
 import json
@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 from medar.tracking.data import DataSet
 from medar.tracking.names import key, resumed
 
-MANNERS = {
+CLIENT_ENV = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""What MLflow is told where the user has not: by default it waits minutes, and prints."""
+"""Set unless the user has set it: by default MLflow waits for minutes, and prints."""
 
 METRICS, PARAMETERS, LENGTH = 1000, 100, 6000
-"""MLflow's limits: metrics and parameters of one request, characters of a parameter."""
+"""MLflow's limits: metrics and parameters per request, characters per parameter."""
 
 LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-"""MLflow's words for a run that is not there and for an id that no run can have."""
+"""MLflow's error codes for an absent run and for an invalid id."""
 
 
 class Point(NamedTuple):
@@ -35,9 +35,9 @@ class Point(NamedTuple):
 
 
 def client_of(uri: str) -> Any:
-    """MLflow's client of a store; a database that cannot be opened is an error at once.
+    """MLflow's client of a store; a database that cannot be opened raises at once.
 
-    MLflow itself tries to open one for 100 seconds, with a paragraph on each try.
+    MLflow itself would try to open it for 100 seconds.
     """
     from mlflow import MlflowClient
     from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -53,55 +53,74 @@ def client_of(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
-class Store:
-    """What is asked of MLflow, about one run."""
+class RunClient:
+    """Requests about one run.
+
+    Args:
+        uri: the tracking store.
+    """
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._client = client_of(uri)
         self._run: Any = None
-        self._known: dict[str, str] = {}
-        """The run's parameters."""
-        self._resumed: set[str] = set()
-        """Names of those that a resumption has changed."""
+        self._parameters: dict[str, str] = {}
+        """The parameters as the run was created with them."""
+        self._changed: dict[str, str] = {}
+        """Values of those that a resumption has changed."""
 
-    def finished(self, run_id: str) -> bool:
-        """Whether MLflow knows a run as one that has come to its end."""
-        run = self._there(run_id)
-        return run is not None and run.info.status == "FINISHED"
+    def find_or_create(
+        self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]
+    ) -> str:
+        """Find the run with an id, or create one; returns its id.
 
-    def begin(self, run_id: str | None, experiment: str, name: str, tags: dict[str, str]) -> str:
-        """Go on with a run if there still is one of that id, or make one; returns its id.
-
-        A run that was made here before and was told nothing yet is taken instead: whoever made it
-        was killed before it could note its id.
+        An empty run of the same name, folder and host is taken before a new one is created: its
+        process was killed before it could write down the id.
         """
-        tags = {key(tag): str(value)[:LENGTH] for tag, value in tags.items()}
-        self._run = self._there(run_id) if run_id else None
+        tags = _valid(tags)
+        self._run = self._find(run_id) if run_id else None
         if self._run is None:
-            place = self._experiment(experiment)
-            self._run = self._orphan(place, name, tags)
+            experiment_id = self._experiment(experiment)
+            self._run = self._orphan(experiment_id, name, tags)
             if self._run is None:
-                self._run = self._client.create_run(place, tags=tags, run_name=name)
-        else:
-            self._client.update_run(run_id, status="RUNNING")
-        self._tag(tags)
-        self._known = dict(self._run.data.params)
-        self._resumed = {name for name in self._known if resumed(name) in self._run.data.tags}
-        return str(self._run.info.run_id)
+                self._run = self._client.create_run(experiment_id, tags=tags, run_name=name)
+        self._parameters = dict(self._run.data.params)
+        had = self._run.data.tags
+        self._changed = {n: had[resumed(n)] for n in self._parameters if resumed(n) in had}
+        return self._id
 
-    def _orphan(self, place: str, name: str, tags: dict[str, str]) -> Any:
-        """A run of an experiment that lasts, of this name, folder and host, with nothing in it."""
+    @property
+    def finished(self) -> bool:
+        """Whether the run had ended well when it was found."""
+        return bool(self._run.info.status == "FINISHED")
+
+    def differs(self, parameters: dict[str, str]) -> bool:
+        """Whether the run lacks some of these parameters or has other values."""
+        now = {**self._parameters, **self._changed}
+        return any(now.get(name) != value for name, value in parameters.items())
+
+    def lacks(self, tags: dict[str, str]) -> bool:
+        """Whether the run lacks some of these tags or has other values."""
+        had = self._run.data.tags
+        return any(had.get(name) != value for name, value in _valid(tags).items())
+
+    def resume(self, tags: dict[str, str]) -> None:
+        """Mark the run as running, with new tags."""
+        self._client.update_run(self._id, status="RUNNING")
+        self._tag(_valid(tags))
+
+    def _orphan(self, experiment_id: str, name: str, tags: dict[str, str]) -> Any:
+        """An empty run of this name, folder and host that has not ended."""
         where = {tag: tags[tag] for tag in ("folder", "host") if tag in tags}
-        lasting = self._client.search_runs([place], "attributes.status = 'RUNNING'")
-        for run in lasting if where else []:
+        running = self._client.search_runs([experiment_id], "attributes.status = 'RUNNING'")
+        for run in running if where else []:
             same = all(run.data.tags.get(tag) == value for tag, value in where.items())
-            bare = not run.data.metrics and not run.data.params
-            if same and bare and run.info.run_name == name:
+            empty = not run.data.metrics and not run.data.params
+            if same and empty and run.info.run_name == name:
                 return run
         return None
 
-    def _there(self, run_id: str) -> Any:
+    def _find(self, run_id: str) -> Any:
         from mlflow.exceptions import MlflowException
 
         try:
@@ -116,24 +135,25 @@ class Store:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        artifacts = None  # a server has a place of its own
+        artifacts = None  # a server decides by itself
         if self._uri.startswith("sqlite:///"):
             database = Path(self._uri.removeprefix("sqlite:///")).resolve()
             artifacts = (database.parent / "mlartifacts").as_uri()
         return str(self._client.create_experiment(name, artifact_location=artifacts))
 
     def parameters(self, values: dict[str, str]) -> None:
-        """New ones as parameters; those that differ from the run's as tags `resumed.NAME`."""
+        """Log new parameters; those with another value than before become tags `resumed.NAME`."""
         from mlflow.entities import Param
 
-        known = self._known
-        new = [Param(name, value) for name, value in values.items() if name not in known]
+        had = self._parameters
+        new = [Param(name, value) for name, value in values.items() if name not in had]
         for first in range(0, len(new), PARAMETERS):
             batch = new[first : first + PARAMETERS]
             self._client.log_batch(self._id, params=batch)
-            known |= {param.key: param.value for param in batch}
-        self._resumed |= {name for name, value in values.items() if value != known[name]}
-        self._tag({resumed(name): v for name, v in values.items() if name in self._resumed})
+            had |= {param.key: param.value for param in batch}
+        changed = {n: v for n, v in values.items() if v != had[n] or n in self._changed}
+        self._tag({resumed(name): value for name, value in changed.items()})
+        self._changed |= changed
 
     def _tag(self, tags: dict[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -143,13 +163,15 @@ class Store:
             self._client.log_batch(self._id, tags=entities[first : first + PARAMETERS])
 
     def metrics(self, points: list[Point]) -> None:
-        """At most `METRICS` of them."""
+        """Log metrics."""
         from mlflow.entities import Metric
 
-        self._client.log_batch(self._id, metrics=[Metric(*point) for point in points])
+        for first in range(0, len(points), METRICS):
+            batch = [Metric(*point) for point in points[first : first + METRICS]]
+            self._client.log_batch(self._id, metrics=batch)
 
     def data(self, data: DataSet) -> None:
-        """A data set among the run's inputs; one that is there already is not put there again."""
+        """Log a data set as an input; one that is logged already is not logged again."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         dataset = Dataset(
@@ -163,11 +185,11 @@ class Store:
         self._client.log_inputs(self._id, datasets=[DatasetInput(dataset, tags)])
 
     def file(self, path: Path, folder: str) -> None:
-        """A file, into a folder among the run's artifacts."""
+        """Log a file into a folder of the run's artifacts."""
         self._client.log_artifact(self._id, str(path), folder or None)
 
     def end(self, status: str) -> None:
-        """The run is over."""
+        """End the run."""
         self._client.set_terminated(self._id, status)
 
     @property
@@ -175,14 +197,19 @@ class Store:
         return str(self._run.info.run_id)
 
 
+def _valid(tags: dict[str, str]) -> dict[str, str]:
+    """Tags with names and lengths that MLflow accepts."""
+    return {key(tag): str(value)[:LENGTH] for tag, value in tags.items()}
+
+
 @contextlib.contextmanager
-def manners(**others: str) -> Iterator[None]:
-    """`MANNERS` in the environment, which MLflow reads at each request.
+def client_env(**others: str) -> Iterator[None]:
+    """Environment variables that MLflow reads at each request: `CLIENT_ENV`, unless set already.
 
     Args:
-        others: values in their place, by the variable's name.
+        others: replacements by name of the variable.
     """
-    wanted = {**MANNERS, **others}
+    wanted = {**CLIENT_ENV, **others}
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -193,10 +220,10 @@ def manners(**others: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def everywhere(uri: str) -> Iterator[None]:
-    """`uri` as MLflow's global address, for the one place in MLflow that asks for no other.
+def global_tracking_uri(uri: str) -> Iterator[None]:
+    """Set MLflow's global tracking URI inside the block.
 
-    That is a registry in a database, as it looks up the LoggedModel of a new version.
+    Only a registry in a database needs it, when it looks up the LoggedModel of a new version.
     """
     import mlflow
 
