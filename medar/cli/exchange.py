@@ -92,13 +92,13 @@ def import_(
         Print one JSON object: layout, taken, fresh, unused (names of weights).
     """
     from medar.data.prepared import Prepared
+    from medar.data.resolve import plan_for_training
     from medar.segmentation.interchange.starting import import_checkpoint
     from medar.segmentation.settings import SegmentationSettings
     from medar.settings import load_yaml
-    from medar.tokenizer.training import agreed_plan
 
     settings = load_yaml(SegmentationSettings, config, assignments(overrides))
-    plan = agreed_plan(Prepared(data).plan, settings.plan, data)
+    plan = plan_for_training(Prepared(data).plan, settings.plan, data)
     made = import_checkpoint(checkpoint, out, settings, plan, head=head)
     if json:
         print_json({"out": out, **vars(made)})

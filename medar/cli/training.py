@@ -170,8 +170,7 @@ def prepared_folder(
     """
     from medar.data.layout import MANIFEST_FILE
     from medar.data.manifest import Manifest
-    from medar.data.resolve import is_prepared
-    from medar.tokenizer.training import prepared_data
+    from medar.data.resolve import is_prepared, prepare_for_training
     from medar.training.distributed import current_ranks
 
     if is_prepared(data):
@@ -183,4 +182,5 @@ def prepared_folder(
         )
     stored = out / "prepared" / MANIFEST_FILE
     manifest = dataset.read(data, Manifest.load(stored) if stored.exists() else None)
-    return prepared_data(manifest, plan, out / "prepared", workers=worker_count(workers))
+    workers = worker_count(workers)
+    return prepare_for_training(manifest, plan, out / "prepared", workers=workers)

@@ -1,17 +1,20 @@
 """A data set as a model needs it: prepared under the model's own plan, or refused."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from medar.data.layout import CASES_FILE, MANIFEST_FILE
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
+from medar.data.planning import plan_in_force
 from medar.data.prepare import prepare
 from medar.data.prepared import Prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.settings import to_dict
+from medar.settings import from_dict, to_dict
 
 MATTERS = ("spacing", "mode", "size", "centre", "intensity", "interpolation", "channels")
 """Settings of a plan that change what a model sees."""
@@ -77,3 +80,50 @@ def _check_plan(found: Plan, wanted: Plan, path: Path, labels: bool) -> None:
                 f"{path}: prepared with {name} {there[name]}, the model's plan has {model[name]}; "
                 "give the data set that it was prepared from, or prepare it with the model's plan"
             )
+
+
+def prepare_for_training(
+    manifest: Manifest, overrides: dict[str, Any], out: str | Path, *, workers: int | None = None
+) -> Path:
+    """Prepare a data set in `out` by the plan values of training settings; existing cases are kept.
+
+    Cases that cannot be prepared are left out with a warning.
+
+    Args:
+        manifest: the data set.
+        overrides: values of the plan, such as `TokenizerSettings.plan`.
+        out: the folder for prepared cases.
+        workers: processes; default: one per CPU core.
+
+    Raises:
+        MedarError: see `plan_in_force` and `prepare`.
+    """
+    plan = plan_in_force(manifest, out, workers=workers, overrides=overrides)
+    done = prepare(manifest, plan, out, workers=workers)
+    for case, reason in done.failed.items():
+        warnings.warn(f"{case} was left out: {reason}", stacklevel=2)
+    return done.folder
+
+
+def plan_for_training(plan: Plan, overrides: dict[str, Any], data: str | Path) -> Plan:
+    """The plan of prepared data with the downsampling of training settings.
+
+    The downsampling concerns the model alone and needs no new preparation; all other values must be
+    those that the data were prepared with.
+
+    Args:
+        plan: of the prepared data.
+        overrides: values of the plan, such as `TokenizerSettings.plan`.
+        data: the folder, for the error message.
+
+    Raises:
+        MedarError: the data were prepared with another value.
+    """
+    wanted = from_dict(Plan, {**to_dict(plan), **overrides}, "plan")
+    for name in overrides:
+        if name != "downsampling" and getattr(wanted, name) != getattr(plan, name):
+            raise MedarError(
+                f"{data}: was prepared with {name} {to_dict(plan)[name]}, but the configuration "
+                f"sets {to_dict(wanted)[name]}; prepare the data again, or change plan.{name}"
+            )
+    return wanted

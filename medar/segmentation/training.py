@@ -6,6 +6,7 @@ import torch
 
 from medar.data.loading import PreparedDataset
 from medar.data.prepared import Prepared
+from medar.data.resolve import plan_for_training
 from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset, fold_splits
 from medar.segmentation.folder import load_pretrained
@@ -16,7 +17,6 @@ from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.synthetic import MixedDataset, with_pairs
 from medar.segmentation.task import SegmentationTask
-from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
 from medar.training.tracker import Tracker
@@ -79,7 +79,7 @@ def make_task(
     splits = fold_splits(data, settings.data)
     train = AnnotatedDataset(data, settings.data, seed, splits)
     validation = PreparedDataset(data, split="val", splits=splits)
-    plan = agreed_plan(train.plan, settings.plan, data)
+    plan = plan_for_training(train.plan, settings.plan, data)
     augmentation = settings.data.augmentation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -79,10 +79,10 @@ def test_a_data_set_is_prepared_and_trained_on(
         (["--stepz", "3"], "unknown option --stepz"),
         (["steps"], "KEY=VALUE"),
         (["model.codebook.kind=lfq"], "model.codebook.kind"),
-        (["model.scales=99"], "scales 99"),
+        (["model.scales=99"], "scales must be from 1 to 2"),
         (["plan.spacing=[0,1,1]"], "spacing"),
-        (["--max-minutes", "0"], "minutes 0"),
-        (["data.batch_size=0"], "batch_size 0"),
+        (["--max-minutes", "0"], "minutes must be greater than 0"),
+        (["data.batch_size=0"], "batch_size must be at least 1"),
     ],
 )
 def test_a_wrong_call_is_one_line(

@@ -20,8 +20,7 @@ from medar.errors import MedarError
 from medar.settings import to_dict
 from medar.tokenizer import Tokenizer
 from medar.tokenizer.settings import AdversarialSettings, LossSettings, TokenizerSettings
-from medar.tokenizer.task import TokenizerTask
-from medar.tokenizer.training import make_task, train_tokenizer
+from medar.tokenizer.training import TokenizerTask, make_task, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TokenizerSettings]

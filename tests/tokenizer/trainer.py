@@ -13,8 +13,7 @@ import torch
 
 from medar.settings import from_dict
 from medar.tokenizer.settings import TokenizerSettings
-from medar.tokenizer.task import TokenizerTask
-from medar.tokenizer.training import train_tokenizer
+from medar.tokenizer.training import TokenizerTask, train_tokenizer
 
 
 def main(prepared: str, out: str, settings: str, *words: str) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from medar.data.loading import PreparedDataset
+from medar.data.resolve import plan_for_training
 from medar.segmentation.backbones import make_backbone
 from medar.segmentation.pretext import FrozenTokenizer, make_pretext
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.pretext.task import PretextTask
-from medar.tokenizer.training import agreed_plan
 from medar.training import Outcome, fit
 from medar.training.distributed import current_ranks
 from medar.training.folder import Resume
@@ -56,7 +56,7 @@ def make_task(settings: PretrainSettings, data: str | Path) -> PretextTask:
         data, split="train", augmentation=settings.data.augmentation, seed=seed, labels=False
     )
     validation = PreparedDataset(data, split="val", labels=False)
-    plan = agreed_plan(train.plan, settings.plan, data)
+    plan = plan_for_training(train.plan, settings.plan, data)
     tokenizer = None
     if chosen.tokenizer is not None and chosen.kind != "masked":
         tokenizer = FrozenTokenizer.load(chosen.tokenizer, plan)
