@@ -40,7 +40,7 @@ ifeq ($(DATA),)
 	@test -f $(DEMO)/phantoms/dataset.json || $(BIN)/medar data phantoms $(DEMO)/phantoms --n 64
 endif
 	$(BIN)/medar data check "$(SOURCE)" --deep || test $$? -eq 1
-	$(BIN)/python pipelines/synthesis.py --config configs/demo.yaml --data "$(SOURCE)" --out $(DEMO)/run
+	$(BIN)/medar run synthesis configs/demo.yaml --data "$(SOURCE)" --out $(DEMO)/run
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --out $(DEMO)/prepared.png
 	@$(BIN)/medar data show --data $(DEMO)/run/prepared --inverse --out $(DEMO)/round-trip.png
 	@echo "read $(DEMO)/run/report.html; the synthetic volumes are $(DEMO)/run/samples/sample_*.nii.gz;"

@@ -23,7 +23,7 @@ def describe(command: App, name: str) -> list[str]:
             continue
         below = command[child]
         full = f"{name} {child}"
-        if below.default_command is None:
+        if any(not name.startswith("-") for name in below):
             pages += describe(below, full)
             continue
         body = below.generate_docs(output_format="markdown").split("\n", 1)[1].strip()

@@ -8,9 +8,7 @@ import torch
 from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
-from medar.recipes.segmentation import SegmentationRecipeSettings
-from medar.recipes.settings import load_recipe
-from medar.recipes.synthesis import SynthesisSettings
+from medar.recipes.settings import SegmentationRecipeSettings, SynthesisSettings, load_recipe
 from medar.segmentation.network import Segmenter
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.settings import SegmentationSettings
@@ -78,7 +76,7 @@ def load_whole_recipe(path: Path) -> None:
     assert "# Data: " in path.read_text()
     if path.name.startswith("segment_"):
         recipe = load_recipe(SegmentationRecipeSettings, path)
-        assert recipe.wants_tokenizer
+        assert recipe.needs_tokenizer
         assert load_recipe(SegmentationRecipeSettings, path, ["pretrain=null"]).pretrain is None
         return
     settings = load_recipe(SynthesisSettings, path)

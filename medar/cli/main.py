@@ -44,6 +44,8 @@ app = App(
 app.command(
     "medar.cli.info:info", name="info", help="Versions, device, threads, kernels and paths."
 )
+app.command("medar.cli.recipe:app", name="run", help="Run whole recipes: data set to report.")
+app.command("medar.cli.configs:app", name="configs", help="Configurations: list, show, copy.")
 app.command(
     "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
 )

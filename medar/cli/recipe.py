@@ -1,72 +1,203 @@
-"""What the command lines of recipes share: their options; plan, run, say what came out."""
+"""`medar run`: whole recipes, from a data set to models, results and a report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from medar.cli.output import print_json, print_pairs, print_table
-from medar.recipes.planning import Choice
-from medar.recipes.recipe import Recipe
-from medar.records import Records
+from medar.cli.output import note, print_json, print_pairs, print_table
+from medar.cli.training import Overrides, assignments
 
-PAGE = "report.html"
+if TYPE_CHECKING:
+    from medar.recipes.plan import StageSelection
+    from medar.recipes.recipe import Recipe
+    from medar.recipes.settings import SegmentationRecipeSettings, SynthesisSettings
+
+    Settings = TypeVar("Settings", SynthesisSettings, SegmentationRecipeSettings)
+
+app = App(
+    name="run",
+    help="Run whole recipes: from a data set to models, results and a report.",
+    help_format="markdown",
+    default_parameter=Parameter(negative=""),
+)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class Options:
     """How a recipe is run."""
 
+    modality: Literal["CT", "MR"] | None = None
+    """For volumes that do not state their modality; default: the YAML's data.modality, or the only
+    one that the YAML's plan has."""
     until: str | None = None
     """The last stage to run."""
     from_: Annotated[str | None, Parameter(name="--from")] = None
     """The first stage to run; those before it must be done and unchanged."""
     force: Annotated[list[str] | None, Parameter(name="--force")] = None
-    """A stage to run anew though nothing has changed, and with it those that need it if its result
-    is another one; may be repeated."""
+    """A stage to run again even if nothing has changed; those that need it run again if its result
+    changes. May be repeated."""
     dry_run: bool = False
-    """Print the plan, with time and memory where they are known, and run nothing."""
+    """Print the plan, with times where they are known, and run nothing."""
     max_minutes: float | None = None
-    """A budget for all stages together, of which each training gets a share."""
+    """Time budget of all stages together, divided by the YAML's budget_weights."""
     register: str | None = None
-    """Name in MLflow's registry that the recipe's last model becomes the next version of."""
+    """Name in MLflow's registry, of which the recipe's last model becomes the next version."""
     alias: str | None = None
-    """What that version is called, such as champion; it takes the name from the one before."""
+    """Alias of that version, such as champion; it moves here from an earlier version."""
     untracked: bool = False
-    """Leave MLflow out."""
+    """Do not log to MLflow."""
     json: bool = False
-    """Print one JSON object: out, stages, and at the end report, or with --dry-run the plan."""
+    """Print one JSON object: out, stages and report, or with --dry-run the plan."""
+
+    def apply(self, settings: "Settings", data: Path | None) -> "Settings":
+        """The recipe's settings with those of the command line."""
+        if data is not None:
+            settings = replace(settings, data=replace(settings.data, path=data))
+        if self.modality is not None:
+            settings = replace(settings, data=replace(settings.data, modality=self.modality))
+        if self.max_minutes is not None:
+            settings = replace(settings, max_minutes=self.max_minutes)
+        return settings.with_absolute_paths()
 
     def tracking(self) -> dict[str, Any]:
-        """The options of `Recipe` that are about MLflow."""
+        """The options of `Recipe` about MLflow."""
         return {"tracked": not self.untracked, "register": self.register, "alias": self.alias}
 
-    def carry_out(self, recipe: Recipe, made: str) -> None:
-        """Run the recipe, or print its plan.
+    def selection(self) -> "StageSelection":
+        """The stages to run."""
+        from medar.recipes.plan import StageSelection
+
+        return StageSelection(first=self.from_, last=self.until, forced=tuple(self.force or ()))
+
+    def execute(self, recipe: "Recipe", results: str) -> None:
+        """Run a recipe, or print its plan.
 
         Args:
-            recipe: all of it.
-            made: what is below OUT at the end, as a sentence's beginning: "label maps are in maps".
-
-        Raises:
-            MedarError: what the recipe raises.
+            recipe: the recipe.
+            results: where its results are, as the end of a sentence.
         """
-        choice = Choice(first=self.from_, last=self.until, forced=tuple(self.force or ()))
         if self.dry_run:
-            _print_plan(recipe, choice, json=self.json)
+            _print_plan(recipe, self.selection(), json=self.json)
             return
-        done = recipe.run(choice)
-        if done:  # empty in the processes that only train
-            _print_end(recipe.out, [step.stage.name for step in done], made, json=self.json)
+        steps = recipe.run(self.selection())
+        if steps:  # empty in processes that only train
+            _print_results(recipe, [step.stage.name for step in steps], results, json=self.json)
 
 
-CALL = Call()
+OPTIONS = Options()
 
 
-def _print_plan(recipe: Recipe, choice: Choice, *, json: bool) -> None:
-    steps = recipe.plan(choice)
+@app.command
+def synthesis(
+    config: str,
+    /,
+    *overrides: Overrides,
+    out: Path,
+    data: Path | None = None,
+    options: Options = OPTIONS,
+) -> None:
+    """Train a tokenizer and a generator on a data set, synthesize volumes, evaluate and report.
+
+    The same command resumes an interrupted run, skips stages that are done, and runs those again
+    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun
+    trainings use all processes.
+
+    Stages: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
+
+    Parameters
+    ----------
+    config
+        A YAML file, such as the config.yaml of an earlier run, or a name that `medar configs`
+        lists, such as hippocampus_mr (docs/reference/recipes.md).
+    overrides
+        Values that replace the YAML's: tokenizer.training.steps=100, samples.n=8.
+    out
+        Folder of the run.
+    data
+        The data set: folder, dataset.json, JSONL manifest; default: the YAML's data.path.
+    """
+    from medar.recipes.configs import find_config
+    from medar.recipes.data import resolve_data
+    from medar.recipes.settings import SynthesisSettings, load_recipe
+    from medar.recipes.synthesis import synthesis_recipe
+    from medar.records import SAMPLES
+
+    file = find_config(config, "recipes")
+    settings = options.apply(load_recipe(SynthesisSettings, file, assignments(overrides)), data)
+    resolved, message = resolve_data(
+        settings.data, out, settings.plan_values(), settings.evaluation.split
+    )
+    _note_on_rank_zero(message)
+    recipe = synthesis_recipe(replace(settings, data=resolved), out, **options.tracking())
+    options.execute(recipe, f"synthetic volumes are in {out / SAMPLES}")
+
+
+@app.command
+def segmentation(
+    config: str,
+    /,
+    *overrides: Overrides,
+    out: Path,
+    data: Path | None = None,
+    labels: str | None = None,
+    options: Options = OPTIONS,
+) -> None:
+    """Pretrain and train a segmentation network, predict the test split, evaluate and report.
+
+    The same command resumes an interrupted run, skips stages that are done, and runs those again
+    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun
+    trainings use all processes.
+
+    Stages: prepare, tokenizer, pretrain, train, predict, evaluate, report.
+
+    Parameters
+    ----------
+    config
+        A YAML file, such as the config.yaml of an earlier run, or a name that `medar configs`
+        lists, such as segment_hippocampus_mr (docs/reference/recipes.md).
+    overrides
+        Values that replace the YAML's: segmentation.training.steps=100, pretrain=null.
+    out
+        Folder of the run.
+    data
+        The data set: folder, dataset.json, JSONL manifest; default: the YAML's data.path.
+    labels
+        Fraction of the training subjects whose labels are used, such as 10%; default: the YAML's.
+        Pretraining uses all training volumes.
+    """
+    from medar.recipes.configs import find_config
+    from medar.recipes.data import resolve_data
+    from medar.recipes.segmentation import segmentation_recipe
+    from medar.recipes.settings import SegmentationRecipeSettings, load_recipe
+    from medar.records import LABEL_MAPS
+    from medar.segmentation.settings import share_of
+
+    file = find_config(config, "recipes")
+    settings = load_recipe(SegmentationRecipeSettings, file, assignments(overrides))
+    if labels is not None:
+        part = settings.segmentation.with_labels(share_of(labels))
+        settings = replace(settings, segmentation=part)
+    settings = options.apply(settings, data)
+    resolved, message = resolve_data(
+        settings.data, out, settings.plan_values(), settings.evaluation.split, labelled=True
+    )
+    _note_on_rank_zero(message)
+    recipe = segmentation_recipe(replace(settings, data=resolved), out, **options.tracking())
+    options.execute(recipe, f"label maps are in {out / LABEL_MAPS}")
+
+
+def _note_on_rank_zero(message: str) -> None:
+    from medar.training.distributed import current_ranks
+
+    if message and current_ranks().is_rank_zero:
+        note(message)
+
+
+def _print_plan(recipe: "Recipe", selection: "StageSelection", *, json: bool) -> None:
+    steps = recipe.plan(selection)
     rows = list(zip(steps, recipe.estimates(steps), strict=True))
     if json:
         plan = [
@@ -75,22 +206,24 @@ def _print_plan(recipe: Recipe, choice: Choice, *, json: bool) -> None:
         print_json({"out": recipe.out, "stages": plan})
         return
     print_table(
-        ("stage", "", "time", "memory", "why"),
-        ((s.stage.name, s.action, e.time, e.memory, s.why) for s, e in rows),
+        ("stage", "action", "time", "why"),
+        ((s.stage.name, s.action, e.time, s.why) for s, e in rows),
     )
 
 
-def _print_end(out: Path, names: list[str], made: str, *, json: bool) -> None:
-    records = Records(out)
-    entries = {name: entry for name in names if (entry := records.read(name)) is not None}
-    page = out / PAGE if "report" in entries else None  # else it is of an earlier run
+def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bool) -> None:
+    from medar.report.run import PAGE
+
+    out = recipe.out
+    records = {name: one for name in names if (one := recipe.records.read(name)) is not None}
+    page = out / PAGE if "report" in records else None  # else it is of an earlier run
     if json:
-        said = {
-            name: {"status": e.status, "seconds": e.seconds, "peak_mib": e.peak_mib, **e.facts}
-            for name, e in entries.items()
+        stages = {
+            name: {"status": r.status, "seconds": r.seconds, "peak_mib": r.peak_mib, **r.facts}
+            for name, r in records.items()
         }
-        print_json({"out": out, "stages": said, "report": page})
+        print_json({"out": out, "stages": stages, "report": page})
         return
-    print_pairs(str(out), {name: f"{e.status}, {e.seconds:.0f} s" for name, e in entries.items()})
+    print_pairs(str(out), {name: f"{r.status}, {r.seconds:.0f} s" for name, r in records.items()})
     if page is not None:
-        print(f"read {page}; {made}")
+        print(f"read {page}; {results}")

@@ -1,1 +1,1 @@
-"""Recipes: stages that are run in order, skipped when nothing has changed, and gone on with."""
+"""Recipes: stages that run in order, are skipped if nothing has changed, and resume."""

@@ -1,75 +1,149 @@
-"""A budget of time: what each stage is given of it.
+"""Time of stages: dividing a budget, and estimates before a run.
 
-What the stages before have left is divided among a stage and those after it, by their shares.
+Time that the stages before have left is divided among a stage and those after it, by their weights.
 """
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from medar.errors import MedarError
-from medar.recipes.planning import Step
-from medar.recipes.stage import Stage
+from medar.recipes.plan import Step
+from medar.recipes.stage import Stage, TrainingEstimate
 from medar.records import Records
 
 
 def minutes_for(
     stage: Stage, stages: Sequence[Stage], records: Records, budget: float | None
 ) -> float | None:
-    """Minutes that a training may take; None for other stages, and without a budget.
+    """Time limit of a training; None for other stages, and without a budget.
 
-    What stages took is read from the records, so that a recipe that was interrupted divides its
-    time as one that was not.
+    The time of earlier stages is read from their records, so that an interrupted recipe divides
+    its time as an uninterrupted one does.
 
     Args:
-        stage: of `stages`, about to begin.
-        stages: all of the recipe, in order.
-        records: says what the stages before took.
-        budget: minutes for all.
+        stage: one of `stages`, about to start.
+        stages: all stages of the recipe, in order.
+        records: of the recipe's folder.
+        budget: minutes for all stages.
 
     Raises:
-        MedarError: nothing is left.
+        MedarError: no time is left.
     """
-    if budget is None or not stage.training:
+    if budget is None or stage.training is None:
         return None
-    place = [one.name for one in stages].index(stage.name)
-    entries = [records.read(one.name) for one in stages[:place]]
-    spent = sum(entry.seconds for entry in entries if entry is not None) / 60
-    given = round((budget - spent) * _part(stages, place), 4)
-    if given <= 0:
+    index = [one.name for one in stages].index(stage.name)
+    done = [records.read(one.name) for one in stages[:index]]
+    spent = sum(record.seconds for record in done if record is not None) / 60
+    minutes = round((budget - spent) * _fraction(stages, index), 4)
+    if minutes <= 0:
         raise MedarError(
-            f"--max-minutes {budget:g}: the stages before {stage.name} took {spent:.1f}, so that "
-            "nothing is left for it; give more"
+            f"--max-minutes {budget:g}: the stages before {stage.name} took {spent:.1f} minutes, "
+            "no time is left for it; raise the budget"
         )
-    return given
+    return minutes
 
 
 def expected_minutes(
     steps: Sequence[Step], stages: Sequence[Stage], records: Records, budget: float | None
 ) -> list[float | None]:
-    """What the trainings of a plan will be given, if each stage takes what it took before.
+    """Time limits of the trainings of a plan, if each stage takes the time that it took before.
 
-    A stage that never ran is taken to use its share.
-
-    Args:
-        steps: the plan.
-        stages: all of the recipe, in order.
-        records: says what stages took.
-        budget: minutes for all.
+    A stage that never ran is assumed to use its fraction of the budget.
     """
-    given: list[float | None] = []
+    limits: list[float | None] = []
     left = budget or 0.0
-    for place, step in enumerate(steps):
-        entry, known = records.read(step.stage.name), records.last_done(step.stage.name)
-        minutes = None if budget is None else left * _part(stages, place)
-        if step.action == "resume" and entry is not None:
-            minutes = entry.minutes  # as it began
-        given.append(minutes if step.stage.training else None)
+    for index, step in enumerate(steps):
+        record, last = records.read(step.stage.name), records.last_done(step.stage.name)
+        minutes = None if budget is None else left * _fraction(stages, index)
+        if step.action == "resume" and record is not None:
+            minutes = record.minutes  # as it started
+        limits.append(minutes if step.stage.training else None)
         trains = step.stage.training and step.action in ("run", "resume")
-        if known is not None and not trains:
-            minutes = known.seconds / 60
+        if last is not None and not trains:
+            minutes = last.seconds / 60
         left = max(0.0, left - (minutes or 0.0))
-    return given
+    return limits
 
 
-def _part(stages: Sequence[Stage], place: int) -> float:
-    """A stage's part of what is left for it and those after it."""
-    return stages[place].share / sum(one.share for one in stages[place:])
+@dataclass(frozen=True, kw_only=True)
+class TimeEstimate:
+    """Expected time of a step; None if unknown."""
+
+    seconds: float | None = None
+    time: str = "unknown"
+    """For people, with the source of the number."""
+
+
+def estimate_times(
+    steps: Sequence[Step], stages: Sequence[Stage], records: Records, budget: float | None
+) -> list[TimeEstimate]:
+    """Expected time of each step of a plan, from limits and from what was measured before."""
+    limits = expected_minutes(steps, stages, records, budget)
+    return [_estimate(step, records, limit) for step, limit in zip(steps, limits, strict=True)]
+
+
+def duration(seconds: float) -> str:
+    """Seconds with a readable unit: "12 s", "3.4 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"{minutes:.1f} min" if minutes < 9.95 else f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h"
+
+
+def _estimate(step: Step, records: Records, budget: float | None) -> TimeEstimate:
+    if step.action == "skip":
+        return TimeEstimate(seconds=0.0, time="-")
+    last = records.last_done(step.stage.name)
+    if step.stage.training is not None:
+        seconds, source = _training_seconds(step, step.stage.training, records, budget)
+    elif last is not None:
+        seconds, source = last.seconds, "measured before"
+    else:
+        return TimeEstimate()
+    time = source if seconds is None else f"{duration(seconds)} ({source})"
+    return TimeEstimate(seconds=seconds, time=time)
+
+
+def _training_seconds(
+    step: Step, training: TrainingEstimate, records: Records, budget: float | None
+) -> tuple[float | None, str]:
+    """The limit of time, or that of the steps at a measured rate, whichever is less."""
+    folder = records.out / step.stage.folder
+    runs = [folder, *reversed(records.replaced(step.stage.name))]  # newest first
+    rates = (_last_value(run / "metrics.jsonl", "steps_per_second") for run in runs)
+    rate = next(filter(None, rates), None)
+    minutes = training.minutes if budget is None else budget
+    limits = []
+    if minutes is not None:
+        limits.append((60 * minutes, "its limit" if budget is None else "from the budget"))
+    if training.steps is not None and rate:
+        limits.append((training.steps / rate, f"{training.steps} steps at {rate:.2g} per second"))
+    if not limits:
+        return None, "unknown"
+    seconds, source = min(limits)
+    spent = _last_value(folder / "metrics.jsonl", "seconds") if step.action == "resume" else None
+    return max(0.0, seconds - (spent or 0.0)), source
+
+
+def _last_value(path: Path, name: str) -> float | None:
+    """The last value of a metric in a metrics.jsonl."""
+    if not path.exists():
+        return None
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except ValueError:  # a killed process left half a line
+            continue
+        if values.get(name) is not None:
+            return float(values[name])
+    return None
+
+
+def _fraction(stages: Sequence[Stage], index: int) -> float:
+    """A stage's fraction of the time that is left for it and those after it."""
+    return stages[index].budget_weight / sum(one.budget_weight for one in stages[index:])

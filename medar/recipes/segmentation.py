@@ -1,166 +1,208 @@
-"""`SegmentationRecipeSettings`: what the YAML of pipelines/segmentation.py holds."""
+"""The recipe from a folder of volumes, some of them labelled, to a segmentation network.
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+    prepare -> tokenizer -> pretrain -> train -> predict -> evaluate -> report
+
+Each stage is a function that calls the library; `segmentation_recipe` declares what it needs and
+what its result depends on. Without `pretrain` in the settings the network is trained from scratch,
+and there is no tokenizer. Run it with `medar run segmentation`.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from medar.data.planning import check_values
-from medar.errors import MedarError
-from medar.recipes.settings import DataSettings, check_budget, check_shares, placed
-from medar.segmentation.prediction import PredictionSettings
-from medar.segmentation.pretext.settings import PretrainSettings
-from medar.segmentation.settings import SegmentationSettings
-from medar.settings import STRICT
-from medar.tokenizer.settings import TokenizerSettings
+from medar.recipes.common import (
+    drop_none,
+    limits_of,
+    log_prepared,
+    prepare_stage,
+    report_stage,
+    resume_key,
+    tokenizer_stage,
+    training_facts,
+)
+from medar.recipes.data import files_result, folder_digest
+from medar.recipes.recipe import Recipe
+from medar.recipes.settings import SegmentationRecipeSettings
+from medar.recipes.stage import Facts, Stage, StageContext
+from medar.records import (
+    EVALUATION,
+    LABEL_MAPS,
+    PREPARED,
+    PRETRAINED,
+    SEGMENTATION,
+    SEGMENTER,
+    TOKENIZER,
+)
+from medar.settings import to_dict
+
+if TYPE_CHECKING:
+    from medar.evaluation.segmentation import SegmentationReport
+    from medar.evaluation.segmentation.worst import WorstCases
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """How the label maps are judged; see `medar.evaluation.segmentation`.
+def segmentation_recipe(settings: SegmentationRecipeSettings, out: Path, **options: Any) -> Recipe:
+    """The recipe for a folder.
 
-    Raises:
-        MedarError: a number out of its range.
+    Args:
+        settings: of the recipe.
+        out: the folder.
+        options: `tracked`, `register` and `alias` of `Recipe`.
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    split: Literal["val", "test"] = "test"
-    """Whose cases are segmented and judged."""
-    tolerance: float | None = None
-    """Of the surface Dice, in mm; default the largest side of the cases' median voxel."""
-    seed: int = 0
-    """Of bootstrap draws."""
-
-    def __post_init__(self) -> None:
-        if self.tolerance is not None and not 0 < self.tolerance < float("inf"):
-            raise MedarError(f"evaluation tolerance {self.tolerance}: a number above 0 is needed")
-        if self.seed < 0:
-            raise MedarError(f"evaluation seed {self.seed}: a number from 0 is needed")
+    return Recipe(
+        name=SEGMENTATION,
+        out=out,
+        settings=settings,
+        stages=segmentation_stages(settings, out),
+        max_minutes=settings.max_minutes,
+        device=settings.segmentation.training.device,
+        **options,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shares:
-    """Of a budget of time, by stage. Only trainings are held to theirs: the other stages take what
-    they take, and what they leave goes to the stages after them.
-
-    Raises:
-        MedarError: a share that is not above 0.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    prepare: float = 2.0
-    tokenizer: float = 25.0
-    pretrain: float = 30.0
-    train: float = 35.0
-    predict: float = 4.0
-    evaluate: float = 3.0
-    report: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_shares(vars(self))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationRecipeSettings:
-    """The recipe from a data set to a segmentation network, its label maps and their report.
-
-    Raises:
-        MedarError: a budget that is not above 0, parts that do not go together, or values that no
-            plan can have.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    data: DataSettings = field(default_factory=DataSettings)
-    plan: dict[str, Any] = field(default_factory=dict)
-    """Values of the plan that are given, besides those of the parts, which count more; the others
-    are derived from the data set."""
-    tokenizer: TokenizerSettings | None = None
-    """Needed by every kind of pretraining but "masked", and by nothing else."""
-    pretrain: PretrainSettings | None = None
-    """Null: the network is trained from scratch."""
-    segmentation: SegmentationSettings
-    prediction: PredictionSettings = field(default_factory=PredictionSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    shares: Shares = field(default_factory=Shares)
-    max_minutes: float | None = None
-    """A budget for all stages together, divided by `shares`; usually given as --max-minutes."""
-
-    def __post_init__(self) -> None:
-        check_budget(self.max_minutes)
-        self._check_parts()
-        check_values(self.plan_values(), None)
-
-    def _check_parts(self) -> None:
-        """Refuse parts that cannot follow each other."""
-        if self.pretrain is not None:
-            if self.pretrain.pretext.tokenizer is not None:
-                raise MedarError(
-                    f"pretrain.pretext.tokenizer {self.pretrain.pretext.tokenizer}: the recipe "
-                    "trains its own; leave it out, and name its settings in tokenizer"
-                )
-            if self.pretrain.backbone != self.segmentation.backbone:
-                raise MedarError(
-                    f"pretrain.backbone {self.pretrain.backbone} and segmentation.backbone "
-                    f"{self.segmentation.backbone}: the same are needed"
-                )
-        if self.segmentation.data.fold is not None and self.evaluation.split == "val":
-            raise MedarError(
-                f"segmentation.data.fold {self.segmentation.data.fold}: trains on most cases of "
-                "the split val, which evaluation.split val would judge by; take test, or no fold"
+def segmentation_stages(settings: SegmentationRecipeSettings, out: Path) -> tuple[Stage, ...]:
+    """The stages in order."""
+    values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
+    split = settings.evaluation.split
+    # Memory and pace of prediction change no result.
+    prediction = {name: values["prediction"][name] for name in ("overlap", "mirrors")}
+    stages = [prepare_stage(settings.data, plan, split, out, weights.prepare, labelled=True)]
+    if settings.needs_tokenizer:
+        assert settings.tokenizer is not None
+        stages.append(tokenizer_stage(settings.tokenizer, weights.tokenizer))
+    if settings.pretrain is not None:
+        stages.append(
+            Stage(
+                name="pretrain",
+                folder=PRETRAINED,
+                run=partial(_pretrain, settings),
+                result=partial(files_result, pattern="model/*"),
+                settings=resume_key(settings.pretrain),
+                needs=tuple(stage.name for stage in stages),
+                training=limits_of(settings.pretrain.training),
+                budget_weight=weights.pretrain,
             )
-        if self.wants_tokenizer and self.tokenizer is None:
-            assert self.pretrain is not None
-            raise MedarError(
-                f"pretrain.pretext.kind {self.pretrain.pretext.kind}: predicts a tokenizer's "
-                "tokens; give the settings of one in tokenizer, or take masked"
-            )
-
-    @property
-    def wants_tokenizer(self) -> bool:
-        """Whether pretraining asks for a tokenizer's tokens."""
-        return self.pretrain is not None and self.pretrain.pretext.kind != "masked"
-
-    @property
-    def synthetic(self) -> Path | None:
-        """The folder of synthetic pairs to train on, if there is one."""
-        pairs = self.segmentation.data.synthetic
-        return None if pairs is None else Path(pairs.folder)
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Rooms of medar that lend the backbone their layers."""
-        return ("tokenizer", "generator") if self.segmentation.backbone.kind == "trunk" else ()
-
-    def plan_values(self) -> dict[str, Any]:
-        """The values of the plan that are given, by the recipe or by its parts.
-
-        Raises:
-            MedarError: two parts that give different ones.
-        """
-        found: dict[str, Any] = {}
-        for name in ("tokenizer", "pretrain", "segmentation"):
-            part = getattr(self, name)
-            given: Mapping[str, Any] = part.plan if part is not None else {}
-            for key, value in given.items():
-                if found.setdefault(key, value) != value:
-                    raise MedarError(
-                        f"{name}.plan.{key} {value}: another part gives {found[key]}; all parts "
-                        "of a recipe see the same volumes"
-                    )
-        return {**self.plan, **found}
-
-    def placed(self) -> "SegmentationRecipeSettings":
-        """The same with absolute paths, so that they hold in another working directory too."""
-        tokenizer, data = self.tokenizer, self.segmentation.data
-        if data.synthetic is not None:
-            folder = str(Path(data.synthetic.folder).absolute())
-            data = replace(data, synthetic=replace(data.synthetic, folder=folder))
-        return replace(
-            self,
-            data=self.data.placed(),
-            tokenizer=None if tokenizer is None else placed(tokenizer),
-            segmentation=replace(self.segmentation, data=data),
         )
+    stages += [
+        Stage(
+            name="train",
+            folder=SEGMENTER,
+            run=partial(_train, settings),
+            result=partial(files_result, pattern="model/*"),
+            settings=resume_key(settings.segmentation),
+            inputs=partial(folder_digest, "data.synthetic", settings.synthetic, out),
+            needs=("prepare", *(["pretrain"] if settings.pretrain else [])),
+            training=limits_of(settings.segmentation.training),
+            model="segmenter",
+            budget_weight=weights.train,
+        ),
+        Stage(
+            name="predict",
+            folder=LABEL_MAPS,
+            run=partial(_predict, settings),
+            result=partial(files_result, pattern="*.nii.gz"),
+            settings={"split": split, **prediction},
+            needs=("prepare", "train"),
+            budget_weight=weights.predict,
+        ),
+        Stage(
+            name="evaluate",
+            folder=EVALUATION,
+            run=partial(_evaluate, settings, _write_evaluation),
+            settings={**values["evaluation"], **prediction},
+            needs=("prepare", "train", "predict"),
+            budget_weight=weights.evaluate,
+        ),
+    ]
+    return (*stages, report_stage([stage.name for stage in stages], weights.report))
+
+
+def _pretrain(settings: SegmentationRecipeSettings, context: StageContext) -> Facts:
+    """Train the backbone on volumes without labels."""
+    from medar.segmentation.pretext.training import pretrain_backbone
+
+    assert settings.pretrain is not None
+    pretraining = settings.pretrain.within(context.minutes)
+    if settings.needs_tokenizer:
+        pretraining = pretraining.with_tokenizer(str(context.out / TOKENIZER))
+    log_prepared(context, "training")
+    data = context.out / PREPARED
+    return training_facts(pretrain_backbone(pretraining, data, context.folder, context.tracker))
+
+
+def _train(settings: SegmentationRecipeSettings, context: StageContext) -> Facts:
+    """Train the network on labels, from the pretrained backbone if there is one."""
+    from medar.segmentation.training import train_segmenter
+
+    log_prepared(context, "training")
+    outcome = train_segmenter(
+        settings.segmentation.within(context.minutes),
+        context.out / PREPARED,
+        context.folder,
+        context.tracker,
+        pretrained=None if settings.pretrain is None else context.out / PRETRAINED,
+    )
+    return training_facts(outcome)
+
+
+def _predict(settings: SegmentationRecipeSettings, context: StageContext) -> Facts:
+    """Segment the cases of the evaluated split, labelled or not, each on its own grid."""
+    from medar.segmentation.cases import segment_cases
+    from medar.segmentation.folder import load_segmenter
+
+    model = load_segmenter(context.out / SEGMENTER, settings.segmentation.training.device)
+    maps = segment_cases(
+        model,
+        context.out / PREPARED,
+        settings.evaluation.split,
+        context.folder,
+        settings.prediction,
+    )
+    return {"label_maps": len(maps)}
+
+
+def _evaluate(
+    settings: SegmentationRecipeSettings,
+    write: "Callable[[SegmentationReport, WorstCases, StageContext], None]",
+    context: StageContext,
+) -> Facts:
+    """Compare the label maps of `predict` with the truth.
+
+    Label maps hold no probabilities: the network predicts once more for its calibration alone.
+    """
+    from medar.evaluation.segmentation import evaluate_segmentation
+    from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
+    from medar.evaluation.segmentation.worst import WorstCases
+    from medar.segmentation.folder import load_segmenter
+
+    log_prepared(context, "evaluation")
+    model = load_segmenter(context.out / SEGMENTER, settings.segmentation.training.device)
+    network = NetworkPredictor(model, settings=settings.prediction)
+    worst = WorstCases()
+    report = evaluate_segmentation(
+        FilesPredictor(context.out / LABEL_MAPS, "model", network=network),
+        context.out / PREPARED,
+        settings.evaluation.split,
+        tolerance=settings.evaluation.tolerance,
+        seed=settings.evaluation.seed,
+        worst=worst,
+    )
+    write(report, worst, context)
+    means = ("dice_mean", "hd95_mean", "nsd_mean")
+    labels = {f"dice/{name}": value for name, value in report.dice.items()}
+    return {
+        "cases": report.cases,
+        **drop_none({name: getattr(report.models[0], name) for name in means}),
+        **drop_none(labels),
+    }
+
+
+def _write_evaluation(
+    report: "SegmentationReport", worst: "WorstCases", context: StageContext
+) -> None:
+    """Write the report, its page and its table."""
+    from medar.report.artifacts import write_segmentation
+
+    write_segmentation(report, worst, context.folder)
+    context.log_artifact(context.folder)

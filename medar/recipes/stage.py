@@ -1,4 +1,4 @@
-"""`Stage`: one step of a recipe as it is declared, and `Work`, what its function is given."""
+"""`Stage`: one step of a recipe, as it is declared; `StageContext`: what its function receives."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,56 +8,52 @@ from typing import Any, Literal, Protocol
 from medar.training.tracker import Tracker
 
 Facts = Mapping[str, float | str]
-"""What a stage says of its result: numbers and short texts."""
+"""What a stage records about its result: numbers and short texts."""
 
 
 class RunTracker(Tracker, Protocol):
-    """A tracker that can name data sets too, as `medar.tracking.MlflowTracker` does."""
+    """A tracker that also records data sets, as `medar.tracking.MlflowTracker` does."""
 
     run_id: str | None
 
     def log_data(
         self, name: str, digest: str, *, source: str = "", context: str = "training"
     ) -> None:
-        """Name a data set that the run reads."""
+        """Record a data set that the run reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What a stage's function is given."""
+class StageContext:
+    """What a stage's function receives."""
 
     out: Path
     """The recipe's folder."""
     folder: Path
-    """The stage's own."""
-    first: bool = True
+    """The stage's own folder."""
+    is_rank_zero: bool = True
     """Whether this process writes; the others only train."""
     minutes: float | None = None
-    """The most that a training may take, where the recipe has a budget."""
+    """Time limit of a training, if the recipe has a budget."""
     tracker: RunTracker | None = None
-    """The stage's run; closed by the recipe."""
+    """The stage's run in MLflow; the recipe closes it."""
 
-    def reads(self, name: str, digest: str, source: Path, context: str) -> None:
-        """Name a data set among the inputs of the stage's run."""
+    def log_dataset(self, name: str, digest: str, source: Path, context: str) -> None:
+        """Record a data set among the inputs of the stage's run."""
         if self.tracker is not None:
             self.tracker.log_data(name, digest, source=str(source), context=context)
 
-    def shows(self, path: Path) -> None:
-        """Add a file, or those of a folder, to the stage's run."""
+    def log_artifact(self, path: Path) -> None:
+        """Add a file, or the files of a folder, to the stage's run."""
         if self.tracker is not None:
             self.tracker.log_artifact(path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
-    """What is known of a stage before it runs; None where nothing is."""
+class TrainingEstimate:
+    """Limits of a training, from which its time is estimated."""
 
     steps: int | None = None
-    """Steps of a training."""
     minutes: float | None = None
-    """The most that a training takes."""
-    parameters: int | None = None
-    """Trained numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,33 +63,29 @@ class Stage:
     name: str
     folder: str
     """What it owns, below the recipe's folder."""
-    run: Callable[[Work], Facts]
-    """Does the work, or goes on with what a killed process left of it."""
-    rooms: tuple[str, ...]
-    """Modules and packages of medar whose code the result depends on; not those that only what it
-    needs was made with."""
+    run: Callable[[StageContext], Facts]
+    """Does the work, or resumes what a killed process left. Its code counts, see
+    `medar.recipes.code`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """All that the result depends on, as JSON-able values."""
+    """All settings that the result depends on, as JSON values."""
     needs: tuple[str, ...] = ()
-    """Stages whose results it takes."""
+    """Stages whose results it reads."""
     files: tuple[str, ...] = ()
-    """What else it owns: files in the recipe's folder."""
+    """Files in the recipe's folder that it owns besides its folder."""
     inputs: Callable[[], dict[str, str]] | None = None
-    """Digests by name of data that come from outside."""
+    """Digests by name of data from outside the recipe."""
     result: Callable[[Path], str] | None = None
-    """The digest of what it left in its folder. Stages that need it are redone only if that
-    differs; without it, each time that this one is."""
-    retells: bool = False
-    """It also tells how what it needs was made, and is redone whenever that is."""
-    training: bool = False
-    """It runs in all processes, and within the minutes that it is given. Once it has begun, a
-    change of code or budget alone does not make it run anew: that is left to `--force`."""
+    """Digest of what it left in its folder. Stages that need it run again only if the digest
+    differs; without one, each time that this stage runs."""
+    describes_needs: bool = False
+    """It also describes how its needs were made, and runs again whenever they do."""
+    training: TrainingEstimate | None = None
+    """Set for trainings. They run in all processes, within the time the budget gives them. Once
+    started, a change of code or budget alone does not make them start over: `--force` does."""
     model: Literal["tokenizer", "generator", "segmenter"] | None = None
-    """What kind of model it leaves in the folder `model` of its own, to be kept in MLflow."""
-    share: float = 0.0
-    """Of a budget of time."""
-    outlook: Callable[[], Outlook] = Outlook
-    """Asked before it runs."""
+    """Kind of the model that it leaves in the folder `model` of its own, for MLflow."""
+    budget_weight: float = 1.0
+    """Its part of a time budget, relative to the other stages."""
 
     @property
     def outputs(self) -> tuple[str, ...]:

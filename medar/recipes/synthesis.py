@@ -1,146 +1,260 @@
-"""`SynthesisSettings`: what the YAML of pipelines/synthesis.py holds."""
+"""The recipe from a folder of volumes to synthetic ones.
 
-from dataclasses import dataclass, field, replace
+    prepare -> tokenizer -> tokens -> generator -> synthesize -> evaluate -> report
+
+Each stage is a function that calls the library; `synthesis_recipe` declares what it needs and what
+its result depends on. Run it with `medar run synthesis`.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from medar.data.planning import check_values
-from medar.errors import MedarError
-from medar.generator.attributes import MODALITY
-from medar.generator.settings import GeneratorSettings, SamplingSettings
-from medar.recipes.settings import DataSettings, absolute, check_budget, check_shares, placed
-from medar.settings import STRICT
-from medar.tokenizer.settings import TokenizerSettings
+from medar.recipes.common import (
+    drop_none,
+    limits_of,
+    log_prepared,
+    prepare_stage,
+    report_stage,
+    resume_key,
+    tokenizer_stage,
+    training_facts,
+)
+from medar.recipes.data import file_digests, files_result, tokens_result
+from medar.recipes.recipe import Recipe
+from medar.recipes.settings import SynthesisSettings
+from medar.recipes.stage import Facts, Stage, StageContext
+from medar.records import (
+    EVALUATION,
+    GENERATOR,
+    PREPARED,
+    SAMPLES,
+    SYNTHESIS,
+    TOKENIZER,
+    TOKENS,
+    Records,
+)
+from medar.settings import to_dict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from medar.data.plan import Plan
+    from medar.evaluation.generation import GenerationReport
+    from medar.synthesis.synthesizer import Synthesizer
+
+SHEET_VOLUMES = 16
+"""Most samples on the contact sheet."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplesSettings:
-    """The volumes that are made.
+def synthesis_recipe(settings: SynthesisSettings, out: Path, **options: Any) -> Recipe:
+    """The recipe for a folder.
 
-    Raises:
-        MedarError: a number out of its range.
+    Args:
+        settings: of the recipe.
+        out: the folder.
+        options: `tracked`, `register` and `alias` of `Recipe`.
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    n: int = 20
-    """How many."""
-    seed: int = 0
-    """Of the first; each further one has the next."""
-    batch_size: int | None = None
-    """Volumes at once; default as many as fit into memory."""
-    previews: int = 2
-    """Samples that are drawn after each scale too."""
-    attributes: dict[str, Any] = field(default_factory=dict)
-    """What is asked for, by name; what is not named is left open."""
-    modality: Literal["CT", "MR"] | None = None
-    """Whose intensities, where the plan has several."""
-    sampling: SamplingSettings = field(default_factory=SamplingSettings)
-    """How tokens are chosen."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("n", 2), ("seed", 0), ("previews", 0)):
-            if getattr(self, name) < least:
-                raise MedarError(
-                    f"samples {name} {getattr(self, name)}: at least {least} is needed"
-                )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise MedarError(f"samples batch_size {self.batch_size}: at least 1 is needed")
+    return Recipe(
+        name=SYNTHESIS,
+        out=out,
+        settings=settings,
+        stages=synthesis_stages(settings, out),
+        max_minutes=settings.max_minutes,
+        device=settings.generator.training.device,
+        **options,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """How the samples are judged; see `medar.evaluation.generation`.
+def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
+    """The stages in order."""
+    values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
+    stages = (
+        prepare_stage(settings.data, plan, settings.evaluation.split, out, weights.prepare),
+        tokenizer_stage(settings.tokenizer, weights.tokenizer),
+        Stage(
+            name="tokens",
+            folder=TOKENS,
+            run=partial(_encode, settings),
+            result=tokens_result,
+            settings={**values["generator"]["tokens"], "map": settings.generator.condition.map},
+            needs=("prepare", "tokenizer"),
+            budget_weight=weights.tokens,
+        ),
+        Stage(
+            name="generator",
+            folder=GENERATOR,
+            run=partial(_train_generator, settings, _preview),
+            result=partial(files_result, pattern="model/**/*"),
+            settings=resume_key(settings.generator),
+            needs=("tokens",),
+            training=limits_of(settings.generator.training),
+            model="generator",
+            budget_weight=weights.generator,
+        ),
+        Stage(
+            name="synthesize",
+            folder=SAMPLES,
+            run=partial(_synthesize, settings, _draw_samples),
+            result=partial(files_result, pattern="sample_*"),
+            settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
+            needs=("generator",),
+            budget_weight=weights.synthesize,
+        ),
+        Stage(
+            name="evaluate",
+            folder=EVALUATION,
+            run=partial(_evaluate, settings, _draw_evaluation),
+            settings={k: v for k, v in values["evaluation"].items() if k != "weights"},
+            inputs=partial(file_digests, {"weights": settings.evaluation.weights}),
+            needs=("prepare", "synthesize"),
+            budget_weight=weights.evaluate,
+        ),
+    )
+    return (*stages, report_stage([stage.name for stage in stages], weights.report))
 
-    Raises:
-        MedarError: extractors that there are not, or not with these weights.
-    """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
+def _encode(settings: SynthesisSettings, context: StageContext) -> Facts:
+    """Encode every case, and augmented variants of it, as tokens."""
+    from medar.generator.training import encoded_data
+    from medar.tokenizer.tokens import TokenIndex
 
-    split: Literal["val", "test", "held-out"] = "held-out"
-    """The real volumes behind the floors; held-out is all but the train split."""
-    extractors: tuple[str, ...] = ("radiomics-v1", "texture-v1")
-    """Features to compare; the first also serves the search for copies."""
-    weights: Path | None = None
-    """Local file of weights, for extractors that are learnt."""
-    seed: int = 0
-    """Of bootstrap draws, subsets and pairs."""
-
-    def __post_init__(self) -> None:
-        from medar.evaluation.extractors import check_extractors
-
-        check_extractors(self.extractors, self.weights)
+    log_prepared(context, "encoding")
+    data, tokenizer = context.out / PREPARED, context.out / TOKENIZER
+    encoded_data(settings.generator, data, tokenizer, context.folder)
+    index = TokenIndex.load(context.folder)
+    return {
+        "cases": len(index.cases),
+        "variants": index.variants,
+        "tokens_per_volume": index.schedule.length,
+        "codebook_size": index.codebook_size,
+    }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shares:
-    """Of a budget of time, by stage. Only trainings are held to theirs: the other stages take what
-    they take, and what they leave goes to the stages after them.
+def _train_generator(
+    settings: SynthesisSettings,
+    make_preview: "Callable[[Path, Path], Callable[[int, Tensor], None]]",
+    context: StageContext,
+) -> Facts:
+    """Train the generator on the tokens."""
+    from medar.generator.training import train_generator
+    from medar.tokenizer.tokens import TokenDataset
 
-    Raises:
-        MedarError: a share that is not above 0.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    prepare: float = 2.0
-    tokenizer: float = 40.0
-    tokens: float = 4.0
-    generator: float = 45.0
-    synthesize: float = 4.0
-    evaluate: float = 4.0
-    report: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_shares(vars(self))
+    data = context.out / TOKENS
+    context.log_dataset(TOKENS, TokenDataset(data).digest, data, "training")
+    outcome = train_generator(
+        settings.generator.within(context.minutes),
+        data,
+        context.folder,
+        context.tracker,
+        preview=make_preview(data, context.folder),
+    )
+    return training_facts(outcome)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SynthesisSettings:
-    """The recipe from a data set to synthetic volumes and their report.
+def _preview(tokens: Path, out: Path) -> "Callable[[int, Tensor], None]":
+    from medar.report.artifacts import training_preview
 
-    Raises:
-        MedarError: a budget that is not above 0, values that no plan can have, or samples that the
-            generator could not be asked for.
-    """
+    return training_preview(tokens, out)
 
-    __pydantic_config__: ClassVar[Any] = STRICT
 
-    data: DataSettings = field(default_factory=DataSettings)
-    plan: dict[str, Any] = field(default_factory=dict)
-    """Values of the plan that are given, besides those of the tokenizer's settings, which count
-    more; the others are derived from the data set."""
-    tokenizer: TokenizerSettings
-    generator: GeneratorSettings
-    samples: SamplesSettings = field(default_factory=SamplesSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    shares: Shares = field(default_factory=Shares)
-    max_minutes: float | None = None
-    """A budget for all stages together, divided by `shares`; usually given as --max-minutes."""
+def _synthesize(
+    settings: SynthesisSettings,
+    draw: "Callable[[SynthesisSettings, Synthesizer, StageContext], None]",
+    context: StageContext,
+) -> Facts:
+    """Synthesize volumes, and draw them."""
+    from medar.synthesis.samples import fill
+    from medar.synthesis.synthesizer import Synthesizer, seeds_from
 
-    def __post_init__(self) -> None:
-        check_budget(self.max_minutes)
-        check_values(self.plan_values(), None)
-        named = self.generator.condition.attributes
-        known = (MODALITY,) if named is None else named
-        odd = [name for name in self.samples.attributes if name not in known]
-        if odd:
-            raise MedarError(
-                f"samples attribute {odd[0]!r}: the generator is to learn {', '.join(known) or '-'}"
-                "; name it in generator.condition.attributes too"
-            )
+    samples, device = settings.samples, settings.generator.training.device
+    synthesizer = Synthesizer.from_pretrained(context.out / GENERATOR, device)
+    job, seeds = synthesizer.job(_request(settings)), seeds_from(samples.seed, samples.n)
+    began = time.monotonic()
+    done = fill(context.folder, synthesizer, job, seeds, batch_size=samples.batch_size)
+    seconds = (time.monotonic() - began) / done.made if done.made else None
+    draw(settings, synthesizer, context)
+    return {"volumes": len(done.images), **drop_none({"seconds_per_volume": seconds})}
 
-    def plan_values(self) -> dict[str, Any]:
-        """The values of the plan that are given."""
-        return {**self.plan, **self.tokenizer.plan}
 
-    def placed(self) -> "SynthesisSettings":
-        """The same with absolute paths, so that they hold in another working directory too."""
-        evaluation = self.evaluation
-        return replace(
-            self,
-            data=self.data.placed(),
-            evaluation=replace(evaluation, weights=absolute(evaluation.weights)),
-            tokenizer=placed(self.tokenizer),
-        )
+def _request(settings: SynthesisSettings) -> Any:
+    from medar.synthesis.request import Request
+
+    samples = settings.samples
+    return Request(
+        attributes=samples.attributes, modality=samples.modality, sampling=samples.sampling
+    )
+
+
+def _draw_samples(
+    settings: SynthesisSettings, synthesizer: "Synthesizer", context: StageContext
+) -> None:
+    """Draw a contact sheet, and a few volumes after each scale."""
+    from medar.evaluation.generation.files import generated_files
+    from medar.report.artifacts import write_samples_sheet
+    from medar.report.montages import ScalePreview
+    from medar.synthesis.samples import PREVIEW, SHEET
+    from medar.synthesis.synthesizer import seeds_from
+
+    samples, folder, plan = settings.samples, context.folder, synthesizer.plan
+    modality = samples.modality or plan.sole_modality
+    images = [file.image for file in generated_files(folder)[:SHEET_VOLUMES]]
+    write_samples_sheet(images, folder / SHEET, len(plan.channels) > 1, modality)
+    # The same volumes again: a sample depends on its seed alone.
+    seeds = seeds_from(samples.seed, samples.n)[: samples.previews]
+    job = synthesizer.job(_request(settings))
+    for _ in synthesizer.run(job, seeds, preview=ScalePreview(folder / PREVIEW)):
+        pass
+    for name in (SHEET, PREVIEW):
+        context.log_artifact(folder / name)
+
+
+def _evaluate(
+    settings: SynthesisSettings,
+    draw: "Callable[[GenerationReport, Plan, StageContext], None]",
+    context: StageContext,
+) -> Facts:
+    """Compare the volumes with real ones: fidelity, diversity, copies."""
+    from medar.data.prepared import Prepared
+    from medar.devices import resolve_device
+    from medar.evaluation.generation import evaluate_generation
+    from medar.evaluation.generation.files import generated_files, read_generated
+
+    data = Prepared(context.out / PREPARED)
+    log_prepared(context, "evaluation")
+    samples = Records(context.out).read("synthesize")
+    peak = samples.peak_mib if samples else None
+    report = evaluate_generation(
+        read_generated(generated_files(context.out / SAMPLES), data.plan),
+        data.folder,
+        split=settings.evaluation.split,
+        extractors=settings.evaluation.extractors,
+        weights=settings.evaluation.weights,
+        seed=settings.evaluation.seed,
+        device=resolve_device(settings.generator.training.device),
+        seconds_per_volume=samples.facts.get("seconds_per_volume") if samples else None,
+        peak_memory=int(peak * 2**20) if peak else None,
+    )
+    draw(report, data.plan, context)
+    distances = {
+        f"{metric}/{name}": getattr(values, metric)
+        for name, values in report.distances.items()
+        for metric in ("frechet", "frechet_floor", "kernel", "kernel_floor")
+    }
+    copies = {f"suspected_copies/{n}": len(m.suspects) for n, m in report.memorisation.items()}
+    diversity = {"ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real}
+    return {**drop_none(distances), **drop_none(diversity), **copies}
+
+
+def _draw_evaluation(report: "GenerationReport", plan: "Plan", context: StageContext) -> None:
+    """Write report.json and the contact sheet of generated and real volumes."""
+    from medar.evaluation.generation.files import generated_files, generated_volumes
+    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
+
+    files = generated_files(context.out / SAMPLES)[:CONTACT_SHEET_VOLUMES]
+    pictures = generated_volumes(files, plan)
+    write_generation(report, pictures, context.out / PREPARED, context.folder)
+    for name in ("report.json", "contact_sheet.png"):
+        context.log_artifact(context.folder / name)

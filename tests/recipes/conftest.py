@@ -1,19 +1,31 @@
-"""Fixtures of the engine's tests; `fakes.py` is importable by the tests of this folder."""
+"""Fixtures of this folder's tests, which can import `fakes.py` and `commands.py`."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
-from medar.recipes import desk
+from medar.recipes import recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fakes import Kitchen
+from fakes import FakeRecipe
 
 
 @pytest.fixture
-def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
-    """Recipes in an empty folder; versions and hardware are not asked for each time."""
-    monkeypatch.setattr(desk, "environment", lambda: {"python": "3"})
-    return Kitchen(tmp_path / "out")
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRecipe:
+    """Recipes in an empty folder; versions and hardware are not read each time."""
+    monkeypatch.setattr(recipe, "environment", lambda: {"python": "3"})
+    return FakeRecipe(tmp_path / "out")
+
+
+@pytest.fixture
+def own_mlflow(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty MLflow database for scripts that call MLflow themselves."""
+    import mlflow.tracking.fluent as fluent
+
+    uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    return uri

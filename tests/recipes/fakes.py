@@ -1,39 +1,36 @@
 """Recipes of stages that only write a file, and note in a list that they ran."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from medar.files import file_digest
-from medar.recipes.planning import Choice, Step
+from medar.recipes.plan import StageSelection, Step
 from medar.recipes.recipe import Recipe
-from medar.recipes.stage import Facts, Outlook, Stage, Work
-from medar.settings import STRICT
+from medar.recipes.stage import Facts, Stage, StageContext, TrainingEstimate
+from medar.settings import settings
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class FakeSettings:
     """Settings of the recipe as a whole."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     word: str = "hello"
 
 
-class Kitchen:
+class FakeRecipe:
     """Makes recipes of three stages, `first`, `second`, `third`; each needs those before it.
 
     Attributes:
         ran: names of the stages that ran, in order.
-        minutes: what each was given of a budget.
+        minutes: time limit of each stage that ran.
         values: the settings of each stage, which may be changed between runs.
-        fails: an error that a stage raises, by name, after it has begun its file.
-        options: more of the recipe's own.
-        acts: what a stage does besides, by name, once.
+        fails: an error that a stage raises once, by name, after it has started its file.
+        acts: what a stage does besides, once, by name.
         digests: of the data that `first` reads.
         content: whether stages take the digest of what they left.
-        retelling: the stage that tells how the others were made.
+        describing: the stage that describes how the others were made.
+        options: further options of the recipe.
     """
 
     def __init__(self, out: Path) -> None:
@@ -45,14 +42,14 @@ class Kitchen:
         self.acts: dict[str, Callable[[], None]] = {}
         self.digests = {"the content of files": "abc"}
         self.content = False
-        self.retelling = ""
+        self.describing = ""
         self.budget: float | None = None
         self.tracked = False
         self.options: dict[str, Any] = {}
 
     def recipe(self) -> Recipe:
         names = list(self.values)
-        stages = tuple(self._stage(name, names[:place]) for place, name in enumerate(names))
+        stages = tuple(self._stage(name, names[:index]) for index, name in enumerate(names))
         return Recipe(
             name="fake",
             out=self.out,
@@ -63,24 +60,24 @@ class Kitchen:
             **{"tracked": self.tracked, **self.options},
         )
 
-    def run(self, **choice: Any) -> list[str]:
+    def run(self, **selection: Any) -> list[str]:
         """Run the recipe; the names of the stages that ran this time."""
         self.ran.clear()
-        self.recipe().run(Choice(**choice))
+        self.recipe().run(StageSelection(**selection))
         return list(self.ran)
 
-    def plan(self, **choice: Any) -> list[Step]:
-        return self.recipe().plan(Choice(**choice))
+    def plan(self, **selection: Any) -> list[Step]:
+        return self.recipe().plan(StageSelection(**selection))
 
-    def actions(self, **choice: Any) -> str:
+    def actions(self, **selection: Any) -> str:
         """Name and action of each step: "first skip, second run"."""
-        return ", ".join(f"{step.stage.name} {step.action}" for step in self.plan(**choice))
+        return ", ".join(f"{step.stage.name} {step.action}" for step in self.plan(**selection))
 
     def _stage(self, name: str, needs: list[str]) -> Stage:
-        def work(given: Work) -> Facts:
+        def work(context: StageContext) -> Facts:
             self.ran.append(name)
-            self.minutes[name] = given.minutes
-            file = given.folder / "result"
+            self.minutes[name] = context.minutes
+            file = context.folder / "result"
             before = file.read_text() if file.exists() else ""
             file.write_text(before + name[0])
             if name in self.acts:
@@ -94,14 +91,12 @@ class Kitchen:
             folder=f"{name}-folder",
             files=("page.html",) if name == "page" else (),
             run=work,
-            rooms=("errors",),
             settings=self.values[name],
             needs=tuple(needs),
             inputs=(lambda: self.digests) if name == "first" else None,
             result=(lambda folder: file_digest(folder / "result")) if self.content else None,
-            retells=name == self.retelling,
-            training=name == "second",
+            describes_needs=name == self.describing,
+            training=TrainingEstimate(steps=100) if name == "second" else None,
             model="generator" if name == "second" and self.options else None,
-            share=2.0 if name == "second" else 1.0,
-            outlook=(lambda: Outlook(steps=100, parameters=10**6)) if name == "second" else Outlook,
+            budget_weight=2.0 if name == "second" else 1.0,
         )

@@ -2,8 +2,8 @@
 
     python killed.py CONFIG DATA FOLDER
 
-Leaves FOLDER/undisturbed, FOLDER/killed and FOLDER/said.json. A script: it forks a process for each
-run, after the libraries are loaded, which is what takes longest in a tiny recipe.
+Leaves FOLDER/undisturbed, FOLDER/killed and FOLDER/outcome.json. A script: it forks a process for
+each run, after the libraries are loaded, which is what takes longest in a tiny recipe.
 """
 
 import json
@@ -20,11 +20,7 @@ import monai.losses
 import skimage.metrics
 import torch
 
-from medar.cli.main import run_app
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines"))
-
-import synthesis
+from medar.cli.main import main as medar
 
 LOADED = (mlflow, monai.losses, skimage.metrics)
 NAMES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report")
@@ -33,31 +29,31 @@ KILLS, SEED = 10, 7
 
 def main(config: str, data: str, folder: str) -> None:
     torch.set_num_threads(1)
-    call = ["--config", config, "--data", data, "--out"]
+    call = ["run", "synthesis", config, "--data", data, "--out"]
     calm, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
     assert run([*call, str(calm)], calm) == 0
     done: dict[str, Any] = {}
     hits = 0
-    for name, share in moments():
+    for name, fraction in moments():
         seconds = entry(calm, name)["seconds"]
-        hits += run([*call, str(killed)], killed, name, share * seconds) == -signal.SIGKILL
+        hits += run([*call, str(killed)], killed, name, fraction * seconds) == -signal.SIGKILL
         now = {n: e for n in NAMES if (e := entry(killed, n))["status"] == "done"}
         assert {name: now[name] for name in done} == done, "a stage was done twice"
         done = now
     code = run([*call, str(killed), "--register", "tiny", "--alias", "champion"], killed)
-    said = {"kills": hits, "code": code}
-    (Path(folder) / "said.json").write_text(json.dumps(said))
+    outcome = {"kills": hits, "code": code}
+    (Path(folder) / "outcome.json").write_text(json.dumps(outcome))
 
 
 def moments() -> list[tuple[str, float]]:
-    """Stages, and shares of their time, at which to kill; in the order in which they come."""
+    """Stages, and fractions of their time, at which to kill; in order."""
     draw = random.Random(SEED)
-    found = [(draw.randrange(len(NAMES)), draw.random()) for _ in range(KILLS)]
-    return [(NAMES[place], share) for place, share in sorted(found)]
+    drawn = [(draw.randrange(len(NAMES)), draw.random()) for _ in range(KILLS)]
+    return [(NAMES[index], fraction) for index, fraction in sorted(drawn)]
 
 
 def entry(out: Path, name: str) -> dict[str, Any]:
-    """What the ledger says of a stage."""
+    """The record of a stage."""
     path = out / "stages" / f"{name}.json"
     found: dict[str, Any] = {"status": "", "attempts": 0}
     return json.loads(path.read_text()) if path.exists() else found
@@ -79,7 +75,7 @@ def run(call: list[str], out: Path, name: str = "", delay: float = 0.0) -> int:
     process = os.fork()
     if process == 0:
         try:
-            run_app(synthesis.app, call)
+            medar(call)
         except SystemExit as end:
             os._exit(int(end.code or 0))
         finally:

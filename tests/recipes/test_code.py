@@ -1,13 +1,26 @@
-"""The digest of code: words do not change it, code does."""
+"""The code a stage depends on: what its function imports; comments and docstrings do not count."""
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from medar.errors import MedarError
-from medar.recipes.code import code_digest
+from medar.recipes.code import PACKAGE, code_digests, module_digest, modules_reached
+from medar.recipes.configs import find_config
+from medar.recipes.segmentation import segmentation_stages
+from medar.recipes.settings import SegmentationRecipeSettings, SynthesisSettings, load_recipe
+from medar.recipes.stage import Stage
+from medar.recipes.synthesis import synthesis_stages
 
-ROOM = '''"""A room."""
+MODULE = '''"""A module."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medar.room.types import Kind
 
 SIDE = 3
 """In mm."""
@@ -15,33 +28,116 @@ SIDE = 3
 
 def volume(side: float) -> float:
     """The volume."""
+    from medar.room import inner
+
     return side**3  # a cube
+
+
+def load():
+    return "medar.room.plugin:Plugin"
 '''
 
 
-def of(tmp_path: Path, text: str, name: str = "cube.py") -> str:
-    folder = tmp_path / str(abs(hash((text, name)))) / "room"
-    folder.mkdir(parents=True)
-    (folder / name).write_text(text)
-    return code_digest("room", folder.parent)
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A package with a module that imports, loads and only names others."""
+    folder = tmp_path / "medar"
+    for name in ("inner", "plugin", "types", "other"):
+        (folder / "room").mkdir(parents=True, exist_ok=True)
+        (folder / "room" / f"{name}.py").write_text("SIDE = 1\n")
+    (folder / "room" / "__init__.py").write_text("")
+    (folder / "room" / "cube.py").write_text(MODULE)
+    return folder
 
 
-def test_words_and_layout_change_nothing(tmp_path: Path) -> None:
-    words = ROOM.replace("A room", "The best of rooms").replace("The volume", "In mm3")
-    words = words.replace("  # a cube", "").replace('"""In mm."""\n', "")
-    assert of(tmp_path, ROOM) == of(tmp_path, words)
+def digest_of(tmp_path: Path, text: str) -> str:
+    folder = tmp_path / str(abs(hash(text)))
+    folder.mkdir()
+    (folder / "cube.py").write_text(text)
+    return module_digest("medar.cube", folder)
+
+
+def test_comments_docstrings_annotations_and_layout_do_not_count(tmp_path: Path) -> None:
+    changed = MODULE.replace("A module", "The best of modules").replace("The volume", "In mm3")
+    changed = changed.replace("  # a cube", "").replace('"""In mm."""\n', "")
+    changed = changed.replace("side: float", "side: int")
+    assert digest_of(tmp_path, MODULE) == digest_of(tmp_path, changed)
 
 
 @pytest.mark.parametrize("change", [("side**3", "side**2"), ("SIDE = 3", "SIDE = 4")])
-def test_code_changes_it(tmp_path: Path, change: tuple[str, str]) -> None:
-    assert of(tmp_path, ROOM) != of(tmp_path, ROOM.replace(*change))
+def test_code_counts(tmp_path: Path, change: tuple[str, str]) -> None:
+    assert digest_of(tmp_path, MODULE) != digest_of(tmp_path, MODULE.replace(*change))
 
 
-def test_names_of_modules_count(tmp_path: Path) -> None:
-    assert of(tmp_path, ROOM) != of(tmp_path, ROOM, "ball.py")
+def test_imports_in_functions_and_registered_names_are_followed(package: Path) -> None:
+    reached = modules_reached("medar.room.cube", package)
+    assert reached == {"medar.room.cube", "medar.room", "medar.room.inner", "medar.room.plugin"}
 
 
-def test_single_modules_and_those_that_are_not_there() -> None:
-    assert code_digest("errors") != code_digest("files")
-    with pytest.raises(MedarError, match="no such module"):
-        code_digest("nowhere")
+def all_stages() -> list[Any]:
+    synthesis = load_recipe(SynthesisSettings, find_config("demo"))
+    segmentation = load_recipe(SegmentationRecipeSettings, find_config("segment_hippocampus_mr"))
+    stages = [*synthesis_stages(synthesis, Path()), *segmentation_stages(segmentation, Path())]
+    recipes = ["synthesis"] * 7 + ["segmentation"] * 7
+    return [
+        pytest.param(one, id=f"{name}-{one.name}")
+        for name, one in zip(recipes, stages, strict=True)
+    ]
+
+
+def stage(recipe: str, name: str) -> Stage:
+    found: Stage = next(p.values[0] for p in all_stages() if p.id == f"{recipe}-{name}")
+    return found
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes copies of medar in which the code of one module is another."""
+
+    def change(module: str) -> Path:
+        copy = tmp_path / "medar"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "static"))
+        with (copy / module).open("a") as file:
+            file.write("\nCHANGED = 1\n")
+        return copy
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("module", "recipe", "stale", "fresh"),
+    [
+        ("tokenizer/spectrum.py", "synthesis", ["tokenizer", "evaluate"], ["synthesize"]),
+        ("tokenizer/tokenizer.py", "synthesis",
+         ["tokenizer", "tokens", "generator", "synthesize", "evaluate"], ["prepare"]),
+        ("report/charts.py", "synthesis", ["report"], ["tokenizer", "generator", "evaluate"]),
+        ("segmentation/prediction.py", "segmentation", ["predict", "evaluate"], ["tokenizer"]),
+        ("evaluation/segmentation/scores.py", "segmentation", ["evaluate"], ["predict", "train"]),
+    ],
+)  # fmt: skip
+def test_a_stage_is_stale_when_a_module_it_uses_changes(
+    changed: Callable[[str], Path], module: str, recipe: str, stale: list[str], fresh: list[str]
+) -> None:
+    copy = changed(module)
+    for name in (*stale, *fresh):
+        run = stage(recipe, name).run
+        assert (code_digests(run) != code_digests(run, copy)) == (name in stale), name
+
+
+@pytest.mark.parametrize("one", all_stages())
+def test_only_the_report_depends_on_the_code_that_shows(one: Stage) -> None:
+    digests = code_digests(one.run)
+    assert "medar.recipes" in digests  # the function itself
+    assert not {"medar.cli", "medar.tracking", "medar.view"} & digests.keys()
+    assert ("medar.report" in digests) == (one.name == "report")
+    assert ("medar.evaluation" in digests) == (one.name in ("evaluate", "report"))
+
+
+def test_functions_of_anybody_count_with_their_own_module() -> None:
+    def work() -> None:
+        from medar.data import plan  # noqa: F401
+
+    assert set(code_digests(partial(work))) >= {__name__, "medar.data"}
+    names: dict[str, Any] = {}
+    exec("def typed(context): ...", names)
+    assert code_digests(names["typed"]) == {}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commands import Run, recipe_file, runner
+from commands import Run, run_script, runner
 
 from medar.data.phantoms import write_phantoms
 
@@ -61,8 +61,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the recipe's command line in this process: exit code, standard output and error."""
-    return runner(recipe_file("synthesis"), place, capsys)
+    """Run the recipe in this process: exit code, standard output and error."""
+    return runner("synthesis", place, capsys)
 
 
 def samples(out: Path) -> dict[str, bytes]:
@@ -91,7 +91,7 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
     facts = {name: entry["facts"] for name, entry in stage_records(out).items()}
     assert (facts["prepare"]["cases"], facts["prepare"]["voxels"]) == (8, "16x16x16")
     assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
-    assert facts["tokens"]["tokens_a_volume"] == 9
+    assert facts["tokens"]["tokens_per_volume"] == 9
     assert facts["evaluate"]["frechet/radiomics-v1"] > 0
 
     # The stored settings are a configuration themselves, and nothing is done a second time.
@@ -107,7 +107,7 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
         *["skip"] * 4, "run", "depends", "depends",
     ]  # fmt: skip
     assert plan["synthesize"]["why"] == "n was 4, now 5"
-    assert plan["synthesize"]["mib"] == before["synthesize"]["peak_mib"]
+    assert plan["synthesize"]["time"].endswith("(measured before)")
     code, said, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
     assert json.loads(said)["report"] is None  # the page is of another call
     # What is made anew and comes out the same changes nothing after it, but the page that tells.
@@ -137,7 +137,7 @@ def test_kill_9_at_ten_moments_changes_nothing(place: Path) -> None:
         [sys.executable, *map(str, words)], env={**left, **told}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads((folder / "said.json").read_text()) == {"kills": 10, "code": 0}
+    assert json.loads((folder / "outcome.json").read_text()) == {"kills": 10, "code": 0}
     calm, killed = folder / "undisturbed", folder / "killed"
     assert samples(calm) == samples(killed)
     assert len(samples(calm)) == 8
@@ -176,7 +176,7 @@ def test_two_processes_share_the_trainings(
     place: Path, in_two_processes: Callable[..., None]
 ) -> None:
     out = place / "two" / "out"
-    call = ["--config", place / "tiny.yaml", "--data", place / "phantoms", "--untracked"]
+    call = ["run", "synthesis", place / "tiny.yaml", "--data", place / "phantoms", "--untracked"]
     in_two_processes(HERE / "two.py", *call, "--out", out)
     entries = stage_records(out)
     assert {entry["status"] for entry in entries.values()} == {"done"}
@@ -186,17 +186,29 @@ def test_two_processes_share_the_trainings(
     assert len(samples(out)) == 8
 
 
+@pytest.mark.slow
+def test_the_script_takes_the_same_steps(place: Path, own_mlflow: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("--config", place / "tiny.yaml", "--data", place / "phantoms", "--out", out)
+    run_script("synthesis", *words)
+    assert len(list((out / "samples").glob("sample_*.nii.gz"))) == 4
+    _, runs = runs_in(Path(own_mlflow.removeprefix("sqlite:///")))
+    assert sorted(run.info.run_name for run in runs) == ["generator", "out", "tokenizer"]
+    (whole,) = [run for run in runs if run.info.run_name == "out"]
+    assert {"psnr", "ssim", "frechet_radiomics-v1"} <= whole.data.metrics.keys()
+
+
 def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, message in (
         (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
-        (("--out", out, "--until", "token"), "--until token: no such stage"),
+        (("--out", out, "--until", "token"), "--until token: unknown stage"),
         (("--out", out, "--data", tmp_path / "no"), "no such file or folder"),
         (("--out", out, "--data", place / "tiny.yaml"), "no volume found"),
-        (("--out", place / "phantoms" / "runs"), "lies in the data set"),
-        (("--out", out, "max_minutes=0"), "max_minutes 0.0: a number above 0 is needed"),
-        (("--out", out, "samples.n=1"), "samples n 1: at least 2 is needed"),
-        (("--out", out, "shares.report=0"), "shares report 0.0: a number above 0 is needed"),
+        (("--out", place / "phantoms" / "runs"), "is inside the data set"),
+        (("--out", out, "max_minutes=0"), "max_minutes must be greater than 0, got 0"),
+        (("--out", out, "samples.n=1"), "samples: n must be at least 2, got 1"),
+        (("--out", out, "budget_weights.report=0"), "budget_weights.report must be greater than 0"),
     ):
         code, said, error = run(*words, "--dry-run")
         assert (code, said) == (2, ""), words
@@ -214,7 +226,7 @@ def test_a_plan_that_will_be_derived_anew_is_no_obstacle(run: Run, tmp_path: Pat
     words = ("plan={}", "plan.downsampling=[3, 3, 3]", "--dry-run", "--json")
     code, said, error = run("--out", tmp_path / "out", *words)
     assert (code, error) == (0, "")
-    assert json.loads(said)["stages"][1]["memory"] == "unknown"
+    assert json.loads(said)["stages"][1]["action"] == "run"
 
 
 def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
@@ -222,14 +234,50 @@ def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path
     words = ("--data", tmp_path / "two", "--out", tmp_path / "out", "--untracked")
     code, _, error = run(*words)
     assert code == 2
-    assert "prepared: 1 of 2 cases in the split 'train', at least 2" in error.splitlines()[-1]
+    assert "two: 1 of 2 cases in the split 'train', at least 2" in error.splitlines()[-1]
     assert not (tmp_path / "out" / "tokenizer").exists()
 
 
 def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
     _, said, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
     plan = {step["stage"]: step for step in json.loads(said)["stages"]}
-    assert plan["tokenizer"]["time"] == "4.0 min (its share)"
-    assert plan["generator"]["time"] == "4.5 min (its share)"
+    assert plan["tokenizer"]["time"] == "4.0 min (from the budget)"
+    assert plan["generator"]["time"] == "4.5 min (from the budget)"
     assert plan["prepare"]["time"] == "unknown"
-    assert "estimated, at least" in plan["tokenizer"]["memory"]
+
+
+def test_cases_that_cannot_be_prepared_may_leave_too_few(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "four", n=4, spacing=20.0)
+    words = ("--data", tmp_path / "four", "--out", tmp_path / "out", "--untracked")
+    assert run(*words, "--until", "prepare")[0] == 0
+    manifest = (tmp_path / "out" / "prepared" / "manifest.jsonl").read_text().splitlines()
+    cases = [json.loads(line) for line in manifest[1:]]
+    _, *damaged = [case for case in cases if case["split"] == "train"]
+    for case in damaged:
+        (tmp_path / "four" / case["images"][0]).write_bytes(b"damaged")
+    code, _, error = run(*words)
+    assert code == 2
+    assert "prepared: 1 of" in error.splitlines()[-1]
+    assert not (tmp_path / "out" / "tokenizer").exists()
+
+
+def test_volumes_that_do_not_state_their_modality(run: Run, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "data", n=4, spacing=20.0)
+    data = tmp_path / "data" / "imagesTr"  # plain NIfTI files, of which nothing is known
+    rule = "{kind: window, low: -1000, high: 1000}"
+    both = f"plan.intensity={{CT: {rule}, MR: {rule}}}"
+    words = ("--data", data, "--out", tmp_path / "out", "--untracked", "--until", "prepare")
+    for dry in ([], ["--dry-run"]):
+        code, _, error = run(*words, both, *dry)
+        assert code == 2
+        assert "state the modality with --modality" in error
+        assert error.count("\n") == 1
+    assert run(*words, both, "--modality", "CT")[0] == 0
+    # With one rule there is only one answer, which is printed.
+    code, _, error = run(*words, f"plan.intensity={{CT: {rule}}}", "--force", "prepare")
+    assert code == 0
+    assert "volumes do not state their modality; taken as CT" in error.splitlines()[0]
+    stored = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert stored["data"]["modality"] == "CT"
+    code, _, error = run(*words, f"plan.intensity={{CT: {rule}}}")
+    assert "prepare: skip (done, nothing has changed)" in error

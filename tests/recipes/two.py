@@ -1,14 +1,13 @@
-"""Runs pipelines/synthesis.py with the words given, as one of several processes."""
+"""Runs `medar` with the words given, as one of several processes."""
 
 import os
-import runpy
 import sys
-from pathlib import Path
+
+from medar.cli.main import main
 
 if __name__ == "__main__":
     try:
-        script = Path(__file__).parents[2] / "pipelines" / "synthesis.py"
-        runpy.run_path(str(script), run_name="__main__")
+        main()
     except SystemExit as end:
         # All is written. Threads of gloo now and then abort a process that tears them down.
         sys.stdout.flush()

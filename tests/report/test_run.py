@@ -276,7 +276,7 @@ def test_a_stage_at_its_first_attempt_took_no_time_yet(run: Path) -> None:
 def test_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
     text = write_report(Path()).read_text()
-    assert f"--config {run / 'config.yaml'} " in text
+    assert f"medar run synthesis {run / 'config.yaml'} " in text
     assert f"medar report {run}\n" in text or f"medar report {run}<" in text
 
 

@@ -122,27 +122,41 @@ class FilesPredictor(Predictor):
     Args:
         folder: holds them.
         name: for reports; default the folder's path.
+        network: the network that made the files; it predicts again for the calibration, which
+            label maps cannot give.
     """
 
-    def __init__(self, folder: str | Path, name: str | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, name: str | None = None, network: NetworkPredictor | None = None
+    ) -> None:
         super().__init__(name or str(folder))
-        self.folder = Path(folder)
+        self.folder, self.network = Path(folder), network
+        self.plan = None if network is None else network.plan
         self._data: Judged | None = None
         self._files: dict[str, Path] = {}
 
     def begin(self, data: Judged) -> None:
         """Find the file of each case."""
         self._data, self._files = data, find_files(self.folder, data.cases)
+        if self.network is not None:
+            self.network.begin(data)
 
     def predict(self, judged: JudgedCase) -> Volume:
         """Read a case's file."""
         assert self._data is not None, "begin comes first"
+        if self.network is not None:
+            self.network.predict(judged)
         case = judged.case
         return self._data.read_label(case, judged.image, self._files[case.id])
 
     def about(self) -> dict[str, Any]:
-        """A digest of the files."""
-        return {"digest": digest({k: file_digest(path) for k, path in self._files.items()})}
+        """A digest of the files, and what made them if that is known."""
+        found = {"digest": digest({k: file_digest(path) for k, path in self._files.items()})}
+        return found if self.network is None else {**found, "network": self.network.about()}
+
+    def calibration(self) -> Calibration | None:
+        """Of the network that made the files, if it is known."""
+        return None if self.network is None else self.network.calibration()
 
 
 def _classes(label: npt.NDArray[Any], plan: Plan) -> Tensor:

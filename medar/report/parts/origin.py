@@ -73,8 +73,7 @@ def reproduce(run: RunFolder) -> list[Block]:
     here, config = (shlex.quote(str(path)) for path in (folder, folder / SETTINGS))
     lines = [
         *([f"git checkout {shlex.quote(commit)}"] if commit else []),
-        f"python pipelines/{run.recipe}.py \\",
-        f"    --config {config} \\",
+        f"medar run {run.recipe} {config} \\",
         f"    --data {root} --out runs/again",
         f"medar report {here}",
     ]

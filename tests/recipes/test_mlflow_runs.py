@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Kitchen
+from fakes import FakeRecipe
 
 from medar import tracking
 from medar.errors import MedarError
-from medar.recipes.planning import Choice
+from medar.recipes.plan import StageSelection
 from medar.records import RUN_FILE
 
 TOLD: list[tuple[str, ...]] = []
@@ -33,6 +33,9 @@ class Recorder:
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         TOLD.append((self.name, f"metrics at {step}", *metrics))
 
+    def log_data(self, name: str, digest: str, *, source: str = "", context: str = "") -> None:
+        TOLD.append((self.name, "data", name))
+
     def log_artifact(self, path: Path) -> None:
         TOLD.append((self.name, "file", path.name))
 
@@ -41,19 +44,19 @@ class Recorder:
 
 
 @pytest.fixture
-def tracked(kitchen: Kitchen, monkeypatch: pytest.MonkeyPatch) -> Kitchen:
+def tracked(fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch) -> FakeRecipe:
     """Recipes that tell the recorder."""
     TOLD.clear()
     monkeypatch.setattr(tracking, "MlflowTracker", Recorder)
-    kitchen.tracked = True
-    return kitchen
+    fake.tracked = True
+    return fake
 
 
 def told(name: str, what: str) -> list[tuple[str, ...]]:
     return [words[2:] for words in TOLD if words[:2] == (name, what)]
 
 
-def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: Kitchen) -> None:
+def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: FakeRecipe) -> None:
     tracked.run()
     assert TOLD[0] == ("fake", "parameters", "word")
     assert TOLD[-1] == ("fake", "ends", "NoneType")
@@ -65,14 +68,14 @@ def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: Kitchen) -> None:
     assert told("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
 
 
-def test_nothing_to_do_is_nothing_to_tell(tracked: Kitchen) -> None:
+def test_nothing_to_do_is_nothing_to_tell(tracked: FakeRecipe) -> None:
     tracked.run()
     TOLD.clear()
     tracked.run()
     assert TOLD == []
 
 
-def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: Kitchen) -> None:
+def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: FakeRecipe) -> None:
     tracked.run()
     TOLD.clear()
     (tracked.out / RUN_FILE).write_text('{"status": "running"}')
@@ -80,7 +83,7 @@ def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: Kitchen) -> None:
     assert [words[:2] for words in TOLD] == [("fake", "parameters"), ("fake", "ends")]
 
 
-def test_runs_say_how_they_ended(tracked: Kitchen) -> None:
+def test_runs_say_how_they_ended(tracked: FakeRecipe) -> None:
     tracked.fails["second"] = ValueError("bad")
     with pytest.raises(ValueError, match="bad"):
         tracked.run()
@@ -89,7 +92,7 @@ def test_runs_say_how_they_ended(tracked: Kitchen) -> None:
     assert told("third", "below") == []
 
 
-def test_an_interrupted_run_that_nobody_goes_on_with_is_ended(tracked: Kitchen) -> None:
+def test_an_interrupted_run_that_nobody_goes_on_with_is_ended(tracked: FakeRecipe) -> None:
     tracked.fails["second"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         tracked.run()
@@ -108,15 +111,15 @@ def test_an_interrupted_run_that_nobody_goes_on_with_is_ended(tracked: Kitchen) 
     ],
 )
 def test_what_cannot_be_registered_is_refused_at_once(
-    tracked: Kitchen, options: dict[str, Any], message: str
+    tracked: FakeRecipe, options: dict[str, Any], message: str
 ) -> None:
     tracked.options = options
     with pytest.raises(MedarError, match=message):
-        tracked.recipe().run(Choice())
+        tracked.recipe().run(StageSelection())
     assert tracked.ran == []
 
 
-def test_a_model_that_is_not_there_yet_is_not_registered(tracked: Kitchen) -> None:
+def test_a_model_that_is_not_there_yet_is_not_registered(tracked: FakeRecipe) -> None:
     tracked.options = {"register": "name"}
     with pytest.raises(MedarError, match="--register name: second is not done yet"):
         tracked.run(last="first")

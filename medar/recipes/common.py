@@ -1,0 +1,196 @@
+"""The stages that several recipes share: `prepare`, `tokenizer` and `report`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medar.recipes.data import (
+    check_cases,
+    copy_hashes,
+    data_digests,
+    file_digests,
+    files_result,
+    manifest_in,
+    prepared_result,
+)
+from medar.recipes.settings import DataSettings
+from medar.recipes.stage import Facts, Stage, StageContext, TrainingEstimate
+from medar.records import EVALUATION, PREPARED, TOKENIZER
+from medar.settings import to_dict
+from medar.tokenizer.settings import TokenizerSettings
+from medar.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from medar.training import Outcome
+
+Measure = Callable[[StageContext], Facts]
+"""Measures and draws the result of a stage without changing it; the code does not count."""
+
+
+def prepare_stage(
+    data: DataSettings,
+    plan: Mapping[str, Any],
+    evaluated: str,
+    out: Path,
+    budget_weight: float,
+    *,
+    labelled: bool = False,
+) -> Stage:
+    """Measure a data set, derive the plan, and prepare every case by it.
+
+    Args:
+        data: names the data set.
+        plan: values of the plan in the settings.
+        evaluated: the split that the recipe evaluates its models on.
+        out: the recipe's folder.
+        budget_weight: of the stage.
+        labelled: whether models need labels.
+    """
+    values = to_dict(data)
+    relevant = {name: values[name] for name in ("modality", "seed", "voxels")}
+    return Stage(
+        name="prepare",
+        folder=PREPARED,
+        run=partial(_prepare, data, plan, evaluated, labelled),
+        result=prepared_result,
+        settings={"data": relevant, "plan": dict(plan)},
+        inputs=partial(data_digests, data, out),
+        budget_weight=budget_weight,
+    )
+
+
+def _prepare(
+    data: DataSettings,
+    values: Mapping[str, Any],
+    evaluated: str,
+    labelled: bool,
+    context: StageContext,
+) -> Facts:
+    from medar.data.layout import PLAN_FILE
+    from medar.data.planning import plan_in_force
+    from medar.data.prepare import prepare
+    from medar.data.prepared import Prepared
+
+    folder = context.folder
+    manifest = manifest_in(data, context.out)
+    copy_hashes(context.out, folder)
+    context.log_dataset(manifest.root.name, manifest.digest, manifest.root, "preparation")
+    plan = plan_in_force(
+        manifest,
+        folder,
+        workers=data.workers,
+        voxels=None if (folder / PLAN_FILE).exists() else data.voxels,
+        overrides=dict(values),
+    )
+    done = prepare(manifest, plan, folder, workers=data.workers)
+    context.log_artifact(folder / PLAN_FILE)
+    prepared = Prepared(folder)
+    cases = [prepared[index] for index in range(len(prepared))]
+    return {
+        "cases": done.made + done.kept,
+        "set_aside": len(done.failed),
+        **check_cases(folder, cases, evaluated, labelled=labelled),
+        "voxels": "x".join(map(str, plan.size)),
+        "spacing": "x".join(f"{side:g}" for side in plan.spacing),
+    }
+
+
+def tokenizer_stage(settings: TokenizerSettings, budget_weight: float) -> Stage:
+    """Train a tokenizer on the prepared cases, and evaluate it on the validation split."""
+    return Stage(
+        name="tokenizer",
+        folder=TOKENIZER,
+        run=partial(_train_tokenizer, settings, partial(_evaluate_tokenizer, settings)),
+        result=partial(files_result, pattern="model/*"),
+        settings=resume_key(settings),
+        inputs=partial(file_digests, {"perceptual_file": settings.loss.perceptual_file}),
+        needs=("prepare",),
+        training=limits_of(settings.training),
+        model="tokenizer",
+        budget_weight=budget_weight,
+    )
+
+
+def _train_tokenizer(settings: TokenizerSettings, measure: Measure, context: StageContext) -> Facts:
+    from medar.tokenizer.training import train_tokenizer
+
+    data = context.out / PREPARED
+    log_prepared(context, "training")
+    outcome = train_tokenizer(
+        settings.within(context.minutes), data, context.folder, context.tracker
+    )
+    if not context.is_rank_zero:
+        return {}
+    return {**training_facts(outcome), **measure(context)}
+
+
+def _evaluate_tokenizer(settings: TokenizerSettings, context: StageContext) -> Facts:
+    from medar.evaluation.reconstruction import evaluate_tokenizer
+    from medar.report.artifacts import write_reconstruction
+    from medar.tokenizer.tokenizer import Tokenizer
+
+    data, out = context.out / PREPARED, context.folder / EVALUATION
+    tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
+    report = evaluate_tokenizer(tokenizer, data, "val")
+    write_reconstruction(report, tokenizer, data, out)
+    context.log_artifact(out)
+    names = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
+    return drop_none({name: getattr(report, name) for name in names})
+
+
+def report_stage(needs: Sequence[str], budget_weight: float) -> Stage:
+    """Write the report of the run: one page with what was done and what came out."""
+    return Stage(
+        name="report",
+        folder="report",
+        files=("report.html", "report.md"),
+        run=_write_report,
+        describes_needs=True,
+        needs=tuple(needs),
+        budget_weight=budget_weight,
+    )
+
+
+def _write_report(context: StageContext) -> Facts:
+    from medar.report.run import write_report
+
+    page = write_report(context.out)
+    context.log_artifact(page)
+    context.log_artifact(page.with_suffix(".md"))
+    return {"kib": round(page.stat().st_size / 1024)}
+
+
+def log_prepared(context: StageContext, purpose: str) -> None:
+    """Record the prepared data set among the inputs of a stage's run."""
+    from medar.data.prepared import Prepared
+
+    data = context.out / PREPARED
+    context.log_dataset(PREPARED, Prepared(data).digest, data, purpose)
+
+
+def training_facts(outcome: "Outcome") -> dict[str, float]:
+    """Facts of a training: last step, seconds, and the best validation value if there is one."""
+    facts = {"step": outcome.step, "training_seconds": round(outcome.elapsed, 1)}
+    return {**facts, **drop_none({"validation": outcome.best})}
+
+
+def limits_of(training: TrainingSettings) -> TrainingEstimate:
+    """The limits of a training."""
+    return TrainingEstimate(steps=training.steps, minutes=training.minutes)
+
+
+def resume_key(settings: Any) -> dict[str, Any]:
+    """Settings that a training's result depends on, without logging, loading and file names."""
+    values = to_dict(settings)
+    values["training"] = settings.training.resume_key()
+    values["data"].pop("workers")
+    values.get("loss", {}).pop("perceptual_file", None)  # its content counts
+    (values["data"].get("synthetic") or {}).pop("folder", None)  # its content counts
+    values.pop("tokens", None)  # of a generator: the stage `tokens` depends on them
+    return values
+
+
+def drop_none(values: Mapping[str, float | None]) -> dict[str, float]:
+    """The values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}

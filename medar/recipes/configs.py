@@ -1,0 +1,69 @@
+"""The configurations that come with medar: YAML files, found by name.
+
+They lie in configs/ of the repository, and in an installed medar in the package's own folder. Names
+are those of the files: `hippocampus_mr`, `tokenizer/hippocampus_mr`.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import medar
+from medar.errors import MedarError
+from medar.settings import did_you_mean
+
+Kind = Literal["recipes", "tokenizer", "generator", "segmentation", "plans"]
+"""What a configuration is for: a recipe, or one training."""
+
+
+def configs_folder() -> Path:
+    """The folder that holds the configurations.
+
+    Raises:
+        MedarError: an incomplete installation.
+    """
+    package = Path(medar.__file__).resolve().parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / "demo.yaml").exists():
+            return folder
+    raise MedarError(f"{package}: no configurations; install medar again")
+
+
+def config_names() -> list[str]:
+    """The names of all configurations: those of recipes, then those of trainings by folder."""
+    folder = configs_folder()
+    files = sorted(folder.rglob("*.yaml"), key=lambda path: (path.parent != folder, path))
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in files]
+
+
+def find_config(name_or_path: str | Path, kind: Kind | None = None) -> Path:
+    """The file of a configuration.
+
+    Args:
+        name_or_path: a file, or the name of a configuration that comes with medar, in the folder
+            of `kind` or below configs/.
+        kind: what it is for.
+
+    Raises:
+        MedarError: neither a file nor a name; similar names are suggested.
+    """
+    path = Path(name_or_path)
+    if path.exists() and not path.is_dir():
+        return path
+    folder = configs_folder()
+    name = path.as_posix().removesuffix(".yaml")
+    below = "" if kind in (None, "recipes") else kind
+    names = config_names()
+    for candidate in (f"{below}/{name}" if below else name, name):
+        if candidate in names:
+            return folder / f"{candidate}.yaml"
+    if path.suffix or len(path.parts) > 2:
+        raise MedarError(f"{path}: no such file")
+    suited = [n.removeprefix(f"{below}/") for n in names if n.rpartition("/")[0] == below]
+    hint = did_you_mean(name, suited, listed="known names")
+    raise MedarError(f"{name}: neither a file nor a configuration of medar; {hint}")
+
+
+def description(name: str) -> str:
+    """The first line of a configuration's header."""
+    text = (configs_folder() / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.partition("\n")[0].removeprefix("#").strip()

@@ -1,0 +1,374 @@
+"""Stages that only write a file: which run, resume, are skipped and are moved aside."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import FakeRecipe
+
+from medar.errors import MedarError
+from medar.files import exclusive
+from medar.recipes import recipe
+from medar.recipes.plan import StageSelection
+from medar.records import Records
+
+ALL = ["first", "second", "third"]
+
+
+def entry(fake: FakeRecipe, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((fake.out / "stages" / f"{name}.json").read_text())
+    return found
+
+
+def result(fake: FakeRecipe, name: str) -> str:
+    return (fake.out / f"{name}-folder" / "result").read_text()
+
+
+def test_a_run_leaves_a_ledger_and_settings(fake: FakeRecipe) -> None:
+    assert fake.run() == ALL
+    assert yaml.safe_load((fake.out / "config.yaml").read_text()) == {"word": "hello"}
+    assert json.loads((fake.out / "environment.json").read_text()) == {"python": "3"}
+    assert json.loads((fake.out / "recipe.json").read_text())["status"] == "done"
+    second = entry(fake, "second")
+    assert (second["status"], second["attempts"]) == ("done", 1)
+    assert second["facts"] == {"letters": 1, "word": "second"}
+    assert second["outputs"] == ["second-folder"]
+    assert second["needs"] == {"first": entry(fake, "first")["id"]}
+    assert second["seconds"] >= 0
+    assert second["started"] <= second["ended"]
+
+
+def test_nothing_is_done_twice(fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.run()
+    before = {name: entry(fake, name) for name in ALL}
+    monkeypatch.setattr(recipe, "environment", lambda: {"python": "4"})
+    assert fake.run() == []
+    assert json.loads((fake.out / "environment.json").read_text()) == {"python": "3"}
+    assert {name: entry(fake, name) for name in ALL} == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MedarError("bad"), ValueError("worse")])
+def test_what_was_interrupted_goes_on(fake: FakeRecipe, error: BaseException) -> None:
+    fake.fails["second"] = error
+    with pytest.raises(type(error)):
+        fake.run()
+    status = "running" if isinstance(error, KeyboardInterrupt) else "failed"
+    assert entry(fake, "second")["status"] == status
+    assert fake.actions() == "first skip, second resume, third run"
+    number = entry(fake, "second")["id"]
+    assert fake.run() == ["second", "third"]
+    assert result(fake, "second") == "ss"  # in the folder as it was left
+    assert (entry(fake, "second")["attempts"], entry(fake, "second")["id"]) == (2, number)
+
+
+def test_a_killed_stage_goes_on(fake: FakeRecipe) -> None:
+    fake.run(last="first")
+    records = Records(fake.out)
+    left = records.read("first")
+    assert left is not None
+    left.status, left.ended = "running", None
+    records.write(left)
+    assert fake.run() == ALL
+    assert result(fake, "first") == "ff"
+
+
+def test_a_changed_setting_moves_the_old_result_aside(fake: FakeRecipe) -> None:
+    fake.run()
+    fake.values["second"] = {"size": 2}
+    steps = fake.plan()
+    assert [step.why for step in steps] == [
+        "done, nothing has changed",
+        "size was 1, now 2",
+        "done; runs again if the result of second changes",
+    ]
+    assert fake.run() == ["second", "third"]
+    for name in ("second", "third"):
+        old = fake.out / "old" / f"{name}-1"
+        assert (old / "result").read_text() == name[0]
+        assert json.loads((old / "stage.json").read_text())["attempts"] == 1
+    assert result(fake, "second") == "s"
+    fake.values["second"] = {"size": 3}
+    fake.run()
+    assert sorted(p.name for p in (fake.out / "old").iterdir()) == [
+        "second-1", "second-2", "third-1", "third-2",
+    ]  # fmt: skip
+
+
+def test_moving_aside_is_said(fake: FakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.run()
+    capsys.readouterr()
+    fake.run(forced=("third",))
+    said = capsys.readouterr().err.splitlines()
+    assert f"third: the old result is now in {fake.out / 'old' / 'third-1'}" in said
+
+
+def test_changed_data_change_all(fake: FakeRecipe) -> None:
+    fake.run()
+    fake.digests = {"the content of files": "abd"}
+    assert fake.plan()[0].why == "the content of files has changed"
+    assert fake.run() == ALL
+
+
+@pytest.fixture
+def other_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Changes the code of all stages."""
+    other = {"fakes": "other"}
+    return lambda: monkeypatch.setattr("medar.recipes.plan.code_digests", lambda _: other)
+
+
+def test_changed_code_redoes_what_is_no_training(
+    fake: FakeRecipe, other_code: Callable[[], None]
+) -> None:
+    fake.content = True
+    fake.run()
+    other_code()
+    assert fake.actions() == "first run, second depends, third run"
+    assert fake.plan()[0].why == "the code of fakes has changed"
+    assert fake.run() == ["first", "third"]
+    kept = fake.plan()[1]
+    assert kept.action == "skip"
+    assert kept.why == "done; the code of fakes has changed, --force second trains again"
+    assert fake.run(forced=("second",)) == ["second"]
+    assert fake.plan()[1].why == "done, nothing has changed"
+
+
+def test_a_setting_that_came_with_the_code_does_not_train_anew(fake: FakeRecipe) -> None:
+    fake.values["second"] = {"loss": {"size": 1, "old": 2}}
+    fake.run()
+    fake.values["second"] = {"loss": {"size": 1, "new": 3}}
+    assert fake.run() == []
+    assert fake.plan()[1].why.startswith("done; loss.new was not set, now 3")
+    fake.values["second"] = {"loss": {"size": 2, "new": 3}}
+    assert fake.plan()[1].why == "loss.size was 1, now 2"
+
+
+def test_an_interrupted_training_goes_on_with_other_code(
+    fake: FakeRecipe, other_code: Callable[[], None]
+) -> None:
+    fake.content = True
+    fake.fails["second"] = ValueError("bad")
+    with pytest.raises(ValueError, match="bad"):
+        fake.run()
+    other_code()
+    assert fake.actions() == "first run, second depends, third run"
+    assert fake.run() == ["first", "second", "third"]
+    assert (result(fake, "first"), result(fake, "second")) == ("f", "ss")
+
+
+def test_the_same_result_changes_nothing_after_it(
+    fake: FakeRecipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.content = True
+    fake.run()
+    fake.digests = {"the content of files": "abd"}
+    assert [(step.action, step.why) for step in fake.plan()] == [
+        ("run", "the content of files has changed"),
+        ("depends", "done; runs again if the result of first changes"),
+        ("depends", "done; runs again if the result of first changes"),
+    ]
+    assert fake.run() == ["first"]
+    assert "third: skip (done, nothing has changed)" in capsys.readouterr().err.splitlines()
+    assert fake.actions() == "first skip, second skip, third skip"
+
+
+def test_another_result_changes_what_needs_it(fake: FakeRecipe) -> None:
+    fake.content = True
+    fake.run()
+    file = fake.out / "first-folder" / "result"
+
+    def act() -> None:
+        file.write_text("other")
+
+    fake.acts["first"] = act
+    fake.digests = {"the content of files": "abd"}
+    fake.fails["second"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        fake.run()
+    assert fake.actions() == "first skip, second resume, third run"
+    assert fake.run() == ["second", "third"]
+
+
+def test_who_tells_how_it_was_made_tells_it_again(fake: FakeRecipe) -> None:
+    fake.content, fake.describing = True, "third"
+    fake.run()
+    assert fake.run(forced=("first",)) == ["first", "third"]
+    assert fake.run() == []
+
+
+def test_a_ledger_without_digests_is_gone_on_with(fake: FakeRecipe) -> None:
+    fake.run()
+    fake.content = True
+    for name in ALL:
+        said = entry(fake, name)
+        del said["result"]
+        said["basis"]["needs"] = {"first": "a hash"}
+        (fake.out / "stages" / f"{name}.json").write_text(json.dumps(said))
+    assert fake.run() == []
+
+
+def test_force_redoes_a_stage_and_those_that_need_it(fake: FakeRecipe) -> None:
+    fake.run()
+    assert fake.run(forced=("second",)) == ["second", "third"]
+    assert fake.run() == []
+
+
+def test_a_stage_knows_that_what_it_needs_was_made_anew(fake: FakeRecipe) -> None:
+    fake.run()
+    assert fake.run(forced=("first",), last="first") == ["first"]
+    assert fake.plan()[1].why == "the result of first has changed"
+    assert fake.run() == ["second", "third"]
+
+
+def test_a_stage_that_is_left_out_changes_what_was_made_from_it(fake: FakeRecipe) -> None:
+    fake.content = True
+    fake.run()
+    first = fake.values.pop("first")
+    assert fake.plan()[0].why == "it was made from first, which is no longer part of the recipe"
+    assert fake.run() == ["second", "third"]
+    fake.values = {"first": first, **fake.values}
+    assert fake.run() == ["second", "third"]
+    assert fake.run() == []
+
+
+def test_a_result_that_is_gone_is_made_again(fake: FakeRecipe) -> None:
+    fake.run()
+    (fake.out / "third-folder" / "result").unlink()
+    (fake.out / "third-folder").rmdir()
+    assert fake.plan()[2].why == "its result is missing"
+    assert fake.run() == ["third"]
+
+
+def test_what_lies_where_a_stage_writes_is_kept(fake: FakeRecipe) -> None:
+    folder = fake.out / "first-folder"
+    folder.mkdir(parents=True)
+    (folder / "result").write_text("mine")
+    fake.run()
+    assert (fake.out / "old" / "first-1" / "result").read_text() == "mine"
+    assert result(fake, "first") == "f"
+
+
+def test_files_of_a_stage_are_moved_with_its_folder(fake: FakeRecipe) -> None:
+    fake.values = {"page": {}}
+    (fake.out).mkdir()
+    (fake.out / "page.html").write_text("old")
+    fake.run()
+    assert (fake.out / "old" / "page-1" / "page.html").read_text() == "old"
+    # The stage did not write its page: it is not whole, and is made again.
+    assert fake.run() == ["page"]
+
+
+def test_until_and_from(fake: FakeRecipe) -> None:
+    with pytest.raises(MedarError, match="--from second: first comes before it and has to run"):
+        fake.run(first="second")
+    assert fake.run(last="second") == ["first", "second"]
+    assert fake.actions(last="second") == "first skip, second skip"
+    assert fake.run(first="third") == ["third"]
+    assert fake.run(first="second", last="second", forced=("second",)) == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"last": "fourth"}, "--until fourth: unknown stage; known are first, second, third"),
+        ({"first": "secnd"}, "--from secnd: unknown stage"),
+        ({"forced": ("x",)}, "--force x: unknown stage"),
+        ({"first": "third", "last": "first"}, "first comes before third"),
+        ({"forced": ("third",), "last": "first"}, "--force third: not among the selected stages"),
+    ],
+)
+def test_choices_that_cannot_be(fake: FakeRecipe, choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedarError, match=message):
+        fake.run(**choice)
+
+
+def test_a_plan_writes_nothing(fake: FakeRecipe) -> None:
+    assert fake.actions() == "first run, second run, third run"
+    assert not fake.out.exists()
+
+
+def test_two_runs_in_one_folder_are_refused(fake: FakeRecipe) -> None:
+    with exclusive(fake.out), pytest.raises(MedarError, match="another medar is at work"):
+        fake.run()
+    assert fake.run() == ALL
+
+
+def test_interruptions_say_how_to_go_on(fake: FakeRecipe) -> None:
+    fake.fails["first"] = KeyboardInterrupt("whatever")
+    with pytest.raises(KeyboardInterrupt, match=r"^the same command resumes$"):
+        fake.run()
+    fake.fails["first"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt, match="the same command without --force resumes"):
+        fake.run(forced=("first",))
+
+
+def test_sigterm_ends_as_ctrl_c_does(fake: FakeRecipe) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    fake.acts["first"] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
+        fake.run()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_file_where_the_folder_should_be(fake: FakeRecipe, tmp_path: Path) -> None:
+    fake.out.write_text("")
+    with pytest.raises(MedarError, match="is a file; --out names a folder"):
+        fake.plan()
+
+
+def test_a_damaged_ledger_is_one_line(fake: FakeRecipe) -> None:
+    fake.run(last="first")
+    (fake.out / "stages" / "first.json").write_text("{")
+    with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it to run"):
+        fake.plan()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_a_damaged_state_is_written_anew(fake: FakeRecipe, text: str) -> None:
+    fake.run()
+    (fake.out / "recipe.json").write_text(text)
+    assert fake.run() == []
+    assert json.loads((fake.out / "recipe.json").read_text())["status"] == "done"
+
+
+def test_a_folder_of_another_run_is_refused(fake: FakeRecipe) -> None:
+    fake.out.mkdir()
+    (fake.out / "config.yaml").write_text("task: a training")
+    for call in (fake.run, fake.plan):
+        with pytest.raises(MedarError, match="holds another kind of run"):
+            call()
+    assert (fake.out / "config.yaml").read_text() == "task: a training"
+
+
+def test_a_folder_of_another_recipe_is_refused(fake: FakeRecipe) -> None:
+    fake.run()
+    other = replace(fake.recipe(), name="other")
+    with pytest.raises(MedarError, match="holds a run of the recipe fake, not other"):
+        other.plan(StageSelection())
+    assert fake.run() == []
+
+
+def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
+    fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(recipe, "write_json", killed)
+        fake.run()
+    assert (fake.out / "config.yaml").exists()
+    assert fake.run() == ALL
+
+
+def test_entries_survive_a_round_trip(fake: FakeRecipe) -> None:
+    fake.run()
+    records = Records(fake.out)
+    kept = records.read("second")
+    assert kept is not None
+    assert kept.to_dict() == entry(fake, "second")
