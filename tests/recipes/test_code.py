@@ -97,6 +97,7 @@ def changed(tmp_path: Path) -> Callable[[str], Path]:
     def change(module: str) -> Path:
         copy = tmp_path / "medar"
         shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__", "static"))
+        assert (copy / module).exists(), f"renamed: {module}"
         with (copy / module).open("a") as file:
             file.write("\nCHANGED = 1\n")
         return copy
@@ -112,7 +113,7 @@ def changed(tmp_path: Path) -> Callable[[str], Path]:
          ["tokenizer", "tokens", "generator", "synthesize", "evaluate"], ["prepare"]),
         ("report/charts.py", "synthesis", ["report"], ["tokenizer", "generator", "evaluate"]),
         ("segmentation/prediction.py", "segmentation", ["predict", "evaluate"], ["tokenizer"]),
-        ("evaluation/segmentation/scores.py", "segmentation", ["evaluate"], ["predict", "train"]),
+        ("evaluation/segmentation/metrics.py", "segmentation", ["evaluate"], ["predict", "train"]),
     ],
 )  # fmt: skip
 def test_a_stage_is_stale_when_a_module_it_uses_changes(
