@@ -41,13 +41,8 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
         ("tokenizer: no.yaml\n", r"no\.yaml: cannot be read"),
         ("- 1\n", r"recipe\.yaml: must hold a mapping of settings, got list"),
         (PARTS + "sample: {}\n", "unknown key 'sample'; did you mean 'samples'"),
-<<<<<<< HEAD
-        (PARTS + "evaluation: {extractors: [nope]}\n", "extractor 'nope': allowed are radiomics"),
-        (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "needs its weights"),
-=======
         (PARTS + "evaluation: {extractors: [nope]}\n", "unknown extractor 'nope'; known"),
-        (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "its weights are needed"),
->>>>>>> 56e05aa (Tests of recipe settings follow the extractors' message)
+        (PARTS + "evaluation: {extractors: [medicalnet-v1]}\n", "needs its weights"),
         (
             PARTS + "plan: {mode: patches}\n",
             "plan: mode must be 'volume' or 'patch', got 'patches'",
