@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the hash of their content."""
+"""Files that are either complete or absent, locks on folders, and hashes of content."""
 
 import contextlib
 import hashlib
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
 
 from medar.errors import MedarError, one_line
 
 TEMPORARY = ".tmp-"
-"""How the names of unfinished files begin."""
+"""Prefix of unfinished files; checks of a folder's content ignore them."""
+
+LOCK = f"{TEMPORARY}lock"
+"""The file that is locked while a process works in a folder."""
 
 TRACKED = "mlflow.json"
-"""Says in which MLflow run a folder was made; it may lie in any."""
+"""Names the MLflow run that belongs to a folder; any folder may hold it."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary path beside `path`, moved onto it when the block ends without an error.
+    """A temporary path beside `path`, renamed to `path` when the block ends without an error.
 
-    The temporary name keeps `path`'s own ending, for libraries that choose a format by it.
-    A reader sees the old file or the new one, never a part; a failed block leaves nothing behind.
+    Readers see the old file or the new one, never a part; a failed block leaves nothing behind. The
+    temporary name keeps the suffix of `path`, since some libraries choose the format by it.
 
     Args:
         path: where the file will be.
-        durable: wait until the bytes are on the disk, so that a power cut too leaves the old file
-            or the new one. Without it only the process may die at any moment.
+        durable: wait until the bytes are on the disk, so that even a power cut leaves the old file
+            or the new one.
     """
     path = Path(path)
     try:
@@ -79,7 +79,8 @@ def write_text(path: str | Path, text: str) -> None:
 def remove_temporaries(folder: str | Path) -> None:
     """Delete the temporary files that a killed process left in a folder."""
     for left in Path(folder).glob(TEMPORARY + "*"):
-        left.unlink(missing_ok=True)
+        if left.name != LOCK:
+            left.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -102,60 +103,60 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_json_object(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file that holds names and values.
+    """Read a JSON file that holds an object.
 
     Raises:
         MedarError: the file is absent, is not JSON, or holds something else.
     """
     values = read_json(path)
     if not isinstance(values, dict):
-        raise MedarError(f"{path}: holds a {type(values).__name__}; names and values are needed")
+        raise MedarError(f"{path}: must hold a JSON object, got a {type(values).__name__}")
     return values
 
 
 @contextlib.contextmanager
 def exclusive(folder: str | Path) -> Iterator[None]:
-    """Keep other processes that ask for it out of a folder, which is made if absent.
+    """Lock a folder, which is created if absent, against other processes that call this.
 
-    A folder that was made here and is empty at the end, because nothing came of the work, goes
-    again, and so do the folders above it. The lock ends with the process, however that ends. Where
-    the file system has no locks, nothing is kept out.
+    The lock ends with the process, however that ends. Where the file system has no locks, nothing
+    is locked. Folders that were created here and are empty at the end are removed.
 
     Raises:
-        MedarError: another process is at work in the folder.
+        MedarError: another process is working in the folder.
     """
     folder = Path(folder)
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    created = [one for one in (folder, *folder.parents) if not one.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
             yield
     finally:
-        with contextlib.suppress(OSError):  # the first that holds something ends it
-            for one in made:
+        with contextlib.suppress(OSError):  # ends at the first that is not empty
+            for one in created:
                 one.rmdir()
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """`exclusive` of a folder that is there."""
-    if fcntl is None:
+    """`exclusive` for a folder that exists."""
+    lock = FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise MedarError(
+            f"{folder}: another medar is at work in this folder; wait for it to end, or choose "
+            "another one"
+        ) from error
+    except (OSError, NotImplementedError):  # no locks here, or nothing may be written
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MedarError(
-                f"{folder}: another medar is at work in this folder; wait for it to end, or choose "
-                "another one"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
         yield
     finally:
-        os.close(handle)
+        # Removed while it is held: afterwards it may be the lock of another process.
+        with contextlib.suppress(OSError):
+            (folder / LOCK).unlink()
+        lock.release()
 
 
 def digest(value: Any) -> str:

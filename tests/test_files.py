@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from medar.files import (
     file_digest,
     read_json,
     read_json_object,
+    remove_temporaries,
     write_bytes,
     write_json,
     write_text,
@@ -79,7 +82,7 @@ def test_json_of_another_kind_is_said(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": 1})
     assert read_json_object(tmp_path / "a.json") == {"a": 1}
     write_json(tmp_path / "b.json", [1])
-    with pytest.raises(MedarError, match=r"b\.json: holds a list; names and values are needed"):
+    with pytest.raises(MedarError, match=r"b\.json: must hold a JSON object, got a list"):
         read_json_object(tmp_path / "b.json")
 
 
@@ -93,6 +96,19 @@ def test_file_digests_follow_the_content(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     a, b, c = (file_digest(tmp_path / name) for name in "abc")
     assert a == b != c
+
+
+def test_a_lock_keeps_others_out_and_leaves_no_file(tmp_path: Path) -> None:
+    with exclusive(tmp_path):
+        remove_temporaries(tmp_path)  # as the work inside may do
+        with pytest.raises(MedarError, match="another medar is at work"), exclusive(tmp_path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+    code = "import sys, os, medar.files as f\nwith f.exclusive(sys.argv[1]): os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)  # dies with the lock
+    with exclusive(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_nothing_came_of_goes_again(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
     refused("is not a generator; expected Generator")
     for content, kind in (([], "list"), ("Generator", "str")):
         config.write_text(json.dumps(content))
-        refused(f"config.json: holds a {kind}; names and values are needed")
+        refused(f"config.json: must hold a JSON object, got a {kind}")
     write(format=1)
     refused("format 1, written by an earlier version of medar; this one reads format 2")
     write(model={**good["model"], "depth": 0})
