@@ -333,9 +333,9 @@ class RecipeRunner:
         assert self._runs is not None  # `check_registration` made sure
         assert stage.model is not None
         assert record is not None
-        tracker = self._runs.tracker(stage.name, self.recipe.out / stage.folder)
         names = (self.recipe.register, self.recipe.alias)
-        log_stage_model(tracker, stage.model, record.facts, *names)
+        with self._runs.tracker(stage.name, self.recipe.out / stage.folder) as tracker:
+            log_stage_model(tracker, stage.model, record.facts, *names)
 
 
 @contextlib.contextmanager
