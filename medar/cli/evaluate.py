@@ -1,7 +1,6 @@
-"""`medar evaluate`: how good a trained model is."""
+"""`medar evaluate`: how good trained models are; `tokenizer` and `segmentation` here."""
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +8,30 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.editing import conditions, editing
-from medar.cli.generation import generation
-from medar.cli.judging import segmentation
+from medar.cli.evaluate_generator import conditions, editing, generation
 from medar.cli.options import DataSet, worker_count
-from medar.cli.output import print_json, print_pairs, print_table
+from medar.cli.output import (
+    check_folder,
+    decimal,
+    interval,
+    note,
+    print_json,
+    print_pairs,
+    print_table,
+)
+from medar.devices import DeviceName
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.data.resolve import Resolved
     from medar.evaluation.reconstruction import ReconstructionReport
+    from medar.evaluation.segmentation.predictors import Predictor
+    from medar.evaluation.segmentation.report import Comparison, ModelReport, SegmentationReport
     from medar.tokenizer.tokenizer import Tokenizer
 
 app = App(
     name="evaluate",
-    help="Measure trained models, generated volumes and label maps.",
+    help="Evaluate trained models, generated volumes and label maps.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
@@ -31,7 +39,6 @@ app = App(
 app.command(generation)
 app.command(editing)
 app.command(conditions)
-app.command(segmentation)
 
 DATASET = DataSet()
 
@@ -47,19 +54,19 @@ def tokenizer(
     out: Path | None = None,
     limit: int | None = None,
     batch: int = 4,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
     prepared: Path | None = None,
     workers: int | None = None,
     dataset: DataSet = DATASET,
 ) -> int:
     """Reconstruct the cases of a split and measure what is lost, by prefix of scales.
 
-    Exit code 1 if cases of a data set could not be prepared: the figures are of the others.
+    Exit code 1 if some cases of a data set could not be prepared: the report covers the others.
 
     Parameters
     ----------
     model
-        Folder of a trained tokenizer, or of the run that left it.
+        Folder of a trained tokenizer, or of its training run.
     data
         A folder that `medar data prepare` filled with the model's plan, or a data set, which is
         prepared with it first.
@@ -70,59 +77,126 @@ def tokenizer(
     out
         Folder for report.json and montage.png.
     limit
-        The most cases to reconstruct, spread evenly over the split.
+        Maximum number of cases to reconstruct, evenly spaced over the split.
     batch
-        Volumes at once.
+        Volumes per batch.
     device
-        CUDA where there is one, or as said.
+        "auto" is CUDA where available.
     prepared
         Folder to prepare a data set into, and to keep; default a temporary one.
     workers
-        Processes that prepare; default one a processor.
+        Processes that prepare; default: one per CPU core.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.tokenizer import Tokenizer
 
-    if out is not None and out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; --out names a folder")
+    check_folder(out)
     trained = Tokenizer.from_pretrained(model, device)
-    with _prepared(trained, data, prepared, worker_count(workers), dataset) as found:
-        report = evaluate_tokenizer(trained, found.folder, split, limit=limit, batch_size=batch)
+    with _prepared(trained, data, prepared, worker_count(workers), dataset) as cases:
+        report = evaluate_tokenizer(trained, cases.folder, split, limit=limit, batch_size=batch)
         if out is not None:
-            write_reconstruction(report, trained, found.folder, out)
-    if prepared is None and found.folder != data:
-        print(
-            f"medar: {data} was prepared into a temporary folder; --prepared keeps it",
-            file=sys.stderr,
-        )
-    for case, reason in found.failed.items():
-        print(f"medar: {case} was set aside: {reason}", file=sys.stderr)
+            write_reconstruction(report, trained, cases.folder, out)
+    if prepared is None and cases.folder != data:
+        note(f"{data} was prepared into a temporary folder; --prepared keeps it")
+    note(*(f"{case} was set aside: {reason}" for case, reason in cases.failed.items()))
     if json:
         print_json(report.to_dict())
     else:
-        _print_report(report, str(model))
-    return 1 if found.failed else 0
+        _print_reconstruction(report, str(model))
+    return 1 if cases.failed else 0
+
+
+@app.command
+def segmentation(
+    *folders: Path,
+    predictions: list[Path] | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    json: bool = False,
+    out: Path | None = None,
+    tolerance: float | None = None,
+    limit: int | None = None,
+    mirrors: str | None = None,
+    overlap: float = 0.5,
+    device: DeviceName = "auto",
+    dataset: DataSet = DATASET,
+) -> int:
+    """Compare label maps with the truth: Dice, HD95, NSD, volumes, calibration.
+
+    Parameters
+    ----------
+    folders
+        MODEL [MODEL2 ...] DATA. Models are folders of segmentation networks, or of their training
+        runs; further ones are compared with the first. DATA, the last, is a data set with labels,
+        or a folder that `medar data prepare` filled, which knows the files and splits of its data
+        set.
+    predictions
+        Folder of finished label maps from any source, one file CASE.nii.gz per case; compared
+        after the models, or alone. May be repeated.
+    split
+        The cases.
+    json
+        Print the report as one JSON object (docs/reference/segmentation-evaluation.md).
+    out
+        Folder for report.html, report.md, report.json and cases.csv.
+    tolerance
+        Of NSD, in mm; default the largest side of the cases' median voxel.
+    limit
+        Maximum number of cases, evenly spaced over the split.
+    mirrors
+        As in `medar segment`: "none", or some of xyz; default those that a network was trained
+        with.
+    overlap
+        Fraction of a window that overlaps its neighbour.
+    device
+        "auto" is CUDA where available.
+    """
+    from medar.evaluation.segmentation import evaluate_segmentation
+    from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
+    from medar.evaluation.segmentation.worst import WorstCases
+    from medar.report.artifacts import write_segmentation
+    from medar.segmentation.folder import load_segmenter
+    from medar.segmentation.prediction import prediction_settings
+
+    if not folders:
+        raise MedarError("DATA is missing: medar evaluate segmentation MODEL [MODEL2 ...] DATA")
+    check_folder(out)
+    *models, data = folders
+    settings = prediction_settings(mirrors, overlap)
+    source = data if _is_prepared(data, dataset) else dataset.read(data)
+    predictors: list[Predictor] = [
+        NetworkPredictor(load_segmenter(model, device), str(model), settings) for model in models
+    ]
+    predictors += [FilesPredictor(folder) for folder in predictions or []]
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # fail before the evaluation, not after it
+    worst = WorstCases()
+    report = evaluate_segmentation(
+        predictors, source, split, tolerance=tolerance, limit=limit, worst=worst
+    )
+    if out is not None:
+        write_segmentation(report, worst, out)
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_segmentation(report)
+    return 0
 
 
 @contextlib.contextmanager
 def _prepared(
     trained: "Tokenizer", data: Path, folder: Path | None, workers: int, dataset: DataSet
 ) -> "Iterator[Resolved]":
-    """The cases in the model's form, in a folder that is kept if it was named."""
-    from medar.data.resolve import is_prepared, prepared_under
+    """The cases as the model's plan prepares them, in `folder` or a temporary one."""
+    from medar.data.resolve import prepared_under
 
-    plan = trained.require_plan()
-    if is_prepared(data) and (folder is not None or dataset != DATASET):
-        raise MedarError(
-            f"{data} is prepared already: leave out --prepared, --attributes, --modality and "
-            "--seed, which are for data sets"
-        )
+    if _is_prepared(data, dataset) and folder is not None:
+        raise MedarError(f"{data} is prepared already: leave out --prepared")
     with contextlib.ExitStack() as stack:
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
         yield prepared_under(
             data,
-            plan,
+            trained.require_plan(),
             target,
             labels=trained.config.network.labels > 0,
             workers=workers,
@@ -130,57 +204,73 @@ def _prepared(
         )
 
 
-def _print_report(report: "ReconstructionReport", model: str) -> None:
+def _is_prepared(data: Path, dataset: DataSet) -> bool:
+    """Whether DATA is a prepared folder, to which the options of data sets do not apply.
+
+    Raises:
+        MedarError: it is one, and such options are given.
+    """
+    from medar.data.resolve import is_prepared
+
+    prepared = is_prepared(data)
+    if prepared and dataset != DATASET:
+        raise MedarError(
+            f"{data} is prepared already: leave out --attributes, --modality and --seed, which "
+            "are for data sets"
+        )
+    return prepared
+
+
+def _print_reconstruction(report: "ReconstructionReport", model: str) -> None:
     from medar.evaluation.reconstruction.realism import FrechetProtocol
 
     percent = report.mae_unit.startswith("fraction")
     mae = f"{report.mae:.2%}" if percent else f"{report.mae:.3g}"
-    dice = {f"Dice {k}": _shown(v) for k, v in (report.dice or {}).items()}
+    dice = {f"Dice {name}": decimal(value, ".4g") for name, value in (report.dice or {}).items()}
     print_pairs(
         f"{model}: {report.cases} cases of the split {report.split}",
         {
             "PSNR": f"{report.psnr:.2f} dB",
-            "SSIM": _shown(report.ssim),
+            "SSIM": decimal(report.ssim, ".4g"),
             "mean absolute error": f"{mae} {report.mae_unit.removeprefix('fraction ')}",
-            "high-frequency error": _shown(report.high_frequency_error),
+            "high-frequency error": decimal(report.high_frequency_error, ".4g"),
             "power ratio": f"{report.power_ratio:.3f} in the highest third of frequencies",
-            "Frechet distance": f"{_shown(report.frechet)}, floor {_shown(report.frechet_floor)}",
+            "Frechet distance": f"{decimal(report.frechet, '.4g')}, "
+            f"floor {decimal(report.frechet_floor, '.4g')}",
             "codebook usage": f"{report.codebook_usage:.1%}",
-            "bits per voxel": f"{report.bits_per_voxel:.4g}, {report.compression:.0f} times less",
+            "bits per voxel": f"{report.bits_per_voxel:.4g}, compression "
+            f"{report.compression:.0f} times",
             **dice,
         },
+    )
+    prefixes = zip(
+        report.psnr_per_scale,
+        report.ssim_per_scale,
+        report.mae_per_scale,
+        report.high_frequency_error_per_scale,
+        report.power_ratio_per_scale,
+        strict=True,
     )
     print_table(
         ("scales", "PSNR", "SSIM", "error", "high-frequency error", "power ratio"),
         (
-            (k, f"{p:.2f}", f"{s:.3f}", f"{m:.3g}", f"{h:.3f}", f"{r:.3f}")
-            for k, (p, s, m, h, r) in enumerate(
-                zip(
-                    report.psnr_per_scale,
-                    report.ssim_per_scale,
-                    report.mae_per_scale,
-                    report.high_frequency_error_per_scale,
-                    report.power_ratio_per_scale,
-                    strict=True,
-                ),
-                1,
-            )
+            (k, f"{psnr:.2f}", f"{ssim:.3f}", f"{error:.3g}", f"{high:.3f}", f"{ratio:.3f}")
+            for k, (psnr, ssim, error, high, ratio) in enumerate(prefixes, 1)
         ),
+    )
+    scales = zip(
+        report.scales,
+        report.tokens_per_scale,
+        report.usage_per_scale,
+        report.perplexity_per_scale,
+        report.residual_energy_per_scale,
+        strict=True,
     )
     print_table(
         ("scale", "grid", "tokens", "usage", "perplexity", "residual energy"),
         (
-            (k, grid, tokens, f"{usage:.1%}", f"{perplexity:.0f}", f"{left:.3f}")
-            for k, (grid, tokens, usage, perplexity, left) in enumerate(
-                zip(
-                    report.scales,
-                    report.tokens_per_scale,
-                    report.usage_per_scale,
-                    report.perplexity_per_scale,
-                    report.residual_energy_per_scale,
-                    strict=True,
-                )
-            )
+            (k, grid, tokens, f"{usage:.1%}", f"{perplexity:.0f}", f"{residual:.3f}")
+            for k, (grid, tokens, usage, perplexity, residual) in enumerate(scales)
         ),
     )
     for line in (*report.warnings, *report.notes):
@@ -189,5 +279,62 @@ def _print_report(report: "ReconstructionReport", model: str) -> None:
         print(f"Frechet distance: {FrechetProtocol(**report.protocol['frechet'])}")
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _print_segmentation(report: "SegmentationReport") -> None:
+    print(
+        f"{report.cases} cases of {report.subjects} subjects, split {report.split}; "
+        f"NSD at {report.tolerance:g} mm"
+    )
+    for model in report.models:
+        _print_model(model)
+    for one in report.comparisons:
+        _print_comparison(one)
+    for line in report.notes:
+        print(f"note: {line}")
+    print(f"protocol {report.protocol['name']}: docs/reference/segmentation-evaluation.md")
+
+
+def _print_model(model: "ModelReport") -> None:
+    rows = {
+        "Dice": f"{decimal(model.dice_mean, '.3f')} ({interval(model.dice_interval, '.3f')})",
+        "HD95": f"{decimal(model.hd95_mean, '.3f')} mm ({interval(model.hd95_interval, '.3f')})",
+        "NSD": f"{decimal(model.nsd_mean, '.3f')} ({interval(model.nsd_interval, '.3f')})",
+    }
+    if model.calibration is not None:
+        rows["calibration error"] = decimal(model.calibration.error, ".3f")
+    print_pairs(model.name, rows)
+    print_table(
+        ("label", "Dice", "95 %", "HD95", "NSD", "cases", "missed", "invented", "bias in ml"),
+        (
+            (
+                name,
+                decimal(one.dice, ".3f"),
+                interval(one.dice_interval, ".3f"),
+                decimal(one.hd95, ".3f"),
+                decimal(one.nsd, ".3f"),
+                one.cases,
+                one.missed,
+                one.invented,
+                "-" if one.volume is None else f"{one.volume.bias:.3g}",
+            )
+            for name, one in model.labels.items()
+        ),
+    )
+
+
+def _print_comparison(comparison: "Comparison") -> None:
+    print(f"{comparison.second} less {comparison.first}")
+    print_table(
+        ("metric", "difference", "95 %", "p", "effect", "subjects"),
+        (
+            (
+                metric,
+                f"{paired.difference:.4f}",
+                interval(paired.interval, ".4f"),
+                f"{paired.p:.2g}",
+                f"{paired.effect:.2f}",
+                paired.subjects,
+            )
+            for metric, paired in comparison.overall.items()
+            if paired is not None
+        ),
+    )

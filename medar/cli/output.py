@@ -3,7 +3,10 @@
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from medar.errors import MedarError
 
 
 def print_json(value: Any) -> None:
@@ -46,6 +49,26 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with console.capture() as drawn:
         console.print(table)
     print("\n".join(line.rstrip() for line in drawn.get().splitlines() if line.strip()))
+
+
+def decimal(value: float | None, form: str = ".3g") -> str:
+    """A number in a format such as ".3g"; "-" for None."""
+    return "-" if value is None else f"{value:{form}}"
+
+
+def interval(ends: tuple[float, float] | None, form: str = ".3g") -> str:
+    """Both ends of an interval; "-" for None."""
+    return "-" if ends is None else f"{ends[0]:{form}} to {ends[1]:{form}}"
+
+
+def check_folder(out: Path | None) -> None:
+    """Check that --out does not name a file.
+
+    Raises:
+        MedarError: it does.
+    """
+    if out is not None and out.exists() and not out.is_dir():
+        raise MedarError(f"{out}: is a file; --out names a folder")
 
 
 def _flag(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""`medar evaluate` on a generator: its samples, its edits, the label maps that it follows."""
+"""`medar evaluate` on generated volumes and on a generator: its samples, edits and label maps."""
 
 import json
 from collections.abc import Callable
@@ -16,25 +16,141 @@ Medar = Callable[..., Any]
 Write = Callable[..., Path]
 
 
+def noise(seed: int) -> Any:
+    return np.random.default_rng(seed).normal(100, 20, (8, 12, 8)).astype(np.float32)
+
+
 @pytest.fixture
-def prepared(medar: Medar, write: Write, tmp_path: Path) -> Path:
+def prepared(medar: Medar, write: Write, tmp_path: Path) -> Callable[..., Path]:
+    """Write and prepare cases with these images and label maps, split as given."""
+
+    def prepare(splits: list[str], images: list[Any], labels: list[Any], *options: object) -> Path:
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            write(f"set/images/c{number}.nii.gz", image)
+            write(f"set/labels/c{number}.nii.gz", label)
+        rows = "".join(f"c{k},{split}\n" for k, split in enumerate(splits))
+        (tmp_path / "set" / "attributes.csv").write_text("id,split\n" + rows)
+        out = tmp_path / "prepared"
+        done = medar(
+            "data", "prepare", tmp_path / "set", "--out", out, "--spacing", 1, 1, 2, *options
+        )
+        assert done.code == 0, done.err
+        return out
+
+    return prepare
+
+
+@pytest.fixture
+def mr_set(prepared: Callable[..., Path]) -> Path:
+    """Nine cases of 8 x 12 x 8 voxels with one label: five train, two val, two test."""
+    label = np.zeros((8, 12, 8), np.uint8)
+    label[2:5, 3:9, 2:6] = 1
+    images = [noise(number) for number in range(9)]
+    labels = [np.roll(label, number % 3, axis=1) for number in range(9)]
+    options = ("--size", 8, 12, 8, "--downsampling", 4, 4, 4, "--modality", "MR")
+    return prepared(["train"] * 5 + ["val"] * 2 + ["test"] * 2, images, labels, *options)
+
+
+@pytest.fixture
+def ct_set(prepared: Callable[..., Path]) -> Path:
     """Seven CT cases of 16 x 16 x 8 voxels of 1 x 1 x 2 mm with the labels 1 and 4."""
     label = np.zeros((16, 16, 8), np.uint8)
     label[2:7, 3:9, 2:6], label[9:13, 4:12, 1:6] = 1, 4
-    splits = ["train"] * 4 + ["val"] + ["test"] * 2
-    for number in range(len(splits)):
-        noise = np.random.default_rng(number).normal(50, 60, label.shape) + 80 * (label > 0)
-        write(f"set/images/c{number}.nii.gz", noise.astype(np.float32))
-        write(f"set/labels/c{number}.nii.gz", np.roll(label, number % 3, axis=1))
-    rows = "".join(f"c{k},{split}\n" for k, split in enumerate(splits))
-    (tmp_path / "set" / "attributes.csv").write_text("id,split\n" + rows)
-    out = tmp_path / "prepared"
+    noises = [np.random.default_rng(k).normal(50, 60, label.shape) for k in range(7)]
+    images = [(one + 80 * (label > 0)).astype(np.float32) for one in noises]
+    labels = [np.roll(label, number % 3, axis=1) for number in range(7)]
+    options = ("--size", 16, 16, 8, "--downsampling", 4, 4, 2, "--modality", "CT")
+    return prepared(["train"] * 4 + ["val"] + ["test"] * 2, images, labels, *options)
+
+
+@pytest.fixture
+def files(write: Write, tmp_path: Path) -> Path:
+    """Three generated volumes with label maps, and a note that is no volume."""
+    label = np.zeros((8, 12, 8), np.uint8)
+    label[1:5, 3:8, 2:6] = 1
+    for number in range(3):
+        write(f"made/s{number}.nii.gz", noise(100 + number))
+        write(f"made/s{number}_label.nii.gz", label)
+    (tmp_path / "made" / "s0.json").write_text("{}")
+    return tmp_path / "made"
+
+
+def test_files_are_evaluated_and_drawn(
+    medar: Medar, files: Path, mr_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    said = medar("evaluate", "generation", files, mr_set, "--json", "--out", out)
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 5)
+    assert found["distances"].keys() == {"radiomics-v1", "texture-v1", "shape-v1"}
+    assert json.loads((out / "report.json").read_text()) == found
+    assert (out / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_is_read_by_people(medar: Medar, files: Path, mr_set: Path) -> None:
+    said = medar(
+        "evaluate", "generation", files, mr_set, "--split", "held-out", "--samples", 2,
+        "--extractor", "texture-v1", "--seed", 3,
+    )  # fmt: skip
+    assert (said.code, said.err) == (0, "")
+    words = (
+        "2 volumes compared with 5", "4 others (all but", "texture-v1 (45)", "shape-v1", "MS-SSIM",
+        "suspects", "note: 2 generated volumes", "generation-v1, seed 3",
+    )  # fmt: skip
+    for word in words:
+        assert word in said.out, said.out
+    assert "radiomics-v1" not in said.out
+
+
+def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Write) -> None:
+    for number in range(3):
+        write(f"copies/s{number}.nii.gz", noise(number))
+    said = medar("evaluate", "generation", tmp_path / "copies", mr_set)
+    assert "suspected copy by voxels: volume 1 of c1" in said.out
+    assert "shape-v1" not in said.out
+
+
+def test_files_that_cannot_be_evaluated_are_one_line(
+    medar: Medar, files: Path, mr_set: Path, tmp_path: Path, write: Write
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write("half/a.nii.gz", noise(0))
+    write("half/b.nii.gz", noise(1))
+    write("half/b_label.nii.gz", np.ones((8, 12, 8), np.uint8))
+    write("odd/a.nii.gz", noise(0))
+    write("odd/a_label.nii.gz", np.full((8, 12, 8), 7, np.uint8))
+    write("flat/a.nii.gz", np.ones((8, 12, 8), np.float32))
+    for arguments, said in (
+        ([tmp_path / "none", mr_set], "none: no such folder"),
+        ([tmp_path / "empty", mr_set], "empty: contains no volumes"),
+        ([files, tmp_path / "set"], "not a prepared data set"),
+        ([tmp_path / "half", mr_set], "a.nii.gz: has no label map"),
+        ([tmp_path / "odd", mr_set], "a_label.nii.gz: label values 7"),
+        ([tmp_path / "flat", mr_set], "a.nii.gz: every voxel is 1"),
+        ([files, mr_set, "--samples", 1], "at least 2 generated volumes are needed, got 1"),
+        ([files, mr_set, "--samples", 0], "samples must be at least 1, got 0"),
+        ([files, mr_set, "--batch", 0], "--batch must be at least 1, got 0"),
+        ([files, mr_set, "--extractor", "medicalnet-v1"], "needs its weights"),
+        ([files, mr_set, "--out", mr_set / "plan.yaml"], "is a file"),
+    ):
+        assert said in medar("evaluate", "generation", *arguments).refusal
+
+
+def test_patches_need_the_size_of_the_plan(
+    medar: Medar, files: Path, mr_set: Path, write: Write, tmp_path: Path
+) -> None:
+    out = tmp_path / "patches"
     done = medar(
-        "data", "prepare", tmp_path / "set", "--out", out, "--size", 16, 16, 8,
-        "--downsampling", 4, 4, 2, "--spacing", 1, 1, 2, "--modality", "CT",
+        "data", "prepare", tmp_path / "set", "--out", out, "--size", 8, 8, 8,
+        "--downsampling", 4, 4, 4, "--spacing", 1, 1, 2, "--modality", "MR", "--mode", "patch",
     )  # fmt: skip
     assert done.code == 0, done.err
-    return out
+    refused = medar("evaluate", "generation", files, out).refusal
+    assert (
+        "s0.nii.gz: 8 x 12 x 8 voxels at the plan's spacing, expected the plan's size 8 x 8 x 8"
+        in refused
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,25 +161,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_generator_is_judged_by_its_samples(
-    medar: Medar, model: Path, prepared: Path, tmp_path: Path
+def test_a_generator_is_evaluated_by_its_samples(
+    medar: Medar, model: Path, ct_set: Path, tmp_path: Path
 ) -> None:
-    call = ["evaluate", "generation", model, prepared, "--samples", 3, "--seed", 5]
+    call = ["evaluate", "generation", model, ct_set, "--samples", 3, "--seed", 5]
     said = medar(*call, "--guidance-scale", 1.5, "--top-k", 4, "--json", "--out", tmp_path / "out")
     assert said.code == 0, said.err
     found = json.loads(said.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 4)
     assert "shape-v1" in found["distances"]  # label maps come from the same tokens
     assert min(found["seconds_per_volume"], found["peak_memory"]) > 0
-    told = found["protocol"]["generator"]
-    assert (told["seeds"], told["sampling"]["guidance_scale"]) == ([5, 7], 1.5)
-    assert told["conditions"].startswith("attributes and label maps of held-out cases")
+    generator = found["protocol"]["generator"]
+    assert (generator["seeds"], generator["sampling"]["guidance_scale"]) == ([5, 7], 1.5)
+    assert generator["conditions"].startswith("attributes and label maps of held-out cases")
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == found
     assert (tmp_path / "out" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, prepared: Path) -> None:
-    call = ["evaluate", "editing", model / "model", prepared, "--samples", 2, "--box", 0.4]
+def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, ct_set: Path) -> None:
+    call = ["evaluate", "editing", model / "model", ct_set, "--samples", 2, "--box", 0.4]
     said = medar(*call, "--limit", 1)
     assert said.code == 0, said.err
     for word in (
@@ -80,9 +196,9 @@ def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, prepa
 
 
 def test_conditions_are_told_and_the_judge_is_kept(
-    medar: Medar, model: Path, prepared: Path, tmp_path: Path
+    medar: Medar, model: Path, ct_set: Path, tmp_path: Path
 ) -> None:
-    call = ["evaluate", "conditions", model, prepared, "--judge", tmp_path / "judge"]
+    call = ["evaluate", "conditions", model, ct_set, "--judge", tmp_path / "judge"]
     said = medar(*call, "--max-minutes", 0.01, "--device", "cpu")
     assert said.code == 0, said.err
     for word in (
@@ -94,14 +210,14 @@ def test_conditions_are_told_and_the_judge_is_kept(
     ):
         assert word in said.out, said.out
     again = medar(*call, "--max-minutes", 0.01, "--device", "cpu", "--json")
-    assert "nothing is left to do" in again.err
+    assert "already finished" in again.err
     found = json.loads(again.out)
     assert found["cases"] == 2
     assert len(found["samples"]) == 2
 
 
-def test_what_cannot_be_judged_is_one_line(
-    medar: Medar, model: Path, prepared: Path, tmp_path: Path, write: Write
+def test_generators_that_cannot_be_evaluated_are_one_line(
+    medar: Medar, model: Path, ct_set: Path, tmp_path: Path, write: Write
 ) -> None:
     write("files/a.nii.gz")
     tokenizer = tiny_tokenizer()
@@ -109,15 +225,15 @@ def test_what_cannot_be_judged_is_one_line(
     judge = ["--judge", tmp_path / "judge"]
     for arguments, said in (
         (
-            ["generation", tmp_path / "files", prepared, "--guidance-scale", 1],
-            "files: holds files, no generator",
+            ["generation", tmp_path / "files", ct_set, "--guidance-scale", 1],
+            "files: holds files, not a generator",
         ),
-        (["generation", model, prepared, "--temperature", "1,1"], "temperature has 2 values"),
-        (["generation", model / "model" / "tokenizer", prepared], "is not a generator"),
-        (["generation", model, prepared, "--samples", 0], "samples must be at least 1, got 0"),
-        (["editing", model, prepared, "--factor", 5], "factor must"),
-        (["editing", tmp_path, prepared], "no generator"),
-        (["conditions", tmp_path / "plain", prepared, *judge], "plain: was trained without label"),
-        (["conditions", model, prepared, *judge, "--max-minutes", 0], "minutes"),
+        (["generation", model, ct_set, "--temperature", "1,1"], "temperature has 2 values"),
+        (["generation", model / "model" / "tokenizer", ct_set], "is not a generator"),
+        (["generation", model, ct_set, "--samples", 0], "samples must be at least 1, got 0"),
+        (["editing", model, ct_set, "--factor", 5], "factor must"),
+        (["editing", tmp_path, ct_set], "no generator"),
+        (["conditions", tmp_path / "plain", ct_set, *judge], "plain: was trained without label"),
+        (["conditions", model, ct_set, *judge, "--max-minutes", 0], "minutes"),
     ):
         assert said in medar("evaluate", *arguments).refusal

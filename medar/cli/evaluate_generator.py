@@ -1,0 +1,365 @@
+"""`medar evaluate generation`, `editing` and `conditions`: how good generated volumes are."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medar.cli.output import check_folder, decimal, interval, print_json, print_pairs, print_table
+from medar.cli.synthesize import CHOOSING, Choosing
+from medar.devices import DeviceName
+from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    from medar.evaluation.generation.agreement import AgreementReport
+    from medar.evaluation.generation.editing import EditingReport
+    from medar.evaluation.generation.evaluate import Batch, GenerationReport
+
+
+def generation(
+    volumes: Path,
+    data: Path,
+    /,
+    *,
+    split: Literal["val", "test", "held-out"] = "test",
+    extractor: list[str] | None = None,
+    weights: Path | None = None,
+    json: bool = False,
+    out: Path | None = None,
+    samples: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    batch: int = 4,
+    device: DeviceName = "auto",
+    choosing: Choosing = CHOOSING,
+) -> int:
+    """Compare generated volumes with real ones: similarity, diversity and copies.
+
+    Parameters
+    ----------
+    volumes
+        Folder of a generator, or of its training run: volumes are sampled in memory, under the
+        conditions of the held-out cases. Or a folder of generated volumes from any source
+        (.nii.gz, prepared by DATA's plan), optionally with label maps NAME_label.nii.gz.
+    data
+        The folder that `medar data prepare` filled and the generator was trained on.
+    split
+        The real volumes behind the floors; held-out is all but the train split.
+    extractor
+        Features to compare: radiomics-v1, texture-v1, medicalnet-v1, radimagenet-v1; may be
+        repeated. The first is also used in the search for copies. Default radiomics-v1,
+        texture-v1.
+    weights
+        Local file of weights, for medicalnet-v1 or radimagenet-v1.
+    json
+        Print the report as one JSON object (docs/reference/evaluation.md).
+    out
+        Folder for report.json and contact_sheet.png.
+    samples
+        Number of volumes to sample from a generator; default as many as held-out cases, at least
+        20. Of files: maximum number, in the order of their names; default all.
+    limit
+        Maximum number of training volumes, evenly spaced; copies of others are not found.
+    seed
+        Of bootstrap draws, subsets and pairs; and of a generator's first volume, each further
+        one having the next.
+    batch
+        Volumes per batch.
+    device
+        Where volumes are sampled and features computed; "auto" is CUDA where available.
+    """
+    from medar.data.prepared import Prepared
+    from medar.devices import resolve_device
+    from medar.evaluation.extractors import DEFAULT
+    from medar.evaluation.generation import evaluate_generation
+    from medar.evaluation.generation.files import (
+        generated_files,
+        generated_volumes,
+        read_generated,
+    )
+    from medar.evaluation.generation.sampling import SampledVolumes
+    from medar.model_folder import holds_model
+    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
+    from medar.synthesis import Synthesizer
+
+    check_folder(out)
+    if batch < 1:
+        raise MedarError(f"--batch must be at least 1, got {batch}")
+    plan = Prepared(data).plan
+    sampled: SampledVolumes | None = None
+    batches: Iterable[Batch]
+    if holds_model(volumes):
+        loaded = Synthesizer.from_pretrained(volumes, device)
+        batches = sampled = SampledVolumes(
+            loaded,
+            data,
+            split=split,
+            samples=samples,
+            seed=seed,
+            sampling=choosing.settings(loaded.sampling),
+            batch_size=batch,
+        )
+    elif choosing != CHOOSING:
+        raise MedarError(
+            f"{volumes}: holds files, not a generator; leave out --guidance-scale, --temperature, "
+            "--top-k and --top-p"
+        )
+    else:
+        files = generated_files(volumes)[:samples]
+        batches = read_generated(files, plan, batch_size=batch)
+    report = evaluate_generation(
+        batches,
+        data,
+        split=split,
+        extractors=tuple(extractor or DEFAULT),
+        weights=weights,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        batch_size=batch,
+        device=resolve_device(device),
+    )
+    if sampled is not None:
+        report = sampled.complete(report)
+    if out is not None:
+        if sampled is not None:
+            shown = sampled.first_volumes()
+        else:
+            shown = generated_volumes(files[:CONTACT_SHEET_VOLUMES], plan)
+        write_generation(report, shown, data, out)
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_generation(report, str(volumes))
+    return 0
+
+
+def editing(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    split: Literal["train", "val", "test"] = "test",
+    json: bool = False,
+    samples: int = 4,
+    box: float = 0.5,
+    factor: int = 2,
+    known_scales: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    device: DeviceName = "auto",
+    choosing: Choosing = CHOOSING,
+) -> int:
+    """Fill a box of held-out volumes, raise their resolution, and compare with the real ones.
+
+    Parameters
+    ----------
+    model
+        Folder of a generator, or of its training run.
+    data
+        The folder that `medar data prepare` filled and the generator was trained on.
+    split
+        The cases.
+    json
+        Print the report as one JSON object (docs/reference/evaluation.md).
+    samples
+        Per case and task.
+    box
+        Sides of the box that is filled, as a fraction of the volume's.
+    factor
+        By which the resolution is lowered along each axis.
+    known_scales
+        Scales that the volume of low resolution determines; default as many as its spacing allows.
+    limit
+        Maximum number of cases, evenly spaced over the split.
+    seed
+        Of boxes and samples.
+    device
+        "auto" is CUDA where available.
+    """
+    from medar.evaluation.generation.editing import evaluate_editing
+    from medar.synthesis import Synthesizer
+
+    loaded = Synthesizer.from_pretrained(model, device)
+    report = evaluate_editing(
+        loaded,
+        data,
+        split,
+        samples=samples,
+        box=box,
+        factor=factor,
+        scales=known_scales,
+        limit=limit,
+        sampling=choosing.settings(loaded.sampling),
+        seed=seed,
+    )
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_editing(report, str(model))
+    return 0
+
+
+def conditions(
+    model: Path,
+    data: Path,
+    /,
+    *,
+    judge: Path,
+    max_minutes: float | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    json: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    device: DeviceName = "auto",
+    choosing: Choosing = CHOOSING,
+) -> int:
+    """Segment samples that follow held-out label maps, and compare with the maps (Dice).
+
+    The judge is a segmentation network trained on the real volumes of the train split. It is
+    trained once; its folder then serves for any number of generators.
+
+    Parameters
+    ----------
+    model
+        Folder of a generator that takes label maps, or of its training run.
+    data
+        The folder that `medar data prepare` filled and the generator was trained on.
+    judge
+        Folder of the judge, which is trained first if there is none; the same command resumes an
+        interrupted training.
+    max_minutes
+        Minutes of the judge's training; default 5. Must be the same for a judge that exists.
+    split
+        Whose label maps are followed.
+    json
+        Print the report as one JSON object (docs/reference/evaluation.md).
+    limit
+        Maximum number of cases, evenly spaced over the split.
+    seed
+        Of the first sample; each further one has the next.
+    device
+        "auto" is CUDA where available.
+    """
+    from medar.evaluation.generation.agreement import (
+        check_maps,
+        evaluate_conditions,
+        judge_settings,
+        train_judge,
+    )
+    from medar.synthesis import Synthesizer
+
+    loaded = Synthesizer.from_pretrained(model, device)
+    check_maps(loaded, str(model))
+    network = train_judge(data, judge, judge_settings(max_minutes, device=device))
+    report = evaluate_conditions(
+        loaded,
+        data,
+        network,
+        split,
+        limit=limit,
+        sampling=choosing.settings(loaded.sampling),
+        seed=seed,
+    )
+    if json:
+        print_json(report.to_dict())
+    else:
+        _print_conditions(report, str(model))
+    return 0
+
+
+def _print_generation(report: "GenerationReport", name: str) -> None:
+    memory = report.peak_memory
+    print_pairs(
+        f"{name}: {report.volumes} volumes compared with {report.reference} real ones (train "
+        f"split); floors from {report.held_out} others ({report.protocol['held_out']})",
+        {
+            "intensity distance": f"{report.intensity_distance:.3g}, "
+            f"floor {report.intensity_floor:.3g} ({report.intensity_unit})",
+            "MS-SSIM of pairs": f"{report.ms_ssim:.3f}, of real pairs {report.ms_ssim_real:.3f}",
+            "seconds per volume": decimal(report.seconds_per_volume),
+            "peak memory": "-" if memory is None else f"{memory / 2**20:.0f} MiB",
+        },
+    )
+    print_table(
+        ("features", "Frechet", "95 %", "floor", "kernel", "95 %", "floor"),
+        (
+            (
+                f"{name} ({one.features})",
+                decimal(one.frechet),
+                interval(one.frechet_interval),
+                f"{decimal(one.frechet_floor)} of {one.frechet_samples}",
+                decimal(one.kernel),
+                interval(one.kernel_interval),
+                decimal(one.kernel_floor),
+            )
+            for name, one in report.distances.items()
+        ),
+    )
+    print_table(
+        ("nearest training volume by", "median", "held-out", "ratio", "nearer", "suspects"),
+        (
+            (
+                name,
+                decimal(one.median),
+                decimal(one.median_held_out),
+                decimal(one.ratio),
+                f"{one.fraction_nearer:.1%}",
+                len(one.suspects),
+            )
+            for name, one in report.memorisation.items()
+        ),
+    )
+    for name, audit in report.memorisation.items():
+        for one in audit.suspects[:3]:
+            print(
+                f"suspected copy by {name}: volume {one.index} of {one.case} "
+                f"(distance {one.distance:.3g})"
+            )
+    _print_notes(report.notes, report.protocol)
+    for part in ("distances", "memorisation"):
+        for name, method in report.protocol[part].items():
+            print(f"  {part}, {name}: {method}")
+
+
+def _print_editing(report: "EditingReport", model: str) -> None:
+    tasks = {"inpainting": report.inpainting, "upscaling": report.upscaling}
+    print_pairs(
+        f"{model}: {report.cases} cases of the split {report.split}, {report.samples} samples each",
+        {
+            "inpainting": f"a box of {report.box:g} of each side, "
+            f"{report.inpainting.known_fraction:.1%} of the tokens known",
+            "upscaling": f"{report.factor} times, {report.known_scales} scales or "
+            f"{report.upscaling.known_fraction:.1%} of the tokens known",
+        },
+    )
+    print_table(
+        ("task", "volumes", "PSNR", "SSIM"),
+        (
+            (task, name, f"{one.psnr:.2f}", f"{one.ssim:.3f}")
+            for task, result in tasks.items()
+            for name, one in result.similarity.items()
+        ),
+    )
+    _print_notes(report.notes, report.protocol)
+
+
+def _print_conditions(report: "AgreementReport", model: str) -> None:
+    print(f"{model}: Dice with {report.cases} label maps of the split {report.split}")
+    rows = {
+        "samples": report.samples,
+        "real volumes": report.real,
+        "their reconstructions": report.reconstructed,
+        "samples, another case's map": report.unrelated,
+    }
+    labels = list(report.samples)
+    print_table(
+        ("volumes", *labels),
+        ((name, *(decimal(row[label], ".3f") for label in labels)) for name, row in rows.items()),
+    )
+    _print_notes(report.notes, report.protocol)
+
+
+def _print_notes(notes: list[str], protocol: dict[str, Any]) -> None:
+    for line in notes:
+        print(f"note: {line}")
+    print(f"protocol {protocol['name']}, seed {protocol['seed']}")
