@@ -1,13 +1,11 @@
-"""Augmentation that anatomy allows, drawn from a seed.
+"""Random augmentation of volumes and label maps, reproducible from a seed.
 
-Left and right are not alike: nothing is flipped unless the caller says along which axis it may be,
-and a left-right flip then swaps the labels whose names say left and right.
+Left and right differ in anatomy: volumes are flipped only along axes that the caller allows, and
+a left-right flip swaps the labels whose names contain left and right.
 """
 
 import re
-from dataclasses import dataclass
-from math import inf
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medar.errors import MedarError
-from medar.settings import STRICT
+from medar.settings import Fraction, FractionBelowOne, NonNegativeFloat, settings
 from medar.volume import Spacing
 
 AXES = ("x", "y", "z")
@@ -29,60 +27,41 @@ SIDES = {
     "lt": "rt",
     "rt": "lt",
 }
-"""Words in labels' names that say a side, and what they become in a mirror."""
+"""Words in label names that stand for a side, and their mirrored counterparts."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Augmentation:
-    """What may be done to a training volume; a zero switches a part off.
-
-    Raises:
-        MedarError: a probability outside 0 to 1, or an amount that is negative or not finite, or a
-            scaling of 1 or more.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+    """Random changes of training volumes; zero disables each of them."""
 
     flips: tuple[Literal["x", "y", "z"], ...] = ()
     """Axes along which a volume may be mirrored, each with probability 0.5. x is left-right."""
-    affine_probability: float = 0.5
-    rotation: float = 10.0
+    affine_probability: Fraction = 0.5
+    rotation: NonNegativeFloat = 10.0
     """Largest rotation about each axis, in degrees."""
-    scaling: float = 0.1
+    scaling: FractionBelowOne = 0.1
     """Largest relative change of size along each axis."""
-    intensity_probability: float = 0.5
-    contrast: float = 0.15
+    intensity_probability: Fraction = 0.5
+    contrast: NonNegativeFloat = 0.15
     """Largest relative change of contrast, about the middle of the range."""
-    brightness: float = 0.1
+    brightness: NonNegativeFloat = 0.1
     """Largest shift, where the whole range is 2."""
-    gamma: float = 0.2
+    gamma: NonNegativeFloat = 0.2
     """Largest change of log gamma."""
-    noise: float = 0.02
+    noise: NonNegativeFloat = 0.02
     """Largest standard deviation of added Gaussian noise, where the whole range is 2."""
-
-    def __post_init__(self) -> None:
-        for name in ("affine_probability", "intensity_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise MedarError(f"augmentation {name} {getattr(self, name)}: allowed 0 to 1")
-        for name in ("rotation", "scaling", "contrast", "brightness", "gamma", "noise"):
-            if not 0 <= getattr(self, name) < inf:
-                raise MedarError(f"augmentation {name} {getattr(self, name)}: allowed from 0")
-        if self.scaling >= 1:  # a size below 0 would be a mirror
-            raise MedarError(f"augmentation scaling {self.scaling}: allowed from 0 to below 1")
-        if any(axis not in AXES for axis in self.flips):
-            raise MedarError(f"augmentation flips {list(self.flips)}: allowed x, y, z")
 
 
 class Augmenter:
     """Applies an `Augmentation` to an image and its label map.
 
     Args:
-        settings: what may be done.
-        labels: values and names; a left-right flip swaps those whose names say left and right.
-        spacing: mm, so that a rotation is one in the patient and not in voxels.
+        settings: which changes, and how large.
+        labels: values and names; a left-right flip swaps those whose names contain left and right.
+        spacing: mm, so that rotations are rigid in the patient's space rather than in voxels.
 
     Raises:
-        MedarError: flips along x are asked for, and a name says left without a right counterpart.
+        MedarError: flips along x are enabled, and a label of one side has no counterpart.
     """
 
     def __init__(
@@ -95,9 +74,9 @@ class Augmenter:
         self._mirrored = [values.index(self.swap.get(value, value)) for value in values]
 
     def __call__(self, item: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if there, `label` (1, X, Y, Z).
+        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if present, `label` (1, X, Y, Z).
 
-        `annotated`, if there, follows the labels that a left-right flip swaps.
+        `annotated`, if present, follows the labels that a left-right flip swaps.
         """
         generator = np.random.default_rng(seed)
         parts: dict[str, Tensor] = {k: item[k] for k in ("image", "label") if k in item}
@@ -132,7 +111,7 @@ class Augmenter:
         matrix = self._matrix(generator)
         move = Affine(affine=matrix, padding_mode="border", image_only=True)
         modes = {"image": "bilinear", "label": "nearest"}
-        # Plain tensors again: MONAI's own kind carries the transform's history along.
+        # MONAI's MetaTensor would carry the history of transforms along.
         moved = {
             key: move(part.float(), mode=modes[key]).as_tensor().to(part.dtype)
             for key, part in parts.items()
@@ -141,7 +120,7 @@ class Augmenter:
         return {**moved, "image": moved["image"].clamp(-1, 1)}
 
     def _matrix(self, generator: np.random.Generator) -> npt.NDArray[np.float64]:
-        """(4, 4): voxels from the centre after, to voxels from the centre before."""
+        """(4, 4): from output to input voxels, both relative to the centre."""
         from scipy.spatial.transform import Rotation
 
         turn = self.settings.rotation * generator.uniform(-1, 1, 3)
@@ -167,10 +146,10 @@ class Augmenter:
 
 
 def mirrored_labels(labels: dict[int, str]) -> dict[int, int]:
-    """Label values that trade places when left and right do.
+    """Label values that a left-right flip swaps.
 
     Raises:
-        MedarError: a name says left or right and its counterpart is missing.
+        MedarError: a label of one side has no counterpart.
     """
     by_words = {_words(name): value for value, name in labels.items()}
     swap = {}

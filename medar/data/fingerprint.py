@@ -1,9 +1,9 @@
-"""`Fingerprint`: what a data set is like, measured once: shapes, spacings, intensities, labels."""
+"""`Fingerprint`: shapes, spacings, intensities and label volumes of a data set, measured once."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from medar.errors import MedarError
 from medar.files import digest, read_json, write_json
 from medar.parallel import run_parallel
 from medar.progress import track
-from medar.settings import STRICT, from_dict, to_dict
+from medar.settings import from_dict, settings, to_dict
 from medar.volume import ReadOptions, Shape3, Spacing
 
 QUANTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 99.9, 100.0)
@@ -25,11 +25,9 @@ QUANTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 99.9, 100.0
 VERSION = 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class CaseFingerprint:
-    """What one case is like."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+    """Measurements of one case."""
 
     id: str
     key: str
@@ -45,11 +43,9 @@ class CaseFingerprint:
     """Volume of each label that has voxels, in millilitres."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Fingerprint:
     """All cases that could be read, and why the others could not."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     cases: tuple[CaseFingerprint, ...]
     failed: dict[str, str] = field(default_factory=dict)
@@ -81,16 +77,16 @@ def take_fingerprint(
     *,
     workers: int,
     hashes: HashIndex,
-    known: Fingerprint | None = None,
+    cached: Fingerprint | None = None,
 ) -> Fingerprint:
-    """Measure every case, taking over from `known` those whose files have not changed.
+    """Measure every case, except those of `cached` whose files have not changed.
 
     Raises:
         MedarError: no case can be read, or NaN and Inf are to be kept.
     """
     check_reading(options)
     options = reading_for(manifest, options)
-    before = {case.key: case for case in known.cases if case.key} if known else {}
+    before = {case.key: case for case in cached.cases if case.key} if cached else {}
     hashes.prime([file for case in manifest for file in case.files], workers=workers)
     taken: dict[str, CaseFingerprint] = {}
     todo = []

@@ -1,18 +1,17 @@
-"""Intensities to the range that networks see, and back.
+"""Intensities to the range that networks see, and back to the volume's own.
 
 CT has units: a window of Hounsfield units, the same for every volume. MR has none (one scanner's
 largest voxel is 112, another's 1.7 million): a window between two percentiles of each volume. Both
 end in a `Window`, whose inverse is exact inside it.
 """
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError
-from medar.settings import STRICT
+from medar.settings import settings
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,7 +22,7 @@ TISSUE_HU = -500.0
 """Hounsfield units above which a CT voxel counts as foreground: the body without air and lung."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Window:
     """A linear map between [low, high] in the volume's units and [-1, 1].
 
@@ -31,14 +30,12 @@ class Window:
         MedarError: `high` is not above `low`.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high]).all() and self.high > self.low):
-            raise MedarError(f"intensity window {self.low:g} to {self.high:g}: high must be larger")
+        if self.high <= self.low:
+            raise MedarError(f"high must be greater than low {self.low:g}, got {self.high:g}")
 
     def normalise(self, array: npt.NDArray[Any]) -> Floats:
         """Any shape, in the volume's units, to [-1, 1]; values outside the window are clipped."""
@@ -56,31 +53,27 @@ class Window:
         return restored
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class IntensityRule:
     """How a volume gets its `Window`.
 
     Raises:
-        MedarError: `high` is not above `low`, a bound is not finite, or percentiles lie outside
-            0 to 100.
+        MedarError: `high` is not above `low`, or percentiles lie outside 0 to 100.
     """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
 
     kind: Literal["window", "percentiles"]
     """"window": low and high are in the volume's units (HU). "percentiles": they are percentages
-    of the volume's foreground, measured anew for each volume."""
+    of the volume's foreground, measured for each volume."""
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        if not (np.isfinite([self.low, self.high]).all() and self.high > self.low):
-            raise MedarError(
-                f"intensity {self.kind} {self.low:g} to {self.high:g}: "
-                "two finite numbers are needed, the second larger"
-            )
+        if self.high <= self.low:
+            raise MedarError(f"high must be greater than low {self.low:g}, got {self.high:g}")
         if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
-            raise MedarError(f"percentiles {self.low:g} to {self.high:g}: allowed 0 to 100")
+            raise MedarError(
+                f"percentiles must lie within 0 to 100, got {self.low:g} to {self.high:g}"
+            )
 
     def fit(self, array: npt.NDArray[Any]) -> Window:
         """The window for one channel of a volume, (X, Y, Z).
@@ -103,7 +96,7 @@ def foreground(array: npt.NDArray[Any], modality: str | None) -> npt.NDArray[Any
     """The foreground voxels of one channel, flat, thinned to about `SAMPLE`.
 
     CT: above -500 HU. Anything else: above the volume's smallest value, which drops the zeros
-    around a masked or skull-stripped volume. A volume without foreground gives all its voxels.
+    around a masked or skull-stripped volume. If there is no foreground, all voxels are returned.
     """
     flat = np.asarray(array).reshape(-1)
     flat = flat[:: max(1, flat.size // SAMPLE)]

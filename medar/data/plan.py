@@ -1,45 +1,48 @@
-"""`Plan`: how every volume of a data set is brought to one form. Readable, editable, versioned.
+"""`Plan`: the form that every volume of a data set is brought to. Readable and editable.
 
-`medar data plan` derives it from the data set's fingerprint (`medar.data.planning`); it travels
-with everything trained on the data, so that a file can be taken to the model and back.
+`medar data plan` derives it from the data set's fingerprint (`medar.data.planning`); it is
+saved with every model trained on the data, so that a file can be taken to the model and back.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from medar.data.intensity import IntensityRule
 from medar.errors import MedarError
 from medar.files import digest
-from medar.settings import STRICT, load_yaml, save_yaml, to_dict
-from medar.volume import ReadOptions, Shape3, Spacing
+from medar.settings import PositiveInt, load_yaml, save_yaml, settings, to_dict
+from medar.volume import ReadOptions, Shape3
 
-HEADER = """How medar brings every volume of this data set to one form.
-Edit any value and run `medar data prepare` again: only what depends on it is made anew."""
+HEADER = """The form that medar brings every volume of this data set to.
+Edit any value and run `medar data prepare` again: only what depends on it is redone."""
 
 
-@dataclass(frozen=True, kw_only=True)
+Side = Annotated[float, Field(gt=0, lt=1e4)]
+"""A voxel side in mm."""
+
+
+@settings
 class Plan:
     """Target geometry and intensities of a prepared data set.
 
     Raises:
-        MedarError: a spacing or size that is not positive, a size that the downsampling does not
-            divide, or reading options that keep NaN and Inf.
+        MedarError: a value out of its range, a size that is not a multiple of the downsampling, or
+            reading options that keep NaN and Inf.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    spacing: Spacing
+    spacing: tuple[Side, Side, Side]
     """Voxel sides after resampling, in mm, along RAS+ axes."""
     mode: Literal["volume", "patch"]
     """"volume": each case becomes one array of `size`, cropped or padded. "patch": cases keep
     their extent, and patches of `size` are cut (and padded, if need be) when they are loaded."""
-    size: Shape3
+    size: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Voxels that a model sees at once."""
-    downsampling: Shape3
-    """Factor from voxels to latent grid, per axis; smaller where the spacing is coarser."""
+    downsampling: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """Factor from voxels to the latent grid, per axis; smaller where the spacing is coarser."""
     centre: Literal["image", "foreground"] = "image"
     """What stays in the middle when a volume is cropped or padded: the image's centre, or that of
     the box around its foreground."""
@@ -47,29 +50,20 @@ class Plan:
     """Rules by channel name, or by modality for one channel; "other" for what is not named."""
     interpolation: Literal["linear", "bspline"] = "linear"
     label_interpolation: Literal["linear", "nearest"] = "linear"
-    """"linear": each label interpolated by itself, the largest wins."""
+    """"linear": each label is interpolated on its own and the largest wins."""
     channels: tuple[str, ...] = ()
     """Channel names, where there are several."""
-    labels: dict[int, str] = field(default_factory=dict)
+    labels: dict[PositiveInt, str] = field(default_factory=dict)
     ignore_label: int | None = None
     reading: ReadOptions = field(default_factory=ReadOptions)
-    """What to do about files that leave a question open."""
+    """How to read files that leave a question open."""
 
     def __post_init__(self) -> None:
         check_reading(self.reading)
-        if not all(0 < s < 1e4 for s in self.spacing):
-            raise MedarError(f"spacing {list(self.spacing)}: positive numbers in mm are needed")
-        if min(self.size) < 1 or min(self.downsampling) < 1:
-            raise MedarError(
-                f"size {list(self.size)}, downsampling {list(self.downsampling)}: "
-                "whole numbers from 1 are needed"
-            )
-        if any(value < 1 for value in self.labels):
-            raise MedarError(f"label values {sorted(self.labels)}: whole numbers from 1 are needed")
         if any(n % f for n, f in zip(self.size, self.downsampling, strict=True)):
             raise MedarError(
-                f"size {list(self.size)} is no multiple of downsampling "
-                f"{list(self.downsampling)}; choose a size that is"
+                f"size must be a multiple of downsampling {list(self.downsampling)}, got "
+                f"{list(self.size)}"
             )
 
     @property
@@ -130,13 +124,13 @@ class Plan:
 
 
 def check_reading(options: ReadOptions) -> None:
-    """Refuse to keep NaN and Inf: neither percentiles nor prepared volumes can hold them.
+    """Check that NaN and Inf are not kept: percentiles and prepared volumes cannot hold them.
 
     Raises:
-        MedarError: they are kept.
+        MedarError: `nonfinite` is "keep".
     """
     if options.nonfinite == "keep":
         raise MedarError(
-            "nonfinite 'keep' (--nonfinite): prepared volumes hold finite numbers; 'error', 'min' "
-            "or a number is needed"
+            "nonfinite (--nonfinite) must be 'error', 'min' or a number, got 'keep': prepared "
+            "volumes hold finite numbers only"
         )

@@ -84,7 +84,7 @@ def plan_data_set(
         reading or ReadOptions(),
         workers=default_workers() if workers is None else workers,
         hashes=hashes,
-        known=Fingerprint.load(file) if file.exists() else None,
+        cached=Fingerprint.load(file) if file.exists() else None,
     )
     plan = make_plan(taken, manifest, voxels=voxels, reading=reading, overrides=overrides)
     taken.save(file)
@@ -202,17 +202,19 @@ def make_plan(
 
 
 def check_values(given: dict[str, Any], voxels: int | None) -> Plan:
-    """The smallest plan that has the given values; for asking before anything is measured.
+    """The smallest plan with the given values, to check them before anything is measured.
 
     Raises:
         MedarError: values that no plan can have.
     """
     if voxels is not None and voxels < 1:
-        raise MedarError(f"voxels {voxels}: at least 1 is needed")
+        raise MedarError(f"voxels must be at least 1, got {voxels}")
     one = (1, 1, 1)
     factors = given.get("downsampling", one)
-    # Where the factors are no such thing, they are to be blamed, not the size made from them.
-    size = factors if isinstance(factors, list | tuple) and len(factors) == 3 else one
+    # Invalid factors must not be reported as an invalid size.
+    valid = isinstance(factors, list | tuple) and len(factors) == 3
+    valid = valid and all(isinstance(factor, int) and factor > 0 for factor in factors)
+    size = factors if valid else one
     least = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": size, "downsampling": one}
     return from_dict(Plan, {**least, **given}, "plan")
 

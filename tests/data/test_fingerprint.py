@@ -18,9 +18,9 @@ Write = Callable[..., Path]
 MakeDataset = Callable[..., Manifest]
 
 
-def take(manifest: Manifest, known: Fingerprint | None = None, workers: int = 1) -> Fingerprint:
+def take(manifest: Manifest, cached: Fingerprint | None = None, workers: int = 1) -> Fingerprint:
     return take_fingerprint(
-        manifest, ReadOptions(), workers=workers, hashes=HashIndex(), known=known
+        manifest, ReadOptions(), workers=workers, hashes=HashIndex(), cached=cached
     )
 
 
@@ -117,7 +117,7 @@ def test_other_reading_or_modality_measures_anew(dataset: MakeDataset, measured:
     as_mr = manifest.with_cases((replace(manifest.cases[0], modality="MR"),))
     assert take(as_mr, first).cases[0].modality == "MR"
     options = ReadOptions(nonfinite="min")
-    take_fingerprint(manifest, options, workers=1, hashes=HashIndex(), known=first)
+    take_fingerprint(manifest, options, workers=1, hashes=HashIndex(), cached=first)
     assert measured == ["c0"] * 3
 
 

@@ -35,7 +35,9 @@ def test_yaml_round_trip(tmp_path: Path, plan: MakePlan, changes: dict[str, Any]
     after = Plan.load(tmp_path / "plan.yaml")
     assert after == before
     assert after.digest == before.digest
-    assert (tmp_path / "plan.yaml").read_text().startswith("# How medar brings every volume")
+    assert (
+        (tmp_path / "plan.yaml").read_text().startswith("# The form that medar brings every volume")
+    )
 
 
 def test_every_value_is_in_the_digest(plan: MakePlan) -> None:
@@ -55,15 +57,18 @@ def test_every_value_is_in_the_digest(plan: MakePlan) -> None:
         ({"spacin": 1}, "unknown key 'spacin'; did you mean 'spacing'?"),
         ({"reading": {"chanels": True}}, "unknown key 'reading.chanels'; did you mean 'channels'?"),
         ({"size": [8, 8]}, "key 'size.2' is missing"),
-        ({"size": [8, 8, "x"]}, "key 'size.2': 'x'"),
-        ({"mode": "slices"}, "key 'mode': 'slices' (input should be 'volume' or 'patch')"),
+        ({"size": [8, 8, "x"]}, "size.2 must be an integer, got 'x'"),
+        ({"mode": "slices"}, "mode must be 'volume' or 'patch', got 'slices'"),
         ({"intensity": {"CT": {"kind": "window", "low": 1}}}, "key 'intensity.CT.high' is missing"),
-        ({"intensity": {"CT": {"kind": "window", "low": 1, "high": 0}}}, "intensity window 1 to 0"),
-        ({"size": [8, 8, 9]}, "size [8, 8, 9] is no multiple of downsampling [2, 2, 2]"),
-        ({"size": [8, 8, 0]}, "size [8, 8, 0]"),
-        ({"spacing": [1, 1, -1]}, "spacing [1.0, 1.0, -1.0]: positive numbers"),
-        ({"spacing": [1, 1, float("nan")]}, "spacing [1.0, 1.0, nan]"),
-        ({"labels": {0: "background"}}, "label values [0]: whole numbers from 1"),
+        (
+            {"intensity": {"CT": {"kind": "window", "low": 1, "high": 0}}},
+            "intensity.CT: high must be greater than low 1, got 0",
+        ),
+        ({"size": [8, 8, 9]}, "size must be a multiple of downsampling [2, 2, 2], got [8, 8, 9]"),
+        ({"size": [8, 8, 0]}, "size.2 must be at least 1, got 0"),
+        ({"spacing": [1, 1, -1]}, "spacing.2 must be greater than 0, got -1"),
+        ({"spacing": [1, 1, float("nan")]}, "spacing.2 must be finite, got nan"),
+        ({"labels": {0: "background"}}, "labels.0 must be at least 1, got 0"),
     ],
 )
 def test_errors_name_the_key(plan: MakePlan, change: dict[str, Any], message: str) -> None:
