@@ -64,6 +64,10 @@ def find_config(name_or_path: str | Path, kind: Kind | None = None) -> Path:
 
 
 def description(name: str) -> str:
-    """The first line of a configuration's header."""
-    text = (configs_folder() / f"{name}.yaml").read_text(encoding="utf-8")
-    return text.partition("\n")[0].removeprefix("#").strip()
+    """The first sentence of a configuration's header."""
+    header = []
+    for line in (configs_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") or line.startswith("# Data: "):
+            break
+        header.append(line.removeprefix("#").strip())
+    return " ".join(header).split(". ")[0].rstrip(".")

@@ -1,0 +1,67 @@
+"""`medar configs`, and how configurations are found by name."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medar.cli.main import main
+from medar.errors import MedarError
+from medar.recipes.configs import config_names, configs_folder, find_config
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["configs", *map(str, words)])
+    printed = capsys.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder is no configuration
+    assert find_config("demo") == configs_folder() / "demo.yaml"
+    (tmp_path / "mine.yaml").write_text("")
+    assert find_config("mine.yaml") == Path("mine.yaml")
+    assert find_config("demo", "tokenizer") == configs_folder() / "tokenizer" / "demo.yaml"
+    assert find_config("tokenizer/demo", "recipes") == configs_folder() / "tokenizer" / "demo.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("hipocampus_mr", "recipes", "did you mean 'hippocampus_mr'"),
+        ("ct_129", "generator", "did you mean 'ct_128'"),
+        ("xyz", "generator", "known names: ct_128, demo, headneck_ct, hippocampus_mr, mr_96"),
+        ("no/such/file.yaml", None, "no/such/file.yaml: no such file"),
+    ],
+)
+def test_an_unknown_name_is_one_line_with_a_hint(name: str, kind: None, message: str) -> None:
+    with pytest.raises(MedarError, match=message):
+        find_config(name, kind)
+
+
+def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed, _ = call(capsys)
+    assert code == 0
+    assert all(name in printed for name in config_names())
+    code, printed, _ = call(capsys, "list", "--json")
+    listed = json.loads(printed)["configs"]
+    assert [one["name"] for one in listed] == config_names()
+    assert all(one["description"] for one in listed)
+    code, printed, _ = call(capsys, "show", "demo")
+    assert printed == (configs_folder() / "demo.yaml").read_text()
+
+
+def test_copy_takes_the_parts_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, printed, _ = call(capsys, "copy", "hippocampus_mr", tmp_path / "mine")
+    assert (code, printed.strip()) == (0, str(tmp_path / "mine" / "hippocampus_mr.yaml"))
+    copied = sorted(p.relative_to(tmp_path / "mine").as_posix()
+                    for p in (tmp_path / "mine").rglob("*.yaml"))  # fmt: skip
+    assert copied == [
+        "generator/hippocampus_mr.yaml", "hippocampus_mr.yaml", "plans/hippocampus_mr.yaml",
+        "tokenizer/hippocampus_mr.yaml",
+    ]  # fmt: skip
+    code, _, error = call(capsys, "copy", "hippocampus_mr", tmp_path / "mine")
+    assert code == 2
+    assert "exists already" in error
