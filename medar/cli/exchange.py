@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from medar.cli.output import note, print_json
-from medar.cli.training import Overrides, assignments
+from medar.cli.training import Overrides, load_config
 
 SHOWN = 3
 """Names of weights that a line has at most."""
@@ -95,9 +95,8 @@ def import_(
     from medar.data.resolve import plan_for_training
     from medar.segmentation.interchange.starting import import_checkpoint
     from medar.segmentation.settings import SegmentationSettings
-    from medar.settings import load_yaml
 
-    settings = load_yaml(SegmentationSettings, config, assignments(overrides))
+    settings = load_config(SegmentationSettings, config, "segmentation", overrides)
     plan = plan_for_training(Prepared(data).plan, settings.plan, data)
     made = import_checkpoint(checkpoint, out, settings, plan, head=head)
     if json:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, Parameter
 
-from medar.cli.training import TRAINING, Overrides, Training, assignments, report
+from medar.cli.training import TRAINING, Overrides, Training, load_config, report
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def train(
     Parameters
     ----------
     config
-        YAML, such as configs/generator/hippocampus_mr.yaml (docs/reference/generator.md).
+        A YAML file, or a name that `medar configs` lists under generator/, such as
+        hippocampus_mr (docs/reference/generator.md).
     overrides
         Values that replace the YAML's: training.steps=100, or --training.steps 100.
     data
@@ -52,11 +53,10 @@ def train(
     from medar.generator.settings import GeneratorSettings
     from medar.generator.training import train_generator
     from medar.report.artifacts import training_preview
-    from medar.settings import load_yaml
 
     if out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
-    settings = load_yaml(GeneratorSettings, config, assignments(overrides))
+    settings = load_config(GeneratorSettings, config, "generator", overrides)
     settings = settings.within(training.max_minutes)
     with training.tracker(out, "generator") as tracker:
         tokens = _tokens(settings, data, out, tokenizer)

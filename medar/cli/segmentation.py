@@ -9,7 +9,7 @@ from medar.cli.training import (
     TRAINING,
     Overrides,
     Training,
-    assignments,
+    load_config,
     prepared_folder,
     report,
 )
@@ -45,8 +45,8 @@ def pretrain(
     Parameters
     ----------
     config
-        YAML, such as configs/segmentation/pretrain_hippocampus_mr.yaml
-        (docs/reference/segmentation.md).
+        A YAML file, or a name that `medar configs` lists under segmentation/, such as
+        pretrain_hippocampus_mr (docs/reference/segmentation.md).
     overrides
         Values that replace the YAML's: pretext.kind=masked, or --pretext.kind masked.
     data
@@ -62,9 +62,8 @@ def pretrain(
     """
     from medar.segmentation.pretext.settings import PretrainSettings
     from medar.segmentation.pretext.training import pretrain_backbone
-    from medar.settings import load_yaml
 
-    settings = load_yaml(PretrainSettings, config, assignments(overrides))
+    settings = load_config(PretrainSettings, config, "segmentation", overrides)
     settings = settings.within(training.max_minutes).with_tokenizer(tokenizer)
     if training.register is not None:
         raise MedarError(
@@ -106,7 +105,8 @@ def train(
     Parameters
     ----------
     config
-        YAML, such as configs/segmentation/hippocampus_mr.yaml (docs/reference/segmentation.md).
+        A YAML file, or a name that `medar configs` lists under segmentation/, such as
+        hippocampus_mr (docs/reference/segmentation.md).
     overrides
         Values that replace the YAML's: training.steps=100, or --training.steps 100.
     data
@@ -125,10 +125,9 @@ def train(
     """
     from medar.segmentation.settings import SegmentationSettings, share_of
     from medar.segmentation.training import train_segmenter
-    from medar.settings import load_yaml
 
     share = None if labels is None else share_of(labels)
-    settings = load_yaml(SegmentationSettings, config, assignments(overrides))
+    settings = load_config(SegmentationSettings, config, "segmentation", overrides)
     settings = settings.within(training.max_minutes).with_labels(share)
     with training.tracker(out, "segmenter") as tracker:
         folder = prepared_folder(settings.plan, data, out, dataset, workers)

@@ -11,7 +11,7 @@ from medar.cli.training import (
     TRAINING,
     Overrides,
     Training,
-    assignments,
+    load_config,
     prepared_folder,
     report,
 )
@@ -49,7 +49,8 @@ def train(
     Parameters
     ----------
     config
-        YAML, such as configs/tokenizer/hippocampus_mr.yaml (docs/reference/tokenizer.md).
+        A YAML file, or a name that `medar configs` lists under tokenizer/, such as
+        hippocampus_mr (docs/reference/tokenizer.md).
     overrides
         Values that replace the YAML's: training.steps=100, or --training.steps 100.
     data
@@ -60,11 +61,10 @@ def train(
     workers
         Processes that prepare a data set; default one a processor.
     """
-    from medar.settings import load_yaml
     from medar.tokenizer.settings import TokenizerSettings
     from medar.tokenizer.training import train_tokenizer
 
-    settings = load_yaml(TokenizerSettings, config, assignments(overrides))
+    settings = load_config(TokenizerSettings, config, "tokenizer", overrides)
     settings = settings.within(training.max_minutes)
     with training.tracker(out, "tokenizer") as tracker:
         folder = prepared_folder(settings.plan, data, out, dataset, workers)

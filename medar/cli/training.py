@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from cyclopts import Parameter
 
@@ -13,9 +13,12 @@ from medar.cli.output import note, print_json, print_pairs
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
+    from medar.recipes.configs import Kind as ConfigKind
     from medar.tracking import MlflowTracker
     from medar.tracking.signature import Kind
     from medar.training import Outcome
+
+S = TypeVar("S")
 
 Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
@@ -106,6 +109,24 @@ def evaluated(out: Path, step: int | None) -> dict[str, float]:
                 if name.startswith(begin) and value is not None
             }
     return {}
+
+
+def load_config(cls: type[S], config: Path, kind: "ConfigKind", overrides: Sequence[str]) -> S:
+    """The settings of a training: a YAML file, or the name of a configuration of medar.
+
+    Args:
+        cls: the settings.
+        config: file or name.
+        kind: what is trained.
+        overrides: as they are typed.
+
+    Raises:
+        MedarError: no such file or name, or settings that are wrong.
+    """
+    from medar.recipes.configs import find_config
+    from medar.settings import load_yaml
+
+    return load_yaml(cls, find_config(config, kind), assignments(overrides))
 
 
 def assignments(tokens: Sequence[str]) -> list[str]:

@@ -65,3 +65,12 @@ def test_copy_takes_the_parts_along(tmp_path: Path, capsys: pytest.CaptureFixtur
     code, _, error = call(capsys, "copy", "hippocampus_mr", tmp_path / "mine")
     assert code == 2
     assert "exists already" in error
+
+
+def test_trainings_take_names_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("tokenizer", "train"), ("generator", "train"), ("segmentation", "pretrain")):
+        name = "pretrain_dmo" if "pretrain" in command else "dmo"
+        with pytest.raises(SystemExit) as ended:
+            main([*command, name, "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+        assert ended.value.code == 2
+        assert f"did you mean '{name.replace('dmo', 'demo')}'" in capsys.readouterr().err
