@@ -25,7 +25,7 @@ from medar.recipes.configs import find_config
 from medar.recipes.settings import SynthesisSettings, load_recipe
 from medar.settings import to_dict
 from medar.synthesis.request import Request
-from medar.synthesis.samples import fill
+from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.training import train_tokenizer
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         samples = settings.samples
         synthesizer = Synthesizer.from_pretrained(out / "generator")
         job = synthesizer.job(Request(attributes=samples.attributes, sampling=samples.sampling))
-        fill(out / "samples", synthesizer, job, seeds_from(samples.seed, samples.n))
+        write_samples(out / "samples", synthesizer, job, seeds_from(samples.seed, samples.n))
 
         # 6. Compare them with real volumes: fidelity, diversity, copies.
         volumes = read_generated(generated_files(out / "samples"), plan)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medar.cli.output import check_folder, decimal, interval, print_json, print_pairs, print_table
-from medar.cli.synthesize import CHOOSING, Choosing
+from medar.cli.synthesize import SAMPLING, SamplingOptions
 from medar.devices import DeviceName
 from medar.errors import MedarError
 
@@ -30,7 +30,7 @@ def generation(
     seed: int = 0,
     batch: int = 4,
     device: DeviceName = "auto",
-    choosing: Choosing = CHOOSING,
+    sampling: SamplingOptions = SAMPLING,
 ) -> int:
     """Compare generated volumes with real ones: similarity, diversity and copies.
 
@@ -95,10 +95,10 @@ def generation(
             split=split,
             samples=samples,
             seed=seed,
-            sampling=choosing.settings(loaded.sampling),
+            sampling=sampling.settings(loaded.sampling),
             batch_size=batch,
         )
-    elif choosing != CHOOSING:
+    elif sampling != SAMPLING:
         raise MedarError(
             f"{volumes}: holds files, not a generator; leave out --guidance-scale, --temperature, "
             "--top-k and --top-p"
@@ -147,7 +147,7 @@ def editing(
     limit: int | None = None,
     seed: int = 0,
     device: DeviceName = "auto",
-    choosing: Choosing = CHOOSING,
+    sampling: SamplingOptions = SAMPLING,
 ) -> int:
     """Fill a box of held-out volumes, raise their resolution, and compare with the real ones.
 
@@ -189,7 +189,7 @@ def editing(
         factor=factor,
         scales=known_scales,
         limit=limit,
-        sampling=choosing.settings(loaded.sampling),
+        sampling=sampling.settings(loaded.sampling),
         seed=seed,
     )
     if json:
@@ -211,7 +211,7 @@ def conditions(
     limit: int | None = None,
     seed: int = 0,
     device: DeviceName = "auto",
-    choosing: Choosing = CHOOSING,
+    sampling: SamplingOptions = SAMPLING,
 ) -> int:
     """Segment samples that follow held-out label maps, and compare with the maps (Dice).
 
@@ -257,7 +257,7 @@ def conditions(
         network,
         split,
         limit=limit,
-        sampling=choosing.settings(loaded.sampling),
+        sampling=sampling.settings(loaded.sampling),
         seed=seed,
     )
     if json:

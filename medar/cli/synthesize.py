@@ -12,23 +12,21 @@ from medar.cli.output import note, print_json
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.data.plan import Plan
     from medar.generator.settings import SamplingSettings
     from medar.synthesis.region import Region
-    from medar.synthesis.request import Request
     from medar.synthesis.synthesizer import Preview
     from medar.volume import Volume
 
 Number = TypeVar("Number", int, float)
 
-DRAWN = 16
-"""Samples on the contact sheet, at most."""
+MAX_SHOWN = 16
+"""Largest number of samples on the contact sheet."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Choosing:
-    """How tokens are chosen; what is not given is the model's own setting."""
+class SamplingOptions:
+    """How tokens are chosen; options left out are the model's own settings."""
 
     guidance_scale: float | None = None
     """Classifier-free guidance: how far to move away from the unconditional model; 0 turns it off.
@@ -45,9 +43,9 @@ class Choosing:
     """Keep only the likeliest tokens whose probabilities sum to this; one number, or one per
     scale."""
 
-    def settings(self, own: "SamplingSettings") -> "SamplingSettings":
-        """The model's settings with what is given here."""
-        given: dict[str, Any] = {
+    def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
+        """The model's settings with these options in their place."""
+        options: dict[str, Any] = {
             "guidance_scale": self.guidance_scale,
             "guidance_from": self.guidance_from,
             "guidance_to": self.guidance_to,
@@ -55,29 +53,10 @@ class Choosing:
             "top_k": _per_scale("--top-k", self.top_k, int),
             "top_p": _per_scale("--top-p", self.top_p, float),
         }
-        return replace(own, **{name: value for name, value in given.items() if value is not None})
+        return replace(defaults, **{name: v for name, v in options.items() if v is not None})
 
 
-@Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What samples start from."""
-
-    mask: Path | None = None
-    """A label map that samples follow; they lie around its middle. Or a folder of such: N samples
-    of each, in OUT/NAME."""
-    inpaint: Path | None = None
-    """A volume of which REGION is filled; all other voxels stay as they are."""
-    region: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
-    """A file on the grid of INPAINT, not 0 where it is to be filled; or a box: 10:20,0:16,4:12 in
-    voxels along right, anterior, superior, or -20:15.5,0:30,40:60mm in scanner coordinates."""
-    upscale: Path | None = None
-    """A volume of low resolution; samples have its field of view and the plan's spacing."""
-    known_scales: int | None = None
-    """Scales that UPSCALE gives; default as many as its spacing allows."""
-
-
-CHOOSING, GIVEN, READING = Choosing(), Given(), Reading()
+SAMPLING, READING = SamplingOptions(), Reading()
 
 
 def synthesize(
@@ -90,12 +69,16 @@ def synthesize(
     class_: Annotated[str | None, Parameter(name="--class")] = None,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     modality: Literal["CT", "MR"] | None = None,
+    mask: Path | None = None,
+    inpaint: Path | None = None,
+    region: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    upscale: Path | None = None,
+    known_scales: int | None = None,
     batch_size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     preview: bool = False,
     json: bool = False,
-    given: Given = GIVEN,
-    choosing: Choosing = CHOOSING,
+    sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
 ) -> None:
     """Make synthetic volumes, fill regions, raise resolution.
@@ -109,61 +92,83 @@ def synthesize(
     n
         Number of volumes.
     seed
-        Of the first; each further one has the next. A sample depends on its seed alone.
+        Seed of the first; each further one has the next. A sample depends only on its seed.
     class_
         A value of one of the model's categories.
     set_
         NAME=VALUE of an attribute; may be given several times.
     modality
-        Whose intensities, where the model's plan has several; also what INPAINT or UPSCALE is,
+        Whose intensities, where the model's plan has several; also that of INPAINT or UPSCALE,
         where the file does not say.
+    mask
+        A label map for samples to follow; they lie around its centre. Or a folder of label maps: N
+        samples of each, in OUT/NAME.
+    inpaint
+        A volume of which REGION is filled; all other voxels stay as they are.
+    region
+        A file on the grid of INPAINT, not 0 where it is filled; or a box: 10:20,0:16,4:12 in
+        voxels along right, anterior, superior, or -20:15.5,0:30,40:60mm in scanner coordinates.
+    upscale
+        A volume of low resolution; samples have its field of view and the plan's spacing.
+    known_scales
+        Scales taken from UPSCALE; default: as many as its spacing allows.
     batch_size
-        Volumes at once; default as many as fit into half of the free memory.
+        Volumes sampled at once; default: as many as fit into half of the free memory.
     device
-        "auto" is CUDA where there is one.
+        "auto" is CUDA where available.
     preview
-        Draw OUT/preview.png after each scale: four samples at most, a column a scale.
+        Draw OUT/preview.png after each scale: at most four samples, one column per scale.
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
+    from medar.data.cases import read_for_plan
     from medar.report.artifacts import write_samples_sheet
-    from medar.synthesis.samples import SHEET, fill
+    from medar.synthesis.request import Request
+    from medar.synthesis.samples import SHEET, write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
+    from medar.volume import read_volume
 
     seeds = seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
-    made, kept = 0, 0
+    plan = synthesizer.plan
+
+    def image(path: Path | None) -> "Volume | None":
+        return None if path is None else read_for_plan(plan, path, reading.options(), modality)
+
     images: list[Path] = []
-    for folder, mask in _masks(out, given.mask).items():
-        request = _request(
-            synthesizer.plan,
-            replace(given, mask=mask),
-            reading,
+    made = 0
+    for folder, path in _folders(out, mask).items():
+        request = Request(
             class_=class_,
-            attributes=_assigned(set_ or []),
+            attributes=_assignments(set_ or []),
             modality=modality,
-            sampling=choosing.settings(synthesizer.sampling),
+            mask=None if path is None else read_volume(path, labels=True),
+            inpaint=image(inpaint),
+            region=None if region is None else _region(region),
+            upscale=image(upscale),
+            known_scales=known_scales,
+            sampling=sampling.settings(synthesizer.sampling),
         )
         job = synthesizer.job(request)
-        note(*job.scene.notes)
+        note(*job.notes)
         show = _preview(folder) if preview else None
         try:
-            done = fill(folder, synthesizer, job, seeds, batch_size=batch_size, preview=show)
+            written, new = write_samples(
+                folder, synthesizer, job, seeds, batch_size=batch_size, preview=show
+            )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command goes on from here") from None
-        made, kept = made + done.made, kept + done.kept
-        images += done.images
-    several = len(synthesizer.plan.channels) > 1
-    write_samples_sheet(images[:DRAWN], out / SHEET, several, modality)
+            raise KeyboardInterrupt("run the same command again to continue") from None
+        images, made = images + written, made + new
+    write_samples_sheet(images[:MAX_SHOWN], out / SHEET, len(plan.channels) > 1, modality)
     if json:
-        said = {"out": out, "made": made, "kept": kept, "images": images}
-        print_json({**said, "contact_sheet": out / SHEET})
+        counts = {"out": out, "made": made, "kept": len(images) - made, "images": images}
+        print_json({**counts, "contact_sheet": out / SHEET})
     else:
-        print(f"{out}: {made} volumes made, {kept} kept")
+        print(f"{out}: {made} volumes made, {len(images) - made} kept")
 
 
-def _masks(out: Path, mask: Path | None) -> dict[Path, Path | None]:
-    """The folders to fill, and the label map that the samples of each follow."""
+def _folders(out: Path, mask: Path | None) -> dict[Path, Path | None]:
+    """The folders to fill, each with the label map that its samples follow."""
     from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, stem_of
 
     if mask is None or not mask.is_dir() or is_dicom_folder(mask):
@@ -175,30 +180,9 @@ def _masks(out: Path, mask: Path | None) -> dict[Path, Path | None]:
             raise MedarError(f"{path}: has the name of {other.name}; rename one of them")
     if not stems:
         raise MedarError(
-            f"--mask {mask}: no volume found; a label map or a folder of such is needed"
+            f"--mask {mask}: no volume found; give a label map, or a folder of label maps"
         )
     return {out / name: stems[stem] for stem, name in ids_for(stems).items()}
-
-
-def _request(plan: "Plan", given: Given, reading: Reading, **asked: Any) -> "Request":
-    """What is asked for, its files read."""
-    from medar.data.cases import read_for_plan
-    from medar.synthesis.request import Request
-    from medar.volume import read_volume
-
-    def image(path: Path | None) -> "Volume | None":
-        if path is None:
-            return None
-        return read_for_plan(plan, path, reading.options(), asked["modality"])
-
-    return Request(
-        mask=None if given.mask is None else read_volume(given.mask, labels=True),
-        inpaint=image(given.inpaint),
-        region=None if given.region is None else _region(given.region),
-        upscale=image(given.upscale),
-        known_scales=given.known_scales,
-        **asked,
-    )
 
 
 def _region(text: str) -> "Region":
@@ -208,30 +192,30 @@ def _region(text: str) -> "Region":
     return read_volume(text, labels=True) if Path(text).exists() else Box.parse(text)
 
 
-def _assigned(pairs: Sequence[str]) -> dict[str, str]:
+def _assignments(pairs: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE pairs as a dictionary."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         if not sign or not name or not value:
-            raise MedarError(f"--set {pair}: NAME=VALUE is needed, such as --set age=60")
-        if name in found:
-            raise MedarError(f"--set {pair}: {name} is set to {found[name]} already")
-        found[name] = value
-    return found
+            raise MedarError(f"--set {pair}: must be NAME=VALUE, such as --set age=60")
+        if name in values:
+            raise MedarError(f"--set {pair}: {name} is already set to {values[name]}")
+        values[name] = value
+    return values
 
 
 def _per_scale(
     option: str, text: str | None, kind: Callable[[str], Number]
 ) -> Number | tuple[Number, ...] | None:
-    """One number, or one a scale."""
+    """One number, or one per scale."""
     if text is None:
         return None
     try:
         values = tuple(kind(part) for part in text.split(","))
     except ValueError as error:
         raise MedarError(
-            f"{option} {text}: a number is needed, or one a scale such as 2,1,1"
+            f"{option} {text}: must be a number, or one per scale such as 2,1,1"
         ) from error
     return values[0] if len(values) == 1 else values
 

@@ -166,17 +166,19 @@ def _synthesize(
     context: StageContext,
 ) -> Facts:
     """Synthesize volumes, and draw them."""
-    from medar.synthesis.samples import fill
+    from medar.synthesis.samples import write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
 
     samples, device = settings.samples, settings.generator.training.device
     synthesizer = Synthesizer.from_pretrained(context.out / GENERATOR, device)
     job, seeds = synthesizer.job(_request(settings)), seeds_from(samples.seed, samples.n)
     began = time.monotonic()
-    done = fill(context.folder, synthesizer, job, seeds, batch_size=samples.batch_size)
-    seconds = (time.monotonic() - began) / done.made if done.made else None
+    images, made = write_samples(
+        context.folder, synthesizer, job, seeds, batch_size=samples.batch_size
+    )
+    seconds = (time.monotonic() - began) / made if made else None
     draw(settings, synthesizer, context)
-    return {"volumes": len(done.images), **drop_none({"seconds_per_volume": seconds})}
+    return {"volumes": len(images), **drop_none({"seconds_per_volume": seconds})}
 
 
 def _request(settings: SynthesisSettings) -> Any:

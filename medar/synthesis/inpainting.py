@@ -1,17 +1,15 @@
-"""Filling a region of a volume: the sites beyond it are known, those in it are sampled.
+"""Inpainting: the tokens outside a region are known, those inside it are sampled.
 
-The volume without the region's content goes to the plan's grid and through the encoder. Sites that
-the region touches are sampled, on coarse grids those that it takes more than a quarter of; at all
-others each scale takes the code that is nearest to what is left of the latent there, given the
-scales before it. The decoded
-volume goes back to the volume's own grid and is taken within the region alone: every voxel beyond
-it stays what it was, bit for bit.
+The volume without the region's content is brought to the plan's grid and encoded. Tokens whose
+cells the region touches are sampled; on coarse grids, those of which it covers more than a quarter.
+At all others each scale takes the code that is nearest to what is left of the latent there, given
+the coarser scales. The decoded volume is brought back to the volume's own grid and used within the
+region only: every voxel outside stays as it was, bit for bit.
 
 X Y Z voxels of the volume's own grid.
 """
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -21,27 +19,34 @@ from medar.data.preparation import Trace
 from medar.devices import device_of
 from medar.errors import MedarError
 from medar.generator.known import KnownTokens, known_outside
+from medar.synthesis.job import (
+    SynthesisJob,
+    as_image,
+    identity,
+    latent_of,
+    prepared,
+    restored,
+)
 from medar.synthesis.region import Box, Mask, Region, region_of, without
-from medar.synthesis.scene import Placed, Scene, as_image, identity, latent_of, prepared, restored
-from medar.tokenizer.inference import Array, DecodedArrays, field_of_view
+from medar.tokenizer.inference import Array, Labels, field_of_view
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3, Volume, resample
 from medar.volume.resample import crop_or_pad
 
 TOUCHED = 0.01
-"""Share of a plan's voxel from which on the region counts as touching it."""
+"""Fraction of a plan's voxel from which on the region counts as touching it."""
 
 
-def inpainting(
+def inpainting_job(
     tokenizer: Tokenizer, volume: Volume, region: Region, modality: str | None = None
-) -> Scene:
-    """The scene of a volume that is known but for a region.
+) -> SynthesisJob:
+    """A job that fills a region of a volume.
 
     Args:
         tokenizer: with its plan.
         volume: an image on any grid.
         region: what is to be filled, see `region_of`.
-        modality: what the volume is, where it does not say.
+        modality: that of the volume, where it does not say.
 
     Raises:
         MedarError: no image, an empty region or one on another grid, or one that reaches beyond
@@ -63,26 +68,25 @@ def inpainting(
     touched = resample(_image(hole, volume), trace.target, fill=0.0).array > TOUCHED
     mask = known_outside(torch.from_numpy(touched), tokenizer.config.schedule)
     drawn = str(region) if isinstance(region, Box) else identity(region, "region")
-    return Scene(
+
+    def restore(array: Array, labels: Labels | None) -> tuple[Volume, Volume | None]:
+        image, label = restored(array, labels, trace)
+        return volume.with_array(np.where(hole, image.array, volume.array)), label
+
+    return SynthesisJob(
         grid=trace.target,
-        place=partial(_pasted, volume=volume, hole=hole, trace=trace),
+        restore=restore,
         known=KnownTokens(mask=mask, latent=latent_of(tokenizer, array)).to(device_of(tokenizer)),
-        given=volume,
-        about={"inpaint": identity(volume, "volume"), "region": drawn},
+        source=volume,
+        record={"inpaint": identity(volume, "volume"), "region": drawn},
     )
 
 
-def _pasted(inferred: DecodedArrays, *, volume: Volume, hole: Mask, trace: Trace) -> Placed:
-    """The volume with what was decoded in the hole; the label map is all of what was decoded."""
-    image, label = restored(inferred, trace)
-    return volume.with_array(np.where(hole, image.array, volume.array)), label
-
-
 def _window_around(array: Array, trace: Trace, hole: Mask, plan: Plan) -> tuple[Array, Trace]:
-    """The plan's window around the middle of a region, in patch mode, within the volume."""
-    middle = np.mean(np.argwhere(hole), axis=0)
-    place = np.linalg.solve(trace.target.affine, trace.source.affine @ np.append(middle, 1.0))[:3]
-    start = np.rint(place - (np.asarray(plan.size) - 1) / 2).astype(int)
+    """In patch mode, the plan's window around the centre of a region, within the volume."""
+    centre = np.mean(np.argwhere(hole), axis=0)
+    index = np.linalg.solve(trace.target.affine, trace.source.affine @ np.append(centre, 1.0))[:3]
+    start = np.rint(index - (np.asarray(plan.size) - 1) / 2).astype(int)
     start = np.clip(start, 0, np.maximum(0, np.asarray(trace.target.shape) - plan.size))
     first: Shape3 = (int(start[0]), int(start[1]), int(start[2]))
     window = replace(trace, target=trace.target.window(first, plan.size))

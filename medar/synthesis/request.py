@@ -1,4 +1,4 @@
-"""`Request`: what volumes are asked for; and how a class or attributes become the model's."""
+"""`Request`: which volumes to make; and how a class and attributes become the model's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,77 +6,81 @@ from typing import Any
 
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY
-from medar.generator.settings import Attribute, SamplingSettings
+from medar.generator.settings import Attribute, ConditionConfig, SamplingSettings
 from medar.synthesis.region import Region
 from medar.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """What `Synthesizer` is asked for, the same for all samples.
+    """What `Synthesizer` makes, the same for all samples.
 
     Raises:
-        MedarError: options that contradict each other, or one without the other that it needs.
+        MedarError: options that exclude each other, or one without another that it needs.
     """
 
     class_: str | None = None
-    """A value of one of the model's categories, which is then found by it."""
+    """A value of one of the model's categories."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """By name; what is not named is left open."""
+    """By name; the others are left open."""
     modality: str | None = None
     """"CT" or "MR": whose intensities, where the plan has several; also the attribute of that
     name, for models that have it."""
     mask: Volume | None = None
-    """A label map that samples are to follow, on any grid."""
+    """A label map for samples to follow, on any grid."""
     inpaint: Volume | None = None
-    """An image of which `region` is to be filled."""
+    """An image of which `region` is filled."""
     region: Region | None = None
-    """A volume on the grid of `inpaint`, not 0 where it is to be filled; or a `Box`."""
+    """A volume on the grid of `inpaint`, not 0 where it is filled; or a `Box`."""
     upscale: Volume | None = None
-    """An image of low resolution, whose field of view samples have."""
+    """An image of low resolution; samples have its field of view."""
     known_scales: int | None = None
-    """Scales that `upscale` gives; default as many as its spacing allows."""
+    """Scales taken from `upscale`; default: as many as its spacing allows."""
     guidance_scale: float | None = None
-    """Guidance, in place of that of `sampling`."""
+    """In place of that of `sampling`."""
     sampling: SamplingSettings | None = None
-    """How tokens are chosen; default the model folder's."""
+    """How tokens are chosen; default: the model folder's settings."""
 
     def __post_init__(self) -> None:
         if (self.inpaint is None) != (self.region is None):
-            there = "inpaint without region" if self.region is None else "region without inpaint"
-            raise MedarError(f"{there}: give the volume and the part of it that is to be filled")
+            given = "inpaint without region" if self.region is None else "region without inpaint"
+            raise MedarError(f"{given}: give both the volume and the part of it to fill")
         if self.inpaint is not None and self.upscale is not None:
-            raise MedarError("inpaint and upscale: one of them at a time")
+            raise MedarError("inpaint and upscale exclude each other; give one of them")
         if self.known_scales is not None and self.upscale is None:
-            raise MedarError("known_scales goes with upscale, a volume of low resolution")
+            raise MedarError("known_scales needs upscale, a volume of low resolution")
 
-    def asked(self, schema: Sequence[Attribute]) -> dict[str, Any]:
-        """Attributes by name, the class and the modality among them.
+    def all_attributes(self, condition: ConditionConfig) -> dict[str, Any]:
+        """The requested attributes by name, class and modality among them.
+
+        Args:
+            condition: of the model.
 
         Raises:
-            MedarError: no category has the class, or several have, or an attribute is asked for
-                twice.
+            MedarError: no category has the class, or several have, or an attribute is requested
+                with two values.
         """
-        asked = dict(self.attributes)
-        named = []
+        requested, named = dict(self.attributes), []
         if self.class_ is not None:
-            named.append((holder(schema, self.class_), self.class_))
-        if self.modality is not None and any(one.name == MODALITY for one in schema):
+            named.append((category_of(condition.attributes, self.class_), self.class_))
+        if self.modality is not None and any(a.name == MODALITY for a in condition.attributes):
             named.append((MODALITY, self.modality))
         for name, value in named:
-            if str(asked.get(name, value)) != value:
-                raise MedarError(f"attribute {name!r}: asked to be {asked[name]!r} and {value!r}")
-            asked[name] = value
-        return asked
+            if str(requested.get(name, value)) != value:
+                raise MedarError(
+                    f"attribute {name!r} is requested both as {requested[name]!r} and {value!r}"
+                )
+            requested[name] = value
+        return requested
 
 
-def holder(schema: Sequence[Attribute], value: str) -> str:
+def category_of(attributes: Sequence[Attribute], value: str) -> str:
     """The name of the one category that has a value.
 
     Raises:
         MedarError: none has it, or several have.
     """
-    names = [one.name for one in schema if value in one.values]
+    names = [one.name for one in attributes if value in one.values]
     if len(names) == 1:
         return names[0]
     if names:
@@ -84,7 +88,5 @@ def holder(schema: Sequence[Attribute], value: str) -> str:
             f"class {value!r}: {' and '.join(names)} have this value; name the attribute "
             f"(--set {names[0]}={value})"
         )
-    known = [f"{one.name}: {', '.join(one.values)}" for one in schema if one.categorical]
-    raise MedarError(
-        f"class {value!r}: this model can be asked for {'; '.join(known) or 'no class at all'}"
-    )
+    known = [f"{one.name}: {', '.join(one.values)}" for one in attributes if one.categorical]
+    raise MedarError(f"class {value!r}: this model knows {'; '.join(known) or 'no classes'}")

@@ -1,55 +1,58 @@
-"""`Synthesizer`: a trained generator and its tokenizer, from a request to volumes.
+"""`Synthesizer`: a trained generator with its tokenizer, from a request to volumes.
 
-    request -> scene, condition -> tokens of a batch of seeds -> each decoded, placed -> Synthetic
+    request -> job -> tokens of a batch of seeds -> decoded one by one -> restored -> volumes
 
-Sample i of a call has the seed `seed + i` and depends on it alone, not on the others: `n` and the
-batch size change nothing in it, but for what a library rounds otherwise in another batch: a token
-differs then if its random number falls on the very edge.
-
-B batch, L tokens over all scales.
+Sample i of a call has the seed `seed + i` and depends only on it: neither `n` nor the batch size
+change it, except for rounding (docs/reference/synthesis.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 from medar import __version__
+from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
+from medar.generator.attributes import MODALITY, attribute_values
+from medar.generator.conditions import Condition
 from medar.generator.folder import generator_digest, load_generator
 from medar.generator.generator import Generator, SamplingState
 from medar.generator.sampling import decode_sample, fitting_batch_size, sample_and_decode
 from medar.generator.settings import SamplingSettings
 from medar.progress import track
-from medar.synthesis.job import Job, make_job
+from medar.settings import to_dict
+from medar.synthesis.inpainting import inpainting_job
+from medar.synthesis.job import SynthesisJob, as_condition, identity, label_map, plain_job
 from medar.synthesis.region import Region
 from medar.synthesis.request import Request
-from medar.synthesis.scene import Placed
-from medar.tokenizer.inference import Array, DecodedArrays, Labels
+from medar.synthesis.upscaling import upscaling_job
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
 
 Preview = Callable[[int, list[Volume]], None]
-"""Given the number of scales that are done and the volumes of the batch as they are by then."""
+"""Called with the number of sampled scales and the volumes of the batch decoded from them."""
 
-SEEDS = 1 << 63
-"""Seeds are below it: more than torch takes would be an error in the midst of a run."""
+MAX_SEED = (1 << 63) - 1
+"""Torch would fail on larger ones in the middle of a run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Synthetic:
-    """A synthetic volume."""
+class SyntheticVolume:
+    """A synthetic volume with its record."""
 
     image: Volume
-    """On the plan's grid, or that of what was given; in HU, or the modality's range."""
+    """On the plan's grid, or that of the input; in HU, or the modality's range."""
     label: Volume | None
-    """Its label map: as decoded by a label head, else the mask that the volume follows."""
+    """Its label map: decoded by a label head, else the mask that it follows."""
     pyramid: TokenPyramid
-    """Its tokens, a batch of one."""
+    """Its tokens, a batch of one, on the CPU."""
     about: dict[str, Any]
-    """What it was made by, as JSON-able values; `synthetic` is true."""
+    """The record, as JSON-able values; `synthetic` is true."""
 
 
 class Synthesizer:
@@ -58,7 +61,7 @@ class Synthesizer:
     Args:
         model: trained on the tokens of `tokenizer`; on the same device.
         tokenizer: with its plan.
-        sampling: how tokens are chosen where nothing else is asked for.
+        sampling: default sampling settings.
 
     Raises:
         MedarError: a tokenizer without a plan, or of another schedule than the model's.
@@ -78,26 +81,13 @@ class Synthesizer:
             )
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: Literal["auto", "cpu", "cuda"] = "auto"
-    ) -> "Synthesizer":
-        """Of a model folder, or of the run that left it.
+    def from_pretrained(cls, folder: str | Path, device: DeviceName = "auto") -> "Synthesizer":
+        """The synthesizer of a model folder, or of the training run that left one.
 
         Raises:
             MedarError: see `medar.generator.folder.load_generator`.
         """
         return cls(*load_generator(folder, device))
-
-    @cached_property
-    def _made_by(self) -> dict[str, Any]:
-        """What every sample's record says of the model."""
-        return {
-            "synthetic": True,
-            "medar": __version__,
-            "class": type(self.model).__name__,
-            "model": generator_digest(self.model),
-            "tokenizer": self.tokenizer.digest,
-        }
 
     def __call__(
         self,
@@ -116,19 +106,19 @@ class Synthesizer:
         known_scales: int | None = None,
         guidance_scale: float | None = None,
         sampling: SamplingSettings | None = None,
-    ) -> list[Synthetic]:
+    ) -> list[SyntheticVolume]:
         """Make volumes.
 
         Args:
             n: how many.
             seed: of the first; each further one has the next.
-            batch_size: volumes at once; default as many as fit into memory.
+            batch_size: volumes sampled at once; default: as many as fit into memory.
             preview: called after each scale.
             class_, attributes, modality, mask, inpaint, region, upscale, known_scales,
                 guidance_scale, sampling: see `Request`.
 
         Raises:
-            MedarError: no volume is asked for, or something that the model cannot be asked for.
+            MedarError: `n` below 1, an invalid seed, or a request that the model cannot fulfil.
         """
         request = Request(
             class_=class_,
@@ -145,87 +135,130 @@ class Synthesizer:
         seeds = seeds_from(seed, n)
         return list(self.run(self.job(request), seeds, batch_size=batch_size, preview=preview))
 
-    def job(self, request: Request) -> Job:
-        """A request as the model takes it.
+    def job(self, request: Request) -> SynthesisJob:
+        """Prepare a request: read its inputs into tokens and conditions.
 
         Raises:
-            MedarError: something that the model cannot be asked for.
+            MedarError: the model cannot fulfil it.
         """
-        return make_job(self.model, self.tokenizer, request, self.sampling, self._made_by)
+        conditions = self.model.config.condition
+        values = attribute_values(conditions.attributes, request.all_attributes(conditions))
+        attributes = {
+            one.name: one.values[int(value)] if one.categorical else value
+            for one, value in zip(conditions.attributes, values, strict=True)
+            if value == value  # not NaN
+        }
+        modality = request.modality or attributes.get(MODALITY)
+        job = self._start(request, None if modality is None else str(modality))
+        sampling, notes = request.sampling or self.sampling, job.notes
+        if request.guidance_scale is not None:
+            sampling = replace(sampling, guidance_scale=request.guidance_scale)
+        sampling.check(self.model.schedule)
+        if sampling.guidance_scale and not attributes and request.mask is None:
+            note = f"guidance_scale {sampling.guidance_scale:g} is ignored: there is no condition"
+            sampling, notes = replace(sampling, guidance_scale=0.0), (*notes, note)
+        mask = map_ = None
+        record = {**self._origin, "attributes": attributes, "sampling": to_dict(sampling)}
+        if request.mask is not None:
+            mask = label_map(conditions, self.plan, request.mask, job.grid)
+            map_ = as_condition(conditions, self.plan, mask)
+            record["mask"] = identity(request.mask, "mask")
+        condition = Condition(attributes=torch.tensor([values], dtype=torch.float32), map=map_)
+        return replace(
+            job,
+            condition=condition.to(device_of(self.tokenizer)),
+            sampling=sampling,
+            mask=mask,
+            record={**record, **job.record},
+            notes=notes,
+        )
 
     def run(
         self,
-        job: Job,
+        job: SynthesisJob,
         seeds: Sequence[int],
         *,
         batch_size: int | None = None,
         preview: Preview | None = None,
-    ) -> Iterator[Synthetic]:
-        """The samples of some seeds, one after the other as they are ready.
+    ) -> Iterator[SyntheticVolume]:
+        """Make the samples of some seeds, one after the other as they are ready.
 
         Args:
-            job: what is asked for.
-            seeds: one a sample.
-            batch_size: volumes at once; default as many as fit into memory.
+            job: see `job`.
+            seeds: one per sample.
+            batch_size: volumes sampled at once; default: as many as fit into memory.
             preview: called after each scale.
 
         Raises:
             MedarError: a batch size below 1.
         """
-        made = self._batches(job, seeds, self.batch_size(job, batch_size), preview)
+        made = self._run(job, seeds, self.batch_size(job, batch_size), preview)
         return track(made, total=len(seeds), label="synthesize", unit="volume")
 
-    def batch_size(self, job: Job, asked: int | None = None) -> int:
-        """Volumes at once: as asked, or as many as fit into memory.
+    def batch_size(self, job: SynthesisJob, requested: int | None = None) -> int:
+        """Volumes sampled at once: as requested, or as many as fit into memory.
 
         Raises:
-            MedarError: fewer than one is asked for.
+            MedarError: less than 1 is requested.
         """
-        if asked is not None and asked < 1:
-            raise MedarError(f"batch size {asked}: a whole number from 1 is needed")
-        return asked or fitting_batch_size(self.model, job.settings)
+        if requested is not None and requested < 1:
+            raise MedarError(f"batch size must be at least 1, got {requested}")
+        return requested or fitting_batch_size(self.model, job.sampling)
 
-    def _batches(
-        self, job: Job, seeds: Sequence[int], size: int, preview: Preview | None
-    ) -> Iterator[Synthetic]:
-        known = job.scene.known
+    def _start(self, request: Request, modality: str | None) -> SynthesisJob:
+        modality = modality or self.plan.sole_modality
+        if request.inpaint is not None and request.region is not None:
+            return inpainting_job(self.tokenizer, request.inpaint, request.region, modality)
+        if request.upscale is not None:
+            return upscaling_job(self.tokenizer, request.upscale, request.known_scales, modality)
+        return plain_job(self.plan, modality, request.mask)
 
-        def after_scale(state: SamplingState) -> None:
+    def _run(
+        self, job: SynthesisJob, seeds: Sequence[int], batch_size: int, preview: Preview | None
+    ) -> Iterator[SyntheticVolume]:
+        def show(state: SamplingState) -> None:
             if preview is not None:
-                decoded = (decode_sample(self.tokenizer, row[None]) for row in state.latent)
-                preview(len(state.scales), [self._placed(job, *one)[0] for one in decoded])
+                decoded = (decode_sample(self.tokenizer, latent[None]) for latent in state.latent)
+                preview(len(state.scales), [job.restore(*one)[0] for one in decoded])
 
-        made = sample_and_decode(
+        sampled = sample_and_decode(
             self.model,
             self.tokenizer,
             job.condition.expand(len(seeds)),
             seeds,
-            job.settings,
-            known=None if known is None else known.expand(len(seeds)),
-            batch_size=size,
-            after_scale=after_scale,
+            job.sampling,
+            known=None if job.known is None else job.known.expand(len(seeds)),
+            batch_size=batch_size,
+            after_scale=show,
         )
-        for seed, (pyramid, array, labels) in zip(seeds, made, strict=True):
-            image, label = self._placed(job, array, labels)
-            yield Synthetic(
+        for seed, (pyramid, array, labels) in zip(seeds, sampled, strict=True):
+            image, label = job.restore(array, job.mask if labels is None else labels)
+            yield SyntheticVolume(
                 image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
             )
 
-    def _placed(self, job: Job, image: Array, label: Labels | None) -> Placed:
-        """What was decoded, put where it belongs."""
-        return job.scene.place(DecodedArrays(image, job.mask if label is None else label))
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        """What every sample's record says of the model."""
+        return {
+            "synthetic": True,
+            "medar": __version__,
+            "class": type(self.model).__name__,
+            "model": generator_digest(self.model),
+            "tokenizer": self.tokenizer.digest,
+        }
 
 
 def seeds_from(seed: int, n: int) -> range:
     """The seeds of n samples.
 
     Raises:
-        MedarError: fewer than one sample, or a seed below 0 or beyond 64 bits.
+        MedarError: less than one sample, or a seed below 0 or of more than 63 bits.
     """
     if n < 1:
-        raise MedarError(f"n {n}: at least one volume is needed")
+        raise MedarError(f"n must be at least 1, got {n}")
     if seed < 0:
-        raise MedarError(f"seed {seed}: a whole number from 0 is needed")
-    if seed + n > SEEDS:
-        raise MedarError(f"seed {seed}: the last of {n} must be below 2^63, {SEEDS}")
+        raise MedarError(f"seed must be at least 0, got {seed}")
+    if seed + n - 1 > MAX_SEED:
+        raise MedarError(f"seed {seed}: the last of {n} seeds must be below 2^63")
     return range(seed, seed + n)

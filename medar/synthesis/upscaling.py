@@ -1,13 +1,12 @@
 """Super-resolution: a volume of low resolution gives the coarse scales, the others are sampled.
 
-The volume is interpolated to the plan's grid and encoded there; the codes of known scales follow,
-all finer ones come from the model. What was decoded is then made to agree with the volume: at its
-own resolution the result is the volume (back-projection, Irani and Peleg, "Improving resolution by
-image registration", CVGIP 53, 1991), and only what is finer is the model's.
+The volume is interpolated to the plan's grid and encoded; its codes are the known coarse scales,
+all finer ones come from the model. The decoded volume is then made consistent with the input: at
+the input's resolution the result equals it (back-projection, Irani and Peleg, "Improving resolution
+by image registration", CVGIP 53, 1991), and only finer detail is the model's.
 """
 
 from dataclasses import replace
-from functools import partial
 from math import prod
 
 import numpy as np
@@ -16,32 +15,40 @@ from medar.data.preparation import Trace
 from medar.devices import device_of
 from medar.errors import MedarError
 from medar.generator.known import KnownTokens, known_scales
-from medar.synthesis.scene import Scene, as_image, identity, latent_of, prepared, restored, whole
-from medar.tokenizer.inference import Array, field_of_view
+from medar.synthesis.job import (
+    SynthesisJob,
+    as_image,
+    identity,
+    latent_of,
+    prepared,
+    restored,
+    whole,
+)
+from medar.tokenizer.inference import Array, Labels, field_of_view
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Shape3, Spacing, Volume, resample
 
 ROUNDS = 8
-"""Of back-projection: lowering and raising the resolution blurs, so that one is not enough."""
+"""Iterations of back-projection: resampling blurs, so that one is not enough."""
 
 ROUNDING = 1e-2
-"""Relative difference of spacings that does not cost a scale."""
+"""Relative difference between spacings that is ignored."""
 
 
-def upscaling(
+def upscaling_job(
     tokenizer: Tokenizer, volume: Volume, scales: int | None = None, modality: str | None = None
-) -> Scene:
-    """The scene of a volume of which the coarse scales are known.
+) -> SynthesisJob:
+    """A job that raises the resolution of a volume.
 
-    Results have the plan's spacing and the volume's field of view; what of it the plan's grid does
-    not reach holds the lowest intensity.
+    Results have the plan's spacing and the volume's field of view; what the plan's grid does not
+    reach holds the lowest intensity.
 
     Args:
         tokenizer: with its plan.
         volume: an image on any grid.
         scales: known scales; default `scales_given`.
-        modality: what the volume is, where it does not say.
+        modality: that of the volume, where it does not say.
 
     Raises:
         MedarError: no image, a volume as fine as the plan, or scales that are not 1 to K - 1.
@@ -53,36 +60,37 @@ def upscaling(
         scales = scales_given(schedule, trace.target.spacing, volume.spacing)
     if not 1 <= scales < len(schedule):
         raise MedarError(
-            f"known scales {scales}: 1 to {len(schedule) - 1} are possible, so that one is left to "
-            "be sampled"
+            f"known scales {scales}: must be from 1 to {len(schedule) - 1}, so that one is left to "
+            "sample"
         )
+    low = _normalised(volume, trace)
+    back = replace(trace, source=volume.grid.at_spacing(trace.target.spacing), provenance=None)
     mask, latent = known_scales(schedule, scales), latent_of(tokenizer, array)
-    agree = partial(
-        agreeing, given=_normalised(volume, trace), fine=trace.target, coarse=volume.grid
-    )
-    field = volume.grid.at_spacing(trace.target.spacing)
-    back = replace(trace, source=field, provenance=None)
     outside = float(1 - field_of_view(back).mean())
     note = f"{outside:.1%} of the field of view lie beyond the model's and hold the lowest value"
-    return Scene(
+
+    def restore(image: Array, label: Labels | None) -> tuple[Volume, Volume | None]:
+        return restored(agreeing(image, low, trace.target, volume.grid), label, back)
+
+    return SynthesisJob(
         grid=trace.target,
-        place=lambda made: restored(made._replace(image=agree(made.image)), back),
+        restore=restore,
         known=KnownTokens(mask=mask, latent=latent).to(device_of(tokenizer)),
-        about={"upscale": identity(volume, "volume"), "known_scales": scales},
+        record={"upscale": identity(volume, "volume"), "known_scales": scales},
         notes=(note,) if outside else (),
     )
 
 
 def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int:
-    """Scales that a volume of spacing `coarse` gives on a grid of spacing `fine`; 1 or more.
+    """Number of scales that a volume of spacing `coarse` gives on a grid of spacing `fine`.
 
-    Those with no more sites than the latent grid's divided by r, if the volume is r times as coarse
-    (the geometric mean over the axes): a site holds several voxels along each side, so that a
-    volume says much about scales that are finer than its share of the voxels. The strict
-    reading, grids r times as coarse along each axis, gave worse volumes (docs/benchmarks.md).
+    With r the ratio of the spacings (geometric mean over the axes), these are the scales with at
+    most 1 / r of the latent grid's sites, at least one: a site covers several voxels along each
+    side, so that a volume determines finer scales than those r times as coarse along each axis.
+    The latter gave worse volumes (docs/benchmarks.md).
 
     Raises:
-        MedarError: it gives all of them.
+        MedarError: all scales are given.
     """
     factors = [max(1.0, c / f) for c, f in zip(coarse, fine, strict=True)]
     most = schedule.tokens[-1] / prod(factors) ** (1 / 3) * (1 + ROUNDING)
@@ -90,17 +98,16 @@ def scales_given(schedule: ScaleSchedule, fine: Spacing, coarse: Spacing) -> int
     if all(fits):
         raise MedarError(
             f"upscale: spacing {_mm(coarse)} is hardly coarser than the plan's {_mm(fine)}, so "
-            "that no scale is left to be sampled; say with known_scales (--known-scales) how many "
-            "are to be kept"
+            "that no scale is left to sample; set the number of scales to keep with known_scales "
+            "(--known-scales)"
         )
     return max(1, fits.index(False))
 
 
 def agreeing(made: Array, given: Array, fine: Grid, coarse: Grid) -> Array:
-    """A volume with what `given` holds at low resolution in place of its own.
+    """A volume made to equal `given` at low resolution.
 
-    Only voxels within the given volume count, and only those of it that `fine` reaches: what lies
-    beyond would be blurred into the rim.
+    Only where the two grids overlap: what lies beyond would be blurred into the rim.
 
     Args:
         made: (C, X, Y, Z) in [-1, 1], on the grid `fine`.

@@ -28,7 +28,7 @@ from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import prediction_settings
 from medar.settings import STRICT, from_dict, to_dict
 from medar.synthesis.request import Request
-from medar.synthesis.samples import fill
+from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.signature import kind_of
@@ -124,8 +124,8 @@ class Generated:
         seeds = seeds_from(asked.seed, asked.n)
         with _scratch() as scratch:
             job = self._synthesizer.job(self._request(asked, scratch))
-            done = fill(scratch / "samples", self._synthesizer, job, seeds)
-            return [_sample(image) for image in done.images]
+            images, _ = write_samples(scratch / "samples", self._synthesizer, job, seeds)
+            return [_sample(image) for image in images]
 
     def _request(self, asked: Asked, scratch: Path) -> Request:
         own = to_dict(self._synthesizer.sampling)

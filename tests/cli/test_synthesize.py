@@ -87,7 +87,7 @@ def test_the_same_command_goes_on(medar: Medar, model: Path, tmp_path: Path) -> 
     for path in sorted(out.iterdir()):
         assert path.read_bytes() == (other / path.name).read_bytes(), path.name
     refusal = medar("synthesize", model, out, "-n", 2, "--class", "liver").refusal
-    assert "sample_0000.json: attributes {}, asked for is {'organ': 'liver'}; choose" in refusal
+    assert "sample_0000.json: attributes {}, but {'organ': 'liver'} is requested; choose" in refusal
 
 
 def test_an_interrupted_run_keeps_whole_samples(
@@ -105,7 +105,7 @@ def test_an_interrupted_run_keeps_whole_samples(
     said = medar("synthesize", model, out, "-n", 3)
     assert (said.code, said.err) == (
         130,
-        "medar: interrupted: the same command goes on from here\n",
+        "medar: interrupted: run the same command again to continue\n",
     )
     assert [path.name for path in sorted(out.glob("*.json"))] == ["sample_0000.json"]
     monkeypatch.setattr(samples, "write_nifti", write)
@@ -212,13 +212,13 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["TOKENIZER", "OUT"], "class 'Tokenizer' is not a generator; expected Generator"),
         (["MODEL", "SCAN"], "is a file; OUT names a folder"),
         (["MODEL", "FULL"], "holds other files (other.txt ...)"),
-        (["MODEL", "OUT", "-n", "0"], "n 0: at least one volume"),
-        (["MODEL", "OUT", "--seed", "-1"], "seed -1"),
+        (["MODEL", "OUT", "-n", "0"], "n must be at least 1"),
+        (["MODEL", "OUT", "--seed", "-1"], "seed must be at least 0"),
         (["MODEL", "OUT", "-n", "2", "--seed", str(2**63 - 1)], "must be below 2^63"),
-        (["MODEL", "OUT", "--class", "heart"], "can be asked for organ: liver, spleen, none; les"),
+        (["MODEL", "OUT", "--class", "heart"], "this model knows organ: liver, spleen, none; les"),
         (["MODEL", "OUT", "--class", "none"], "organ and lesion have this value"),
-        (["MODEL", "OUT", "--set", "age"], "--set age: NAME=VALUE is needed"),
-        (["MODEL", "OUT", "--set", "age=1", "--set", "age=2"], "age is set to 1 already"),
+        (["MODEL", "OUT", "--set", "age"], "--set age: must be NAME=VALUE"),
+        (["MODEL", "OUT", "--set", "age=1", "--set", "age=2"], "age is already set to 1"),
         (["MODEL", "OUT", "--set", "sex=f"], "attribute 'sex'"),
         (["MODEL", "OUT", "--top-p", "2"], "top_p must be at most 1, got 2.0"),
         (["MODEL", "OUT", "--temperature", "nan"], "temperature must be finite"),
@@ -230,9 +230,9 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
             ["MODEL", "OUT", "--class", "liver", "--guidance-scale", "2", "--guidance-from", "3"],
             "no scale",
         ),
-        (["MODEL", "OUT", "--top-k", "a"], "--top-k a: a number is needed"),
+        (["MODEL", "OUT", "--top-k", "a"], "--top-k a: must be a number"),
         (["MODEL", "OUT", "--temperature", "1,1"], "temperature has 2 values"),
-        (["MODEL", "OUT", "--batch-size", "0"], "batch size 0"),
+        (["MODEL", "OUT", "--batch-size", "0"], "batch size must be at least 1"),
         (["MODEL", "OUT", "--inpaint", "SCAN"], "inpaint without region"),
         (["MODEL", "OUT", "--inpaint", "SCAN", "--region", "x"], "neither a file nor a box"),
         (["MODEL", "OUT", "--upscale", "SCAN"], "hardly coarser than the plan's"),

@@ -103,7 +103,7 @@ def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> N
     [
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
-        ({"seed": -1}, "seed -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"box": 1.0}, "box must be a fraction between 0 and 1, got 1"),
         ({"factor": 3}, "factor must .* divide each side of the volumes, 8 x 8 x 8, got 3"),
         ({"factor": 1}, "factor must be at least 2 .* got 1"),

@@ -81,7 +81,7 @@ def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
 def test_what_does_not_fit_is_refused(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     for name, value in (("samples", 0), ("seed", -1), ("batch_size", 0)):
-        with pytest.raises(MedarError, match=rf"{name} (must be at least 1, got )?{value}"):
+        with pytest.raises(MedarError, match=rf"{name} must be at least \d, got {value}"):
             SampledVolumes(loaded, prepared, **{name: value})  # type: ignore[arg-type]
     other = make_generator(make_plan(labels={1: "left", 3: "right"}))
     with pytest.raises(

@@ -20,7 +20,7 @@ from medar.segmentation.settings import DataSettings, SegmentationSettings, Synt
 from medar.segmentation.synthetic import MixedDataset, prepared_pairs, with_pairs
 from medar.segmentation.training import make_task, train_segmenter
 from medar.synthesis.request import Request
-from medar.synthesis.samples import fill
+from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.codebooks.base import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
@@ -109,7 +109,7 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     config = GeneratorConfig(model=ModelSettings(depth=1, head_width=8))
     model = Generator.for_tokenizer(config, tokenizer)
     synthesizer = Synthesizer(model, tokenizer)
-    fill(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
+    write_samples(tmp_path / "pairs", synthesizer, synthesizer.job(Request()), range(2))
     settings = settings_with(tmp_path / "pairs", 1.0, training__ema_decay=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", workers=1)
     made = Prepared(tmp_path / "run" / "synthetic")

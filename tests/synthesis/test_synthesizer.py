@@ -13,7 +13,7 @@ from medar.errors import MedarError
 from medar.generator.settings import SamplingSettings
 from medar.synthesis.region import Box, without
 from medar.synthesis.request import Request
-from medar.synthesis.synthesizer import Synthesizer, Synthetic
+from medar.synthesis.synthesizer import Synthesizer, SyntheticVolume
 from medar.synthesis.upscaling import agreeing, scales_given
 from medar.tokenizer.inference import Array
 from medar.tokenizer.schedule import ScaleSchedule
@@ -41,7 +41,7 @@ def scan(
     return Volume.from_array(voxels, affine, modality="CT")
 
 
-def equal(one: Synthetic, other: Synthetic) -> bool:
+def equal(one: SyntheticVolume, other: SyntheticVolume) -> bool:
     pair = one.label, other.label
     labels = all(pair) and np.array_equal(*(label.array for label in pair if label))
     return labels and np.array_equal(one.image.array, other.image.array)
@@ -103,26 +103,26 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"class_": "heart"}, "class 'heart': this model can be asked for organ: liver, spleen"),
+        ({"class_": "heart"}, "class 'heart': this model knows organ: liver, spleen"),
         ({"class_": "none"}, "organ and lesion have this value; name the attribute"),
         (
             {"class_": "liver", "attributes": {"organ": "spleen"}},
-            "asked to be 'spleen' and 'liver'",
+            "requested both as 'spleen' and 'liver'",
         ),
         ({"attributes": {"sex": "f"}}, "attribute 'sex'"),
         ({"attributes": {"age": "old"}}, "attribute 'age'"),
-        ({"n": 0}, "n 0: at least one"),
-        ({"seed": -1}, "seed -1"),
-        ({"batch_size": 0}, "batch size 0"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"batch_size": 0}, "batch size must be at least 1, got 0"),
         ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),
         ({"sampling": SamplingSettings(top_k=(1, 2))}, "top_k has 2 values"),
         ({"modality": "MR"}, "no intensity rule for 'MR'"),
-        ({"known_scales": 1}, "known_scales goes with upscale"),
+        ({"known_scales": 1}, "known_scales needs upscale"),
         ({"region": Box.parse("0:1,0:1,0:1")}, "region without inpaint"),
         ({"inpaint": scan()}, "inpaint without region"),
         (
             {"inpaint": scan(), "region": Box.parse("0:1,0:1,0:1"), "upscale": scan()},
-            "one of them at a time",
+            "exclude each other",
         ),
     ],
 )
@@ -232,7 +232,7 @@ def test_nothing_of_the_region_reaches_the_model(synthesizer: Synthesizer) -> No
 def test_tokens_beyond_the_region_follow_the_volume(synthesizer: Synthesizer) -> None:
     request = Request(inpaint=scan(shape=(16, 16, 8)), region=Box.parse("0:2,0:2,0:1"))
     job = synthesizer.job(request)
-    known = job.scene.known
+    known = job.known
     assert known is not None
     quantiser = synthesizer.tokenizer.quantiser
     masks = synthesizer.model.schedule.split(known.mask)
@@ -308,8 +308,8 @@ def test_upscaling_keeps_the_field_of_view(synthesizer: Synthesizer) -> None:
 def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
     for asked, said in (
         ({"upscale": scan()}, "hardly coarser than the plan's 1 x 1 x 2 mm"),
-        ({"upscale": scan(), "known_scales": 3}, "known scales 3: 1 to 2 are possible"),
-        ({"upscale": scan(), "known_scales": 0}, "known scales 0: 1 to 2 are possible"),
+        ({"upscale": scan(), "known_scales": 3}, "known scales 3: must be from 1 to 2"),
+        ({"upscale": scan(), "known_scales": 0}, "known scales 0: must be from 1 to 2"),
     ):
         with pytest.raises(MedarError, match=said):
             synthesizer(**asked)

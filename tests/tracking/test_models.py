@@ -16,7 +16,7 @@ from medar.errors import MedarError
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
 from medar.synthesis.request import Request
-from medar.synthesis.samples import fill
+from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking import MlflowTracker, models, serving, signature
@@ -52,10 +52,8 @@ def test_a_generator_answers_with_the_files_that_synthesis_leaves(
         ("a", Request(class_="liver", guidance_scale=1.0), range(3, 5)),
         ("b", Request(attributes={"age": 60}), range(9, 10)),
     ):
-        done = fill(tmp_path / name, synthesizer, synthesizer.job(request), seeds)
-        expected += [
-            (path, path.with_name(path.name[:11] + "_label.nii.gz")) for path in done.images
-        ]
+        images, _ = write_samples(tmp_path / name, synthesizer, synthesizer.job(request), seeds)
+        expected += [(path, path.with_name(path.name[:11] + "_label.nii.gz")) for path in images]
     assert [row["seed"] for _, row in answer.iterrows()] == [3, 4, 9]
     for (image, label), (_, row) in zip(expected, answer.iterrows(), strict=True):
         assert row["image"] == image.read_bytes()
@@ -96,8 +94,8 @@ def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
     request = Request(
         inpaint=read_for_plan(synthesizer.plan, volume), region=read_volume(hole, labels=True)
     )
-    done = fill(tmp_path / "samples", synthesizer, synthesizer.job(request), [1])
-    assert image == done.images[0].read_bytes()
+    images, _ = write_samples(tmp_path / "samples", synthesizer, synthesizer.job(request), [1])
+    assert image == images[0].read_bytes()
 
 
 def test_a_tokenizer_answers_with_reconstructions(

@@ -21,7 +21,7 @@ import yaml
 
 from medar.data.phantoms import write_phantoms
 from medar.synthesis.request import Request
-from medar.synthesis.samples import fill
+from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tracking import MlflowTracker
 from medar.tracking.models import log_model
@@ -169,7 +169,7 @@ def test_a_served_model_answers_with_volumes(
         assert "class 'lung': this model can be asked for organ" in refused.value.read().decode()
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     job = synthesizer.job(Request(attributes={"organ": "liver", "age": 60}))
-    (image,) = fill(tmp_path / "samples", synthesizer, job, [5]).images
+    (image,), _ = write_samples(tmp_path / "samples", synthesizer, job, [5])
     assert base64.b64decode(row["image"]) == image.read_bytes()
     assert row["seed"] == 5
 

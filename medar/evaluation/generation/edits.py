@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d, interpolate
 
 from medar.generator.known import KnownTokens, known_outside, known_scales
+from medar.synthesis.job import latent_of
 from medar.synthesis.region import Box, Mask, without
-from medar.synthesis.scene import latent_of
 from medar.synthesis.upscaling import agreeing
 from medar.tokenizer.inference import Array
 from medar.tokenizer.tokenizer import Tokenizer
