@@ -31,12 +31,12 @@ from medar.model_folder import (
     weight_bytes,
     write_model,
 )
-from medar.segmentation.backbones import Backbone, BackboneSettings, make_backbone
+from medar.segmentation.backbones import BACKBONES, Backbone, BackboneSettings, make_backbone
 from medar.segmentation.network import Segmenter
 from medar.segmentation.ranges import Ranges
 from medar.settings import from_dict, to_dict
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SEGMENTER, BACKBONE = "Segmenter", "Backbone"
 """Classes of folders, as config.json names them."""
 PREFIX = "backbone."
@@ -88,7 +88,7 @@ def load_segmenter(path: str | Path, device: DeviceName = "auto") -> Segmenter:
     folder = find_model(path)
     values = _config(folder, (SEGMENTER,))
     where = str(folder / CONFIG)
-    settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    settings = _backbone_settings(folder, values)
     seen = values.get("ranges")  # folders of before 0.2 have none
     ranges = None if seen is None else from_dict(Ranges, seen, f"{where}: ranges")
     mirrors = values.get("mirrors", [])
@@ -110,8 +110,7 @@ def load_parts(path: str | Path) -> tuple[Backbone, nn.Conv3d | None, Plan]:
     if values["class"] == SEGMENTER:
         model = load_segmenter(folder, "cpu")
         return model.backbone, model.head, model.plan
-    where, plan = str(folder / CONFIG), _plan(folder)
-    settings = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    plan, settings = _plan(folder), _backbone_settings(folder, values)
     backbone = make_backbone(settings, plan)
     load_weights(backbone, folder, prefix=PREFIX)
     return backbone.eval(), None, plan
@@ -136,8 +135,7 @@ def load_pretrained(
     """
     folder = find_model(path)
     values = _config(folder, (SEGMENTER, BACKBONE))
-    where = str(folder / CONFIG)
-    there = from_dict(BackboneSettings, values["backbone"], f"{where}: backbone")
+    there = _backbone_settings(folder, values)
     _check_alike(folder, there, _plan(folder), model)
     every = read_weights(folder).items()
     weights = {n.removeprefix(PREFIX): w for n, w in every if n.startswith(PREFIX)}
@@ -168,9 +166,12 @@ def _save(
     card: str,
 ) -> None:
     state = module if isinstance(module, dict) else module.state_dict()
+    config = {**about, "backbone": to_dict(settings)}
+    if path := BACKBONES.import_path(settings.kind):
+        config["backbone_class"] = path
     write_model(
         folder,
-        config={**about, "backbone": to_dict(settings)},
+        config=config,
         version=FORMAT_VERSION,
         weights=weight_bytes(state),
         card=card,
@@ -183,6 +184,13 @@ def _config(folder: Path, classes: tuple[str, ...]) -> dict[str, Any]:
     if "backbone" not in values:
         raise MedarError(f"{folder / CONFIG}: key 'backbone' is missing")
     return values
+
+
+def _backbone_settings(folder: Path, values: dict[str, Any]) -> BackboneSettings:
+    backbone = values["backbone"]
+    if isinstance(backbone, dict):
+        BACKBONES.load_external(str(backbone.get("kind")), values.get("backbone_class"))
+    return from_dict(BackboneSettings, backbone, f"{folder / CONFIG}: backbone")
 
 
 def _plan(folder: Path) -> Plan:

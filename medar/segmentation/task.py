@@ -121,7 +121,7 @@ class SegmentationTask(Task[Item]):
 
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
         """Stage by stage, each with its share of the learning rate; without what is frozen."""
-        stages = [*self.model.backbone.depths(), list(self.model.head.parameters())]
+        stages = [*self.model.backbone.stage_parameters(), list(self.model.head.parameters())]
         decay = self.settings.transfer.decay
         groups: list[ParameterGroup] = []
         for above, stage in enumerate(reversed(stages)):

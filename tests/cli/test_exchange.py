@@ -18,7 +18,7 @@ Medar = Callable[..., Any]
 
 CONFIG: dict[str, Any] = {
     "plan": {"spacing": [2, 2, 2], "size": [8, 8, 8], "downsampling": [4, 4, 4]},
-    "backbone": {"width": 4, "blocks": "plain"},
+    "backbone": {"width": 4, "block_type": "plain"},
     "data": {"batch_size": 1, "augmentation": None},
     "training": {"steps": 1, "precision": "fp32", "device": "cpu", "log_every": 1},
 }

@@ -1,5 +1,9 @@
 """Every backbone behind the one interface; MONAI's own networks give the same."""
 
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +13,16 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.segmentation.backbones import Backbone, BackboneSettings, TrunkSettings, make_backbone
+from medar.segmentation.backbones import (
+    BACKBONES,
+    Backbone,
+    BackboneSettings,
+    TrunkSettings,
+    make_backbone,
+)
 from medar.segmentation.backbones.base import halvings, kernels
+from medar.segmentation.folder import load_segmenter, save_segmenter
+from medar.segmentation.network import Segmenter
 
 SMALL_TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
 SETTINGS = {
@@ -54,10 +66,10 @@ def test_levels_are_as_announced(kind: str, name: str) -> None:
 @pytest.mark.parametrize(("kind", "name"), CASES)
 def test_stages_name_every_weight_once(kind: str, name: str) -> None:
     backbone = build(kind, PLANS[name])
-    named = [p for stage in backbone.depths() for p in stage]
+    named = [p for stage in backbone.stage_parameters() for p in stage]
     assert len(named) == len({id(p) for p in named})
     assert {id(p) for p in named} == {id(p) for p in backbone.parameters()}
-    assert all(backbone.depths())
+    assert all(backbone.stage_parameters())
     backbone(volume(PLANS[name])).square().mean().backward()
     assert all(p.grad is not None for p in named)
 
@@ -74,7 +86,7 @@ def test_encoder_weights_in_and_out(kind: str) -> None:
     assert torch.equal(other(volume(plan)), before), "the decoder has stayed"
     weights = one.encoder_weights()
     first = next(iter(weights))
-    with pytest.raises(MedarError, match=f"{first}.*none given"):
+    with pytest.raises(MedarError, match=f"{first}.*got none"):
         other.load_encoder({name: w for name, w in weights.items() if name != first})
 
 
@@ -106,7 +118,7 @@ def test_swinunetr_is_monais_and_keeps_the_interface() -> None:
 
     plan = make_plan(size=(40, 32, 32), downsampling=(1, 1, 1))
     backbone = build("swinunetr", plan).eval()
-    named = [p for stage in backbone.depths() for p in stage]
+    named = [p for stage in backbone.stage_parameters() for p in stage]
     assert len(named) == len({id(p) for p in named}) == len(list(backbone.parameters()))
     given = torch.randn(1, 1, 64, 32, 32)
     with torch.no_grad():
@@ -160,20 +172,76 @@ def test_several_channels() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"kind": "swinunetr", "width": 16}, "whole multiples of 12"),
-        ({"kind": "segresnet", "width": 12}, "whole multiples of 8"),
-        ({"kind": "trunk", "levels": 3}, "trunk has its own"),
-        ({"levels": 1}, "allowed from 2"),
-        ({"trunk": SMALL_TRUNK}, "belongs to kind trunk"),
+        ({"kind": "swinunetr", "width": 16}, "width must be a multiple of 12"),
+        ({"kind": "segresnet", "width": 12}, "width must be a multiple of 8"),
+        ({"kind": "trunk", "max_levels": 3}, "max_levels cannot be set for kind trunk, got 3"),
+        ({"max_levels": 1}, "max_levels must be at least 2, got 1"),
+        ({"trunk": SMALL_TRUNK}, "trunk is for kind trunk, not dynunet"),
+        ({"kind": "segresnet", "width": 8, "block_type": "plain"}, "is for kind dynunet"),
+        ({"options": {"depth": 2}}, "options are for registered backbones"),
+        ({"kind": "typo"}, "unknown backbone 'typo'; known backbones: dynunet, segresnet"),
+        ({"kind": "dynunett"}, "did you mean 'dynunet'"),
+        ({"levels": 4}, "'levels' has a new name: max_levels"),
     ],
 )
-def test_sizes_that_cannot_be(values: Any, said: str) -> None:
+def test_invalid_settings_are_refused(values: Any, said: str) -> None:
     with pytest.raises(MedarError, match=said):
         BackboneSettings(**values)
 
 
-def test_plans_that_cannot_be() -> None:
-    with pytest.raises(MedarError, match="a side above 32 is needed"):
+def test_unsupported_plans_are_refused() -> None:
+    with pytest.raises(MedarError, match="needs volumes with a side above 32 voxels"):
         build("swinunetr", make_plan(size=(32, 32, 32)))
     with pytest.raises(MedarError, match=r"for volumes of \[16, 12, 8\] voxels"):
         build("trunk", make_plan())(torch.zeros(1, 1, 16, 16, 8))
+
+
+OWN_BACKBONE = """
+from torch import nn
+
+from medar.segmentation.backbones import Backbone, register_backbone
+
+
+@register_backbone("single_convolution")
+class SingleConvolution(Backbone):
+    encoder_stages, decoder_stages = (("encoder",),), (("decoder",),)
+
+    def __init__(self, settings, plan):
+        super().__init__()
+        self.channels, self.strides = (settings.width, settings.width), ((1, 1, 1), (2, 2, 2))
+        kernel = settings.options["kernel_size"]
+        self.encoder = nn.Conv3d(1, settings.width, kernel, padding=kernel // 2)
+        self.decoder = nn.Conv3d(settings.width, settings.width, 1)
+
+    def features(self, volume):
+        finest = self.encoder(volume)
+        return [finest, nn.functional.avg_pool3d(finest, 2)]
+
+    def decode_levels(self, features):
+        return [self.decoder(features[0])]
+"""
+
+
+def test_a_users_own_backbone_is_saved_with_its_import_path_and_loads_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_backbones.py").write_text(OWN_BACKBONE)
+    monkeypatch.syspath_prepend(tmp_path)
+    import_module("own_backbones")
+    settings = BackboneSettings(kind="single_convolution", width=3, options={"kernel_size": 5})
+    model = Segmenter(settings, make_plan()).eval()
+    save_segmenter(tmp_path / "model", model)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["backbone_class"] == "own_backbones:SingleConvolution"
+    monkeypatch.setattr(BACKBONES, "_registered", {})
+    monkeypatch.delitem(sys.modules, "own_backbones")
+    again = load_segmenter(tmp_path / "model", "cpu")
+    assert type(again.backbone).__name__ == "SingleConvolution"
+    images = volume(make_plan())
+    assert torch.equal(again(images), model(images))
+    monkeypatch.setattr(BACKBONES, "_registered", {})
+    monkeypatch.delitem(sys.modules, "own_backbones")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    (tmp_path / "own_backbones.py").unlink()
+    with pytest.raises(MedarError, match="own_backbones:SingleConvolution cannot be imported"):
+        load_segmenter(tmp_path / "model", "cpu")

@@ -36,7 +36,7 @@ from medar.volume import read_volume
 TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
 KINDS: dict[str, dict[str, Any]] = {
     "dynunet": {"width": 4},
-    "plain": {"width": 4, "blocks": "plain"},
+    "plain": {"width": 4, "block_type": "plain"},
     "segresnet": {"kind": "segresnet", "width": 8},
     "swinunetr": {"kind": "swinunetr", "width": 12},
     "trunk": {"kind": "trunk", "width": 4, "trunk": TRUNK},

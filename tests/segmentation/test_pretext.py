@@ -62,7 +62,7 @@ def check_gradients(pretext: Pretext, images: Tensor) -> None:
     without = [n for n, p in parameters.items() if p.grad is None or not p.grad.isfinite().all()]
     assert not without
     encoder = pretext.backbone.encoder_parameters()
-    decoder = [p for stage in pretext.backbone.depths() for p in stage][len(encoder) :]
+    decoder = [p for stage in pretext.backbone.stage_parameters() for p in stage][len(encoder) :]
     assert any(p.grad.abs().max() > 0 for p in encoder if p.grad is not None)
     assert any(p.grad.abs().max() > 0 for p in decoder if p.grad is not None)
 

@@ -20,8 +20,8 @@ from medar.segmentation.training import make_task, train_segmenter
 
 SIZE = (32, 32, 16)
 KINDS = {
-    "dynunet": BackboneSettings(width=4, levels=4),
-    "segresnet": BackboneSettings(kind="segresnet", width=8, levels=3),
+    "dynunet": BackboneSettings(width=4, max_levels=4),
+    "segresnet": BackboneSettings(kind="segresnet", width=8, max_levels=3),
     "trunk": BackboneSettings(
         kind="trunk", width=4, trunk=TrunkSettings(depth=1, head_width=8, scales=2)
     ),

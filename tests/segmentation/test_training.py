@@ -93,7 +93,7 @@ def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
     factors = {id(p): group["factor"] for group in groups for p in group["params"]}
     assert set(factors) == {id(p) for p in task.model.parameters()}
     assert all(factors[id(p)] == 1 for p in task.model.head.parameters())
-    stages = [{factors[id(p)] for p in stage} for stage in task.model.backbone.depths()]
+    stages = [{factors[id(p)] for p in stage} for stage in task.model.backbone.stage_parameters()]
     assert stages == [{0.5 ** (len(stages) - n)} for n in range(len(stages))]
     assert all(p.ndim <= 1 for g in groups if g.get("weight_decay") == 0 for p in g["params"])
 
@@ -108,7 +108,9 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
     before = make_task(settings, prepared).model
     train_segmenter(settings, prepared, tmp_path)
     after = load_segmenter(tmp_path)
-    stages = [[*one.backbone.depths(), list(one.head.parameters())] for one in (before, after)]
+    stages = [
+        [*one.backbone.stage_parameters(), list(one.head.parameters())] for one in (before, after)
+    ]
     moved = [
         max(float((q - p).detach().abs().max()) for p, q in zip(old, new, strict=True))
         for old, new in zip(*stages, strict=True)
@@ -190,6 +192,14 @@ def test_folders(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="not the weights"):
         load_pretrained(model, tmp_path / "run")
     with pytest.raises(MedarError, match="no model"):
+        load_segmenter(tmp_path)
+
+
+def test_a_folder_of_an_older_format_is_refused_in_one_line(tmp_path: Path) -> None:
+    save_segmenter(tmp_path, make_segmenter())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 1}))
+    with pytest.raises(MedarError, match=r"format 1, written by .* train the model again"):
         load_segmenter(tmp_path)
 
 

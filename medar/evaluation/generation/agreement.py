@@ -49,7 +49,7 @@ from medar.training import TrainingSettings
 NAME = "conditions-v2"
 """Name and version of the protocol: raise the version whenever a value changes."""
 
-BACKBONE = BackboneSettings(kind="dynunet", width=16, levels=4)
+BACKBONE = BackboneSettings(kind="dynunet", width=16, max_levels=4)
 DATA = DataSettings(augmentation=Augmentation(), validation=16)
 MINUTES = 5.0
 """Default training time of the judge."""

@@ -1,81 +1,116 @@
-"""`BackboneSettings`: which backbone, and its sizes; what is left open follows from the plan."""
+"""Settings of backbones, and the registry in which `BackboneSettings.kind` is looked up."""
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, Literal
 
+from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.generator.mixers.base import MixerSettings
-from medar.settings import STRICT
+from medar.registry import C, Registry
+from medar.segmentation.backbones.base import Backbone
+from medar.settings import PositiveInt, settings
 
-Kind = Literal["dynunet", "segresnet", "swinunetr", "trunk"]
+BACKBONES: Registry[Callable[..., Backbone]] = Registry(
+    "backbone",
+    "medar.backbones",
+    {
+        "dynunet": "medar.segmentation.backbones.monai:DynUNetBackbone",
+        "segresnet": "medar.segmentation.backbones.monai:SegResNetBackbone",
+        "swinunetr": "medar.segmentation.backbones.monai:SwinUNETRBackbone",
+        "trunk": "medar.segmentation.backbones.trunk:TrunkBackbone",
+    },
+)
+"""Classes, or functions, that build a `Backbone` from `BackboneSettings` and a `Plan`."""
+
+WIDTH_MULTIPLE = {"swinunetr": 12, "segresnet": 8}
+BUILT_IN = ("dynunet", "segresnet", "swinunetr", "trunk")
 
 
-@dataclass(frozen=True, kw_only=True)
+def register_backbone(name: str) -> Callable[[C], C]:
+    """Decorator that makes a class available as `backbone.kind: NAME`.
+
+    The class is called with `BackboneSettings` and a `Plan`, and must be a `Backbone`. Folders of
+    models keep its import path, so that they load again wherever the class can be imported.
+
+    Raises:
+        MedarError: another class has the name.
+    """
+    return BACKBONES.register(name)
+
+
+@settings
 class TrunkSettings:
-    """What only "trunk" has.
+    """Settings of the backbone "trunk"."""
 
-    Raises:
-        MedarError: a size below 1.
-    """
-
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    depth: int = 4
-    """Blocks of the generator's kind, and heads too."""
-    head_width: int = 32
-    """Features of a head, an even number."""
-    scales: int = 4
-    """Grids from one site to the coarsest level's own, at most as many as its longest side."""
+    depth: PositiveInt = 4
+    """Transformer blocks, and attention heads per block."""
+    head_width: PositiveInt = 32
+    """Features per attention head, an even number."""
+    scales: PositiveInt = 4
+    """Grids from a single site to the coarsest level's grid; at most its longest side."""
     mixer: MixerSettings = field(default_factory=lambda: MixerSettings(kind="scale_ssm"))
-    """What passes from scale to scale."""
-
-    def __post_init__(self) -> None:
-        for name in ("depth", "head_width", "scales"):
-            if getattr(self, name) < 1:
-                raise MedarError(f"backbone trunk.{name} {getattr(self, name)}: allowed from 1")
+    """How scales exchange information."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(renamed={"blocks": "block_type", "levels": "max_levels"})
 class BackboneSettings:
-    """A backbone, save what the plan says: channels, spacing and size.
+    """A backbone; channels, spacing and size come from the plan.
 
     Raises:
-        MedarError: a size that its kind does not take.
+        MedarError: unknown kind, or a value that the kind does not support.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    kind: Kind = "dynunet"
-    """"dynunet": nnU-Net's U-Net with residual blocks; "segresnet"; "swinunetr"; "trunk": medar's
-    own, the tokenizer's encoder and the generator's blocks."""
-    width: int = 32
-    """Features of the finest level; "swinunetr" takes multiples of 12, "segresnet" of 8."""
-    levels: int | None = None
-    """Most levels; default as many as the plan's size allows. "swinunetr" always has 6, "trunk"
-    those of the plan's downsampling."""
-    blocks: Literal["residual", "plain"] = "residual"
-    """Of "dynunet" alone: residual blocks, or nnU-Net's plain pairs of convolutions."""
+    kind: str = "dynunet"
+    """"dynunet": nnU-Net's U-Net with residual blocks; "segresnet"; "swinunetr"; "trunk": the
+    tokenizer's encoder and the generator's blocks; or the name of a registered class."""
+    width: PositiveInt = 32
+    """Features of the finest level; a multiple of 12 for "swinunetr", of 8 for "segresnet"."""
+    max_levels: PositiveInt | None = None
+    """Maximum number of resolution levels, at least 2; default as many as the plan's size allows.
+    Fixed for "swinunetr" (6) and "trunk" (the plan's downsampling)."""
+    block_type: Literal["residual", "plain"] = "residual"
+    """"dynunet" only: residual blocks, or nnU-Net's plain pairs of convolutions."""
     trunk: TrunkSettings | None = None
-    """Of "trunk" alone; default its own values."""
+    """"trunk" only; default `TrunkSettings()`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a registered class, which reads them itself."""
 
     def __post_init__(self) -> None:
-        unit = {"swinunetr": 12, "segresnet": 8}.get(self.kind, 1)
-        if self.width < 1 or self.width % unit:
+        BACKBONES.check(self.kind, "kind")
+        multiple = WIDTH_MULTIPLE.get(self.kind, 1)
+        if self.width % multiple:
             raise MedarError(
-                f"backbone width {self.width}: {self.kind} takes whole multiples of {unit}"
+                f"width must be a multiple of {multiple} for kind {self.kind}, got {self.width}"
             )
-        if self.levels is not None and self.kind in ("swinunetr", "trunk"):
+        if self.max_levels is not None:
+            if self.kind in ("swinunetr", "trunk"):
+                raise MedarError(
+                    f"max_levels cannot be set for kind {self.kind}, got {self.max_levels}"
+                )
+            if self.max_levels < 2:
+                raise MedarError(f"max_levels must be at least 2, got {self.max_levels}")
+        if self.block_type != "residual" and self.kind in BUILT_IN[1:]:
             raise MedarError(
-                f"backbone levels {self.levels}: {self.kind} has its own; leave levels out"
-            )
-        if self.levels is not None and self.levels < 2:
-            raise MedarError(f"backbone levels {self.levels}: allowed from 2")
-        if self.blocks != "residual" and self.kind != "dynunet":
-            raise MedarError(
-                f"backbone blocks {self.blocks}: belongs to kind dynunet, not {self.kind}; leave "
-                "it out"
+                f"block_type {self.block_type} is for kind dynunet, not {self.kind}; leave it out"
             )
         if self.trunk is not None and self.kind != "trunk":
+            raise MedarError(f"trunk is for kind trunk, not {self.kind}; leave it out")
+        if self.options and self.kind in BUILT_IN:
             raise MedarError(
-                f"backbone trunk: belongs to kind trunk, not {self.kind}; leave it out"
+                f"options are for registered backbones, not for kind {self.kind}: "
+                f"{', '.join(self.options)}"
             )
+
+
+def make_backbone(settings: BackboneSettings, plan: Plan) -> Backbone:
+    """Build an untrained backbone.
+
+    Args:
+        settings: kind and sizes.
+        plan: channels, spacing, size and downsampling of the volumes.
+
+    Raises:
+        MedarError: the kind does not support such volumes.
+    """
+    return BACKBONES[settings.kind](settings, plan)

@@ -11,7 +11,7 @@ from torch import Tensor
 from medar.errors import MedarError
 from medar.files import write_bytes, write_json
 from medar.model_folder import find_model
-from medar.segmentation.backbones.dynunet import DynUNetBackbone
+from medar.segmentation.backbones.monai import DynUNetBackbone
 from medar.segmentation.folder import load_parts
 from medar.segmentation.interchange.monai import definition, monai_names, monai_network
 from medar.segmentation.interchange.nnunet import architecture, nnunet_names, nnunet_weights

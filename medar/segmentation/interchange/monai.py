@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
-from medar.segmentation.backbones.dynunet import DynUNetBackbone
-from medar.segmentation.backbones.segresnet import SegResNetBackbone
-from medar.segmentation.backbones.swinunetr import SwinUNETRBackbone
+from medar.segmentation.backbones.monai import DynUNetBackbone, SegResNetBackbone, SwinUNETRBackbone
 
 PREFIX = "network."
 """How the names of a wrapped network begin."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
-from medar.segmentation.backbones.dynunet import DynUNetBackbone
+from medar.segmentation.backbones.monai import DynUNetBackbone
 
 HOME = "dynamic_network_architectures.architectures.unet"
 PLAIN, RESIDUAL = f"{HOME}.PlainConvUNet", f"{HOME}.ResidualEncoderUNet"
