@@ -83,7 +83,7 @@ def test_comes_back_from_json(tmp_path: Path, dataset: MakeDataset) -> None:
     taken.save(tmp_path / "f.json")
     assert Fingerprint.load(tmp_path / "f.json") == taken
     (tmp_path / "f.json").write_text('{"cases": 3}')
-    with pytest.raises(MedarError, match=r"f\.json: key 'cases': 3"):
+    with pytest.raises(MedarError, match=r"f\.json: cases must be a list, got 3"):
         Fingerprint.load(tmp_path / "f.json")
 
 
