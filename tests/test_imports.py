@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,33 @@ def test_tracking_loads_mlflow_when_a_run_says_something() -> None:
 def test_the_folder_mlflow_does_not_shadow_the_package() -> None:
     folder = PACKAGE.parent / "mlflow"
     assert not list(folder.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    name = path.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".")
+    return name.removesuffix(".__init__")
+
+
+def imported_files(path: Path) -> Iterator[str]:
+    """The modules of medar that a file imports: `from medar.data import plan` means the file."""
+    modules = {module_of(file) for file in FILES}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                names.append(inner if inner in modules else node.module or "")
+        yield from (name for name in names if name in modules)
+
+
+@pytest.mark.parametrize("room", ["volume", "data"])
+def test_files_of_a_room_import_in_no_circle(room: str) -> None:
+    """Imports inside functions count too."""
+    files = [path for path in FILES if room_of(path) == room]
+    graph = {module_of(path): set(imported_files(path)) for path in files}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))

@@ -1,7 +1,7 @@
-"""A torch data set over prepared cases: whole volumes or patches, augmented, by the seed alone.
+"""A torch data set of prepared cases: whole volumes or patches, augmented.
 
-What an item holds depends on (seed, epoch, index) and on nothing else: not on the number of
-workers, nor on which of them makes it.
+An item depends on (seed, epoch, index) alone: not on the number of workers, nor on which of them
+loads it.
 """
 
 from abc import ABC, abstractmethod
@@ -23,60 +23,60 @@ from medar.volume import Shape3
 Item = dict[str, Any]
 
 UNKNOWN = -1
-"""Label value of voxels that nobody looked at: ignored by losses and metrics."""
+"""Label value of voxels that were not annotated: ignored by losses and metrics."""
 
 
-class DrawnDataset(Dataset[Item], ABC):
-    """Items that are drawn by (seed, epoch, index) and by nothing else.
+class SeededDataset(Dataset[Item], ABC):
+    """A data set whose items depend on (seed, epoch, index) and on nothing else.
 
     Args:
-        seed: of all draws.
+        seed: of all random draws, 0 or larger.
 
     Raises:
-        MedarError: a negative seed.
+        MedarError: the seed is negative.
     """
 
     def __init__(self, seed: int) -> None:
         if seed < 0:
-            raise MedarError(f"seed {seed}: a whole number from 0 is needed")
+            raise MedarError(f"seed must be at least 0, got {seed}")
         self.seed = seed
-        # Shared memory: workers that live on see the epoch change.
+        # In shared memory, so that persistent workers see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64)
         self._epoch.share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw otherwise from now on."""
+        """Set the epoch that seeds random draws."""
         self._epoch.fill_(epoch)
 
-    def drawn_by(self, index: int) -> list[int]:
-        """What the item of a place is drawn by, now."""
+    def item_seed(self, index: int) -> list[int]:
+        """The seed of an item's random draws in the present epoch."""
         return [self.seed, int(self._epoch), index]
 
     @abstractmethod
     def __len__(self) -> int:
-        """Items of an epoch."""
+        """Number of items in an epoch."""
 
 
-class PreparedDataset(DrawnDataset):
+class PreparedDataset(SeededDataset):
     """Volumes or patches of a prepared data set.
 
     An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where there are labels,
     `label` (1, X, Y, Z) of `plan.label_dtype`, -1 where unknown, and `annotated` (labels,) bool, in
-    the order of `plan.labels`; `index`, the case's place in `self.prepared`.
+    the order of `plan.labels`; `index`, the case's index in `self.prepared`.
 
     Args:
-        folder: what `prepare` filled.
-        split: the cases to take; None for all.
-        splits: of subjects, in place of those that the folder says; see `Prepared`.
-        augmentation: None for none.
+        folder: a folder that `prepare` filled.
+        split: the split to load; None for all cases.
+        splits: split by subject, in place of the folder's own; see `Prepared`.
+        augmentation: random changes of each item; None for none.
         seed: of patches and augmentation.
-        foreground: share of patches, in patch mode, that are centred on a labelled voxel, each
-            label of the case being equally likely.
-        labels: False leaves the labels out, as if the plan named none.
+        foreground: fraction of patches, in patch mode, that are centred on a labelled voxel; each
+            label of the case is equally likely.
+        labels: whether to load the labels.
 
     Raises:
-        MedarError: the folder is not a finished prepared data set; a negative seed, or a share
-            beyond 0 to 1.
+        MedarError: the folder is not a finished prepared data set, the seed is negative, or
+            `foreground` lies outside 0 to 1.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class PreparedDataset(DrawnDataset):
         labels: bool = True,
     ) -> None:
         if not 0 <= foreground <= 1:
-            raise MedarError(f"foreground {foreground}: a share from 0 to 1 is needed")
+            raise MedarError(f"foreground must be from 0 to 1, got {foreground}")
         super().__init__(seed)
         self.prepared = Prepared(folder, split=split, splits=splits)
         self.plan = self.prepared.plan
@@ -107,13 +107,13 @@ class PreparedDataset(DrawnDataset):
         return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
-        return self.draw(index, self.drawn_by(index))
+        return self.draw(index, self.item_seed(index))
 
     def draw(self, index: int, seed: Sequence[int]) -> Item:
-        """The item of a case, its patch and augmentation drawn by `seed` alone.
+        """The item of a case, with the patch and augmentation of `seed`.
 
         Raises:
-            MedarError: an entry of the case is missing or damaged.
+            MedarError: a cache entry of the case is missing or damaged.
         """
         case = self.prepared[index]
         try:
@@ -134,23 +134,22 @@ class PreparedDataset(DrawnDataset):
         item: Item = {"image": self._read(case.image, start, fill=-1.0), "index": index}
         if self.labels:
             item["label"] = self.label(case, start)
-            known = [value in case.annotated for value in self.labels]
-            item["annotated"] = torch.tensor(known)
+            item["annotated"] = torch.tensor([value in case.annotated for value in self.labels])
         if self._augmenter and generator:
             item = self._augmenter(item, seed=int(generator.integers(2**63)))
         return item
 
     def _start(self, case: PreparedCase, generator: np.random.Generator) -> Shape3:
-        """Where a patch begins: around a labelled voxel, or anywhere."""
+        """First voxel of a patch: around a labelled voxel, or at random."""
         shape = np.asarray(self.prepared.cache.open(case.image).shape[1:])
         size = np.asarray(self.plan.size)
         room = np.maximum(shape - size, 0)
         if self.labels and case.label and generator.random() < self.foreground:
             stored = self.prepared.cache.meta(case.label)["locations"]
-            found = [str(value) for value in sorted(self.labels) if str(value) in stored]
-            if found:
-                places = stored[found[generator.integers(len(found))]]
-                voxels = np.frombuffer(places, dtype=np.int32).reshape(-1, 3)
+            present = [str(value) for value in sorted(self.labels) if str(value) in stored]
+            if present:
+                label = present[generator.integers(len(present))]
+                voxels = np.frombuffer(stored[label], dtype=np.int32).reshape(-1, 3)
                 start = voxels[generator.integers(len(voxels))] - size // 2
                 start = np.clip(start, 0, room)
                 return int(start[0]), int(start[1]), int(start[2])
@@ -158,10 +157,10 @@ class PreparedDataset(DrawnDataset):
         return x, y, z
 
     def label(self, case: PreparedCase, start: Shape3 | None = None) -> Tensor:
-        """(1, X, Y, Z): a case's label map whole, or the patch that begins at `start`.
+        """A case's label map, or its patch that begins at `start`: (1, X, Y, Z), -1 where unknown.
 
         Raises:
-            MedarError: its entry is missing or damaged.
+            MedarError: its cache entry is missing or damaged.
         """
         if case.label is None:
             unknown = np.full((1, *self.plan.size), UNKNOWN, dtype=self.plan.label_dtype)
@@ -172,7 +171,7 @@ class PreparedDataset(DrawnDataset):
         return label
 
     def _read(self, key: str, start: Shape3 | None, fill: float) -> Tensor:
-        """An entry whole, or the patch that begins at `start`, padded where the entry ends."""
+        """A cache entry, or its patch that begins at `start`, padded to the plan's size."""
         if start is None:
             return torch.from_numpy(self.prepared.cache.read(key))
         shape = self.prepared.cache.open(key).shape[1:]
@@ -186,7 +185,7 @@ class PreparedDataset(DrawnDataset):
 
 
 def make_loader(
-    dataset: DrawnDataset,
+    dataset: SeededDataset,
     *,
     batch_size: int,
     shuffle: bool = True,
@@ -194,14 +193,14 @@ def make_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader[Item]:
-    """Batches of a data set; call `set_epoch(loader, epoch)` before each epoch.
+    """A loader of batches; call `set_epoch(loader, epoch)` before each epoch.
 
     Args:
-        dataset: what to load.
-        batch_size: items a batch, on this process.
-        shuffle: another order each epoch, by the data set's seed; the last short batch is dropped.
+        dataset: the data set to load.
+        batch_size: items per batch on this process.
+        shuffle: shuffle in each epoch, by the data set's seed, and drop a last short batch.
         workers: loading processes; 0 loads in this one.
-        rank: this process among `world` that share the data.
+        rank: index of this process among those that share the data.
         world: number of processes that share the data.
     """
     sampler: DistributedSampler[Item] = DistributedSampler(
@@ -219,8 +218,8 @@ def make_loader(
 
 
 def set_epoch(loader: DataLoader[Item], epoch: int) -> None:
-    """Another order and other draws, all by the seed and the epoch."""
+    """Set the epoch that seeds the order of the items and their random draws."""
     if isinstance(loader.sampler, DistributedSampler):
         loader.sampler.set_epoch(epoch)
-    if isinstance(loader.dataset, DrawnDataset):
+    if isinstance(loader.dataset, SeededDataset):
         loader.dataset.set_epoch(epoch)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from medar.data.loading import DrawnDataset, Item
+from medar.data.loading import Item, SeededDataset
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.maps import label_classes, one_hot
@@ -15,7 +15,7 @@ from medar.generator.settings import Attribute
 from medar.tokenizer.tokens import TokenDataset
 
 
-class GeneratorDataset(DrawnDataset):
+class GeneratorDataset(SeededDataset):
     """Tokens, attributes and, where the tokens have them, label maps.
 
     An item is a dictionary: `tokens` (L,) int64; `attributes` (A,) float32 (see

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from pathlib import Path
 
-from medar.data.loading import DrawnDataset, Item, PreparedDataset
+from medar.data.loading import Item, PreparedDataset, SeededDataset
 from medar.data.manifest import Split
 from medar.data.prepared import Prepared, PreparedCase
 from medar.data.splits import in_order
@@ -18,7 +18,7 @@ from medar.errors import MedarError
 from medar.segmentation.settings import DataSettings
 
 
-class AnnotatedDataset(DrawnDataset):
+class AnnotatedDataset(SeededDataset):
     """Annotated training cases of a prepared data set; items are those of `PreparedDataset`.
 
     Args:
@@ -74,8 +74,8 @@ class AnnotatedDataset(DrawnDataset):
         return self._length
 
     def __getitem__(self, index: int) -> Item:
-        drawn_by = self.drawn_by(index)
-        return self.draw(drawn_by[1] * len(self) + index, drawn_by)
+        item_seed = self.item_seed(index)
+        return self.draw(item_seed[1] * len(self) + index, item_seed)
 
     def draw(self, number: int, seed: Sequence[int]) -> Item:
         """The item that comes after so many, its patch and augmentation drawn by `seed` alone."""

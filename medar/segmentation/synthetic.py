@@ -10,7 +10,7 @@ import hashlib
 from math import floor
 from pathlib import Path
 
-from medar.data.loading import DrawnDataset, Item, PreparedDataset
+from medar.data.loading import Item, PreparedDataset, SeededDataset
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.prepared import Prepared
@@ -22,7 +22,7 @@ from medar.segmentation.settings import DataSettings
 from medar.training.distributed import current_ranks
 
 
-class MixedDataset(DrawnDataset):
+class MixedDataset(SeededDataset):
     """Real and synthetic cases by a share; items are those of `PreparedDataset`.
 
     The share holds over a run: item i of epoch e is the (e n + i)-th of all, n being an epoch's
@@ -49,12 +49,12 @@ class MixedDataset(DrawnDataset):
         return len(self.real)
 
     def __getitem__(self, index: int) -> Item:
-        drawn_by = self.drawn_by(index)
-        place = drawn_by[1] * len(self) + index
+        item_seed = self.item_seed(index)
+        place = item_seed[1] * len(self) + index
         before = floor(place * self.share)
         if floor((place + 1) * self.share) > before:
-            return self.pairs.draw(before % len(self.pairs), drawn_by)
-        return self.real.draw(place - before, drawn_by)
+            return self.pairs.draw(before % len(self.pairs), item_seed)
+        return self.real.draw(place - before, item_seed)
 
 
 def with_pairs(

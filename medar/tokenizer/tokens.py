@@ -21,7 +21,7 @@ from torch import Tensor
 from medar.data.augmentation import Augmentation
 from medar.data.cache import ArrayCache
 from medar.data.case import Split
-from medar.data.loading import DrawnDataset, Item
+from medar.data.loading import Item, SeededDataset
 from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
@@ -110,7 +110,7 @@ class TokenIndex:
         return from_dict(cls, values, str(path))
 
 
-class TokenDataset(DrawnDataset):
+class TokenDataset(SeededDataset):
     """Token pyramids of a folder that `medar tokenizer encode` filled.
 
     An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the place in
@@ -192,7 +192,7 @@ class TokenDataset(DrawnDataset):
     def __getitem__(self, index: int) -> Item:
         variant = self.variant
         if variant is None:
-            generator = np.random.default_rng(self.drawn_by(index))
+            generator = np.random.default_rng(self.item_seed(index))
             variant = int(generator.integers(self.about.variants + 1))
         item = {"indices": self.pyramid(index).flatten()[variant], "index": index}
         if self.maps:

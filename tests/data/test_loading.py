@@ -243,9 +243,9 @@ def test_pickles(prepared: Prepare) -> None:
 
 def test_impossible_values_are_refused(prepared: Prepare, plan: MakePlan) -> None:
     folder = prepared(1)
-    with pytest.raises(MedarError, match=r"foreground 1\.5: a share from 0 to 1"):
+    with pytest.raises(MedarError, match=r"foreground must be from 0 to 1, got 1\.5"):
         PreparedDataset(folder, foreground=1.5)
-    with pytest.raises(MedarError, match="seed -1: "):
+    with pytest.raises(MedarError, match="seed must be at least 0, got -1"):
         PreparedDataset(folder, seed=-1)
     plan(size=(4, 4, 4)).save(folder / "plan.yaml")
     with pytest.raises(MedarError, match="has changed"):
