@@ -148,11 +148,10 @@ def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:
     """The folder of voxel tokens of the same cases, made if it is not there."""
     plan, about = tokenizer.require_plan(), TokenIndex.load(options.tokens)
     x, y, z = (side // factor for side, factor in zip(plan.size, options.voxel, strict=True))
-    own, out = options.out / "voxel-tokenizer", options.out / "voxel-tokens"
+    out = options.out / "voxel-tokens"
     voxels = voxel_tokenizer(plan, (x, y, z), LEVELS)
-    voxels.save_pretrained(own)
     encode_data_set(
-        options.prepared, out, own, voxels, variants=about.variants,
+        options.prepared, out, voxels, variants=about.variants,
         augmentation=about.augmentation, seed=about.seed,
     )  # fmt: skip
     return Path(out)

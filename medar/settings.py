@@ -23,6 +23,9 @@ from medar.files import write_text
 
 S = TypeVar("S")
 
+SettingsSource = Mapping[str, Any] | str | Path
+"""Values by key, or the path of a YAML file."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 """1, 2, 3, ..."""
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -140,6 +143,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def resolve_settings(cls: type[S], source: S | SettingsSource) -> S:
+    """Settings from whatever a Python function accepts as such.
+
+    Args:
+        cls: a dataclass.
+        source: settings of that class, their values as a mapping, or the path of a YAML file.
+
+    Raises:
+        MedarError: see `from_dict`.
+    """
+    if isinstance(source, cls):
+        return source
+    if isinstance(source, str | Path):
+        return load_yaml(cls, source)
+    return from_dict(cls, source, "settings")
 
 
 def load_yaml(cls: type[S], path: str | Path, overrides: Sequence[str] = ()) -> S:

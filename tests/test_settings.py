@@ -7,7 +7,15 @@ from typing import Any, Literal
 import pytest
 
 from medar.errors import MedarError
-from medar.settings import PositiveInt, from_dict, load_yaml, save_yaml, settings, to_dict
+from medar.settings import (
+    PositiveInt,
+    from_dict,
+    load_yaml,
+    resolve_settings,
+    save_yaml,
+    settings,
+    to_dict,
+)
 
 
 @settings
@@ -127,3 +135,11 @@ def test_a_changed_copy_is_checked() -> None:
     assert replace(FULL, kind="a").kind == "a"
     with pytest.raises(MedarError, match="kind must be 'a' or 'b', got 'typo'"):
         replace(FULL, kind="typo")
+
+
+def test_settings_are_an_object_a_mapping_or_a_file(tmp_path: Path) -> None:
+    save_yaml(FULL, tmp_path / "a.yaml")
+    for source in (FULL, to_dict(FULL), tmp_path / "a.yaml", str(tmp_path / "a.yaml")):
+        assert resolve_settings(Settings, source) == FULL
+    with pytest.raises(MedarError, match=r"^settings: unknown key 'sise'"):
+        resolve_settings(Settings, {"sise": [1, 1, 1]})

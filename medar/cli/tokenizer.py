@@ -127,21 +127,18 @@ def encode(
         Print one JSON object: folder, made, kept, failed.
     """
     from medar.data.augmentation import Augmentation
-    from medar.model_folder import find_model
     from medar.settings import load_yaml
     from medar.tokenizer.encoding import encode_data_set
-    from medar.tokenizer.tokenizer import Tokenizer
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation goes with --variants; say how many")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
-    tokenizer = Tokenizer.from_pretrained(model, device)
     try:
         done = encode_data_set(
             data,
             out,
-            find_model(model, "tokenizer"),
-            tokenizer,
+            model,
+            device=device,
             split=split,
             variants=variants,
             augmentation=settings,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from medar.devices import to_device
 from medar.errors import MedarError
 from medar.generator.attributes import attributes_of
 from medar.generator.data import GeneratorDataset
@@ -14,7 +13,7 @@ from medar.generator.generator import Generator
 from medar.generator.mixers.ssd import scan_path
 from medar.generator.settings import ConditionConfig, GeneratorConfig, GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
-from medar.model_folder import find_model
+from medar.settings import SettingsSource, resolve_settings
 from medar.tokenizer.encoding import encode_data_set
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TokenDataset
@@ -24,7 +23,7 @@ from medar.training.tracker import Tracker
 
 
 def train_generator(
-    settings: GeneratorSettings,
+    settings: GeneratorSettings | SettingsSource,
     tokens: str | Path,
     out: str | Path,
     tracker: Tracker | None = None,
@@ -35,7 +34,7 @@ def train_generator(
     """Train a generator on tokens; `out/model` is `Synthesizer.from_pretrained`'s.
 
     Args:
-        settings: what to train and how.
+        settings: what to train and how, as an object, a mapping or the path of a YAML file.
         tokens: a folder that `encode_data_set` filled, with cases in "train" and "val".
         out: the folder of the run, see `medar.training.folder`.
         tracker: what else is told of settings and metrics.
@@ -46,6 +45,7 @@ def train_generator(
         MedarError: tokens without what the settings ask for, or what `fit` raises.
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
+    settings = resolve_settings(GeneratorSettings, settings)
     task = make_task(settings, tokens, preview)
     if settings.model.mixer.kind == "mamba" and task.ranks.is_rank_zero:
         device = settings.training.device
@@ -104,12 +104,11 @@ def encoded_data(
     Raises:
         MedarError: there is no tokenizer, or what `encode_data_set` raises.
     """
-    folder = find_model(tokenizer, "tokenizer")
     done = encode_data_set(
         data,
         out,
-        folder,
-        to_device(Tokenizer.from_pretrained(folder), settings.training.device),
+        tokenizer,
+        device=settings.training.device,
         variants=settings.tokens.variants,
         augmentation=settings.tokens.augmentation,
         maps=settings.condition.map == "label",

@@ -17,6 +17,7 @@ from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.supervision import DeepSupervision
 from medar.segmentation.synthetic import MixedDataset, with_pairs
 from medar.segmentation.task import SegmentationTask
+from medar.settings import SettingsSource, resolve_settings
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
 from medar.training.tracker import Tracker
@@ -26,7 +27,7 @@ PAIRS = "synthetic"
 
 
 def train_segmenter(
-    settings: SegmentationSettings,
+    settings: SegmentationSettings | SettingsSource,
     data: str | Path,
     out: str | Path,
     tracker: Tracker | None = None,
@@ -38,7 +39,8 @@ def train_segmenter(
     """Train a segmentation network; `out/model` is `load_segmenter`'s.
 
     Args:
-        settings: what to train and how; `settings.data.labels` is the share of the labels.
+        settings: what to train and how, as an object, a mapping or the path of a YAML file;
+            `data.labels` is the fraction of the labels.
         data: a folder that `prepare` filled, with labelled cases in "train" and "val".
         out: the folder of the run, see `medar.training.folder`.
         tracker: what else is told of settings and metrics.
@@ -51,6 +53,7 @@ def train_segmenter(
             be used, or what `fit` raises.
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
+    settings = resolve_settings(SegmentationSettings, settings)
     task = make_task(settings, data, pretrained, pairs=Path(out) / PAIRS, workers=workers)
     return fit(task, settings.training, out, tracker, resume=resume)
 

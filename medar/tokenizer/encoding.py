@@ -1,8 +1,8 @@
 """`encode_data_set`: a data set to a folder of tokens (see `medar.tokenizer.tokens`).
 
-The index is written before the tokens: a run that was interrupted leaves whole files of what the
-index says, and the next one makes those that are missing. The volumes of one case go through the
-network together, so that its tokens do not depend on which other cases are still to be made.
+The index is written before the tokens: an interrupted run leaves complete files of cases in the
+index, and the next run encodes the missing ones. The volumes of one case go through the network
+together, so that its tokens do not depend on which other cases are still to be encoded.
 """
 
 from collections.abc import Iterator
@@ -24,10 +24,10 @@ from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.data.resolve import Resolved, prepared_under
 from medar.data.sources import read_manifest
-from medar.devices import device_of
+from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporaries, write_bytes
-from medar.model_folder import CONFIG
+from medar.model_folder import CONFIG, find_model
 from medar.progress import track
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
@@ -47,13 +47,13 @@ from medar.volume.resample import crop_or_pad
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What a run of `encode_data_set` did."""
+    """The result of `encode_data_set`."""
 
     folder: Path
     made: int
     """Cases that were encoded."""
     kept: int
-    """Cases whose tokens were there already."""
+    """Cases that had been encoded before."""
     failed: dict[str, str] = field(default_factory=dict)
     """Cases that could not be prepared, with reasons."""
 
@@ -61,8 +61,7 @@ class Encoded:
 def encode_data_set(
     data: str | Path,
     out: str | Path,
-    model: str | Path,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | str | Path,
     *,
     split: Split | None = None,
     variants: int = 0,
@@ -71,41 +70,47 @@ def encode_data_set(
     seed: int = 0,
     batch_size: int = 8,
     workers: int = 0,
+    device: DeviceName = "auto",
 ) -> Encoded:
     """Encode every case of a data set, and keep the tokenizer beside the tokens.
 
-    A variant depends on the seed, the case's id and the variant's number alone.
+    A variant depends only on the seed, the case's id and the variant's number.
 
     Args:
-        data: a folder that `prepare` filled by the tokenizer's plan, or a data set, which is
+        data: a folder that `prepare` filled by the tokenizer's plan, or a data set, which is then
             prepared into `out`/prepared first.
-        out: the folder to fill; cases that it holds by the same settings are kept.
-        model: the tokenizer's folder, which is copied.
-        tokenizer: from that folder, on the device to compute on.
-        split: the cases to take; None for all.
-        variants: augmented variants of each case, beside the volume as it is.
-        augmentation: how they are made; default `Augmentation()`.
-        maps: keep the label map of each variant too, moved as its image was.
-        seed: of the variants.
-        batch_size: volumes of a case that go through the network at once.
+        out: the folder to fill; cases that were encoded with the same settings are kept.
+        tokenizer: its folder, whose files are copied into `out`, or a loaded tokenizer.
+        split: the cases to encode; None: all.
+        variants: augmented variants of each case, in addition to the volume itself.
+        augmentation: how variants are made; default `Augmentation()`.
+        maps: store the label map of each variant too, moved like its image.
+        seed: seed of the variants.
+        batch_size: volumes of a case per pass through the network.
         workers: loading processes; 0 loads in this one.
+        device: where a tokenizer's folder is loaded; a loaded tokenizer stays on its device.
 
     Raises:
-        MedarError: a tokenizer without a plan or data prepared by another one, a damaged case, a
+        MedarError: a tokenizer without a plan, data prepared by another plan, a damaged case, a
             number out of range, maps of data without labels that the tokenizer's plan names, or an
-            `out` that holds something else or is at work.
+            `out` that holds other files or is in use.
     """
-    out = Path(out)
-    plan = tokenizer.require_plan()
-    at_least = [("variants", variants, 0), ("seed", seed, 0), ("workers", workers, 0)]
-    for name, value, least in [*at_least, ("batch size", batch_size, 1)]:
+    out, folder = Path(out), None
+    for name, value, least in (
+        ("variants", variants, 0), ("seed", seed, 0), ("workers", workers, 0),
+        ("batch_size", batch_size, 1),
+    ):  # fmt: skip
         if value < least:
-            raise MedarError(f"{name} {value}: a whole number from {least} is needed")
+            raise MedarError(f"{name} must be at least {least}, got {value}")
+    if not isinstance(tokenizer, Tokenizer):
+        folder = find_model(tokenizer, "tokenizer")
+        tokenizer = Tokenizer.from_pretrained(folder, device)
+    plan = tokenizer.require_plan()
     augmentation = (augmentation or Augmentation()) if variants else None
     _check_out(out)
     with exclusive(out):
-        found = _prepared(Path(data), plan, out / PREPARED)
-        cases = _Cases(found.folder, split, augmentation, seed, variants, maps)
+        prepared = _prepared(Path(data), plan, out / PREPARED)
+        cases = _Cases(prepared.folder, split, augmentation, seed, variants, maps)
         index = TokenIndex(
             tokenizer=tokenizer.digest,
             schedule=tokenizer.config.schedule,
@@ -119,14 +124,17 @@ def encode_data_set(
         )
         if maps and not (plan.labels and any(case.label for case in index.cases)):
             raise MedarError(
-                f"maps: no case of {data} has a label map of values that the tokenizer's plan names"
-                f" ({', '.join(map(str, plan.labels)) or 'none'}); encode without them"
+                f"maps: no case of {data} has a label map with values that the tokenizer's plan "
+                f"names ({', '.join(map(str, plan.labels)) or 'none'}); encode without them"
             )
         stored = ArrayCache(out / MAPS)
         kept = _kept(out, index, stored)
         _clear(out, kept)
         stored.prune({case.id for case in index.cases if maps and case.file in kept})
-        _copy_model(Path(model), out / TOKENIZER)
+        if folder is None:
+            tokenizer.save_pretrained(out / TOKENIZER)
+        else:
+            _copy_model(folder, out / TOKENIZER)
         index.save(out)
         cases.todo = [k for k, case in enumerate(index.cases) if case.file not in kept]
         loader = DataLoader(cases, batch_size=None, num_workers=workers)
@@ -134,13 +142,13 @@ def encode_data_set(
             if maps:
                 stored.put(index.cases[k].id, labels.numpy(), {}, whole=True)
             _encode(tokenizer, volumes, batch_size).save(out / index.cases[k].file)
-    return Encoded(folder=out, made=len(cases), kept=len(kept), failed=found.failed)
+    return Encoded(folder=out, made=len(cases), kept=len(kept), failed=prepared.failed)
 
 
 class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
-    """The volumes of each case still to be encoded: (1 + variants, C, X, Y, Z).
+    """The volumes of each case to encode: (1 + variants, C, X, Y, Z).
 
-    With maps, their label maps too: (1 + variants, X, Y, Z), -1 where unknown.
+    With maps, also their label maps: (1 + variants, X, Y, Z), -1 where unknown.
     """
 
     def __init__(
@@ -160,49 +168,49 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
     def __len__(self) -> int:
         return len(self.todo)
 
-    def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor | None]:
-        index = self.todo[place]
+    def __getitem__(self, position: int) -> tuple[int, Tensor, Tensor | None]:
+        index = self.todo[position]
         case = self.prepared[index]
         own = int(digest(case.id), 16)
         drawn = [
             self.data.draw(index, [self.data.seed, own, variant])
             for variant in range(1, 1 + self.variants)
         ]
-        items = [self._as_it_is(case), *drawn]
+        items = [self._unchanged(case), *drawn]
         volumes = torch.stack([item["image"] for item in items])
         labels = torch.cat([item["label"] for item in items]) if self.maps else None
         return index, volumes, labels
 
     def entries(self) -> Iterator[TokenCase]:
-        """What the index says of each case."""
+        """The entry of each case in the index."""
         for k in range(len(self.prepared)):
             case = self.prepared[k]
             try:
                 trace = self.prepared.trace(case)
             except MedarError as error:
                 raise MedarError(f"case {case.id}: {error}") from error
-            yield TokenCase(**vars(case), trace=self._seen(trace).to_dict())
+            yield TokenCase(**vars(case), trace=self._encoded_part(trace).to_dict())
 
-    def _as_it_is(self, case: PreparedCase) -> dict[str, Tensor]:
-        """The case without augmentation: in patch mode, the patch in its middle."""
+    def _unchanged(self, case: PreparedCase) -> dict[str, Tensor]:
+        """The case without augmentation; in patch mode, its central patch."""
         try:
-            found = {"image": (torch.from_numpy(self.prepared.image(case)), -1.0)}
+            arrays = {"image": (torch.from_numpy(self.prepared.image(case)), -1.0)}
             if self.maps:
-                found["label"] = (self.data.label(case), 0.0)
+                arrays["label"] = (self.data.label(case), 0.0)
         except MedarError as error:
             raise MedarError(f"case {case.id} of {self.prepared.folder}: {error}") from error
-        return {name: self._cut(array, fill) for name, (array, fill) in found.items()}
+        return {name: self._cut(array, fill) for name, (array, fill) in arrays.items()}
 
     def _cut(self, whole: Tensor, fill: float) -> Tensor:
-        """In patch mode, the patch in the middle."""
+        """In patch mode, the central patch."""
         if self.plan.mode == "volume":
             return whole
         x, y, z = whole.shape[1:]
         cut = crop_or_pad(whole.numpy(), self._middle((x, y, z)), self.plan.size, fill)
         return torch.from_numpy(np.ascontiguousarray(cut))
 
-    def _seen(self, trace: Trace) -> Trace:
-        """The trace of `_as_it_is`."""
+    def _encoded_part(self, trace: Trace) -> Trace:
+        """The trace of `_unchanged`."""
         if self.plan.mode == "volume":
             return trace
         target = trace.target.window(self._middle(trace.target.shape), self.plan.size)
@@ -216,13 +224,13 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
 def _encode(tokenizer: Tokenizer, volumes: Tensor, batch_size: int) -> TokenPyramid:
     """All variants of a case as one pyramid, on the CPU."""
     device = device_of(tokenizer)
-    made = [tokenizer.encode(part.to(device)) for part in torch.split(volumes, batch_size)]
-    scales = zip(*(pyramid.indices for pyramid in made), strict=True)
-    return replace(made[0], indices=tuple(torch.cat(scale).cpu() for scale in scales))
+    parts = [tokenizer.encode(part.to(device)) for part in torch.split(volumes, batch_size)]
+    scales = zip(*(pyramid.indices for pyramid in parts), strict=True)
+    return replace(parts[0], indices=tuple(torch.cat(scale).cpu() for scale in scales))
 
 
 def _kept(out: Path, index: TokenIndex, maps: ArrayCache) -> set[str]:
-    """The files in `out` that were made by the same settings from the same cases."""
+    """The files in `out` that were encoded with the same settings from the same cases."""
     if not (out / INDEX).exists():
         return set()
     before = TokenIndex.load(out)
@@ -239,7 +247,7 @@ def _kept(out: Path, index: TokenIndex, maps: ArrayCache) -> set[str]:
 
 
 def _clear(out: Path, kept: set[str]) -> None:
-    """Delete the tokens of other settings and cases, and what a killed run left unfinished."""
+    """Delete tokens of other settings and cases, and unfinished files of a killed run."""
     for path in (out / CASES).glob("[!.]*" + ENDING):
         if f"{CASES}/{path.name}" not in kept:
             path.unlink()
@@ -248,7 +256,7 @@ def _clear(out: Path, kept: set[str]) -> None:
 
 
 def _copy_model(model: Path, target: Path) -> None:
-    """The files of a model folder, its configuration last."""
+    """Copy the files of a model folder, config.json last."""
     if model.resolve() == target.resolve():
         return
     files = [path for path in model.iterdir() if path.is_file() and path.name[0] != "."]
@@ -257,34 +265,34 @@ def _copy_model(model: Path, target: Path) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Refuse to mix tokens with other files."""
+    """Check that `out` holds no other files than tokens."""
     if out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; OUT names a folder")
+        raise MedarError(f"{out}: is a file; a folder is expected")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     others = {name for name in found if not name.startswith(TEMPORARY)}
     others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS, TRACKED}
     if others and INDEX not in found:
         raise MedarError(
-            f"{out}: holds other files ({sorted(others)[0]} ...); OUT needs a new or empty folder, "
-            "or one that was encoded to before"
+            f"{out}: holds other files ({sorted(others)[0]} ...); use a new or empty folder, or "
+            "one with tokens"
         )
 
 
 def _prepared(path: Path, plan: Plan, out: Path) -> Resolved:
-    """The cases in the plan's form: `path` itself, or `out`, filled from the data set there.
+    """The cases prepared by the plan: `path` itself, or `out`, filled from the data set at `path`.
 
-    What does not name its modality is the only one that the plan knows. Labels help to place
-    patches, no more: those that the tokenizer does not know stay out.
+    Cases without a modality get the only one in the plan. Labels that the plan does not name are
+    left out: they would only help to place patches.
     """
 
     def read(data: Path, stored: Manifest | None) -> Manifest:
         manifest = read_manifest(data, stored=stored)
-        known = bool(plan.labels) and set(manifest.labels) <= set(plan.labels)
+        labelled = bool(plan.labels) and set(manifest.labels) <= set(plan.labels)
         cases = (
             replace(
                 case,
                 modality=case.modality or plan.sole_modality,
-                label=case.label if known else None,
+                label=case.label if labelled else None,
             )
             for case in manifest
         )

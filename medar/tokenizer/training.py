@@ -20,7 +20,7 @@ from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.data.resolve import plan_for_training
 from medar.devices import device_of
 from medar.losses import label_losses, to_classes
-from medar.settings import to_dict
+from medar.settings import SettingsSource, resolve_settings, to_dict
 from medar.tokenizer.losses import (
     Discriminator,
     adaptive_weight,
@@ -55,7 +55,7 @@ Terms = dict[str, tuple[float | Tensor, Tensor]]
 
 
 def train_tokenizer(
-    settings: TokenizerSettings,
+    settings: TokenizerSettings | SettingsSource,
     data: str | Path,
     out: str | Path,
     tracker: Tracker | None = None,
@@ -65,7 +65,8 @@ def train_tokenizer(
     """Train a tokenizer on a prepared data set; `Tokenizer.from_pretrained(out)` loads it.
 
     Args:
-        settings: the model, its losses and the training.
+        settings: the model, its losses and the training, as an object, a mapping or the path of a
+            YAML file.
         data: a folder that `prepare` filled, with cases in "train" and "val".
         out: the folder of the run, see `medar.training.folder`.
         tracker: receives settings and metrics, such as `medar.tracking.MlflowTracker`.
@@ -75,6 +76,7 @@ def train_tokenizer(
         MedarError: the plan of the data is not that of the settings, or see `fit`.
         KeyboardInterrupt: interrupted; the same call resumes from the checkpoint that was written.
     """
+    settings = resolve_settings(TokenizerSettings, settings)
     return fit(make_task(settings, data), settings.training, out, tracker, resume=resume)
 
 

@@ -86,7 +86,7 @@ def test_labels_that_the_tokenizer_does_not_know_stay_out(
     call = ["tokenizer", "encode", data, tmp_path / "tokens", "--model", model]
     said = medar(*call)
     assert (said.code, said.out.count("4 cases encoded")) == (0, 1)
-    assert "has a label map of values that the tokenizer's plan names" in (
+    assert "has a label map with values that the tokenizer's plan names" in (
         medar(*call, "--maps").refusal
     )
 
@@ -120,8 +120,8 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: volumes are written as .nii"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need files of their own"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "l.nii"], "has no label head"),
-        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto 0"),
-        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "3"], "upto 3"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto must be from 1 to 2, got 0"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "3"], "upto must be from 1 to 2, got 3"),
         (["reconstruct", "MODEL", "gone.nii", "o.nii"], "gone.nii"),
         (["reconstruct", "gone", "IN", "o.nii"], "gone: no tokenizer (neither config.json"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--device", "tpu"], "device"),
@@ -134,12 +134,21 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
             ["encode", "DATA", "tokens", "--model", "gone"],
             "gone: no tokenizer (neither config.json",
         ),
-        (["encode", "DATA", "tokens", "--model", "MODEL", "--variants", "-1"], "variants -1"),
-        (["encode", "DATA", "tokens", "--model", "MODEL", "--seed", "-1"], "seed -1"),
-        (["encode", "DATA", "tokens", "--model", "MODEL", "--workers", "-1"], "workers -1"),
+        (
+            ["encode", "DATA", "tokens", "--model", "MODEL", "--variants", "-1"],
+            "variants must be",
+        ),
+        (
+            ["encode", "DATA", "tokens", "--model", "MODEL", "--seed", "-1"],
+            "seed must be",
+        ),
+        (
+            ["encode", "DATA", "tokens", "--model", "MODEL", "--workers", "-1"],
+            "workers must be",
+        ),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--augmentation", "a"], "--variants"),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--split", "test"], "split"),
-        (["encode", "DATA", "IN", "--model", "MODEL"], "is a file; OUT names a folder"),
+        (["encode", "DATA", "IN", "--model", "MODEL"], "is a file; a folder is expected"),
     ],
 )
 def test_wrong_calls(

@@ -24,7 +24,7 @@ import torch
 from medar.tokenizer.codebooks import Codebook, register_codebook
 
 
-@register_codebook("signs")
+@register_codebook("bit_signs")
 class Signs(Codebook):
     def __init__(self, settings):
         self.bits = settings.options["bits"]
@@ -76,7 +76,7 @@ def load(model: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
 def test_a_model_with_a_user_s_codebook_loads_in_another_process(
     theirs: Path, prepared: Path, tmp_path: Path, settings: Callable[..., TokenizerSettings]
 ) -> None:
-    codebook = {"kind": "signs", "width": 8, "options": {"bits": 4}}
+    codebook = {"kind": "bit_signs", "width": 8, "options": {"bits": 4}}
     train_tokenizer(
         settings(model__codebook=codebook, training__steps=1), prepared, tmp_path / "run"
     )
@@ -90,7 +90,7 @@ def test_a_model_with_a_user_s_codebook_loads_in_another_process(
     sys.path.remove(str(theirs))
     refused = load(model)
     assert refused.returncode
-    message = "codebook 'signs': signs_of_numbers:Signs cannot be imported (No module named"
+    message = "codebook 'bit_signs': signs_of_numbers:Signs cannot be imported (No module named"
     assert message in refused.stderr.splitlines()[-1]
 
 

@@ -45,9 +45,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def encode(data: Path, out: Path, model: Path, **settings: Any) -> Encoded:
-    tokenizer = Tokenizer.from_pretrained(model)
     values: dict[str, Any] = {"variants": 3, "augmentation": STRONG, "maps": True, **settings}
-    return encode_data_set(data, out, model, tokenizer, **values)
+    return encode_data_set(data, out, model, **values)
 
 
 def maps_of(folder: Path) -> dict[str, bytes]:

@@ -46,9 +46,8 @@ def data(tmp_path: Path, write: Write) -> Path:
 
 
 def encode(data: Path, out: Path, model: Path, **settings: Any) -> Encoded:
-    tokenizer = Tokenizer.from_pretrained(model)
     values: dict[str, Any] = {"variants": 2, "augmentation": STRONG, **settings}
-    return encode_data_set(data, out, model, tokenizer, **values)
+    return encode_data_set(data, out, model, **values)
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -230,9 +229,9 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     prepare(read_manifest(data, modality="CT"), other, tmp_path / "prepared", workers=1)
     with pytest.raises(MedarError, match=r"prepared with spacing \[2.0, 2.0, 2.0\], the model"):
         encode(tmp_path / "prepared", out, folder)
-    with pytest.raises(MedarError, match="variants -1"):
+    with pytest.raises(MedarError, match="variants must be at least 0"):
         encode(data, out, folder, variants=-1)
-    with pytest.raises(MedarError, match="batch size 0"):
+    with pytest.raises(MedarError, match="batch_size must be at least 1"):
         encode(data, out, folder, batch_size=0)
     with pytest.raises(MedarError, match=r"holds other files \(attributes"):
         encode(data, data, folder)
@@ -255,7 +254,7 @@ def test_a_folder_that_holds_something_else_is_refused(
         TokenDataset(out, variant=3)
     with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
         TokenDataset(out, split="test")
-    with pytest.raises(MedarError, match="seed -1"):
+    with pytest.raises(MedarError, match="seed must be at least 0"):
         TokenDataset(out, seed=-1)
     path = out / "cases" / "c0.safetensors"
     TokenPyramid.load(path)[:1].save(path)

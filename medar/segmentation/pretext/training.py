@@ -10,6 +10,7 @@ from medar.segmentation.backbones import make_backbone
 from medar.segmentation.pretext import FrozenTokenizer, make_pretext
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.pretext.task import PretextTask
+from medar.settings import SettingsSource, resolve_settings
 from medar.training import Outcome, fit
 from medar.training.distributed import current_ranks
 from medar.training.folder import Resume
@@ -21,7 +22,7 @@ MOST = 64
 
 
 def pretrain_backbone(
-    settings: PretrainSettings,
+    settings: PretrainSettings | SettingsSource,
     data: str | Path,
     out: str | Path,
     tracker: Tracker | None = None,
@@ -31,7 +32,7 @@ def pretrain_backbone(
     """Pretrain a backbone without labels; `out/model` is what `load_pretrained` takes.
 
     Args:
-        settings: what to train and how.
+        settings: what to train and how, as an object, a mapping or the path of a YAML file.
         data: a folder that `prepare` filled, with cases in "train" and "val".
         out: the folder of the run, see `medar.training.folder`.
         tracker: what else is told of settings and metrics.
@@ -42,6 +43,7 @@ def pretrain_backbone(
             `fit` raises.
         KeyboardInterrupt: a checkpoint was left that the same call goes on from.
     """
+    settings = resolve_settings(PretrainSettings, settings)
     return fit(make_task(settings, data), settings.training, out, tracker, resume=resume)
 
 
