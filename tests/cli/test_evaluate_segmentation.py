@@ -83,7 +83,7 @@ def test_wrong_calls_are_one_line(
     assert "names no labels" in refused(test_set, "--predictions", test_set / "labels")
     assert "none annotated" in refused(model, test_set, "--split", "val")
     assert "is a file" in refused(model, test_set, "--out", test_set / "attributes.csv")
-    assert "tolerance -1" in refused(model, test_set, "--tolerance", "-1")
+    assert "tolerance must be greater" in refused(model, test_set, "--tolerance", "-1")
     assert "letters xyz" in refused(model, test_set, "--mirrors", "q")
     assert "absent" in refused(model, tmp_path / "absent")
 

@@ -1,4 +1,4 @@
-"""Samples against the label maps that they were given, and the judge."""
+"""Agreement of samples with the label maps they were conditioned on; the judge."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ class Threshold(nn.Module):
         return torch.cat([-apart, apart, torch.full_like(apart, -9.0)], dim=1)
 
 
-def test_the_judge_is_judged_by_real_volumes(prepared: Path) -> None:
+def test_the_judge_is_checked_on_real_volumes(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     report = evaluate_conditions(loaded, prepared, Threshold(), "train", seed=3)
     assert report == evaluate_conditions(loaded, prepared, Threshold(), "train", seed=3)
@@ -67,7 +67,7 @@ def test_a_judge_is_trained_once(
     settings = judge_settings(steps=2, device="cpu", precision="fp32")
     first = train_judge(prepared, tmp_path / "judge", settings)
     again = train_judge(prepared, tmp_path / "judge", settings)
-    assert "finished at step 2 before" in capsys.readouterr().err
+    assert "already finished at step 2" in capsys.readouterr().err
     volumes = PreparedDataset(prepared, split="val")[0]["image"][None]
     assert first(volumes).shape == (1, 3, 8, 8, 8)
     assert torch.equal(first(volumes), again(volumes))

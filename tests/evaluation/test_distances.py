@@ -220,7 +220,7 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_volumes() -> None:
     assert (many < few).all()
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
+def test_the_same_seed_gives_the_same_values() -> None:
     sets = sample(12, 4, 0), sample(6, 4, 1), sample(20, 4, 2)
     assert set_distance(*sets, seed=3) == set_distance(*sets, seed=3)
     assert set_distance(*sets, seed=3) != set_distance(*sets, seed=4)

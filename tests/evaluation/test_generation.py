@@ -1,4 +1,4 @@
-"""Generated volumes judged whole: real ones pass, others do not, and JSON holds the report."""
+"""Evaluation of generated volumes: real ones pass, others do not, and JSON holds the report."""
 
 import json
 from collections.abc import Callable
@@ -107,13 +107,13 @@ def test_the_seed_alone_decides(prepared: Path) -> None:
     assert first != values(evaluate_generation([made], prepared, seed=2))
 
 
-def test_patches_are_judged_as_patches(prepare_with: Prepare) -> None:
+def test_patches_are_evaluated_as_patches(prepare_with: Prepare) -> None:
     folder = prepare_with(mode="patch", size=(8, 8, 8))
     report = evaluate_generation([smooth(3, 8, 8, 8)], folder)
     assert any(note.startswith("patches") for note in report.notes)
 
 
-def test_what_cannot_be_judged_is_refused(
+def test_what_cannot_be_evaluated_is_refused(
     prepared: Path, data: Manifest, prepare_with: Prepare
 ) -> None:
     made = smooth(3, 8, 8, 8)

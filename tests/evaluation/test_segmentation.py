@@ -58,7 +58,7 @@ def files(folder: Path, *shifts: int) -> FilesPredictor:
     return FilesPredictor(write_maps(folder, maps))
 
 
-def judge(models: Any, data: Any, **settings: Any) -> SegmentationReport:
+def evaluate(models: Any, data: Any, **settings: Any) -> SegmentationReport:
     report = evaluate_segmentation(models, data, **settings)
     json.dumps(report.to_dict(), allow_nan=False)
     return report
@@ -66,7 +66,7 @@ def judge(models: Any, data: Any, **settings: Any) -> SegmentationReport:
 
 def test_a_perfect_network(data: Manifest) -> None:
     model: Any = ByBrightness()
-    report = judge(model, data)
+    report = evaluate(model, data)
     first = report.models[0]
     assert (first.dice_mean, first.hd95_mean, first.nsd_mean) == (1, 0, 1)
     assert (report.cases, report.subjects, report.tolerance) == (4, 3, 3)
@@ -81,7 +81,7 @@ def test_a_perfect_network(data: Manifest) -> None:
 def test_what_a_network_does_not_see_counts_against_it(data: Manifest) -> None:
     """The middle eight of sixteen voxels along x: half of the cube, all of the block."""
     narrow: Any = ByBrightness(size=(8, 12, 12))
-    first = judge(narrow, data).models[0]
+    first = evaluate(narrow, data).models[0]
     assert first.labels["cube"].dice == pytest.approx(2 * 2 / (2 + 4))
     assert first.labels["block"].missed == 0
     assert first.labels["block"].dice == 1
@@ -93,25 +93,25 @@ def test_truth_lies_on_the_files_own_grid_even_for_a_prepared_folder(
     coarse = replace(ByBrightness().plan, spacing=(4.0, 4.0, 6.0), size=(4, 8, 8))
     prepare(data, coarse, tmp_path / "prepared", workers=1)
     model: Any = ByBrightness()
-    from_folder, from_data = judge(model, tmp_path / "prepared"), judge(model, data)
+    from_folder, from_data = evaluate(model, tmp_path / "prepared"), evaluate(model, data)
     assert from_folder.to_dict() == from_data.to_dict()
 
 
-def test_a_network_is_judged_as_the_files_that_it_writes(data: Manifest, tmp_path: Path) -> None:
+def test_a_network_is_evaluated_as_the_files_that_it_writes(data: Manifest, tmp_path: Path) -> None:
     torch.manual_seed(0)
     plan = replace(ByBrightness().plan, spacing=(1.5, 1.5, 3.0))
     network = Segmenter(BackboneSettings(width=4), plan).eval()
     for case in data:
         out = tmp_path / "maps" / f"{case.id}.nii.gz"
         assert len(list(segment_files(network, case.images[0], out, modality="CT"))) == 1
-    report = judge([network, FilesPredictor(tmp_path / "maps")], data)
+    report = evaluate([network, FilesPredictor(tmp_path / "maps")], data)
     first, second = report.models
     assert first.cases == second.cases
     assert any(one.dice for one in first.cases), "something of it is right"
 
 
 def test_files_score_by_their_shift(data: Manifest, tmp_path: Path) -> None:
-    report = judge(files(tmp_path / "maps", 0, 0, 2, 2), data, tolerance=1.5)
+    report = evaluate(files(tmp_path / "maps", 0, 0, 2, 2), data, tolerance=1.5)
     cube, block = (report.models[0].labels[name] for name in ("cube", "block"))
     assert cube.dice == pytest.approx((1 + 1 + 0.5 + 0.5) / 4)
     assert block.dice == pytest.approx((1 + 1 + 1 / 3 + 1 / 3) / 4)
@@ -129,7 +129,7 @@ def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
         write_case(tmp_path, "c2", cubes(), annotated=()),
         write_case(tmp_path, "c3", None),
     ]
-    report = judge(files(tmp_path / "maps", 0, 2), data_set(tmp_path, cases))
+    report = evaluate(files(tmp_path / "maps", 0, 2), data_set(tmp_path, cases))
     block = report.models[0].labels["block"]
     assert (report.cases, block.cases, block.unknown, block.invented) == (2, 1, 1, 0)
     assert block.dice == 1
@@ -141,11 +141,11 @@ def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
     truth = cubes()
     truth[4:8] = np.where(cubes(2)[4:8] == 1, 9, truth[4:8])
     manifest = data_set(tmp_path, [write_case(tmp_path, "c0", truth)], ignore_label=9)
-    found = judge(files(tmp_path / "maps", 2), manifest, tolerance=0.5).models[0].cases[0]
+    found = evaluate(files(tmp_path / "maps", 2), manifest, tolerance=0.5).models[0].cases[0]
     assert (found.name, found.dice, found.state) == ("cube", 0, "missed")
     assert found.predicted_ml == 0
     model: Any = ByBrightness()
-    calibration = judge(model, manifest).models[0].calibration
+    calibration = evaluate(model, manifest).models[0].calibration
     assert calibration is not None
     assert calibration.error < 0.05, "what is as bright as label 9 is unknown"
 
@@ -155,7 +155,7 @@ def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
     made = {"c0": cubes(), "c1": cubes(four=0), "c2": cubes(four=0), "c3": cubes()}
     cases = [write_case(tmp_path, name, truth) for name, truth in truths.items()]
     predictor = FilesPredictor(write_maps(tmp_path / "maps", made))
-    block = judge(predictor, data_set(tmp_path, cases)).models[0].labels["block"]
+    block = evaluate(predictor, data_set(tmp_path, cases)).models[0].labels["block"]
     assert (block.cases, block.invented, block.missed, block.absent) == (3, 1, 1, 1)
     assert block.dice == pytest.approx(1 / 3)
     assert block.nsd == pytest.approx(1 / 3)
@@ -167,7 +167,7 @@ def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
 def test_a_label_that_no_case_holds(tmp_path: Path) -> None:
     manifest = data_set(tmp_path, [write_case(tmp_path, "c0", cubes(four=0))])
     maps = write_maps(tmp_path / "maps", {"c0": cubes(four=0)})
-    report = judge(FilesPredictor(maps), manifest)
+    report = evaluate(FilesPredictor(maps), manifest)
     assert report.dice == {"cube": 1, "block": None}
     assert report.dice_mean == 1
     assert report.models[0].labels["block"].volume is None
@@ -175,7 +175,7 @@ def test_a_label_that_no_case_holds(tmp_path: Path) -> None:
 
 def test_models_are_compared_with_the_first(data: Manifest, tmp_path: Path) -> None:
     models = [files(tmp_path / f"m{k}", k, k, k, k) for k in (1, 0, 2)]
-    report = judge(models, data)
+    report = evaluate(models, data)
     better, worse = (one.overall["dice"] for one in report.comparisons)
     assert better is not None
     assert worse is not None
@@ -187,13 +187,13 @@ def test_models_are_compared_with_the_first(data: Manifest, tmp_path: Path) -> N
     assert dice[1] is not None
     assert better.difference == pytest.approx(dice[1] - dice[0])
     assert [one.second for one in report.comparisons] == [one.name for one in report.models[1:]]
-    assert judge(models, data).to_dict() == report.to_dict(), "drawn by the seed"
+    assert evaluate(models, data).to_dict() == report.to_dict(), "drawn by the seed"
 
 
 def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
     out, worst = tmp_path / "out", WorstCases(most=2)
     models = [files(tmp_path / "one", 0, 1, 2, 0), files(tmp_path / "two", 0, 0, 0, 0)]
-    report = judge(models, data, worst=worst)
+    report = evaluate(models, data, worst=worst)
     write_segmentation(report, worst, out)
     assert [one.name for one in worst.kept] == ["c2", "c1"]
     stored = read_json(out / "report.json")
@@ -218,7 +218,7 @@ def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_pat
     made[3, 3:7, 2:6] = 0
     maps = write_maps(tmp_path / "maps", {**{f"c{k}": cubes() for k in range(4)}, "c3": made})
     worst = WorstCases(most=1)
-    judge(FilesPredictor(maps), data, worst=worst)
+    evaluate(FilesPredictor(maps), data, worst=worst)
     [case] = worst.kept
     assert case.name == "c3"
     sagittal, _, axial = case.slices
@@ -234,7 +234,7 @@ def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_pat
 
 def test_the_picture_of_a_perfect_case_shows_labels(data: Manifest, tmp_path: Path) -> None:
     worst = WorstCases(most=1)
-    judge(files(tmp_path / "maps", 0, 0, 0, 0), data, worst=worst)
+    evaluate(files(tmp_path / "maps", 0, 0, 0, 0), data, worst=worst)
     assert all(one.truth.array.any() for one in worst.kept[0].slices)
 
 
@@ -246,7 +246,7 @@ def moved(folder: Path) -> FilesPredictor:
     return FilesPredictor(folder)
 
 
-def test_what_cannot_be_judged_is_refused(data: Manifest, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> None:
     maps = files(tmp_path / "maps", 0, 0, 0, 0)
     odd = FilesPredictor(write_maps(tmp_path / "odd", {f"c{k}": 7 * cubes() for k in range(4)}))
     for part in "ab":
@@ -258,23 +258,23 @@ def test_what_cannot_be_judged_is_refused(data: Manifest, tmp_path: Path) -> Non
     for models, manifest, settings, said in (
         ([], data, {}, "no model to evaluate"),
         ([maps, maps], data, {}, "the same name"),
-        (files(tmp_path / "few", 0), data, {}, "no label map of 3 of 4 cases.*c1.nii.gz"),
+        (files(tmp_path / "few", 0), data, {}, "3 of 4 cases have no label map.*c1.nii.gz"),
         (FilesPredictor(tmp_path / "none"), data, {}, "no such folder"),
-        (FilesPredictor(tmp_path / "twice"), data, {}, "are both label maps of c0; one is needed"),
-        (odd, data, {}, "label values 7, 28; known are 0 and 1, 4"),
+        (FilesPredictor(tmp_path / "twice"), data, {}, "are both label maps of c0; keep one"),
+        (odd, data, {}, "unknown label values 7, 28; expected 0 and 1, 4"),
         (moved(tmp_path / "moved"), data, {}, "its affine puts corners"),
         (maps, data, {"split": "val"}, "none annotated"),
-        (maps, data, {"tolerance": 0.0}, "tolerance 0"),
-        (maps, data, {"limit": 0}, "limit 0"),
-        (model, renamed, {}, "label 4 is 'brick', the model calls it 'block'"),
+        (maps, data, {"tolerance": 0.0}, "tolerance must be greater than 0"),
+        (maps, data, {"limit": 0}, "limit must be at least 1, got 0"),
+        (model, renamed, {}, "label 4 is 'brick', but the model calls it 'block'"),
         (maps, unlabelled, {}, "names no labels"),
-        (maps, gone, {}, "gone.nii.gz: no such file; label maps are judged on"),
+        (maps, gone, {}, "gone.nii.gz: no such file; label maps are evaluated on"),
     ):
         with pytest.raises(MedarError, match=said) as refused:
-            judge(models, manifest, **settings)
+            evaluate(models, manifest, **settings)
         assert "\n" not in str(refused.value)
 
 
 def test_a_limit_is_spread_over_the_split(data: Manifest, tmp_path: Path) -> None:
-    report = judge(files(tmp_path / "maps", 0, 0, 0, 1), data, limit=2)
+    report = evaluate(files(tmp_path / "maps", 0, 0, 0, 1), data, limit=2)
     assert {one.case for one in report.models[0].cases} == {"c0", "c3"}

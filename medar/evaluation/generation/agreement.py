@@ -81,7 +81,7 @@ class AgreementReport:
 
 
 def evaluate_conditions(
-    loaded: Synthesizer,
+    synthesizer: Synthesizer,
     prepared: str | Path,
     judge: nn.Module,
     split: Split = "test",
@@ -93,7 +93,7 @@ def evaluate_conditions(
     """Segment one sample per held-out label map, and compare it with the map.
 
     Args:
-        loaded: a generator that takes label maps.
+        synthesizer: a generator that takes label maps.
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         judge: see `train_judge`; (B, C, X, Y, Z) to logits (B, K + 1, X, Y, Z).
         split: whose label maps are used.
@@ -104,26 +104,26 @@ def evaluate_conditions(
     Raises:
         MedarError: a generator without label maps, or cases that do not fit it or have none.
     """
-    check_maps(loaded)
+    check_maps(synthesizer)
     if limit is not None and limit < 1:
         raise MedarError(f"limit must be at least 1, got {limit}")
     dataset = PreparedDataset(prepared, split=split)
-    check_conditions(loaded, dataset)
+    check_conditions(synthesizer, dataset)
     labelled = [k for k in range(len(dataset)) if dataset.prepared[k].label is not None]
     if not labelled:
         raise MedarError(f"{prepared}: no case of the split {split} has a label map")
     count = min(limit or len(labelled), len(labelled))
     indices = [labelled[k] for k in spread_over(len(labelled), count)]
-    settings = sampling or loaded.sampling
-    settings.check(loaded.model.schedule)
+    settings = sampling or synthesizer.sampling
+    settings.check(synthesizer.model.schedule)
     meter = _AgreementMeter(judge, list(dataset.plan.labels.values()))
     pairs = list(zip(indices, seeds_from(seed, count), strict=True))
     for index, sample_seed in track(pairs, total=count, label="follow maps"):
         item = dataset[index]
-        condition = conditions(loaded, dataset, [index])
-        samples, _ = sample_volumes(loaded, condition, [sample_seed], settings)
+        condition = conditions(synthesizer, dataset, [index])
+        samples, _ = sample_volumes(synthesizer, condition, [sample_seed], settings)
         volumes = torch.stack(
-            [samples[0], item["image"], reconstructed(loaded.tokenizer, item["image"])]
+            [samples[0], item["image"], reconstructed(synthesizer.tokenizer, item["image"])]
         )
         classes = to_classes(item["label"][None], list(dataset.plan.labels))
         meter.update(volumes, classes, item["annotated"][None])
@@ -136,8 +136,8 @@ def evaluate_conditions(
             "name": NAME,
             "plan": dataset.plan.digest,
             "cases": dataset.prepared.digest,
-            "class": type(loaded.model).__name__,
-            "model": generator_digest(loaded.model),
+            "class": type(synthesizer.model).__name__,
+            "model": generator_digest(synthesizer.model),
             "sampling": to_dict(settings),
             "seed": seed,
             "dice": "of each label over the cases annotated for it and holding it, then averaged",
@@ -145,13 +145,13 @@ def evaluate_conditions(
     )
 
 
-def check_maps(loaded: Synthesizer, name: str = "this generator") -> None:
+def check_maps(synthesizer: Synthesizer, name: str = "this generator") -> None:
     """Check that a generator takes label maps.
 
     Raises:
         MedarError: it does not.
     """
-    if loaded.model.config.condition.map != "label":
+    if synthesizer.model.config.condition.map != "label":
         raise MedarError(
             f"{name}: was trained without label maps, so its samples cannot follow any; train one "
             "with condition.map=label"

@@ -96,7 +96,7 @@ class EditingReport:
 
 
 def evaluate_editing(
-    loaded: Synthesizer,
+    synthesizer: Synthesizer,
     prepared: str | Path,
     split: Split = "test",
     *,
@@ -111,7 +111,7 @@ def evaluate_editing(
     """Fill a random box of each case, and raise its resolution.
 
     Args:
-        loaded: the generator.
+        synthesizer: the generator.
         prepared: a folder that `prepare` filled, of the generator's size.
         split: the cases.
         samples: per case and task.
@@ -133,23 +133,23 @@ def evaluate_editing(
     if not 0 < box < 1:
         raise MedarError(f"box must be a fraction between 0 and 1, got {box:g}")
     dataset = PreparedDataset(prepared, split=split)
-    check_conditions(loaded, dataset)
-    scales = _known_scales(loaded.tokenizer, dataset, factor, scales)
-    settings = sampling or loaded.sampling
-    settings.check(loaded.model.schedule)
+    check_conditions(synthesizer, dataset)
+    scales = _known_scales(synthesizer.tokenizer, dataset, factor, scales)
+    settings = sampling or synthesizer.sampling
+    settings.check(synthesizer.model.schedule)
     indices = evenly_spaced(dataset, limit).indices
     inpainting, upscaling = _EditingMeter(), _EditingMeter()
     for index in track(indices, total=len(indices), label="edit"):
         seeds = seeds_from(seed, samples * (index + 1))[-samples:]
         real = dataset[index]["image"]
-        condition = conditions(loaded, dataset, [index], maps=False)
-        encoded = reconstructed(loaded.tokenizer, real)
+        condition = conditions(synthesizer, dataset, [index], maps=False)
+        encoded = reconstructed(synthesizer.tokenizer, real)
         edits = (
-            (inpainting, box_removed(loaded.tokenizer, real, box, [seed, index])),
-            (upscaling, lowered(loaded.tokenizer, real, factor, scales)),
+            (inpainting, box_removed(synthesizer.tokenizer, real, box, [seed, index])),
+            (upscaling, lowered(synthesizer.tokenizer, real, factor, scales)),
         )
         for meter, edit in edits:
-            sampled = _samples(loaded, edit.known, condition, seeds, settings)
+            sampled = _samples(synthesizer, edit.known, condition, seeds, settings)
             meter.update(edit, torch.stack([edit.finish(one) for one in sampled]), encoded, real)
     return EditingReport(
         cases=len(indices),
@@ -165,8 +165,8 @@ def evaluate_editing(
             "name": NAME,
             "plan": dataset.plan.digest,
             "cases": dataset.prepared.digest,
-            "class": type(loaded.model).__name__,
-            "model": generator_digest(loaded.model),
+            "class": type(synthesizer.model).__name__,
+            "model": generator_digest(synthesizer.model),
             "sampling": to_dict(settings),
             "conditions": "attributes of the case, no label map",
             "seed": seed,
@@ -209,15 +209,15 @@ class _EditingMeter:
 
 
 def _samples(
-    loaded: Synthesizer,
+    synthesizer: Synthesizer,
     known: KnownTokens,
     condition: Condition,
     seeds: range,
     settings: SamplingSettings,
 ) -> Tensor:
     """(S, C, X, Y, Z) under the same conditions."""
-    count = len(seeds)
-    return sample_volumes(loaded, condition.expand(count), seeds, settings, known.expand(count))[0]
+    condition, known = condition.expand(len(seeds)), known.expand(len(seeds))
+    return sample_volumes(synthesizer, condition, seeds, settings, known)[0]
 
 
 def _known_scales(

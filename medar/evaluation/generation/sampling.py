@@ -46,7 +46,7 @@ class SampledVolumes:
     order, repeated if there are more samples than cases.
 
     Args:
-        loaded: the generator.
+        synthesizer: the generator.
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         split: the held-out cases.
         samples: number of volumes; default as many as held-out cases, at least 20.
@@ -61,7 +61,7 @@ class SampledVolumes:
 
     def __init__(
         self,
-        loaded: Synthesizer,
+        synthesizer: Synthesizer,
         prepared: str | Path,
         *,
         split: HeldOut = "test",
@@ -73,13 +73,13 @@ class SampledVolumes:
         for name, value in (("samples", samples), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise MedarError(f"{name} must be at least 1, got {value}")
-        self.loaded, self.batch_size = loaded, batch_size
-        self.settings = sampling or loaded.sampling
-        self.settings.check(loaded.model.schedule)
+        self.synthesizer, self.batch_size = synthesizer, batch_size
+        self.settings = sampling or synthesizer.sampling
+        self.settings.check(synthesizer.model.schedule)
         cases = held_out(prepared, split)
         assert isinstance(cases.dataset, PreparedDataset)
         self.dataset = cases.dataset
-        check_conditions(loaded, self.dataset)
+        check_conditions(synthesizer, self.dataset)
         self.seeds = seeds_from(seed, max(len(cases), FEW) if samples is None else samples)
         self._indices = [cases.indices[k] for k in spread_over(len(cases), len(self.seeds))]
         self._seconds = 0.0
@@ -94,15 +94,15 @@ class SampledVolumes:
 
     def _batches(self) -> Iterator[Batch]:
         self._seconds, self._count, self._first = 0.0, 0, []
-        device = device_of(self.loaded.tokenizer)
+        device = device_of(self.synthesizer.tokenizer)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         for start in range(0, len(self.seeds), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            condition = conditions(self.loaded, self.dataset, self._indices[batch])
+            condition = conditions(self.synthesizer, self.dataset, self._indices[batch])
             began = time.perf_counter()
             volumes, labels = sample_volumes(
-                self.loaded, condition, self.seeds[batch], self.settings
+                self.synthesizer, condition, self.seeds[batch], self.settings
             )
             self._seconds += time.perf_counter() - began
             self._count += len(volumes)
@@ -113,23 +113,23 @@ class SampledVolumes:
 
     def first_volumes(self) -> dict[str, Volume]:
         """The first `SHOWN` volumes, for a picture, by seed."""
-        plan = self.loaded.tokenizer.require_plan()
+        plan = self.synthesizer.tokenizer.require_plan()
         pairs = zip(self.seeds, self._first, strict=False)
         return {f"seed {seed}": as_volume(volume.numpy(), plan) for seed, volume in pairs}
 
     def complete(self, report: GenerationReport) -> GenerationReport:
         """A report on the volumes, with their cost and the generator's settings added."""
-        model, first = self.loaded.model, self.seeds[0]
+        model, first = self.synthesizer.model, self.seeds[0]
         maps = " and label maps" if model.config.condition.map == "label" else ""
         generator = {
             "class": type(model).__name__,
             "model": generator_digest(model),
-            "tokenizer": self.loaded.tokenizer.digest,
+            "tokenizer": self.synthesizer.tokenizer.digest,
             "sampling": to_dict(self.settings),
             "seeds": [first, first + self._count - 1],
             "conditions": f"attributes{maps} of held-out cases, in their order",
             "batch": min(self.batch_size, len(self.seeds)),
-            "device": device_of(self.loaded.tokenizer).type,
+            "device": device_of(self.synthesizer.tokenizer).type,
         }
         return replace(
             report,
@@ -139,16 +139,16 @@ class SampledVolumes:
         )
 
 
-def check_conditions(loaded: Synthesizer, dataset: PreparedDataset) -> None:
+def check_conditions(synthesizer: Synthesizer, dataset: PreparedDataset) -> None:
     """Check that prepared cases fit a generator.
 
     Raises:
         MedarError: another size or number of channels or labels, or other label values if the
             generator takes maps.
     """
-    check_fit(loaded.tokenizer, dataset)
-    theirs, ours = list(dataset.plan.labels), list(loaded.tokenizer.require_plan().labels)
-    if loaded.model.config.condition.map == "label" and theirs != ours:
+    check_fit(synthesizer.tokenizer, dataset)
+    theirs, ours = list(dataset.plan.labels), list(synthesizer.tokenizer.require_plan().labels)
+    if synthesizer.model.config.condition.map == "label" and theirs != ours:
         raise MedarError(
             f"{dataset.prepared.folder}: label values {theirs}, but the generator was trained with "
             f"{ours}; prepare the data with the generator's own plan"
@@ -156,17 +156,17 @@ def check_conditions(loaded: Synthesizer, dataset: PreparedDataset) -> None:
 
 
 def conditions(
-    loaded: Synthesizer, dataset: PreparedDataset, indices: Sequence[int], *, maps: bool = True
+    synthesizer: Synthesizer, dataset: PreparedDataset, indices: Sequence[int], *, maps: bool = True
 ) -> Condition:
     """The conditions of some prepared cases; attributes that a case lacks are left open.
 
     Args:
-        loaded: the generator.
+        synthesizer: the generator.
         dataset: without augmentation.
         indices: of the cases.
         maps: include label maps, if the model takes them.
     """
-    config = loaded.model.config.condition
+    config = synthesizer.model.config.condition
     values = [case_values(config.attributes, dataset.prepared[index]) for index in indices]
     shape = (len(indices), len(config.attributes))
     attributes = torch.tensor(values, dtype=torch.float32).view(shape)
@@ -179,7 +179,7 @@ def conditions(
 
 @torch.no_grad()
 def sample_volumes(
-    loaded: Synthesizer,
+    synthesizer: Synthesizer,
     condition: Condition,
     seeds: Sequence[int],
     settings: SamplingSettings,
@@ -188,7 +188,7 @@ def sample_volumes(
     """Sample and decode volumes as `Synthesizer` does, but leave them in the prepared space.
 
     Args:
-        loaded: the generator.
+        synthesizer: the generator.
         condition: of B volumes.
         seeds: B of them.
         settings: of the sampler.
@@ -198,7 +198,7 @@ def sample_volumes(
         (B, C, X, Y, Z) in [-1, 1] and, with a label head, (B, 1, X, Y, Z) of the plan's label
         values; on the CPU.
     """
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = synthesizer.model, synthesizer.tokenizer
     sampled = sample_and_decode(model, tokenizer, condition, seeds, settings, known=known)
     _, images, labels = zip(*sampled, strict=True)
     volumes = torch.from_numpy(np.stack(images))

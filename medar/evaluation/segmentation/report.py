@@ -1,4 +1,4 @@
-"""What an evaluation of label maps found.
+"""The report of an evaluation of label maps.
 
 docs/reference/segmentation-evaluation.md defines each value.
 """
@@ -21,7 +21,7 @@ from medar.evaluation.segmentation.statistics import (
     mean,
     volume_agreement,
 )
-from medar.settings import to_dict
+from medar.settings import plain, to_dict
 
 METRICS = ("dice", "hd95", "nsd")
 
@@ -32,7 +32,7 @@ class LabelReport:
 
     value: int
     cases: int
-    """That truth or prediction holds the label in: those behind Dice and NSD."""
+    """In which truth or prediction holds the label; Dice and NSD are taken over these."""
     missed: int
     invented: int
     absent: int
@@ -40,7 +40,7 @@ class LabelReport:
     dice: float | None
     dice_interval: Interval | None
     hd95: float | None
-    """mm; over the cases that truth and prediction hold the label in."""
+    """mm; over the cases in which both truth and prediction hold the label."""
     hd95_interval: Interval | None
     nsd: float | None
     nsd_interval: Interval | None
@@ -65,7 +65,7 @@ class ModelReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A further model less the first; by metric, over all labels and for each."""
+    """A further model less the first; by metric, over all labels and for each label."""
 
     first: str
     second: str
@@ -75,7 +75,7 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationReport:
-    """What `evaluate_segmentation` found."""
+    """Result of `evaluate_segmentation`."""
 
     cases: int
     subjects: int
@@ -85,9 +85,9 @@ class SegmentationReport:
     models: list[ModelReport]
     comparisons: list[Comparison]
     notes: list[str]
-    """What to know before the figures are compared with others."""
+    """What to know before the values are compared with others."""
     protocol: dict[str, Any]
-    """How each figure was taken."""
+    """How each value was computed."""
 
     @property
     def dice_mean(self) -> float | None:
@@ -100,27 +100,22 @@ class SegmentationReport:
         return {name: one.dice for name, one in self.models[0].labels.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as values that JSON holds; the first model's figures at the top."""
+        """The report as values that JSON holds; the first model's means are also at the top."""
         first = self.models[0]
         top = {
             name: getattr(first, name)
             for metric in METRICS
             for name in (f"{metric}_mean", f"{metric}_interval")
         }
-        return {**to_dict_of(top), "dice": self.dice, **to_dict(self)}
+        return {**plain(top), "dice": self.dice, **to_dict(self)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each model, case and label."""
+        """One row per model, case and label."""
         return [
             {"model": model.name, **to_dict(score)}
             for model in self.models
             for score in model.cases
         ]
-
-
-def to_dict_of(values: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as lists, as in the rest of a report."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def model_report(
@@ -130,13 +125,13 @@ def model_report(
     calibration: Calibration | None,
     bootstrap: Bootstrap,
 ) -> ModelReport:
-    """Sum up the scores of one model."""
-    figures: dict[str, Any] = {}
+    """Summarise the scores of one model."""
+    means: dict[str, Any] = {}
     by_label: dict[str, dict[str, Any]] = {one: {} for one in names.values()}
     for metric in METRICS:
         values = table(scores, names, metric)
-        figures[f"{metric}_mean"] = mean(values)
-        figures[f"{metric}_interval"] = bootstrap.interval(values)
+        means[f"{metric}_mean"] = mean(values)
+        means[f"{metric}_interval"] = bootstrap.interval(values)
         for column, label in zip(values.T, names.values(), strict=True):
             by_label[label][metric] = mean(column[:, None])
             by_label[label][f"{metric}_interval"] = bootstrap.interval(column[:, None])
@@ -145,33 +140,32 @@ def model_report(
         for value, label in names.items()
     }
     return ModelReport(
-        name=name, labels=labels, calibration=calibration, cases=list(scores), **figures
+        name=name, labels=labels, calibration=calibration, cases=list(scores), **means
     )
 
 
 def comparison(
     first: ModelReport, second: ModelReport, names: dict[int, str], bootstrap: Bootstrap
 ) -> Comparison:
-    """Compare two models of the same cases."""
+    """Compare two models on the same cases."""
     overall: dict[str, Paired | None] = {}
     labels: dict[str, dict[str, Paired | None]] = {one: {} for one in names.values()}
     for metric in METRICS:
         a, b = (table(one.cases, names, metric) for one in (first, second))
         overall[metric] = compare(a, b, bootstrap)
-        for place, label in enumerate(names.values()):
-            column = slice(place, place + 1)
-            labels[label][metric] = compare(a[:, column], b[:, column], bootstrap)
+        for index, label in enumerate(names.values()):
+            labels[label][metric] = compare(a[:, [index]], b[:, [index]], bootstrap)
     return Comparison(first=first.name, second=second.name, overall=overall, labels=labels)
 
 
 def table(scores: Sequence[CaseScore], names: dict[int, str], metric: str) -> Floats:
-    """(N, K) values of a metric, cases in their order; NaN where undefined."""
+    """(N, K) values of a metric, in the order of the cases; NaN where undefined."""
     flat = [getattr(one, metric) for one in scores]
     values = np.array([np.nan if one is None else one for one in flat], dtype=np.float64)
     return values.reshape(-1, len(names))
 
 
-def _label_report(value: int, scores: Sequence[CaseScore], figures: dict[str, Any]) -> LabelReport:
+def _label_report(value: int, scores: Sequence[CaseScore], means: dict[str, Any]) -> LabelReport:
     held = [one for one in scores if one.state in HELD]
     volumes = np.array([(one.truth_ml, one.predicted_ml) for one in held]).reshape(-1, 2)
     states = [one.state for one in scores]
@@ -183,5 +177,5 @@ def _label_report(value: int, scores: Sequence[CaseScore], figures: dict[str, An
         absent=states.count("absent"),
         unknown=states.count("unknown"),
         volume=volume_agreement(volumes[:, 0], volumes[:, 1]),
-        **figures,
+        **means,
     )

@@ -1,4 +1,4 @@
-"""The worst cases, kept for a picture: of each plane the slice with most wrong voxels."""
+"""The worst cases, kept for a picture: in each plane the slice with the most wrong voxels."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from medar.volume import Shape3, Volume
 from medar.volume.display import Range, display_range
 
 MARGIN = 10.0
-"""mm around what is labelled."""
+"""mm around the labels."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,11 +48,11 @@ class WorstCases:
     def update(
         self, name: str, image: Volume, truth: Volume, predicted: Volume, dice: float
     ) -> None:
-        """Take in a case, of which some label is in truth or prediction.
+        """Add a case with some label in truth or prediction.
 
         Args:
             name: of the case.
-            image: first channel drawn.
+            image: its first channel is drawn.
             truth: on the image's grid.
             predicted: on the image's grid.
             dice: the mean over its labels.
@@ -65,24 +65,24 @@ class WorstCases:
         if not shown.any():
             shown = parts[1].array[0] > 0
         slices = tuple(_slice(axis, _fullest(shown, axis), parts) for axis in range(3))
-        found = WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
-        self.kept = sorted([*self.kept, found], key=lambda one: one.dice)[: self.most]
+        case = WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
+        self.kept = sorted([*self.kept, case], key=lambda one: one.dice)[: self.most]
 
 
 def _box(truth: Volume, predicted: Volume) -> tuple[Shape3, Shape3]:
-    """The corners of what is labelled in either map, with a margin."""
+    """The corners of the box around the labels of both maps, with a margin."""
     labelled = (truth.array[0] > 0) | (predicted.array[0] > 0)
     low, high = [], []
     for axis, side in enumerate(labelled.shape):
         inside = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
-        room = int(np.ceil(MARGIN / truth.spacing[axis]))
-        low.append(max(0, int(inside[0]) - room))
-        high.append(min(side, int(inside[-1]) + 1 + room))
+        margin = int(np.ceil(MARGIN / truth.spacing[axis]))
+        low.append(max(0, int(inside[0]) - margin))
+        high.append(min(side, int(inside[-1]) + 1 + margin))
     return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def _cut(volume: Volume, low: Shape3, high: Shape3) -> Volume:
-    """The first channel within a box, as a volume of its own."""
+    """The first channel within a box, as a volume."""
     box = tuple(map(slice, low, high))
     sides = tuple(b - a for a, b in zip(low, high, strict=True))
     grid = volume.grid.window(low, (sides[0], sides[1], sides[2]))
@@ -90,14 +90,14 @@ def _cut(volume: Volume, low: Shape3, high: Shape3) -> Volume:
 
 
 def _fullest(mask: npt.NDArray[np.bool_], axis: int) -> int:
-    """The slice of a mask with most voxels."""
+    """The index of the slice of a mask with the most voxels."""
     return int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
 
 
-def _slice(axis: int, place: int, parts: list[Volume]) -> Slice:
+def _slice(axis: int, index: int, parts: list[Volume]) -> Slice:
     """One slice of image, truth and prediction."""
     low, high = [0, 0, 0], list(parts[0].shape)
-    low[axis], high[axis] = place, place + 1
+    low[axis], high[axis] = index, index + 1
     box = (low[0], low[1], low[2]), (high[0], high[1], high[2])
     image, truth, predicted = (_cut(one, *box) for one in parts)
     return Slice(axis=axis, image=image, truth=truth, predicted=predicted)
