@@ -58,16 +58,16 @@ def test_a_bar_on_a_terminal(
     assert capsys.readouterr().out == ""
 
 
-def test_a_gauge_of_a_share(
+def test_a_gauge_of_a_fraction(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = ticking(2.0)
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    gauge = progress.Gauge("training", share=0.2)
+    gauge = progress.Gauge("training", fraction=0.2)
     quiet = progress.Gauge("training", quiet=True)
-    for share in (0.3, 0.4, 0.5, 0.6):
-        gauge.show(share, f"loss {share}")
-        quiet.show(share, "unseen")
+    for fraction in (0.3, 0.4, 0.5, 0.6):
+        gauge.show(fraction, f"loss {fraction}")
+        quiet.show(fraction, "unseen")
     gauge.close()
     out, err = capsys.readouterr()
     assert out == ""

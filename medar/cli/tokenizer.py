@@ -148,7 +148,7 @@ def encode(
             workers=workers,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from here") from None
+        raise KeyboardInterrupt("the same command resumes") from None
     if json:
         print_json(vars(done))
         return 1 if done.failed else 0

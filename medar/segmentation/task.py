@@ -26,7 +26,7 @@ from medar.segmentation.supervision import DeepSupervision, Level
 from medar.segmentation.synthetic import MixedDataset
 from medar.settings import to_dict
 from medar.training.distributed import current_ranks
-from medar.training.task import ParameterGroup, Task, decayed_apart
+from medar.training.task import ParameterGroup, Task, weight_decay_groups
 
 QUICK = PredictionSettings(mirrors=())
 """How validation cases are segmented."""
@@ -137,7 +137,7 @@ class SegmentationTask(Task[Item]):
             ]
         return {
             "model": [group for group in groups if group["params"]],
-            **{name: decayed_apart(heads) for name, heads in self.companions().items()},
+            **{name: weight_decay_groups(heads) for name, heads in self.companions().items()},
         }
 
     def describe(self) -> dict[str, Any]:

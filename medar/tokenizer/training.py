@@ -41,7 +41,7 @@ from medar.tokenizer.validation import CodeUsage, Validation
 from medar.training import Outcome, fit
 from medar.training.distributed import current_ranks
 from medar.training.folder import Resume
-from medar.training.task import ParameterGroup, Task, decayed_apart, frozen_call
+from medar.training.task import ParameterGroup, Task, frozen_call, weight_decay_groups
 from medar.training.tracker import Tracker
 
 SETTLED = 0.25
@@ -254,10 +254,10 @@ class TokenizerTask(Task[Item]):
 
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
         """One optimiser for the tokenizer, one for the discriminator."""
-        groups = {"model": decayed_apart(self.model)}
+        groups = {"model": weight_decay_groups(self.model)}
         if self.discriminator is not None and self.losses.adversarial:
             factor = self.losses.adversarial.learning_rate_factor
-            own = decayed_apart(self.discriminator)
+            own = weight_decay_groups(self.discriminator)
             groups["discriminator"] = [{**group, "factor": factor} for group in own]
         return groups
 

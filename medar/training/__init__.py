@@ -1,4 +1,4 @@
-"""The one loop for everything that trains: it is given a task and knows nothing of its insides."""
+"""The training loop of all models; each model defines a `Task`."""
 
 from medar.training.folder import Resume as Resume
 from medar.training.loop import Outcome as Outcome

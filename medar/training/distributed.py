@@ -1,7 +1,7 @@
-"""Several processes that train one model on shares of each batch, as torchrun starts them.
+"""Data-parallel training under torchrun (DistributedDataParallel, arXiv 2006.15704).
 
-Data parallel only (DistributedDataParallel: arXiv 2006.15704): each process holds the whole model.
-Processes share one file system. Sharded models (FSDP2) are not here.
+Each process holds the whole model and a part of each batch. Processes share one file system.
+Sharded models (FSDP2) are not supported.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from medar.training.task import Task
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run."""
+    """The rank of this process, as torchrun numbers them."""
 
     rank: int = 0
     """Index of this process; only rank 0 writes files."""
@@ -60,12 +60,12 @@ def current_ranks() -> Ranks:
 def process_group(
     ranks: Ranks, device: torch.device, timeout: timedelta | None = None
 ) -> Iterator[None]:
-    """Processes can talk inside the block: gloo on CPUs, NCCL for tensors on CUDA devices.
+    """Initialise torch.distributed inside the block: gloo on CPUs, NCCL for CUDA tensors.
 
     Args:
         ranks: this process.
         device: where its tensors are.
-        timeout: how long one waits for the others; default half an hour, with NCCL ten minutes.
+        timeout: of collective operations; torch's default is 30 minutes, 10 with NCCL.
     """
     if ranks.world_size == 1 or dist.is_initialized():
         yield
@@ -82,9 +82,9 @@ def process_group(
 
 
 class Forward(nn.Module):
-    """A task's loss as a module, which is what DistributedDataParallel wraps.
+    """A task's loss as a module, for DistributedDataParallel.
 
-    Whatever the loss calls, on whichever network, then belongs to one forward pass.
+    Everything that the loss calls, on any network, is then part of one forward pass.
     """
 
     def __init__(self, task: Task[Any]) -> None:
@@ -93,18 +93,18 @@ class Forward(nn.Module):
         self._loss = task.loss
 
     def forward(self, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss and the metrics, detached."""
+        """The loss, and detached metrics."""
         loss, metrics = self._loss(batch, step)
         metrics = {"loss": loss, **metrics}
         return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 def data_parallel(task: Task[Any], ranks: Ranks, device: torch.device) -> nn.Module:
-    """The task's forward pass, with gradients averaged over processes if there are several."""
+    """The task's forward pass; gradients are averaged over processes."""
     forward = Forward(task)
     if ranks.world_size == 1:
         return forward
-    # A loss may leave parameters out at some steps: a scale dropped, a discriminator that rests.
+    # A loss may not use all parameters in every step, such as those of a discriminator.
     return DistributedDataParallel(
         forward,
         device_ids=[device.index] if device.type == "cuda" else None,
@@ -112,15 +112,15 @@ def data_parallel(task: Task[Any], ranks: Ranks, device: torch.device) -> nn.Mod
     )
 
 
-def unsynchronised(forward: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[object]:
-    """A context in which gradients only accumulate, for all batches of a step but the last."""
-    if wanted and isinstance(forward, DistributedDataParallel):
+def gradient_sync(forward: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[object]:
+    """Average gradients over processes inside the block, or only accumulate them locally."""
+    if not enabled and isinstance(forward, DistributedDataParallel):
         return forward.no_sync()
     return contextlib.nullcontext()
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """`value` of every process, in every process."""
+    """The values of all processes, by rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -129,7 +129,7 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def all_reduce_max(*values: float) -> list[float]:
-    """Each value's maximum over processes: what one knows, all act upon."""
+    """The maximum of each value over processes."""
     if not dist.is_initialized():
         return list(values)
     together = torch.tensor(values, dtype=torch.float64)
@@ -138,7 +138,7 @@ def all_reduce_max(*values: float) -> list[float]:
 
 
 def all_ranks(flag: Tensor) -> Tensor:
-    """Whether a flag, a bool on the device, is set in every process; the host does not wait."""
+    """Whether a flag, a bool on the device, is set in all processes; without synchronisation."""
     if not dist.is_initialized():
         return flag
     together = flag.int()
@@ -154,7 +154,7 @@ def mean_over_ranks(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def weighted_means(parts: list[dict[str, tuple[float, float]]]) -> dict[str, float]:
-    """Means by name of (sum, number) pairs; a name without a number is left out."""
+    """Means by name of (sum, count) pairs; names with a count of 0 are left out."""
     names = dict.fromkeys(name for part in parts for name in part)
     sums = {n: [part.get(n, (0.0, 0.0)) for part in parts] for n in names}
     totals = {n: (sum(s for s, _ in pairs), sum(k for _, k in pairs)) for n, pairs in sums.items()}

@@ -1,15 +1,18 @@
-"""`fit`: the loop that trains every model of medar, on a CPU, a GPU, or many under torchrun.
+"""`fit`: the loop that trains every model of medar, on a CPU, a GPU, or several under torchrun.
 
-Each step: a few batches, one backward pass each, clip, move, average. Once in a while: metrics,
-evaluation, a checkpoint. What is trained is the task's affair (`medar.training.task`).
+Each step: a few batches, a backward pass each, clip, update, average. Once in a while: log,
+evaluate, save. The task defines what is trained (`medar.training.task`).
 """
 
 import contextlib
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,29 +26,26 @@ from medar.training.distributed import (
     all_reduce_max,
     current_ranks,
     data_parallel,
+    gradient_sync,
     mean_over_ranks,
     process_group,
-    unsynchronised,
 )
 from medar.training.folder import Resume, RunConfig, RunFolder, parameters
-from medar.training.guard import Guard
-from medar.training.precision import Precision, choose_precision
-from medar.training.randomness import seed_everything
+from medar.training.optimisers import NonfiniteGuard, learning_rate, progress
+from medar.training.precision import Precision, choose_precision, seed_everything
 from medar.training.run import Run
-from medar.training.schedule import learning_rate, progress
 from medar.training.settings import TrainingSettings
-from medar.training.signals import Interruption, interruptible
 from medar.training.task import Task
 from medar.training.tracker import JsonlTracker, Tracker, Trackers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended."""
+    """The result of a run."""
 
     step: int
     elapsed: float
-    """Seconds, over all resumptions."""
+    """Seconds, summed over resumptions."""
     best: float | None
     """The best value of the task's metric."""
     best_step: int | None
@@ -62,22 +62,22 @@ def fit(
     resume: Resume = "auto",
     clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
-    """Train a task, or go on with it; a run that has finished is left as it is.
+    """Train a task, or resume its training; a run that has finished is not changed.
 
-    Under torchrun each process calls this; process 0 alone writes.
+    Under torchrun each process calls this; rank 0 alone writes files.
 
     Args:
         task: what to train.
-        settings: how.
+        settings: how to train it.
         out: the folder of the run, see `medar.training.folder`.
         tracker: also receives settings, metrics and the model, besides `metrics.jsonl`. The caller
             closes it.
-        resume: "auto", "never" or a checkpoint's path, see `medar.training.folder.Resume`.
+        resume: "auto", "never" or the path of a checkpoint, see `medar.training.folder.Resume`.
         clock: seconds, for `minutes`.
 
     Raises:
-        MedarError: the folder's run is of other settings, or may not be gone on with; losses
-            that are not finite; a file that cannot be written.
+        MedarError: the run in the folder has other settings, or may not be resumed; the loss is
+            not finite; or a file cannot be written.
         KeyboardInterrupt: SIGINT or SIGTERM came; the step was finished and a checkpoint saved.
     """
     ranks = current_ranks()
@@ -89,7 +89,7 @@ def fit(
         if ranks.is_rank_zero:
             stack.enter_context(exclusive(folder.out))
         content = folder.start(resume, config)
-        all_gather_object(None)  # nobody writes before everybody has looked
+        all_gather_object(None)  # nobody writes before all have looked
         seed_everything(settings.seed + ranks.rank)
         for network in (task.model, *task.companions().values()):
             network.to(precision.device)
@@ -97,24 +97,23 @@ def fit(
         if content is not None:
             run.load(content)
         if run.finished:
-            _print(run, f"{out}: already finished at step {run.state.step}")
+            _log(run, f"{out}: already finished at step {run.state.step}")
             if tracker is not None and ranks.is_rank_zero:
                 tracker.log_parameters(parameters(config))
             return _outcome(run, {})
         number = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
-        _print(run, f"training on {precision.why}, {number}")
-        trackers = _open_trackers(run, tracker, stack)
-        loop = Loop(run, precision, trackers, clock)
+        _log(run, f"training on {precision.why}, {number}")
+        loop = Loop(run, precision, _open_trackers(run, tracker, stack), clock)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
 
 
 class Loop:
-    """The loop itself, over a run that is ready to go.
+    """The loop itself, over a run that is set up.
 
     Args:
-        run: what changes.
-        precision: what a forward pass is computed in.
-        tracker: what is told.
+        run: model, optimisers and state.
+        precision: of the forward pass.
+        tracker: receives metrics and the model.
         clock: seconds.
     """
 
@@ -125,83 +124,94 @@ class Loop:
         if precision.compile:
             run.task.model.compile()
         self.forward = data_parallel(run.task, run.ranks, run.device)
-        self.guard = Guard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
+        self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
         self.results: dict[str, float] = {}
         self._loss = ""
         self._logged = run.state.step, run.state.elapsed
 
-    def run_to_the_end(self, interruption: Interruption) -> dict[str, float]:
+    def run_to_the_end(self, interruption: "Interruption") -> dict[str, float]:
         """Train until the steps or minutes are used up; returns the last evaluation."""
         run, state = self.run, self.run.state
-        began = self.clock() - state.elapsed
-        gauge = Gauge("training", share=run.progress, quiet=not run.ranks.is_rank_zero)
+        start = self.clock() - state.elapsed
+        gauge = Gauge("training", fraction=run.progress, quiet=not run.ranks.is_rank_zero)
         with contextlib.closing(gauge):
             while not run.finished:
                 self.step()
-                state.elapsed, asked = all_reduce_max(self.clock() - began, interruption.asked)
-                self.once_in_a_while(save=bool(asked))
+                state.elapsed, stop = all_reduce_max(self.clock() - start, interruption.requested)
+                self.once_in_a_while(save=bool(stop))
                 gauge.show(run.progress, f"step {state.step}{self._loss}")
-                if asked and not run.finished:
-                    raise KeyboardInterrupt("the same command goes on from here")
+                if stop and not run.finished:
+                    raise KeyboardInterrupt("the same command resumes")
         return self.results
 
     def step(self) -> None:
-        """One step of the optimisers, on `accumulation_steps` batches."""
-        run, settings = self.run, self.run.settings
+        """One optimiser step on `accumulation_steps` batches."""
+        run, count = self.run, self.run.settings.accumulation_steps
         run.optimisers.set_rate(self.rate)
         run.task.progress = run.progress
-        said: list[dict[str, Tensor]] = []
-        for left in reversed(range(settings.accumulation_steps)):
-            batch = next(self.batches)
-            with unsynchronised(self.forward, left > 0):
-                with self.precision.autocast():
-                    loss, metrics = self.forward(batch, run.state.step)
-                (loss / settings.accumulation_steps).backward()
-            said.append(metrics)
+        logged = [self.backward(next(self.batches), last=k == count - 1) for k in range(count)]
         norms = run.optimisers.clip_gradients()
-        values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in said)])
+        values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in logged)])
         finite = all_ranks(values.isfinite().all())
         run.optimisers.step(finite)
         if run.average:
             run.average.update()
-        self.guard.note(finite)
-        for metrics in [*said, {f"gradient_norm/{name}": norm for name, norm in norms.items()}]:
+        self.guard.add(finite)
+        for metrics in [*logged, {f"gradient_norm/{name}": norm for name, norm in norms.items()}]:
             run.meter.add(metrics, finite)
         run.state.step += 1
         run.task.after_step(run.state.step)
 
+    def backward(self, batch: Any, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradients of a batch; the last one of a step synchronises processes."""
+        run = self.run
+        with gradient_sync(self.forward, last):
+            with self.precision.autocast():
+                loss, metrics = self.forward(batch, run.state.step)
+            (loss / run.settings.accumulation_steps).backward()
+        return dict(metrics)
+
     @property
     def rate(self) -> float:
-        """The learning rate of the step to come, taken at its middle."""
+        """The learning rate of the next step, at its middle."""
         state, settings = self.run.state, self.run.settings
         return learning_rate(settings, progress(settings, state.step + 0.5, state.elapsed))
 
     def once_in_a_while(self, *, save: bool) -> None:
-        """After a step: look at the losses, log, evaluate and save, each when it is due."""
+        """After a step: check the losses, log, evaluate and save, each when it is due."""
         run, settings, step = self.run, self.run.settings, self.run.state.step
         metrics: dict[str, float] = {}
         best = False
-        log = run.finished or step % settings.log_every == 0
-        if log or run.device.type == "cpu":  # elsewhere looking means waiting
+
+        # once in a while: check that losses are finite, and log
+        log = self.is_due(settings.log_every)
+        if log or run.device.type == "cpu":  # on other devices the check waits for the step
             self.guard.check(step)
         if log:
             metrics |= self.readings()
-        if run.finished or step % settings.evaluate_every == 0:
+
+        # once in a while: evaluate
+        if self.is_due(settings.evaluate_every):
             self.results = self.evaluate()
             best = run.update_best(self.results)
             metrics |= {f"validation/{name}": value for name, value in self.results.items()}
         if metrics:
             self.tracker.log_metrics(metrics, step)
-        if run.finished and run.state.best_step is None:
-            best = True  # a model is left even if no evaluation gave a number
-        if save or best or run.finished or step % settings.save_every == 0:
+
+        # once in a while: save; a model is saved even if no evaluation gave a number
+        best = best or (run.finished and run.state.best_step is None)
+        if save or best or self.is_due(settings.save_every):
             run.save(best=best)
         if best:
             self.tracker.log_artifact(run.folder.model)
 
+    def is_due(self, every: int) -> bool:
+        """Whether the step is a multiple of `every`, or the last one."""
+        return self.run.finished or self.run.state.step % every == 0
+
     def readings(self) -> dict[str, float]:
-        """What the steps since the last reading said."""
+        """Metrics of the steps since the last reading."""
         state, (step, elapsed) = self.run.state, self._logged
         means = self.run.meter.read()
         self._loss = f", loss {means['loss']:.4g}" if "loss" in means else ""
@@ -215,14 +225,47 @@ class Loop:
         }
 
     def evaluate(self) -> dict[str, float]:
-        """The task's evaluation, of the averaged weights."""
+        """The task's evaluation of the averaged weights."""
         with self.run.for_evaluation(), self.precision.autocast():
             results = self.run.task.evaluate()
         return mean_over_ranks({name: float(value) for name, value in results.items()})
 
 
+class Interruption:
+    """Whether a signal has requested the end of the run."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Interruption]:
+    """Inside the block SIGINT and SIGTERM set `requested`; a second SIGINT interrupts at once.
+
+    Previous handlers are restored at the end. Outside the main thread, where Python allows no
+    handlers, nothing changes.
+    """
+    interruption = Interruption()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interruption.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        interruption.requested = True
+        print("ending after this step and saving a checkpoint", file=sys.stderr, flush=True)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _open_trackers(run: Run, tracker: Tracker | None, stack: contextlib.ExitStack) -> Tracker:
-    """The run's own tracker and the caller's, in rank 0; none in the others."""
+    """`metrics.jsonl` and the caller's tracker, in rank 0; none in the others."""
     if not run.ranks.is_rank_zero:
         return Trackers([])
     run.folder.checkpoints.forget_after(run.state.step)
@@ -245,6 +288,6 @@ def _outcome(run: Run, metrics: dict[str, float]) -> Outcome:
     )
 
 
-def _print(run: Run, text: str) -> None:
+def _log(run: Run, text: str) -> None:
     if run.ranks.is_rank_zero:
         print(text, file=sys.stderr, flush=True)

@@ -1,16 +1,54 @@
-"""One AdamW (arXiv 1711.05101) for each set of parameters that a task names, moved together."""
+"""AdamW, its learning rate, the averaged weights, and what happens to non-finite steps."""
 
-from typing import Any
+import contextlib
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from medar.errors import MedarError
 from medar.training.settings import TrainingSettings
 from medar.training.task import ParameterGroup
 
 
+def progress(settings: TrainingSettings, step: float, elapsed: float) -> float:
+    """Fraction of the run that is over, from 0 to 1.
+
+    A run ends after a number of steps or minutes, whichever comes first, so this is the larger of
+    the two fractions.
+
+    Args:
+        settings: `steps` and `minutes` are used.
+        step: steps done.
+        elapsed: seconds spent.
+    """
+    fractions = [0.0]
+    if settings.steps is not None:
+        fractions.append(step / settings.steps)
+    if settings.minutes is not None:
+        fractions.append(elapsed / (60 * settings.minutes))
+    return min(max(fractions), 1.0)
+
+
+def learning_rate(settings: TrainingSettings, fraction: float) -> float:
+    """The learning rate: a linear warm-up, then a cosine (arXiv 1608.03983, without restarts).
+
+    Args:
+        settings: `learning_rate`, `warmup_fraction` and `min_learning_rate` are used.
+        fraction: of the run that is over, see `progress`.
+    """
+    warmup, low, high = settings.warmup_fraction, settings.min_learning_rate, settings.learning_rate
+    if fraction < warmup:
+        return high * fraction / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+    return low + (high - low) * cosine
+
+
 class Optimisers:
-    """The optimisers of a task, by name.
+    """One AdamW (arXiv 1711.05101) per set of parameters that a task names, stepped together.
 
     Args:
         groups: parameter groups by optimiser, see `Task.parameter_groups`.
@@ -20,7 +58,7 @@ class Optimisers:
     def __init__(self, groups: dict[str, list[ParameterGroup]], settings: TrainingSettings) -> None:
         self.rate = 0.0
         self.max_norm = settings.max_grad_norm or float("inf")
-        # Fused: only that path can skip a step on a flag that lies on the device.
+        # Fused: only that implementation can skip a step by a flag on the device.
         self._optimisers = {
             name: torch.optim.AdamW(
                 [{"factor": 1.0, **group} for group in those],
@@ -33,14 +71,14 @@ class Optimisers:
         }
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate, times the factor of each group."""
+        """Set the learning rate, multiplied by the factor of each group."""
         self.rate = rate
         for optimiser in self._optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
 
     def clip_gradients(self) -> dict[str, Tensor]:
-        """Clip the gradient of each optimiser; the norms before that, scalars on the device."""
+        """Clip the gradient of each optimiser; returns the norms before, scalars on the device."""
         norms = {}
         for name, optimiser in self._optimisers.items():
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -49,19 +87,19 @@ class Optimisers:
         return norms
 
     def step(self, finite: Tensor) -> None:
-        """Move the parameters, unless `finite`, a bool on the device, is false; drop gradients."""
+        """Update the parameters if `finite`, a bool on the device, is true; reset gradients."""
         for optimiser in self._optimisers.values():
-            # What torch's GradScaler sets: a fused optimiser skips the step where this is 1.
+            # As torch's GradScaler does: a fused optimiser skips the step where this is 1.
             optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """State for a checkpoint."""
         return {name: optimiser.state_dict() for name, optimiser in self._optimisers.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`, with the moments it had and the settings that hold now."""
+        """Restore the moments of `state_dict`; the present settings stay."""
         for name, optimiser in self._optimisers.items():
             now = [
                 {k: v for k, v in group.items() if k != "params"}
@@ -70,3 +108,107 @@ class Optimisers:
             optimiser.load_state_dict(state[name])
             for group, values in zip(optimiser.param_groups, now, strict=True):
                 group.update(values)
+
+
+class NonfiniteGuard:
+    """Counts steps with a non-finite loss or gradient, which are skipped; ends a run with too many.
+
+    The counts stay on the device, so that a step need not wait for them.
+
+    Args:
+        settings: `max_nonfinite_steps` is the limit; some others are named in the advice.
+        device: where the flags are.
+        quiet: print no warnings.
+    """
+
+    def __init__(
+        self, settings: TrainingSettings, device: torch.device, *, quiet: bool = False
+    ) -> None:
+        self._settings, self._quiet = settings, quiet
+        self._in_a_row, self._longest, self._skipped = (
+            torch.zeros((), dtype=torch.int64, device=device) for _ in range(3)
+        )
+
+    def add(self, finite: Tensor) -> None:
+        """Count a step; `finite` is a bool on the device."""
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
+        self._longest = torch.maximum(self._longest, self._in_a_row)
+        self._skipped = self._skipped + (~finite).long()
+
+    def check(self, step: int) -> None:
+        """Read the counts since the last check.
+
+        Raises:
+            MedarError: too many consecutive steps were skipped.
+        """
+        longest, skipped = torch.stack([self._longest, self._skipped]).tolist()
+        if longest >= self._settings.max_nonfinite_steps:
+            raise MedarError(
+                f"step {step}: the loss or its gradient was not finite in {longest} consecutive "
+                f"steps; try a lower learning_rate (now {self._settings.learning_rate:g}), a "
+                "longer warm-up, precision 'fp32', or look for NaN in the data"
+            )
+        if skipped and not self._quiet:
+            print(
+                f"warning: step {step}: loss or gradient not finite; skipped {skipped} of the "
+                "last steps",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._longest = self._in_a_row
+        self._skipped = torch.zeros_like(self._skipped)
+
+
+class Average:
+    """Exponential moving average of a model's parameters, starting from their present values.
+
+    At update n the decay is min(decay, (1 + n) / (10 + n)), so that the average of a short run
+    forgets the initial weights. Buffers are not averaged.
+
+    Args:
+        model: whose parameters are averaged; those that are not trained are left out.
+        decay: fraction of the average that stays at each update, from 0 to below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self._parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._averages = {n: p.detach().clone() for n, p in self._parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Include the present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(
+            list(self._averages.values()), list(self._parameters.values()), 1 - decay
+        )
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model has the averaged weights inside the block, and its own again after it."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._parameters.items():
+            average = self._averages[name]
+            own = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(own)
+
+    def state_dict(self) -> dict[str, object]:
+        """State for a checkpoint."""
+        return {"updates": self.updates, "averages": self._averages}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Restore `state_dict`."""
+        self.updates = cast(int, state["updates"])
+        for name, value in cast(dict[str, Tensor], state["averages"]).items():
+            self._averages[name].copy_(value)

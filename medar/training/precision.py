@@ -1,17 +1,21 @@
-"""Where a run computes and in what numbers: device, autocast, compilation, and the reason why."""
+"""Device, precision and random state of a process, and the reasons for the choice."""
 
 import contextlib
+import random
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 
+from medar.devices import resolve_device
 from medar.errors import MedarError
 from medar.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How the forward pass is computed. Weights, gradients and optimisers are float32 always."""
+    """How the forward pass is computed. Weights, gradients and optimisers are always float32."""
 
     device: torch.device
     dtype: torch.dtype
@@ -26,45 +30,75 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype)
 
 
-def choose_precision(settings: TrainingSettings, local: int = 0) -> Precision:
+def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precision:
     """The precision that the settings ask for, on this machine.
 
     Args:
         settings: `device`, `precision` and `compile` are used.
-        local: number of the CUDA device, one a process.
+        local_rank: index of the CUDA device; each process has its own.
 
     Raises:
-        MedarError: a CUDA device is asked for and there is none.
+        MedarError: CUDA is not available, or has fewer devices than there are processes.
     """
-    cuda = torch.cuda.is_available()
-    if settings.device == "cuda" and not cuda:
-        raise MedarError("device 'cuda': there is none here; 'cpu' or 'auto' is needed")
-    if cuda and settings.device != "cpu":
-        if local >= torch.cuda.device_count():
+    device = resolve_device(settings.device)
+    if device.type == "cuda":
+        if local_rank >= torch.cuda.device_count():
             raise MedarError(
-                f"process {local} of this machine has no CUDA device of its own: there are "
+                f"process {local_rank} of this machine has no CUDA device of its own: there are "
                 f"{torch.cuda.device_count()}; start as many processes (--nproc-per-node)"
             )
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", local_rank)
         name = torch.cuda.get_device_name(device)
         # Emulated bf16 is slower than fp32.
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        device, name, native = torch.device("cpu"), "CPU", _cpu_has_bf16()
-    dtype, reason = torch.float32, "as asked"
+        name, native = "CPU", _cpu_has_bf16()
+    dtype, reason = torch.float32, "as requested"
     if settings.precision == "bf16" or (settings.precision == "auto" and native):
         dtype = torch.bfloat16
     if settings.precision == "auto":
-        reason = "the processor has it" if native else "no bf16 instructions"
+        reason = "supported in hardware" if native else "no bf16 instructions"
     elif settings.precision == "bf16" and not native:
-        reason = "as asked, though the processor has no instructions for it"
+        reason = "as requested, but the processor has no instructions for it"
     number = "bf16" if dtype == torch.bfloat16 else "fp32"
-    compiled = "compiled, as asked" if settings.compile else "not compiled"
+    compiled = "compiled" if settings.compile else "not compiled"
     why = f"{name} ({device}), {number} ({reason}), {compiled}"
     return Precision(device=device, dtype=dtype, compile=settings.compile, why=why)
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bf16 itself; torch before 2.9 cannot tell."""
+    """Whether the CPU multiplies bf16 in hardware; torch before 2.9 cannot tell."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch, on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of all random generators, as tensors and plain values."""
+    version, words, gauss = random.getstate()
+    kind, numpy_words, *rest = np.random.get_state()
+    state = {
+        "python": (version, torch.tensor(words), gauss),
+        "numpy": (kind, torch.tensor(np.asarray(numpy_words).tolist()), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore `random_state`; a device that it does not cover keeps its own state."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, numpy_words, *rest = state["numpy"]
+    np.random.set_state((kind, numpy_words.numpy(), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -1,4 +1,4 @@
-"""A run in progress: its few numbers, its networks and optimisers, and how they are kept."""
+"""The state of a run: its counters, networks and optimisers, and how checkpoints hold them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,44 +8,42 @@ from typing import Any
 import torch
 
 from medar.errors import MedarError, one_line
-from medar.training.averaging import Average
 from medar.training.distributed import Ranks, all_gather_object
 from medar.training.folder import RunConfig, RunFolder
-from medar.training.meter import Meter
-from medar.training.optimisers import Optimisers
-from medar.training.randomness import random_state, restore_random_state
-from medar.training.schedule import progress
+from medar.training.optimisers import Average, Optimisers, progress
+from medar.training.precision import random_state, restore_random_state
 from medar.training.settings import TrainingSettings
 from medar.training.task import Task, to_device
+from medar.training.tracker import Meter
 
 _END = object()
 
 
 @dataclass
 class State:
-    """Where a run is."""
+    """The counters of a run."""
 
     step: int = 0
     """Optimiser steps done."""
     epoch: int = 0
     batch: int = 0
-    """Batches of this epoch that were used."""
+    """Batches of this epoch that are done."""
     elapsed: float = 0.0
-    """Seconds spent, over all resumptions."""
+    """Seconds, summed over resumptions."""
     best: float | None = None
     """The best value of the task's metric."""
     best_step: int | None = None
 
 
 class Run:
-    """Everything that changes in training, and its way into a checkpoint and back.
+    """Everything that changes in training; saved to checkpoints and loaded from them.
 
     Args:
-        task: what is trained; its networks are on `device` already.
-        config: the settings, kept in checkpoints for comparison.
-        folder: where checkpoints and model go.
+        task: what to train; its networks are on `device` already.
+        config: the settings, saved in checkpoints for comparison.
+        folder: where checkpoints and the model are written.
         ranks: this process.
-        device: where batches go.
+        device: where batches are moved.
     """
 
     def __init__(
@@ -80,10 +78,10 @@ class Run:
         return self.progress >= 1
 
     def batches(self) -> Iterator[Any]:
-        """Batches without end, from where the run is; epoch and batch are kept up to date.
+        """Endless batches from the present position; updates epoch and batch.
 
-        Loading leaves torch's random state as it was: a resumed run, which opens its epoch anew,
-        would otherwise go on with another one.
+        Loading does not change torch's random state: a resumed run, which loads its epoch again,
+        would otherwise continue with another one.
         """
         state = self.state
         while True:
@@ -98,33 +96,33 @@ class Run:
                 yield to_device(batch, self.device)
             if state.batch == 0:
                 raise MedarError(
-                    f"epoch {state.epoch} has no batch; a smaller batch size or more cases are "
-                    "needed"
+                    f"epoch {state.epoch} has no batch; use a smaller batch size or more cases"
                 )
             state.epoch, state.batch = state.epoch + 1, 0
 
     @contextlib.contextmanager
     def for_evaluation(self) -> Iterator[None]:
-        """The model has averaged weights and evaluation mode inside the block."""
+        """The model has its averaged weights and is in evaluation mode inside the block."""
         modes = {module: module.training for module in self.task.model.modules()}
         self.task.model.eval()
         try:
-            with torch.no_grad(), self.average.applied() if self.average else _nothing():
+            averaged = self.average.applied() if self.average else contextlib.nullcontext()
+            with torch.no_grad(), averaged:
                 yield
         finally:
             for module, training in modes.items():
                 module.training = training
 
     def update_best(self, results: dict[str, float]) -> bool:
-        """Whether an evaluation is the best so far, which is then noted.
+        """Whether an evaluation is the best so far; if so, it is recorded.
 
         Raises:
-            MedarError: the metric that decides is not among the results.
+            MedarError: the task's metric is not among the results.
         """
         name, state = self.task.metric, self.state
         if name not in results:
             raise MedarError(
-                f"the evaluation gives no {name!r}, which decides what is best; it gives: "
+                f"the evaluation has no {name!r}, which determines the best weights; it has "
                 f"{', '.join(results)}"
             )
         value = results[name]
@@ -135,7 +133,7 @@ class Run:
         return True
 
     def save(self, *, best: bool) -> None:
-        """Write a checkpoint, in process 0; if it is the best one, the model before it."""
+        """Write a checkpoint in rank 0; before it the model, if it is the best."""
         own = {"random": random_state(self.device), "meter": self.meter.state_dict()}
         processes = all_gather_object(own)
         if not self.ranks.is_rank_zero:
@@ -156,10 +154,10 @@ class Run:
         self.folder.checkpoints.save(self.state.step, content, best=best)
 
     def load(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint.
+        """Restore a checkpoint.
 
         Raises:
-            MedarError: it is of other networks.
+            MedarError: it belongs to other networks.
         """
         self.state = State(**content["state"])
         try:
@@ -172,15 +170,11 @@ class Run:
                 self.average.load_state_dict(content["average"] or self.average.state_dict())
         except (RuntimeError, ValueError, KeyError) as error:
             raise MedarError(
-                f"{self.folder.out}: the checkpoint at step {self.state.step} is of another model "
-                f"({one_line(error)}); build the same one, or choose another folder"
+                f"{self.folder.out}: the checkpoint at step {self.state.step} belongs to another "
+                f"model ({one_line(error)}); build the same model, or choose another folder"
             ) from error
         self.task.load_state_dict(content["task"])
         if self.ranks.rank < len(content["processes"]):
             own = content["processes"][self.ranks.rank]
             self.meter.load_state_dict(own["meter"], self.device)
             restore_random_state(own["random"], self.device)
-
-
-def _nothing() -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext()

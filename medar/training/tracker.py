@@ -1,4 +1,4 @@
-"""Where metrics go: the `Tracker` protocol, `metrics.jsonl`, and several trackers as one.
+"""Metrics: their means over steps, `metrics.jsonl`, and the `Tracker` protocol.
 
 `OUT/metrics.jsonl` is the complete record of a run. Whatever else shows metrics, such as MLflow,
 is filled from it.
@@ -11,8 +11,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
+
 from medar.errors import MedarError
 from medar.files import write_text
+from medar.training.distributed import all_gather_object, weighted_means
+
+
+class Meter:
+    """Means of the metrics of a loss since the last reading; skipped steps do not count.
+
+    Sums stay on the device and are read at log steps only.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
+        """Add scalars if `finite`, a bool on the device, is true."""
+        for name, value in metrics.items():
+            pair = torch.stack([value.float(), torch.ones_like(value, dtype=torch.float32)])
+            pair = torch.where(finite, pair, torch.zeros_like(pair))
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def read(self) -> dict[str, float]:
+        """The means over steps and processes; resets the sums."""
+        own = {name: (float(s), float(n)) for name, (s, n) in self._to_cpu().items()}
+        self._sums = {}
+        return weighted_means(all_gather_object(own))
+
+    def _to_cpu(self) -> dict[str, list[float]]:
+        if not self._sums:
+            return {}
+        values = torch.stack(list(self._sums.values())).tolist()
+        return dict(zip(self._sums, values, strict=True))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """State of this process for a checkpoint."""
+        return {name: pair.cpu() for name, pair in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Restore `state_dict`."""
+        self._sums = {name: value.to(device) for name, value in state.items()}
 
 
 class Tracker(Protocol):

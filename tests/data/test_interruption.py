@@ -91,7 +91,7 @@ def test_interrupted(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> No
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out == ""
-    assert err == "medar: interrupted: the same command goes on from here\n"
+    assert err == "medar: interrupted: the same command resumes\n"
     go_on(tmp_path, manifest, plan(mode="patch"))
 
 

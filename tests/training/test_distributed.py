@@ -46,7 +46,7 @@ def test_two_processes_equal_one_though_one_is_told_to_end(
 ) -> None:
     words = ("batch_size=8", "accumulation_steps=2", "steps=12")
     said = run_two(tmp_path / "two", *words, "end=6", leaves=130)
-    assert "training on CPU (cpu), fp32 (as asked), not compiled, 2 process" in said[0]
+    assert "training on CPU (cpu), fp32 (as requested), not compiled, 2 process" in said[0]
     assert "training on" not in said[1]
     saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
     first, second = (own["random"]["torch"] for own in saved["processes"])

@@ -112,7 +112,7 @@ def test_a_step_that_is_not_finite_is_skipped(
 
 
 def test_several_in_a_row_end_the_run(tmp_path: Path) -> None:
-    with pytest.raises(MedarError, match=r"step 9: .* not finite in 3 steps in a row; try") as e:
+    with pytest.raises(MedarError, match=r"step 9: .* not finite in 3 consecutive steps; try") as e:
         fit(Spoilt(*range(6, 30)), settings(max_nonfinite_steps=3), tmp_path)
     assert "\n" not in str(e.value)
     assert (tmp_path / "checkpoints" / "step-00000007.pt").exists()
@@ -183,7 +183,7 @@ def test_compilation_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[
     task.model.compile = lambda: asked.append(True)  # type: ignore[method-assign]
     fit(task, settings(steps=1, compile=True), tmp_path)
     assert asked == [True]
-    assert "compiled, as asked" in capsys.readouterr().err
+    assert "(as requested), compiled, 1 process" in capsys.readouterr().err
 
 
 def test_no_batches(tmp_path: Path) -> None:
@@ -194,5 +194,5 @@ def test_no_batches(tmp_path: Path) -> None:
 def test_the_metric_that_decides_must_be_there(tmp_path: Path) -> None:
     task = Toy()
     task.metric = "dice"
-    with pytest.raises(MedarError, match="gives no 'dice', which decides what is best; it gives"):
+    with pytest.raises(MedarError, match="has no 'dice', which determines the best weights; it"):
         fit(task, settings(), tmp_path)

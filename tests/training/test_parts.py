@@ -18,14 +18,17 @@ from toy import Toy, settings
 from medar.errors import MedarError
 from medar.settings import from_dict, load_yaml, save_yaml
 from medar.training import TrainingSettings, fit
-from medar.training.averaging import Average
-from medar.training.checkpoint import Checkpoints, load_checkpoint
 from medar.training.distributed import Ranks, current_ranks
-from medar.training.precision import choose_precision
-from medar.training.randomness import random_state, restore_random_state, seed_everything
-from medar.training.schedule import learning_rate, progress
-from medar.training.signals import interruptible
-from medar.training.task import decayed_apart, to_device
+from medar.training.folder import Checkpoints, load_checkpoint
+from medar.training.loop import interruptible
+from medar.training.optimisers import Average, learning_rate, progress
+from medar.training.precision import (
+    choose_precision,
+    random_state,
+    restore_random_state,
+    seed_everything,
+)
+from medar.training.task import to_device, weight_decay_groups
 from medar.training.tracker import JsonlTracker
 
 
@@ -59,7 +62,7 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
     assert load_yaml(TrainingSettings, tmp_path / "a.yaml") == chosen
 
 
-def test_progress_is_the_larger_share() -> None:
+def test_progress_is_the_larger_fraction() -> None:
     both = settings(steps=100, minutes=2)
     assert progress(both, 25, 6.0) == 0.25
     assert progress(both, 25, 60.0) == 0.5
@@ -70,8 +73,8 @@ def test_progress_is_the_larger_share() -> None:
 def test_warm_up_and_cosine() -> None:
     chosen = settings(learning_rate=2.0, warmup_fraction=0.2, min_learning_rate=0.2)
     wanted = {0.0: 0.0, 0.1: 1.0, 0.2: 2.0, 0.6: 1.1, 1.0: 0.2}
-    for share, rate in wanted.items():
-        assert learning_rate(chosen, share) == pytest.approx(rate)
+    for fraction, rate in wanted.items():
+        assert learning_rate(chosen, fraction) == pytest.approx(rate)
     assert learning_rate(settings(learning_rate=2.0, warmup_fraction=0.0), 0.0) == 2.0
 
 
@@ -114,7 +117,7 @@ def test_random_states_come_back() -> None:
 def test_weight_decay_spares_norms_and_biases() -> None:
     model = nn.Sequential(nn.Conv3d(1, 2, 1), nn.GroupNorm(1, 2), nn.Linear(2, 2))
     model[2].weight.requires_grad_(False)
-    decayed, spared = decayed_apart(model)
+    decayed, spared = weight_decay_groups(model)
     assert [p.shape for p in decayed["params"]] == [(2, 1, 1, 1, 1)]
     assert len(spared["params"]) == 4
     assert spared["weight_decay"] == 0.0
@@ -226,7 +229,7 @@ def test_a_second_interrupt_is_not_waited_for() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert interruption.asked
+        assert interruption.requested
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
@@ -237,7 +240,7 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
 
     def enter() -> None:
         with interruptible() as interruption:
-            seen.append(interruption.asked)
+            seen.append(interruption.requested)
 
     thread = threading.Thread(target=enter)
     thread.start()
@@ -247,5 +250,5 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
 
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(MedarError, match="device 'cuda': there is none here"):
+    with pytest.raises(MedarError, match="device 'cuda' is not available here"):
         choose_precision(settings(device="cuda"))

@@ -58,7 +58,7 @@ def test_killed(tmp_path: Path, same_runs: Same, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(number: int, tmp_path: Path, same_runs: Same) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from here"):
+    with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
         fit(Signalled(11, number, noise=0.1), settings(), tmp_path / "a")
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     assert (tmp_path / "a" / "checkpoints" / "step-00000011.pt").exists()
@@ -136,11 +136,11 @@ def test_what_may_not_be_gone_on_with(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(MedarError, match=r"was made with task\.batch_size 4, now it is 6"):
         fit(Toy(batch_size=6), settings(), tmp_path)
-    with pytest.raises(MedarError, match="there is no such checkpoint"):
+    with pytest.raises(MedarError, match="no such checkpoint"):
         fit(Toy(), settings(), tmp_path, resume=tmp_path / "absent.pt")
     other = Toy()
     other.model = torch.nn.Linear(3, 1)
-    with pytest.raises(MedarError, match="is of another model"):
+    with pytest.raises(MedarError, match="belongs to another model"):
         fit(other, settings(), tmp_path)
     assert [path.name for path in last.parent.glob("step-*")] == [last.name]
     assert fit(Toy(), settings(log_every=1, keep_checkpoints=3, save_every=2), tmp_path).step == 30
