@@ -44,9 +44,9 @@ import torch
 from generators import ROWS_FILE, folder_of, length, parameters, run_rows
 from tokenizer import read
 
-from medar.data.layout import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.data.loading import PreparedDataset
 from medar.data.plan import Plan
+from medar.data.prepared import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.losses import to_classes
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.data import is_annotated

@@ -140,8 +140,8 @@ def plan(
         Processes; default one a processor.
     """
     from medar.data.fingerprint import Fingerprint
-    from medar.data.layout import FINGERPRINT_FILE, PLAN_FILE
     from medar.data.planning import plan_data_set
+    from medar.data.prepared import FINGERPRINT_FILE, PLAN_FILE
     from medar.settings import to_dict
 
     made = plan_data_set(
@@ -196,10 +196,10 @@ def prepare(
     workers
         Processes, each with one case in memory; default one a processor.
     """
-    from medar.data.layout import MANIFEST_FILE, check_folder
     from medar.data.manifest import Manifest
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare as run
+    from medar.data.prepared import MANIFEST_FILE, check_folder
 
     check_folder(out)
     stored = out / MANIFEST_FILE

@@ -5,11 +5,10 @@ from typing import Literal
 
 import numpy as np
 
-from medar.data.cases import read_image, read_label, reading_for
-from medar.data.layout import CASES_FILE, MANIFEST_FILE
 from medar.data.manifest import Case, Manifest
 from medar.data.preparation import restore_image, restore_label
-from medar.data.prepared import Prepared
+from medar.data.prepared import CASES_FILE, MANIFEST_FILE, Prepared
+from medar.data.reading import read_image, read_label, reading_for
 from medar.errors import MedarError
 from medar.report.orthoslices import save_orthoslices
 from medar.volume import ReadOptions, Volume

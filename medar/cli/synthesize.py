@@ -121,7 +121,7 @@ def synthesize(
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
-    from medar.data.cases import read_for_plan
+    from medar.data.reading import read_for_plan
     from medar.report.artifacts import write_samples_sheet
     from medar.synthesis.request import Request
     from medar.synthesis.samples import SHEET, write_samples

@@ -253,7 +253,7 @@ def reconstruct(
     """
     from math import isfinite
 
-    from medar.data.cases import read_for_plan
+    from medar.data.reading import read_for_plan
     from medar.tokenizer.tokenizer import Tokenizer
 
     _check_outputs(out, labels)

@@ -189,8 +189,8 @@ def prepared_folder(
         dataset: how a data set is read.
         workers: processes that prepare; None for one a processor.
     """
-    from medar.data.layout import MANIFEST_FILE
     from medar.data.manifest import Manifest
+    from medar.data.prepared import MANIFEST_FILE
     from medar.data.resolve import is_prepared, prepare_for_training
     from medar.training.distributed import current_ranks
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medar.data.case import modality_of
 from medar.data.manifest import SPLITS, Case, Manifest, Split
-from medar.data.modality import modality_of
 from medar.errors import MedarError, one_line
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")

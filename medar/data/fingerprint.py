@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
-from medar.data.intensity import foreground
 from medar.data.manifest import Case, Manifest
-from medar.data.plan import check_reading
+from medar.data.plan import check_reading, foreground
+from medar.data.reading import read_image, read_label, reading_for
 from medar.errors import MedarError
 from medar.files import digest, read_json, write_json
 from medar.parallel import run_parallel

@@ -11,20 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from medar.data.cases import reading_for
+from medar.data.case import modality_of
 from medar.data.fingerprint import QUANTILES, Fingerprint, take_fingerprint
 from medar.data.hashes import HashIndex
-from medar.data.intensity import TISSUE_HU, IntensityRule
-from medar.data.layout import (
+from medar.data.manifest import Manifest
+from medar.data.plan import TISSUE_HU, IntensityRule, Plan
+from medar.data.prepared import (
     FINGERPRINT_FILE,
     HASHES_FILE,
     PLAN_FILE,
     PREVIOUS_PLAN_FILE,
     check_folder,
 )
-from medar.data.manifest import Manifest
-from medar.data.modality import modality_of
-from medar.data.plan import Plan
+from medar.data.reading import reading_for
 from medar.errors import MedarError
 from medar.files import write_bytes
 from medar.parallel import default_workers

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medar.data.intensity import TISSUE_HU, Window
-from medar.data.plan import Plan
+from medar.data.plan import TISSUE_HU, Plan, Window
 from medar.errors import MedarError
 from medar.volume import Grid, Provenance, Volume, resample
 

@@ -1,7 +1,7 @@
 """Preparing a data set: every case to the plan's form, in parallel, into a cache.
 
 What is there already is kept; a case that fails is set aside with its reason; an interrupted run
-goes on where it stopped. `medar.data.layout` describes the folder that results.
+goes on where it stopped. `medar.data.prepared` describes the folder that results.
 """
 
 import json
@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.cache import ArrayCache
-from medar.data.cases import read_image, read_label
 from medar.data.hashes import HashIndex
-from medar.data.layout import (
+from medar.data.manifest import Case, Manifest
+from medar.data.plan import Plan
+from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
+from medar.data.prepared import (
     ARRAYS,
     CASES_FILE,
     FAILED_FILE,
@@ -25,9 +27,7 @@ from medar.data.layout import (
     PLAN_FILE,
     check_folder,
 )
-from medar.data.manifest import Case, Manifest
-from medar.data.plan import Plan
-from medar.data.preparation import VERSION, prepare_image, prepare_label, target_grid
+from medar.data.reading import read_image, read_label
 from medar.errors import MedarError
 from medar.files import digest, exclusive, remove_temporaries, write_text
 from medar.parallel import default_workers, run_parallel
@@ -74,7 +74,7 @@ def prepare(
     Args:
         manifest: the cases, with splits.
         plan: the form.
-        out: the folder to fill, see `medar.data.layout`.
+        out: the folder to fill, see `medar.data.prepared`.
         workers: processes, each holding one case in memory; default: one a processor.
         hashes: content hashes; default an index kept in `out`.
 

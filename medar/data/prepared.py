@@ -1,4 +1,13 @@
-"""Reading a prepared data set: its plan, its cases, and the arrays behind them."""
+"""The folder of a prepared data set: its files, its plan, its cases and their arrays.
+
+plan.yaml          the plan; plan.previous.yaml, the one before it
+cases.jsonl        one line per case: keys of its arrays, label values, attributes, split
+failed.jsonl       the cases that could not be prepared, with reasons
+manifest.jsonl     the data set as it was read, with its splits
+fingerprint.json   measurements of the data set
+hashes.json        content hashes of its files
+arrays/            the cache, see `medar.data.cache`
+"""
 
 import hashlib
 import json
@@ -11,11 +20,38 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.cache import ArrayCache
-from medar.data.layout import ARRAYS, CASES_FILE, MANIFEST_FILE, PLAN_FILE
 from medar.data.manifest import Manifest, Split
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
 from medar.errors import MedarError, one_line
+from medar.files import TEMPORARY, TRACKED
+
+PLAN_FILE = "plan.yaml"
+PREVIOUS_PLAN_FILE = "plan.previous.yaml"
+CASES_FILE = "cases.jsonl"
+FAILED_FILE = "failed.jsonl"
+MANIFEST_FILE = "manifest.jsonl"
+FINGERPRINT_FILE = "fingerprint.json"
+HASHES_FILE = "hashes.json"
+ARRAYS = "arrays"
+
+
+def check_folder(out: Path) -> None:
+    """Refuse to mix a prepared data set with other files.
+
+    Raises:
+        MedarError: `out` is a file, or a folder that holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise MedarError(f"{out}: is a file; --out names a folder")
+    known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
+    found = {p.name for p in out.iterdir()} if out.exists() else set()
+    inside = {name for name in found if not name.startswith(TEMPORARY) and name != TRACKED}
+    if inside and not inside & known:
+        raise MedarError(
+            f"{out}: holds other files ({sorted(inside)[0]} ...); --out needs a new or empty "
+            "folder, or one that was prepared before"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

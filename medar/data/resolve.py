@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from medar.data.layout import CASES_FILE, MANIFEST_FILE
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.planning import plan_in_force
 from medar.data.prepare import prepare
-from medar.data.prepared import Prepared
+from medar.data.prepared import CASES_FILE, MANIFEST_FILE, Prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.settings import from_dict, to_dict

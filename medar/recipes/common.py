@@ -67,10 +67,9 @@ def _prepare(
     labelled: bool,
     context: StageContext,
 ) -> Facts:
-    from medar.data.layout import PLAN_FILE
     from medar.data.planning import plan_in_force
     from medar.data.prepare import prepare
-    from medar.data.prepared import Prepared
+    from medar.data.prepared import PLAN_FILE, Prepared
 
     folder = context.folder
     manifest = manifest_in(data, context.out)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medar.data.hashes import HashIndex
-from medar.data.layout import HASHES_FILE, MANIFEST_FILE
 from medar.data.manifest import Case, Manifest
-from medar.data.prepared import Prepared
+from medar.data.prepared import HASHES_FILE, MANIFEST_FILE, Prepared
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from medar.data.cases import read_image, reading_for
 from medar.data.manifest import Split
 from medar.data.prepared import Prepared
+from medar.data.reading import read_image, reading_for
 from medar.errors import MedarError
 from medar.progress import track
 from medar.segmentation.files import ENDING, digest_of, leave

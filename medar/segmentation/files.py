@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medar.data.cases import read_for_plan
+from medar.data.reading import read_for_plan
 from medar.data.sources.files import (
     channel_of,
     find_volumes,

@@ -6,8 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from medar.data.intensity import Window
-from medar.data.plan import Plan
+from medar.data.plan import Plan, Window
 from medar.data.preparation import Trace, restore_image, restore_label
 from medar.errors import MedarError
 from medar.tokenizer.inference import (

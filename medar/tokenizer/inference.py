@@ -15,8 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medar.data.intensity import Window
-from medar.data.plan import Plan
+from medar.data.plan import Plan, Window
 from medar.data.preparation import Trace, prepare_image, restore_image, restore_label
 from medar.devices import device_of
 from medar.tokenizer.tiles import DecodedMap

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medar.data.layout import CASES_FILE, MANIFEST_FILE
+from medar.data.prepared import CASES_FILE, MANIFEST_FILE
 from medar.errors import MedarError
 from medar.files import digest
 from medar.settings import to_dict

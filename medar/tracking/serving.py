@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from medar.data.cases import read_for_plan
+from medar.data.reading import read_for_plan
 from medar.errors import MedarError
 from medar.files import read_json
 from medar.generator.settings import SamplingSettings

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.case import Case
-from medar.data.cases import read_image, read_label
+from medar.data.reading import read_image, read_label
 from medar.errors import GeometryWarning, MedarError
 from medar.view.files import MOST, Shown, titles
 from medar.volume import Grid, ReadOptions, Volume, write_nifti

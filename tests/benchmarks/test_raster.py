@@ -11,8 +11,7 @@ from peers.voxel import voxel_tokenizer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.known import KnownTokens

@@ -8,8 +8,7 @@ from peers.raster import RasterModel
 from peers.voxel import VoxelTokenizer, read_tokenizer, voxel_config, voxel_tokenizer
 from torch.nn.functional import avg_pool3d, interpolate
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.settings import GeneratorConfig, ModelSettings

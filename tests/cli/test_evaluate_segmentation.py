@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.folder import save_segmenter
 from medar.segmentation.network import Segmenter

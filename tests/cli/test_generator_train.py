@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.synthesis import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar.data.intensity import IntensityRule
 from medar.data.manifest import Case, Manifest, Split
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.volume import Volume, write_nifti
 
 Write = Callable[..., Path]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medar.data.intensity import SAMPLE, IntensityRule, Window, foreground
+from medar.data.plan import SAMPLE, IntensityRule, Window, foreground
 from medar.errors import MedarError
 
 PERCENTILES = IntensityRule(kind="percentiles", low=0.5, high=99.5)

@@ -12,9 +12,16 @@ import pytest
 from scipy import ndimage
 
 from medar.data.phantoms import LABELS, Phantom, draw_anatomy, make_phantom, render, write_phantoms
-from medar.data.phantoms.acquisition import ORIENTATIONS, stored_as
 from medar.data.phantoms.anatomy import Anatomy, Lesion
-from medar.data.phantoms.scanners import CONTRASTS, bias_field, ct_image, mr_image, signals
+from medar.data.phantoms.scanners import (
+    CONTRASTS,
+    ORIENTATIONS,
+    bias_field,
+    ct_image,
+    mr_image,
+    signals,
+    stored_as,
+)
 from medar.errors import MedarError
 from medar.files import file_digest
 from medar.volume import Grid, read_volume

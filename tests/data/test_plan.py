@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.settings import from_dict, to_dict
 from medar.volume import ReadOptions

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from medar.data.fingerprint import QUANTILES, CaseFingerprint, Fingerprint
-from medar.data.intensity import IntensityRule
 from medar.data.manifest import Case, Manifest
+from medar.data.plan import IntensityRule
 from medar.data.planning import downsampling, fit_spacing, make_plan, target_spacing
 from medar.errors import MedarError
 

@@ -10,8 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.data.preparation import (
     VERSION,
     Trace,

@@ -12,9 +12,8 @@ import pytest
 
 from medar.data import prepare as module
 from medar.data.cache import ArrayCache
-from medar.data.intensity import IntensityRule
 from medar.data.manifest import Case, Manifest
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.data.prepare import prepare
 from medar.data.prepared import Prepared
 from medar.errors import MedarError

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medar.data.cases import read_image, read_label
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import restore_image, restore_label
 from medar.data.prepare import prepare
 from medar.data.prepared import Prepared
+from medar.data.reading import read_image, read_label
 from medar.errors import MedarError
 
 MakeDataset = Callable[..., Manifest]

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medar.data.case import modality_of
 from medar.data.manifest import Manifest
-from medar.data.modality import modality_of
 from medar.data.sources import read_manifest
-from medar.data.sources.fields import parse_labels
+from medar.data.sources.dataset_json import parse_labels
 from medar.errors import MedarError
 from medar.volume import Volume, write_nifti
 

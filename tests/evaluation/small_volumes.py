@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.generator.generator import Generator
 from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.synthesis import Synthesizer

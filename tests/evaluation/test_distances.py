@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from small_volumes import make_plan, smooth
 
-from medar.data.cases import read_image
-from medar.data.intensity import IntensityRule
+from medar.data.plan import IntensityRule
 from medar.data.preparation import prepare_image
+from medar.data.reading import read_image
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.evaluation import distances

@@ -11,9 +11,9 @@ import pytest
 import torch
 from small_volumes import make_plan, make_tokenizer
 
-from medar.data.intensity import IntensityRule
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
+from medar.data.plan import IntensityRule
 from medar.errors import MedarError
 from medar.evaluation.reconstruction import evaluate_tokenizer
 from medar.evaluation.reconstruction.cases import make_examples

@@ -12,9 +12,8 @@ import torch
 from small_maps import AFFINE, NAMES, cubes, data_set, write_case, write_maps
 from torch import Tensor
 
-from medar.data.intensity import IntensityRule
 from medar.data.manifest import Manifest
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.data.prepare import prepare
 from medar.errors import MedarError
 from medar.evaluation.segmentation import SegmentationReport, evaluate_segmentation

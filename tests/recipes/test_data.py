@@ -10,11 +10,10 @@ import pytest
 from medar.data import prepare as preparing
 from medar.data.cache import ArrayCache
 from medar.data.case import Case
-from medar.data.intensity import IntensityRule
-from medar.data.layout import CASES_FILE
 from medar.data.manifest import Manifest
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.data.prepare import prepare
+from medar.data.prepared import CASES_FILE
 from medar.errors import MedarError
 from medar.recipes.data import (
     check_data,

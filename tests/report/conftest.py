@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import yaml
 
-from medar.data.intensity import IntensityRule
 from medar.data.manifest import Case, Manifest
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.evaluation.distances import SetDistance
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.memorisation import Audit, Suspect

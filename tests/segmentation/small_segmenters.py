@@ -7,8 +7,7 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import SegmentationSettings

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small_segmenters import make_plan, make_segmenter, smooth
 
-from medar.data.intensity import IntensityRule
+from medar.data.plan import IntensityRule
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
 from medar.segmentation.network import Segmenter

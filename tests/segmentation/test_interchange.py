@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from small_segmenters import make_plan, make_settings, smooth
 from torch import Tensor, nn
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.folder import (

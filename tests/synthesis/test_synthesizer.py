@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from medar.data.intensity import IntensityRule
+from medar.data.plan import IntensityRule
 from medar.errors import MedarError
 from medar.generator.settings import SamplingSettings
 from medar.synthesis.region import Box, without

@@ -4,8 +4,7 @@ from typing import Any
 
 import torch
 
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.generator.generator import Generator
 from medar.generator.mixers import MixerSettings
 from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings

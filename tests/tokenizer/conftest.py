@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from medar.data.intensity import IntensityRule
 from medar.data.phantoms import write_phantoms
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.data.planning import plan_data_set
 from medar.data.prepare import prepare
 from medar.data.sources import read_manifest

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from medar.data.cases import read_for_plan
-from medar.data.intensity import Window
+from medar.data.plan import Window
 from medar.data.preparation import prepare_image
+from medar.data.reading import read_for_plan
 from medar.errors import MedarError
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.inference import field_of_view, psnr_within

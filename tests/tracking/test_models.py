@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar.data.cases import read_for_plan
+from medar.data.reading import read_for_plan
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter

@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.manifest import Split
-from medar.data.phantoms.acquisition import draw_grid, draw_pose
 from medar.data.phantoms.anatomy import Anatomy, draw_anatomy
 from medar.data.phantoms.render import LABELS, render
-from medar.data.phantoms.scanners import CONTRASTS, PHASES, ct_image, mr_image
+from medar.data.phantoms.scanners import CONTRASTS, PHASES, ct_image, draw_grid, draw_pose, mr_image
 from medar.errors import MedarError
 from medar.files import read_json, write_json, write_text
 from medar.progress import track

@@ -7,7 +7,7 @@ from pathlib import Path
 from medar.data.attributes import join_attributes
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.bids import is_bids, read_bids
-from medar.data.sources.fields import read_object
+from medar.data.sources.dataset_json import read_msd, read_nnunet, read_object
 from medar.data.sources.files import (
     ids_for,
     is_dicom_folder,
@@ -16,8 +16,6 @@ from medar.data.sources.files import (
     visible,
 )
 from medar.data.sources.folder import read_folder
-from medar.data.sources.msd import read_msd
-from medar.data.sources.nnunet import read_nnunet
 from medar.data.splits import FRACTIONS, assign_splits
 from medar.errors import MedarError
 from medar.volume.header import is_dicom

@@ -4,8 +4,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from medar.data.case import modality_of
 from medar.data.manifest import Case, Manifest
-from medar.data.modality import modality_of
 from medar.data.sources.files import find_volumes, split_ending, visible
 from medar.errors import MedarError
 

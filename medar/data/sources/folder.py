@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medar.data.manifest import Case, Manifest, Split
-from medar.data.sources.fields import parse_labels, read_object
+from medar.data.sources.dataset_json import parse_labels, read_object
 from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, not_a_data_set, stem_of
 from medar.errors import MedarError
 

@@ -14,12 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medar.data.cases import read_for_plan, read_label
-from medar.data.intensity import Window
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Case
-from medar.data.plan import Plan
+from medar.data.plan import Plan, Window
 from medar.data.preparation import prepare_image, prepare_label
+from medar.data.reading import read_for_plan, read_label
 from medar.errors import MedarError
 from medar.evaluation.generation.evaluate import Batch, HeldOut, held_out
 from medar.volume import Volume

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from medar.data.cases import read_image, read_label, reading_for
 from medar.data.hashes import HashIndex
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.plan import Plan
 from medar.data.prepared import Prepared
+from medar.data.reading import read_image, read_label, reading_for
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError

@@ -5,8 +5,7 @@ from importlib.metadata import version
 from typing import Any
 
 from medar import __version__
-from medar.data.intensity import IntensityRule
-from medar.data.plan import Plan
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.interchange.monai import definition
