@@ -1,8 +1,8 @@
 """Generators at equal data, parameters and training time: ours, its baselines and MONAI's.
 
-Each row trains in medar's loop, samples volumes and judges them against the held-out real ones
-(everything but the train split). A row that is in OUT/results.jsonl already is not run again; a
-table of all of them is printed at the end. Each row's folder keeps its report and contact sheet.
+Each row trains in medar's loop, samples volumes and compares them with the held-out real ones
+(all but the train split). Rows that OUT/results.jsonl already has are not run again; a table of all
+rows is printed at the end. Each row's folder keeps its report and contact sheet.
 
     python benchmarks/generation.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
         --tokenizer configs/tokenizer/hippocampus_mr.yaml --out runs/generation \
@@ -19,19 +19,19 @@ Rows:
                               latent of FIRST, for --tune-minutes
     ldm                       at the best setting
 
-Time: every row has --first-minutes + --minutes. What made TOKENS is to have been trained for
---first-minutes; the peers' first stages are trained for as long, here, once for all rows; `voxel`,
-which has none, spends both on its transformer. Encoding is not counted. Data: the train split with
-as many augmented variants, alike augmented, as TOKENS has. Parameters: those of the transformers
-of `raster` and `voxel` and of the second stages at SIZE 1 are those of `ours`; FIRST is `vqvae`, of
-as many parameters as our tokenizer, or `kl-W`, an AutoencoderKL with W channels at full resolution
-(64 would have as many, and takes seconds a volume on a CPU).
-Sampling: temperature 1, no guidance, fp32. The peers' settings are chosen by the very Frechet
-distance that they are judged by, of --tune-samples volumes, ours by nobody.
+Time: every row has --first-minutes + --minutes. The tokenizer of TOKENS must have been trained for
+--first-minutes; the peers' first stages are trained here for the same time, once for all rows;
+`voxel`, which has no first stage, spends both on its transformer. Encoding is not counted. Data:
+the train split with the same number of augmented variants as TOKENS. Parameters: the transformers
+of `raster` and `voxel` and the second stages at SIZE 1 have as many as `ours`; FIRST is `vqvae`,
+with as many parameters as our tokenizer, or `kl-W`, an AutoencoderKL with W channels at full
+resolution (64 channels would match ours, but take seconds per volume on a CPU).
+Sampling: temperature 1, no guidance, fp32. The peers' settings are tuned on the Frechet distance of
+--tune-samples volumes, the metric they are compared by; ours are not tuned.
 
-With --first-steps and --steps instead of minutes, rows compare on a machine that others use too:
-equal time is then the number of steps that each row takes in those minutes on an idle one; name the
-rows with --rows then, as each has another number.
+--first-steps and --steps replace the minutes on a machine with other load: equal time is then the
+number of steps that each row takes in those minutes on an idle machine. The number differs from row
+to row, so name the rows with --rows.
 """
 
 import argparse
@@ -77,14 +77,14 @@ LEVELS = 64
 
 
 def main() -> None:
-    """Run the rows that are not there yet, print the table."""
+    """Run the missing rows and print the table."""
     options = parse()
     run_rows(options, lambda row: run(row, options))
     print(table(read(options.out / ROWS_FILE)))
 
 
 def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge one row."""
+    """Train and evaluate one row."""
     name, _, rest = row.partition(":")
     changes = ["condition.attributes=[]", "condition.map=none", "data.previews=0"]
     settings = load_yaml(GeneratorSettings, options.config, changes)
@@ -94,7 +94,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
         return run_ours(name, int(rest or 0), settings, ours, budget, options)
     kind = name.removeprefix("tune-").removeprefix("monai-")
     if kind not in peers.MAKE:
-        raise SystemExit(f"{row}: no such row; there are: {', '.join(ROWS)}")
+        raise SystemExit(f"{row}: unknown row; known rows: {', '.join(ROWS)}")
     minutes, folder = options.minutes, folder_of(options, row)
     chosen = peers.Setting.read(rest) if rest else None
     if chosen is None:
@@ -111,7 +111,7 @@ def run_ours(
     name: str, seed: int, settings: GeneratorSettings, tokenizer: Tokenizer, budget: int,
     options: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """A row of medar's own models."""
+    """A row with one of medar's own models."""
     tokens, minutes, first = options.tokens, options.minutes, options.first_minutes
     out = folder_of(options, f"{name}:{seed}")
     about: dict[str, Any] = {
@@ -145,7 +145,7 @@ def raster_row(
 
 
 def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:
-    """The folder of voxel tokens of the same cases, made if it is not there."""
+    """The folder of voxel tokens of the same cases, which is filled if it is empty."""
     plan, about = tokenizer.require_plan(), TokenIndex.load(options.tokens)
     x, y, z = (side // factor for side, factor in zip(plan.size, options.voxel, strict=True))
     out = options.out / "voxel-tokens"
@@ -163,7 +163,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| row | min, first + second | steps | parameters, first + second | samples | "
         "Frechet (95 %; floor) | kernel (95 %; floor) | texture Frechet (floor) | "
         "MS-SSIM (real) | nearest training volume, ratio: features / voxels | suspects | "
-        "s a volume |",
+        "s per volume |",
         "|---" * 12 + "|",
     ]
     for one in rows:
@@ -171,9 +171,9 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {one['row']} | {one['first_minutes']:.0f} + {one['minutes']:.1f} | "
             f"{one['steps']} | "
             f"{one['first_parameters']:,} + {one['parameters']:,} | {one['samples']} | "
-            f"{one['frechet']:.1f} ({spread(one['frechet_interval'], 1)}; "
+            f"{one['frechet']:.1f} ({ends(one['frechet_interval'], 1)}; "
             f"{one['frechet_floor']:.1f}) | "
-            f"{one['kernel']:.3f} ({spread(one['kernel_interval'], 3)}; "
+            f"{one['kernel']:.3f} ({ends(one['kernel_interval'], 3)}; "
             f"{one['kernel_floor']:.3f}) | "
             f"{one['texture_frechet']:.1f} ({one['texture_floor']:.1f}) | "
             f"{one['ms_ssim']:.3f} ({one['ms_ssim_real']:.3f}) | {numbers(one['nearest'])} | "
@@ -182,8 +182,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def spread(interval: list[float] | None, digits: int) -> str:
-    """An interval, where there is one."""
+def ends(interval: list[float] | None, digits: int) -> str:
+    """Both ends of an interval; "-" for None."""
     return "-" if interval is None else f"{interval[0]:.{digits}f}-{interval[1]:.{digits}f}"
 
 
@@ -202,7 +202,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=Path, help="settings of the tokenizer, for the peers")
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--first-minutes", type=float, default=8.0)
-    parser.add_argument("--first-steps", type=int, help="of first stages, instead of minutes")
+    parser.add_argument(
+        "--first-steps", type=int, help="of first stages, instead of --first-minutes"
+    )
     parser.add_argument("--tune-minutes", type=float, default=4.0)
     parser.add_argument("--tune-samples", type=int, default=42)
     parser.add_argument(

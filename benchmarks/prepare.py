@@ -1,10 +1,10 @@
 """Preparing and reading a data set: medar against MONAI's dictionary transforms.
 
-The same work on the same files in one run, one process and one thread each: load, orient to RAS+,
-resample (linear; labels nearest), normalise, crop or pad, store; then read it all back. MONAI
-stores with `PersistentDataset`. Repetitions alternate between the two, so that a drifting machine
-hits both alike; medians and ratios are printed. The floor of filling is the decompression of the
-gzip files; the floor of reading is copying the bytes.
+Both do the same work on the same files in one run, each with one process and one thread: load,
+orient to RAS+, resample (linear; labels nearest), normalise, crop or pad, store; then read all of
+it back. MONAI stores with `PersistentDataset`. Repetitions alternate between the two, so that a
+drift of the machine affects both; medians and ratios are printed. The floor of filling is the
+decompression of the gzip files; the floor of reading is copying the bytes.
 
     python benchmarks/prepare.py DATA [--cases 64] [--repeats 5] [--spacing 4 4 4] [--size 64 64 64]
 """
@@ -49,13 +49,14 @@ Step = Callable[[], object]
 
 
 def main() -> None:
-    """Run both, print a table and the ratios."""
+    """Run both; print a table and the ratios."""
     options = parse()
     torch.set_num_threads(1)
     use_threads(1)
     warnings.simplefilter("ignore")
-    found = read_manifest(options.data)
-    manifest = found.with_cases(tuple(c for c in found if c.label)[: options.cases])
+    manifest = read_manifest(options.data)
+    labelled = tuple(case for case in manifest if case.label)
+    manifest = manifest.with_cases(labelled[: options.cases])
     plan = bench_plan(manifest, options)
     with tempfile.TemporaryDirectory() as scratch:
         ours, theirs = Path(scratch) / "medar", Path(scratch) / "monai"
@@ -94,17 +95,17 @@ def parse() -> argparse.Namespace:
 
 
 def bench_plan(manifest: Manifest, options: argparse.Namespace) -> Plan:
-    """A plan whose work MONAI's transforms can do too: nearest labels, whole volumes."""
-    taken = take_fingerprint(manifest, ReadOptions(), workers=1, hashes=HashIndex())
-    given = {"mode": "volume", "label_interpolation": "nearest"}
+    """A plan that MONAI's transforms can follow too: nearest labels, whole volumes."""
+    fingerprint = take_fingerprint(manifest, ReadOptions(), workers=1, hashes=HashIndex())
+    overrides = {"mode": "volume", "label_interpolation": "nearest"}
     for name in ("spacing", "size"):
         if getattr(options, name):
-            given[name] = getattr(options, name)
-    return make_plan(taken, manifest, overrides=given)
+            overrides[name] = getattr(options, name)
+    return make_plan(fingerprint, manifest, overrides=overrides)
 
 
 def patch_values(size: list[int]) -> dict[str, object]:
-    """What changes in a plan for patches."""
+    """Changes of a plan for patches."""
     return {"mode": "patch", "size": size, "downsampling": [1, 1, 1]}
 
 
@@ -115,7 +116,7 @@ def fill_medar(manifest: Manifest, plan: Plan, folder: Path) -> None:
 
 
 def read(dataset: Any, then: Callable[[Any], object] | None = None) -> None:
-    """One pass over a data set, with what comes after the cache."""
+    """One pass over a data set, with a transform after the cache."""
     for index in range(len(dataset)):
         item = dataset[index]
         if then:
@@ -154,7 +155,7 @@ def fill_monai(manifest: Manifest, plan: Plan, folder: Path) -> None:
 
 
 def inflate(manifest: Manifest) -> None:
-    """Decompress every file and nothing else: what zlib makes of filling at best."""
+    """Decompress every file and nothing else: the lower bound for filling with zlib."""
     for case in manifest:
         for file in (*case.images, case.label):
             if file and file.name.endswith(".gz"):
@@ -162,7 +163,7 @@ def inflate(manifest: Manifest) -> None:
 
 
 def copy(cases: int, plan: Plan) -> None:
-    """Copy as many bytes as reading must deliver: an image in float32, a label in int16."""
+    """Copy as many bytes as reading returns: an image in float32, a label in int16."""
     image, label = np.zeros(plan.size, np.float32), np.zeros(plan.size, np.int16)
     for _ in range(cases):
         image.copy()
@@ -170,7 +171,7 @@ def copy(cases: int, plan: Plan) -> None:
 
 
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, repeated in turn; the first round warms up and is not counted."""
+    """Seconds of each step over alternating rounds; the first round is a warm-up, not counted."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(repeats + 1):
         for name, step in steps.items():
@@ -182,14 +183,14 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
 
 
 def report(times: dict[str, list[float]], manifest: Manifest, plan: Plan) -> None:
-    """A table in ms a case, and the ratios that count."""
+    """Print a table in ms per case, and the ratios."""
     cases = len(manifest)
     print(f"{manifest.root.name}: {cases} cases to {plan.size} at {plan.spacing} mm")
     print(f"monai {monai.__version__}, torch {torch.__version__}, one thread")
     for name, values in times.items():
         middle = statistics.median(values) / cases * 1e3
         low, high = min(values) / cases * 1e3, max(values) / cases * 1e3
-        print(f"  {name:<12} {middle:8.3f} ms a case  ({low:.3f} to {high:.3f})")
+        print(f"  {name:<12} {middle:8.3f} ms per case  ({low:.3f} to {high:.3f})")
     ratios = {}
     for kind in ("fill", "read", "patch"):
         if f"medar {kind}" in times:

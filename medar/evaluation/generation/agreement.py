@@ -27,12 +27,12 @@ from medar.errors import MedarError
 from medar.evaluation.generation.sampling import (
     check_conditions,
     conditions,
-    notes,
+    notes_on,
+    protocol_of,
     reconstructed,
     sample_volumes,
     spread_over,
 )
-from medar.generator.folder import generator_digest
 from medar.generator.settings import SamplingSettings
 from medar.losses import to_classes
 from medar.progress import track
@@ -131,15 +131,9 @@ def evaluate_conditions(
         cases=count,
         split=split,
         **{kind: dice.result() for kind, dice in meter.dice.items()},
-        notes=notes(count, dataset),
+        notes=notes_on(count, dataset),
         protocol={
-            "name": NAME,
-            "plan": dataset.plan.digest,
-            "cases": dataset.prepared.digest,
-            "class": type(synthesizer.model).__name__,
-            "model": generator_digest(synthesizer.model),
-            "sampling": to_dict(settings),
-            "seed": seed,
+            **protocol_of(NAME, synthesizer, dataset, settings, seed),
             "dice": "of each label over the cases annotated for it and holding it, then averaged",
         },
     )

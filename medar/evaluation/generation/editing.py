@@ -29,14 +29,14 @@ from medar.evaluation.generation.edits import Edit, box_removed, lowered
 from medar.evaluation.generation.sampling import (
     check_conditions,
     conditions,
-    notes,
+    notes_on,
+    protocol_of,
     reconstructed,
     sample_volumes,
 )
 from medar.evaluation.reconstruction.cases import evenly_spaced
 from medar.evaluation.similarity import PROTOCOL, ssim
 from medar.generator.conditions import Condition
-from medar.generator.folder import generator_digest
 from medar.generator.known import KnownTokens
 from medar.generator.settings import SamplingSettings
 from medar.progress import track
@@ -160,16 +160,10 @@ def evaluate_editing(
         known_scales=scales,
         inpainting=inpainting.result(),
         upscaling=upscaling.result(),
-        notes=notes(len(indices), dataset),
+        notes=notes_on(len(indices), dataset),
         protocol={
-            "name": NAME,
-            "plan": dataset.plan.digest,
-            "cases": dataset.prepared.digest,
-            "class": type(synthesizer.model).__name__,
-            "model": generator_digest(synthesizer.model),
-            "sampling": to_dict(settings),
+            **protocol_of(NAME, synthesizer, dataset, settings, seed),
             "conditions": "attributes of the case, no label map",
-            "seed": seed,
             "psnr": PROTOCOL["psnr"] + "; of the box alone for inpainting",
             "ssim": PROTOCOL["ssim"] + "; of the box alone for inpainting",
         },

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -212,8 +213,27 @@ def reconstructed(tokenizer: Tokenizer, volume: Tensor) -> Tensor:
     return tokenizer.decode_map(pyramid).volume[0].float().cpu().clamp(-1.0, 1.0)
 
 
-def notes(cases: int, dataset: PreparedDataset) -> list[str]:
-    """What to know before values of some held-out cases are compared."""
+def protocol_of(
+    name: str,
+    synthesizer: Synthesizer,
+    dataset: PreparedDataset,
+    settings: SamplingSettings,
+    seed: int,
+) -> dict[str, Any]:
+    """What an evaluation on held-out cases was run with: data, generator and sampling."""
+    return {
+        "name": name,
+        "plan": dataset.plan.digest,
+        "cases": dataset.prepared.digest,
+        "class": type(synthesizer.model).__name__,
+        "model": generator_digest(synthesizer.model),
+        "sampling": to_dict(settings),
+        "seed": seed,
+    }
+
+
+def notes_on(cases: int, dataset: PreparedDataset) -> list[str]:
+    """What to know before values of some held-out cases are compared with others."""
     lines = []
     if cases < FEW:
         lines.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
