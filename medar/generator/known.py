@@ -1,13 +1,13 @@
-"""Which tokens are known beforehand: outside a box, or at the coarse scales.
+"""Known tokens: those outside a region, or of the coarse scales.
 
-Inpainting knows the sites outside a region, outpainting those inside one, super-resolution the
-first scales. Training draws such masks, so that sampling meets nothing that it has not seen. A
-token stands for its cell, the part of the volume that its site covers. On the latent grid it is
-known where the whole cell is; on coarser ones where most of the sites below it are: were all of
-them needed, the coarse scales, whose cells are large, would be sampled without a look at the
-volume, and the fine ones could not mend what they said.
+Inpainting knows the tokens outside a region, outpainting those inside it, super-resolution the
+coarse scales. Training draws such masks, so that sampling meets nothing new. A token stands for its
+cell, the part of the volume that its site covers. On the latent grid a token is known if its whole
+cell is; on coarser grids, if most of the sites below it are. If all of them had to be, the coarse
+scales, whose cells are large, would be sampled without regard to the volume, and the fine ones
+could not correct them.
 
-B batch, X Y Z voxels, L tokens over all scales, K scales.
+B batch, D code width, L tokens over all scales, K scales, X Y Z voxels, x y z latent sites.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from medar.generator.positions import coordinates, token_scales
 from medar.tokenizer.schedule import ScaleSchedule
 
 MISSING = 0.25
-"""Share of the sites below it that may be missing where a coarse token counts as known."""
+"""Fraction of the sites below a coarse token that may be unknown if it counts as known."""
 SMALLEST, LARGEST = 0.2, 0.8
-"""Sides of the boxes that training draws, in parts of the volume's."""
-OUTWARD = 0.25
-"""Share of those boxes that are what is known, rather than what is not."""
+"""Sides of the boxes drawn in training, as fractions of the volume's."""
+INSIDE = 0.25
+"""Fraction of the boxes whose inside is known instead of their outside."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,54 +55,55 @@ class KnownTokens:
 def draw_known(
     schedule: ScaleSchedule,
     batch: int,
-    share_boxes: float,
-    share_scales: float,
+    box_fraction: float,
+    scale_fraction: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Masks for a training batch, (B, L) bool on the CPU: True where a token is known.
+    """Draw which tokens of a training batch are known, (B, L) bool on the CPU.
 
     Args:
         schedule: the grids.
         batch: B.
-        share_boxes: share of the items of which all is known but a box, or a box alone.
-        share_scales: share of the items whose first scales are known, 1 to K - 1 of them. Of all
-            other items nothing is known.
+        box_fraction: fraction of the items of which the outside or inside of a box is known.
+        scale_fraction: fraction of the items of which the first 1 to K - 1 scales are known. Of
+            the other items nothing is known.
         generator: on the CPU.
 
     Raises:
-        MedarError: shares below 0, or above 1 together.
+        MedarError: a fraction below 0, or a sum above 1.
     """
-    if min(share_boxes, share_scales) < 0 or share_boxes + share_scales > 1:
+    if min(box_fraction, scale_fraction) < 0 or box_fraction + scale_fraction > 1:
         raise MedarError(
-            f"shares of known boxes {share_boxes} and scales {share_scales}: from 0, and together "
-            "at most 1, are needed"
+            f"fractions of known boxes {box_fraction} and scales {scale_fraction} must be at least "
+            "0 and sum to at most 1"
         )
     kind = torch.rand(batch, 1, generator=generator)
     boxes = _draw_boxes(schedule, batch, generator)
     scales = _draw_scales(schedule, batch, generator)
-    known = boxes & (kind < share_boxes)
-    return known | (scales & (kind >= share_boxes) & (kind < share_boxes + share_scales))
+    known = boxes & (kind < box_fraction)
+    return known | (scales & (kind >= box_fraction) & (kind < box_fraction + scale_fraction))
 
 
 def known_scales(schedule: ScaleSchedule, count: int, batch: int = 1) -> Tensor:
     """(B, L) bool: the tokens of the first `count` scales.
 
     Raises:
-        MedarError: fewer than none, or more than there are.
+        MedarError: `count` is below 0 or above K.
     """
     if not 0 <= count <= len(schedule):
         raise MedarError(
-            f"{count} known scales: the schedule {schedule} allows 0 to {len(schedule)}"
+            f"known scales must be from 0 to {len(schedule)} for the schedule {schedule}, got "
+            f"{count}"
         )
     return (token_scales(schedule) < count).repeat(batch, 1)
 
 
 def known_outside(region: Tensor, schedule: ScaleSchedule) -> Tensor:
-    """(B, L) bool: the tokens that a region leaves known.
+    """(B, L) bool: the tokens that are known outside a region.
 
     Args:
-        region: (B, X, Y, Z) bool, True where the volume is to be filled. A site of the latent grid
-            is missing if its cell holds one voxel of it.
+        region: (B, X, Y, Z) bool, True where the volume is filled. A site of the latent grid is
+            unknown if its cell holds a voxel of the region.
         schedule: the grids.
 
     Raises:
@@ -112,14 +113,14 @@ def known_outside(region: Tensor, schedule: ScaleSchedule) -> Tensor:
         n < m for n, m in zip(region.shape[1:], schedule.latent, strict=True)
     ):
         raise MedarError(
-            f"region of shape {list(region.shape)}: (batch, x, y, z) with at least "
-            f"{list(schedule.latent)} voxels is needed"
+            f"region of shape {list(region.shape)} must be (batch, x, y, z) with at least "
+            f"{list(schedule.latent)} voxels"
         )
     return _known_but(adaptive_max_pool3d(region[:, None].float(), schedule.latent), schedule)
 
 
 def _draw_boxes(schedule: ScaleSchedule, batch: int, generator: torch.Generator) -> Tensor:
-    """(B, L): tokens that lie outside a box - or, of an outward one, inside."""
+    """(B, L): tokens outside a box, or inside it."""
     centre = torch.rand(batch, 1, 3, generator=generator)
     side = SMALLEST + (LARGEST - SMALLEST) * torch.rand(batch, 1, 3, generator=generator)
     low, high = centre - side / 2, centre + side / 2
@@ -128,8 +129,8 @@ def _draw_boxes(schedule: ScaleSchedule, batch: int, generator: torch.Generator)
     lowest, highest = middle - half, middle + half
     touched = ((highest > low) & (lowest < high)).all(dim=2)
     beyond = ((lowest < low) | (highest > high)).any(dim=2)
-    outward = torch.rand(batch, 1, generator=generator) < OUTWARD
-    missing = torch.where(outward, beyond, touched).float()
+    inside = torch.rand(batch, 1, generator=generator) < INSIDE
+    missing = torch.where(inside, beyond, touched).float()
     return _known_but(missing.view(batch, 1, *schedule.latent), schedule)
 
 
@@ -142,6 +143,6 @@ def _draw_scales(schedule: ScaleSchedule, batch: int, generator: torch.Generator
 
 
 def _known_but(missing: Tensor, schedule: ScaleSchedule) -> Tensor:
-    """(B, L): what is known if sites of the latent grid, (B, 1, x, y, z) 0 or 1, are missing."""
-    shares = [adaptive_avg_pool3d(missing, grid).flatten(1) for grid in schedule.grids]
-    return torch.cat(shares, dim=1) <= MISSING
+    """(B, L): the known tokens if sites of the latent grid, (B, 1, x, y, z) 0 or 1, are unknown."""
+    fractions = [adaptive_avg_pool3d(missing, grid).flatten(1) for grid in schedule.grids]
+    return torch.cat(fractions, dim=1) <= MISSING

@@ -1,4 +1,4 @@
-"""From a folder of tokens and a YAML to a trained generator."""
+"""`train_generator`: from a folder of tokens and settings to a trained generator."""
 
 import sys
 import warnings
@@ -31,19 +31,19 @@ def train_generator(
     resume: Resume = "auto",
     preview: Preview | None = None,
 ) -> Outcome:
-    """Train a generator on tokens; `out/model` is `Synthesizer.from_pretrained`'s.
+    """Train a generator on tokens; `Synthesizer.from_pretrained(out)` makes volumes with it.
 
     Args:
         settings: what to train and how, as an object, a mapping or the path of a YAML file.
         tokens: a folder that `encode_data_set` filled, with cases in "train" and "val".
         out: the folder of the run, see `medar.training.folder`.
-        tracker: what else is told of settings and metrics.
+        tracker: also receives settings and metrics.
         resume: see `medar.training.folder.Resume`.
-        preview: shown samples at each evaluation.
+        preview: called with samples at each evaluation.
 
     Raises:
-        MedarError: tokens without what the settings ask for, or what `fit` raises.
-        KeyboardInterrupt: a checkpoint was left that the same call goes on from.
+        MedarError: the tokens lack what the settings need, or `fit` raises it.
+        KeyboardInterrupt: interrupted; the same call resumes from the checkpoint.
     """
     settings = resolve_settings(GeneratorSettings, settings)
     task = make_task(settings, tokens, preview)
@@ -56,29 +56,28 @@ def train_generator(
 def make_task(
     settings: GeneratorSettings, tokens: str | Path, preview: Preview | None = None
 ) -> GeneratorTask:
-    """The task of `train_generator`, with weights drawn from the settings' seed.
+    """The task of `train_generator`, its weights initialised from the settings' seed.
 
     Raises:
         MedarError: see `train_generator`.
     """
-    seed, chosen = settings.training.seed, settings.condition
-    maps = chosen.map == "label"
+    seed, maps = settings.training.seed, settings.condition.map == "label"
     train = TokenDataset(tokens, split="train", seed=seed, maps=maps)
     validation = TokenDataset(tokens, split="val", variant=0, maps=maps)
-    attributes = attributes_of(train.cases, chosen.attributes)
+    attributes = attributes_of(train.cases, settings.condition.attributes)
     train_items, validation_items = (
         GeneratorDataset(one, attributes) for one in (train, validation)
     )
     condition = ConditionConfig(
         attributes=attributes,
-        map=chosen.map,
+        map=settings.condition.map,
         map_channels=train_items.map_channels,
-        map_width=chosen.map_width,
+        map_width=settings.condition.map_width,
     )
     tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder)
     if tokenizer.digest != train.about.tokenizer:
         raise MedarError(
-            f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, the tokens were made by "
+            f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, but the tokens were made by "
             f"{train.about.tokenizer}; copy that one back, or encode again"
         )
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
@@ -91,18 +90,18 @@ def make_task(
 def encoded_data(
     settings: GeneratorSettings, data: str | Path, tokenizer: str | Path, out: str | Path
 ) -> Path:
-    """Encode a data set into `out` as the settings ask for; what is there already is kept.
+    """Encode a data set into `out` according to the settings; existing tokens are kept.
 
-    Cases that cannot be prepared are set aside with a warning.
+    Cases that cannot be prepared are skipped with a warning.
 
     Args:
         settings: `tokens`, `condition.map` and `training.device` are used.
         data: a folder that `prepare` filled by the tokenizer's plan, or a data set.
-        tokenizer: its folder, or that of the run that left it.
+        tokenizer: its model folder, or that of its training run.
         out: the folder for tokens.
 
     Raises:
-        MedarError: there is no tokenizer, or what `encode_data_set` raises.
+        MedarError: there is no tokenizer, or `encode_data_set` raises it.
     """
     done = encode_data_set(
         data,
@@ -115,5 +114,5 @@ def encoded_data(
         workers=settings.data.workers,
     )
     for case, reason in done.failed.items():
-        warnings.warn(f"{case} is set aside: {reason}", stacklevel=2)
+        warnings.warn(f"{case} is skipped: {reason}", stacklevel=2)
     return done.folder

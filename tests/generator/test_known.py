@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medar.errors import MedarError
-from medar.generator.known import MISSING, OUTWARD, draw_known, known_outside, known_scales
+from medar.generator.known import INSIDE, MISSING, draw_known, known_outside, known_scales
 from medar.tokenizer.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3), (6, 4, 6)))
@@ -25,7 +25,7 @@ def is_box(taken: Tensor) -> bool:
     return bool((high - low).prod() == len(places))
 
 
-def test_shares_of_what_is_known() -> None:
+def test_fractions_of_known_items() -> None:
     known = draw(2000, 0.3, 0.2)
     assert known.shape == (2000, SCHEDULE.length)
     assert known.dtype == torch.bool
@@ -44,13 +44,13 @@ def test_shares_of_what_is_known() -> None:
 def test_boxes_are_what_is_known_or_what_is_not() -> None:
     known = draw(400, 1.0, 0.0)
     assert not known.all(dim=1).any()
-    outward = 0
+    inward = 0
     for item in known:
         finest = SCHEDULE.split(item[None])[-1].view(SCHEDULE.latent)
         inside = bool(finest.any()) and is_box(finest)
         assert not finest.any() or inside or is_box(~finest)
-        outward += inside and not is_box(~finest)
-    assert 0.3 * OUTWARD < outward / 400 < 1.2 * OUTWARD
+        inward += inside and not is_box(~finest)
+    assert 0.3 * INSIDE < inward / 400 < 1.2 * INSIDE
 
 
 def test_coarse_tokens_are_known_where_most_sites_below_are() -> None:
@@ -65,10 +65,10 @@ def test_coarse_tokens_are_known_where_most_sites_below_are() -> None:
     assert 0 < whole < 60
 
 
-def test_shares_beyond_one_are_refused() -> None:
-    for shares in ((-0.1, 0.5), (0.6, 0.5), (0.5, -0.1)):
-        with pytest.raises(MedarError, match="together at most 1"):
-            draw(1, *shares)
+def test_fractions_beyond_one_are_refused() -> None:
+    for fractions in ((-0.1, 0.5), (0.6, 0.5), (0.5, -0.1)):
+        with pytest.raises(MedarError, match="sum to at most 1"):
+            draw(1, *fractions)
 
 
 def test_known_scales_are_a_prefix() -> None:
@@ -76,7 +76,7 @@ def test_known_scales_are_a_prefix() -> None:
     assert not known_scales(SCHEDULE, 0).any()
     assert known_scales(SCHEDULE, 4).all()
     for count in (-1, 5):
-        with pytest.raises(MedarError, match=f"{count} known scales: .* allows 0 to 4"):
+        with pytest.raises(MedarError, match=f"known scales must be from 0 to 4 .* got {count}"):
             known_scales(SCHEDULE, count)
 
 
@@ -105,7 +105,7 @@ def test_a_region_leaves_known_what_it_hardly_touches() -> None:
 
 
 def test_regions_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(MedarError, match=r"shape \[1, 12, 8, 5\]: .* at least \[6, 4, 6\]"):
+    with pytest.raises(MedarError, match=r"shape \[1, 12, 8, 5\] must .* at least \[6, 4, 6\]"):
         known_outside(torch.zeros(1, 12, 8, 5, dtype=torch.bool), SCHEDULE)
     with pytest.raises(MedarError, match=r"shape \[12, 8, 12\]"):
         known_outside(torch.zeros(12, 8, 12, dtype=torch.bool), SCHEDULE)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from medar.generator.conditions import Condition
-from medar.generator.marginals import PRIOR, Marginals
-from medar.generator.task import scale_weights, token_losses
+from medar.generator.data import PRIOR, Marginals
+from medar.generator.objective import scale_weights, token_losses
 from medar.generator.training import make_task
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import TokenDataset
@@ -57,7 +57,7 @@ def test_known_tokens_are_never_replaced_nor_learnt(
     assert not torch.equal(rows, others)
     assert not torch.equal(known, known_next)
     each = torch.ones(known.shape)
-    everything = task._by_scale(each.masked_fill(known, 1e6), known)
+    everything = task._mean_by_scale(each.masked_fill(known, 1e6), ~known)
     assert bool((everything <= 1).all())
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from medar.generator.marginals import PRIOR
+from medar.generator.data import PRIOR
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.pretext.base import Figure, Judged, Pretext, View
 from medar.segmentation.pretext.frozen import FrozenTokenizer

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medar.generator.correction import corrupt
+from medar.generator.objective import corrupt
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
