@@ -13,13 +13,13 @@ PARTS = "tokenizer: {training: {steps: 1}}\ngenerator: {training: {steps: 2}}\n"
 
 def test_parts_are_inline_or_in_files_beside_the_yaml(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "one.yaml").write_text("training: {steps: 7}\nloss: {labels: 2}\n")
+    (tmp_path / "below" / "one.yaml").write_text("training: {steps: 7}\nloss: {label_weight: 2}\n")
     path = tmp_path / "recipe.yaml"
     path.write_text("tokenizer: below/one.yaml\ngenerator: {training: {steps: 2}}\n")
     settings = load_recipe(
         SynthesisSettings, path, ["tokenizer.training.steps=9", "generator.model.depth=3"]
     )
-    assert (settings.tokenizer.training.steps, settings.tokenizer.loss.labels) == (9, 2.0)
+    assert (settings.tokenizer.training.steps, settings.tokenizer.loss.label_weight) == (9, 2.0)
     assert (settings.generator.training.steps, settings.generator.model.depth) == (2, 3)
 
 
