@@ -1,7 +1,7 @@
-"""`medar`: the commands, and how errors leave the program.
+"""`medar`: the commands, and the exit codes of errors.
 
 Exit codes: 0 fine; 1 the data or the result has problems, which were reported; 2 the call or its
-input was wrong, in one line on standard error; 130 interrupted.
+input was wrong, explained in one line on standard error; 130 interrupted.
 """
 
 import io
@@ -20,16 +20,17 @@ HELP = """Generate and understand 3D medical volumes with scale-wise autoregress
 
 Not a medical device: for research only."""
 
-SYNTHESIZE = """Make synthetic volumes, fill regions, raise resolution.
+SYNTHESIZE = """Synthesize volumes, inpaint regions, increase resolution.
 
-Leaves OUT/sample_0000.nii.gz and so on, with a label head or MASK their label maps beside them, a
-JSON a sample that says what it was made by, and OUT/contact_sheet.png. The same command goes on
-where it was interrupted, or adds samples with a larger N."""
-SEGMENT = """Label maps of a file, a DICOM series, or a folder of such: MODEL... IN OUT.
+Writes OUT/sample_0000.nii.gz and so on, each with a JSON record of how it was made, and
+OUT/contact_sheet.png; with a label head or MASK also label maps. The same command resumes an
+interrupted run, or adds samples with a larger N."""
+SEGMENT = """Segment a file, a DICOM series, or a folder of them: MODEL... IN OUT.
 
-Each has its volume's own grid and orientation, and a JSON beside it with the labels' names and
-amounts. A volume unlike those that the network was trained on is named on standard error and in
-that JSON. Exit code 1 if volumes of a folder could not be segmented; they are named."""
+Each label map has the grid and orientation of its volume, with a JSON beside it that lists its
+labels and their volumes. Volumes unlike those that the network was trained on are reported on
+standard error and in that JSON. Exit code 1 if volumes of a folder could not be segmented; they are
+listed."""
 
 app = App(
     name="medar",
@@ -37,60 +38,35 @@ app = App(
     version=__version__,
     suppress_keyboard_interrupt=False,
     help_format="markdown",
-    # No --no-json, no --empty-spacing: leaving an option out says the same.
+    # No --no-json, no --empty-spacing: leaving out an option has the same effect.
     default_parameter=Parameter(negative=()),
 )
-# Named by path, so that a command's imports are paid for by that command alone.
-app.command(
-    "medar.cli.info:info", name="info", help="Versions, device, threads, kernels and paths."
-)
-app.command("medar.cli.recipe:app", name="run", help="Run whole recipes: data set to report.")
-app.command("medar.cli.configs:app", name="configs", help="Configurations: list, show, copy.")
-app.command(
-    "medar.cli.data:app", name="data", help="Check, plan, prepare and look at data sets; phantoms."
-)
-app.command(
-    "medar.cli.tokenizer:app",
-    name="tokenizer",
-    help="Train tokenizers; volumes to tokens and back.",
-)
-app.command("medar.cli.synthesize:synthesize", name="synthesize", help=SYNTHESIZE)
-app.command("medar.cli.generator:app", name="generator", help="Train generators.")
-app.command("medar.cli.segmentation:app", name="segmentation", help="Train segmentation networks.")
-app.command(
-    "medar.cli.segment:segment",
-    name="segment",
-    help=SEGMENT,
-    usage="Usage: medar segment [OPTIONS] MODEL... IN OUT",
-)
-app.command(
-    "medar.cli.exchange:export",
-    name="export",
-    help="Write a segmentation network for MONAI or nnU-Net.",
-)
-app.command(
-    "medar.cli.exchange:import_",
-    name="import",
-    help="Turn a checkpoint of MONAI's or nnU-Net's into a folder to start from.",
-)
-app.command("medar.cli.evaluate:app", name="evaluate", help="Measure trained models.")
-app.command("medar.cli.report:report", name="report", help="Write the report of a run.")
-app.command(
-    "medar.cli.view:view", name="view", help="Volumes and labels side by side in a browser."
-)
+# Commands are named by path, so that each one pays only for its own imports.
+for name, path, text in (
+    ("run", "recipe:app", "Run a whole recipe: from a data set to models, results and a report."),
+    ("configs", "configs:app", "List, show and copy the configurations that come with medar."),
+    ("data", "data:app", "Check, plan, prepare and show data sets; make phantoms."),
+    ("tokenizer", "tokenizer:app", "Train tokenizers; encode volumes as tokens, decode tokens."),
+    ("generator", "generator:app", "Train generators."),
+    ("synthesize", "synthesize:synthesize", SYNTHESIZE),
+    ("segmentation", "segmentation:app", "Pretrain backbones; train segmentation networks."),
+    ("segment", "segment:segment", SEGMENT),
+    ("evaluate", "evaluate:app", "Evaluate trained models, synthetic volumes and label maps."),
+    ("export", "exchange:export", "Export a segmentation network to MONAI or nnU-Net."),
+    ("import", "exchange:import_", "Import a checkpoint of MONAI or nnU-Net to start from."),
+    ("report", "report:report", "Write the report of a run."),
+    ("view", "view:view", "Show volumes and labels side by side in a browser."),
+    ("info", "info:info", "Show versions, device, threads, kernels and paths."),
+):
+    usage = "Usage: medar segment [OPTIONS] MODEL... IN OUT" if name == "segment" else None
+    app.command(f"medar.cli.{path}", name=name, help=text, usage=usage)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `medar` and leave with its exit code."""
-    run_app(app, arguments)
-
-
-def run_app(app: App, arguments: Sequence[str] | None = None) -> None:
-    """Run a command line and leave with its exit code; errors are said in one line.
+    """Run `medar` and exit with its code; errors are printed in one line.
 
     Args:
-        app: the commands.
-        arguments: default those of the process.
+        arguments: of the command line; default: those of the process.
     """
     warnings.showwarning = _show_warning
     for stream in (sys.stdout, sys.stderr):
@@ -107,7 +83,7 @@ def run_app(app: App, arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as interruption:
         _leave(": ".join(["interrupted", *map(str, interruption.args)]), 130)
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): no more can be said to it.
+        # The reader of the output is gone (`| head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -21,12 +21,12 @@ def took(fake: FakeRecipe, name: str, seconds: float) -> None:
     records.write(entry)
 
 
-def test_a_training_gets_its_share_of_what_is_left(fake: FakeRecipe) -> None:
+def test_a_training_gets_its_part_of_what_is_left(fake: FakeRecipe) -> None:
     fake.budget = 10.0
     fake.run(last="first")
     took(fake, "first", 240.0)
     fake.run()
-    # Six minutes are left of ten, for shares of 2 and 1.
+    # Six minutes are left of ten, for weights of 2 and 1.
     assert fake.minutes == {"first": None, "second": 4.0, "third": None}
 
 
@@ -106,13 +106,13 @@ def test_no_budget_no_limit(fake: FakeRecipe) -> None:
     assert set(fake.minutes.values()) == {None}
 
 
-def test_what_is_not_known_is_not_guessed(fake: FakeRecipe) -> None:
+def test_what_cannot_be_estimated_is_unknown(fake: FakeRecipe) -> None:
     first, second, _ = fake.recipe().estimates(fake.plan())
     assert (first.seconds, first.time) == (None, "unknown")
-    assert second.time == "unknown"  # 100 steps, at no known rate
+    assert second.time == "unknown"  # 100 steps, at an unknown rate
 
 
-def test_what_was_measured_before_is_said(fake: FakeRecipe) -> None:
+def test_what_was_measured_before_is_shown(fake: FakeRecipe) -> None:
     fake.run()
     took(fake, "first", 12.0)
     lines = [{"step": 10, "steps_per_second": 2.0, "seconds": 5.0}, {"step": 12}]

@@ -173,7 +173,7 @@ def test_prepared_data_count_by_their_values(
     (tmp_path / "data").rename(tmp_path / "moved")
     monkeypatch.setattr(preparing, "VERSION", "another")
     assert prepared(tmp_path / "moved", tmp_path / "c") == before
-    names = [(tmp_path / place / CASES_FILE).read_text() for place in ("a", "c")]
+    names = [(tmp_path / folder / CASES_FILE).read_text() for folder in ("a", "c")]
     assert names[0] != names[1]
 
 
@@ -190,17 +190,17 @@ def test_code_that_gives_other_values_is_seen(
     monkeypatch.setattr(preparing, "prepare_image", shifted)
     assert prepared(tmp_path / "data", tmp_path / "b") != before
     # The names of arrays are the same: that of a case is no digest of its content.
-    names = [(tmp_path / place / CASES_FILE).read_text() for place in ("a", "b")]
+    names = [(tmp_path / folder / CASES_FILE).read_text() for folder in ("a", "b")]
     assert names[0] == names[1]
 
 
 def tokens(folder: Path, file: bytes = b"1", voxel: int = 0, **changes: Any) -> str:
     """A folder of one case in tokens; its digest."""
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "id": "c0", "subject": "c0", "split": "train", "modality": "MR", "attributes": {"age": 1},
         "annotated": (1,), "image": "image-1", "label": "label-1", "trace": {"path": "here"},
     }  # fmt: skip
-    case = TokenCase(**{**said, **changes})
+    case = TokenCase(**{**values, **changes})
     index = TokenIndex(
         tokenizer="t", schedule=ScaleSchedule(grids=((1, 1, 1),)), codebook_size=3, plan="p",
         seed=0, variants=0, augmentation=None, maps={1: "liver"}, cases=(case,),

@@ -1,4 +1,4 @@
-"""What MLflow is told: a run for the recipe, one for each stage, each with its end."""
+"""Runs in MLflow: one for the recipe and one for each stage, each with its end."""
 
 import sys
 from pathlib import Path
@@ -12,94 +12,94 @@ from medar.errors import MedarError
 from medar.recipes.plan import StageSelection
 from medar.records import RUN_FILE
 
-TOLD: list[tuple[str, ...]] = []
+LOGGED: list[tuple[str, ...]] = []
 
 
 class Recorder:
-    """Notes what it is told, by the name of its run, and leaves a mlflow.json."""
+    """Notes what is logged, by the name of its run, and leaves a mlflow.json."""
 
     def __init__(
         self, out: Path, *, name: str, uri: str = "there", parent: str = "", tags: Any = None
     ) -> None:
         self.out, self.name, self.uri, self.run_id = Path(out), name, uri, f"id of {name}"
         if parent:
-            TOLD.append((name, "below", parent, uri))
+            LOGGED.append((name, "below", parent, uri))
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "mlflow.json").write_text("{}")
-        TOLD.append((self.name, "parameters", *parameters))
+        LOGGED.append((self.name, "parameters", *parameters))
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        TOLD.append((self.name, f"metrics at {step}", *metrics))
+        LOGGED.append((self.name, f"metrics at {step}", *metrics))
 
     def log_data(self, name: str, digest: str, *, source: str = "", context: str = "") -> None:
-        TOLD.append((self.name, "data", name))
+        LOGGED.append((self.name, "data", name))
 
     def log_artifact(self, path: Path) -> None:
-        TOLD.append((self.name, "file", path.name))
+        LOGGED.append((self.name, "file", path.name))
 
     def close(self) -> None:
-        TOLD.append((self.name, "ends", type(sys.exception()).__name__))
+        LOGGED.append((self.name, "ends", type(sys.exception()).__name__))
 
 
 @pytest.fixture
 def tracked(fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch) -> FakeRecipe:
-    """Recipes that tell the recorder."""
-    TOLD.clear()
+    """Recipes that log to the recorder."""
+    LOGGED.clear()
     monkeypatch.setattr(tracking, "MlflowTracker", Recorder)
     fake.tracked = True
     return fake
 
 
-def told(name: str, what: str) -> list[tuple[str, ...]]:
-    return [words[2:] for words in TOLD if words[:2] == (name, what)]
+def logged(name: str, what: str) -> list[tuple[str, ...]]:
+    return [words[2:] for words in LOGGED if words[:2] == (name, what)]
 
 
 def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: FakeRecipe) -> None:
     tracked.run()
-    assert TOLD[0] == ("fake", "parameters", "word")
-    assert TOLD[-1] == ("fake", "ends", "NoneType")
+    assert LOGGED[0] == ("fake", "parameters", "word")
+    assert LOGGED[-1] == ("fake", "ends", "NoneType")
     for name in ("first", "second", "third"):
-        assert told(name, "below") == [("id of fake", "there")]
-        assert told(name, "ends") == [("NoneType",)]
-    assert told("second", "parameters") == [("size",)]
-    assert told("second", "metrics at 0") == [("letters",)]
-    assert told("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
+        assert logged(name, "below") == [("id of fake", "there")]
+        assert logged(name, "ends") == [("NoneType",)]
+    assert logged("second", "parameters") == [("size",)]
+    assert logged("second", "metrics at 0") == [("letters",)]
+    assert logged("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
 
 
-def test_nothing_to_do_is_nothing_to_tell(tracked: FakeRecipe) -> None:
+def test_nothing_to_do_logs_nothing(tracked: FakeRecipe) -> None:
     tracked.run()
-    TOLD.clear()
+    LOGGED.clear()
     tracked.run()
-    assert TOLD == []
+    assert LOGGED == []
 
 
 def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: FakeRecipe) -> None:
     tracked.run()
-    TOLD.clear()
+    LOGGED.clear()
     (tracked.out / RUN_FILE).write_text('{"status": "running"}')
     assert tracked.run() == []
-    assert [words[:2] for words in TOLD] == [("fake", "parameters"), ("fake", "ends")]
+    assert [words[:2] for words in LOGGED] == [("fake", "parameters"), ("fake", "ends")]
 
 
-def test_runs_say_how_they_ended(tracked: FakeRecipe) -> None:
+def test_runs_end_with_a_status(tracked: FakeRecipe) -> None:
     tracked.fails["second"] = ValueError("bad")
     with pytest.raises(ValueError, match="bad"):
         tracked.run()
-    assert told("first", "ends") == [("NoneType",)]
-    assert told("second", "ends") == told("fake", "ends") == [("ValueError",)]
-    assert told("third", "below") == []
+    assert logged("first", "ends") == [("NoneType",)]
+    assert logged("second", "ends") == logged("fake", "ends") == [("ValueError",)]
+    assert logged("third", "below") == []
 
 
-def test_an_interrupted_run_that_nobody_goes_on_with_is_ended(tracked: FakeRecipe) -> None:
+def test_an_interrupted_run_that_does_not_resume_is_ended(tracked: FakeRecipe) -> None:
     tracked.fails["second"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         tracked.run()
-    TOLD.clear()
+    LOGGED.clear()
     tracked.values["second"] = {"size": 2}
     tracked.run()
-    assert told("second", "ends") == [("KeyboardInterrupt",), ("NoneType",)]
+    assert logged("second", "ends") == [("KeyboardInterrupt",), ("NoneType",)]
 
 
 @pytest.mark.parametrize(

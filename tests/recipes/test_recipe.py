@@ -30,7 +30,7 @@ def result(fake: FakeRecipe, name: str) -> str:
     return (fake.out / f"{name}-folder" / "result").read_text()
 
 
-def test_a_run_leaves_a_ledger_and_settings(fake: FakeRecipe) -> None:
+def test_a_run_leaves_records_and_settings(fake: FakeRecipe) -> None:
     assert fake.run() == ALL
     assert yaml.safe_load((fake.out / "config.yaml").read_text()) == {"word": "hello"}
     assert json.loads((fake.out / "environment.json").read_text()) == {"python": "3"}
@@ -54,7 +54,7 @@ def test_nothing_is_done_twice(fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MedarError("bad"), ValueError("worse")])
-def test_what_was_interrupted_goes_on(fake: FakeRecipe, error: BaseException) -> None:
+def test_an_interrupted_stage_resumes(fake: FakeRecipe, error: BaseException) -> None:
     fake.fails["second"] = error
     with pytest.raises(type(error)):
         fake.run()
@@ -67,7 +67,7 @@ def test_what_was_interrupted_goes_on(fake: FakeRecipe, error: BaseException) ->
     assert (entry(fake, "second")["attempts"], entry(fake, "second")["id"]) == (2, number)
 
 
-def test_a_killed_stage_goes_on(fake: FakeRecipe) -> None:
+def test_a_killed_stage_resumes(fake: FakeRecipe) -> None:
     fake.run(last="first")
     records = Records(fake.out)
     left = records.read("first")
@@ -100,12 +100,12 @@ def test_a_changed_setting_moves_the_old_result_aside(fake: FakeRecipe) -> None:
     ]  # fmt: skip
 
 
-def test_moving_aside_is_said(fake: FakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_moving_aside_is_printed(fake: FakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     fake.run()
     capsys.readouterr()
     fake.run(forced=("third",))
-    said = capsys.readouterr().err.splitlines()
-    assert f"third: the old result is now in {fake.out / 'old' / 'third-1'}" in said
+    values = capsys.readouterr().err.splitlines()
+    assert f"third: the old result is now in {fake.out / 'old' / 'third-1'}" in values
 
 
 def test_changed_data_change_all(fake: FakeRecipe) -> None:
@@ -148,7 +148,7 @@ def test_a_setting_that_came_with_the_code_does_not_train_anew(fake: FakeRecipe)
     assert fake.plan()[1].why == "loss.size was 1, now 2"
 
 
-def test_an_interrupted_training_goes_on_with_other_code(
+def test_an_interrupted_training_resumes_with_other_code(
     fake: FakeRecipe, other_code: Callable[[], None]
 ) -> None:
     fake.content = True
@@ -194,21 +194,21 @@ def test_another_result_changes_what_needs_it(fake: FakeRecipe) -> None:
     assert fake.run() == ["second", "third"]
 
 
-def test_who_tells_how_it_was_made_tells_it_again(fake: FakeRecipe) -> None:
+def test_a_stage_that_describes_others_runs_again_with_them(fake: FakeRecipe) -> None:
     fake.content, fake.describing = True, "third"
     fake.run()
     assert fake.run(forced=("first",)) == ["first", "third"]
     assert fake.run() == []
 
 
-def test_a_ledger_without_digests_is_gone_on_with(fake: FakeRecipe) -> None:
+def test_records_without_digests_are_used(fake: FakeRecipe) -> None:
     fake.run()
     fake.content = True
     for name in ALL:
-        said = entry(fake, name)
-        del said["result"]
-        said["basis"]["needs"] = {"first": "a hash"}
-        (fake.out / "stages" / f"{name}.json").write_text(json.dumps(said))
+        values = entry(fake, name)
+        del values["result"]
+        values["basis"]["needs"] = {"first": "a hash"}
+        (fake.out / "stages" / f"{name}.json").write_text(json.dumps(values))
     assert fake.run() == []
 
 
@@ -298,7 +298,7 @@ def test_two_runs_in_one_folder_are_refused(fake: FakeRecipe) -> None:
     assert fake.run() == ALL
 
 
-def test_interruptions_say_how_to_go_on(fake: FakeRecipe) -> None:
+def test_interruptions_say_how_to_resume(fake: FakeRecipe) -> None:
     fake.fails["first"] = KeyboardInterrupt("whatever")
     with pytest.raises(KeyboardInterrupt, match=r"^the same command resumes$"):
         fake.run()
@@ -321,7 +321,7 @@ def test_a_file_where_the_folder_should_be(fake: FakeRecipe, tmp_path: Path) -> 
         fake.plan()
 
 
-def test_a_damaged_ledger_is_one_line(fake: FakeRecipe) -> None:
+def test_a_damaged_record_is_one_line(fake: FakeRecipe) -> None:
     fake.run(last="first")
     (fake.out / "stages" / "first.json").write_text("{")
     with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it to run"):

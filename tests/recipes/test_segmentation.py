@@ -1,4 +1,4 @@
-"""The recipe from data to label maps, tiny: whole, from scratch, and calls that cannot work."""
+"""`medar run segmentation` on tiny data: whole, from scratch, and wrong calls."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ TINY: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with eight coarse phantoms, and the YAML of a tiny recipe."""
     folder = tmp_path_factory.mktemp("recipe")
     write_phantoms(folder / "phantoms", n=8, spacing=20.0)
@@ -55,9 +55,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the recipe in this process: exit code, standard output and error."""
-    return runner("segmentation", place, capsys)
+    return runner("segmentation", workspace, capsys)
 
 
 def facts(out: Path, name: str) -> dict[str, Any]:
@@ -66,24 +66,24 @@ def facts(out: Path, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
-    out = place / "whole" / "out"
-    code, said, error = run("--out", out, "--untracked", "--json")
+def test_from_volumes_to_label_maps_and_a_report(run: Run, workspace: Path) -> None:
+    out = workspace / "whole" / "out"
+    code, printed, error = run("--out", out, "--untracked", "--json")
     assert code == 0, error
-    assert list(json.loads(said)["stages"]) == NAMES
+    assert list(json.loads(printed)["stages"]) == NAMES
     for name in (
         "tokenizer/model/config.json", "pretrained/model/config.json", "evaluation/cases.csv",
         "segmenter/model/config.json", "evaluation/report.json", "report.html", "report.md",
     ):  # fmt: skip
         assert (out / name).is_file(), name
-    told = json.loads((out / "pretrained" / "model" / "config.json").read_text())
-    assert "next_scale" in json.dumps(told)
-    judged = json.loads((out / "evaluation" / "report.json").read_text())
-    assert facts(out, "evaluate")["dice_mean"] == judged["dice_mean"]
+    config = json.loads((out / "pretrained" / "model" / "config.json").read_text())
+    assert "next_scale" in json.dumps(config)
+    report = json.loads((out / "evaluation" / "report.json").read_text())
+    assert facts(out, "evaluate")["dice_mean"] == report["dice_mean"]
     maps = sorted((out / "label_maps").glob("*.nii.gz"))
-    assert len(maps) == facts(out, "predict")["label_maps"] == judged["cases"]
+    assert len(maps) == facts(out, "predict")["label_maps"] == report["cases"]
     for path in maps:
-        image = read_volume(place / "phantoms" / "imagesTr" / path.name, modality="CT")
+        image = read_volume(workspace / "phantoms" / "imagesTr" / path.name, modality="CT")
         label = read_volume(path, labels=True)
         assert label.shape == image.shape
         np.testing.assert_allclose(label.affine, image.affine)
@@ -92,17 +92,17 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
         assert title in page
     assert "Left out" not in page
 
-    # Nothing is done a second time; with fewer labels the backbone stays as it is.
-    code, _, said = run("--out", out, "--untracked")
-    assert said.count("skip (done, nothing has changed)") == len(NAMES)
-    code, said, _ = run("--out", out, "--dry-run", "--json", "--labels", "50%")
-    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    # Nothing runs a second time; with fewer labels the backbone stays as it is.
+    code, _, printed = run("--out", out, "--untracked")
+    assert printed.count("skip (done, nothing has changed)") == len(NAMES)
+    code, printed, _ = run("--out", out, "--dry-run", "--json", "--labels", "50%")
+    plan = {step["stage"]: step["action"] for step in json.loads(printed)["stages"]}
     assert list(plan.values()) == ["skip", "skip", "skip", "run", "depends", "depends", "depends"]
 
     # The label maps that were delivered are those that are evaluated.
     assert facts(out, "evaluate")["dice_mean"] < 1
     for path in maps:
-        shutil.copy(place / "phantoms" / "labelsTr" / path.name, path)
+        shutil.copy(workspace / "phantoms" / "labelsTr" / path.name, path)
     code, _, error = run("--out", out, "--untracked", "--force", "evaluate")
     assert code == 0, error
     assert facts(out, "evaluate")["dice_mean"] == 1
@@ -110,17 +110,17 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
     assert evaluated["calibration"]["voxels"] > 0  # by the network: maps hold no probabilities
 
     # A network that began from a backbone is not one from scratch.
-    code, said, _ = run("--out", out, "--dry-run", "--json", "pretrain=null")
-    plan = {step["stage"]: step["action"] for step in json.loads(said)["stages"]}
+    code, printed, _ = run("--out", out, "--dry-run", "--json", "pretrain=null")
+    plan = {step["stage"]: step["action"] for step in json.loads(printed)["stages"]}
     assert list(plan.values()) == ["skip", "run", "depends", "depends", "run"]
 
     # Without pretraining there are four stages, and their page does not miss the others.
-    scratch = place / "scratch"
-    code, said, _ = run(
+    scratch = workspace / "scratch"
+    code, printed, _ = run(
         "--out", scratch, "--untracked", "--json", "pretrain=null", "tokenizer=null"
     )
     assert code == 0
-    assert list(json.loads(said)["stages"]) == ["prepare", *NAMES[3:]]
+    assert list(json.loads(printed)["stages"]) == ["prepare", *NAMES[3:]]
     page = (scratch / "report.html").read_text()
     assert "Not run" not in page
     assert "learnt from scratch" in page
@@ -128,9 +128,9 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, place: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_mlflow")
-def test_the_script_takes_the_same_steps(place: Path, tmp_path: Path) -> None:
+def test_the_script_takes_the_same_steps(workspace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("--config", place / "tiny.yaml", "--data", place / "phantoms", "--out", out)
+    words = ("--config", workspace / "tiny.yaml", "--data", workspace / "phantoms", "--out", out)
     run_script("segmentation", *words)
     assert len(list((out / "label_maps").glob("*.nii.gz"))) == 1
     assert (out / "pretrained" / "model" / "config.json").exists()
@@ -150,17 +150,19 @@ def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
         (("segmentation.data.fold=0", "evaluation.split=val"), "trains on most cases of"),
         (("budget_weights.train=0",), "budget_weights.train must be greater than 0, got 0"),
     ):
-        code, said, error = run("--out", out, *words, "--dry-run")
-        assert (code, said) == (2, ""), words
+        code, printed, error = run("--out", out, *words, "--dry-run")
+        assert (code, printed) == (2, ""), words
         assert message in error
         assert error.startswith("medar: ")
         assert error.count("\n") == 1
     assert not out.exists()
 
 
-def test_data_without_labels_are_refused_beforehand(run: Run, place: Path, tmp_path: Path) -> None:
+def test_data_without_labels_are_refused_beforehand(
+    run: Run, workspace: Path, tmp_path: Path
+) -> None:
     (tmp_path / "bare").mkdir()
-    for path in (place / "phantoms" / "imagesTr").iterdir():
+    for path in (workspace / "phantoms" / "imagesTr").iterdir():
         (tmp_path / "bare" / path.name).symlink_to(path)
     words = ("--data", tmp_path / "bare", "data.modality=CT", "--out", tmp_path / "out")
     code, _, error = run(*words, "--dry-run")
@@ -168,10 +170,10 @@ def test_data_without_labels_are_refused_beforehand(run: Run, place: Path, tmp_p
     assert "in the split 'train' is labelled" in error
 
 
-def test_data_that_cannot_be_judged_are_refused_before_any_training(
-    run: Run, place: Path, tmp_path: Path
+def test_data_that_cannot_be_evaluated_are_refused_before_any_training(
+    run: Run, workspace: Path, tmp_path: Path
 ) -> None:
-    data = Path(shutil.copytree(place / "phantoms", tmp_path / "data"))
+    data = Path(shutil.copytree(workspace / "phantoms", tmp_path / "data"))
     about = json.loads((data / "dataset.json").read_text())
     test = next(one for one in about["training"] if "0005" in one["image"])  # seed 0 tests it
     (data / test.pop("label")).unlink()
@@ -183,30 +185,30 @@ def test_data_that_cannot_be_judged_are_refused_before_any_training(
     assert not (out / "tokenizer").exists()
 
 
-def test_masked_pretraining_needs_no_tokenizer(place: Path) -> None:
+def test_masked_pretraining_needs_no_tokenizer(workspace: Path) -> None:
     words = ["tokenizer=null", "pretrain.pretext.kind=masked"]
-    settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
-    stages = segmentation_stages(settings, place)
+    settings = load_recipe(SegmentationRecipeSettings, workspace / "tiny.yaml", words)
+    stages = segmentation_stages(settings, workspace)
     assert [stage.name for stage in stages] == ["prepare", *NAMES[2:]]
 
 
-def test_synthetic_pairs_count_by_content(place: Path) -> None:
+def test_synthetic_pairs_count_by_content(workspace: Path) -> None:
     words = ["segmentation.data.synthetic.folder=pairs", "pretrain=null"]
     settings = load_recipe(
-        SegmentationRecipeSettings, place / "tiny.yaml", words
+        SegmentationRecipeSettings, workspace / "tiny.yaml", words
     ).with_absolute_paths()
     assert settings.synthetic == Path("pairs").absolute()
-    train = segmentation_stages(settings, place)[1]
+    train = segmentation_stages(settings, workspace)[1]
     assert train.settings["data"]["synthetic"] == {"share": 0.5}
     assert train.inputs is not None
     with pytest.raises(MedarError, match="pairs: no such folder"):
         train.inputs()
 
 
-def test_memory_and_pace_of_prediction_change_nothing(place: Path) -> None:
+def test_memory_and_pace_of_prediction_change_nothing(workspace: Path) -> None:
     def settings_with(*words: str) -> list[Any]:
-        settings = load_recipe(SegmentationRecipeSettings, place / "tiny.yaml", words)
-        return [one.settings for one in segmentation_stages(settings, place)]
+        settings = load_recipe(SegmentationRecipeSettings, workspace / "tiny.yaml", words)
+        return [one.settings for one in segmentation_stages(settings, workspace)]
 
     before = settings_with()
     words = ("prediction.budget=1", "prediction.batch_size=2", "segmentation.data.workers=2")

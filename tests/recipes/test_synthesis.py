@@ -1,4 +1,4 @@
-"""The recipe from data to synthetic volumes, tiny: whole, killed ten times, in two processes."""
+"""`medar run synthesis` on tiny data: whole, killed ten times, in two processes."""
 
 import json
 import os
@@ -50,7 +50,7 @@ TOKENIZER: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with eight coarse phantoms, and the YAML of a tiny recipe in two files."""
     folder = tmp_path_factory.mktemp("recipe")
     write_phantoms(folder / "phantoms", n=8, spacing=20.0)
@@ -60,9 +60,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(place: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the recipe in this process: exit code, standard output and error."""
-    return runner("synthesis", place, capsys)
+    return runner("synthesis", workspace, capsys)
 
 
 def samples(out: Path) -> dict[str, bytes]:
@@ -74,11 +74,11 @@ def stage_records(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
-    out = place / "whole" / "out"
-    code, said, _ = run("--out", out, "--untracked", "--json")
+def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
+    out = workspace / "whole" / "out"
+    code, printed, _ = run("--out", out, "--untracked", "--json")
     assert code == 0
-    answer = json.loads(said)
+    answer = json.loads(printed)
     assert list(answer["stages"]) == NAMES
     assert answer["report"] == str(out / "report.html")
     for name in (
@@ -94,47 +94,50 @@ def test_from_volumes_to_a_report(run: Run, place: Path) -> None:
     assert facts["tokens"]["tokens_per_volume"] == 9
     assert facts["evaluate"]["frechet/radiomics-v1"] > 0
 
-    # The stored settings are a configuration themselves, and nothing is done a second time.
+    # The stored settings are a configuration themselves, and nothing runs a second time.
     before = stage_records(out)
-    code, _, said = run("--out", out, "--untracked", config="whole/out/config.yaml")
+    code, _, printed = run("--out", out, "--untracked", config="whole/out/config.yaml")
     assert code == 0
-    assert said.count("skip (done, nothing has changed)") == 7
+    assert printed.count("skip (done, nothing has changed)") == 7
     assert stage_records(out) == before
 
-    code, said, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
-    plan = {step["stage"]: step for step in json.loads(said)["stages"]}
+    code, printed, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
+    plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert [step["action"] for step in plan.values()] == [
         *["skip"] * 4, "run", "depends", "depends",
     ]  # fmt: skip
     assert plan["synthesize"]["why"] == "n was 4, now 5"
     assert plan["synthesize"]["time"].endswith("(measured before)")
-    code, said, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
-    assert json.loads(said)["report"] is None  # the page is of another call
-    # What is made anew and comes out the same changes nothing after it, but the page that tells.
+    code, printed, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
+    assert json.loads(printed)["report"] is None  # the page is of another call
+    # A result that comes out the same changes nothing after it, except the report.
     words = ("--out", out, "--untracked", "--force", "prepare", "--force", "synthesize")
-    code, _, said = run(*words)
+    code, _, printed = run(*words)
     assert code == 0
     kept = ("tokenizer", "tokens", "generator", "evaluate")
-    assert all(f"{name}: skip (done, nothing has changed)" in said for name in kept)
+    assert all(f"{name}: skip (done, nothing has changed)" in printed for name in kept)
     after = stage_records(out)
     assert [name for name in NAMES if after[name]["id"] != before[name]["id"]] == [
         "prepare", "synthesize", "report",
     ]  # fmt: skip
-    # Where a training is looked at more often, or data are loaded otherwise, nothing changes.
+    # How often a training logs, and how data are loaded, changes nothing.
     free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2")
-    _, said, _ = run("--out", out, "--dry-run", "--json", *free)
-    assert {step["action"] for step in json.loads(said)["stages"]} == {"skip"}
+    _, printed, _ = run("--out", out, "--dry-run", "--json", *free)
+    assert {step["action"] for step in json.loads(printed)["stages"]} == {"skip"}
 
 
 @pytest.mark.slow
-def test_kill_9_at_ten_moments_changes_nothing(place: Path) -> None:
-    folder = place / "kills"
+def test_kill_9_at_ten_moments_changes_nothing(workspace: Path) -> None:
+    folder = workspace / "kills"
     folder.mkdir()
-    words = [HERE / "killed.py", place / "tiny.yaml", place / "phantoms", folder]
-    told = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    left = {n: v for n, v in os.environ.items() if n != "MLFLOW_TRACKING_URI"}
+    words = [HERE / "killed.py", workspace / "tiny.yaml", workspace / "phantoms", folder]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
-        [sys.executable, *map(str, words)], env={**left, **told}, capture_output=True, text=True
+        [sys.executable, *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "outcome.json").read_text()) == {"kills": 10, "code": 0}
@@ -172,11 +175,18 @@ def runs_in(database: Path) -> tuple[Any, list[Any]]:
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_trainings(
-    place: Path, in_two_processes: Callable[..., None]
+def test_two_processes_train_together(
+    workspace: Path, in_two_processes: Callable[..., None]
 ) -> None:
-    out = place / "two" / "out"
-    call = ["run", "synthesis", place / "tiny.yaml", "--data", place / "phantoms", "--untracked"]
+    out = workspace / "two" / "out"
+    call = [
+        "run",
+        "synthesis",
+        workspace / "tiny.yaml",
+        "--data",
+        workspace / "phantoms",
+        "--untracked",
+    ]
     in_two_processes(HERE / "two.py", *call, "--out", out)
     entries = stage_records(out)
     assert {entry["status"] for entry in entries.values()} == {"done"}
@@ -187,9 +197,9 @@ def test_two_processes_share_the_trainings(
 
 
 @pytest.mark.slow
-def test_the_script_takes_the_same_steps(place: Path, own_mlflow: str, tmp_path: Path) -> None:
+def test_the_script_takes_the_same_steps(workspace: Path, own_mlflow: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = ("--config", place / "tiny.yaml", "--data", place / "phantoms", "--out", out)
+    words = ("--config", workspace / "tiny.yaml", "--data", workspace / "phantoms", "--out", out)
     run_script("synthesis", *words)
     assert len(list((out / "samples").glob("sample_*.nii.gz"))) == 4
     _, runs = runs_in(Path(own_mlflow.removeprefix("sqlite:///")))
@@ -198,35 +208,35 @@ def test_the_script_takes_the_same_steps(place: Path, own_mlflow: str, tmp_path:
     assert {"psnr", "ssim", "frechet_radiomics-v1"} <= whole.data.metrics.keys()
 
 
-def test_wrong_calls_are_one_line(run: Run, place: Path, tmp_path: Path) -> None:
+def test_wrong_calls_are_one_line(run: Run, workspace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, message in (
         (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
         (("--out", out, "--until", "token"), "--until token: unknown stage"),
         (("--out", out, "--data", tmp_path / "no"), "no such file or folder"),
-        (("--out", out, "--data", place / "tiny.yaml"), "no volume found"),
-        (("--out", place / "phantoms" / "runs"), "is inside the data set"),
+        (("--out", out, "--data", workspace / "tiny.yaml"), "no volume found"),
+        (("--out", workspace / "phantoms" / "runs"), "is inside the data set"),
         (("--out", out, "max_minutes=0"), "max_minutes must be greater than 0, got 0"),
         (("--out", out, "samples.n=1"), "samples: n must be at least 2, got 1"),
         (("--out", out, "budget_weights.report=0"), "budget_weights.report must be greater than 0"),
     ):
-        code, said, error = run(*words, "--dry-run")
-        assert (code, said) == (2, ""), words
+        code, printed, error = run(*words, "--dry-run")
+        assert (code, printed) == (2, ""), words
         assert message in error
         assert error.startswith("medar: ")
         assert error.count("\n") == 1
     assert not out.exists()
 
 
-def test_a_plan_that_will_be_derived_anew_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+def test_a_plan_that_will_be_derived_again_is_no_obstacle(run: Run, tmp_path: Path) -> None:
     stored = {"spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16]}
     text = yaml.safe_dump({**stored, "downsampling": [8, 8, 8], "intensity": {}, "labels": {}})
     (tmp_path / "out" / "prepared").mkdir(parents=True)
     (tmp_path / "out" / "prepared" / "plan.yaml").write_text(text)
     words = ("plan={}", "plan.downsampling=[3, 3, 3]", "--dry-run", "--json")
-    code, said, error = run("--out", tmp_path / "out", *words)
+    code, printed, error = run("--out", tmp_path / "out", *words)
     assert (code, error) == (0, "")
-    assert json.loads(said)["stages"][1]["action"] == "run"
+    assert json.loads(printed)["stages"][1]["action"] == "run"
 
 
 def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path: Path) -> None:
@@ -239,8 +249,8 @@ def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path
 
 
 def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
-    _, said, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
-    plan = {step["stage"]: step for step in json.loads(said)["stages"]}
+    _, printed, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
+    plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert plan["tokenizer"]["time"] == "4.0 min (from the budget)"
     assert plan["generator"]["time"] == "4.5 min (from the budget)"
     assert plan["prepare"]["time"] == "unknown"
