@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlflow
 
-from medar.data.planning import plan_in_force
+from medar.data.planning import resolve_plan
 from medar.data.prepare import prepare
 from medar.data.sources import read_manifest
 from medar.evaluation.generation import evaluate_generation
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         # 1. Resample, normalise and cache every case, by a plan that follows from the data.
         manifest = read_manifest(options.data, modality=settings.data.modality)
-        plan = plan_in_force(
+        plan = resolve_plan(
             manifest,
             out / "prepared",
             workers=settings.data.workers,

@@ -197,14 +197,14 @@ def prepare(
         Processes, each with one case in memory; default one a processor.
     """
     from medar.data.manifest import Manifest
-    from medar.data.planning import plan_in_force
+    from medar.data.planning import resolve_plan
     from medar.data.prepare import prepare as run
     from medar.data.prepared import MANIFEST_FILE, check_folder
 
     check_folder(out)
     stored = out / MANIFEST_FILE
     manifest = dataset.read(path, Manifest.load(stored) if stored.exists() else None)
-    chosen = plan_in_force(
+    chosen = resolve_plan(
         manifest,
         out,
         workers=worker_count(workers),

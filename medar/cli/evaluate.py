@@ -23,7 +23,7 @@ from medar.devices import DeviceName
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.data.resolve import Resolved
+    from medar.data.resolve import PreparedFolder
     from medar.evaluation.reconstruction import ReconstructionReport
     from medar.evaluation.segmentation.predictors import Predictor
     from medar.evaluation.segmentation.report import Comparison, ModelReport, SegmentationReport
@@ -186,15 +186,15 @@ def segmentation(
 @contextlib.contextmanager
 def _prepared(
     trained: "Tokenizer", data: Path, folder: Path | None, workers: int, dataset: DataSet
-) -> "Iterator[Resolved]":
+) -> "Iterator[PreparedFolder]":
     """The cases as the model's plan prepares them, in `folder` or a temporary one."""
-    from medar.data.resolve import prepared_under
+    from medar.data.resolve import prepare_for_model
 
     if _is_prepared(data, dataset) and folder is not None:
         raise MedarError(f"{data} is prepared already: leave out --prepared")
     with contextlib.ExitStack() as stack:
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
-        yield prepared_under(
+        yield prepare_for_model(
             data,
             trained.require_plan(),
             target,

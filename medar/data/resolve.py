@@ -1,4 +1,4 @@
-"""A data set as a model needs it: prepared under the model's own plan, or refused."""
+"""Prepared cases for a purpose: for a trained model, by its own plan; for training, by settings."""
 
 import warnings
 from collections.abc import Callable
@@ -8,24 +8,24 @@ from typing import Any
 
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
-from medar.data.planning import plan_in_force
+from medar.data.planning import resolve_plan
 from medar.data.prepare import prepare
 from medar.data.prepared import CASES_FILE, MANIFEST_FILE, Prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.settings import from_dict, to_dict
 
-MATTERS = ("spacing", "mode", "size", "centre", "intensity", "interpolation", "channels")
-"""Settings of a plan that change what a model sees."""
+COMPARED = ("spacing", "mode", "size", "centre", "intensity", "interpolation", "channels")
+"""Settings of a plan that change the input of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """Where the prepared cases are."""
+class PreparedFolder:
+    """A folder of prepared cases."""
 
     folder: Path
     failed: dict[str, str] = field(default_factory=dict)
-    """Cases set aside while they were prepared, with reasons."""
+    """Cases that could not be prepared, with reasons."""
 
 
 def is_prepared(path: str | Path) -> bool:
@@ -33,7 +33,7 @@ def is_prepared(path: str | Path) -> bool:
     return (Path(path) / CASES_FILE).is_file()
 
 
-def prepared_under(
+def prepare_for_model(
     path: str | Path,
     plan: Plan,
     out: str | Path,
@@ -41,43 +41,46 @@ def prepared_under(
     labels: bool = True,
     workers: int | None = None,
     read: Callable[[Path, Manifest | None], Manifest] | None = None,
-) -> Resolved:
+) -> PreparedFolder:
     """The cases of a data set in the form that a model was trained on.
 
     Args:
-        path: a folder that `prepare` filled, which is then taken as it is; or any data set that
+        path: a folder that `prepare` filled, which is used as it is; or any data set that
             `read_manifest` reads, which is prepared.
-        plan: the model's.
-        out: the folder to prepare into; what is there already is kept.
-        labels: whether label maps are needed: they are prepared, and the plan's labels compared.
-        workers: processes; default one a processor.
-        read: gives the manifest of `path`, with the splits of an earlier one if there is one;
-            default `read_manifest`.
+        plan: the model's plan.
+        out: the folder to prepare into; existing cases are kept.
+        labels: whether label maps are needed; if so, they are prepared and the plans' labels must
+            agree.
+        workers: processes; default: one per CPU core.
+        read: reads the manifest of `path`, with the splits of an earlier manifest or None; default:
+            `read_manifest`.
 
     Raises:
-        MedarError: a prepared folder of another plan, naming the first difference; no data set
-            there; or no case that could be prepared.
+        MedarError: the folder was prepared with another plan (the message names the first
+            difference), `path` holds no data set, or no case could be prepared.
     """
     path, out = Path(path), Path(out)
     if is_prepared(path):
         _check_plan(Prepared(path).plan, plan, path, labels)
-        return Resolved(folder=path)
+        return PreparedFolder(folder=path)
     stored = out / MANIFEST_FILE
-    before = Manifest.load(stored) if stored.exists() else None
-    manifest = read(path, before) if read else read_manifest(path, stored=before)
+    earlier = Manifest.load(stored) if stored.exists() else None
+    manifest = read(path, earlier) if read else read_manifest(path, stored=earlier)
     if not labels:
         manifest = manifest.with_cases(tuple(replace(case, label=None) for case in manifest))
     done = prepare(manifest, plan, out, workers=workers)
-    return Resolved(folder=done.folder, failed=done.failed)
+    return PreparedFolder(folder=done.folder, failed=done.failed)
 
 
-def _check_plan(found: Plan, wanted: Plan, path: Path, labels: bool) -> None:
-    there, model = to_dict(found), to_dict(wanted)
-    for name in (*MATTERS, *(("labels",) if labels else ())):
-        if there[name] != model[name]:
+def _check_plan(plan: Plan, models: Plan, path: Path, labels: bool) -> None:
+    """Check that prepared cases have the form that a model needs."""
+    prepared, needed = to_dict(plan), to_dict(models)
+    for name in (*COMPARED, *(("labels",) if labels else ())):
+        if prepared[name] != needed[name]:
             raise MedarError(
-                f"{path}: prepared with {name} {there[name]}, the model's plan has {model[name]}; "
-                "give the data set that it was prepared from, or prepare it with the model's plan"
+                f"{path}: prepared with {name} {prepared[name]}, but the model's plan has "
+                f"{needed[name]}; pass the data set that it was prepared from, or prepare it with "
+                "the model's plan"
             )
 
 
@@ -95,9 +98,9 @@ def prepare_for_training(
         workers: processes; default: one per CPU core.
 
     Raises:
-        MedarError: see `plan_in_force` and `prepare`.
+        MedarError: see `resolve_plan` and `prepare`.
     """
-    plan = plan_in_force(manifest, out, workers=workers, overrides=overrides)
+    plan = resolve_plan(manifest, out, workers=workers, overrides=overrides)
     done = prepare(manifest, plan, out, workers=workers)
     for case, reason in done.failed.items():
         warnings.warn(f"{case} was left out: {reason}", stacklevel=2)

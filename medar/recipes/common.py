@@ -67,7 +67,7 @@ def _prepare(
     labelled: bool,
     context: StageContext,
 ) -> Facts:
-    from medar.data.planning import plan_in_force
+    from medar.data.planning import resolve_plan
     from medar.data.prepare import prepare
     from medar.data.prepared import PLAN_FILE, Prepared
 
@@ -75,7 +75,7 @@ def _prepare(
     manifest = manifest_in(data, context.out)
     copy_hashes(context.out, folder)
     context.log_dataset(manifest.root.name, manifest.digest, manifest.root, "preparation")
-    plan = plan_in_force(
+    plan = resolve_plan(
         manifest,
         folder,
         workers=data.workers,

@@ -14,7 +14,7 @@ from medar.data.loading import Item, PreparedDataset, SeededDataset
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.prepared import Prepared
-from medar.data.resolve import is_prepared, prepared_under
+from medar.data.resolve import is_prepared, prepare_for_model
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.segmentation.data import AnnotatedDataset, is_annotated
@@ -111,7 +111,7 @@ def prepared_pairs(
     def read(path: Path, before: Manifest | None) -> Manifest:
         return read_manifest(path, modality=plan.sole_modality, stored=before)
 
-    found = prepared_under(folder, plan, out, workers=workers, read=read)
+    found = prepare_for_model(folder, plan, out, workers=workers, read=read)
     for name, reason in found.failed.items():
         raise MedarError(f"{folder}: {name} cannot be used: {reason}")
     cases = Prepared(found.folder)

@@ -22,7 +22,7 @@ from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
-from medar.data.resolve import Resolved, prepared_under
+from medar.data.resolve import PreparedFolder, prepare_for_model
 from medar.data.sources import read_manifest
 from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
@@ -278,7 +278,7 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _prepared(path: Path, plan: Plan, out: Path) -> Resolved:
+def _prepared(path: Path, plan: Plan, out: Path) -> PreparedFolder:
     """The cases prepared by the plan: `path` itself, or `out`, filled from the data set at `path`.
 
     Cases without a modality get the only one in the plan. Labels that the plan does not name are
@@ -298,4 +298,4 @@ def _prepared(path: Path, plan: Plan, out: Path) -> Resolved:
         )
         return manifest.with_cases(tuple(cases))
 
-    return prepared_under(path, plan, out, labels=bool(plan.labels), read=read)
+    return prepare_for_model(path, plan, out, labels=bool(plan.labels), read=read)

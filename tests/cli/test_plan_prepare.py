@@ -205,7 +205,7 @@ def test_ct_without_a_stated_modality_is_said_on_standard_error(
     again = ("data", "prepare", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert "CT volumes come under its rule 'other'" in medar(*again).err
+        assert "its rule 'other' applies to CT volumes" in medar(*again).err
     said = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
     assert said.err == ""
     assert medar(*again).err == ""

@@ -10,7 +10,8 @@ import pytest
 from medar.data.fingerprint import QUANTILES, CaseFingerprint, Fingerprint
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import IntensityRule
-from medar.data.planning import downsampling, fit_spacing, make_plan, target_spacing
+from medar.data.plan_rules import downsampling, fit_spacing, target_spacing
+from medar.data.planning import make_plan
 from medar.errors import MedarError
 
 MR = IntensityRule(kind="percentiles", low=0.5, high=99.5)

@@ -11,7 +11,7 @@ from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.prepare import prepare
 from medar.data.prepared import Prepared
-from medar.data.resolve import prepared_under
+from medar.data.resolve import prepare_for_model
 from medar.errors import MedarError
 
 Dataset = Callable[..., Manifest]
@@ -22,7 +22,7 @@ def test_a_prepared_folder_is_taken_as_it_is(
     dataset: Dataset, plan: MakePlan, tmp_path: Path
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
-    found = prepared_under(tmp_path / "prepared", plan(), tmp_path / "other")
+    found = prepare_for_model(tmp_path / "prepared", plan(), tmp_path / "other")
     assert found.folder == tmp_path / "prepared"
     assert not (tmp_path / "other").exists()
 
@@ -30,9 +30,12 @@ def test_a_prepared_folder_is_taken_as_it_is(
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing \[1.0, 1.0, 1.0\], the model's plan has \[2.0"),
+        (
+            {"spacing": (2.0, 1.0, 1.0)},
+            r"spacing \[1.0, 1.0, 1.0\], but the model's plan has \[2.0",
+        ),
         ({"size": (16, 8, 8)}, "prepared with size"),
-        ({"mode": "patch"}, "mode volume, the model's plan has patch"),
+        ({"mode": "patch"}, "mode volume, but the model's plan has patch"),
         ({"intensity": {}}, "prepared with intensity"),
         ({"labels": {1: "liver"}}, "prepared with labels"),
     ],
@@ -42,7 +45,7 @@ def test_another_plan_is_refused_by_what_differs(
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
     with pytest.raises(MedarError, match=said):
-        prepared_under(tmp_path / "prepared", plan(**changed), tmp_path)
+        prepare_for_model(tmp_path / "prepared", plan(**changed), tmp_path)
 
 
 def test_labels_and_downsampling_need_not_agree_where_nothing_depends_on_them(
@@ -50,7 +53,7 @@ def test_labels_and_downsampling_need_not_agree_where_nothing_depends_on_them(
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
     other = plan(labels={7: "liver"}, downsampling=(4, 4, 4))
-    assert prepared_under(tmp_path / "prepared", other, tmp_path, labels=False).failed == {}
+    assert prepare_for_model(tmp_path / "prepared", other, tmp_path, labels=False).failed == {}
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -61,7 +64,7 @@ def test_a_data_set_is_prepared_with_the_models_plan(
     manifest.save(tmp_path / "in.jsonl")
     chosen = plan(size=(4, 8, 8), labels={1: "a", 2: "b"} if labels else {})
     for _ in range(2):  # the second time all is there
-        found = prepared_under(
+        found = prepare_for_model(
             tmp_path / "in.jsonl", chosen, tmp_path / "out", labels=labels, workers=1
         )
     prepared = Prepared(found.folder)
@@ -82,7 +85,7 @@ def test_the_way_of_reading_is_the_callers(
         return manifest.with_cases(tuple(replace(c, split="test") for c in manifest))
 
     for _ in range(2):
-        prepared_under(tmp_path / "x", plan(), tmp_path / "out", workers=1, read=read)
+        prepare_for_model(tmp_path / "x", plan(), tmp_path / "out", workers=1, read=read)
     assert asked == [(tmp_path / "x", True), (tmp_path / "x", False)]
     assert Prepared(tmp_path / "out")[0].split == "test"
 
@@ -91,5 +94,5 @@ def test_cases_set_aside_are_told(dataset: Dataset, plan: MakePlan, tmp_path: Pa
     manifest = dataset(3)
     manifest.save(tmp_path / "in.jsonl")
     manifest.cases[1].images[0].write_bytes(b"broken")
-    found = prepared_under(tmp_path / "in.jsonl", plan(), tmp_path / "out", workers=1)
+    found = prepare_for_model(tmp_path / "in.jsonl", plan(), tmp_path / "out", workers=1)
     assert list(found.failed) == ["c1"]
