@@ -58,8 +58,8 @@ for name, path, text in (
     ("view", "view:view", "Show volumes and labels side by side in a browser."),
     ("info", "info:info", "Show versions, device, threads, kernels and paths."),
 ):
-    usage = "Usage: medar segment [OPTIONS] MODEL... IN OUT" if name == "segment" else None
-    app.command(f"medar.cli.{path}", name=name, help=text, usage=usage)
+    usage = {"usage": "Usage: medar segment [OPTIONS] MODEL... IN OUT"} if name == "segment" else {}
+    app.command(f"medar.cli.{path}", name=name, help=text, **usage)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
