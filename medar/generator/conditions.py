@@ -1,12 +1,12 @@
-"""What a volume is asked to be: attributes by number and maps by voxel.
+"""Conditions: attributes per volume, and maps per voxel.
 
-Attributes become one vector a volume, the sum of what each of them says: a row of a table for a
+Attributes become one vector per volume, the sum of one vector per attribute: a row of a table for a
 category, a linear map of Fourier features (arXiv 2006.10739) of the standardised value for a
-number. Each attribute has a vector of its own for "not known", so that any of them can be left out;
-training drops them now and then, which is what classifier-free guidance (arXiv 2207.12598) needs.
+number. Each attribute has a vector for "unknown", so that any of them can be left out; training
+drops them at random, which classifier-free guidance (arXiv 2207.12598) needs.
 
-B batch, A attributes, N numbers among them, F features of a number, E width, M channels of a map,
-X Y Z voxels.
+B batch, A attributes, N numbers among them, F features of a number, E width, M channels of a map, X
+Y Z voxels.
 """
 
 import math
@@ -21,22 +21,22 @@ from medar.errors import MedarError
 from medar.generator.settings import Attribute
 
 OCTAVES = 4
-"""Frequencies of a number's features: the lowest turns once in 16 deviations, each further one
-twice as fast."""
+"""Frequencies of a number's features: the lowest has a period of 16 standard deviations, each
+further one half the period of the one before."""
 FARTHEST = 4.0
-"""Deviations from the mean at which a number is held."""
+"""Standard deviations from the mean at which a number is clamped."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Condition:
-    """Conditions of a batch."""
+    """The conditions of a batch."""
 
     attributes: Tensor
-    """(B, A) float32, in the order of the model's attributes: the place of a category among its
-    values, or a number as it is; NaN where it is not known, or not to be."""
+    """(B, A) float32, in the order of the model's attributes: the index of a category among its
+    values, or a number as it is; NaN if unknown or left open."""
     map: Tensor | None = None
     """(B, M, X, Y, Z) on the volume's grid, or (1, M, X, Y, Z) for all items, for models that take
-    a map; 0 in all channels where nothing is known; None for no map."""
+    a map; 0 in all channels of unknown voxels; None for no map."""
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -59,50 +59,50 @@ class Condition:
         )
 
     def without_attributes(self) -> "Condition":
-        """The same with nothing known of the attributes; the map stays."""
+        """The same map, all attributes unknown."""
         return replace(self, attributes=torch.full_like(self.attributes, torch.nan))
 
     def nothing(self) -> "Condition":
-        """Nothing known at all: what guidance moves away from."""
+        """Everything unknown: what guidance moves away from."""
         map_ = None if self.map is None else torch.zeros_like(self.map)
         return replace(self.without_attributes(), map=map_)
 
 
 def drop(
-    condition: Condition, share: float, generator: torch.Generator, *, maps: float = 0.0
+    condition: Condition, probability: float, generator: torch.Generator, *, maps: float = 0.0
 ) -> Condition:
-    """Leave conditions out, item by item, as training for guidance needs it.
+    """Drop conditions of a training batch at random, as guidance needs it.
 
-    An item loses everything, its map too, with probability `share`: what guidance moves away from.
-    Besides, each part may be lost by itself, so that a user may name some and not others: an
-    attribute, where a model has several, with probability `share`, the map with `maps`.
+    An item loses everything, its map too, with probability `probability`: what guidance moves away
+    from. In addition, parts are dropped alone, so that users can give some and not others: each of
+    several attributes with probability `probability`, the map with `maps`.
 
     Args:
         condition: of a training batch.
-        share: from 0 to 1.
+        probability: from 0 to 1.
         generator: on the CPU, whatever the device of the condition.
-        maps: probability that an item loses its map alone.
+        maps: probability that an item loses only its map.
     """
-    attributes, given = condition.attributes, condition.map
+    attributes, map_ = condition.attributes, condition.map
     batch, count = attributes.shape
-    everything = torch.rand(batch, 1, generator=generator) < share
-    lost = everything
+    everything = torch.rand(batch, 1, generator=generator) < probability
+    dropped = everything
     if count > 1:
-        lost = lost | (torch.rand(batch, count, generator=generator) < share)
-    lost = lost.to(attributes.device, non_blocking=True)
-    attributes = attributes.masked_fill(lost, torch.nan)
-    if given is not None:
-        gone = everything | (torch.rand(batch, 1, generator=generator) < maps)
-        gone = gone[..., None, None, None]
-        given = given.masked_fill(gone.to(given.device, non_blocking=True), 0)
-    return Condition(attributes=attributes, map=given)
+        dropped = dropped | (torch.rand(batch, count, generator=generator) < probability)
+    dropped = dropped.to(attributes.device, non_blocking=True)
+    attributes = attributes.masked_fill(dropped, torch.nan)
+    if map_ is not None:
+        dropped = everything | (torch.rand(batch, 1, generator=generator) < maps)
+        dropped = dropped[..., None, None, None].to(map_.device, non_blocking=True)
+        map_ = map_.masked_fill(dropped, 0)
+    return Condition(attributes=attributes, map=map_)
 
 
 class AttributeEmbedding(nn.Module):
     """(B, A), see `Condition.attributes`, to (B, E).
 
     Args:
-        attributes: A of them; none is possible: all volumes then have one learnt vector.
+        attributes: A of them; with none, all volumes share one learnt vector.
         width: E.
     """
 
@@ -120,12 +120,12 @@ class AttributeEmbedding(nn.Module):
         """(B, A) to (B, E).
 
         Raises:
-            MedarError: another number of attributes than the model has.
+            MedarError: the number of attributes is not the model's.
         """
         if attributes.shape[1:] != (len(self.attributes),):
             raise MedarError(
-                f"attributes of shape {list(attributes.shape)}: (batch, {len(self.attributes)}) is "
-                "needed, a column for each attribute of the model"
+                f"attributes of shape {list(attributes.shape)} must be (batch, "
+                f"{len(self.attributes)}), one column per attribute of the model"
             )
         columns = attributes.float().unbind(1)
         embedded: Tensor = self.categories(_pick(columns, self._categories, attributes))
@@ -135,13 +135,12 @@ class AttributeEmbedding(nn.Module):
 
 
 class CategoryEmbedding(nn.Module):
-    """The sum of a row for all volumes and one for each category.
+    """The sum of a row for all volumes and one row per category.
 
-    One table holds, one after the other: the row for all volumes; for each attribute its values,
-    then "not known".
+    One table holds the row for all volumes, then for each attribute its values and "unknown".
 
     Args:
-        sizes: values of each category.
+        sizes: number of values of each category.
         width: E.
     """
 
@@ -156,16 +155,16 @@ class CategoryEmbedding(nn.Module):
         self.register_buffer("first", torch.tensor([0, *starts[:-1]]), persistent=False)
         self.register_buffer("unknown", torch.tensor([0.0, *map(float, sizes)]), persistent=False)
 
-    def forward(self, places: Tensor) -> Tensor:
-        """(B, categories), NaN where not known, to (B, E)."""
-        places = nn.functional.pad(places, (1, 0))
-        places = torch.where(places.isnan(), self.unknown, places).long()
-        embedded: Tensor = self.table(places + self.first)
+    def forward(self, indices: Tensor) -> Tensor:
+        """(B, categories), NaN if unknown, to (B, E)."""
+        indices = nn.functional.pad(indices, (1, 0))
+        indices = torch.where(indices.isnan(), self.unknown, indices).long()
+        embedded: Tensor = self.table(indices + self.first)
         return embedded.sum(dim=1)
 
 
 class NumberEmbedding(nn.Module):
-    """The sum of a linear map of each number's Fourier features, or of its "not known".
+    """The sum of a linear map of each number's Fourier features, or of its "unknown".
 
     Args:
         numbers: N of them, 1 or more.
@@ -187,22 +186,22 @@ class NumberEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(len(numbers), features, width) * _deviation(width))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """(B, N), NaN where not known, to (B, E)."""
+        """(B, N), NaN if unknown, to (B, E)."""
         known = ~numbers.isnan()
-        apart = (numbers.nan_to_num() - self.mean) / self.deviation
-        angles = apart.clamp(-FARTHEST, FARTHEST)[..., None] * self.turns
+        standardised = (numbers.nan_to_num() - self.mean) / self.deviation
+        angles = standardised.clamp(-FARTHEST, FARTHEST)[..., None] * self.turns
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1) * known[..., None]
         features = torch.cat([waves, (~known)[..., None].to(waves.dtype)], dim=-1)
         return torch.einsum("bnf,nfe->be", features, self.weight)
 
 
-def _pick(columns: Sequence[Tensor], places: Sequence[int], like: Tensor) -> Tensor:
-    """Some columns, (B,) each, as (B, len(places)), none at all included."""
-    if not places:
+def _pick(columns: Sequence[Tensor], indices: Sequence[int], like: Tensor) -> Tensor:
+    """Some columns, (B,) each, as (B, len(indices)); possibly none."""
+    if not indices:
         return like.new_zeros(len(like), 0, dtype=torch.float32)
-    return torch.stack([columns[place] for place in places], dim=1)
+    return torch.stack([columns[index] for index in indices], dim=1)
 
 
 def _deviation(width: int) -> float:
-    """Of initial weights, as VAR has it (arXiv 2404.02905)."""
+    """Standard deviation of initial weights, as in VAR (arXiv 2404.02905)."""
     return math.sqrt(1 / (3 * width))

@@ -1,14 +1,14 @@
-"""Maps as conditions: what is where, given voxel by voxel, at every scale.
+"""Maps as conditions: the label map, voxel by voxel, at every scale.
 
-A convolutional encoder, the tokenizer's own kind, takes the map to the latent grid: it folds
-patches of voxels into channels first, so that a structure of one voxel is not averaged away. The
-features of the latent grid are averaged to the grid of each scale, and a linear layer of each scale
-adds them to its tokens. These layers start at zero (ControlNet, arXiv 2302.05543): a model without
-maps can be trained on with them, and nothing is lost at the start. A voxel of which nothing is
-known is 0 in all channels, and a missing map is unknown everywhere.
+A convolutional encoder of the tokenizer's kind takes the map to the latent grid; it first folds
+patches of voxels into channels, so that structures of one voxel are not averaged away. The features
+of the latent grid are averaged to the grid of each scale, and one linear layer per scale adds them
+to its tokens. These layers start at zero (ControlNet, arXiv 2302.05543), so that a model trained
+without maps can be trained further with them. An unknown voxel is 0 in all channels, and a missing
+map is unknown everywhere.
 
 B batch, M channels of the map, X Y Z voxels, D features of the latent grid, T tokens of one scale,
-L of all, E width.
+L tokens over all scales, E width.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from medar.volume import Shape3
 GROWTH = (1, 2, 4)
 """Features of the encoder's levels, in multiples of the first."""
 UNKNOWN = -1
-"""Class of voxels of which nothing is known."""
+"""Class of unknown voxels."""
 
 
 class MapEncoder(nn.Module):
@@ -65,21 +65,21 @@ class MapEncoder(nn.Module):
             nn.init.zeros_(level.weight)  # type: ignore[arg-type]
             nn.init.zeros_(level.bias)  # type: ignore[arg-type]
 
-    def forward(self, given: Tensor | None) -> Tensor:
+    def forward(self, map_: Tensor | None) -> Tensor:
         """What a map adds to each token: (B, L, E), or (1, L, E) for None, no map.
 
         Raises:
-            MedarError: a map of other channels or another size than the model's.
+            MedarError: the map's channels or size are not the model's.
         """
-        if given is None:
+        if map_ is None:
             weight = next(self.encoder.parameters())
-            given = weight.new_zeros(1, self.channels, *self.size)
-        if given.shape[1:] != (self.channels, *self.size):
+            map_ = weight.new_zeros(1, self.channels, *self.size)
+        if map_.shape[1:] != (self.channels, *self.size):
             raise MedarError(
-                f"map of shape {list(given.shape)}: (batch, {self.channels}, "
-                f"{', '.join(map(str, self.size))}) is needed"
+                f"map of shape {list(map_.shape)} must be (batch, {self.channels}, "
+                f"{', '.join(map(str, self.size))})"
             )
-        latent: Tensor = self.encoder(given)
+        latent: Tensor = self.encoder(map_)
         scales = (adaptive_avg_pool3d(latent, grid) for grid in self.schedule.grids)
         tokens = (scale.flatten(2).transpose(1, 2) for scale in scales)
         return torch.cat([f(x) for f, x in zip(self.levels, tokens, strict=True)], dim=1)
@@ -89,31 +89,31 @@ def label_classes(labels: Tensor, values: Sequence[int]) -> Tensor:
     """Label values as classes: 0 stays, `values[i]` becomes i + 1, -1 (unknown) stays.
 
     Args:
-        labels: whole numbers of any shape, on the CPU.
-        values: the model's label values, in its order, from 1.
+        labels: integers of any shape, on the CPU.
+        values: the model's label values, in its order, at least 1.
 
     Returns:
         int16, of the same shape.
 
     Raises:
-        MedarError: a value that is not the model's.
+        MedarError: a value is not the model's.
     """
     known = torch.tensor([UNKNOWN, 0, *values])
-    # A place for each value from -1 up, and one at either end for all that lie beyond.
+    # One entry per value from -1 up, and one at either end for all values beyond.
     beyond = int(known.max()) + 3
     classes = torch.full((beyond + 1,), UNKNOWN - 1, dtype=torch.int16)
     classes[known + 2] = torch.arange(UNKNOWN, len(values) + 1, dtype=torch.int16)
-    found = classes[(labels.long() + 2).clamp(0, beyond)]
-    if bool((found < UNKNOWN).any()):
-        odd = torch.unique(labels[found < UNKNOWN]).tolist()
+    result = classes[(labels.long() + 2).clamp(0, beyond)]
+    if bool((result < UNKNOWN).any()):
+        unknown = torch.unique(labels[result < UNKNOWN]).tolist()
         raise MedarError(
-            f"label map holds the value {odd[0]}; the model knows 0 (background)"
+            f"label map holds the value {unknown[0]}; the model knows 0 (background)"
             f"{''.join(f', {value}' for value in values)}"
         )
-    return found
+    return result
 
 
 def one_hot(classes: Tensor, channels: int) -> Tensor:
     """(B, X, Y, Z) classes from 0 to M - 1 as (B, M, X, Y, Z) float32; -1 is 0 in all channels."""
-    places = torch.arange(channels, device=classes.device)
-    return (classes[:, None] == places.view(1, -1, 1, 1, 1)).float()
+    indices = torch.arange(channels, device=classes.device)
+    return (classes[:, None] == indices.view(1, -1, 1, 1, 1)).float()

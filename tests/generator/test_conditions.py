@@ -89,7 +89,7 @@ def test_what_is_not_known_gives_finite_gradients() -> None:
 
 
 def test_another_number_of_attributes_is_refused() -> None:
-    with pytest.raises(MedarError, match=r"shape \[1, 3\]: \(batch, 4\) is needed"):
+    with pytest.raises(MedarError, match=r"shape \[1, 3\] must be \(batch, 4\)"):
         embed([1.0, 1.0, 1.0])
 
 

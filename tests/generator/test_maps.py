@@ -81,7 +81,9 @@ def test_items_do_not_see_each_other() -> None:
 
 
 def test_other_channels_and_sizes_are_refused() -> None:
-    with pytest.raises(MedarError, match=r"shape \[1, 2, 12, 8, 6\]: \(batch, 3, 12, 8, 6\)"):
+    with pytest.raises(
+        MedarError, match=r"shape \[1, 2, 12, 8, 6\] must be \(batch, 3, 12, 8, 6\)"
+    ):
         make()(torch.zeros(1, 2, *SIZE))
     with pytest.raises(MedarError, match=r"shape \[1, 3, 12, 8, 8\]"):
         make()(torch.zeros(1, 3, 12, 8, 8))
