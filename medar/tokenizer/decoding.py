@@ -1,4 +1,4 @@
-"""`decode_file`: a token pyramid's file to a volume, on its case's own grid where that is known."""
+"""`decode_file`: a token pyramid's file to a volume, on its case's own grid if available."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ Target = Literal["prepared", "source"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DecodedFile:
-    """What a pyramid's file decodes to."""
+    """A decoded pyramid file."""
 
     image: Volume
     label: Volume | None
@@ -32,7 +32,7 @@ class DecodedFile:
     grid: Target
     """"source": the grid and intensities of the case's own file."""
     notes: tuple[str, ...]
-    """What the file does not say, and what was taken instead."""
+    """What the file does not state, and what was assumed instead."""
 
 
 def decode_file(
@@ -49,39 +49,39 @@ def decode_file(
 
     Args:
         path: a file of `encode_data_set`, or any `TokenPyramid` on disk.
-        model: the tokenizer's folder; default the one beside the tokens.
+        model: the tokenizer's folder; default: the one beside the tokens.
         upto: use the coarsest `upto` scales only.
-        variant: which pyramid, where the file holds several.
-        grid: "source" is the grid of the case's own file, "prepared" the plan's; default "source"
-            where the tokens folder knows it.
-        modality: "CT" or "MR", where nothing else says by which of the plan's rules intensities
-            are restored.
+        variant: which pyramid, if the file holds several.
+        grid: "source" is the grid of the case's own file, "prepared" the plan's; default: "source"
+            if the file lies in a tokens folder.
+        modality: "CT" or "MR", where nothing else determines which of the plan's rules restores
+            intensities.
         device: see `Tokenizer.from_pretrained`.
 
     Raises:
         MedarError: no pyramid, no tokenizer or another one, no such variant, `upto` beyond the
-            scales, a source grid that is not known, or a modality without a rule.
+            scales, an unknown source grid, or a modality without a rule.
     """
     file = TokenFile.find(path)
     pyramid = TokenPyramid.load(path)
     if not 0 <= variant < len(pyramid):
-        raise MedarError(f"{path}: no variant {variant}; it holds 0 to {len(pyramid) - 1}")
+        raise MedarError(f"{path}: no variant {variant}; available: 0 to {len(pyramid) - 1}")
     if grid == "source" and file.trace is None:
         raise MedarError(
-            f"{path}: the grid of its case is not known: it lies in no tokens folder that names "
-            "it; --grid prepared is possible"
+            f"{path}: the grid of its case is unknown, as the file is not in a tokens folder that "
+            "names it; use --grid prepared"
         )
     tokenizer = Tokenizer.from_pretrained(_model_folder(file, model), device)
     plan = tokenizer.require_plan()
     decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto)
-    inferred = decoded_arrays(decoded, plan)
+    arrays = decoded_arrays(decoded, plan)
     if file.trace is not None and grid != "prepared":
-        label = None if inferred.label is None else restore_label(inferred.label, file.trace)
-        image = restore_image(inferred.image, file.trace)
+        label = None if arrays.label is None else restore_label(arrays.label, file.trace)
+        image = restore_image(arrays.image, file.trace)
         return DecodedFile(image=image, label=label, grid="source", notes=())
     windows, notes = windows_of(file.trace, plan, modality)
     target = file.trace.target if file.trace else own_grid(plan)
-    image, label = on_grid(target, inferred, windows)
+    image, label = on_grid(target, arrays, windows)
     return DecodedFile(image=image, label=label, grid="prepared", notes=notes)
 
 
@@ -90,47 +90,47 @@ def _model_folder(file: TokenFile, model: str | Path | None) -> Path:
         return Path(model)
     if file.folder is None:
         raise MedarError(
-            f"{file.path}: lies in no tokens folder, so that its tokenizer is not known; "
-            "name its folder with --model"
+            f"{file.path}: is not in a tokens folder, so its tokenizer is unknown; name its folder "
+            "with --model"
         )
     return file.folder / TOKENIZER
 
 
 def on_grid(
-    grid: Grid, inferred: DecodedArrays, windows: tuple[Window, ...], modality: str | None = None
+    grid: Grid, arrays: DecodedArrays, windows: tuple[Window, ...], modality: str | None = None
 ) -> tuple[Volume, Volume | None]:
-    """A decoded volume on the plan's grid, in units, and its label map where there is one.
+    """A decoded volume on a grid, in units of intensity, and its label map if there is one.
 
     Args:
-        grid: where it lies.
-        inferred: what was decoded.
+        grid: the grid of the arrays.
+        arrays: the decoded arrays.
         windows: the intensity window of each channel.
-        modality: what the image is, where that is known.
+        modality: the image's modality, if known.
     """
-    channels = zip(windows, inferred.image, strict=True)
+    channels = zip(windows, arrays.image, strict=True)
     array = np.stack([window.restore(channel) for window, channel in channels])
     image = Volume(array=array, affine=grid.affine, modality=modality)
-    label = None if inferred.label is None else Volume(array=inferred.label, affine=grid.affine)
+    label = None if arrays.label is None else Volume(array=arrays.label, affine=grid.affine)
     return image, label
 
 
 def own_grid(plan: Plan) -> Grid:
-    """The plan's grid where no patient is known: the first voxel in the scanner's origin."""
+    """The plan's grid without a patient: the first voxel at the scanner's origin."""
     return Grid(shape=plan.size, affine=np.diag([*plan.spacing, 1.0]))
 
 
 def windows_of(
     trace: Trace | None, plan: Plan, modality: str | None = None
 ) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-    """The intensity window of each channel, and what had to be said about it.
+    """The intensity window of each channel, and notes on what was assumed.
 
     Args:
-        trace: of the volume, where there is one.
-        plan: its rules count where there is no trace.
-        modality: whose rule; default the only one that the plan has.
+        trace: of the volume, if there is one.
+        plan: its rules apply without a trace.
+        modality: whose rule applies; default: the only one in the plan.
 
     Raises:
-        MedarError: the plan has no rule for the modality, or several and none is named.
+        MedarError: the plan has no rule for the modality, or several and no modality is given.
     """
     if trace is not None:
         return trace.windows, ()
@@ -141,7 +141,7 @@ def windows_of(
     if all(rule.kind == "window" for rule in rules):
         return windows, ()
     note = (
-        "the plan measures intensities on each volume and none is known here: values run from "
-        f"{UNITS.low:g} to {UNITS.high:g}, in no units"
+        "the plan measures intensities on each volume and there is none: values run from "
+        f"{UNITS.low:g} to {UNITS.high:g}, without units"
     )
     return windows, (note,)

@@ -234,7 +234,7 @@ def _kept(out: Path, index: TokenIndex, maps: ArrayCache) -> set[str]:
     if not (out / INDEX).exists():
         return set()
     before = TokenIndex.load(out)
-    if before.settings() != index.settings():
+    if before.encoding() != index.encoding():
         return set()
     made_from = {case.id: case.made_from() for case in before.cases}
     return {

@@ -33,14 +33,14 @@ class PerceptualLoss(nn.Module):
         self.stages = _stages(Path(path)).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "PerceptualLoss":
-        """The features stay as they are: their normalisation never follows a batch."""
+        """Keep the features in evaluation mode: their normalisation must not follow a batch."""
         return self
 
     def forward(self, reconstruction: Tensor, volume: Tensor) -> Tensor:
         """Compare (B, C, X, Y, Z) with the same shape, each channel by itself.
 
-        Both are scaled by the mean and the standard deviation of `volume`, as the network was
-        trained on, so that a wrong brightness or contrast still costs.
+        Both are scaled by the mean and standard deviation of `volume`, as in the network's own
+        training; a wrong brightness or contrast is therefore still penalised.
         """
         axes = (2, 3, 4)
         mean = volume.float().mean(axes, keepdim=True)
@@ -52,8 +52,8 @@ class PerceptualLoss(nn.Module):
         losses = []
         for stage in self.stages.children():
             ours, real = stage(ours), stage(real)
-            apart = functional.normalize(ours, dim=1) - functional.normalize(real, dim=1)
-            losses.append(apart.square().sum(1).mean())
+            difference = functional.normalize(ours, dim=1) - functional.normalize(real, dim=1)
+            losses.append(difference.square().sum(1).mean())
         return torch.stack(losses).mean()
 
 
@@ -67,9 +67,9 @@ def _stages(path: Path) -> nn.Sequential:
     names = ("conv1", "bn1", "layer1", "layer2")
     stages = nn.ModuleDict({name: getattr(network, name) for name in names})
     weights = read_weights(path, FILE)
-    known = {name: weights[name] for name in stages.state_dict() if name in weights}
+    available = {name: weights[name] for name in stages.state_dict() if name in weights}
     try:
-        stages.load_state_dict(known)
+        stages.load_state_dict(available)
     except RuntimeError as error:
         raise MedarError(
             f"{path}: not the weights of MedicalNet's ResNet-10 ({one_line(error)}); "
@@ -81,20 +81,20 @@ def _stages(path: Path) -> nn.Sequential:
 
 
 def read_weights(path: Path, needed: str) -> dict[str, Any]:
-    """The tensors of a checkpoint, without the prefix that DataParallel puts before their names.
+    """The tensors of a checkpoint, without the prefix that DataParallel adds to their names.
 
     Args:
         path: the file.
-        needed: the file that is wanted, for messages.
+        needed: name of the expected file, for messages.
 
     Raises:
-        MedarError: the file cannot be read, or holds no tensors.
+        MedarError: the file cannot be read, or contains no tensors.
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # on odd bytes the unpickler fails with whatever comes first
+    except Exception as error:  # the unpickler raises all sorts of errors on damaged files
         raise MedarError(
             f"{path}: not a file of tensors by torch.save ({one_line(error, 80)}); "
             f"{needed} is needed"

@@ -1,11 +1,11 @@
-"""Spectral power by frequency: what blur takes away and over-sharpening adds.
+"""Spectral power by frequency, which blur removes and over-sharpening adds.
 
-A frequency is measured along each axis as a share of that axis' Nyquist frequency, and its radius
-is the Euclidean norm of the three shares: 1 where one axis alternates from voxel to voxel, sqrt(3)
-in the corner where all do. That is relative to the voxel, not to the millimetre: with anisotropic
-spacing a radius is an ellipsoid in physical space, and "high" means fine beside the grid on every
-axis. The mean is removed and a Hann window applied before the transform; without it the jump from
-one border to the other would be most of what is found at high frequencies.
+Along each axis, a frequency is expressed as a fraction of the axis' Nyquist frequency. The radius
+is the Euclidean norm of the three fractions: 1 if one axis alternates from voxel to voxel, sqrt(3)
+in the corner where all three do. It refers to voxels, not to millimetres: with anisotropic spacing
+it is an ellipsoid in physical space, and "high" means fine relative to the grid of each axis. The
+mean is removed and a Hann window applied before the transform; otherwise the jump from one border
+to the other would dominate the high frequencies.
 
 B batch, C channels, X Y Z voxels.
 """
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 HIGH = 2 / 3
-"""Radius at which the highest third of frequencies begins; the corners beyond 1 belong to it."""
+"""Radius from which frequencies belong to the highest third; the corners beyond 1 do too."""
 
 TINY = 1e-12
-"""Least power that is divided by; a volume without any detail has none."""
+"""Lower limit of a denominator; a volume without detail has no power."""
 
 
 def power_spectrum(volumes: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ def power_spectrum(volumes: Tensor) -> Tensor:
     axes = (-3, -2, -1)
     centred = volumes.float() - volumes.float().mean(dim=axes, keepdim=True)
     for axis, size in zip(axes, volumes.shape[-3:], strict=True):
-        # The ends, which are zero, lie outside: a single voxel keeps its weight.
+        # The zero ends of the window are left out, so that a single voxel keeps its weight.
         window = torch.hann_window(size + 2, periodic=False, device=volumes.device)[1:-1]
         centred = centred * window.view(-1, *[1] * (-axis - 1))
     spectrum = torch.fft.rfftn(centred, dim=axes, norm="ortho")
@@ -51,7 +51,7 @@ def radii(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
 
 
 def weights(shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """How often each frequency of `power_spectrum` stands for itself and its mirror image.
+    """How many frequencies each one of `power_spectrum` represents, its mirror image included.
 
     (Z // 2 + 1,): 1 for those along z that are their own mirror image, 2 for the others.
     """
@@ -67,18 +67,18 @@ def band_power(volumes: Tensor, edges: tuple[float, ...]) -> Tensor:
 
     Args:
         volumes: (..., X, Y, Z).
-        edges: lower ends of the bands, rising; the last band reaches to the corners. Frequency 0
-            belongs to none.
+        edges: lower ends of the bands, increasing; the last band extends to the corners. Frequency
+            0 belongs to no band.
 
     Returns:
-        (..., bands); 0 for a band that holds no frequency of so small a volume.
+        (..., bands); 0 for a band without any frequency, in a small volume.
     """
     power = power_spectrum(volumes)
     shape = volumes.shape[-3:]
     count = weights(shape, power.device).expand(power.shape[-3:])
     radius = radii(shape, power.device)
-    place = torch.bucketize(radius, torch.tensor(edges, device=power.device), right=True)
-    member = torch.nn.functional.one_hot(place, len(edges) + 1).float()[..., 1:]
+    band = torch.bucketize(radius, torch.tensor(edges, device=power.device), right=True)
+    member = torch.nn.functional.one_hot(band, len(edges) + 1).float()[..., 1:]
     member = member * (radius > 0)[..., None] * count[..., None]
     flat = member.flatten(0, 2)
     return power.flatten(-3) @ flat / flat.sum(dim=0).clamp(min=1.0)
@@ -89,45 +89,45 @@ EDGES = tuple(k / 12 for k in range(12))
 
 
 def mean_power(volumes: Tensor) -> Tensor:
-    """Mean power in twelve bands of radius, the mean of channels: (B, 12)."""
+    """Mean power in twelve bands of radius, averaged over channels: (B, 12)."""
     return band_power(volumes, EDGES).mean(dim=1)
 
 
-def log_spectral_distance(made: Tensor, real: Tensor) -> float:
-    """Root mean square over bands of the difference in power, in dB; 0 is right.
+def log_spectral_distance(decoded: Tensor, real: Tensor) -> float:
+    """Root mean square over bands of the difference in power, in dB; 0 is ideal.
 
     Args:
-        made: (N,) powers, mean over volumes.
-        real: likewise.
+        decoded: (N,) powers, averaged over volumes.
+        real: as `decoded`.
     """
-    apart = 10 * (made.clamp(min=TINY).log10() - real.clamp(min=TINY).log10())
-    return float(apart.square().mean().sqrt())
+    difference = 10 * (decoded.clamp(min=TINY).log10() - real.clamp(min=TINY).log10())
+    return float(difference.square().mean().sqrt())
 
 
 def high_power(volumes: Tensor) -> Tensor:
-    """Mean power in the highest third of frequencies: (B, C, X, Y, Z) -> (B,), mean of channels."""
+    """Mean power in the highest third of frequencies, over channels: (B, C, X, Y, Z) -> (B,)."""
     return band_power(volumes, (HIGH,))[..., 0].mean(dim=1)
 
 
 def power_ratio(reconstruction: Tensor, real: Tensor) -> float:
-    """Power in the highest third of frequencies of all reconstructions over that of the real ones.
+    """Power in the highest third of frequencies of the reconstructions, divided by the real one.
 
-    1 is as sharp as real, below is blurred, above is noisy or over-sharpened. It says nothing about
-    whether the detail is in the right place; `high_frequency_error` does.
+    1 is as sharp as the real volumes, below 1 is blurred, above 1 noisy or over-sharpened. Whether
+    detail is in the right place is measured by `high_frequency_error`.
 
     Args:
         reconstruction: (B, C, X, Y, Z).
-        real: likewise; not necessarily the same volumes.
+        real: as `reconstruction`; not necessarily the same volumes.
     """
     ratio = high_power(reconstruction).mean() / high_power(real).mean().clamp(min=TINY)
     return float(ratio)
 
 
 def high_frequency_error(reconstruction: Tensor, real: Tensor) -> Tensor:
-    """Error in the highest third of frequencies, relative to what is there: (B,).
+    """Relative error in the highest third of frequencies: (B,).
 
-    The root of the difference's power over the real volume's: 0 where all detail is reproduced, 1
-    where it is missing, sqrt(2) where there is as much but unrelated to the real one.
+    The square root of the difference's power over that of the real volume: 0 if all detail is
+    reproduced, 1 if it is missing, sqrt(2) if there is as much, but unrelated.
 
     Args:
         reconstruction: (B, C, X, Y, Z).

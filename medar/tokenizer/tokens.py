@@ -1,8 +1,8 @@
-"""`TokenDataset`: the folder that `medar tokenizer encode` leaves, and what training reads of it.
+"""`TokenDataset`: the folder that `medar tokenizer encode` writes, as training reads it.
 
-tokens.json               what the tokens were made by, and one entry a case
-cases/<id>.safetensors    a `TokenPyramid` a case: the volume as it is, then its augmented variants
-maps/<id>.b2nd            their label maps, if asked for
+tokens.json               settings the tokens were encoded with, and one entry per case
+cases/<id>.safetensors    one `TokenPyramid` per case: the volume, then its augmented variants
+maps/<id>.b2nd            the label maps of these variants, if requested
 tokenizer/                the tokenizer's model folder
 
 B variants of a case (the first is not augmented), L tokens over all scales, X Y Z voxels.
@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
 from medar.files import digest, read_json, write_text
-from medar.settings import STRICT, from_dict, to_dict
+from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 
@@ -36,30 +36,26 @@ ENDING = ".safetensors"
 FORMAT = "medar tokens 2"
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenCase(PreparedCase):
     """One case of a tokens folder; keys of arrays are hashes of files' content and the plan."""
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
     trace: dict[str, Any]
-    """What leads from the plan's grid back to the case's own (see `Trace`)."""
+    """Leads from the plan's grid back to the case's own (see `Trace`)."""
 
     @property
     def file(self) -> str:
-        """The case's pyramid, below the folder."""
+        """Path of the case's pyramid, relative to the folder."""
         return f"{CASES}/{self.id}{ENDING}"
 
     def made_from(self) -> tuple[str, str | None, dict[str, Any]]:
-        """All of the case that its tokens depend on."""
+        """Everything about the case that its tokens depend on."""
         return self.image, self.label, self.trace
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TokenIndex:
-    """What tokens.json holds."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+    """The content of tokens.json."""
 
     format: str = FORMAT
     tokenizer: str
@@ -71,20 +67,20 @@ class TokenIndex:
     """Digest of the plan."""
     seed: int
     variants: int
-    """Augmented variants of each case, beside the volume as it is."""
+    """Augmented variants of each case, in addition to the volume itself."""
     augmentation: Augmentation | None
-    """How the variants were made; None where there are none."""
+    """How the variants were made; None if there are none."""
     maps: dict[int, str] | None = None
-    """Values and names of the labels in the label maps; None where there are no maps."""
+    """Values and names of the labels in the label maps; None without maps."""
     cases: tuple[TokenCase, ...] = field(default_factory=tuple)
 
-    def settings(self) -> dict[str, Any]:
-        """All that the tokens of a case depend on, beside the case."""
+    def encoding(self) -> dict[str, Any]:
+        """Everything that the tokens of a case depend on besides the case."""
         return {name: value for name, value in to_dict(self).items() if name != "cases"}
 
     def save(self, folder: Path) -> None:
-        """Write tokens.json, atomically: a line a case."""
-        head = json.dumps(self.settings(), indent=2, ensure_ascii=False)
+        """Write tokens.json atomically, one line per case."""
+        head = json.dumps(self.encoding(), indent=2, ensure_ascii=False)
         lines = (json.dumps(to_dict(case), ensure_ascii=False) for case in self.cases)
         cases = ",\n    ".join(lines)
         text = f'{head.removesuffix("}").rstrip()},\n  "cases": [\n    {cases}\n  ]\n}}\n'
@@ -101,35 +97,35 @@ class TokenIndex:
         if not path.exists():
             raise MedarError(
                 f"{folder}: no tokens (no {INDEX}); run `medar tokenizer encode DATA` with this "
-                "folder"
+                "folder first"
             )
         values = read_json(path)
         found = values.get("format") if isinstance(values, dict) else None
         if found != FORMAT:
-            raise MedarError(f"{path}: format {found!r}; {FORMAT!r} is read here, encode again")
+            raise MedarError(f"{path}: format {found!r}, expected {FORMAT!r}; encode again")
         return from_dict(cls, values, str(path))
 
 
 class TokenDataset(SeededDataset):
     """Token pyramids of a folder that `medar tokenizer encode` filled.
 
-    An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the place in
-    `cases` of the case that it came from, where its attributes are found; if asked for, `map`
-    (X, Y, Z), the label map of that variant on the plan's grid: label values, 0 and -1 for unknown.
+    An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the position
+    of its case in `cases`, where its attributes are stored; with `maps`, also `map` (X, Y, Z), the
+    label map of that variant on the plan's grid, with label values, 0 and -1 for unknown.
 
-    Which variant of a case an item holds is drawn by (seed, epoch, index) and by nothing else.
+    The variant of an item depends only on (seed, epoch, index).
 
     Args:
         folder: the tokens folder.
-        split: the cases to take; None for all.
-        seed: of the drawn variants.
-        variant: take this one always; 0, the volume as it is, for evaluation. None: drawn, the
-            first among them.
-        maps: give label maps too.
+        split: the cases to read; None: all.
+        seed: seed of the drawn variants.
+        variant: always read this variant; 0 is the volume without augmentation, for evaluation.
+            None: drawn among all, the volume itself included.
+        maps: include label maps.
 
     Raises:
-        MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, a
-            variant that there is none of, or maps where there are none.
+        MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, no
+            such variant, or no maps.
     """
 
     def __init__(
@@ -148,11 +144,12 @@ class TokenDataset(SeededDataset):
         self.variant, self.maps = variant, maps
         self._maps = ArrayCache(self.folder / MAPS)
         if not self.cases:
-            there = ", ".join(sorted({str(case.split) for case in self.about.cases}))
-            raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
+            splits = ", ".join(sorted({str(case.split) for case in self.about.cases}))
+            raise MedarError(f"{self.folder}: no case in split {split!r}; available: {splits}")
         if variant is not None and not 0 <= variant <= self.about.variants:
             raise MedarError(
-                f"variant {variant}: {self.folder} has 0 (as it is) to {self.about.variants}"
+                f"{self.folder}: no variant {variant}; available: 0 (not augmented) to "
+                f"{self.about.variants}"
             )
         if maps and self.about.maps is None:
             raise MedarError(
@@ -183,7 +180,7 @@ class TokenDataset(SeededDataset):
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The tokenizer that made the tokens, for `Tokenizer.from_pretrained`."""
+        """The folder of the tokenizer that made the tokens, for `Tokenizer.from_pretrained`."""
         return self.folder / TOKENIZER
 
     def __len__(self) -> int:
@@ -200,7 +197,7 @@ class TokenDataset(SeededDataset):
         return item
 
     def pyramid(self, index: int) -> TokenPyramid:
-        """The variants of a case, as it is first.
+        """All variants of a case; the first is not augmented.
 
         Raises:
             MedarError: the file is missing or damaged, or another tokenizer made it.
@@ -210,8 +207,8 @@ class TokenDataset(SeededDataset):
         expected = (self.about.tokenizer, 1 + self.about.variants)
         if (pyramid.tokenizer, len(pyramid)) != expected:
             raise MedarError(
-                f"{path}: {len(pyramid)} variants by tokenizer {pyramid.tokenizer}; "
-                f"{INDEX} says {expected[1]} by {expected[0]}; encode again"
+                f"{path}: {len(pyramid)} variants by tokenizer {pyramid.tokenizer}, but {INDEX} "
+                f"names {expected[1]} by {expected[0]}; encode again"
             )
         return pyramid
 
@@ -225,27 +222,28 @@ class TokenDataset(SeededDataset):
         try:
             return torch.from_numpy(np.asarray(self._maps.open(key)[variant]))
         except Exception as error:
-            found = "is missing or damaged; encode again"
-            raise MedarError(f"{self._maps.path(key)}: this label map {found}") from error
+            raise MedarError(
+                f"{self._maps.path(key)}: this label map is missing or damaged; encode again"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFile:
-    """A pyramid's file, with what the folder around it knows, if it lies in a tokens folder."""
+    """A pyramid's file, with its case if it lies in a tokens folder."""
 
     path: Path
     folder: Path | None
-    """The tokens folder."""
+    """The tokens folder; None for a file from elsewhere."""
     case: TokenCase | None
 
     @cached_property
     def trace(self) -> Trace | None:
-        """What leads back to the case's own grid and intensities."""
+        """Leads back to the case's own grid and intensities."""
         return Trace.from_dict(self.case.trace) if self.case else None
 
     @classmethod
     def find(cls, path: str | Path) -> "TokenFile":
-        """Look around a pyramid's file for the tokens folder that it belongs to."""
+        """Find the tokens folder that a pyramid's file belongs to."""
         path = Path(path)
         folder = path.absolute().parent.parent
         if path.absolute().parent.name != CASES or not (folder / INDEX).exists():

@@ -64,7 +64,7 @@ def _tokens(folder: Path) -> tuple[str, str, dict[str, Any]]:
             "`medar tokenizer encode` filled is needed"
         )
     index = TokenIndex.load(folder)
-    found = digest([index.settings(), [to_dict(case) for case in index.cases]])
+    found = digest([index.encoding(), [to_dict(case) for case in index.cases]])
     profile = _numbers(case.split for case in index.cases)
     return (
         folder.name,
