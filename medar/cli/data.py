@@ -216,7 +216,7 @@ def prepare(
     try:
         done = run(manifest, chosen, out, workers=worker_count(workers))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command resumes") from None
+        raise KeyboardInterrupt("run the same command again to continue") from None
     if json:
         print_json(
             {

@@ -97,4 +97,4 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
     try:
         return encoded_data(settings, data, tokenizer, out / "tokens")
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command resumes") from None
+        raise KeyboardInterrupt("run the same command again to continue") from None

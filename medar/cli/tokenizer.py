@@ -148,7 +148,7 @@ def encode(
             workers=workers,
         )
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command resumes") from None
+        raise KeyboardInterrupt("run the same command again to continue") from None
     if json:
         print_json(vars(done))
         return 1 if done.failed else 0

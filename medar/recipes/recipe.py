@@ -103,7 +103,8 @@ class Recipe:
         self._check()
         without_force = " without --force" if selection.forced else ""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_interruptible(f"the same command{without_force} resumes"))
+            hint = f"run the same command again{without_force} to continue"
+            stack.enter_context(_interruptible(hint))
             processes = stack.enter_context(recipe_processes(self.device))
             # Rank 0 alone locks the folder, plans, and writes records.
             processes.run_on_rank_zero(lambda: stack.enter_context(exclusive(self.out)))

@@ -12,7 +12,7 @@ from medar.settings import to_dict
 
 
 class DataSet(NamedTuple):
-    """What a run reads."""
+    """A data set that a run reads."""
 
     name: str
     digest: str
@@ -20,20 +20,20 @@ class DataSet(NamedTuple):
     source: str
     """Where it is."""
     context: str
-    """What it is for."""
+    """What it is used for."""
     profile: dict[str, Any]
-    """Numbers to show, such as that of cases."""
+    """Numbers to show, such as the number of cases."""
 
 
 def data_set(folder: str | Path, context: str = "training") -> DataSet:
     """A folder of prepared cases or of tokens as a data set.
 
-    The digest of prepared cases is that of the plan and of all cases, whose arrays are named by
-    the hash of the files' content; that of tokens covers tokenizer, variants and cases alike.
+    The digest of prepared cases covers the plan and all cases, whose arrays are named by the hash
+    of the files' content; the digest of tokens covers tokenizer, variants and cases.
 
     Args:
-        folder: what `medar data prepare` or `medar tokenizer encode` filled.
-        context: what it is for, such as "training" or "evaluation".
+        folder: written by `medar data prepare` or `medar tokenizer encode`.
+        context: what it is used for, such as "training" or "evaluation".
 
     Raises:
         MedarError: it holds neither, or is damaged.
@@ -44,7 +44,7 @@ def data_set(folder: str | Path, context: str = "training") -> DataSet:
 
 
 def _prepared(folder: Path) -> tuple[str, str, dict[str, Any]]:
-    """Named as the folder that the volumes lie in."""
+    """The name is that of the folder with the volumes."""
     from medar.data.manifest import Manifest
     from medar.data.prepared import Prepared
 
@@ -60,8 +60,8 @@ def _tokens(folder: Path) -> tuple[str, str, dict[str, Any]]:
 
     if not (folder / INDEX).exists():
         raise MedarError(
-            f"{folder}: neither prepared cases nor tokens; a folder that `medar data prepare` or "
-            "`medar tokenizer encode` filled is needed"
+            f"{folder}: neither prepared cases nor tokens; name a folder written by "
+            "`medar data prepare` or `medar tokenizer encode`"
         )
     index = TokenIndex.load(folder)
     found = digest([index.encoding(), [to_dict(case) for case in index.cases]])

@@ -1,8 +1,8 @@
 """`log_model`: a trained model as a LoggedModel of its run in MLflow, and in MLflow's registry.
 
-What MLflow keeps is the model folder itself (safetensors and JSON, never pickle), the few lines of
-code that load it, a signature and requirements. The hash of the folder is a tag: the same folder
-is the same LoggedModel, however often it is logged.
+MLflow stores the model folder itself (safetensors and JSON, never pickle), a few lines of code that
+load it, a signature and requirements. The hash of the folder is a tag: a folder is logged once,
+however often `log_model` is called.
 """
 
 import shutil
@@ -11,21 +11,40 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import medar
 from medar.errors import MedarError, one_line
-from medar.files import digest, file_digest
+from medar.files import digest, file_digest, read_json_object
 from medar.tracking.client import METRICS, client_env, client_of, global_tracking_uri
 from medar.tracking.names import check_names, finite, log, public, resumed
-from medar.tracking.signature import Kind, kind_of, requirements, signature
 from medar.tracking.tracker import MlflowTracker
 
+Kind = Literal["tokenizer", "generator", "segmenter"]
+
+CLASSES: dict[str, Kind] = {"Tokenizer": "tokenizer", "Segmenter": "segmenter"}
+"""Kinds of the classes that model folders name; all other classes are generators."""
+
 DIGEST = "medar.digest"
-"""The tag that holds the hash of a model's files."""
+"""The tag with the hash of a model's files."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-"""Weights take longer than metrics; a server that is away is noticed before they are sent."""
+"""Timeouts while weights are sent; whether the server answers is known by then."""
+
+
+def kind_of(folder: Path) -> Kind:
+    """The kind of the model in a folder.
+
+    Raises:
+        MedarError: the folder holds no model.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise MedarError(f"{folder}: no model (no {config.name}); a model folder is needed")
+    name = read_json_object(config).get("class")
+    if not isinstance(name, str):
+        raise MedarError(f"{config}: names no class; a model folder is needed")
+    return CLASSES.get(name, "generator")
 
 
 def log_model(
@@ -37,27 +56,27 @@ def log_model(
     register: str | None = None,
     alias: str | None = None,
 ) -> str:
-    """Put a model folder into MLflow; one that is there already is found again, not copied.
+    """Log a model folder to MLflow; a folder that is logged already is not copied again.
 
     Args:
         tracker: of the run that trained the model; the caller closes it.
         folder: the model folder.
-        kind: what it holds.
-        metrics: how good the model is; they belong to the LoggedModel and to the run.
-        register: a name in the registry; the model becomes its next version.
-        alias: what that version is called, such as "champion", instead of the one before.
+        kind: of the model.
+        metrics: of the model; logged to the LoggedModel and to the run.
+        register: name in the registry, of which the model becomes the next version.
+        alias: of that version, such as "champion"; taken from the version that had it.
 
     Returns:
-        The LoggedModel's address, `models:/m-...`.
+        The URI of the LoggedModel, `models:/m-...`.
 
     Raises:
-        MedarError: a name that MLflow does not take, no model in the folder, or no answer from
-            MLflow.
+        MedarError: MLflow does not accept a name or does not answer, or the folder holds no such
+            model.
     """
     check_names(register, alias)
     folder = Path(folder)
-    if (found := kind_of(folder)) != kind:
-        raise MedarError(f"{folder}: holds a {found}, not a {kind}")
+    if (actual := kind_of(folder)) != kind:
+        raise MedarError(f"{folder}: holds a {actual}, not a {kind}")
     hashed = _hash(folder)
     try:
         registry = _registry_of(tracker)
@@ -65,27 +84,27 @@ def log_model(
             warnings.simplefilter("ignore")  # MLflow's, about MLflow's own type hints
             model_id = registry.put(folder, kind, hashed)
             registry.measure(model_id, metrics)
-            said = ""
+            version = ""
             if register is not None:
-                version = registry.register(model_id, register, alias)
-                said = f", {register} version {version}" + (f" @{alias}" if alias else "")
+                number = registry.register(model_id, register, alias)
+                version = f", {register} version {number}" + (f" @{alias}" if alias else "")
     except Exception as error:  # whatever a server or its client raises
         raise MedarError(
             f"{folder}: not logged as a model at {public(tracker.uri)} "
-            f"({public(one_line(error, 200))}); it stays where it is, the same command tries again"
+            f"({public(one_line(error, 200))}); run the same command again to try again"
         ) from error
-    log(f"MLflow: {kind} models:/{model_id}{said}")
+    log(f"MLflow: {kind} models:/{model_id}{version}")
     return f"models:/{model_id}"
 
 
 def _hash(folder: Path) -> str:
-    """Of all files of a folder, by their places in it."""
+    """The hash of all files of a folder and their relative paths."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return digest([[path.relative_to(folder).as_posix(), file_digest(path)] for path in files])
 
 
 def _registry_of(tracker: MlflowTracker) -> "ModelRegistry":
-    """The registry of the tracker's run, which MLflow has whole by then."""
+    """The registry of the tracker's run; MLflow has received all of the run by then."""
     if not tracker.open:
         tracker.catch_up()
     if tracker.run_id is None:
@@ -95,14 +114,14 @@ def _registry_of(tracker: MlflowTracker) -> "ModelRegistry":
 
 
 class ModelRegistry:
-    """Requests about the models of one run, which belong to one step of it."""
+    """Requests about the models of one run; they belong to one step of it."""
 
     def __init__(self, uri: str, run_id: str, step: int) -> None:
         self._uri, self._step, self._client = uri, step, client_of(uri)
         self._run = self._client.get_run(run_id)
 
     def put(self, folder: Path, kind: Kind, hashed: str) -> str:
-        """The id of the folder's LoggedModel; an interrupted upload is repeated."""
+        """The id of the folder's LoggedModel, which is created if absent; resumes an upload."""
         from mlflow.entities import LoggedModelOutput
 
         model = self._find(hashed)
@@ -125,12 +144,12 @@ class ModelRegistry:
         return str(model.model_id)
 
     def _parameters(self) -> dict[str, str]:
-        """The run's, as of its last resumption."""
+        """The run's parameters, as of its last resumption."""
         tags = self._run.data.tags
         return {n: tags.get(resumed(n), value) for n, value in self._run.data.params.items()}
 
     def _find(self, hashed: str) -> Any:
-        """The run's LoggedModel of the same files, if there is one."""
+        """The run's LoggedModel of the same files, or None."""
         found = self._client.search_logged_models(
             [self._run.info.experiment_id],
             filter_string=f"source_run_id = '{self._run.info.run_id}' "
@@ -141,6 +160,8 @@ class ModelRegistry:
     def _upload(self, model: Any, folder: Path, kind: Kind) -> None:
         from mlflow.models import Model
         from mlflow.pyfunc import save_model
+
+        from medar.tracking.serving import signature
 
         with tempfile.TemporaryDirectory() as scratch:
             written = Path(scratch) / "model"
@@ -163,22 +184,22 @@ class ModelRegistry:
             self._client.log_model_artifacts(model.model_id, str(written))
 
     def measure(self, model_id: str, metrics: Mapping[str, float]) -> None:
-        """Metrics of the model and of its run; those that it has already are not repeated."""
+        """Log metrics of the model and of its run, except those that the model has already."""
         from mlflow.entities import Metric
 
         has = self._client.get_logged_model(model_id).metrics or []
-        known = {(metric.key, metric.value) for metric in has}
+        logged = {(metric.key, metric.value) for metric in has}
         now = int(time.time() * 1000)
         new = [
             Metric(name, value, now, self._step, model_id=model_id)
             for name, value in finite(metrics)
-            if (name, value) not in known
+            if (name, value) not in logged
         ]
         for first in range(0, len(new), METRICS):
             self._client.log_batch(self._run.info.run_id, metrics=new[first : first + METRICS])
 
     def register(self, model_id: str, name: str, alias: str | None) -> str:
-        """The version of a registered model that the LoggedModel is, made if there is none."""
+        """The version of the LoggedModel under a registered name, created if absent."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -198,3 +219,11 @@ class ModelRegistry:
         if alias is not None:
             self._client.set_registered_model_alias(name, alias, str(version))
         return str(version)
+
+
+def requirements() -> list[str]:
+    """Packages that a model needs where it is loaded, besides the dependencies of medar."""
+    from importlib.metadata import version
+
+    torch = version("torch").partition("+")[0]
+    return [f"medar=={medar.__version__}", f"mlflow=={version('mlflow')}", f"torch=={torch}"]

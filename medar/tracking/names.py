@@ -12,7 +12,7 @@ from medar.settings import plain
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested mappings as pairs, `a.b.c` and text; the same for values and for what YAML keeps."""
+    """Nested mappings as pairs of `a.b.c` and text; the same before and after a YAML round trip."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flat(value, f"{prefix}{name}.")
@@ -21,32 +21,32 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def key(name: str) -> str:
-    """A name that MLflow takes on every system: a relative path of plain characters."""
+    """A name that MLflow accepts on every system: a relative path of plain characters."""
     path = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", name)).lstrip("/")[:250]
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return "/".join(parts) or "_"
 
 
 def resumed(name: str) -> str:
-    """The tag that holds a parameter's value where a resumption has changed it."""
+    """The tag with the value of a parameter that has changed since the run began."""
     return key(f"resumed.{name}")
 
 
 def finite(metrics: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
-    """Metrics that MLflow takes, under names that it takes."""
+    """Finite metrics, under names that MLflow accepts."""
     for name, value in metrics.items():
         if value is not None and math.isfinite(value):
             yield key(name), float(value)
 
 
 def public(text: str) -> str:
-    """An address, or words around one, without user, password and secrets among its options."""
+    """Text without the user, password and secret options of the addresses in it."""
     text = re.sub(r"(\w+://)(?:[^/\s]*|[^/\s:@]+:\S*)@", r"\1", text)
     return re.sub(r"(?i)([?&]\w*(?:password|passwd|pwd|secret|token)=)[^&\s]*", r"\1...", text)
 
 
 def failure(uri: str, error: Exception) -> str:
-    """What went wrong between here and a store, in one line."""
+    """The error of a request to a store, in one line."""
     unanswered = str(error).startswith("API request to ")  # MLflow's client, about any such failure
     cause = re.search(r"\[Errno -?\d+\] [^'\")]+", str(error)) if unanswered else None
     reason = public(cause[0] if cause else one_line(error))
@@ -60,29 +60,29 @@ def log(text: str) -> None:
 
 
 def check_names(register: str | None, alias: str | None) -> None:
-    """Refuse early what MLflow's registry would refuse late.
+    """Check names before MLflow's registry does.
 
     Raises:
-        MedarError: an alias without a name, or a name or an alias of other characters.
+        MedarError: an alias without a name, or characters that are not allowed.
     """
     if alias is not None and register is None:
-        raise MedarError(f"alias {alias}: belongs to a registered model; name one (--register)")
+        raise MedarError(f"alias {alias} belongs to a registered model; name one (--register)")
     if register is not None and not re.fullmatch(r"[\w][\w .()-]{0,199}", register):
-        raise MedarError(f"register {register!r}: letters, digits, spaces and . _ - ( ) are needed")
+        raise MedarError(f"register {register!r}: use letters, digits, spaces and . _ - ( )")
     if alias is not None and (
         not re.fullmatch(r"[\w-]{1,100}", alias) or re.fullmatch(r"latest|v\d+", alias, re.I)
     ):
         raise MedarError(
-            f"alias {alias!r}: letters, digits, - and _ are needed, but neither 'latest' nor 'v1'"
+            f"alias {alias!r}: use letters, digits, - and _, but not 'latest' or names like 'v1'"
         )
 
 
 def check_registration(register: str | None, alias: str | None, *, tracked: bool) -> None:
-    """Refuse what cannot be registered before anything is trained for it.
+    """Check before a training whether its model can be registered.
 
     Raises:
-        MedarError: a name that the registry does not take, an alias alone, or no MLflow.
+        MedarError: names that the registry does not accept, an alias without a name, or no MLflow.
     """
     if register is not None and not tracked:
-        raise MedarError(f"--register {register}: needs MLflow; leave out --untracked")
+        raise MedarError(f"--register {register} needs MLflow; leave out --untracked")
     check_names(register, alias)

@@ -1,11 +1,11 @@
-"""What a model in MLflow answers: one request of plain values in, volumes as NIfTI bytes out.
+"""Serving from MLflow: a request of plain values in, volumes as the bytes of NIfTI files out.
 
-    generator   seed, n, class, attributes, ... -> a row a volume: seed, image, label, about
-    tokenizer   volume, upto, modality          -> a row: image, label, psnr, outside
-    segmenter   volume, mirrors, modality       -> a row: label, about
+    generator   seed, n, class, attributes, ... -> per volume: seed, image, label, about
+    tokenizer   volume, upto, modality          -> image, label, psnr, outside
+    segmenter   volume, mirrors, modality       -> label, about
 
-Volumes travel as the bytes of files, whose affine and intensities are known to every tool. In JSON
-they are base64, as MLflow does with binary columns.
+Files carry affine and intensities in a form that every tool reads. In JSON their bytes are base64,
+as MLflow encodes binary columns.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from medar.data.reading import read_for_plan
 from medar.errors import MedarError
@@ -26,38 +26,77 @@ from medar.segmentation.files import segment_files
 from medar.segmentation.folder import load_segmenter
 from medar.segmentation.network import Segmenter
 from medar.segmentation.prediction import prediction_settings
-from medar.settings import STRICT, from_dict, to_dict
+from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.tracking.signature import kind_of
+from medar.tracking.models import Kind, kind_of
 from medar.volume import Volume, read_volume, write_nifti
 
 Row = dict[str, Any]
-Answers = Callable[[Mapping[str, Any]], list[Row]]
-"""From a request to the rows of the answer."""
+Endpoint = Callable[[Mapping[str, Any]], list[Row]]
+"""From a request to the rows of the response."""
+
+Column = tuple[str, str, bool]
+"""Name, MLflow type ("any" for several), whether it is required."""
+
+COLUMNS: dict[Kind, tuple[tuple[Column, ...], tuple[Column, ...]]] = {
+    "generator": (
+        (
+            ("seed", "any", True),
+            ("n", "any", False),
+            ("class", "string", False),
+            ("attributes", "any", False),
+            ("sampling", "any", False),
+            ("modality", "string", False),
+            ("mask", "binary", False),
+            ("inpaint", "binary", False),
+            ("region", "binary", False),
+            ("upscale", "binary", False),
+        ),
+        (
+            ("seed", "long", True),
+            ("image", "binary", True),
+            ("label", "binary", False),
+            ("about", "string", True),
+        ),
+    ),
+    "segmenter": (
+        (("volume", "binary", True), ("mirrors", "string", False), ("modality", "string", False)),
+        (("label", "binary", True), ("about", "string", True)),
+    ),
+    "tokenizer": (
+        (("volume", "binary", True), ("upto", "any", False), ("modality", "string", False)),
+        (
+            ("image", "binary", True),
+            ("label", "binary", False),
+            ("psnr", "double", False),
+            ("outside", "double", True),
+        ),
+    ),
+}
+"""Inputs and outputs by kind of model. Integers in requests are "any": with any other type MLflow
+would drop the fraction of 1.5 rather than refuse it."""
 
 GZIP = b"\x1f\x8b"
 
-MOST = 100
-"""Volumes of one request, all of which are in memory before the answer leaves."""
+MAX_VOLUMES = 100
+"""Volumes per request; all of them are in memory at once."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A request for synthetic volumes; see `Request` for all but seed and n."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+@settings
+class GeneratorRequest:
+    """A request for synthetic volumes; see `Request` for the fields that are not described here."""
 
     seed: int
-    """Of the first volume; each further one has the next."""
-    n: int = 1
-    """How many, `MOST` at most."""
+    """Seed of the first volume; each further volume has the next one."""
+    n: PositiveInt = 1
+    """Number of volumes, at most `MAX_VOLUMES`."""
     class_: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
-    """What differs from the model folder's own `SamplingSettings`."""
+    """Overrides of the model folder's `SamplingSettings`."""
     modality: str | None = None
     mask: bytes | None = None
     inpaint: bytes | None = None
@@ -65,11 +104,9 @@ class Asked:
     upscale: bytes | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """A volume for a tokenizer."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+@settings
+class TokenizerRequest:
+    """A volume to reconstruct."""
 
     volume: bytes
     upto: int | None = None
@@ -77,86 +114,102 @@ class Given:
     modality: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """A volume for a segmentation network."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+@settings
+class SegmenterRequest:
+    """A volume to segment."""
 
     volume: bytes
     mirrors: str | None = None
-    """"none" or some of "xyz"; default those that the network was trained with."""
+    """"none" or some of "xyz"; default: the axes that the network was trained with."""
     modality: str | None = None
 
 
-def answers_of(folder: str | Path) -> Answers:
-    """The model of a folder, ready to answer.
+def signature(kind: Kind) -> Any:
+    """Inputs and outputs of a model, which MLflow checks."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import AnyType
+
+    def schema(columns: tuple[Column, ...]) -> Any:
+        return Schema(
+            [
+                ColSpec(AnyType() if type_ == "any" else type_, name, required=required)
+                for name, type_, required in columns
+            ]
+        )
+
+    inputs, outputs = COLUMNS[kind]
+    return ModelSignature(inputs=schema(inputs), outputs=schema(outputs))
+
+
+def load_endpoint(folder: str | Path) -> Endpoint:
+    """Load the model in a folder for serving.
 
     Raises:
-        MedarError: the folder holds none, or a damaged one.
+        MedarError: the folder holds no model, or a damaged one.
     """
     kind = kind_of(Path(folder))
     if kind == "tokenizer":
-        return Reconstructor(Tokenizer.from_pretrained(folder, "auto"))
+        return TokenizerEndpoint(Tokenizer.from_pretrained(folder, "auto"))
     if kind == "segmenter":
-        return Segmented(load_segmenter(folder))
-    return Generated(Synthesizer.from_pretrained(folder))
+        return SegmenterEndpoint(load_segmenter(folder))
+    return GeneratorEndpoint(Synthesizer.from_pretrained(folder))
 
 
-class Generated:
-    """Answers with synthetic volumes, the files that `medar synthesize` would leave."""
+class GeneratorEndpoint:
+    """Returns synthetic volumes, as the files that `medar synthesize` writes."""
 
     def __init__(self, synthesizer: Synthesizer) -> None:
         self._synthesizer = synthesizer
 
     def __call__(self, request: Mapping[str, Any]) -> list[Row]:
-        """A row a volume: seed, image, label (None without a label head), about (JSON).
+        """One row per volume: seed, image, label (None without a label head), about (JSON).
 
         Raises:
-            MedarError: something that the model cannot be asked for.
+            MedarError: the model does not support the request.
         """
         values = _plain(request)
         if "class" in values:
             values["class_"] = values.pop("class")
-        asked = from_dict(Asked, values, "request")
-        if asked.n > MOST:
-            raise MedarError(f"n {asked.n}: {MOST} volumes a request at most; ask again for more")
-        seeds = seeds_from(asked.seed, asked.n)
+        request_ = from_dict(GeneratorRequest, values, "request")
+        if request_.n > MAX_VOLUMES:
+            raise MedarError(f"n must be at most {MAX_VOLUMES} per request, got {request_.n}")
+        seeds = seeds_from(request_.seed, request_.n)
         with _scratch() as scratch:
-            job = self._synthesizer.job(self._request(asked, scratch))
+            job = self._synthesizer.job(self._request(request_, scratch))
             images, _ = write_samples(scratch / "samples", self._synthesizer, job, seeds)
             return [_sample(image) for image in images]
 
-    def _request(self, asked: Asked, scratch: Path) -> Request:
+    def _request(self, request_: GeneratorRequest, scratch: Path) -> Request:
         own = to_dict(self._synthesizer.sampling)
         plan = self._synthesizer.plan
 
         def image(name: str) -> Volume | None:
-            content = getattr(asked, name)
+            content = getattr(request_, name)
             if content is None:
                 return None
-            return read_for_plan(plan, _file(scratch, name, content), modality=asked.modality)
+            return read_for_plan(plan, _file(scratch, name, content), modality=request_.modality)
 
         def labels(name: str) -> Volume | None:
-            content = getattr(asked, name)
+            content = getattr(request_, name)
             if content is None:
                 return None
             return read_volume(_file(scratch, name, content), labels=True)
 
         return Request(
-            class_=asked.class_,
-            attributes=asked.attributes,
-            modality=asked.modality,
+            class_=request_.class_,
+            attributes=request_.attributes,
+            modality=request_.modality,
             mask=labels("mask"),
             inpaint=image("inpaint"),
             region=labels("region"),
             upscale=image("upscale"),
-            sampling=from_dict(SamplingSettings, {**own, **asked.sampling}, "request: sampling"),
+            sampling=from_dict(SamplingSettings, {**own, **request_.sampling}, "request: sampling"),
         )
 
 
-class Reconstructor:
-    """Answers with reconstructions, as `medar tokenizer reconstruct` makes them."""
+class TokenizerEndpoint:
+    """Returns reconstructions, as `medar tokenizer reconstruct` computes them."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -165,14 +218,14 @@ class Reconstructor:
         """One row: image, label (None without a label head), psnr in dB, outside.
 
         Raises:
-            MedarError: no volume, or one that the plan has no rule for.
+            MedarError: not a volume, or one that the plan has no intensity rule for.
         """
-        given = from_dict(Given, _plain(request), "request")
+        request_ = from_dict(TokenizerRequest, _plain(request), "request")
         plan = self._tokenizer.require_plan()
         with _scratch() as scratch:
-            path = _file(scratch, "volume", given.volume)
-            volume = read_for_plan(plan, path, modality=given.modality)
-            made = self._tokenizer.reconstruct(volume, given.upto)
+            path = _file(scratch, "volume", request_.volume)
+            volume = read_for_plan(plan, path, modality=request_.modality)
+            made = self._tokenizer.reconstruct(volume, request_.upto)
             written = scratch / "made.nii.gz"
             write_nifti(written, made.image, grid="source")
             image, label = written.read_bytes(), None
@@ -183,8 +236,8 @@ class Reconstructor:
         return [{"image": image, "label": label, "psnr": psnr, "outside": made.outside}]
 
 
-class Segmented:
-    """Answers with label maps, as `medar segment` makes them."""
+class SegmenterEndpoint:
+    """Returns label maps, as `medar segment` computes them."""
 
     def __init__(self, model: Segmenter) -> None:
         self._model = model
@@ -193,20 +246,20 @@ class Segmented:
         """One row: label, about (JSON).
 
         Raises:
-            MedarError: no volume, or one that the plan has no rule for.
+            MedarError: not a volume, or one that the plan has no intensity rule for.
         """
-        shown = from_dict(Shown, _plain(request), "request")
-        settings = prediction_settings(shown.mirrors)
+        request_ = from_dict(SegmenterRequest, _plain(request), "request")
+        settings = prediction_settings(request_.mirrors)
         with _scratch() as scratch:
-            path, made = _file(scratch, "volume", shown.volume), scratch / "label.nii.gz"
-            list(segment_files(self._model, path, made, settings, modality=shown.modality))
+            path, made = _file(scratch, "volume", request_.volume), scratch / "label.nii.gz"
+            list(segment_files(self._model, path, made, settings, modality=request_.modality))
             about = read_json(made.with_name("label.json"))
-            about.pop("image")  # a file of ours, which is gone
+            about.pop("image")  # a temporary file
             return [{"label": made.read_bytes(), "about": json.dumps(about, ensure_ascii=False)}]
 
 
 def _sample(image: Path) -> Row:
-    """A sample that was written, as it lies there."""
+    """A sample that was written, as a row."""
     record = read_json(image.with_name(image.name.replace(".nii.gz", ".json")))
     label = record["label"] and image.with_name(record["label"]).read_bytes()
     about = json.dumps(record, ensure_ascii=False)
@@ -215,7 +268,7 @@ def _sample(image: Path) -> Row:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A folder for the files of one request, which errors name as parts of it."""
+    """A folder for the files of one request; errors name them as parts of the request."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             yield Path(folder)
@@ -224,14 +277,14 @@ def _scratch() -> Iterator[Path]:
 
 
 def _file(folder: Path, name: str, content: bytes) -> Path:
-    """The bytes of a volume as a file; by its name a reader tells whether it is compressed."""
+    """Write the bytes of a volume to a file whose suffix tells whether it is compressed."""
     path = folder / f"{name}.nii{'.gz' if content.startswith(GZIP) else ''}"
     path.write_bytes(content)
     return path
 
 
 def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a table as plain values, without what it leaves open."""
+    """A row of a table as plain values, without missing ones."""
     values: dict[str, Any] = {}
     for name, value in request.items():
         plain = value.tolist() if hasattr(value, "tolist") else value
@@ -239,7 +292,7 @@ def _plain(request: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if name in ("attributes", "sampling") and not isinstance(plain, dict):
             raise MedarError(
-                f"request: {name} {plain!r}; names and values are needed, and requests as a list "
+                f"request: {name} must be an object, got {plain!r}; send requests as a list "
                 '([{"seed": 0, "attributes": {"age": 60}}])'
             )
         values[name] = plain

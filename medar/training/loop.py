@@ -142,7 +142,7 @@ class Loop:
                 self.once_in_a_while(save=bool(stop))
                 gauge.show(run.progress, f"step {state.step}{self._loss}")
                 if stop and not run.finished:
-                    raise KeyboardInterrupt("the same command resumes")
+                    raise KeyboardInterrupt("run the same command again to continue")
         return self.results
 
     def step(self) -> None:

@@ -205,4 +205,4 @@ def test_an_interrupted_encoding_says_how_to_go_on(
     monkeypatch.setattr("medar.generator.training.encode_data_set", interrupted)
     said = train(medar, config, split, tmp_path / "run", "--tokenizer", tokenizer)
     assert said.code == 130
-    assert said.err == "medar: interrupted: the same command resumes\n"
+    assert said.err == "medar: interrupted: run the same command again to continue\n"

@@ -91,7 +91,7 @@ def test_interrupted(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> No
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out == ""
-    assert err == "medar: interrupted: the same command resumes\n"
+    assert err == "medar: interrupted: run the same command again to continue\n"
     go_on(tmp_path, manifest, plan(mode="patch"))
 
 

@@ -105,7 +105,7 @@ def test_an_interrupted_run_that_does_not_resume_is_ended(tracked: FakeRecipe) -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"register": "name", "tracked": False}, "--register name: needs MLflow"),
+        ({"register": "name", "tracked": False}, "--register name needs MLflow"),
         ({"register": "a/b"}, "register 'a/b'"),
         ({"alias": "champion"}, "alias champion: belongs to a registered model"),
     ],

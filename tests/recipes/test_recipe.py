@@ -300,17 +300,17 @@ def test_two_runs_in_one_folder_are_refused(fake: FakeRecipe) -> None:
 
 def test_interruptions_say_how_to_resume(fake: FakeRecipe) -> None:
     fake.fails["first"] = KeyboardInterrupt("whatever")
-    with pytest.raises(KeyboardInterrupt, match=r"^the same command resumes$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^run the same command again to continue$"):
         fake.run()
     fake.fails["first"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt, match="the same command without --force resumes"):
+    with pytest.raises(KeyboardInterrupt, match="command again without --force to continue"):
         fake.run(forced=("first",))
 
 
 def test_sigterm_ends_as_ctrl_c_does(fake: FakeRecipe) -> None:
     before = signal.getsignal(signal.SIGTERM)
     fake.acts["first"] = lambda: os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to continue"):
         fake.run()
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -19,7 +19,7 @@ from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.tracking import MlflowTracker, models, serving, signature
+from medar.tracking import MlflowTracker, models, serving
 from medar.tracking.models import log_model
 from medar.tracking.names import check_names
 from medar.training.tracker import JsonlTracker, Trackers
@@ -131,16 +131,16 @@ def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_pa
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"seed": 1, "class": "x"}, "this model can be asked for organ: liver, spleen, none"),
-        ({"seed": 1, "attributes": {"age": 60}}, "attributes 60; names and values are needed"),
-        ({"seed": -1}, "seed -1: a whole number from 0 is needed"),
+        ({"seed": 1, "class": "x"}, "knows organ: liver, spleen, none"),
+        ({"seed": 1, "attributes": {"age": 60}}, "attributes must be an object, got 60"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ([{"seed": 1, "sampling": {"top_q": 3}}], "did you mean 'top_p'"),
         ({"n": 1}, "Model is missing inputs ['seed']"),
         ({"seed": 1.5}, "seed must be an integer, got 1.5"),
         ({"seed": None}, "key 'seed' is missing"),
-        ({"seed": 1, "n": 101}, "n 101: 100 volumes a request at most"),
+        ({"seed": 1, "n": 101}, "n must be at most 100 per request, got 101"),
         ([{"seed": 1, "n": np.array([1, 2])}], "n must be an integer, got [1, 2]"),
-        ([{"seed": 1, "attributes": np.array([1, 2])}], "attributes [1, 2]; names and values"),
+        ([{"seed": 1, "attributes": np.array([1, 2])}], "attributes must be an object, got [1, 2]"),
         ({"seed": 1, "mask": b"hello"}, "request: mask.nii: not a readable NIfTI file"),
     ],
 )
@@ -248,14 +248,14 @@ def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Pat
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
-        ("generator", serving.Asked),
-        ("tokenizer", serving.Given),
-        ("segmenter", serving.Shown),
+        ("generator", serving.GeneratorRequest),
+        ("tokenizer", serving.TokenizerRequest),
+        ("segmenter", serving.SegmenterRequest),
     ],
 )
 def test_the_signature_names_what_is_understood(kind: Any, asked: type[Any]) -> None:
     names = [field.name.removesuffix("_") for field in fields(asked)]
-    assert sorted(name for name, _, _ in signature.COLUMNS[kind][0]) == sorted(names)
+    assert sorted(name for name, _, _ in serving.COLUMNS[kind][0]) == sorted(names)
 
 
 def test_the_address_that_a_user_set_stays(

@@ -1,6 +1,9 @@
-"""Finished runs, read back through MLflow's own client: data sets, system metrics, stages."""
+"""Runs read back through MLflow's own client: data sets, system metrics, stages, and troubles."""
 
 import json
+import math
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,13 +11,36 @@ from typing import Any
 
 import pytest
 
+from medar.cli.training import evaluated
 from medar.errors import MedarError
 from medar.tracking import MlflowTracker
 from medar.tracking import tracker as tracking
+from medar.tracking.client import RunClient
 from medar.tracking.data import data_set
-from medar.training.tracker import JsonlTracker, Trackers
+from medar.tracking.models import log_model
+from medar.tracking.names import public
+from medar.training import fit
+from medar.training.tracker import JsonlTracker, Trackers, read_metrics
+
+from ..training.toy import Toy, settings
 
 Make = Callable[..., MlflowTracker]
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def trained(tracker: MlflowTracker, *steps: int) -> None:
+    """A training of some steps, told to a tracker and to the run's own file."""
+    own = JsonlTracker(tracker.out / "metrics.jsonl", step=steps[0] - 1)
+    both = Trackers([own, tracker])
+    both.log_parameters({"rate": 1})
+    for step in steps:
+        both.log_metrics({"loss": 1.0}, step)
+    both.close()
+
+
+def steps_of(client: Any, tracker: MlflowTracker) -> list[int]:
+    return sorted(point.step for point in client.get_metric_history(tracker.run_id, "loss"))
 
 
 def test_system_metrics_go_to_mlflow_alone(client: Any, make: Make, tmp_path: Path) -> None:
@@ -103,3 +129,242 @@ def test_a_folder_that_holds_no_data_set_is_refused(make: Make, tmp_path: Path) 
         make().log_folder(tmp_path)
     with pytest.raises(MedarError, match="neither prepared cases nor tokens"):
         data_set(tmp_path / "nowhere")
+
+
+def test_a_database_that_cannot_be_opened_is_said_at_once(
+    make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    tracker = make(uri=f"sqlite:///{tmp_path}")  # a folder
+    tracker.log_parameters({"rate": 1})
+    tracker.close()
+    assert time.monotonic() - began < 5
+    first, last = capfd.readouterr().err.splitlines()
+    assert "refuses ((sqlite3.OperationalError) unable to open database file)" in first
+    assert "1 parameter did not reach MLflow" in last
+
+
+def test_the_first_cause_is_said(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        raise ValueError("of a training, at whose end the run is closed")
+    except ValueError:
+        make(uri=NOWHERE).log_parameters({})
+    said = capsys.readouterr().err
+    assert re.search(r"is not reached \(\[Errno \d+\] Connection refused\)", said)
+    (tmp_path / "text.db").write_text("no database" * 100)
+    make(uri=f"sqlite:///{tmp_path}/text.db").log_parameters({})
+    assert "refuses ((sqlite3.DatabaseError) file is not a database)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://me:se/kr@et@host:5000/x", "http://host:5000/x"),
+        ("https://token@host", "https://host"),
+        ("mysql+pymysql://me:pw@host/db?ssl=1&password=pw&a=b",
+         "mysql+pymysql://host/db?ssl=1&password=...&a=b"),
+        ("http://host:5000/x", "http://host:5000/x"),
+        ("sqlite:////home/me@work/x.db", "sqlite:////home/me@work/x.db"),
+    ],
+)  # fmt: skip
+def test_secrets_of_addresses_are_not_shown(address: str, shown: str) -> None:
+    assert public(address) == shown
+    assert public(f"({address} failed)") == f"({shown} failed)"
+
+
+def test_all_of_a_training_without_a_server_comes_with_its_model(
+    client: Any, make: Make, tokenizer: Path, tmp_path: Path
+) -> None:
+    with make(uri=NOWHERE) as tracker:
+        fit(Toy(), settings(), tmp_path / "run", tracker)
+    with MlflowTracker(tmp_path / "told", name="told") as told:
+        fit(Toy(), settings(), tmp_path / "told", told)
+    with make() as tracker:
+        fit(Toy(), settings(), tmp_path / "run", tracker)  # has finished: nothing is trained
+        log_model(tracker, tokenizer, kind="tokenizer", metrics={})
+    run, same = client.get_run(tracker.run_id), client.get_run(told.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == same.data.params
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
+    with make() as again:
+        fit(Toy(), settings(), tmp_path / "run", again)
+    assert not [tag for tag in client.get_run(again.run_id).data.tags if tag.startswith("resumed.")]
+
+
+def test_what_a_killed_run_was_not_sent_comes_with_its_model(
+    client: Any, make: Make, tokenizer: Path
+) -> None:
+    first = make()
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            first.log_parameters({})
+            raise KeyboardInterrupt
+        finally:
+            first.close()
+    assert client.get_run(first.run_id).info.status == "KILLED"
+    trained(make(uri=NOWHERE), 1, 2)
+    with make() as last:
+        log_model(last, tokenizer, kind="tokenizer", metrics={})
+    assert client.get_run(first.run_id).info.status == "FINISHED"
+    assert steps_of(client, first) == [1, 2]
+
+
+def test_a_run_that_was_killed_before_it_was_noted_is_gone_on_with(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
+    make().log_parameters({})
+    (tmp_path / "run" / "mlflow.json").unlink()
+    again = make()
+    again.log_parameters({"a": 1})
+    again.log_metrics({"loss": 1.0}, 0)
+    again.close()
+    (only,) = client.search_runs(["1"])
+    assert (only.info.run_id, only.info.status) == (again.run_id, "FINISHED")
+    # One that has ended, one that was told something and one of another name are left alone.
+    for name in ("test", "test", "other"):
+        (tmp_path / "run" / "mlflow.json").unlink()
+        make(name=name).log_parameters({"a": 1})
+    assert len(client.search_runs(["1"])) == 4
+
+
+@pytest.mark.parametrize("how", ["deleted", "unknown", "impossible"])
+def test_a_model_whose_run_is_gone_gets_a_new_one(
+    how: str, client: Any, make: Make, tokenizer: Path, tmp_path: Path
+) -> None:
+    first = make()
+    trained(first, 1, 2)
+    path = tmp_path / "run" / "mlflow.json"
+    kept = json.loads(path.read_text())
+    if how == "deleted":
+        client.delete_run(first.run_id)
+    else:
+        kept["run_id"] = "0" * 32 if how == "unknown" else "../../x"
+        path.write_text(json.dumps(kept))
+    with make() as second:
+        log_model(second, tokenizer, kind="tokenizer", metrics={})
+    assert second.run_id not in (first.run_id, kept["run_id"])
+    assert client.get_run(second.run_id).info.status == "FINISHED"
+    assert steps_of(client, second) == [1, 2]
+
+
+def test_a_run_that_mlflow_has_whole_is_left_as_it_is(
+    client: Any, make: Make, tokenizer: Path
+) -> None:
+    first = make()
+    trained(first, 1)
+    before = client.get_run(first.run_id).info
+    with make() as second:
+        second.log_data("phantoms", "0")  # as the training commands do, whether they train or not
+        log_model(second, tokenizer, kind="tokenizer", metrics={})
+    after = client.get_run(first.run_id).info
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+
+
+def test_a_run_made_anew_knows_the_newest_step(client: Any, make: Make, tmp_path: Path) -> None:
+    first = make(clock=lambda: 0.0)
+    own = JsonlTracker(tmp_path / "run" / "metrics.jsonl")
+    both = Trackers([own, first])
+    both.log_parameters({})
+    for step in (1, 2, 3):
+        both.log_metrics({"loss": 1.0}, step)
+        if step == 1:
+            first._send()
+    own.close()  # killed
+    client.delete_run(first.run_id)
+    with make() as second:
+        second.catch_up()
+    assert json.loads((tmp_path / "run" / "mlflow.json").read_text())["sent"] == 3
+    assert steps_of(client, second) == [1, 2, 3]
+
+
+def test_a_parameter_that_changes_within_a_process_becomes_a_tag(client: Any, make: Make) -> None:
+    tracker = make()
+    tracker.log_parameters({"rate": 1})
+    tracker.log_parameters({"rate": 2, "depth": 3, "x" * 250: 1})
+    tracker.log_parameters({"x" * 250: 2})
+    tracker.log_parameters({"depth": 4})
+    tracker.log_parameters({"depth": 3})
+    tracker.close()
+    run = client.get_run(tracker.run_id)
+    assert run.data.params == {"rate": "1", "depth": "3", "x" * 250: "1"}
+    assert (run.data.tags["resumed.rate"], run.data.tags["resumed.depth"]) == ("2", "3")
+    assert run.data.tags[f"resumed.{'x' * 242}"] == "2"
+
+
+def test_a_model_has_the_parameters_of_the_last_resumption(
+    client: Any, make: Make, tokenizer: Path
+) -> None:
+    make().log_parameters({"rate": 1, "depth": 3})
+    tracker = make()
+    tracker.log_parameters({"rate": 2})
+    uri = log_model(tracker, tokenizer, kind="tokenizer", metrics={})
+    model = client.get_logged_model(uri.removeprefix("models:/"))
+    assert model.params == {"rate": "2", "depth": "3"}
+
+
+def test_what_waits_is_not_taken_from_the_file_again(
+    client: Any, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(make(uri=NOWHERE), 1, 2)
+    tracker = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunClient, "metrics", lambda *_: 1 / 0)
+        tracker.log_parameters({})
+        tracker.log_parameters({})
+    tracker.close()
+    assert steps_of(client, tracker) == [1, 2]
+
+
+def test_any_tag_becomes_one_that_mlflow_takes_again(client: Any, make: Make) -> None:
+    for step in (1, 2):
+        tracker = make(tags={"wh:y*\n": "x" * 9000, "n": 3})
+        trained(tracker, step)
+    tags = client.get_run(tracker.run_id).data.tags
+    assert (tags["wh_y__"], tags["n"]) == ("x" * 6000, "3")
+    assert steps_of(client, tracker) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "said"),
+    [("a", "0" * 64, "digest '000"), ("a", "", "digest ''"), ("", "0", "name ''")],
+)
+def test_a_data_set_that_mlflow_refuses_is_refused_before(
+    name: str, digest: str, said: str, make: Make
+) -> None:
+    with pytest.raises(MedarError, match=said):
+        make().log_data(name, digest)
+
+
+def test_values_of_a_model_that_are_not_finite_are_left_out(
+    client: Any, make: Make, tokenizer: Path
+) -> None:
+    metrics: Any = {"a": 1.0, "b": math.inf, "c": None}
+    uri = log_model(make(), tokenizer, kind="tokenizer", metrics=metrics)
+    found = client.get_logged_model(uri.removeprefix("models:/")).metrics
+    assert [(metric.key, metric.value) for metric in found] == [("a", 1.0)]
+
+
+def test_a_model_of_another_kind_is_refused(make: Make, generator: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedarError, match="holds a generator, not a tokenizer"):
+        log_model(make(), generator, kind="tokenizer", metrics={})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(MedarError, match=r"config\.json: names no class"):
+        log_model(make(), tmp_path, kind="generator", metrics={})
+
+
+def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    lines = [
+        b'{"step": 1, "validation/psnr": 2}',
+        b"\xff\x00",
+        b"[]",
+        b"{}",
+        b'{"step": 2}',
+        b'{"s',
+    ]
+    path.write_bytes(b"\n".join(lines))
+    assert [values["step"] for values in read_metrics(path)] == [1, 2]
+    assert evaluated(tmp_path, 1) == {"psnr": 2}

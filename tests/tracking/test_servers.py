@@ -166,7 +166,7 @@ def test_a_served_model_answers_with_volumes(
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=PATIENCE)
         assert refused.value.code == 400
-        assert "class 'lung': this model can be asked for organ" in refused.value.read().decode()
+        assert "class 'lung': this model knows organ" in refused.value.read().decode()
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     job = synthesizer.job(Request(attributes={"organ": "liver", "age": 60}))
     (image,), _ = write_samples(tmp_path / "samples", synthesizer, job, [5])

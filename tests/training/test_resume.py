@@ -58,7 +58,7 @@ def test_killed(tmp_path: Path, same_runs: Same, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(number: int, tmp_path: Path, same_runs: Same) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(KeyboardInterrupt, match="the same command resumes"):
+    with pytest.raises(KeyboardInterrupt, match="run the same command again to continue"):
         fit(Signalled(11, number, noise=0.1), settings(), tmp_path / "a")
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
     assert (tmp_path / "a" / "checkpoints" / "step-00000011.pt").exists()

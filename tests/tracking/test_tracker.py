@@ -1,4 +1,4 @@
-"""Runs in MLflow: they go on after a kill, and no server that is away ends or delays a training."""
+"""`MlflowTracker`: resumed runs, and servers that are away."""
 
 import contextlib
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toy import Toy, settings
 
 from medar.environment import git_state
 from medar.errors import MedarError
@@ -21,6 +20,8 @@ from medar.tracking.names import public
 from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 from medar.training.tracker import JsonlTracker, Trackers
+
+from ..training.toy import Toy, settings
 
 Make = Callable[..., MlflowTracker]
 
