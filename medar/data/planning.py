@@ -216,7 +216,8 @@ def check_values(given: dict[str, Any], voxels: int | None) -> Plan:
     one = (1, 1, 1)
     factors = given.get("downsampling", one)
     # A malformed downsampling is reported as such, not as a size that does not fit it.
-    size = factors if isinstance(factors, list | tuple) and len(factors) == 3 else one
+    valid = isinstance(factors, list | tuple) and all(type(f) is int and f > 0 for f in factors)
+    size = factors if valid and len(factors) == 3 else one
     smallest = {"spacing": (1.0, 1.0, 1.0), "mode": "volume", "size": size, "downsampling": one}
     return from_dict(Plan, {**smallest, **given}, "plan")
 
