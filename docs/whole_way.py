@@ -4,8 +4,8 @@
                               -> segmentation network -> label maps -> Dice
 
 Everything is tiny here, so that it runs in half a minute on a CPU: coarse phantoms, small networks,
-a few steps. For useful results take your own data and the YAML files in configs/, whose names the
-training functions accept in place of the mappings below.
+a few steps. For useful results take your own data, and pass the path of a YAML file such as
+`medar.find_config("hippocampus_mr", "tokenizer")` in place of the mappings below.
 
     python docs/whole_way.py OUT
 """

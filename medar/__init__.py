@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from medar.generator.settings import GeneratorSettings as GeneratorSettings
     from medar.generator.settings import SamplingSettings as SamplingSettings
     from medar.generator.training import train_generator as train_generator
+    from medar.recipes.configs import find_config as find_config
     from medar.segmentation.files import segment_files as segment_files
     from medar.segmentation.folder import load_segmenter as load_segmenter
     from medar.segmentation.network import Segmenter as Segmenter
@@ -84,6 +85,7 @@ _MODULES = {
     "medar.generator.mixers": ("register_mixer",),
     "medar.generator.settings": ("GeneratorSettings", "SamplingSettings"),
     "medar.generator.training": ("train_generator",),
+    "medar.recipes.configs": ("find_config",),
     "medar.segmentation.files": ("segment_files",),
     "medar.segmentation.folder": ("load_segmenter",),
     "medar.segmentation.network": ("Segmenter",),

@@ -1,4 +1,4 @@
-"""`medar tokenizer`: train a tokenizer; volumes to tokens and back."""
+"""`medar tokenizer`: train a tokenizer; encode and decode volumes."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from medar.errors import MedarError
 
 app = App(
     name="tokenizer",
-    help="Train tokenizers; take volumes to tokens and back.",
+    help="Train tokenizers; encode volumes as tokens and decode them.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
@@ -41,10 +41,10 @@ def train(
     training: Training = TRAINING,
     dataset: DataSet = DATASET,
 ) -> int:
-    """Train a tokenizer; OUT/model is what the other commands take.
+    """Train a tokenizer; OUT/model is the input of the other commands.
 
-    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. Interrupted, the same
-    command goes on. Under torchrun it trains on all processes; DATA must be prepared then.
+    Writes OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. After an interruption,
+    the same command resumes. Under torchrun all processes train; DATA must be prepared then.
 
     Parameters
     ----------
@@ -54,12 +54,12 @@ def train(
     overrides
         Values that replace the YAML's: training.steps=100, or --training.steps 100.
     data
-        A folder that `medar data prepare` filled, or any data set, which is prepared in
+        A folder that `medar data prepare` filled, or any data set, which is then prepared into
         OUT/prepared by the YAML's plan.
     out
         Folder of the run.
     workers
-        Processes that prepare a data set; default one a processor.
+        Processes that prepare a data set; default: one per CPU core.
     """
     from medar.tokenizer.settings import TokenizerSettings
     from medar.tokenizer.training import train_tokenizer
@@ -95,34 +95,34 @@ def encode(
 ) -> int:
     """Encode every case of a data set into a folder of tokens.
 
-    A second run does nothing, a changed setting makes all tokens anew, an interrupted run goes on;
-    exit code 1 if cases had to be set aside.
+    A second run does nothing, a run with changed settings encodes everything again, and after an
+    interruption the same command resumes. The exit code is 1 if cases could not be prepared.
 
     Parameters
     ----------
     data
-        A folder that `medar data prepare` filled by the model's plan, or a data set: it is then
+        A folder that `medar data prepare` filled by the model's plan, or a data set, which is then
         prepared into OUT/prepared.
     out
         Folder to fill (docs/reference/tokens.md).
     model
-        Folder of the tokenizer, or of the run that left it; it is copied into OUT.
+        Folder of the tokenizer, or of its training run; it is copied into OUT.
     split
-        Cases of one split only.
+        Encode the cases of one split only.
     variants
-        Augmented variants of each case, beside the volume as it is.
+        Augmented variants of each case, in addition to the volume itself.
     augmentation
-        YAML with the keys of `Augmentation`; default its own values.
+        YAML with the keys of `Augmentation`; default: its default values.
     maps
-        Keep the label maps too, for generators that are conditioned on them.
+        Store the label maps too, for generators that are conditioned on them.
     seed
-        Of the variants.
+        Seed of the variants.
     batch_size
-        Volumes of a case that go through the network at once.
+        Volumes of a case per pass through the network.
     workers
         Loading processes; 0 loads in this one.
     device
-        "auto" is CUDA where there is one.
+        "auto" is CUDA where available.
     json
         Print one JSON object: folder, made, kept, failed.
     """
@@ -131,7 +131,7 @@ def encode(
     from medar.tokenizer.encoding import encode_data_set
 
     if augmentation is not None and not variants:
-        raise MedarError("--augmentation goes with --variants; say how many")
+        raise MedarError("--augmentation needs --variants, the number of variants")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
     try:
         done = encode_data_set(
@@ -153,9 +153,9 @@ def encode(
         print_json(vars(done))
         return 1 if done.failed else 0
     if done.failed:
-        rows = ((case, "set aside", reason) for case, reason in done.failed.items())
+        rows = ((case, "skipped", reason) for case, reason in done.failed.items())
         print_table(("case", "", "message"), rows)
-    print(f"{out}: {done.made} cases encoded, {done.kept} kept, {len(done.failed)} set aside")
+    print(f"{out}: {done.made} cases encoded, {done.kept} kept, {len(done.failed)} skipped")
     return 1 if done.failed else 0
 
 
@@ -178,29 +178,30 @@ def decode(
     Parameters
     ----------
     pyramid
-        A file below `cases` of what `encode` left, or any token pyramid, with MODEL.
+        A file in the folder `cases` that `encode` wrote, or any token pyramid, with MODEL.
     out
-        The volume, .nii or .nii.gz.
+        Output volume, .nii or .nii.gz.
     model
-        Folder of the tokenizer; default the one beside the tokens.
+        Folder of the tokenizer; default: the one beside the tokens.
     upto
         Use the coarsest UPTO scales only.
     variant
-        Which one, where the file holds several; 0 is the volume as it was.
+        Which variant, if the file holds several; 0 is the volume without augmentation.
     grid
-        "source": grid and orientation of the case's own file, the default where they are known;
-        "prepared": the plan's.
+        "source": grid and orientation of the case's own file, the default if they are known;
+        "prepared": those of the plan.
     labels
         Write the label map too, for tokenizers with a label head.
     modality
-        Whose intensities to restore, where the tokens do not say and the plan has several.
+        Modality whose intensities are restored, if the tokens do not state it and the plan has
+        several.
     device
-        "auto" is CUDA where there is one.
+        "auto" is CUDA where available.
     """
     from medar.tokenizer.decoding import decode_file
 
     _check_outputs(out, labels)
-    made = decode_file(
+    decoded = decode_file(
         pyramid,
         model=model,
         upto=upto,
@@ -209,10 +210,10 @@ def decode(
         modality=modality,
         device=device,
     )
-    _write(out, made.image, labels, made.label, source=made.grid == "source")
-    note(*made.notes)
-    whose = "its own" if made.grid == "source" else "the plan's"
-    print(f"{out}: {_sides(made.image)} voxels on {whose} grid")
+    _write(out, decoded.image, labels, decoded.label, source=decoded.grid == "source")
+    note(*decoded.notes)
+    whose = "its own" if decoded.grid == "source" else "the plan's"
+    print(f"{out}: {_sides(decoded.image)} voxels on {whose} grid")
 
 
 @app.command
@@ -229,27 +230,27 @@ def reconstruct(
     json: bool = False,
     reading: Reading = READING,
 ) -> None:
-    """Take a volume to tokens and back onto its own grid and intensities.
+    """Encode a volume and decode it onto its own grid and intensities.
 
     Parameters
     ----------
     model
-        Folder of the tokenizer, or of the run that left it.
+        Folder of the tokenizer, or of its training run.
     volume
         A volume file or DICOM folder.
     out
-        The reconstruction, .nii or .nii.gz.
+        Output volume, .nii or .nii.gz.
     upto
         Use the coarsest UPTO scales only.
     labels
         Write the label map too, for tokenizers with a label head.
     modality
-        What the volume is, where its file does not say and the plan has rules for several.
+        Modality of the volume, if its file does not state it and the plan has several.
     device
-        "auto" is CUDA where there is one.
+        "auto" is CUDA where available.
     json
         Print one JSON object: `out`, `labels`, `psnr` (dB within the plan's field of view; null
-        where nothing differs), `outside` (share of voxels beyond that field of view).
+        if nothing differs), `outside` (fraction of voxels outside that field of view).
     """
     from math import isfinite
 
@@ -265,30 +266,30 @@ def reconstruct(
         psnr = made.psnr if isfinite(made.psnr) else None
         print_json({"out": out, "labels": labels, "psnr": psnr, "outside": made.outside})
         return
-    said = f"{out}: PSNR {made.psnr:.2f} dB"
+    message = f"{out}: PSNR {made.psnr:.2f} dB"
     if made.outside:
-        said += (
-            f" within the model's field of view; the {made.outside:.1%} of voxels beyond it hold "
+        message += (
+            f" within the model's field of view; the {made.outside:.1%} of voxels outside it have "
             "the lowest intensity"
         )
-    print(said)
+    print(message)
 
 
 def _check_outputs(out: Path, labels: Path | None) -> None:
-    """Refuse a name that cannot be written before the work is done."""
+    """Check the names of the outputs before any work is done."""
     for path in (out, labels):
         if path is not None and not path.name.lower().endswith((".nii", ".nii.gz")):
-            raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
+            raise MedarError(f"{path}: output volumes must end in .nii or .nii.gz")
     if labels is not None and labels.resolve() == out.resolve():
-        raise MedarError(f"{labels}: image and label map need files of their own")
+        raise MedarError(f"{labels}: image and label map need separate files")
 
 
 def _write(out: Path, image: Any, labels: Path | None, label: Any, source: bool) -> None:
-    """Write image and label map; either both or, where there is no label map to write, none."""
+    """Write image and label map; neither if a label map is requested and there is none."""
     from medar.volume import write_nifti
 
     if labels is not None and label is None:
-        raise MedarError(f"--labels {labels}: this tokenizer has no label head; leave it out")
+        raise MedarError(f"--labels {labels}: this tokenizer has no label head; omit --labels")
     write_nifti(out, image, grid="source" if source else "own")
     if labels is not None:
         write_nifti(labels, label, grid="source" if source else "own")

@@ -63,7 +63,7 @@ def test_there_and_back(medar: Medar, data: Path, tmp_path: Path) -> None:
     facts = json.loads(said.out)
     assert (said.code, facts["made"], facts["kept"], facts["failed"]) == (0, 4, 0, {})
     again = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1)
-    assert again.out == f"{out}: 0 cases encoded, 4 kept, 0 set aside\n"
+    assert again.out == f"{out}: 0 cases encoded, 4 kept, 0 skipped\n"
     pyramid = out / "cases" / "c0.safetensors"
     said = medar("tokenizer", "decode", pyramid, back, "--labels", label)
     assert said.code == 0
@@ -116,8 +116,8 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: volumes are written as .nii"),
-        (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need files of their own"),
+        (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: output volumes must end in .nii"),
+        (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need separate files"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "l.nii"], "has no label head"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto must be from 1 to 2, got 0"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "3"], "upto must be from 1 to 2, got 3"),
@@ -127,7 +127,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
         (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
         (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "not a token pyramid"),
-        (["decode", "gone.safetensors", "out.mha"], "volumes are written as .nii"),
+        (["decode", "gone.safetensors", "out.mha"], "must end in .nii"),
         (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
         (
             ["encode", "DATA", "tokens", "--model", "gone"],

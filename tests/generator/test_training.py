@@ -261,7 +261,7 @@ def test_both_splits_are_needed(tmp_path: Path) -> None:
     index = read_json(folder / "tokens.json")
     index["cases"] = [case for case in index["cases"] if case["split"] == "train"]
     write_json(folder / "tokens.json", index)
-    with pytest.raises(MedarError, match="no case in the split 'val'; there are: train"):
+    with pytest.raises(MedarError, match="no case in split 'val'; available: train"):
         make_task(settings(), folder)
 
 

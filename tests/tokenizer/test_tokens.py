@@ -227,7 +227,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     other = Tokenizer.from_pretrained(model("other", spacing=(2, 2, 2))).plan
     assert other is not None
     prepare(read_manifest(data, modality="CT"), other, tmp_path / "prepared", workers=1)
-    with pytest.raises(MedarError, match=r"prepared with spacing \[2.0, 2.0, 2.0\], the model"):
+    with pytest.raises(MedarError, match=r"prepared with spacing \[2.0, 2.0, 2.0\], but the model"):
         encode(tmp_path / "prepared", out, folder)
     with pytest.raises(MedarError, match="variants must be at least 0"):
         encode(data, out, folder, variants=-1)
@@ -236,7 +236,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     with pytest.raises(MedarError, match=r"holds other files \(attributes"):
         encode(data, data, folder)
     encode(data, out, folder)
-    with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
+    with pytest.raises(MedarError, match="no case in split 'test'; available: train, val"):
         encode(data, out, folder, split="test")
     damaged = Prepared(out / "prepared")
     path = damaged.cache.path(damaged[1].image)
@@ -252,7 +252,7 @@ def test_a_folder_that_holds_something_else_is_refused(
     encode(data, out, model())
     with pytest.raises(MedarError, match=r"no variant 3; available: 0"):
         TokenDataset(out, variant=3)
-    with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
+    with pytest.raises(MedarError, match="no case in split 'test'; available: train, val"):
         TokenDataset(out, split="test")
     with pytest.raises(MedarError, match="seed must be at least 0"):
         TokenDataset(out, seed=-1)
