@@ -212,11 +212,11 @@ def _print_plan(recipe: "Recipe", selection: "StageSelection", *, json: bool) ->
 
 
 def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bool) -> None:
-    from medar.report.run import PAGE
+    from medar.report.render import HTML_FILE
 
     out = recipe.out
     records = {name: one for name in names if (one := recipe.records.read(name)) is not None}
-    page = out / PAGE if "report" in records else None  # else it is of an earlier run
+    page = out / HTML_FILE if "report" in records else None  # else it is of an earlier run
     if json:
         stages = {
             name: {"status": r.status, "seconds": r.seconds, "peak_mib": r.peak_mib, **r.facts}

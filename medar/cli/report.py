@@ -1,4 +1,4 @@
-"""`medar report`: the page about a recipe's run."""
+"""`medar report`: the report about a recipe's run."""
 
 from pathlib import Path
 
@@ -6,22 +6,23 @@ from medar.cli.output import print_json
 
 
 def report(run: Path, /, *, json: bool = False) -> None:
-    """Write the report of a run anew: RUN/report.html, and RUN/report.md with RUN/report.
+    """Write the report about a run: RUN/report.html, RUN/report.md and its pictures.
 
-    The page holds everything that it shows and opens without a network. Parts whose files are not
-    there are left out, and it says which.
+    The HTML page is self-contained and opens without a network. Sections whose files are missing
+    are listed at its end.
 
     Parameters
     ----------
     run
-        The folder that a recipe was given as --out.
+        Folder that was passed to the recipe as --out.
     json
-        Print one JSON object: report, markdown.
+        Print one JSON object with the keys report and markdown.
     """
-    from medar.report.run import MARKDOWN, write_report
+    from medar.report.render import MARKDOWN_FILE
+    from medar.report.run import write_report
 
     page = write_report(run)
     if json:
-        print_json({"report": page, "markdown": page.with_name(MARKDOWN)})
+        print_json({"report": page, "markdown": page.with_name(MARKDOWN_FILE)})
     else:
         print(page)

@@ -17,8 +17,8 @@ from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import write_json, write_text
 from medar.model_folder import read_preprocess
 from medar.report.montages import contact_sheet, save_reconstructions, save_worst_cases
-from medar.report.run import PICTURES, save_report
-from medar.report.segmentation import segmentation_page
+from medar.report.render import PICTURES, save_report
+from medar.report.sections.segmentation import segmentation_page
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER
 from medar.volume import Volume, read_volume

@@ -1,14 +1,10 @@
-"""What a report is made of, whatever it is written as: sections of text, tables and figures.
+"""What a report consists of, in any output format: sections of text, tables and figures.
 
-All words are plain text: `medar.report.page` and `medar.report.markdown` do the escaping.
+All text is plain; `medar.report.render` escapes it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-
-class LeftOut(Exception):  # noqa: N818 - no error: runs end early, too
-    """A section cannot be made from what the run folder holds; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -20,24 +16,24 @@ class Text:
 
 @dataclass(frozen=True)
 class Notes:
-    """Remarks that belong beside the figures, as a list."""
+    """A list of remarks."""
 
     items: Sequence[str]
 
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One number that sums a matter up."""
+    """A number that summarises a result."""
 
     name: str
     value: str
-    beside: str = ""
+    remark: str = ""
     """What to compare it with."""
 
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """A few of them, beside each other."""
+    """Key figures, shown side by side."""
 
     figures: Sequence[KeyFigure]
 
@@ -48,26 +44,26 @@ class Table:
 
     caption: str
     headings: Sequence[str]
-    """None where the first cell of each row says all."""
+    """Empty for a table of names and values."""
     rows: Sequence[Sequence[str]]
     folded: bool = False
-    """Shown on demand: details that few readers want."""
+    """Collapsed until the reader opens it."""
     words: bool = False
-    """Cells hold words rather than numbers, and are set flush left."""
+    """Cells hold text, aligned left, rather than numbers."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file and what is to be seen in it."""
+    """An image file."""
 
     name: str
-    """Of the file, such as "curves.svg"."""
+    """File name, such as "curves.svg"."""
     data: bytes
     alt: str
-    """For those who cannot see it."""
+    """Text alternative for screen readers."""
     caption: str
     wide: bool = False
-    """Several pictures or charts in a row, which a telephone scrolls rather than shrinks."""
+    """Several panels in a row: narrow screens scroll it instead of shrinking it."""
 
     @property
     def photographic(self) -> bool:
@@ -75,14 +71,14 @@ class Picture:
         return not self.name.endswith(".svg")
 
     @property
-    def kind(self) -> str:
-        """The media type."""
+    def media_type(self) -> str:
+        """MIME type."""
         return "image/png" if self.photographic else "image/svg+xml"
 
 
 @dataclass(frozen=True)
 class Code:
-    """Commands or settings, word for word."""
+    """Commands or settings, verbatim."""
 
     caption: str
     text: str
@@ -94,7 +90,7 @@ Block = Text | Notes | KeyFigures | Table | Picture | Code
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report."""
+    """A titled part of a report."""
 
     key: str
     """Its anchor."""
@@ -104,13 +100,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All of it."""
+    """A whole report."""
 
     title: str
     subtitle: str
-    """What it is of, when, and how it ended."""
-    troubles: Sequence[str]
-    """What went wrong in the run, or is still to come."""
+    """What the report is about, when and in which state."""
+    warnings: Sequence[str]
+    """Stages that failed or did not finish."""
     sections: Sequence[Section]
-    absent: Sequence[tuple[str, str]]
-    """Titles of sections that are left out, and why."""
+    missing: Sequence[tuple[str, str]]
+    """Titles of sections that could not be made, and the reason."""

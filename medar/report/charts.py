@@ -1,7 +1,7 @@
-"""Charts as SVG that follow the reader's light or dark page.
+"""Charts as SVG that follow the reader's light or dark colour scheme.
 
-matplotlib draws in the colours of the light page; each becomes a CSS variable that the file itself
-defines for both. Text is drawn as outlines: it looks alike everywhere.
+matplotlib draws in the colours of the light scheme. Each colour then becomes a CSS variable that
+the file defines for both schemes. Text is drawn as outlines, so that no font is needed.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ from typing import Any
 
 INK, MUTED, GRID, BLUE, ORANGE = "#23262b", "#636a73", "#d8dbdf", "#2564a8", "#b3541e"
 DARK = {INK: "#e4e6e9", MUTED: "#9ba3ad", GRID: "#3b4148", BLUE: "#7db4ef", ORANGE: "#eda06c"}
-"""The colours of the light page, and what stands for them on a dark one."""
+"""Colours of the light scheme, and their counterparts in the dark one."""
 
 STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
-    "svg.hashsalt": "medar",  # the same names inside the file each time
+    "svg.hashsalt": "medar",  # makes element ids reproducible
     "font.size": 9,
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
@@ -46,7 +46,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Curve:
-    """A line in a chart."""
+    """A line of a chart."""
 
     name: str
     points: Points
@@ -57,17 +57,17 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """Axes with curves."""
+    """Axes of a line chart."""
 
     title: str
     curves: Sequence[Curve]
-    across: str = "step"
+    x_label: str = "step"
     percent: bool = False
-    """The axis runs from 0 to 100."""
+    """Whether the vertical axis runs from 0 to 100."""
 
 
 def line_chart(panels: Sequence[Panel]) -> bytes:
-    """Panels beside each other."""
+    """Line charts side by side."""
     with _drawing((3.3 * len(panels) + 0.2, 2.5)) as (figure, written):
         row = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for ax, panel in zip(row, panels, strict=True):
@@ -80,7 +80,7 @@ def line_chart(panels: Sequence[Panel]) -> bytes:
                     label=curve.name,
                 )
             ax.set_title(panel.title)
-            ax.set_xlabel(panel.across)
+            ax.set_xlabel(panel.x_label)
             ax.set_xlim(left=0)
             ax.margins(y=0.12)
             if panel.percent:
@@ -92,43 +92,45 @@ def line_chart(panels: Sequence[Panel]) -> bytes:
 
 @dataclass(frozen=True)
 class Bars:
-    """Axes with a bar for each name, and perhaps a mark to compare it with."""
+    """Axes of a bar chart, optionally with a mark per bar for comparison."""
 
     title: str
     names: Sequence[str]
     values: Sequence[float]
     marks: Sequence[float] = ()
     legend: tuple[str, str] = ("", "")
-    """What bars and marks are, where there are marks."""
-    across: str = ""
+    """Names of bars and marks; used if there are marks."""
+    x_label: str = ""
 
 
 def bar_chart(panels: Sequence[Bars]) -> bytes:
-    """Panels of upright bars beside each other."""
+    """Charts of vertical bars side by side."""
     with _drawing((4.4 * len(panels) + 0.2, 2.6)) as (figure, written):
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, bars in zip(row, panels, strict=True):
-            places = range(len(bars.names))
-            ax.bar(places, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
+            positions = range(len(bars.names))
+            ax.bar(positions, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
             if bars.marks:
-                ax.plot(places, bars.marks, color=ORANGE, marker="_", markersize=15,
+                ax.plot(positions, bars.marks, color=ORANGE, marker="_", markersize=15,
                         markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
                 ax.legend(fontsize=8)
             slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-            ax.set_xticks(places, bars.names, **(slanted if max(map(len, bars.names)) > 3 else {}))
+            ax.set_xticks(
+                positions, bars.names, **(slanted if max(map(len, bars.names)) > 3 else {})
+            )
             ax.grid(visible=False, axis="x")
             ax.set_title(bars.title)
-            ax.set_xlabel(bars.across)
+            ax.set_xlabel(bars.x_label)
     return written[0]
 
 
-def lying_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> bytes:
-    """Bars from left to right, each with what it stands for at its end."""
+def horizontal_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> bytes:
+    """A chart of horizontal bars, each with a label at its end."""
     with _drawing((7.0, 0.32 * len(names) + 0.3)) as (figure, written):
         ax = figure.subplots()
         ax.barh(range(len(names)), values, color=BLUE, height=0.6)
-        for place, (value, label) in enumerate(zip(values, labels, strict=True)):
-            ax.annotate(label, (value, place), (4, 0), textcoords="offset points", va="center")
+        for row, (value, label) in enumerate(zip(values, labels, strict=True)):
+            ax.annotate(label, (value, row), (4, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(names)), names)
         ax.set_xlim(0, (max(values) or 1.0) * 1.18)
         ax.invert_yaxis()
@@ -140,7 +142,7 @@ def lying_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[s
 
 @dataclass(frozen=True)
 class Distance:
-    """A distance, its interval, and what real volumes have."""
+    """A distance with its interval, and that of real volumes (the floor)."""
 
     name: str
     value: float
@@ -148,20 +150,20 @@ class Distance:
     floor: float | None
 
 
-def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
-    """A row a distance on a logarithmic axis: the value with its interval, and the floor."""
+def distance_chart(distances: Sequence[Distance], x_label: str) -> bytes:
+    """Distances on a logarithmic axis, one row each: value, interval and floor."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     with _drawing((7.0, 0.5 * len(distances) + 1.0)) as (figure, written):
         ax = figure.subplots()
-        for place, one in enumerate(distances):
+        for row, one in enumerate(distances):
             if one.floor is not None:
-                ax.plot([one.floor, one.value], [place, place], color=GRID, linewidth=3, zorder=1)
-                ax.plot(one.floor, place, "D", color=ORANGE, markersize=6,
-                        label="real, held out (the floor)")  # fmt: skip
+                ax.plot([one.floor, one.value], [row, row], color=GRID, linewidth=3, zorder=1)
+                ax.plot(one.floor, row, "D", color=ORANGE, markersize=6,
+                        label="held-out real (floor)")  # fmt: skip
             if one.interval:
-                ax.plot(one.interval, [place, place], color=BLUE, linewidth=1.4, marker="|")
-            ax.plot(one.value, place, "o", color=BLUE, markersize=7, label="synthetic")
+                ax.plot(one.interval, [row, row], color=BLUE, linewidth=1.4, marker="|")
+            ax.plot(one.value, row, "o", color=BLUE, markersize=7, label="synthetic")
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
@@ -169,7 +171,7 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
         ax.set_yticks(range(len(distances)), [one.name for one in distances])
         ax.set_ylim(len(distances) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
-        ax.set_xlabel(across)
+        ax.set_xlabel(x_label)
         marks = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))  # each once
         figure.legend(marks.values(), marks, loc="outside upper right", ncols=2, fontsize=8)
     return written[0]
@@ -177,7 +179,7 @@ def distance_chart(distances: Sequence[Distance], across: str) -> bytes:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Axes with a point for each case: what is measured against what it differs by."""
+    """Axes of a Bland-Altman plot: one point per case, difference against mean."""
 
     title: str
     points: Points
@@ -185,8 +187,8 @@ class Agreement:
     limits: tuple[float, float] | None
 
 
-def agreement_chart(panels: Sequence[Agreement], across: str, up: str) -> bytes:
-    """Bland and Altman's panels, three beside each other; a line at the bias, dashed at limits."""
+def agreement_chart(panels: Sequence[Agreement], x_label: str, y_label: str) -> bytes:
+    """Bland-Altman plots, three per row: solid line at the bias, dashed at the limits."""
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     with _drawing((3.3 * columns + 0.2, 2.5 * rows)) as (figure, written):
@@ -198,33 +200,33 @@ def agreement_chart(panels: Sequence[Agreement], across: str, up: str) -> bytes:
             for limit in panel.limits or ():
                 ax.axhline(limit, color=ORANGE, linestyle="--")
             ax.set_title(panel.title)
-            ax.set_xlabel(across)
-            ax.set_ylabel(up)
+            ax.set_xlabel(x_label)
+            ax.set_ylabel(y_label)
             ax.margins(y=0.12)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return written[0]
 
 
-def spread_chart(rows: Sequence[tuple[str, Sequence[float]]], across: str) -> bytes:
-    """A row of points for each name, and a mark at their mean."""
+def spread_chart(rows: Sequence[tuple[str, Sequence[float]]], x_label: str) -> bytes:
+    """Rows of points, with a vertical line at the mean of each row."""
     with _drawing((7.0, 0.42 * len(rows) + 0.8)) as (figure, written):
         ax = figure.subplots()
-        for place, (_, values) in enumerate(rows):
-            ax.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.4)
+        for row, (_, values) in enumerate(rows):
+            ax.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.4)
             if values:
-                ax.plot(sum(values) / len(values), place, "|", color=ORANGE, markersize=16,
+                ax.plot(sum(values) / len(values), row, "|", color=ORANGE, markersize=16,
                         markeredgewidth=2)  # fmt: skip
         ax.set_yticks(range(len(rows)), [name for name, _ in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(visible=False, axis="y")
-        ax.set_xlabel(across)
+        ax.set_xlabel(x_label)
     return written[0]
 
 
 @contextlib.contextmanager
 def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, list[bytes]]]:
-    """A figure to draw on, and a list that holds its SVG afterwards."""
+    """A figure to draw on, and a list that receives its SVG at the end."""
     from matplotlib import style
     from matplotlib.figure import Figure
 
@@ -242,8 +244,8 @@ def _drawing(inches: tuple[float, float]) -> Iterator[tuple[Any, list[bytes]]]:
 
 
 def _themed(svg: str) -> str:
-    """The drawing with colours by name, and both meanings of each name."""
-    names = {colour: f"--c{place}" for place, colour in enumerate(DARK)}
+    """The SVG with CSS variables for colours, and their values in the dark scheme."""
+    names = {colour: f"--c{index}" for index, colour in enumerate(DARK)}
     for colour, name in names.items():
         svg = svg.replace(colour, f"var({name},{colour})")
     dark = "".join(f"{names[colour]}:{other};" for colour, other in DARK.items())

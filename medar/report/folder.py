@@ -1,181 +1,277 @@
-"""The folder of a recipe's run, as the report reads it: files that may or may not be there.
+"""`RunFolder`: the files of a recipe's run that a report is made from, loaded into typed objects.
 
-OUT/recipe.json        which recipe it was, and its stages
-OUT/stages/NAME.json   the ledger: status, times, memory and facts of each stage
-OUT/NAME/              what the stage left
+Any file may be missing or damaged. Each loader raises a `MedarError` then, whose message becomes
+the note in place of the section that needs the file.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from medar.data.fingerprint import Fingerprint
+from medar.data.manifest import Manifest
+from medar.data.plan import Plan
+from medar.data.prepared import (
+    CASES_FILE,
+    FAILED_FILE,
+    FINGERPRINT_FILE,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    PreparedCase,
+)
 from medar.errors import MedarError, one_line
+from medar.evaluation.generation import GenerationReport
+from medar.evaluation.reconstruction import ReconstructionReport
+from medar.evaluation.segmentation.report import SegmentationReport
 from medar.files import read_json_object
-from medar.report.blocks import LeftOut
+from medar.records import (
+    EVALUATION,
+    GENERATOR,
+    LABEL_MAPS,
+    PREPARED,
+    PRETRAINED,
+    SAMPLES,
+    SEGMENTATION,
+    SEGMENTER,
+    STAGES,
+    SYNTHESIS,
+    TOKENIZER,
+    TOKENS,
+    Records,
+    StageRecord,
+)
 from medar.settings import from_dict
 
-UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What reading a file of another version, or one that was edited, ends in."""
+T = TypeVar("T")
 
-SIGNATURE, END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-"""How a PNG begins and ends."""
-
-SYNTHESIS, SEGMENTATION = "synthesis", "segmentation"
-"""The recipes that there is a report for."""
-
-STAGES = {
+PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+REPORT_FILE = f"{EVALUATION}/report.json"
+TOKENIZER_EVALUATION = f"{TOKENIZER}/evaluation"
+DEFAULT_STAGES = {
     SYNTHESIS: ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
     SEGMENTATION: ("prepare", "tokenizer", "pretrain", "train", "predict", "evaluate"),
 }
-"""In order, where the run does not say which it has."""
-
-RECIPE = "recipe.json"
-TELLING = "report"
-"""The stage that writes the report is not told of in it."""
+"""Stages in order, for runs that do not list theirs."""
+FOLDERS = (STAGES, PREPARED, TOKENIZER, TOKENS, GENERATOR, SAMPLES, PRETRAINED, SEGMENTER,
+           LABEL_MAPS, EVALUATION)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stage as the ledger has it."""
+class FailedCase:
+    """A line of failed.jsonl."""
 
-    name: str
-    status: str
-    started: datetime | None = None
-    ended: datetime | None = None
-    seconds: float | None = None
-    peak_mib: float | None = None
-    attempts: int = 1
-    facts: dict[str, Any] = field(default_factory=dict)
+    id: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleRecord:
+    """What a report needs of the record of a synthetic volume."""
+
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Metrics:
+    """The lines of a training's metrics.jsonl."""
+
+    def __init__(self, lines: list[dict[str, Any]]) -> None:
+        self.lines = lines
+
+    def points(self, name: str, factor: float = 1.0) -> list[tuple[float, float]]:
+        """(step, value) pairs of a metric, values multiplied by a factor."""
+        return [
+            (line["step"], factor * line[name]) for line in self.lines if line.get(name) is not None
+        ]
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the metrics that start with a prefix, in order of appearance."""
+        return list({name: 0 for line in self.lines for name in line if name.startswith(prefix)})
+
+    @property
+    def steps(self) -> int:
+        """The last step; 0 without any line."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+    @property
+    def seconds(self) -> float | None:
+        """Training time at the last line that records it."""
+        times = [value for _, value in self.points("seconds")]
+        return times[-1] if times else None
 
 
 class RunFolder:
-    """What a run left.
+    """The folder of a recipe's run.
 
     Args:
-        path: the folder, OUT.
+        path: the folder.
 
     Raises:
-        MedarError: no such folder, or one that holds nothing of a run.
+        MedarError: there is no such folder, no run in it, or the record of a stage is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_dir():
-            raise MedarError(f"{self.path}: no such folder; a run's is needed")
-        parts = ("stages", "prepared", "tokenizer", "tokens", "generator", "samples", "pretrained",
-                 "segmenter", "label_maps", "evaluation")  # fmt: skip
-        if not any((self.path / part).is_dir() for part in parts):
+            raise MedarError(f"{self.path}: no such folder; must be the folder of a run")
+        if not any((self.path / name).is_dir() for name in FOLDERS):
             raise MedarError(
-                f"{self.path}: no run in it (none of {', '.join(parts)}); name the folder that was "
-                "given to the recipe as --out"
+                f"{self.path}: no run in it (none of {', '.join(FOLDERS)}); must be the folder "
+                "that was passed to the recipe as --out"
             )
         self.name = self.path.resolve().name
-        said = read_json_object(self.path / RECIPE) if self.holds(RECIPE) else {}
-        self.recipe = str(said.get("recipe", SYNTHESIS))
-        """Which one it was."""
-        names = said.get("stages") or STAGES.get(self.recipe, STAGES[SYNTHESIS])
-        self.expected = tuple(str(name) for name in names if name != TELLING)
-        """Its stages in order."""
-        self.stages = _ledger(self.path / "stages", self.expected)
-        """Those of them that were begun."""
+        records = Records(self.path)
+        last = records.read_run()
+        self.recipe = last.recipe if last is not None and last.recipe else SYNTHESIS
+        """Name of the recipe."""
+        names = last.stages if last is not None else ()
+        names = names or DEFAULT_STAGES.get(self.recipe, DEFAULT_STAGES[SYNTHESIS])
+        self.expected = tuple(name for name in names if name != "report")
+        """Names of the stages in order, without the one that writes the report."""
+        stages = {name: records.read(name) for name in self.expected}
+        self.stages: dict[str, StageRecord] = {k: v for k, v in stages.items() if v is not None}
+        """Records of the stages that have started."""
 
-    def holds(self, name: str) -> bool:
-        """Whether a file or folder is there."""
+    def has(self, name: str) -> bool:
+        """Whether a file or folder exists."""
         return (self.path / name).exists()
 
-    def need(self, name: str, stage: str) -> Path:
-        """The path of a file that a stage leaves.
+    def require(self, name: str, stage: str) -> Path:
+        """The path of a file that a stage writes.
 
         Raises:
-            LeftOut: it is not there, or an earlier run left it, by a stage that this one has not.
+            MedarError: it does not exist, or a stage of an earlier run wrote it.
         """
         path = self.path / name
         if self.stages and stage not in self.expected:
-            raise LeftOut(f"the run has no stage {stage}")
+            raise MedarError(f"the run has no stage {stage}")
         if path.exists():
             return path
         if not self.stages:
-            raise LeftOut(f"no {name}")
-        status = self.stages[stage].status if stage in self.stages else None
-        happened = {
-            None: f"the stage {stage} has not run",
-            "failed": f"the stage {stage} failed",
-            "running": f"the stage {stage} has not ended",
+            raise MedarError(f"no {name}")
+        reasons = {
+            None: "has not run",
+            "failed": "failed",
+            "running": "has not finished",
+            "done": "did not write it",
         }
-        raise LeftOut(f"{happened.get(status, f'the stage {stage} did not leave it')} (no {name})")
+        status = self.stages[stage].status if stage in self.stages else None
+        raise MedarError(f"the stage {stage} {reasons[status]} (no {name})")
 
-    def object(self, name: str, stage: str) -> dict[str, Any]:
-        """A JSON file of names and values.
+    def object(self, cls: type[T], name: str, stage: str) -> T:
+        """Load a dataclass from a JSON file; keys that it does not have are ignored.
 
         Raises:
-            LeftOut: it is not there.
-            MedarError: it is damaged.
+            MedarError: the file is missing or damaged.
         """
-        return read_json_object(self.need(name, stage))
+        path = self.require(name, stage)
+        return from_dict(cls, read_json_object(path), str(path))
 
     def png(self, name: str, stage: str) -> bytes:
-        """A picture; raises as `object` does."""
-        path = self.need(name, stage)
+        """The bytes of a picture.
+
+        Raises:
+            MedarError: the file is missing or incomplete.
+        """
+        path = self.require(name, stage)
         try:
             data = path.read_bytes()
         except OSError as error:
             raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
-        if not (data.startswith(SIGNATURE) and data.endswith(END)):
-            raise MedarError(f"{path}: no whole PNG")
+        if not (data.startswith(PNG_START) and data.endswith(PNG_END)):
+            raise MedarError(f"{path}: not a complete PNG")
         return data
 
     def text(self, name: str, stage: str) -> str:
-        """A file of text; raises as `object` does."""
-        path = self.need(name, stage)
+        """The content of a text file.
+
+        Raises:
+            MedarError: the file is missing or cannot be read.
+        """
+        path = self.require(name, stage)
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
 
-    def settings(self, name: str, stage: str) -> dict[str, Any]:
-        """A YAML file of names and values; raises as `object` does."""
-        path = self.path / name
-        try:
-            values = yaml.safe_load(self.text(name, stage))
-        except yaml.YAMLError as error:
-            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
-        if not isinstance(values, dict):
-            raise MedarError(f"{path}: names and values are needed")
-        return values
-
-    def lines(self, name: str, stage: str) -> list[dict[str, Any]]:
-        """The JSON objects of a file, one a line; a last line that was cut short is left out.
+    def lines(self, cls: type[T], name: str, stage: str) -> list[T]:
+        """Load objects from a JSONL file; an incomplete last line is dropped.
 
         Raises:
-            LeftOut: it is not there.
-            MedarError: it is damaged.
+            MedarError: the file is missing or damaged.
         """
         path = self.path / name
-        lines = [one for one in self.text(name, stage).split("\n") if one.strip()]
-        found = []
-        for left, line in zip(reversed(range(len(lines))), lines, strict=True):
+        lines = [line for line in self.text(name, stage).split("\n") if line.strip()]
+        values = []
+        for remaining, line in zip(reversed(range(len(lines))), lines, strict=True):
             try:
-                found.append(json.loads(line))
+                values.append(json.loads(line))
             except ValueError as error:
-                if left:
+                if remaining:
                     raise MedarError(f"{path}: damaged ({one_line(error)})") from error
-        if not all(isinstance(one, dict) for one in found):
-            raise MedarError(f"{path}: names and values are needed in each line")
-        return found
+        if not all(isinstance(value, dict) for value in values):
+            raise MedarError(f"{path}: each line must hold a JSON object")
+        return values if cls is dict else [from_dict(cls, value, str(path)) for value in values]
 
+    def metrics(self, folder: str, stage: str) -> Metrics:
+        """The metrics of a training; raises as `lines` does."""
+        name = f"{folder}/metrics.jsonl"
+        lines: list[dict[str, Any]] = self.lines(dict, name, stage)
+        if not all(isinstance(line.get("step"), int) for line in lines):
+            raise MedarError(f"{self.path / name}: each line must have a step")
+        return Metrics(lines)
 
-def _ledger(folder: Path, names: Sequence[str]) -> dict[str, Stage]:
-    """The stages by name, in their order."""
-    found = {}
-    for name in names:
-        path = folder / f"{name}.json"
-        if path.exists():
-            kept = read_json_object(path)
-            known = {key: kept[key] for key in Stage.__dataclass_fields__ if key in kept}
-            found[name] = from_dict(Stage, known, str(path))
-    return found
+    def task(self, cls: type[T], folder: str, stage: str) -> T:
+        """Load a dataclass from the description of a training's task in its config.yaml.
+
+        Raises:
+            MedarError: the file is missing or damaged.
+        """
+        path = self.path / folder / "config.yaml"
+        try:
+            values = yaml.safe_load(self.text(f"{folder}/config.yaml", stage))
+        except yaml.YAMLError as error:
+            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+        return from_dict(cls, values.get("task") if isinstance(values, dict) else None, str(path))
+
+    def plan(self) -> Plan:
+        """The plan that the cases were prepared by."""
+        return Plan.load(self.require(f"{PREPARED}/{PLAN_FILE}", "prepare"))
+
+    def manifest(self) -> Manifest:
+        """The data set as it was read."""
+        return Manifest.load(self.require(f"{PREPARED}/{MANIFEST_FILE}", "prepare"))
+
+    def fingerprint(self) -> Fingerprint:
+        """Shapes and spacings of the original files."""
+        return Fingerprint.load(self.require(f"{PREPARED}/{FINGERPRINT_FILE}", "prepare"))
+
+    def cases(self) -> list[PreparedCase]:
+        """The prepared cases."""
+        name = f"{PREPARED}/{CASES_FILE}"
+        path = self.path / name
+        lines: list[dict[str, Any]] = self.lines(dict, name, "prepare")
+        return [from_dict(PreparedCase, line, str(path)) for line in lines[1:]]  # after the header
+
+    def failed_cases(self) -> list[FailedCase]:
+        """The cases that could not be prepared."""
+        name = f"{PREPARED}/{FAILED_FILE}"
+        return self.lines(FailedCase, name, "prepare") if self.has(name) else []
+
+    def samples(self) -> list[Path]:
+        """The records of synthetic volumes."""
+        return sorted((self.path / SAMPLES).glob("sample_*.json"))
+
+    def generation_report(self) -> GenerationReport:
+        """The evaluation of synthetic volumes."""
+        return self.object(GenerationReport, REPORT_FILE, "evaluate")
+
+    def segmentation_report(self) -> SegmentationReport:
+        """The evaluation of label maps."""
+        return self.object(SegmentationReport, REPORT_FILE, "evaluate")
+
+    def reconstruction_report(self) -> ReconstructionReport:
+        """The evaluation of the tokenizer."""
+        return self.object(ReconstructionReport, f"{TOKENIZER_EVALUATION}/report.json", "tokenizer")

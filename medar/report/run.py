@@ -1,9 +1,4 @@
-"""`write_report`: one page about a recipe's run, from the files in its folder alone.
-
-OUT/report.html   self-contained: pictures and style inside, no script, no outside address
-OUT/report.md     the same in Markdown
-OUT/report/       its pictures
-"""
+"""`write_report`: the report about a recipe's run, made only from the files in its folder."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,150 +6,118 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medar.errors import MedarError, one_line
-from medar.files import write_bytes, write_text
-from medar.report.blocks import Block, LeftOut, Picture, Report, Section
-from medar.report.folder import SEGMENTATION, SYNTHESIS, UNEXPECTED, RunFolder
-from medar.report.markdown import to_markdown
-from medar.report.page import to_html
-from medar.report.parts.cost import cost
-from medar.report.parts.data import data
-from medar.report.parts.generator import conditions, training_of_generator
-from medar.report.parts.labelmaps import agreement, calibration, overlap, worst
-from medar.report.parts.likeness import copies, distances, diversity
-from medar.report.parts.networks import pretraining, training_of_network
-from medar.report.parts.origin import limits, reproduce, versions
-from medar.report.parts.overview import overview
-from medar.report.parts.samples import coarse_to_fine, volumes
-from medar.report.parts.tokenizer import codebook, reconstruction, training_of_tokenizer
-from medar.report.words import listed, moment
+from medar.records import SEGMENTATION, SYNTHESIS
+from medar.report.blocks import Block, Report, Section
+from medar.report.folder import RunFolder
+from medar.report.formatting import format_time, join_words
+from medar.report.render import save_report
+from medar.report.sections import segmentation
+from medar.report.sections.data import data
+from medar.report.sections.generation import copies, distances, diversity
+from medar.report.sections.provenance import cost, limits, reproduce, versions
+from medar.report.sections.samples import coarse_to_fine, conditions, volumes
+from medar.report.sections.summary import summary
+from medar.report.sections.tokenizer import codebook, reconstruction
+from medar.report.sections.training import (
+    generator_training,
+    pretraining,
+    segmenter_training,
+    tokenizer_training,
+)
 
-PAGE, MARKDOWN, PICTURES = "report.html", "report.md", "report"
+UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""Errors that values of another version, or edited by hand, may lead to."""
 
 
-class Part(NamedTuple):
-    """A section that a run may have."""
+class SectionSpec(NamedTuple):
+    """A section that a report may have."""
 
     key: str
     title: str
     make: Callable[[RunFolder], list[Block]]
 
 
-class Kind(NamedTuple):
-    """The report of one recipe."""
-
-    title: str
-    parts: tuple[Part, ...]
-    """In the order of the page."""
-
-
-DATA = Part("data", "Data", data)
+SUMMARY = SectionSpec("summary", "Summary", summary)
+DATA = SectionSpec("data", "Data", data)
 TOKENIZER = (
-    Part("reconstruction", "Tokenizer: real volumes there and back", reconstruction),
-    Part("codebook", "Tokenizer: codes by scale", codebook),
-    Part("tokenizer", "Tokenizer: training", training_of_tokenizer),
+    SectionSpec("reconstruction", "Tokenizer: reconstruction", reconstruction),
+    SectionSpec("codebook", "Tokenizer: codebook usage by scale", codebook),
+    SectionSpec("tokenizer", "Tokenizer: training", tokenizer_training),
 )
 END = (
-    Part("cost", "Time and memory", cost),
-    Part("versions", "Versions", versions),
-    Part("reproduce", "How to do it again", reproduce),
-    Part("limits", "What to keep in mind", limits),
+    SectionSpec("cost", "Time and memory", cost),
+    SectionSpec("versions", "Versions", versions),
+    SectionSpec("reproduce", "Reproduce this run", reproduce),
+    SectionSpec("limits", "Limitations", limits),
 )
 
-KINDS = {
-    SYNTHESIS: Kind(
-        "Synthesis run",
-        (
-            Part("short", "In short", overview),
-            Part("volumes", "Synthetic volumes", volumes),
-            Part("scales", "From coarse to fine", coarse_to_fine),
-            Part("distances", "How near to real volumes", distances),
-            Part("diversity", "How varied", diversity),
-            Part("copies", "Search for copies", copies),
-            Part("conditions", "Conditions", conditions),
-            DATA,
-            *TOKENIZER,
-            Part("generator", "Generator: training", training_of_generator),
-            *END,
-        ),
+TITLES = {SYNTHESIS: "Synthesis run", SEGMENTATION: "Segmentation run"}
+SECTIONS = {
+    SYNTHESIS: (
+        SUMMARY,
+        SectionSpec("volumes", "Synthetic volumes", volumes),
+        SectionSpec("scales", "Coarse to fine", coarse_to_fine),
+        SectionSpec("distances", "Distance from real volumes", distances),
+        SectionSpec("diversity", "Diversity", diversity),
+        SectionSpec("copies", "Search for copies", copies),
+        SectionSpec("conditions", "Conditions", conditions),
+        DATA,
+        *TOKENIZER,
+        SectionSpec("generator", "Generator: training", generator_training),
+        *END,
     ),
-    SEGMENTATION: Kind(
-        "Segmentation run",
-        (
-            Part("short", "In short", overview),
-            Part("overlap", "How near to the truth", overlap),
-            Part("worst", "The worst cases", worst),
-            Part("agreement", "Agreement of volumes", agreement),
-            Part("calibration", "What chances are worth", calibration),
-            DATA,
-            Part("network", "Network: training", training_of_network),
-            Part("pretraining", "Backbone: pretraining", pretraining),
-            *TOKENIZER,
-            *END,
+    SEGMENTATION: (
+        SUMMARY,
+        SectionSpec("overlap", "Agreement with the true labels", segmentation.run_scores),
+        SectionSpec("worst", "Worst cases", segmentation.run_worst_cases),
+        SectionSpec("agreement", "Volumes of the labels", segmentation.run_volumes),
+        SectionSpec(
+            "calibration", "Calibration of the probabilities", segmentation.run_calibration
         ),
+        DATA,
+        SectionSpec("network", "Segmentation network: training", segmenter_training),
+        SectionSpec("pretraining", "Backbone: pretraining", pretraining),
+        *TOKENIZER,
+        *END,
     ),
 }
-"""By the recipe's name."""
+"""Sections by recipe, in order."""
 
 
 def write_report(run: Path) -> Path:
-    """Write the report of a run, anew if there is one; returns the HTML file.
+    """Write the report about a run, replacing an earlier one; returns the path of the HTML file.
 
-    Sections whose files are not there, or are damaged, are left out, and the report says so.
+    Sections whose files are missing or damaged are replaced by a note.
 
     Args:
-        run: OUT of the recipe.
+        run: the folder that was passed to the recipe as --out.
 
     Raises:
-        MedarError: no such folder, no run in it, a damaged ledger, or a file that cannot be
-            written.
+        MedarError: there is no such folder, no run in it, the record of a stage is damaged, or a
+            file cannot be written.
     """
     folder = RunFolder(run)
-    return save_report(gather(folder), folder.path)
+    return save_report(make_report(folder), folder.path)
 
 
-def save_report(report: Report, folder: Path) -> Path:
-    """Write a report's files, anew if there are any; returns the HTML file.
-
-    Raises:
-        MedarError: a file that cannot be written.
-    """
-    pictures = [
-        block
-        for section in report.sections
-        for block in section.blocks
-        if isinstance(block, Picture)
-    ]
-    try:
-        for left in (folder / PICTURES).glob("*.[ps][nv]g"):
-            if left.name not in {picture.name for picture in pictures}:
-                left.unlink()
-        for picture in pictures:
-            write_bytes(folder / PICTURES / picture.name, picture.data)
-    except OSError as error:
-        raise MedarError(f"{error.filename}: cannot be written ({error.strerror})") from error
-    write_text(folder / MARKDOWN, to_markdown(report, PICTURES))
-    write_text(folder / PAGE, to_html(report))
-    return folder / PAGE
-
-
-def gather(run: RunFolder) -> Report:
-    """Everything that the report says."""
-    sections, absent = [], []
-    kind = KINDS.get(run.recipe, KINDS[SYNTHESIS])
-    for part in kind.parts:
+def make_report(run: RunFolder) -> Report:
+    """The content of the report about a run."""
+    recipe = run.recipe if run.recipe in SECTIONS else SYNTHESIS
+    sections, missing = [], []
+    for one in SECTIONS[recipe]:
         try:
-            sections.append(Section(part.key, part.title, part.make(run)))
-        except (LeftOut, MedarError) as reason:
-            absent.append((part.title, str(reason)))
+            sections.append(Section(one.key, one.title, one.make(run)))
+        except MedarError as error:
+            missing.append((one.title, str(error)))
         except UNEXPECTED as error:
             what = f"{type(error).__name__}: {one_line(error)}"
-            absent.append((part.title, f"its files are not as expected ({what})"))
+            missing.append((one.title, f"its files have unexpected values ({what})"))
     return Report(
-        title=f"{kind.title} “{run.name}”",
+        title=f"{TITLES[recipe]} “{run.name}”",
         subtitle=_subtitle(run),
-        troubles=_troubles(run),
+        warnings=_warnings(run),
         sections=sections,
-        absent=absent,
+        missing=missing,
     )
 
 
@@ -163,19 +126,19 @@ def _subtitle(run: RunFolder) -> str:
     done = [stage for stage in run.stages.values() if stage.status == "done"]
     if not ends:
         return "A run of medar"
-    state = "finished" if len(done) == len(run.expected) else "as it stood on"
-    return f"A run of medar, {state} {moment(max(ends, key=datetime.timestamp))} UTC"
+    state = "finished" if len(done) == len(run.expected) else "as of"
+    return f"A run of medar, {state} {format_time(max(ends, key=datetime.timestamp))} UTC"
 
 
-def _troubles(run: RunFolder) -> list[str]:
-    """Stages that failed, or have not ended or run."""
+def _warnings(run: RunFolder) -> list[str]:
+    """Stages that failed, did not finish or did not run."""
     if not run.stages:
         return []
-    said = []
-    for status, what in (("failed", "failed"), ("running", "has not ended")):
+    warnings = []
+    for status, what in (("failed", "failed"), ("running", "has not finished")):
         names = [stage.name for stage in run.stages.values() if stage.status == status]
-        said += [f"The stage {name} {what}." for name in names]
+        warnings += [f"The stage {name} {what}." for name in names]
     missing = [name for name in run.expected if name not in run.stages]
     if missing:
-        said.append(f"Not run: {listed(missing)}.")
-    return said
+        warnings.append(f"Not run: {join_words(missing)}.")
+    return warnings

@@ -88,7 +88,7 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, workspace: Path) -> N
         assert label.shape == image.shape
         np.testing.assert_allclose(label.affine, image.affine)
     page = (out / "report.html").read_text()
-    for title in ("Segmentation run", "How near to the truth", "Backbone: pretraining"):
+    for title in ("Segmentation run", "Agreement with the true labels", "Backbone: pretraining"):
         assert title in page
     assert "Left out" not in page
 

@@ -1,4 +1,4 @@
-"""The folder of a small finished run, as the recipe leaves it."""
+"""The folder of a small finished run, as a recipe writes it."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from medar.data.fingerprint import CaseFingerprint, Fingerprint
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import IntensityRule, Plan
 from medar.evaluation.distances import SetDistance
@@ -17,13 +18,14 @@ from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import Example
 from medar.files import write_json
 from medar.generator.settings import Attribute, ConditionConfig
-from medar.report.folder import STAGES, SYNTHESIS
+from medar.records import SYNTHESIS
+from medar.report.folder import DEFAULT_STAGES
 from medar.report.montages import ScalePreview, contact_sheet, save_reconstructions
 from medar.settings import to_dict
 from medar.volume import Volume
 
 HOSTILE = "<script>alert(1)</script>|*x*"
-"""A name that means something to HTML and to Markdown."""
+"""A name with special characters of HTML and Markdown."""
 
 GRIDS = ([1, 1, 1], [2, 2, 2], [3, 2, 3])
 
@@ -43,7 +45,7 @@ def lines(path: Path, *values: Any) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; do not change it, see `run`."""
+    """A finished run; do not modify it, see `run`."""
     out = tmp_path_factory.mktemp("run") / "small"
     _prepared(out / "prepared")
     _tokenizer(out / "tokenizer")
@@ -55,13 +57,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out / "environment.json",
         {"python": "3.11.7", "medar": "0.1.0", "host": "secret", "git.commit": "abc123"},
     )
-    for hour, name in enumerate(STAGES[SYNTHESIS]):
+    for hour, name in enumerate(DEFAULT_STAGES[SYNTHESIS]):
         stage = {
             "name": name, "status": "done", "fingerprint": "f", "seconds": SECONDS[name],
             "started": f"2026-03-04T0{hour}:10:00+00:00",
             "ended": f"2026-03-04T0{hour}:20:00+00:00",
             "peak_mib": 2048 if name == "generator" else None, "attempts": 1, "outputs": [],
-            "facts": {"said": name, "value": 1.23456},
+            "facts": {"stage": name, "value": 1.23456},
         }  # fmt: skip
         write_json(out / "stages" / f"{name}.json", stage)
     return out
@@ -70,9 +72,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _prepared(out: Path) -> None:
     images = Path("/data/hearts")
     cases = tuple(
-        Case(id=name, images=(images / f"{place}.nii.gz",), modality="CT", split=split,
-             attributes={"age": 40.0 + place, "site": ["Bonn", HOSTILE][place % 2]})
-        for place, (name, split) in enumerate(
+        Case(id=name, images=(images / f"{index}.nii.gz",), modality="CT", split=split,
+             attributes={"age": 40.0 + index, "site": ["Bonn", HOSTILE][index % 2]})
+        for index, (name, split) in enumerate(
             [("one", "train"), ("two", "train"), ("three", "val"), ("four", "test")]
         )
     )  # fmt: skip
@@ -88,9 +90,13 @@ def _prepared(out: Path) -> None:
     ]  # fmt: skip
     lines(out / "cases.jsonl", {"plan": "digest", "version": 2}, *prepared)
     lines(out / "failed.jsonl", {"id": "five", "reason": f"voxels are {HOSTILE}", "trace": None})
-    found = [{"id": case.id, "shape": [6 + n, 5, 7], "spacing": [1.0, 1.0, 2.0]}
-             for n, case in enumerate(cases)]  # fmt: skip
-    write_json(out / "fingerprint.json", {"cases": found})
+    Fingerprint(
+        cases=tuple(
+            CaseFingerprint(id=case.id, key="key", modality="CT", shape=(6 + n, 5, 7),
+                            spacing=(1.0, 1.0, 2.0), quantiles=())
+            for n, case in enumerate(cases)
+        )
+    ).save(out / "fingerprint.json")  # fmt: skip
 
 
 def _tokenizer(out: Path) -> None:
@@ -136,12 +142,12 @@ def _generator(out: Path) -> None:
 
 
 def _samples(out: Path) -> None:
-    for place in range(3):
-        write_json(out / f"sample_000{place}.json", {"attributes": {"sex": "F"}, "seed": place})
-    contact_sheet([volume(place) for place in range(3)], out / "contact_sheet.png")
+    for index in range(3):
+        write_json(out / f"sample_000{index}.json", {"attributes": {"sex": "F"}, "seed": index})
+    contact_sheet([volume(index) for index in range(3)], out / "contact_sheet.png")
     show = ScalePreview(out / "preview.png")
     for scales in (1, 2, 3):
-        show(scales, [volume(10 * scales + place) for place in range(2)])
+        show(scales, [volume(10 * scales + index) for index in range(2)])
 
 
 def _evaluation(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's report in a browser: it opens from the disk, shows its pictures, asks for nothing."""
+"""The report in a browser: it opens from disk, shows its pictures and requests nothing."""
 
 import shutil
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from medar.report.folder import SYNTHESIS
-from medar.report.run import KINDS, write_report
+from medar.records import SYNTHESIS
+from medar.report.run import SECTIONS, write_report
 
 PICTURES = "[...document.images].map(one => [one.complete, one.naturalWidth, one.alt.length])"
 
@@ -29,7 +29,7 @@ def test_the_report_opens_by_itself(chromium: Any, page: Path) -> None:
     assert len(pictures) == 9
     assert all(done and width > 0 and alt > 0 for done, width, alt in pictures)
     assert browser.locator("h2").all_inner_texts() == [
-        part.title for part in KINDS[SYNTHESIS].parts
+        section.title for section in SECTIONS[SYNTHESIS]
     ]
     assert chromium.errors == []
     assert chromium.requests == [page.as_uri()]

@@ -17,7 +17,7 @@ def test_the_legend_names_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None
     distance_chart(
         [without, Distance("b", 3.0, (2.0, 4.0), 1.0), Distance("c", 3.0, None, 1.0)], ""
     )
-    assert sorted(seen) == ["real, held out (the floor)", "synthetic"]
+    assert sorted(seen) == ["held-out real (floor)", "synthetic"]
     seen.clear()
     distance_chart([without], "")
     assert seen == ["synthetic"]

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 from medar.errors import MedarError
 from medar.files import read_json, write_json
-from medar.report.folder import STAGES, SYNTHESIS, RunFolder
-from medar.report.run import KINDS, gather, write_report
+from medar.records import SYNTHESIS
+from medar.report.folder import DEFAULT_STAGES, RunFolder
+from medar.report.run import SECTIONS, make_report, write_report
 
 EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
 
@@ -31,32 +32,32 @@ def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_finished_run_has_every_part(run: Path) -> None:
-    report = gather(RunFolder(run))
-    assert report.absent == []
+def test_a_finished_run_has_every_section(run: Path) -> None:
+    report = make_report(RunFolder(run))
+    assert report.missing == []
     assert [section.title for section in report.sections] == [
-        part.title for part in KINDS[SYNTHESIS].parts
+        part.title for part in SECTIONS[SYNTHESIS]
     ]
-    assert report.troubles == []
+    assert report.warnings == []
     assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_was_done_is_said_in_words(run: Path) -> None:
+def test_the_text_describes_the_run(run: Path) -> None:
     text = write_report(run).read_text().replace("\u00a0", " ")
     for said in (
-        "4 CT volumes of hearts were brought to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
-        "trained for 20 steps in 1 min 59 s, writes each as 27 tokens: 3 grids",
+        "4 CT volumes of hearts were resampled to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
+        "trained for 20 steps in 1 min 59 s, encodes each volume as 27 tokens on 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
-        "The generator made 3 synthetic volumes.",
-        "texture-v1: synthetic volumes are 6 times as far as held-out real ones.",
-        "synthetic volumes and held-out real ones are not told apart",
-        "Synthetic volumes are more alike than real ones are.",
+        "It generated 3 synthetic volumes.",
+        "texture-v1: the distance of synthetic volumes is 6 × the floor, that of held-out real",
+        "synthetic and held-out real volumes are indistinguishable",
+        "Synthetic volumes are more similar to each other than real ones.",
         "1 synthetic volume may be copied",
-        "set aside: five, voxels are ",
+        "excluded: five, voxels are ",
         "2 training, 1 validation, 1 test",
         "a number; 41.5 ± 1 in training",
-        "A synthetic volume takes 1.5 s, 1.0 GiB of memory at most.",
+        "Generating one volume takes 1.5 s and up to 1.0 GiB of memory.",
         "git checkout abc123",
         "For research only.",
     ):
@@ -104,7 +105,7 @@ def test_the_same_files_give_the_same_report(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_the_markdown_twin_says_the_same(run: Path) -> None:
     markdown = write_report(run).with_suffix(".md").read_text()
-    for part in KINDS[SYNTHESIS].parts:
+    for part in SECTIONS[SYNTHESIS]:
         assert f"\n## {part.title}\n" in markdown
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
     assert sorted(linked) == sorted(f"report/{one.name}" for one in (run / "report").iterdir())
@@ -117,22 +118,22 @@ def test_the_markdown_twin_says_the_same(run: Path) -> None:
 @pytest.mark.parametrize(
     ("gone", "titles"),
     [
-        ("prepared", ["Data", "How to do it again"]),
+        ("prepared", ["Data", "Reproduce this run"]),
         ("tokenizer/metrics.jsonl", ["Tokenizer: training"]),
         (
             "tokenizer/evaluation",
-            ["Tokenizer: real volumes there and back", "Tokenizer: codes by scale"],
+            ["Tokenizer: reconstruction", "Tokenizer: codebook usage by scale"],
         ),
         ("generator", ["Conditions", "Generator: training"]),
-        ("samples/preview.png", ["From coarse to fine"]),
-        ("evaluation", ["How near to real volumes", "How varied", "Search for copies"]),
+        ("samples/preview.png", ["Coarse to fine"]),
+        ("evaluation", ["Distance from real volumes", "Diversity", "Search for copies"]),
         ("environment.json", ["Versions"]),
-        ("config.yaml", ["How to do it again"]),
+        ("config.yaml", ["Reproduce this run"]),
         ("stages", ["Time and memory"]),
         ("evaluation/contact_sheet.png", []),
     ],
 )
-def test_parts_without_files_are_left_out_and_named(
+def test_sections_without_files_are_listed_as_missing(
     run: Path, gone: str, titles: list[str]
 ) -> None:
     path = run / gone
@@ -140,10 +141,10 @@ def test_parts_without_files_are_left_out_and_named(
         shutil.rmtree(path)
     else:
         path.unlink()
-    report = gather(RunFolder(run))
-    assert [title for title, _ in report.absent] == titles
+    report = make_report(RunFolder(run))
+    assert [title for title, _ in report.missing] == titles
     text = write_report(run).read_text()
-    for title, why in report.absent:
+    for title, why in report.missing:
         assert f"<li><b>{title}</b>: {why}</li>" in text
         assert f'-title">{title}</h2>' not in text
 
@@ -155,25 +156,25 @@ def test_a_run_that_failed_midway(run: Path) -> None:
     (run / "generator" / "metrics.jsonl").unlink()
     stage = read_json(run / "stages" / "generator.json")
     write_json(run / "stages" / "generator.json", {**stage, "status": "failed"})
-    for name in STAGES[SYNTHESIS][-2:]:
+    for name in DEFAULT_STAGES[SYNTHESIS][-2:]:
         (run / "stages" / f"{name}.json").unlink()
-    report = gather(RunFolder(run))
-    assert report.troubles == ["The stage generator failed.", "Not run: synthesize and evaluate."]
-    assert report.subtitle == "A run of medar, as it stood on 4 March 2026, 03:20 UTC"
-    left_out = dict(report.absent)
-    assert left_out["Generator: training"] == (
+    report = make_report(RunFolder(run))
+    assert report.warnings == ["The stage generator failed.", "Not run: synthesize and evaluate."]
+    assert report.subtitle == "A run of medar, as of 4 March 2026, 03:20 UTC"
+    missing = dict(report.missing)
+    assert missing["Generator: training"] == (
         "the stage generator failed (no generator/metrics.jsonl)"
     )
-    assert left_out["How varied"] == "the stage evaluate has not run (no evaluation/report.json)"
-    assert "generator made" not in write_report(run).read_text()
+    assert missing["Diversity"] == "the stage evaluate has not run (no evaluation/report.json)"
+    assert "It generated" not in write_report(run).read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_what_an_earlier_run_left_is_not_told_as_this_one_s(run: Path) -> None:
-    names = [name for name in STAGES[SYNTHESIS] if name != "tokenizer"]
+def test_results_of_an_earlier_run_are_not_reported(run: Path) -> None:
+    names = [name for name in DEFAULT_STAGES[SYNTHESIS] if name != "tokenizer"]
     write_json(run / "recipe.json", {"recipe": SYNTHESIS, "stages": [*names, "report"]})
-    report = gather(RunFolder(run))
-    assert dict(report.absent)["Tokenizer: training"] == "the run has no stage tokenizer"
+    report = make_report(RunFolder(run))
+    assert dict(report.missing)["Tokenizer: training"] == "the run has no stage tokenizer"
     assert "A tokenizer" not in write_report(run).read_text()
 
 
@@ -217,37 +218,37 @@ def _nothing_measured(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_no_object, {"Data": "names and values are needed in each line"}),
-        (_cut_picture, {"Synthetic volumes": "no whole PNG"}),
-        (_folder_for_a_file, {"How to do it again": "cannot be read"}),
+        (_no_object, {"Data": "each line must hold a JSON object"}),
+        (_cut_picture, {"Synthetic volumes": "not a complete PNG"}),
+        (_folder_for_a_file, {"Reproduce this run": "cannot be read"}),
         (_nothing_measured, dict.fromkeys(["Tokenizer: training", "Generator: training"],
-                                          "before it measured anything")),
+                                          "before anything was logged")),
         (_cut_last_line, {}),
         (_cut_first_line, {"Tokenizer: training": "damaged"}),
         (_no_json, {"Data": "not valid JSON"}),
         (
             _other_keys,
             dict.fromkeys(
-                ["Synthetic volumes", "How near to real volumes", "How varied", "Search for copies",
-                 "Time and memory"],
-                "not as expected (KeyError",
+                ["Synthetic volumes", "Distance from real volumes", "Diversity",
+                 "Search for copies", "Time and memory"],
+                "is missing",
             ),
         ),
     ],
 )  # fmt: skip
-def test_damaged_files_cost_their_part_alone(
+def test_a_damaged_file_affects_only_its_section(
     run: Path, damage: Callable[[Path], None], said: dict[str, str]
 ) -> None:
     damage(run)
-    report = gather(RunFolder(run))
-    assert "In short" in [section.title for section in report.sections]
-    absent = dict(report.absent)
+    report = make_report(RunFolder(run))
+    assert "Summary" in [section.title for section in report.sections]
+    absent = dict(report.missing)
     assert absent.keys() == said.keys()
     for title, words in said.items():
         assert words in absent[title]
 
 
-def test_a_ledger_that_makes_no_sense_is_refused(run: Path) -> None:
+def test_a_damaged_record_is_refused(run: Path) -> None:
     path = run / "stages" / "tokens.json"
     write_json(path, {**read_json(path), "ended": "yesterday"})
     with pytest.raises(MedarError, match=r"tokens\.json: ended: .*'yesterday'"):
@@ -258,7 +259,9 @@ def test_a_ledger_that_makes_no_sense_is_refused(run: Path) -> None:
 def test_times_are_utc_wherever_the_run_was(run: Path) -> None:
     path = run / "stages" / "evaluate.json"
     write_json(path, {**read_json(path), "ended": "2026-03-05T01:30:00+02:00"})
-    assert gather(RunFolder(run)).subtitle == "A run of medar, finished 4 March 2026, 23:30 UTC"
+    assert (
+        make_report(RunFolder(run)).subtitle == "A run of medar, finished 4 March 2026, 23:30 UTC"
+    )
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -281,16 +284,16 @@ def test_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_no_floor_is_said_once(run: Path) -> None:
+def test_a_missing_floor_is_mentioned_once(run: Path) -> None:
     path = run / "evaluation" / "report.json"
     report = read_json(path)
     report["distances"]["radiomics-v1"]["frechet_floor"] = None
     write_json(path, report)
-    assert "<span>no floor to compare with</span>" in write_report(run).read_text()
+    assert "<span>no floor available</span>" in write_report(run).read_text()
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_words_fit_the_numbers(run: Path) -> None:
+def test_the_text_fits_the_numbers(run: Path) -> None:
     path = run / "evaluation" / "report.json"
     report = read_json(path)
     suspect = report["memorisation"]["voxels"]["suspects"][0]
@@ -298,16 +301,16 @@ def test_words_fit_the_numbers(run: Path) -> None:
     write_json(path, {**report, "ms_ssim": 0.25004})
     text = write_report(run).read_text()
     for said in (
-        "1 real volume of the test split: written as tokens",
-        "Synthetic volumes are as alike as real ones are.",
-        "by each distance the nearest first; the first 20 of 25",
+        "1 real volume of the test split, encoded as tokens",
+        "Synthetic volumes are as similar to each other as real ones.",
+        "closest first for each kind of distance; the first 20 of 25",
     ):
         assert said in text, said
     assert "nobody" not in text  # suspected copies might show somebody
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_pictures_that_are_no_longer_shown_go(run: Path) -> None:
+def test_pictures_no_longer_shown_are_deleted(run: Path) -> None:
     write_report(run)
     (run / "samples" / "preview.png").unlink()
     (run / "report" / "notes.txt").write_text("kept")

@@ -1,1 +1,0 @@
-"""The sections of a report, a function each: `RunFolder` to blocks, or `LeftOut`."""

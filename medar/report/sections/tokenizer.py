@@ -1,0 +1,126 @@
+"""The tokenizer: what its reconstructions look like, and how each scale uses the codebook."""
+
+from medar.evaluation.reconstruction import ReconstructionReport
+from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
+from medar.report.charts import Bars, bar_chart
+from medar.report.folder import TOKENIZER_EVALUATION, RunFolder
+from medar.report.formatting import (
+    SPLIT_NAMES,
+    format_count,
+    format_difference,
+    format_fixed,
+    format_number,
+    format_percent,
+)
+
+MONTAGE = f"{TOKENIZER_EVALUATION}/montage.png"
+
+
+def reconstruction(run: RunFolder) -> list[Block]:
+    """Real volumes after encoding and decoding: the upper limit for a generator."""
+    report = run.reconstruction_report()
+    difference, reference = format_difference(report.mae, report.mae_unit)
+    figures = [
+        KeyFigure("PSNR", f"{format_fixed(report.psnr, 1)} dB", "higher is better"),
+        KeyFigure("SSIM", format_fixed(report.ssim, 3), "1 is identical"),
+        KeyFigure("mean absolute error", difference, reference),
+        KeyFigure(
+            "power ratio", format_fixed(report.power_ratio, 2), "fine detail; below 1 is blur"
+        ),
+        KeyFigure(
+            "compression", f"{format_number(report.compression)} ×", "against 16 bits per voxel"
+        ),
+    ]
+    blocks: list[Block] = [
+        Text(
+            f"{format_count(report.cases, 'real volume')} of the {SPLIT_NAMES[report.split]} "
+            "split, encoded as tokens and decoded again. The generator uses the same decoder, so "
+            "its volumes cannot be sharper than these reconstructions."
+        ),
+        KeyFigures(figures),
+    ]
+    if run.has(MONTAGE):
+        blocks.append(_montage(run))
+    if report.dice:
+        rows = [(name, format_fixed(value, 3)) for name, value in report.dice.items()]
+        caption = "Label maps decoded from the same tokens (Dice; 1 is identical)"
+        blocks.append(Table(caption, ("label", "Dice"), rows))
+    return [*blocks, *_remarks(report)]
+
+
+def _montage(run: RunFolder) -> Picture:
+    return Picture(
+        "reconstructions.png",
+        run.png(MONTAGE, "tokenizer"),
+        "Grid of slices, one row per real volume: the original, reconstructions from the coarsest "
+        "scale, from two scales, and so on to all scales, and a map of the error.",
+        "Real volumes (left) and their reconstructions from the coarsest scale, from two scales, "
+        "and so on to all scales. Right: the error of the last reconstruction; red is too bright, "
+        "blue too dark. Axial slices through the middle; all grey slices of a row share one "
+        "window.",
+        wide=True,
+    )
+
+
+def _remarks(report: ReconstructionReport) -> list[Block]:
+    """The Frechet distance of the reconstructions, and the notes of the evaluation."""
+    notes = list(report.notes)
+    if report.frechet is not None:
+        notes.insert(
+            0,
+            f"Frechet distance of the reconstructions as a set: {format_number(report.frechet)}; "
+            f"of the originals: {format_number(report.frechet_floor)}. The difference is due to "
+            "blur and artefacts of the tokenizer.",
+        )
+    return [Notes(notes)] if notes else []
+
+
+def codebook(run: RunFolder) -> list[Block]:
+    """Codebook usage of each scale, and what each scale contributes."""
+    report = run.reconstruction_report()
+    usage = [100 * fraction for fraction in report.usage_per_scale]
+    psnr = report.psnr_per_scale
+    panels = [Bars("codes used (%)", report.scales, usage, x_label="grid of the scale")]
+    alt = f"codes used from {format_number(usage[0])} to {format_number(usage[-1])} %"
+    if psnr:
+        panels.append(
+            Bars("PSNR up to the scale (dB)", report.scales, psnr, x_label="grid of the scale")
+        )
+        alt += f"; PSNR from {format_fixed(psnr[0], 1)} to {format_fixed(psnr[-1], 1)} dB"
+    return [
+        Picture(
+            "codebook.svg",
+            bar_chart(panels),
+            f"Bar charts by scale, coarse to fine: {alt}.",
+            "Left: percentage of the codebook that each scale uses; coarse scales have few tokens "
+            "and need few codes. Right: PSNR of volumes decoded from this scale and all coarser "
+            "ones.",
+            wide=True,
+        ),
+        _scales(report),
+        Text(
+            f"All scales together use {format_percent(report.codebook_usage)} of the codes. "
+            "Perplexity is the number of equally likely codes with the same entropy. Residual "
+            "energy is the fraction of the latent volume that the scales so far do not explain."
+        ),
+        *([Notes(report.warnings)] if report.warnings else []),
+    ]
+
+
+def _scales(report: ReconstructionReport) -> Table:
+    """One row per scale."""
+    count = len(report.scales)
+    missing: list[float | None] = [None] * count
+    rows = [
+        (f"{scale}: {grid}", f"{tokens:,}", format_percent(usage), format_number(perplexity),
+         format_fixed(energy, 3), format_fixed(psnr, 2), format_fixed(ssim, 3))
+        for scale, grid, tokens, usage, perplexity, energy, psnr, ssim in zip(
+            range(1, count + 1), report.scales, report.tokens_per_scale, report.usage_per_scale,
+            report.perplexity_per_scale, report.residual_energy_per_scale,
+            report.psnr_per_scale or missing, report.ssim_per_scale or missing,
+            strict=True,
+        )
+    ]  # fmt: skip
+    headings = ("scale", "tokens", "codes used", "perplexity (codes)", "residual energy",
+                "PSNR (dB)", "SSIM")  # fmt: skip
+    return Table("Scales, coarse to fine", headings, rows, folded=True)

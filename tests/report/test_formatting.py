@@ -1,0 +1,61 @@
+"""Numbers, units and lists as text."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from medar.report.formatting import (
+    format_count,
+    format_difference,
+    format_duration,
+    format_fixed,
+    format_memory,
+    format_number,
+    format_percent,
+    format_range,
+    format_time,
+    join_words,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"), (0, "0"), (0.0, "0"), (1, "1"), (12.345, "12.3"), (0.012345, "0.0123"),
+        (-1000.0, "−1,000"), (2945.37, "2,945"), (125170.6, "125,171"), (-0.5, "−0.5"),
+        (0.00001234, "1.23e−05"), (3.2e9, "3.20e+09"), (99.96, "100"), (999.6, "1,000"),
+    ],
+)  # fmt: skip
+def test_numbers(value: float | None, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "–"), (3.14159, "3.14 s"), (59.99, "1 min 0 s"), (119.7, "2 min 0 s"),
+     (61, "1 min 1 s"), (3599.8, "1 h 0 min"), (7290, "2 h 2 min")],
+)  # fmt: skip
+def test_durations(seconds: float | None, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_other_formats() -> None:
+    assert format_fixed(-1.005, 1) == "−1.0"
+    assert format_percent(0.1234) == "12.3 %"
+    assert format_difference(31.25, "HU") == ("31.2 HU", "")
+    assert format_difference(0.0125, "fraction of the intensity window") == (
+        "1.25 %",
+        "of the intensity window",
+    )
+    assert format_difference(7.0, "units of the volume") == ("7", "units of the volume")
+    assert format_range((0.5, 1500.0)) == "0.5 to 1,500"
+    assert (format_memory(900.4), format_memory(1333), format_memory(None)) == (
+        "900 MiB",
+        "1.3 GiB",
+        "–",
+    )
+    assert format_time(datetime(2026, 3, 4, 9, 5, 59, tzinfo=UTC)) == "4 March 2026, 09:05"
+    assert (format_count(1, "case"), format_count(1200, "case")) == ("1 case", "1,200 cases")
+    assert [join_words(one) for one in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "", "a", "a and b", "a, b and c",
+    ]  # fmt: skip
