@@ -20,7 +20,7 @@ from medar.data.sources import read_manifest
 from medar.evaluation.generation import evaluate_generation
 from medar.evaluation.generation.files import generated_files, read_generated
 from medar.evaluation.reconstruction import evaluate_tokenizer
-from medar.generator.training import encoded_data, train_generator
+from medar.generator.training import encode_tokens, train_generator
 from medar.recipes.configs import find_config
 from medar.recipes.settings import SynthesisSettings, load_recipe
 from medar.settings import to_dict
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         mlflow.log_metrics({"psnr": quality.psnr, "ssim": quality.ssim})
 
         # 3. Encode every case, and augmented variants of it, as tokens.
-        tokens = encoded_data(settings.generator, data, out / "tokenizer", out / "tokens")
+        tokens = encode_tokens(settings.generator, data, out / "tokenizer", out / "tokens")
 
         # 4. Train a generator on the tokens.
         with tracker("generator") as t:

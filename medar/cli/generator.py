@@ -29,11 +29,11 @@ def train(
     tokenizer: Path | None = None,
     training: Training = TRAINING,
 ) -> int:
-    """Train a generator; OUT/model is what `medar synthesize` takes.
+    """Train a generator; `medar synthesize` reads OUT/model.
 
-    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl, OUT/checkpoints, and OUT/samples with a
-    picture of samples at each evaluation. Interrupted, the same command goes on. Under torchrun it
-    trains on all processes; DATA must be tokens then.
+    Writes OUT/model, OUT/config.yaml, OUT/metrics.jsonl, OUT/checkpoints, and OUT/samples with a
+    picture of samples per evaluation. After an interruption the same command resumes. Under
+    torchrun it trains on all processes; DATA must hold tokens then.
 
     Parameters
     ----------
@@ -44,11 +44,11 @@ def train(
         Values that replace the YAML's: training.steps=100, or --training.steps 100.
     data
         A folder of tokens that `medar tokenizer encode` filled; or, with TOKENIZER, a data set,
-        prepared or not, which is encoded into OUT/tokens as the YAML's `tokens` says.
+        prepared or not, which is encoded into OUT/tokens according to `tokens` in the YAML.
     out
         Folder of the run.
     tokenizer
-        Folder of the tokenizer, or of the run that left it, where DATA holds no tokens yet.
+        Folder of the tokenizer, or of its training run, if DATA holds no tokens yet.
     """
     from medar.generator.settings import GeneratorSettings
     from medar.generator.training import train_generator
@@ -72,29 +72,29 @@ def train(
 
 
 def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:
-    """The folder of tokens: DATA itself, or one that is made from it now."""
-    from medar.generator.training import encoded_data
+    """The folder of tokens: DATA itself, or one encoded from it now."""
+    from medar.generator.training import encode_tokens
     from medar.tokenizer.tokens import INDEX
     from medar.training.distributed import current_ranks
 
     if (data / INDEX).exists():
         if tokenizer is not None:
             raise MedarError(
-                f"--tokenizer {tokenizer}: {data} holds tokens and their tokenizer already; leave "
-                "it out, or name the data set that they were made from"
+                f"--tokenizer {tokenizer}: {data} already holds tokens and their tokenizer; leave "
+                "it out, or give the data set that they were made from"
             )
         return data
     if tokenizer is None:
         raise MedarError(
-            f"{data}: holds no tokens (no {INDEX}); name the tokenizer with --tokenizer, or run "
+            f"{data}: holds no tokens (no {INDEX}); give the tokenizer with --tokenizer, or run "
             "`medar tokenizer encode` first"
         )
     if current_ranks().world_size > 1:
         raise MedarError(
             f"{data}: holds no tokens; with several processes, run `medar tokenizer encode` first "
-            "and name its folder"
+            "and give its folder"
         )
     try:
-        return encoded_data(settings, data, tokenizer, out / "tokens")
+        return encode_tokens(settings, data, tokenizer, out / "tokens")
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue") from None

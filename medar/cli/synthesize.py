@@ -157,7 +157,7 @@ def synthesize(
                 folder, synthesizer, job, seeds, batch_size=batch_size, preview=show
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("run the same command again to continue") from None
+            raise KeyboardInterrupt("the same command resumes") from None
         images, made = images + written, made + new
     write_samples_sheet(images[:MAX_SHOWN], out / SHEET, len(plan.channels) > 1, modality)
     if json:

@@ -1,11 +1,12 @@
-"""Attention within a scale: each token sees all tokens of its own scale, and no other scale.
+"""Attention within a scale: each token sees all tokens of its own scale, and of no other scale.
 
-Queries and keys are normalised (RMSNorm over a head's features, as in arXiv 2302.05442) and turned
-by their 3D positions. From a threshold grid on, where all pairs would cost most of the time,
-attention stays within windows; every other layer shifts them by half a side (arXiv 2103.14030,
-without its cyclic shift: windows at the border are smaller).
+Queries and keys are normalised (RMSNorm over a head's features, as in arXiv 2302.05442) and rotated
+by their 3D positions. From a minimum grid size on, where attention between all pairs would take
+most of the time, it is limited to windows; every other layer shifts them by half a side (arXiv
+2103.14030, without its cyclic shift: windows at the border are smaller).
 
-B batch, L tokens over all scales, T tokens of one scale, E width, H heads, W width of a head.
+B batch, L tokens over all scales, T queries or tokens of one scale, S keys, E width, H heads, W
+width of a head.
 """
 
 from collections.abc import Sequence
@@ -28,17 +29,17 @@ def attend(
     mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """(B, H, T, W) queries over (B, H, S, W) keys and values; as precise as `values`.
+    """Scaled dot-product attention of (B, H, T, W) queries over (B, H, S, W) keys and values.
 
-    On CPUs the backward pass of torch's bf16 kernel takes several times as long as that of the
-    float32 one (torch 2.13), so that float32 is used there.
+    On CPUs it runs in float32: the backward pass of torch's bf16 kernel takes several times as long
+    (torch 2.13).
 
     Args:
-        queries: of any precision.
-        keys: likewise.
-        values: what the result is as precise as.
-        mask: bool, True where a query may look; broadcast over the batch and heads.
-        causal: a query looks at keys up to its own place alone.
+        queries: of any dtype.
+        keys: of any dtype.
+        values: the result has their dtype.
+        mask: bool, True where a query may attend; broadcast over the batch and heads.
+        causal: a query attends only to keys up to its own index.
     """
     device = values.device.type
     kind = torch.float32 if device == "cpu" else values.dtype
@@ -59,7 +60,7 @@ class ScaleAttention(nn.Module):
         rotary: positions of all L tokens.
         window_size: sites along a side of a window.
         window_min_side: longest side of a grid from which windows are used.
-        shifted: the windows start half a side before the volume does.
+        shifted: whether the windows start half a side before the grid.
     """
 
     def __init__(
@@ -86,12 +87,12 @@ class ScaleAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, E) to the same; or the coarsest scales alone."""
+        """(B, L, E) to the same; or only the coarsest scales."""
         scales = len(self.schedule.split(x))
         return self._attend(x, range(scales))
 
     def step(self, k: int, x: Tensor) -> Tensor:
-        """Scale k alone, (B, T, E) to the same."""
+        """Scale k, (B, T, E) to the same."""
         return self._attend(x, [k])
 
     def _attend(self, x: Tensor, scales: Sequence[int]) -> Tensor:
@@ -123,11 +124,11 @@ class Windows(nn.Module):
     Args:
         grid: sites along each axis.
         side: sites along a side of a window.
-        shift: how many sites before the grid the first window starts.
+        shift: sites by which the first window starts before the grid.
     """
 
     inside: Tensor
-    """(windows, sites of a window) bool: which of them the grid has."""
+    """(windows, sites of a window) bool: whether a site lies on the grid."""
 
     def __init__(self, grid: Shape3, side: int, shift: int) -> None:
         super().__init__()

@@ -87,7 +87,7 @@ def make_task(
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)
 
 
-def encoded_data(
+def encode_tokens(
     settings: GeneratorSettings, data: str | Path, tokenizer: str | Path, out: str | Path
 ) -> Path:
     """Encode a data set into `out` according to the settings; existing tokens are kept.

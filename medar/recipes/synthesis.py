@@ -118,12 +118,12 @@ def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...
 
 def _encode(settings: SynthesisSettings, context: StageContext) -> Facts:
     """Encode every case, and augmented variants of it, as tokens."""
-    from medar.generator.training import encoded_data
+    from medar.generator.training import encode_tokens
     from medar.tokenizer.tokens import TokenIndex
 
     log_prepared(context, "encoding")
     data, tokenizer = context.out / PREPARED, context.out / TOKENIZER
-    encoded_data(settings.generator, data, tokenizer, context.folder)
+    encode_tokens(settings.generator, data, tokenizer, context.folder)
     index = TokenIndex.load(context.folder)
     return {
         "cases": len(index.cases),

@@ -1,9 +1,9 @@
-"""The part of a volume that is to be filled: a label map, or a box; and the volume without it.
+"""The region of a volume to fill: a label map or a box; and the volume without it.
 
-What the region holds must not reach the model, so it is replaced before anything else is done with
-the volume: no interpolation carries it out of the region, no percentile is measured on it. It is
-replaced by the mean of the voxels around it rather than by the background: the encoder sees a patch
-of tissue there instead of a hole of air, whose edges would change the latents beside it most.
+The content of the region must not reach the model, so it is replaced before anything else: no
+interpolation carries it out of the region, and no percentile is measured on it. It is replaced by
+the mean of the voxels around it rather than by background: the encoder then sees a patch of tissue
+instead of a hole of air, whose edges would change the neighbouring latents most.
 
 X Y Z voxels of the volume's own grid, RAS+.
 """
@@ -21,17 +21,17 @@ from medar.volume import Grid, Volume
 Mask = npt.NDArray[np.bool_]
 
 RIM = 2
-"""Voxels around a region whose mean takes its place."""
+"""Width in voxels of the rim around a region whose mean replaces its content."""
 
 Corner = tuple[float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A box along the axes of space, or of the voxels: lower corner within, upper one not.
+    """A box along the axes of space or of the voxels, without its upper corner.
 
     Raises:
-        MedarError: a side that is not above 0.
+        MedarError: a side is not above 0.
     """
 
     low: Corner
@@ -41,7 +41,7 @@ class Box:
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
-            raise MedarError(f"box {self}: each side must run from a number to a larger one")
+            raise MedarError(f"box {self}: the end of each side must be greater than its start")
 
     def __str__(self) -> str:
         sides = zip(self.low, self.high, strict=True)
@@ -53,7 +53,7 @@ class Box:
         """The inverse of `str`: 10:20,0:16,4:12 in voxels, or -20:15.5,0:30,40:60mm.
 
         Raises:
-            MedarError: another form, or a side that is not above 0.
+            MedarError: the text has another form, or a side is not above 0.
         """
         unit: Literal["mm", "voxel"] = "mm" if text.endswith("mm") else "voxel"
         sides = [side.split(":") for side in text.removesuffix("mm").split(",")]
@@ -67,13 +67,13 @@ class Box:
         return cls(low=(a, c, e), high=(b, d, f), unit=unit)
 
     def mask(self, grid: Grid) -> Mask:
-        """(X, Y, Z): the voxels whose centres lie within."""
+        """(X, Y, Z): the voxels whose centres lie inside."""
         affine = grid.affine if self.unit == "mm" else np.eye(4)
         i, j, k = np.ogrid[tuple(slice(n) for n in grid.shape)]
         inside = np.ones(grid.shape, dtype=np.bool_)
         for row, low, high in zip(affine[:3], self.low, self.high, strict=True):
-            place = row[0] * i + row[1] * j + row[2] * k + row[3]
-            inside &= (place >= low) & (place < high)
+            centre = row[0] * i + row[1] * j + row[2] * k + row[3]
+            inside &= (centre >= low) & (centre < high)
         return inside
 
 
@@ -81,14 +81,14 @@ Region = Volume | Box
 
 
 def region_of(volume: Volume, region: Region) -> Mask:
-    """(X, Y, Z) of the volume's grid: which voxels are to be filled.
+    """The voxels to fill, (X, Y, Z) on the volume's grid.
 
     Args:
-        volume: what is to be filled in part.
-        region: a box, or a volume of the same grid that is not 0 there.
+        volume: of which a part is filled.
+        region: a box, or a volume on the same grid that is not 0 in the region.
 
     Raises:
-        MedarError: another grid, no voxel, or no voxel left beside the region.
+        MedarError: another grid, or a region of no voxel or of all voxels.
     """
     if isinstance(region, Box):
         mask, name = region.mask(volume.grid), f"region {region}"
@@ -96,19 +96,19 @@ def region_of(volume: Volume, region: Region) -> Mask:
         name = region.provenance.path if region.provenance else "region"
         if not region.grid.matches(volume.grid) or region.channels != 1:
             raise MedarError(
-                f"{name}: {region} is not on the grid of the volume to be filled, {volume}; draw "
-                "the region on that volume"
+                f"{name}: {region} is not on the grid of the volume to fill, {volume}; draw the "
+                "region on that volume"
             )
         mask = region.array[0] != 0
     if not mask.any():
         raise MedarError(f"{name}: holds no voxel of the volume, {volume}")
     if mask.all():
-        raise MedarError(f"{name}: covers the whole volume, so that nothing of it is known")
+        raise MedarError(f"{name}: covers the whole volume; leave a part of it outside")
     return mask
 
 
 def without(volume: Volume, mask: Mask) -> Volume:
-    """The volume with the mean of what is around a region in its place."""
+    """The volume with a region replaced by the mean of the voxels around it."""
     around = binary_dilation(mask, iterations=RIM) & ~mask
     array = volume.array.copy()
     for channel in array:

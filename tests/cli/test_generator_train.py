@@ -109,7 +109,7 @@ def test_tokens_are_trained_on(medar: Medar, config: Path, tokens: Path, tmp_pat
     assert not (out / "tokens").exists()
     again = train(medar, config, tokens, out, "--condition.attributes", "[side]")
     assert again.code == 0
-    assert "finished at step 2 before" in again.err
+    assert "already finished at step 2" in again.err
     assert "model" in again.out
     made = medar("synthesize", out, tmp_path / "made", "-n", 1, "--device", "cpu")
     assert made.code == 0, made.err
@@ -135,14 +135,14 @@ def test_a_data_set_is_encoded_and_trained_on(
     assert Synthesizer.from_pretrained(out, "cpu").model.config.condition.map_channels == 3
     before = {path: path.stat().st_mtime_ns for path in (out / "tokens" / "cases").iterdir()}
     more = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
-    assert "finished at step 2 before" in more.err
+    assert "already finished at step 2" in more.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--tokenizer", "tokenizer"], "holds tokens and their tokenizer already; leave it out"),
+        (["--tokenizer", "tokenizer"], "already holds tokens and their tokenizer; leave it out"),
         (["training.stepz=3"], "did you mean 'steps'"),
         (["model.kind=gan"], "unknown key 'model.kind'"),
         (["model.mixer.kind=mambo"], "did you mean 'mamba'"),
@@ -170,7 +170,7 @@ def test_data_without_tokens_need_a_tokenizer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "run"
-    assert "name the tokenizer with --tokenizer" in train(medar, config, split, out).refusal
+    assert "give the tokenizer with --tokenizer" in train(medar, config, split, out).refusal
     refused = train(medar, config, split, out, "--tokenizer", tmp_path / "none")
     assert "none: no tokenizer" in refused.refusal
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -188,7 +188,7 @@ def test_a_run_needs_a_folder(medar: Medar, config: Path, tokens: Path, tmp_path
 
 def test_a_config_that_is_not_there(medar: Medar, tokens: Path, tmp_path: Path) -> None:
     refused = train(medar, tmp_path / "no.yaml", tokens, tmp_path / "run")
-    assert "no.yaml: cannot be read" in refused.refusal
+    assert "no.yaml: no such file" in refused.refusal
 
 
 def test_an_interrupted_encoding_says_how_to_go_on(

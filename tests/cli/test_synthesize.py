@@ -105,7 +105,7 @@ def test_an_interrupted_run_keeps_whole_samples(
     said = medar("synthesize", model, out, "-n", 3)
     assert (said.code, said.err) == (
         130,
-        "medar: interrupted: run the same command again to continue\n",
+        "medar: interrupted: the same command resumes\n",
     )
     assert [path.name for path in sorted(out.glob("*.json"))] == ["sample_0000.json"]
     monkeypatch.setattr(samples, "write_nifti", write)

@@ -255,7 +255,7 @@ def test_regions(synthesizer: Synthesizer) -> None:
         (Box.parse("90:91,0:1,0:1"), "region 90:91,0:1,0:1: holds no voxel"),
         (Box.parse("0:18,0:15,0:9"), "covers the whole volume"),
         (Box.parse("0:17,0:15,0:9"), "beyond the model's field of view of 16 x 16 x 16 mm"),
-        (scan(shape=(4, 4, 4)), "is not on the grid of the volume to be filled"),
+        (scan(shape=(4, 4, 4)), "is not on the grid of the volume to fill"),
     ):
         with pytest.raises(MedarError, match=said):
             synthesizer(inpaint=volume, region=region)

@@ -1,14 +1,14 @@
 """Block-causal attention: each token attends to its own scale and to all coarser ones.
 
-The connection between scales of VAR (arXiv 2404.02905): within a scale attention runs both ways,
-between scales from fine to coarse alone. Here each scale is one call of torch's fused attention
-with the keys of all scales up to it, which needs no L x L mask and computes nothing that the mask
-would discard. Queries and keys are normalised (RMSNorm over each head, as in arXiv 2302.05442 with
-LayerNorm) and turned by their 3D coordinates. Sampling keeps the keys and values of all scales that
-were seen: a cache that grows with their tokens.
+This is how VAR (arXiv 2404.02905) connects scales: attention is bidirectional within a scale, and
+goes from fine to coarse between scales. Here each scale is one call of torch's fused attention with
+the keys of all scales up to it; this needs no L x L mask and computes nothing that the mask would
+discard. Queries and keys are normalised (RMSNorm over each head, as in arXiv 2302.05442 with
+LayerNorm) and rotated by their 3D coordinates. Sampling keeps the keys and values of all scales so
+far: a cache that grows with their tokens.
 
-B batch, L tokens over all scales, T tokens of one scale, S tokens of the scales so far, E width,
-H heads, W width of a head.
+B batch, L tokens over all scales, T tokens of one scale, S tokens of the scales so far, E width, H
+heads, W width of a head.
 """
 
 from typing import ClassVar
@@ -61,7 +61,7 @@ class BlockCausalAttention(Mixer):
         return {"keys": empty, "values": empty}
 
     def step(self, k: int, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Scale k, (B, T, E); its keys and values join the state unless nobody will read them."""
+        """Scale k, (B, T, E); its keys and values join the state, unless it is the last scale."""
         queries, keys, values = self._project(x, self.schedule.offsets[k])
         keys = torch.cat([state["keys"].to(keys.dtype), keys], dim=1)
         values = torch.cat([state["values"].to(values.dtype), values], dim=1)

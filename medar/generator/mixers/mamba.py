@@ -1,17 +1,17 @@
 """Mamba-2 over the tokens of all scales, in one sequence from coarse to fine.
 
-M-VAR (arXiv 2411.10433) puts a linear-time block between scales where VAR attends to all earlier
-tokens; this is the idea, with the block of Mamba-2 (arXiv 2405.21060):
+Where VAR attends to all earlier tokens, M-VAR (arXiv 2411.10433) has a linear-time block between
+scales. This is the same idea, with the block of Mamba-2 (arXiv 2405.21060):
 
     z, u, b, c, dt = in(x)          u, b, c = silu(conv(u, b, c))
     y = scan(u, softplus(dt), a, b, c) + d u          out(norm(y silu(z)))
 
-What passes from scale to scale is the state of the scan and the last inputs of the convolution:
-their size depends on no grid. The order of tokens within a scale is arbitrary, so every other layer
-reads each scale backwards; the scales stay in order, and nothing comes back from a finer one.
+The state is that of the scan and the last inputs of the convolution; its size does not depend on
+the grids. The order of tokens within a scale is arbitrary, so every other layer reads each scale
+backwards; the scales stay in order, and finer ones never influence coarser ones.
 
-B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads,
-P width of a head, N state.
+B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads, P
+width of a head, N state.
 """
 
 import math
@@ -26,13 +26,13 @@ from medar.generator.mixers.ssd import scan
 from medar.tokenizer.schedule import ScaleSchedule
 
 STEPS = (0.001, 0.1)
-"""dt at first, spread evenly by its logarithm over the heads (Mamba's)."""
+"""Initial range of dt, log-uniform over the heads (as in Mamba)."""
 RATES = (1.0, 16.0)
-"""-a at first, drawn evenly (Mamba-2's)."""
+"""Initial range of -a, uniform (as in Mamba-2)."""
 
 
 class MambaMixer(Mixer):
-    """A Mamba-2 block that can stop after each scale and go on.
+    """A Mamba-2 block that can stop after each scale and continue.
 
     Args:
         settings: `state_dim`, `expand`, `conv_kernel` and `chunk_size` are used.
@@ -91,13 +91,13 @@ class MambaMixer(Mixer):
 
     @property
     def state_size(self) -> int:
-        """I N of the scan and (conv - 1) (I + 2 N) of the convolution, whatever the grids."""
+        """I N of the scan and (conv_kernel - 1) (I + 2 N) of the convolution, for any grids."""
         return (
             self.inner * self.settings.state_dim + (self.settings.conv_kernel - 1) * self.convolved
         )
 
     def _run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Tokens in the order in which they are read, (B, T, E)."""
+        """Tokens in reading order, (B, T, E)."""
         sizes = [self.inner, self.convolved, self.heads]
         z, fed, dt = torch.split(self.into(x), sizes, dim=-1)
         fed, tail = self._convolve(fed, state["conv"])
@@ -111,17 +111,17 @@ class MambaMixer(Mixer):
         return self.out(self.norm(y * silu(z))), {"scan": last, "conv": tail}
 
     def _convolve(self, fed: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Each token with the conv - 1 before it; and the last inputs, for the tokens to come."""
+        """Convolve each token with those before it; also the last inputs, for the next tokens."""
         fed = torch.cat([before.to(fed.dtype), fed], dim=1)
         tail = fed[:, fed.shape[1] - (self.settings.conv_kernel - 1) :]
         return silu(self.conv(fed.transpose(1, 2))).transpose(1, 2), tail
 
 
 def draw_steps(heads: int, low: float, high: float) -> Tensor:
-    """Steps between two bounds, (heads,), their logarithms drawn evenly."""
+    """Log-uniform steps between two bounds, (heads,)."""
     return torch.empty(heads).uniform_(math.log(low), math.log(high)).exp()
 
 
 def inverse_softplus(values: Tensor) -> Tensor:
-    """What softplus takes to the given values, all above 0."""
+    """The inverse of softplus; values must be above 0."""
     return values + torch.log(-torch.expm1(-values))

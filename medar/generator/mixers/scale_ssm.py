@@ -1,18 +1,19 @@
-"""A selective state-space recurrence along the scales, at each site by itself.
+"""A selective state-space recurrence along the scales, at each site separately.
 
-The other mixers line up the tokens of all scales in one sequence. Here the sequence is the scales:
-a site of grid k has a state, which is that of grid k - 1 brought up to it, U h. It then follows
-dh/ds = b u - h for a time dt that the token sets (selection, arXiv 2312.00752), which gives exactly
+The other mixers arrange the tokens of all scales in one sequence. Here the sequence is the scales:
+a site of grid k starts from the state of grid k - 1 interpolated to it, U h, and follows dh/ds = b
+u - h for a time dt set by the token (selection, arXiv 2312.00752), which gives exactly
 
     h_k = a U h_(k-1) + (1 - a) b_k u_k       a = exp(-dt_k)        y_k = c_k . h_k + d u_k
     out(norm(y silu(z)))
 
-K steps for all sites at once, whatever the order of tokens within a scale. U interpolates linearly
-between the middles of cells: its weights are not negative and sum to 1, so that h is a weighted
-mean of b u along the scales and cannot grow. docs/explanation/mixers.md has the derivation.
+K steps for all sites at once, independent of the order of tokens within a scale. U interpolates
+linearly between the centres of cells: its weights are not negative and sum to 1, so that h is a
+weighted mean of b u along the scales and cannot grow. docs/explanation/mixers.md has the
+derivation.
 
-B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads,
-P width of a head, N state, K scales.
+B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads, P
+width of a head, N state, K scales.
 """
 
 from typing import NamedTuple
@@ -29,7 +30,7 @@ from medar.volume import Shape3
 
 
 class _Inputs(NamedTuple):
-    """What the recurrence takes of a scale's tokens; float32."""
+    """Inputs of the recurrence from a scale's tokens; float32."""
 
     u: Tensor
     """(B, T, I)"""
@@ -42,7 +43,7 @@ class _Inputs(NamedTuple):
 
 
 class ScaleSSM(Mixer):
-    """From scale to scale at each site.
+    """A recurrence from scale to scale at each site.
 
     Args:
         settings: `state_dim` and `expand` are used.
@@ -92,22 +93,22 @@ class ScaleSSM(Mixer):
 
     @property
     def state_size(self) -> int:
-        """I N numbers for each site of the last grid but one (of the only grid, if it is one)."""
+        """I N numbers per site of the last grid but one (or of the only grid)."""
         return self.inner * self.state_dim * self.schedule.tokens[max(len(self.schedule) - 2, 0)]
 
     def _project(self, x: Tensor) -> tuple[Tensor, _Inputs]:
-        """The gate (B, T, I) and what the recurrence takes."""
+        """The gate (B, T, I) and the inputs of the recurrence."""
         sizes = [self.inner, self.inner, self.state_dim, self.state_dim, self.heads]
         z, u, b, c, dt = torch.split(self.into(x), sizes, dim=-1)
         steps = softplus(dt.float() + self.dt_bias.float())
         return z, _Inputs(u=silu(u).float(), b=b.float(), c=c.float(), dt=steps)
 
     def _recur(self, k: int, inputs: _Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale k: y, (B, T, I), and the state on its grid; that of the last scale stays as it is.
+        """Scale k: y, (B, T, I), and the state on its grid; the last scale does not compute one.
 
         y comes from the state before, U h, and the token: c . h_k = (a c) . U h + (1 - a)(c . b) u.
-        The new state, the largest tensor here, is made only where a scale will read it, and U h is
-        all that the backward pass has to keep.
+        The new state, the largest tensor here, is computed only if a later scale reads it, and the
+        backward pass keeps only U h.
         """
         u = rearrange(inputs.u, "B T (H P) -> B T 1 H P", H=self.heads)
         b, c = (rearrange(one, "B T N -> B T N 1 1") for one in (inputs.b, inputs.c))
@@ -127,9 +128,9 @@ class ScaleSSM(Mixer):
 
 
 def upsample(state: Tensor, grid: Shape3) -> Tensor:
-    """(B, x, y, z, N, I) on a finer grid, linearly between the middles of cells."""
+    """(B, x, y, z, N, I) on a finer grid, linear between the centres of cells."""
     if tuple(state.shape[1:4]) == grid:
         return state
-    channels = state.flatten(4).movedim(-1, 1)  # in memory last, where a CPU wants them
+    channels = state.flatten(4).movedim(-1, 1)  # last in memory, which is faster on CPUs
     raised = interpolate(channels, grid, mode="trilinear").movedim(1, -1)
     return raised.reshape(len(state), *grid, *state.shape[4:])

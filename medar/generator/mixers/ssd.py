@@ -1,13 +1,14 @@
 """State-space duality: the recurrence of Mamba-2 (arXiv 2405.21060) as matrix products.
 
-Each head has a state of P x N numbers, and token t does
+Each head has a state of P x N numbers, which token t updates:
 
     state = exp(log_decay[t]) * state + x[t] (outer) b[t]        y[t] = state c[t]
 
 Unrolled, y[t] sums (c[t] . b[j]) exp(log_decay[j+1] + ... + log_decay[t]) x[j] over j <= t: masked
-linear attention. Within chunks of Q tokens it is computed so; from chunk to chunk the states are
-carried, neighbours joined in pairs, so that M chunks take about 2 log2(M) operations one after the
-other. Every exponent is a sum of log decays, none above 0: nothing overflows. All of it is fp32.
+linear attention. Within chunks of Q tokens it is computed in this form; states are carried from
+chunk to chunk, neighbours joined in pairs, so that M chunks take about 2 log2(M) sequential
+operations. Every exponent is a sum of log decays, none above 0, so nothing overflows. Everything is
+fp32.
 
 B batch, L tokens, H heads, P width of a head, N state, Q tokens of a chunk, M chunks.
 """
@@ -25,12 +26,12 @@ from torch.nn.functional import pad
 
 
 def _find_kernel() -> Callable[..., Any] | str:
-    """mamba_ssm's kernel, or why there is none."""
+    """mamba_ssm's kernel, or the reason why there is none."""
     try:
-        with warnings.catch_warnings():  # its import deprecates things that are not ours
+        with warnings.catch_warnings():  # deprecations in its own dependencies
             warnings.simplefilter("ignore")
             found = importlib.import_module("mamba_ssm.ops.triton.ssd_combined")
-    except Exception as error:  # a library that is optional may be broken in any way
+    except Exception as error:  # an optional library may be broken in any way
         return (str(error) or type(error).__name__).partition("\n")[0]
     kernel: Callable[..., Any] = found.mamba_chunk_scan_combined
     return kernel
@@ -44,7 +45,7 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """The recurrence with steps dt and rates a: decay exp(dt a), input dt x.
 
-    The one place that chooses between mamba_ssm's Triton kernel and `ssd_chunked`.
+    Uses mamba_ssm's Triton kernel on CUDA if it is installed, else `ssd_chunked`.
 
     Args:
         x: (B, L, H, P).
@@ -56,7 +57,7 @@ def scan(
         state: (B, H, P, N) before the first token; default 0.
 
     Returns:
-        y (B, L, H, P) in the precision of `x`, and the state after the last token, float32.
+        y (B, L, H, P) in the dtype of `x`, and the state after the last token, float32.
     """
     if x.is_cuda and callable(_KERNEL):
         y, last = _KERNEL(
@@ -75,7 +76,7 @@ def scan(
 
 
 def scan_path(device: torch.device | str | None = None) -> str:
-    """In words: what `scan` uses on a device (default: CUDA where there is one), and why."""
+    """What `scan` uses on a device (default: CUDA where available), and why, as a message."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type != "cuda":
@@ -110,7 +111,7 @@ def ssd_chunked(
         state = _first(x, b, initial_state)
         length = x.shape[1]
         chunk = min(chunk, length)
-        # A token of zeros with decay 1 changes nothing, so that the last chunk can be filled up.
+        # A token of zeros with decay 1 changes nothing: it can pad the last chunk.
         x, log_decay, b, c = (_chunks(one, chunk) for one in (x, log_decay, b, c))
         since = rearrange(log_decay, "B M Q H -> B M H Q").cumsum(-1)
         within = einsum(
