@@ -1,21 +1,20 @@
-"""Tokenizers at equal data, time and loop: ours, its parts one by one, and MONAI's VQVAE.
+"""Tokenizers at equal data, time and training loop: medar's, its ablations, and MONAI's VQVAE.
 
-Each row is a run of medar's training loop for the same minutes on the same prepared cases, judged
-on its validation split by the same evaluation. A row that is in OUT/results.jsonl already is not
-run again; a table of all of them is printed at the end.
+Each row is a run of medar's training loop for the same minutes on the same prepared cases, and is
+evaluated in the same way on the validation split. Rows already in OUT/results.jsonl are not run
+again; a table of all rows is printed at the end.
 
     python benchmarks/tokenizer.py PREPARED --config configs/tokenizer/hippocampus_mr.yaml \
         --out runs/bench [--rows default:0 default:1 unquantised monai ...] [--minutes 8]
 
-With --steps instead of --minutes, rows compare on a machine that others use too: equal time is then
-the number of steps that each row takes in those minutes on an idle one, which short runs side by
-side tell.
+Use --steps instead of --minutes on a shared machine: the steps that each row takes in these minutes
+on an idle machine, measured with short runs.
 
-Rows: `default`; `l1` (L1 alone, neither spectrum nor discriminator); `unquantised` (the quantiser
-left out); `ema`, which is the default, `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the
-downsampling); `tune:LR,DECAY,CODES` (MONAI for --tune-minutes); `monai` (at the best of them),
-`monai-2z` and `monai-4z` (z halved once and twice more: a half and a quarter of the tokens). A
-number after a colon is the seed.
+Rows: `default`; `l1` (L1 alone, without spectrum and discriminator); `unquantised` (without the
+quantiser); `ema` (the default), `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the downsampling);
+`tune:LR,DECAY,SIZE` (MONAI for --tune-minutes); `monai` (with the best of these), `monai-2z` and
+`monai-4z` (z halved once and twice more: half and a quarter of the tokens). A number after a colon
+is the seed.
 """
 
 import argparse
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.devices import device_of
 from medar.evaluation.distances import Reference
 from medar.evaluation.extractors.handcrafted import radiomics
 from medar.evaluation.reconstruction.realism import real_features
@@ -67,7 +67,7 @@ FLAT = {"monai": 2, "monai-2z": 1, "monai-4z": 0}
 
 
 def main() -> None:
-    """Run the rows that are not there yet, print the table."""
+    """Run the missing rows and print the table."""
     options = parse()
     results = options.out / "results.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)
@@ -76,14 +76,14 @@ def main() -> None:
         if any(one["row"] == row for one in done):
             continue
         print(f"== {row}", flush=True)
-        found = {"row": row, "commit": commit(), **run(row, options, done)}
+        result = {"row": row, "commit": commit(), **run(row, options, done)}
         with results.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps(result) + "\n")
     print(table(read(results)))
 
 
 def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Train and judge one row."""
+    """Train and evaluate one row."""
     name, _, rest = row.partition(":")
     minutes = options.tune_minutes if name == "tune" else options.minutes
     seed = 0 if name == "tune" else int(rest or 0)
@@ -109,7 +109,7 @@ def run(row: str, options: argparse.Namespace, done: list[dict[str, Any]]) -> di
     tokens = task.tokens if isinstance(task, MonaiTask) else ours.model.config.schedule.length
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "parameters": parameters,
-        "tokens": tokens, **chosen, **judged(task, options.prepared, options.split),
+        "tokens": tokens, **chosen, **evaluated(task, options.prepared, options.split),
     }  # fmt: skip
 
 
@@ -125,40 +125,40 @@ def load_best(task: Task[Any], out: Path) -> None:
 
 
 @torch.no_grad()
-def judged(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
+def evaluated(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
     """PSNR, usage, spectral power and Frechet distance of a split's reconstructions."""
     model = task.model.eval()
     dataset = PreparedDataset(prepared, split=split)
-    codes = getattr(model, "num_embeddings", None) or model.codes
+    size = getattr(model, "num_embeddings", None) or model.codebook_size
     scales = [] if isinstance(model, VQVAE) else list(model.config.schedule.tokens)
-    counts = torch.zeros(max(len(scales), 1), codes)
-    psnr, made, real, ours, theirs = [], [], [], [], []
+    counts = torch.zeros(max(len(scales), 1), size)
+    psnr, decoded, real, ours, theirs = [], [], [], [], []
     for item in dataset:
         volume = item["image"][None]
         back, indices = passed(model, volume)
         psnr.append(float(10 * torch.log10(4 / (back - volume).square().mean())))
         for one, count in zip(indices, counts, strict=False):
-            count += torch.bincount(one.flatten(), minlength=codes)
-        made.append(back)
+            count += torch.bincount(one.flatten(), minlength=size)
+        decoded.append(back)
         real.append(volume)
         ours.append(radiomics(back))
         theirs.append(radiomics(volume))
     reference = Reference(real_features(prepared, split, batch_size=4, device=torch.device("cpu")))
     usage = (counts > 0).float().mean(1).tolist()
-    large = [share for share, tokens in zip(usage, scales or [64], strict=False) if tokens >= 64]
+    large = [used for used, tokens in zip(usage, scales or [64], strict=False) if tokens >= 64]
     return {
         "psnr": sum(psnr) / len(psnr),
         "usage": float((counts.sum(0) > 0).float().mean()),
         "least_usage": min(large),
         "usage_per_scale": usage,
-        "power_ratio": power_ratio(torch.cat(made), torch.cat(real)),
+        "power_ratio": power_ratio(torch.cat(decoded), torch.cat(real)),
         "frechet": reference.distance(torch.cat(ours).numpy()),
         "floor": reference.distance(torch.cat(theirs).numpy()),
     }
 
 
 def passed(model: nn.Module, volume: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A volume the whole way, and its indices."""
+    """A volume after encoding and decoding, and its indices."""
     if isinstance(model, VQVAE):
         indices = model.index_quantize(volume)
         return model.decode_samples(indices), (indices,)
@@ -167,7 +167,7 @@ def passed(model: nn.Module, volume: Tensor) -> tuple[Tensor, tuple[Tensor, ...]
 
 
 class Unquantised(nn.Module):
-    """In place of the quantiser: the latent as it is."""
+    """Replaces the quantiser: returns the latent unchanged."""
 
     def __init__(self, quantiser: nn.Module) -> None:
         super().__init__()
@@ -182,10 +182,10 @@ class Unquantised(nn.Module):
 class MonaiTask(Task[Item]):
     """MONAI's VQVAE with L1 and its own quantisation loss, in medar's loop.
 
-    Halved three times, along z in all levels but the last `flat`: of 40x56x40 voxels 700 tokens
-    are left with flat=2, 350 with 1, 175 with 0, where ours has 552 over its scales; halving allows
-    no nearer numbers. The channels are those that come nearest to our number of parameters. The
-    quantiser is kept in fp32, which MONAI does on CUDA devices only.
+    Volumes are halved three times, along z in all levels but the last `flat`: 40x56x40 voxels give
+    700 tokens with flat=2, 350 with 1, 175 with 0; medar's has 552 over its scales, and no closer
+    number is possible. The channels are chosen to match medar's number of parameters. The quantiser
+    is kept in fp32, which MONAI does on CUDA devices only.
     """
 
     metric = "psnr"
@@ -219,25 +219,25 @@ class MonaiTask(Task[Item]):
         self.tokens = (x // 8) * (y // 8) * (z // 2 ** (3 - flat))
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
-        """An epoch's batches from number `start` on."""
+        """The batches of an epoch, from batch `start` on."""
         set_epoch(self.loader, epoch)
         return islice(iter(self.loader), start, None)
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """L1 and the commitment loss."""
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        made, quantisation = self.model(volume)
-        l1 = l1_loss(made.float(), volume)
+        decoded, quantisation = self.model(volume)
+        l1 = l1_loss(decoded.float(), volume)
         return l1 + quantisation, {"l1": l1, "quantiser": quantisation}
 
     def evaluate(self) -> dict[str, float]:
         """PSNR of the validation cases."""
-        found, device = [], next(self.model.parameters()).device
+        values, device = [], device_of(self.model)
         for item in self.validation:
             volume = item["image"][None].to(device)
             error = (self.model(volume)[0].float() - volume).square().mean()
-            found.append(float(10 * torch.log10(4 / error)))
-        return {"psnr": sum(found) / len(found)}
+            values.append(float(10 * torch.log10(4 / error)))
+        return {"psnr": sum(values) / len(values)}
 
 
 def monai_model(width: int, chosen: dict[str, Any], flat_levels: int) -> VQVAE:
@@ -245,7 +245,7 @@ def monai_model(width: int, chosen: dict[str, Any], flat_levels: int) -> VQVAE:
     model = VQVAE(
         spatial_dims=3, in_channels=1, out_channels=1, channels=(width, width, 2 * width),
         num_res_layers=1, num_res_channels=(width, width, 2 * width),
-        num_embeddings=chosen["codes"], embedding_dim=32, decay=chosen["decay"],
+        num_embeddings=chosen["codebook_size"], embedding_dim=32, decay=chosen["decay"],
     )  # fmt: skip
     flat: dict[str, Any] = {
         "strides": (2, 2, 1), "kernel_size": (4, 4, 3), "padding": 1, "adn_ordering": "DA",
@@ -254,11 +254,11 @@ def monai_model(width: int, chosen: dict[str, Any], flat_levels: int) -> VQVAE:
     sides = ((width, width), (width, 2 * width))
     first = 2 - flat_levels
     down = [i for i, block in enumerate(model.encoder.blocks) if halves(block)][1:]
-    for place, (before, after) in list(zip(down, sides, strict=True))[first:]:
-        model.encoder.blocks[place] = Convolution(3, before, after, **flat)
+    for index, (before, after) in list(zip(down, sides, strict=True))[first:]:
+        model.encoder.blocks[index] = Convolution(3, before, after, **flat)
     up = [i for i, block in enumerate(model.decoder.blocks) if doubles(block)][:2]
-    for place, (after, before) in list(zip(up, reversed(sides), strict=True))[:flat_levels]:
-        model.decoder.blocks[place] = Convolution(
+    for index, (after, before) in list(zip(up, reversed(sides), strict=True))[:flat_levels]:
+        model.decoder.blocks[index] = Convolution(
             3, before, after, is_transposed=True, output_padding=0, **flat
         )
     return model
@@ -276,27 +276,27 @@ def doubles(block: nn.Module) -> bool:
 
 
 def parameters_of(width: int, chosen: dict[str, Any], flat: int) -> int:
-    """Parameters that are trained, or are a codebook."""
+    """Parameters, codebook included."""
     with torch.device("meta"):
         return sum(p.numel() for p in monai_model(width, chosen, flat).parameters())
 
 
 def setting(text: str) -> dict[str, Any]:
-    """A setting of MONAI as rows name it."""
-    rate, decay, codes = text.split(",")
-    return {"learning_rate": float(rate), "decay": float(decay), "codes": int(codes)}
+    """Settings of MONAI's VQVAE from the name of a row."""
+    rate, decay, size = text.split(",")
+    return {"learning_rate": float(rate), "decay": float(decay), "codebook_size": int(size)}
 
 
 def best_setting(done: list[dict[str, Any]]) -> dict[str, Any]:
     """The setting with the best PSNR among the rows `tune:...`."""
     tuned = [one for one in done if one["row"].startswith("tune:")]
     if len(tuned) < 4:
-        raise SystemExit("tune MONAI first: at least four rows tune:LR,DECAY,CODES")
+        raise SystemExit("tune MONAI first: at least four rows tune:LR,DECAY,SIZE")
     return setting(max(tuned, key=lambda one: one["psnr"])["row"].removeprefix("tune:"))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows that were run."""
+    """The rows run so far."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -319,11 +319,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def commit() -> str:
-    """The commit that is measured, marked where the tree has changes."""
-    said = subprocess.run(
+    """The measured commit, marked as dirty if the tree has changes."""
+    result = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
-    return said.stdout.strip()
+    return result.stdout.strip()
 
 
 def parse() -> argparse.Namespace:

@@ -105,7 +105,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
     assert said.out.startswith(f"{out}: PSNR ")
     assert said.out.count("\n") == 1
     # The plan's grid reaches 8 of 10 rows and 4 of 6 slices.
-    assert "the 46.7% of voxels beyond it hold the lowest intensity" in said.out
+    assert "the 46.7% of voxels outside it have the lowest intensity" in said.out
     facts = json.loads(medar("tokenizer", "reconstruct", model, source, out, "--json").out)
     assert set(facts) == {"out", "labels", "psnr", "outside"}
     assert facts["outside"] == pytest.approx(7 / 15)

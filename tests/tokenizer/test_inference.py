@@ -1,4 +1,4 @@
-"""Volumes through a tokenizer: geometry kept, windows blended, tiles equal to the whole."""
+"""Volumes through a tokenizer: geometry is preserved, windows are blended."""
 
 from collections.abc import Callable
 from itertools import permutations, product
@@ -14,12 +14,9 @@ from medar.data.plan import Window
 from medar.data.preparation import prepare_image
 from medar.data.reading import read_for_plan
 from medar.errors import MedarError
-from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.inference import field_of_view, psnr_within
-from medar.tokenizer.network import Decoded, Decoder, NetworkConfig
-from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.tiles import ALIVE, BUDGET, tile_within
-from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
+from medar.tokenizer.network import Decoded
+from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import ReadOptions, Volume, write_nifti
 
 MakeTokenizer = Callable[..., Tokenizer]
@@ -146,42 +143,6 @@ def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: 
     expected = np.array([0, 3, 7])[logits[0].argmax(0).numpy()]
     assert len(np.unique(expected)) > 1
     assert np.array_equal(made.label.array[0], expected)
-
-
-def test_little_memory_gives_tiles_and_the_same() -> None:
-    torch.manual_seed(0)
-    network = NetworkConfig(
-        width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 1, 1), labels=1
-    )
-    config = TokenizerConfig(
-        schedule=ScaleSchedule(grids=((1, 1, 1), (24, 2, 1))),
-        network=network,
-        codebook=CodebookSettings(kind="fsq", size=16, width=4),
-    )
-    tokenizer = Tokenizer(config).eval()
-    pyramid = tokenizer.encode(torch.rand(1, 1, 48, 2, 1) * 2 - 1)
-    with torch.no_grad():
-        whole = tokenizer.decode(pyramid)
-    assert whole.logits is not None
-    calls = []
-    tokenizer.decoder.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(tokenizer.decode_map(pyramid).volume, whole.volume)
-    assert len(calls) == 1
-    small = tokenizer.decode_map(pyramid, budget=1)
-    assert len(calls) > 3
-    torch.testing.assert_close(small.volume, whole.volume, atol=1e-5, rtol=1e-5)
-    assert small.classes is not None
-    assert torch.equal(small.classes, whole.logits.argmax(1, keepdim=True).to(torch.int16))
-
-
-def test_tiles_fit_their_budget() -> None:
-    decoder = Decoder(NetworkConfig(width=16))
-    assert tile_within(decoder, (16, 16, 16), BUDGET) == (16, 16, 16)
-    tile = tile_within(decoder, (64, 64, 64), BUDGET)
-    sides = [8 * (side + 2 * reach) for side, reach in zip(tile, decoder.reach, strict=True)]
-    assert np.prod(sides) * 16 * ALIVE * 4 <= BUDGET
-    assert min(tile) > max(decoder.reach)
-    assert min(tile_within(decoder, (64, 64, 64), 1)) > 1
 
 
 def test_psnr_counts_what_lies_inside_the_window() -> None:

@@ -1,14 +1,18 @@
-"""Decoding by tiles: equal to decoding whole, in pieces of bounded size."""
+"""Decoding by tiles: the same result as in one piece, with bounded memory."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from medar.errors import MedarError
+from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import Decoded, Decoder, NetworkConfig
-from medar.tokenizer.tiles import decode_tiled, spans
+from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.tiles import ALIVE, BUDGET, decode_tiled, spans, tile_within
+from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.volume import Shape3
 
 
@@ -69,3 +73,39 @@ def test_no_label_head_gives_no_label_map() -> None:
 def test_nonsense_is_refused(tile: Shape3, overlap: Shape3 | None) -> None:
     with pytest.raises(MedarError, match="must be at least 1"):
         decode_tiled(decoder_of(), torch.randn(1, 4, 2, 2, 2), tile, overlap)
+
+
+def test_little_memory_gives_tiles_and_the_same() -> None:
+    torch.manual_seed(0)
+    network = NetworkConfig(
+        width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 1, 1), labels=1
+    )
+    config = TokenizerConfig(
+        schedule=ScaleSchedule(grids=((1, 1, 1), (24, 2, 1))),
+        network=network,
+        codebook=CodebookSettings(kind="fsq", size=16, width=4),
+    )
+    tokenizer = Tokenizer(config).eval()
+    pyramid = tokenizer.encode(torch.rand(1, 1, 48, 2, 1) * 2 - 1)
+    with torch.no_grad():
+        whole = tokenizer.decode(pyramid)
+    assert whole.logits is not None
+    calls = []
+    tokenizer.decoder.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(tokenizer.decode_map(pyramid).volume, whole.volume)
+    assert len(calls) == 1
+    small = tokenizer.decode_map(pyramid, budget=1)
+    assert len(calls) > 3
+    torch.testing.assert_close(small.volume, whole.volume, atol=1e-5, rtol=1e-5)
+    assert small.classes is not None
+    assert torch.equal(small.classes, whole.logits.argmax(1, keepdim=True).to(torch.int16))
+
+
+def test_tiles_fit_their_budget() -> None:
+    decoder = Decoder(NetworkConfig(width=16))
+    assert tile_within(decoder, (16, 16, 16), BUDGET) == (16, 16, 16)
+    tile = tile_within(decoder, (64, 64, 64), BUDGET)
+    sides = [8 * (side + 2 * reach) for side, reach in zip(tile, decoder.reach, strict=True)]
+    assert np.prod(sides) * 16 * ALIVE * 4 <= BUDGET
+    assert min(tile) > max(decoder.reach)
+    assert min(tile_within(decoder, (64, 64, 64), 1)) > 1
