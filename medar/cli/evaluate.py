@@ -208,7 +208,7 @@ def _is_prepared(data: Path, dataset: DataSet) -> bool:
     """Whether DATA is a prepared folder, to which the options of data sets do not apply.
 
     Raises:
-        MedarError: it is one, and such options are given.
+        MedarError: it is a prepared folder, and such options were passed.
     """
     from medar.data.resolve import is_prepared
 

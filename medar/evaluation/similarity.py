@@ -57,7 +57,7 @@ class Fidelity:
     """dB."""
     ssim: float
     mae: float
-    """In the unit that `FidelityMeter.update` was given the factors for."""
+    """In the unit whose factors `FidelityMeter.update` gets."""
     high_frequency_error: float
     power_ratio: float
 

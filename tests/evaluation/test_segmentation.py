@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_maps import AFFINE, NAMES, cubes, data_set, write_case, write_maps
+from small_volumes import AFFINE, NAMES, cubes, data_set, write_case, write_maps
 from torch import Tensor
 
 from medar.data.manifest import Manifest

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-from small_maps import cubes
-from small_volumes import smooth
+from small_volumes import cubes, smooth
 
 from medar.evaluation.segmentation.metrics import BINS, CalibrationMeter, score_labels
 from medar.evaluation.segmentation.statistics import Bootstrap, compare, mean, volume_agreement

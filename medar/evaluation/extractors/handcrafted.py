@@ -8,7 +8,7 @@ They follow the feature classes of radiomics as the IBSI defines them (arXiv 161
   the magnitudes do, and noise changes it at once. Anatomy is left out, so that distances over these
   features measure sharpness, texture and brightness.
 - `texture`: grey level co-occurrence (GLCM; Haralick, IEEE Trans. SMC 3, 1973): how often two grey
-  levels lie a given distance apart, one matrix per axis and distance over the whole volume, so that
+  levels lie a fixed distance apart, one matrix per axis and distance over the whole volume, so that
   anisotropic sampling shows.
 - `shape_features`: of each label the cube root of its volume fraction, the extent of its bounding
   box along each axis and its centre of mass, as fractions of the volume's sides, and its elongation

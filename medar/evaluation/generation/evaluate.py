@@ -191,11 +191,11 @@ def _add_generated(generated: SetStatistics, batches: Iterable[Batch], samples: 
     labelled = set()
     for batch in batches:
         volumes, labels = batch if isinstance(batch, tuple) else (batch, None)
-        room = len(volumes) if samples is None else samples - generated.count
-        generated.update(volumes[:room])
+        missing = len(volumes) if samples is None else samples - generated.count
+        generated.update(volumes[:missing])
         labelled.add(labels is not None)
         if labels is not None:
-            generated.update_labels(labels[:room])
+            generated.update_labels(labels[:missing])
         if generated.count == samples:
             break
     if generated.count < 2:
@@ -220,11 +220,11 @@ def _distances(
     generated: SetStatistics, real: SetStatistics, reference: SetStatistics, seed: int
 ) -> dict[str, SetDistance]:
     """By extractor; of shapes if the generated and at least 2 training volumes have label maps."""
-    made, floors, known = generated.features, real.features, reference.features
+    held_out, train = real.features, reference.features
     return {
-        name: set_distance(features, floors.get(name, known[name][:0]), known[name], seed)
-        for name, features in made.items()
-        if len(known.get(name, ())) > 1
+        name: set_distance(features, held_out.get(name, train[name][:0]), train[name], seed)
+        for name, features in generated.features.items()
+        if len(train.get(name, ())) > 1
     }
 
 
@@ -235,11 +235,12 @@ def _audits(
     extractor: str,
     cases: list[str],
 ) -> dict[str, Audit]:
-    sets = (generated, real, reference)
     standardise = Reference(reference.features[extractor]).standardise
-    made, held, known = (standardise(one.features[extractor]) for one in sets)
+    made, held_out, train = (
+        standardise(one.features[extractor]) for one in (generated, real, reference)
+    )
     return {
-        "features": audit_features(made, held, known, cases),
+        "features": audit_features(made, held_out, train, cases),
         "voxels": audit_voxels(generated.thumbnails, real.thumbnails, reference.thumbnails, cases),
     }
 

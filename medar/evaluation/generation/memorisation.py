@@ -77,8 +77,13 @@ def audit_features(
 def audit_voxels(generated: Floats, held_out: Floats, train: Floats, cases: Sequence[str]) -> Audit:
     """The audit over `thumbnails`, (N, D) each."""
     mean = train.mean(axis=0)
-    made, real, known = (_unit_vectors(rows - mean) for rows in (generated, held_out, train))
-    return _audit((1 - made @ known.T).clip(min=0.0), (1 - real @ known.T).clip(min=0.0), cases)
+    directions = _unit_vectors(train - mean)
+
+    def distances(rows: Floats) -> Floats:
+        distances: Floats = (1 - _unit_vectors(rows - mean) @ directions.T).clip(min=0.0)
+        return distances
+
+    return _audit(distances(generated), distances(held_out), cases)
 
 
 def thumbnails(volumes: Tensor) -> Tensor:
