@@ -50,10 +50,10 @@ from medar.data.prepared import ARRAYS, CASES_FILE, PLAN_FILE
 from medar.losses import to_classes
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.data import is_annotated
-from medar.segmentation.folder import load_segmenter
-from medar.segmentation.overlap import DiceMeter
-from medar.segmentation.prediction import classes_of
+from medar.segmentation.dice import DiceMeter
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings, SyntheticSettings
+from medar.segmentation.sliding_window import predict_classes
 from medar.segmentation.training import make_task
 from medar.settings import load_yaml
 from medar.training import fit
@@ -95,7 +95,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
         case ["synthetic", percent, seed]:
             pretext, settings = "none", with_pairs(settings, int(percent) / 100, options)
         case [kind, pretext, percent, seed]:
-            data = replace(settings.data, labels=int(percent) / 100, labels_seed=int(seed))
+            data = replace(settings.data, label_fraction=int(percent) / 100, label_seed=int(seed))
             settings = replace(settings, backbone=backbone_of(kind, settings), data=data)
         case _:
             raise SystemExit(f"{row}: BACKBONE:PRETEXT:PERCENT:SEED or synthetic:PERCENT:SEED")
@@ -105,7 +105,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     if pretext != "none":
         about = pretrained(pretext, settings, options)
     out, start = folder_of(options, row), about.get("pretrained")
-    task = make_task(settings, options.data, start, pairs=options.out / "synthetic")
+    task = make_task(settings, options.data, start, synthetic_folder=options.out / "synthetic")
     outcome = fit(task, settings.training, out)
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
@@ -130,7 +130,7 @@ def with_pairs(
         return settings
     if options.synthetic is None:
         raise SystemExit("rows with synthetic cases need --synthetic FOLDER")
-    pairs = SyntheticSettings(folder=str(options.synthetic), share=share)
+    pairs = SyntheticSettings(folder=str(options.synthetic), fraction=share)
     return replace(settings, data=replace(settings.data, synthetic=pairs))
 
 
@@ -160,7 +160,7 @@ def pretrained(
 @torch.no_grad()
 def tested(run: Path, data: Path) -> dict[str, Any]:
     """Dice of a run's best weights on the test split: mean over labels, by label, by case."""
-    model = load_segmenter(run)
+    model = Segmenter.from_pretrained(run, "auto")
     cases = PreparedDataset(data, split="test")
     labels = cases.plan.labels
     names, values = list(labels.values()), list(labels)
@@ -169,7 +169,7 @@ def tested(run: Path, data: Path) -> dict[str, Any]:
         case = cases.prepared[place]
         if not is_annotated(case):
             continue
-        chosen = classes_of(model, torch.from_numpy(cases.prepared.image(case)))[None]
+        chosen = predict_classes(model, torch.from_numpy(cases.prepared.image(case)))[None]
         truth = to_classes(cases.label(case)[None], values)
         annotated = torch.tensor([[value in case.annotated for value in values]])
         one = DiceMeter(names)

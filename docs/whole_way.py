@@ -57,7 +57,7 @@ def main(out: Path) -> None:
 
     # 4. Segmentation: a network from the same prepared cases.
     medar.train_segmenter(SEGMENTATION, data, out / "segmenter")
-    segmenter = medar.load_segmenter(out / "segmenter", device="cpu")
+    segmenter = medar.Segmenter.from_pretrained(out / "segmenter", device="cpu")
     medar.write_nifti(out / "label.nii.gz", medar.segment(segmenter, scan), grid="source")
     print("Dice:", medar.evaluate_segmentation(segmenter, data, "val").dice)
 

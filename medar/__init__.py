@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from medar.generator.settings import SamplingSettings as SamplingSettings
     from medar.generator.training import train_generator as train_generator
     from medar.recipes.configs import find_config as find_config
+    from medar.segmentation.backbones import register_backbone as register_backbone
     from medar.segmentation.files import segment_files as segment_files
-    from medar.segmentation.folder import load_segmenter as load_segmenter
-    from medar.segmentation.network import Segmenter as Segmenter
     from medar.segmentation.prediction import segment as segment
     from medar.segmentation.pretext.settings import PretrainSettings as PretrainSettings
     from medar.segmentation.pretext.training import pretrain_backbone as pretrain_backbone
+    from medar.segmentation.segmenter import Segmenter as Segmenter
     from medar.segmentation.settings import SegmentationSettings as SegmentationSettings
     from medar.segmentation.training import train_segmenter as train_segmenter
     from medar.settings import load_yaml as load_yaml
@@ -87,11 +87,11 @@ _MODULES = {
     "medar.generator.training": ("train_generator",),
     "medar.recipes.configs": ("find_config",),
     "medar.segmentation.files": ("segment_files",),
-    "medar.segmentation.folder": ("load_segmenter",),
-    "medar.segmentation.network": ("Segmenter",),
+    "medar.segmentation.backbones": ("register_backbone",),
     "medar.segmentation.prediction": ("segment",),
     "medar.segmentation.pretext.settings": ("PretrainSettings",),
     "medar.segmentation.pretext.training": ("pretrain_backbone",),
+    "medar.segmentation.segmenter": ("Segmenter",),
     "medar.segmentation.settings": ("SegmentationSettings",),
     "medar.segmentation.training": ("train_segmenter",),
     "medar.settings": ("load_yaml",),

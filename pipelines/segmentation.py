@@ -21,9 +21,9 @@ from medar.evaluation.segmentation import evaluate_segmentation
 from medar.evaluation.segmentation.predictors import FilesPredictor
 from medar.recipes.configs import find_config
 from medar.recipes.settings import SegmentationRecipeSettings, load_recipe
-from medar.segmentation.cases import segment_cases
-from medar.segmentation.folder import load_segmenter
+from medar.segmentation.files import segment_cases
 from medar.segmentation.pretext.training import pretrain_backbone
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.training import train_segmenter
 from medar.settings import to_dict
 from medar.tokenizer.training import train_tokenizer
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             train_segmenter(training, data, folder, t, pretrained=pretrained)
 
         # 4. Segment the test split, each case on the grid of its file.
-        network, split = load_segmenter(folder), settings.evaluation.split
+        network, split = Segmenter.from_pretrained(folder, "auto"), settings.evaluation.split
         segment_cases(network, data, split, out / "label_maps", settings.prediction)
 
         # 5. Compare the label maps with the truth.

@@ -9,8 +9,8 @@ from medar.data.plan import Plan
 from medar.data.planning import check_values
 from medar.generator.settings import GeneratorSettings
 from medar.recipes.settings import SegmentationRecipeSettings, SynthesisSettings, load_recipe
-from medar.segmentation.network import Segmenter
 from medar.segmentation.pretext.settings import PretrainSettings
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict, load_yaml, to_dict
 from medar.tokenizer.settings import TokenizerSettings

@@ -155,17 +155,18 @@ def segmentation(
     from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
     from medar.evaluation.segmentation.worst import WorstCases
     from medar.report.artifacts import write_segmentation
-    from medar.segmentation.folder import load_segmenter
-    from medar.segmentation.prediction import prediction_settings
+    from medar.segmentation.segmenter import Segmenter
+    from medar.segmentation.sliding_window import PredictionSettings
 
     if not folders:
         raise MedarError("DATA is missing: medar evaluate segmentation MODEL [MODEL2 ...] DATA")
     check_folder(out)
     *models, data = folders
-    settings = prediction_settings(mirrors, overlap)
+    settings = PredictionSettings.from_options(mirrors, overlap)
     source = data if _is_prepared(data, dataset) else dataset.read(data)
     predictors: list[Predictor] = [
-        NetworkPredictor(load_segmenter(model, device), str(model), settings) for model in models
+        NetworkPredictor(Segmenter.from_pretrained(model, device), str(model), settings)
+        for model in models
     ]
     predictors += [FilesPredictor(folder) for folder in predictions or []]
     if out is not None:

@@ -173,12 +173,12 @@ def segmentation(
     from medar.recipes.segmentation import segmentation_recipe
     from medar.recipes.settings import SegmentationRecipeSettings, load_recipe
     from medar.records import LABEL_MAPS
-    from medar.segmentation.settings import share_of
+    from medar.segmentation.settings import parse_fraction
 
     file = find_config(config, "recipes")
     settings = load_recipe(SegmentationRecipeSettings, file, assignments(overrides))
     if labels is not None:
-        part = settings.segmentation.with_labels(share_of(labels))
+        part = settings.segmentation.with_label_fraction(parse_fraction(labels))
         settings = replace(settings, segmentation=part)
     settings = options.apply(settings, data)
     resolved, message = resolve_data(

@@ -48,10 +48,10 @@ def segment(
         Print one JSON object: out, labels (the files that were written), failed (reasons by path).
     """
     from medar.segmentation.files import check_output, segment_files
-    from medar.segmentation.folder import load_segmenter
-    from medar.segmentation.prediction import prediction_settings
+    from medar.segmentation.segmenter import Segmenter
+    from medar.segmentation.sliding_window import PredictionSettings
 
-    settings = prediction_settings(mirrors, overlap)
+    settings = PredictionSettings.from_options(mirrors, overlap)
     if len(places) < 3:
         given = " ".join(map(str, places)) or "nothing"
         raise MedarError(
@@ -60,7 +60,7 @@ def segment(
         )
     *models, volume, out = places
     check_output(volume, out)
-    networks = [load_segmenter(model, device) for model in models]
+    networks = [Segmenter.from_pretrained(model, device) for model in models]
     written: list[Path] = []
     failed: dict[str, str] = {}
     for source, made in segment_files(

@@ -123,12 +123,12 @@ def train(
     workers
         Processes that prepare data sets; default one a processor.
     """
-    from medar.segmentation.settings import SegmentationSettings, share_of
+    from medar.segmentation.settings import SegmentationSettings, parse_fraction
     from medar.segmentation.training import train_segmenter
 
-    share = None if labels is None else share_of(labels)
+    share = None if labels is None else parse_fraction(labels)
     settings = load_config(SegmentationSettings, config, "segmentation", overrides)
-    settings = settings.within(training.max_minutes).with_labels(share)
+    settings = settings.within(training.max_minutes).with_label_fraction(share)
     with training.tracker(out, "segmenter") as tracker:
         folder = prepared_folder(settings.plan, data, out, dataset, workers)
         if tracker is not None:

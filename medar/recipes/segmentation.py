@@ -148,10 +148,12 @@ def _train(settings: SegmentationRecipeSettings, context: StageContext) -> Facts
 
 def _predict(settings: SegmentationRecipeSettings, context: StageContext) -> Facts:
     """Segment the cases of the evaluated split, labelled or not, each on its own grid."""
-    from medar.segmentation.cases import segment_cases
-    from medar.segmentation.folder import load_segmenter
+    from medar.segmentation.files import segment_cases
+    from medar.segmentation.segmenter import Segmenter
 
-    model = load_segmenter(context.out / SEGMENTER, settings.segmentation.training.device)
+    model = Segmenter.from_pretrained(
+        context.out / SEGMENTER, settings.segmentation.training.device
+    )
     maps = segment_cases(
         model,
         context.out / PREPARED,
@@ -174,10 +176,12 @@ def _evaluate(
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor
     from medar.evaluation.segmentation.worst import WorstCases
-    from medar.segmentation.folder import load_segmenter
+    from medar.segmentation.segmenter import Segmenter
 
     log_prepared(context, "evaluation")
-    model = load_segmenter(context.out / SEGMENTER, settings.segmentation.training.device)
+    model = Segmenter.from_pretrained(
+        context.out / SEGMENTER, settings.segmentation.training.device
+    )
     network = NetworkPredictor(model, settings=settings.prediction)
     worst = WorstCases()
     report = evaluate_segmentation(

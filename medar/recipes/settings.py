@@ -12,9 +12,9 @@ from medar.data.planning import check_values
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY
 from medar.generator.settings import GeneratorSettings, SamplingSettings
-from medar.segmentation.prediction import PredictionSettings
 from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.settings import SegmentationSettings
+from medar.segmentation.sliding_window import PredictionSettings
 from medar.settings import (
     NonNegativeInt,
     PositiveFloat,

@@ -1,18 +1,21 @@
-"""Files through a segmentation network: a file, a DICOM series, or a folder of such.
+"""Segmentation of files: a volume file, a DICOM series, a folder of them, or a prepared data set.
 
-Beside each label map, `x.nii.gz`, lies `x.json`: the names of its labels, how much of each there
-is, what it was made from and by, and what about it is unlike the training volumes. On request
-`x_probabilities.nii.gz` too: the chances of all classes.
+Each label map `x.nii.gz` comes with `x.json`: names and volumes of the labels, the source file, the
+model's digest, and how the volume differs from the training volumes; and on request with
+`x_probabilities.nii.gz`, the probabilities of all classes.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from medar.data.reading import read_for_plan
+from medar.data.manifest import Split
+from medar.data.prepared import Prepared
+from medar.data.reading import read_for_plan, read_image, reading_for
 from medar.data.sources.files import (
     channel_of,
     find_volumes,
@@ -24,23 +27,16 @@ from medar.data.sources.files import (
 )
 from medar.errors import MedarError
 from medar.files import TEMPORARY, write_json
-from medar.segmentation.folder import model_digest
-from medar.segmentation.prediction import (
-    DEFAULT,
-    Models,
-    Prediction,
-    PredictionSettings,
-    ensemble,
-    predict,
-)
-from medar.segmentation.probabilities import restored_chances
+from medar.progress import track
+from medar.segmentation.prediction import Prediction, predict, restore_probabilities
+from medar.segmentation.sliding_window import DEFAULT, Models, PredictionSettings, as_ensemble
 from medar.volume import ReadOptions, Volume, description_of, write_channels, write_nifti
 
 ENDING = ".nii.gz"
-SAID = "medar segment"
-"""What the header of a label map says that it was made by."""
-CHANCES = "_probabilities"
-"""What the name of a label map's file of chances ends with."""
+DESCRIPTION = "medar segment"
+"""The description in the header of label maps, by which they are recognised."""
+PROBABILITIES = "_probabilities"
+"""Suffix of files of probabilities."""
 
 
 def is_folder_of_volumes(path: Path) -> bool:
@@ -49,20 +45,20 @@ def is_folder_of_volumes(path: Path) -> bool:
 
 
 def check_output(path: Path, out: Path) -> None:
-    """Refuse an OUT that cannot hold what is made of a path, before any work is done.
+    """Check that `out` can hold the label maps of `path`, before any work is done.
 
     Raises:
-        MedarError: a folder's label maps need a folder, a file's a NIfTI file; or OUT holds what
-            is to be segmented.
+        MedarError: a folder needs an output folder, a file a NIfTI file; or `out` contains the
+            input.
     """
     ending = out.name.lower().endswith((".nii", ".nii.gz"))
     if is_folder_of_volumes(path):
         if ending or (out.exists() and not out.is_dir()):
             raise MedarError(
-                f"{out}: {path} is a folder, so its label maps need one; name a folder"
+                f"{out}: {path} is a folder, so that the label maps need a folder; name one"
             )
         if path.resolve().is_relative_to(out.resolve()):
-            raise MedarError(f"{out}: holds {path}, which is to be segmented; name another folder")
+            raise MedarError(f"{out}: contains the input {path}; name another folder")
     elif not ending:
         raise MedarError(f"{out}: label maps are written as .nii or .nii.gz")
     else:
@@ -70,15 +66,15 @@ def check_output(path: Path, out: Path) -> None:
 
 
 def check_target(target: Path) -> None:
-    """Refuse to replace a file that is no label map of this module's, such as a second image.
+    """Check that a file to be written does not exist, or is a label map of `medar segment`.
 
     Raises:
-        MedarError: it is there, and something else.
+        MedarError: it is another file, such as an image.
     """
-    if target.exists() and description_of(target) != SAID:
+    if target.exists() and description_of(target) != DESCRIPTION:
         raise MedarError(
-            f"{target}: is there, and no label map of medar segment's; name another place, or "
-            "delete it"
+            f"{target}: exists and was not written by medar segment; name another file, or delete "
+            "it"
         )
 
 
@@ -92,33 +88,33 @@ def segment_files(
     modality: str | None = None,
     probabilities: bool = False,
 ) -> Iterator[tuple[str, Path | MedarError]]:
-    """Segment a file or every volume of a folder, one after the other.
+    """Segment a file, or every volume of a folder.
 
     Args:
-        model: in evaluation mode; of several networks, the mean of their chances.
-        path: a volume file, the folder of a DICOM series, or a folder of such, at any depth. A
-            network of several channels takes files ID_0000, ID_0001, ..., as many as it has, for
-            those of one volume, in the order of its plan; any other file must hold all of them.
-        out: a file, .nii or .nii.gz; for a folder of volumes a folder.
-        settings: how.
-        options: what files leave open, where the model's plan does not say it.
-        modality: what the volumes are, where the files do not say and the plan has several rules.
-        probabilities: write the chances of all classes too.
+        model: a network or an ensemble, in evaluation mode.
+        path: a volume file, the folder of a DICOM series, or a folder of these at any depth. For a
+            network with several channels, the files ID_0000, ID_0001, ... are the channels of one
+            volume, in the order of the plan; any other file must hold all channels.
+        out: a file, .nii or .nii.gz; for a folder of volumes, a folder.
+        settings: of prediction.
+        options: reading options that differ from the plan's.
+        modality: of the volumes, where the files do not state it and the plan has several rules.
+        probabilities: write the probabilities of all classes too.
 
     Yields:
-        A volume's path and the label map that was written, or, in a folder, why there is none.
+        A volume's path, and the label map that was written or, within a folder, the error.
 
     Raises:
-        MedarError: what `check_output` refuses; no volume in a folder; networks of different
-            plans; a single file that cannot be read or segmented.
+        MedarError: see `check_output`; a folder without volumes; networks with different plans; a
+            single file that cannot be read or segmented.
 
     Warns:
         RangeWarning: see `predict`.
     """
     path, out = Path(path), Path(out)
     check_output(path, out)
-    models = ensemble(model)
-    digest = digest_of(models)
+    models = as_ensemble(model)
+    digest = ensemble_digest(models)
     plan, several = models[0].plan, is_folder_of_volumes(path)
     channels = len(plan.channels) or 1
     if several:
@@ -132,7 +128,9 @@ def segment_files(
         try:
             check_target(target)
             volume = read_for_plan(plan, files, options, modality)
-            leave(target, models, volume, digest, settings, probabilities=probabilities)
+            write_segmentation(
+                target, models, volume, digest, settings, probabilities=probabilities
+            )
         except MedarError as error:
             if not several:
                 raise
@@ -141,7 +139,7 @@ def segment_files(
         yield str(source), target
 
 
-def leave(
+def write_segmentation(
     target: Path,
     models: Models,
     volume: Volume,
@@ -150,37 +148,75 @@ def leave(
     *,
     probabilities: bool = False,
 ) -> None:
-    """Segment a volume and write its label map, with its JSON beside it.
+    """Segment a volume and write its label map and the JSON file beside it.
 
     Args:
         target: .nii or .nii.gz.
         models: see `segment_files`.
         volume: as read from a file.
-        digest: of the networks, for the JSON.
-        settings: how.
-        probabilities: write the chances of all classes too.
+        digest: of the networks, for the JSON file.
+        settings: of prediction.
+        probabilities: write the probabilities of all classes too.
 
     Raises:
-        MedarError: it cannot be segmented, or not be written.
+        MedarError: it cannot be segmented or written.
     """
     if probabilities:
-        made = _with_chances(models, volume, target, settings)
+        made = _write_probabilities(models, volume, target, settings)
     else:
         made = predict(models, volume, settings)
-    write_nifti(target, made.label, grid="source", description=SAID)
-    about = {**_about(ensemble(models)[0].plan.labels, volume, made), "model": digest}
+    write_nifti(target, made.label, grid="source", description=DESCRIPTION)
+    about = {**_summary(as_ensemble(models)[0].plan.labels, volume, made), "model": digest}
     write_json(_beside(target, ".json"), about)
 
 
-def digest_of(models: Models) -> str:
-    """The digest of a network, or those of several."""
-    return "+".join(map(model_digest, ensemble(models)))
+def segment_cases(
+    model: Models,
+    data: str | Path,
+    split: Split,
+    out: str | Path,
+    settings: PredictionSettings = DEFAULT,
+) -> list[Path]:
+    """Segment every case of a split, labelled or not, from its own files and on their grid.
+
+    Args:
+        model: a network or an ensemble, in evaluation mode.
+        data: a prepared data set, which records the cases' files.
+        split: the cases.
+        out: a folder; CASE.nii.gz and CASE.json are written there.
+        settings: of prediction.
+
+    Returns:
+        The label maps.
+
+    Raises:
+        MedarError: the split is empty, or a file cannot be read or segmented.
+    """
+    models = as_ensemble(model)
+    plan, digest = models[0].plan, ensemble_digest(models)
+    manifest = Prepared(data).manifest()
+    reading, cases = reading_for(manifest, plan.reading), manifest.select(split)
+    if not cases:
+        raise MedarError(f"{data}: no case in the split {split!r} to segment")
+    written = []
+    for case in track(cases, total=len(cases), label="segment"):
+        image = read_image(case, reading)
+        image = replace(image, modality=image.modality or plan.sole_modality)
+        target = Path(out) / f"{case.id}{ENDING}"
+        write_segmentation(target, models, image, digest, settings)
+        written.append(target)
+    return written
 
 
-def _with_chances(
+def ensemble_digest(models: Models) -> str:
+    """The digest of a network; of an ensemble, all of them joined by +."""
+    return "+".join(model.digest for model in as_ensemble(models))
+
+
+def _write_probabilities(
     models: Models, volume: Volume, target: Path, settings: PredictionSettings
 ) -> Prediction:
-    """Segment a volume and write the chances beside the label map, by way of a file there."""
+    """Segment a volume and write its probabilities, by way of a temporary file beside them."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(dir=target.parent, prefix=TEMPORARY)
@@ -188,19 +224,19 @@ def _with_chances(
         raise MedarError(f"{target}: cannot be written ({error.strerror})") from error
     with folder as scratch:
         made = predict(models, volume, settings, scratch=Path(scratch))
-        assert made.chances is not None
-        channels = restored_chances(made.chances, made.trace)
-        beside = _beside(target, f"{CHANCES}{split_ending(target.name)[1]}")
-        write_channels(beside, channels, len(made.chances), volume, description=SAID)
+        assert made.probabilities is not None
+        channels = restore_probabilities(made.probabilities, made.trace)
+        beside = _beside(target, f"{PROBABILITIES}{split_ending(target.name)[1]}")
+        write_channels(beside, channels, len(made.probabilities), volume, description=DESCRIPTION)
     return made
 
 
 def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]]:
-    """The files of every volume below a folder, and its label map's."""
-    found = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
-    if not found:
+    """The files of each volume below a folder, and the path of its label map."""
+    files = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
+    if not files:
         raise MedarError(f"{path}: no volume found; a volume file or a folder of them is needed")
-    volumes = _volumes(found, channels)
+    volumes = _volumes(files, channels)
     stems = [stem_of(name, path) for name, _ in volumes]
     ids = ids_for(stems)
     if len(set(stems)) < len(stems):
@@ -212,10 +248,10 @@ def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]
     ]
 
 
-def _volumes(found: Sequence[Path], channels: int) -> list[tuple[Path, list[Path]]]:
-    """Each volume's name and files: its channels', named without their numbers, or the one file."""
+def _volumes(paths: Sequence[Path], channels: int) -> list[tuple[Path, list[Path]]]:
+    """Name and files of each volume; channels share the name without their numbers."""
     numbered: dict[Path, dict[int, Path]] = {}
-    for path in found:
+    for path in paths:
         if channels > 1 and (of := channel_of(path)):
             numbered.setdefault(of[0], {})[of[1]] = path
     several = {
@@ -224,15 +260,15 @@ def _volumes(found: Sequence[Path], channels: int) -> list[tuple[Path, list[Path
         if set(files) == set(range(channels))
     }
     taken = {path for files in several.values() for path in files}
-    return [*several.items(), *((path, [path]) for path in found if path not in taken)]
+    return [*several.items(), *((path, [path]) for path in paths if path not in taken)]
 
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(f"{split_ending(target.name)[0]}{ending}")
 
 
-def _about(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str, Any]:
-    """What the JSON beside a label map says, save by which networks."""
+def _summary(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str, Any]:
+    """The content of the JSON file beside a label map, without the networks' digest."""
     label = made.label
     values, counts = np.unique(label.array, return_counts=True)
     voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
@@ -245,5 +281,7 @@ def _about(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str,
             name: round(voxels.get(value, 0) * millilitres, 3) for value, name in names.items()
         },
         "notes": [*geometry, *made.notes],
-        **({} if made.chances is None else {"probabilities": ["background", *names.values()]}),
+        **(
+            {} if made.probabilities is None else {"probabilities": ["background", *names.values()]}
+        ),
     }

@@ -1,50 +1,113 @@
-"""`SegmentationTask`: what the training loop needs to train a segmentation network.
+"""`SegmentationTask`: training of a segmentation network, with optional deep supervision.
 
-    volume -> Segmenter -> logits   against cross-entropy and Dice, over what was annotated
+    volume -> Segmenter -> logits   against cross-entropy and Dice, over the annotated labels
 
-B batch, C channels, X Y Z voxels, K labels (the background not counted).
+B batch, C channels, X Y Z voxels, K labels (without the background).
 """
 
 from collections.abc import Iterator
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
-from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.data.loading import UNKNOWN, Item, PreparedDataset, make_loader, set_epoch
+from medar.errors import MedarError
 from medar.losses import label_losses, to_classes
-from medar.segmentation.data import AnnotatedDataset, annotated_places
-from medar.segmentation.folder import save_segmenter
-from medar.segmentation.network import Segmenter
-from medar.segmentation.overlap import DiceMeter
-from medar.segmentation.prediction import PredictionSettings, classes_of
+from medar.segmentation.data import AnnotatedDataset, MixedDataset, annotated_indices
+from medar.segmentation.dice import DiceMeter
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings
-from medar.segmentation.supervision import DeepSupervision, Level
-from medar.segmentation.synthetic import MixedDataset
+from medar.segmentation.sliding_window import PredictionSettings, predict_classes
 from medar.settings import to_dict
 from medar.training.distributed import current_ranks
 from medar.training.task import ParameterGroup, Task, weight_decay_groups
 
-QUICK = PredictionSettings(mirrors=())
+VALIDATION = PredictionSettings(mirrors=())
 """How validation cases are segmented."""
+
+
+class Level(NamedTuple):
+    """Logits and targets of one level of the decoder."""
+
+    weight: float
+    logits: Tensor
+    """(B, K + 1, X, Y, Z), background first."""
+    classes: Tensor
+    """(B, 1, X, Y, Z), 0 the background, -1 unknown."""
+
+
+class DeepSupervision(nn.Module):
+    """Heads for the coarser levels of a network's decoder, as in nnU-Net (arXiv 1809.10486).
+
+    Each level has half the weight of the next finer one; the weights sum to 1. The heads are only
+    used in training and are not part of the model.
+
+    Args:
+        model: the network.
+        levels: number of levels besides the finest.
+
+    Raises:
+        MedarError: the decoder has fewer levels.
+    """
+
+    def __init__(self, model: Segmenter, levels: int) -> None:
+        super().__init__()
+        backbone = model.backbone
+        most = len(backbone.channels) - 2
+        if levels > most:
+            raise MedarError(
+                f"loss.deep_supervision_levels must be at most {most}, the coarser levels of the "
+                f"decoder of this {model.settings.kind}; got {levels}"
+            )
+        self.steps = backbone.steps[: levels + 1]
+        self.heads = nn.ModuleList(
+            nn.Conv3d(width, len(model.plan.labels) + 1, kernel_size=1)
+            for width in backbone.channels[1 : levels + 1]
+        )
+        weights = [0.5**level for level in range(levels + 1)]
+        self.weights = [weight / sum(weights) for weight in weights]
+
+    def forward(self, model: Segmenter, volumes: Tensor, classes: Tensor) -> list[Level]:
+        """Volumes (B, C, X, Y, Z) and classes (B, 1, X, Y, Z) to levels, finest first.
+
+        Where the backbone pads volumes, the classes are padded with unknown. A site of a coarser
+        level has the class of the voxel at its centre.
+        """
+        backbone = model.backbone
+        levels = backbone.decode_levels(backbone.features(backbone.padded(volumes)))
+        sides = zip(reversed(classes.shape[2:]), reversed(backbone.multiple), strict=True)
+        padded = pad(classes, [end for n, m in sides for end in (0, -n % m)], value=UNKNOWN)
+        return [
+            Level(weight, head(level), padded[:, :, x // 2 :: x, y // 2 :: y, z // 2 :: z])
+            for weight, head, level, (x, y, z) in zip(
+                self.weights,
+                (model.head, *self.heads),
+                levels[: len(self.steps)],
+                self.steps,
+                strict=True,
+            )
+        ]
 
 
 class SegmentationTask(Task[Item]):
     """Train a segmentation network on annotated cases.
 
     Args:
-        model: in training mode, with its pretrained weights if it has any.
-        train: the cases to learn from.
-        validation: the cases that decide which weights are the best.
-        settings: losses, data and transfer are used.
-        origin: where the pretrained weights came from, for comparison when a run goes on.
-        deep: heads of the coarser levels, if these are supervised.
+        model: in training mode, with pretrained weights if any.
+        train: the training cases.
+        validation: the cases that select the best weights.
+        settings: uses losses, data and transfer.
+        origin: hash of the pretrained weights, which a resumed run must share; "none" without.
+        deep: heads of the coarser levels, for deep supervision.
 
     Raises:
-        MedarError: processes cannot share the batch, or there is no case to validate with.
+        MedarError: the batch size is not divisible by the processes, or there is no validation
+            case.
     """
 
     metric = "dice"
@@ -63,7 +126,7 @@ class SegmentationTask(Task[Item]):
         self.train, self.validation, self.settings = train, validation, settings
         self.origin, self.deep = origin, deep
         self.labels = train.plan.labels
-        self._looked_at = annotated_places(validation, settings.data.validation)
+        self._validation_indices = annotated_indices(validation, settings.data.validation)
         ranks = current_ranks()
         self._loader = make_loader(
             train,
@@ -74,14 +137,15 @@ class SegmentationTask(Task[Item]):
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
-        """An epoch's batches from number `start` on."""
+        """The batches of an epoch from number `start` on."""
         set_epoch(self._loader, epoch)
         return islice(iter(self._loader), start, None)
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Weighted cross-entropy and 1 - Dice, over what each case was annotated for.
+        """Weighted cross-entropy and 1 - Dice over the labels that each case was annotated for.
 
-        With deep supervision the loss is that of all levels, its two parts are the finest's.
+        With deep supervision the loss sums over all levels; its two logged parts are the finest
+        level's.
         """
         image, classes = batch["image"], to_classes(batch["label"], list(self.labels))
         if self.deep is None:
@@ -104,29 +168,30 @@ class SegmentationTask(Task[Item]):
         return {} if self.deep is None else {"deep_supervision": self.deep}
 
     def evaluate(self) -> dict[str, float]:
-        """`dice`, the mean over labels, and that of each label; NaN where no case holds any.
+        """`dice`, the mean over labels, and `dice_NAME` of each label.
 
-        Each label's is the mean over the cases that were annotated for it and hold it.
+        A label's Dice is the mean over the cases that were annotated for it and contain it; a label
+        without such a case is left out, and `dice` is NaN if all are.
         """
         meter, values = DiceMeter(list(self.labels.values())), list(self.labels)
-        for place in self._looked_at:
-            case = self.validation.prepared[place]
+        for index in self._validation_indices:
+            case = self.validation.prepared[index]
             image = torch.from_numpy(self.validation.prepared.image(case))
-            truth = to_classes(self.validation.label(case)[None], values)
+            reference = to_classes(self.validation.label(case)[None], values)
             annotated = torch.tensor([[value in case.annotated for value in values]])
-            meter.compare(classes_of(self.model, image, QUICK)[None], truth, annotated)
-        found = {name: value for name, value in meter.result().items() if value is not None}
-        mean = sum(found.values()) / len(found) if found else nan
-        return {"dice": mean, **{f"dice_{name}": value for name, value in found.items()}}
+            predicted = predict_classes(self.model, image, VALIDATION)
+            meter.compare(predicted[None], reference, annotated)
+        scores = {name: value for name, value in meter.result().items() if value is not None}
+        mean = sum(scores.values()) / len(scores) if scores else nan
+        return {"dice": mean, **{f"dice_{name}": value for name, value in scores.items()}}
 
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
-        """Stage by stage, each with its share of the learning rate; without what is frozen."""
+        """Groups per stage, each with its factor of the learning rate; frozen weights left out."""
         stages = [*self.model.backbone.stage_parameters(), list(self.model.head.parameters())]
-        decay = self.settings.transfer.decay
         groups: list[ParameterGroup] = []
         for above, stage in enumerate(reversed(stages)):
             trained = [p for p in stage if p.requires_grad]
-            factor = decay**above
+            factor = self.settings.transfer.layer_decay**above
             groups += [
                 {"params": [p for p in trained if p.ndim > 1], "factor": factor},
                 {
@@ -141,10 +206,10 @@ class SegmentationTask(Task[Item]):
         }
 
     def describe(self) -> dict[str, Any]:
-        """The network, the data and what was taken over."""
+        """Network, data and pretrained weights: what a resumed run must share."""
         data = to_dict(self.settings.data)
         if self.settings.data.synthetic is not None:
-            data["synthetic"] = self.settings.data.synthetic.share
+            data["synthetic"] = self.settings.data.synthetic.fraction
         free = ("workers", "validation")
         return {
             "backbone": to_dict(self.settings.backbone),
@@ -161,5 +226,5 @@ class SegmentationTask(Task[Item]):
         }
 
     def save_model(self, folder: Path) -> None:
-        """The network's folder."""
-        save_segmenter(folder, self.model)
+        """Write the network's folder."""
+        self.model.save_pretrained(folder)

@@ -23,9 +23,8 @@ from medar.errors import MedarError
 from medar.files import read_json
 from medar.generator.settings import SamplingSettings
 from medar.segmentation.files import segment_files
-from medar.segmentation.folder import load_segmenter
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import prediction_settings
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import PredictionSettings
 from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
@@ -152,7 +151,7 @@ def load_endpoint(folder: str | Path) -> Endpoint:
     if kind == "tokenizer":
         return TokenizerEndpoint(Tokenizer.from_pretrained(folder, "auto"))
     if kind == "segmenter":
-        return SegmenterEndpoint(load_segmenter(folder))
+        return SegmenterEndpoint(Segmenter.from_pretrained(folder, "auto"))
     return GeneratorEndpoint(Synthesizer.from_pretrained(folder))
 
 
@@ -249,7 +248,7 @@ class SegmenterEndpoint:
             MedarError: not a volume, or one that the plan has no intensity rule for.
         """
         request_ = from_dict(SegmenterRequest, _plain(request), "request")
-        settings = prediction_settings(request_.mirrors)
+        settings = PredictionSettings.from_options(request_.mirrors)
         with _scratch() as scratch:
             path, made = _file(scratch, "volume", request_.volume), scratch / "label.nii.gz"
             list(segment_files(self._model, path, made, settings, modality=request_.modality))

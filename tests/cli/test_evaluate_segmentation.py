@@ -11,8 +11,7 @@ import torch
 
 from medar.data.plan import IntensityRule, Plan
 from medar.segmentation.backbones import BackboneSettings
-from medar.segmentation.folder import save_segmenter
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 
 Medar = Callable[..., Any]
 
@@ -27,7 +26,7 @@ def model(tmp_path: Path) -> Path:
         intensity={"other": IntensityRule(kind="percentiles", low=1.0, high=99.0)},
         labels={1: "left", 2: "right"},
     )  # fmt: skip
-    save_segmenter(tmp_path / "run" / "model", Segmenter(BackboneSettings(width=4), plan))
+    Segmenter(BackboneSettings(width=4), plan).save_pretrained(tmp_path / "run" / "model")
     return tmp_path / "run"
 
 

@@ -64,8 +64,8 @@ def test_a_data_set_is_prepared_and_trained_on(
     assert found["step"] == 3
     assert "dice" in found["metrics"]
     told = yaml.safe_load((out / "config.yaml").read_text())
-    assert (told["task"]["data"]["labels"], told["task"]["data"]["subjects"]) == (0.5, 1)
-    words = (out / "prepared", tmp_path / "next", "--pretrained", out, "transfer.decay=0.7")
+    assert (told["task"]["data"]["label_fraction"], told["task"]["data"]["subjects"]) == (0.5, 1)
+    words = (out / "prepared", tmp_path / "next", "--pretrained", out, "transfer.layer_decay=0.7")
     again = train(medar, config, *words)
     assert again.code == 0, again.err
     told = yaml.safe_load((tmp_path / "next" / "config.yaml").read_text())
@@ -75,11 +75,11 @@ def test_a_data_set_is_prepared_and_trained_on(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--labels", "10"], "labels 10: a share"),
+        (["--labels", "10"], "labels must be a fraction of the subjects"),
         (["--pretrained", "nowhere"], "nowhere: no model"),
-        (["backbone.kind=unet"], "backbone.kind"),
+        (["backbone.kind=unet"], "unknown backbone 'unet'"),
         (["backbone.widht=8"], "did you mean 'width'"),
-        (["transfer.frozen=true"], "transfer.frozen true"),
+        (["transfer.frozen=true"], "transfer.frozen is true"),
         (["data.augmentation.flips=[w]"], "flips"),
         (["--max-minutes", "0"], "minutes 0"),
     ],
@@ -127,11 +127,11 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
     ("volume", "out", "more", "said"),
     [
         ("images/c0.nii.gz", "made.mha", [], "written as .nii or .nii.gz"),
-        ("images", "made.nii.gz", [], "name a folder"),
-        ("images/c0.nii.gz", "data/images/c0.nii.gz", [], "name another place"),
+        ("images", "made.nii.gz", [], "need a folder"),
+        ("images/c0.nii.gz", "data/images/c0.nii.gz", [], "name another file"),
         ("images/none.nii", "made.nii", [], "none.nii"),
         ("images/c0.nii.gz", "made.nii", ["--mirrors", "w"], "letters xyz"),
-        ("images/c0.nii.gz", "made.nii", ["--overlap", "1"], "overlap 1.0"),
+        ("images/c0.nii.gz", "made.nii", ["--overlap", "1"], "overlap must be less than 1"),
     ],
 )
 def test_wrong_calls_of_segment(
@@ -148,13 +148,13 @@ def test_nothing_but_label_maps_of_its_own_is_replaced(
     images = split / "images"
     before = {path: path.read_bytes() for path in images.iterdir()}
     said = medar("segment", model, images / "c0.nii.gz", images / "c1.nii.gz")
-    assert "c1.nii.gz: is there, and no label map" in said.refusal
+    assert "c1.nii.gz: exists and was not written by medar segment" in said.refusal
     said = medar("segment", model, images, split)
-    assert "is to be segmented" in said.refusal
+    assert "contains the input" in said.refusal
     shutil.copytree(images, tmp_path / "others")
     said = medar("segment", model, images, tmp_path / "others")
     assert (said.code, said.out) == (1, "")
-    assert said.err.count("is there, and no label map") == len(before)
+    assert said.err.count("exists and was not written by") == len(before)
     for _ in range(2):
         assert medar("segment", model, images / "c0.nii.gz", tmp_path / "own.nii.gz").code == 0
     assert {path: path.read_bytes() for path in images.iterdir()} == before

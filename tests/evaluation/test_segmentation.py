@@ -23,7 +23,7 @@ from medar.files import read_json
 from medar.report.artifacts import write_segmentation
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.files import segment_files
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 from medar.volume import Volume, write_nifti
 
 

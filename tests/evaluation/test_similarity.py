@@ -9,7 +9,7 @@ from small_volumes import smooth
 
 from medar.evaluation import similarity
 from medar.evaluation.similarity import FidelityMeter, MsSsim, pairwise_ms_ssim, ssim
-from medar.segmentation.overlap import DiceMeter
+from medar.segmentation.dice import DiceMeter
 from medar.tokenizer.validation import psnr
 
 

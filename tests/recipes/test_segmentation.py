@@ -211,7 +211,7 @@ def test_memory_and_pace_of_prediction_change_nothing(workspace: Path) -> None:
         return [one.settings for one in segmentation_stages(settings, workspace)]
 
     before = settings_with()
-    words = ("prediction.budget=1", "prediction.batch_size=2", "segmentation.data.workers=2")
+    words = ("prediction.memory_gib=1", "prediction.batch_size=2", "segmentation.data.workers=2")
     assert settings_with(*words) == before
     changed = settings_with("prediction.mirrors=[x]")
     pairs = zip(NAMES, before, changed, strict=True)

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from medar.data.plan import IntensityRule, Plan
 from medar.segmentation.backbones import BackboneSettings
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict
 

@@ -21,8 +21,7 @@ from medar.segmentation.backbones import (
     make_backbone,
 )
 from medar.segmentation.backbones.base import halvings, kernels
-from medar.segmentation.folder import load_segmenter, save_segmenter
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 
 SMALL_TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
 SETTINGS = {
@@ -230,12 +229,12 @@ def test_a_users_own_backbone_is_saved_with_its_import_path_and_loads_again(
     import_module("own_backbones")
     settings = BackboneSettings(kind="single_convolution", width=3, options={"kernel_size": 5})
     model = Segmenter(settings, make_plan()).eval()
-    save_segmenter(tmp_path / "model", model)
+    model.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert config["backbone_class"] == "own_backbones:SingleConvolution"
+    assert config["imports"]["backbone"] == "own_backbones:SingleConvolution"
     monkeypatch.setattr(BACKBONES, "_registered", {})
     monkeypatch.delitem(sys.modules, "own_backbones")
-    again = load_segmenter(tmp_path / "model", "cpu")
+    again = Segmenter.from_pretrained(tmp_path / "model", "cpu")
     assert type(again.backbone).__name__ == "SingleConvolution"
     images = volume(make_plan())
     assert torch.equal(again(images), model(images))
@@ -244,4 +243,4 @@ def test_a_users_own_backbone_is_saved_with_its_import_path_and_loads_again(
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     (tmp_path / "own_backbones.py").unlink()
     with pytest.raises(MedarError, match="own_backbones:SingleConvolution cannot be imported"):
-        load_segmenter(tmp_path / "model", "cpu")
+        Segmenter.from_pretrained(tmp_path / "model", "cpu")

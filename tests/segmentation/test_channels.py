@@ -10,8 +10,8 @@ from small_segmenters import make_plan, make_segmenter, smooth
 from medar.data.plan import IntensityRule
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import PredictionSettings
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import PredictionSettings
 
 RULE = IntensityRule(kind="window", low=-1.0, high=1.0)
 PLAIN = PredictionSettings(mirrors=())

@@ -7,12 +7,12 @@ import torch
 
 from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
-from medar.segmentation.data import AnnotatedDataset, annotated_places, fold_splits
-from medar.segmentation.settings import DataSettings, share_of
+from medar.segmentation.data import AnnotatedDataset, annotated_indices, fold_splits
+from medar.segmentation.settings import DataSettings, parse_fraction
 
 
 def subjects(folder: Path, share: float, seed: int = 0) -> list[str]:
-    return AnnotatedDataset(folder, DataSettings(labels=share, labels_seed=seed)).subjects
+    return AnnotatedDataset(folder, DataSettings(label_fraction=share, label_seed=seed)).subjects
 
 
 def test_shares_are_nested(prepared: Path) -> None:
@@ -25,16 +25,16 @@ def test_shares_are_nested(prepared: Path) -> None:
 
 def test_a_subject_comes_with_all_its_cases(prepared: Path) -> None:
     for seed in range(9):
-        data = AnnotatedDataset(prepared, DataSettings(labels=0.25, labels_seed=seed))
-        ids = [data.base.prepared[place].id for place in data.places]
+        data = AnnotatedDataset(prepared, DataSettings(label_fraction=0.25, label_seed=seed))
+        ids = [data.base.prepared[place].id for place in data.indices]
         assert ids == (["c0", "c1"] if data.subjects == ["s1"] else [f"c{data.subjects[0][1:]}"])
-        assert {int(data[item]["index"]) for item in range(len(data))} == set(data.places)
+        assert {int(data[item]["index"]) for item in range(len(data))} == set(data.indices)
 
 
 def test_an_epoch_is_as_long_whatever_the_share(prepared: Path) -> None:
-    few = AnnotatedDataset(prepared, DataSettings(labels=0.25, labels_seed=1), seed=3)
+    few = AnnotatedDataset(prepared, DataSettings(label_fraction=0.25, label_seed=1), seed=3)
     assert len(few) == len(AnnotatedDataset(prepared, DataSettings())) == 5
-    first, again = few[0]["image"], few[len(few.places)]["image"]
+    first, again = few[0]["image"], few[len(few.indices)]["image"]
     assert not torch.equal(first, again), "the same case, augmented otherwise"
     assert torch.equal(first, few[0]["image"])
     assert few.digest != AnnotatedDataset(prepared, DataSettings()).digest
@@ -62,31 +62,31 @@ def test_folds_share_out_the_annotated_subjects(prepared: Path) -> None:
 
 
 def test_folds_that_cannot_be_are_refused(prepared: Path) -> None:
-    with pytest.raises(MedarError, match="has 6 annotated subjects in train and val"):
+    with pytest.raises(MedarError, match="folds must be at most 6"):
         fold_splits(prepared, DataSettings(fold=0, folds=7))
-    with pytest.raises(MedarError, match="fold 5: a number from 0 to 4 is needed"):
+    with pytest.raises(MedarError, match="fold must be at most folds - 1 = 4, got 5"):
         DataSettings(fold=5)
-    with pytest.raises(MedarError, match="folds 1: a number from 2"):
+    with pytest.raises(MedarError, match="folds must be at least 2, got 1"):
         DataSettings(folds=1)
 
 
 def test_validation_cases_are_spread(prepared: Path) -> None:
     train = PreparedDataset(prepared, split="train")
-    assert annotated_places(train, 9) == [0, 1, 2, 3, 4]
-    assert annotated_places(train, 2) == [0, 2]
+    assert annotated_indices(train, 9) == [0, 1, 2, 3, 4]
+    assert annotated_indices(train, 2) == [0, 2]
 
 
 def test_data_without_labels_are_refused(unlabelled: Path) -> None:
     with pytest.raises(MedarError, match="no annotated case in the split 'train'"):
         AnnotatedDataset(unlabelled, DataSettings())
     with pytest.raises(MedarError, match="no annotated case to validate with"):
-        annotated_places(PreparedDataset(unlabelled, split="val"), 4)
+        annotated_indices(PreparedDataset(unlabelled, split="val"), 4)
 
 
 def test_shares_as_they_are_typed() -> None:
-    assert [share_of(text) for text in ("10%", "10 %", "0.1", ".1", "100%", "1", "2.5%")] == [
+    assert [parse_fraction(text) for text in ("10%", "10 %", "0.1", ".1", "100%", "1", "2.5%")] == [
         0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.025,
     ]  # fmt: skip
     for text in ("10", "0", "0%", "101%", "-5%", "many", ""):
-        with pytest.raises(MedarError, match="a share of the subjects"):
-            share_of(text)
+        with pytest.raises(MedarError, match="a fraction of the subjects"):
+            parse_fraction(text)

@@ -14,18 +14,15 @@ from small_segmenters import make_plan, make_segmenter, make_settings, smooth
 from medar.data.prepared import Prepared
 from medar.errors import MedarError, RangeWarning
 from medar.segmentation.files import segment_files
-from medar.segmentation.folder import load_segmenter, save_segmenter
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import (
+from medar.segmentation.prediction import predict, predict_probabilities, segment
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import (
     PredictionSettings,
-    chances_of,
-    classes_of,
-    predict,
-    segment,
+    predict_classes,
+    predict_slabs,
 )
-from medar.segmentation.probabilities import probabilities
-from medar.segmentation.ranges import Ranges, outside, ranges_of
 from medar.segmentation.training import make_task
+from medar.segmentation.training_range import TrainingRange, out_of_range
 from medar.volume import Volume, read_volume, write_nifti
 
 PLAIN = PredictionSettings(mirrors=())
@@ -34,7 +31,7 @@ AFFINE = np.array([[-1.0, 0, 0, 4], [0, 0, 1.5, 5], [0, 1.2, 0, 6], [0, 0, 0, 1]
 
 def chances_by(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
     image = torch.from_numpy(smooth(*sides))[None]
-    [(_, chances)] = chances_of(models, image, PLAIN)
+    [(_, chances)] = predict_slabs(models, image, PLAIN)
     return chances[0].numpy()
 
 
@@ -70,7 +67,7 @@ def test_networks_of_other_plans_are_refused(changes: dict[str, object], said: s
     with pytest.raises(MedarError, match=said):
         chances_by(make_segmenter(), other)
     with pytest.raises(MedarError, match="no network"):
-        classes_of([], torch.zeros(1, 16, 12, 8))
+        predict_classes([], torch.zeros(1, 16, 12, 8))
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
@@ -95,7 +92,7 @@ def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Pat
         made.name, "c.json", f"c_probabilities{ending}"
     }  # fmt: skip
     volume = read_volume(tmp_path / "c.nii", modality="CT")
-    whole = probabilities(model, volume, PLAIN)
+    whole = predict_probabilities(model, volume, PLAIN)
     read = read_volume(out.parent / f"c_probabilities{ending}", channels=True)
     np.testing.assert_allclose(read.array, whole.array, atol=1e-6)
     assert np.array_equal(segment(model, volume, PLAIN).array, read_volume(made, labels=True).array)
@@ -104,16 +101,16 @@ def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Pat
 def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
     model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
     volume = Volume.from_array(1000 * smooth(61, 9, 8), np.eye(4), modality="CT")
-    whole = probabilities(model, volume, PLAIN).array
-    small = PredictionSettings(mirrors=(), budget=2e-5)
+    whole = predict_probabilities(model, volume, PLAIN).array
+    small = PredictionSettings(mirrors=(), memory_gib=2e-5)
     made = predict(model, volume, small, scratch=tmp_path)
-    np.testing.assert_allclose(made.chances, whole, atol=1e-6)
+    np.testing.assert_allclose(made.probabilities, whole, atol=1e-6)
 
 
 def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
     model = make_segmenter()
     volume = Volume.from_array(1000 * smooth(16, 12, 8), np.eye(4), modality="CT")
-    chances = probabilities(model, volume, PLAIN).array
+    chances = predict_probabilities(model, volume, PLAIN).array
     label = segment(model, volume, PLAIN).array[0]
     assert np.array_equal(np.array([0, 3, 7])[chances.argmax(0)], label)
     np.testing.assert_allclose(chances, chances_by(model), atol=1e-6)
@@ -128,12 +125,12 @@ def test_label_maps_and_chances_reach_the_volumes_border(spacing: float) -> None
         model.head.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
     volume = Volume.from_array(1000 * smooth(16, 10, 13), np.diag([1, 0.7, 1.3, 1]), modality="CT")
     assert (segment(model, volume, PLAIN).array == 3).all()
-    np.testing.assert_allclose(probabilities(model, volume, PLAIN).array[1], 1, atol=1e-3)
+    np.testing.assert_allclose(predict_probabilities(model, volume, PLAIN).array[1], 1, atol=1e-3)
 
 
 def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
     volume = Volume.from_array(1000 * smooth(24, 12, 8), np.eye(4), modality="CT")
-    chances = probabilities(make_segmenter(), volume, PLAIN).array
+    chances = predict_probabilities(make_segmenter(), volume, PLAIN).array
     assert np.array_equal(chances[0, :4], np.ones((4, 12, 8)))
     assert chances[0, 4:20].max() < 1
 
@@ -154,30 +151,30 @@ def test_chances_that_the_disk_has_no_room_for_are_refused(
 
 def test_training_notes_what_it_saw(prepared: Path, tmp_path: Path) -> None:
     task = make_task(make_settings(), prepared)
-    ranges = task.model.ranges
+    ranges = task.model.training_range
     assert ranges is not None
     assert ranges.spacing == ((1.0, 1.0),) * 3
     low, high = ranges.intensity[0][2]
     assert -0.2 < low < high < 0.2, "medians of noise about 0"
     task.save_model(tmp_path / "model")
-    assert load_segmenter(tmp_path).ranges == ranges
-    save_segmenter(tmp_path / "old", replace_ranges(task.model, None))
-    assert "ranges" not in json.loads((tmp_path / "old" / "config.json").read_text())
-    assert load_segmenter(tmp_path / "old").ranges is None
+    assert Segmenter.from_pretrained(tmp_path).training_range == ranges
+    with_range(task.model, None).save_pretrained(tmp_path / "old")
+    assert "training_range" not in json.loads((tmp_path / "old" / "config.json").read_text())
+    assert Segmenter.from_pretrained(tmp_path / "old").training_range is None
 
 
-def replace_ranges(model: Segmenter, ranges: Ranges | None) -> Segmenter:
-    model.ranges = ranges
+def with_range(model: Segmenter, ranges: TrainingRange | None) -> Segmenter:
+    model.training_range = ranges
     return model
 
 
 def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
     cases = Prepared(prepared, split="train")
     places = list(range(len(cases)))
-    ranges = ranges_of(cases, places)
-    assert ranges_of(cases, places[:1]) != ranges
+    ranges = TrainingRange.measure(cases, places)
+    assert TrainingRange.measure(cases, places[:1]) != ranges
     for place in places:
-        found = outside(ranges, cases.plan, (1.0, 1.0, 1.0), cases.image(cases[place]))
+        found = out_of_range(ranges, cases.plan, (1.0, 1.0, 1.0), cases.image(cases[place]))
         assert found == []
 
 

@@ -16,20 +16,18 @@ from torch import Tensor, nn
 from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
-from medar.segmentation.folder import (
-    load_parts,
-    load_pretrained,
-    load_segmenter,
-    save_backbone,
-    save_segmenter,
-)
 from medar.segmentation.interchange.bundle import differences, export_bundle
 from medar.segmentation.interchange.checkpoint import read_weights
 from medar.segmentation.interchange.exporting import export_weights
 from medar.segmentation.interchange.monai import monai_network
 from medar.segmentation.interchange.starting import import_checkpoint
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import PredictionSettings, segment
+from medar.segmentation.prediction import segment
+from medar.segmentation.segmenter import (
+    Segmenter,
+    load_backbone_and_head,
+    save_backbone,
+)
+from medar.segmentation.sliding_window import PredictionSettings
 from medar.volume import read_volume
 
 TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
@@ -60,7 +58,7 @@ def saved(folder: Path, kind: str, **changes: Any) -> Segmenter:
             # No class is the likeliest everywhere.
             logits = model(given(*model.plan.size))
             model.head.bias.sub_(logits.mean((0, 2, 3, 4)))
-    save_segmenter(folder, model)
+    model.save_pretrained(folder)
     return model
 
 
@@ -96,7 +94,7 @@ def test_there_and_back_through_monai(kind: str, tmp_path: Path) -> None:
     export_weights(tmp_path / "model", tmp_path / "w.pt", "monai")
     made = imported(tmp_path / "again", kind, tmp_path / "w.pt", model.plan, head=True)
     assert (made.layout, made.fresh, made.unused) == ("monai", (), ())
-    again = load_segmenter(tmp_path / "again", "cpu")
+    again = Segmenter.from_pretrained(tmp_path / "again", "cpu")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
 
@@ -112,7 +110,7 @@ def test_plain_blocks_are_nnunets_plain_network(tmp_path: Path) -> None:
     assert made.left_out == ()
     back = imported(tmp_path / "again", "plain", tmp_path / "w.pth", model.plan, head=True)
     assert (back.layout, back.fresh) == ("nnunet", ())
-    again = load_segmenter(tmp_path / "again", "cpu")
+    again = Segmenter.from_pretrained(tmp_path / "again", "cpu")
     assert torch.equal(again(volume), model(volume))
 
 
@@ -142,7 +140,7 @@ def test_residual_blocks_fit_nnunets_but_for_the_first_skip(tmp_path: Path) -> N
     assert plain.shape == (1, 3, 8, 12, 16)
     back = imported(tmp_path / "again", "dynunet", tmp_path / "w.pth", model.plan)
     assert set(back.fresh) == set(made.left_out)
-    again = load_parts(tmp_path / "again")[0].state_dict()
+    again = load_backbone_and_head(tmp_path / "again")[0].state_dict()
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(again[name], value) == (name not in back.fresh)
 
@@ -150,7 +148,7 @@ def test_residual_blocks_fit_nnunets_but_for_the_first_skip(tmp_path: Path) -> N
 def test_equal_widths_have_no_skip_convolution_in_nnunet(tmp_path: Path) -> None:
     model = Segmenter(BackboneSettings(width=160), make_plan(size=(16, 16, 16)))
     assert model.backbone.channels == (160, 320, 320)
-    save_segmenter(tmp_path / "model", model)
+    model.save_pretrained(tmp_path / "model")
     made = export_weights(tmp_path / "model", tmp_path / "w.pth", "nnunet", "encoder")
     assert "network.bottleneck.conv3.conv.weight" in made.left_out
     assert made.filled == ()
@@ -167,7 +165,7 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
     made = imported(tmp_path / "again", "segresnet", tmp_path / "w.pt", model.plan)
     assert set(made.fresh) == {*backbone.state_dict()} - {*backbone.encoder_weights()}
     other = make("segresnet", seed=1)
-    load_pretrained(other, tmp_path / "again", "encoder")
+    other.load_backbone(tmp_path / "again", "encoder")
     volume = given(16, 16, 8)
     for ours, theirs in zip(
         backbone.features(volume), other.backbone.features(volume), strict=True
@@ -195,7 +193,7 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
 def test_what_has_no_counterpart_is_refused(
     kind: str, to: Any, changes: Any, said: str, tmp_path: Path
 ) -> None:
-    save_segmenter(tmp_path / "model", make(kind, **changes))
+    make(kind, **changes).save_pretrained(tmp_path / "model")
     with pytest.raises(MedarError, match=said) as caught:
         export_weights(tmp_path / "model", tmp_path / "w.pt", to)
     assert "\n" not in str(caught.value)
@@ -206,7 +204,7 @@ def test_what_has_no_counterpart_is_refused(
 
 def test_encoders_of_thick_slices_go_to_nnunet(tmp_path: Path) -> None:
     model = make("plain", spacing=(1.0, 1.0, 3.0), size=(16, 16, 8))
-    save_segmenter(tmp_path / "model", model)
+    model.save_pretrained(tmp_path / "model")
     made = export_weights(tmp_path / "model", tmp_path / "w.pth", "nnunet", "encoder")
     assert made.weights == len(model.backbone.encoder_weights())
     back = imported(tmp_path / "again", "plain", tmp_path / "w.pth", model.plan)
@@ -290,7 +288,7 @@ def test_a_bundle_segments_what_medar_segments(mode: str, tmp_path: Path) -> Non
     from monai.bundle import ConfigParser
 
     saved(tmp_path / "model", "dynunet", mode=mode, size=(16, 16, 8))
-    model = load_segmenter(tmp_path / "model", "cpu")
+    model = Segmenter.from_pretrained(tmp_path / "model", "cpu")
     root = tmp_path / "bundle"
     export_bundle(tmp_path / "model", root)
     affine = np.array([[0, -1.0, 0, 4], [1.0, 0, 0, 5], [0, 0, 1.0, 6], [0, 0, 0, 1]])
@@ -316,7 +314,7 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
     plan = make_plan(intensity=percentiles, centre="foreground", size=(15, 12, 8),
                      downsampling=(1, 1, 1), interpolation="bspline")  # fmt: skip
     model = Segmenter(BackboneSettings(width=4), plan, ("y",)).eval()
-    save_segmenter(tmp_path / "model", model)
+    model.save_pretrained(tmp_path / "model")
     export_bundle(tmp_path / "model", tmp_path / "bundle")
     readme = (tmp_path / "bundle" / "docs" / "README.md").read_text()
     for said in ("all voxels", "bspline", "foreground", "[16, 12, 8]", "mirrors is taken"):
@@ -338,7 +336,7 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_bundles_that_cannot_be(kind: str, changes: Any, said: str, tmp_path: Path) -> None:
-    save_segmenter(tmp_path / "model", make(kind, **changes))
+    make(kind, **changes).save_pretrained(tmp_path / "model")
     with pytest.raises(MedarError, match=said):
         export_bundle(tmp_path / "model", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

@@ -15,13 +15,12 @@ from torch import Tensor
 from medar.data.plan import Plan
 from medar.errors import MedarError, RangeWarning
 from medar.segmentation.files import segment_files
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import (
+from medar.segmentation.prediction import segment
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import (
     PredictionSettings,
-    classes_of,
-    mirrored_mean,
-    prediction_settings,
-    segment,
+    mirror_average,
+    predict_classes,
     slabs,
     swapped_classes,
 )
@@ -43,7 +42,7 @@ class Bright(torch.nn.Module):
 
     def __init__(self, **changes: Any) -> None:
         super().__init__()
-        self.plan, self.mirrors, self.ranges = make_plan(**changes), (), None
+        self.plan, self.mirrors, self.training_range = make_plan(**changes), (), None
         self.at = torch.nn.Parameter(torch.tensor(0.2))
 
     def forward(self, volumes: Tensor) -> Tensor:
@@ -94,19 +93,19 @@ def test_slabs_give_what_the_whole_gives(overlap: float) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
     model = make_segmenter(plan)
     image = torch.from_numpy(smooth(61, 9, 8))[None]
-    whole = classes_of(model, image, PredictionSettings(overlap=overlap, mirrors=()))
-    small = PredictionSettings(overlap=overlap, mirrors=(), budget=2e-5)
+    whole = predict_classes(model, image, PredictionSettings(overlap=overlap, mirrors=()))
+    small = PredictionSettings(overlap=overlap, mirrors=(), memory_gib=2e-5)
     parts = list(slabs((61, 9, 8), plan.size, 0, small, 3))
     assert len(parts) > 2
     assert [part.low for part in parts[1:]] == [part.high for part in parts[:-1]]
     assert max(part.stop - part.start for part in parts) < 61
-    assert torch.equal(classes_of(model, image, small), whole)
+    assert torch.equal(predict_classes(model, image, small), whole)
     assert len(torch.unique(whole)) > 1
 
 
 def test_a_slab_sees_every_window_that_reaches_into_it() -> None:
     for size, wide, overlap in product((17, 40, 41, 63), (8, 9), (0.0, 0.3, 0.5)):
-        settings = PredictionSettings(overlap=overlap, budget=1e-9)
+        settings = PredictionSettings(overlap=overlap, memory_gib=1e-9)
         step = max(1, int(wide * (1 - overlap)))
         places = windows(size, wide, step)
         for part in slabs((size, 4, 4), (wide, 4, 4), 0, settings, 3):
@@ -124,7 +123,7 @@ def windows(size: int, wide: int, step: int) -> list[int]:
 def test_volumes_smaller_than_a_window() -> None:
     model: Any = Bright(mode="patch")
     array = smooth(5, 7, 3)
-    found = classes_of(model, torch.from_numpy(array)[None], PLAIN)
+    found = predict_classes(model, torch.from_numpy(array)[None], PLAIN)
     assert np.array_equal(found[0].numpy() == 1, array > 0.2)
 
 
@@ -139,9 +138,9 @@ def test_mirrors_are_mirrored_back() -> None:
     assert swapped == [0, 2, 1]
     batch = torch.from_numpy(smooth(16, 12, 8))[None, None]
     with torch.no_grad():
-        mean = mirrored_mean(model, batch, ("x", "z"), swapped)
-        again = mirrored_mean(model, mirrored(batch, [0]), ("x", "z"), swapped)
-        plain = mirrored_mean(model, batch, (), [])
+        mean = mirror_average(model, batch, ("x", "z"), swapped)
+        again = mirror_average(model, mirrored(batch, [0]), ("x", "z"), swapped)
+        plain = mirror_average(model, batch, (), [])
         torch.testing.assert_close(plain, model(batch).softmax(1))
     torch.testing.assert_close(mirrored(again, [0])[:, swapped], mean)
     torch.testing.assert_close(mean.sum(1), torch.ones_like(mean[:, 0]))
@@ -151,21 +150,24 @@ def test_mirrors_are_mirrored_back() -> None:
 def test_the_models_own_mirrors_are_the_default() -> None:
     image = torch.from_numpy(smooth(16, 12, 8))[None]
     model = make_segmenter(mirrors=("y",))
-    own = classes_of(model, image)
-    assert torch.equal(own, classes_of(model, image, PredictionSettings(mirrors=("y",))))
-    assert not torch.equal(own, classes_of(model, image, PLAIN))
+    own = predict_classes(model, image)
+    assert torch.equal(own, predict_classes(model, image, PredictionSettings(mirrors=("y",))))
+    assert not torch.equal(own, predict_classes(model, image, PLAIN))
 
 
 def test_settings_as_they_are_typed() -> None:
-    assert prediction_settings(None, 0.5).mirrors is None
-    assert prediction_settings("none", 0.5).mirrors == ()
-    assert prediction_settings("zx", 0.5).mirrors == ("x", "z")
-    for mirrors, overlap, said in (("xw", 0.5, "letters xyz"), (None, 1.0, "overlap 1.0")):
+    assert PredictionSettings.from_options(None, 0.5).mirrors is None
+    assert PredictionSettings.from_options("none", 0.5).mirrors == ()
+    assert PredictionSettings.from_options("zx", 0.5).mirrors == ("x", "z")
+    for mirrors, overlap, said in (
+        ("xw", 0.5, "letters xyz"),
+        (None, 1.0, "overlap must be less than 1"),
+    ):
         with pytest.raises(MedarError, match=said):
-            prediction_settings(mirrors, overlap)
+            PredictionSettings.from_options(mirrors, overlap)
     with pytest.raises(MedarError, match="no counterpart"):
         model = make_segmenter(make_plan(labels={1: "left lung"}))
-        classes_of(model, torch.zeros(1, 16, 12, 8), PredictionSettings(mirrors=("x",)))
+        predict_classes(model, torch.zeros(1, 16, 12, 8), PredictionSettings(mirrors=("x",)))
 
 
 AWKWARD = {

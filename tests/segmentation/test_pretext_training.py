@@ -21,9 +21,9 @@ from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
-from medar.segmentation.folder import load_pretrained, load_segmenter
 from medar.segmentation.pretext.task import PretextTask
 from medar.segmentation.pretext.training import make_task, pretrain_backbone
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.training import train_segmenter
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
@@ -156,7 +156,7 @@ def test_fine_tuning_starts_from_it(
 ) -> None:
     pretrain_backbone(pretrain_settings(tokenizer), prepared, tmp_path / "pretrained")
     model, left = make_segmenter(), weights(tmp_path / "pretrained")
-    origin = load_pretrained(model, tmp_path / "pretrained", part)
+    origin = model.load_backbone(tmp_path / "pretrained", part)
     encoder = {f"backbone.{name}" for name in model.backbone.encoder_weights()}
     taken = set(left) if part == "backbone" else encoder
     same = {n for n, w in model.state_dict().items() if n in left and torch.equal(w, left[n])}
@@ -165,7 +165,7 @@ def test_fine_tuning_starts_from_it(
     assert len(same) < len(left) or part == "backbone"
     settings = make_settings(transfer__part=part, transfer__frozen=True)
     train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "pretrained")
-    tuned = load_segmenter(tmp_path / "run").state_dict()
+    tuned = Segmenter.from_pretrained(tmp_path / "run").state_dict()
     assert all(torch.equal(tuned[name], left[name]) for name in taken)
     assert origin in (tmp_path / "run" / "config.yaml").read_text()
 

@@ -12,8 +12,7 @@ from torch import nn
 
 from medar.data.loading import UNKNOWN
 from medar.data.prepared import Prepared, PreparedCase
-from medar.segmentation.prior import LEAST, MOST, label_shares
-from medar.segmentation.training import make_task
+from medar.segmentation.training import MAX_TOTAL_FRACTION, MIN_FRACTION, label_fractions, make_task
 
 
 class Cases:
@@ -33,7 +32,7 @@ class Cases:
 
 
 def shares(*cases: tuple[list[int], list[int]]) -> list[float]:
-    return label_shares(Cases(*cases), range(len(cases)), make_plan())  # type: ignore[arg-type]
+    return label_fractions(Cases(*cases), range(len(cases)), make_plan())  # type: ignore[arg-type]
 
 
 def test_a_share_is_the_mean_over_the_cases_annotated_for_the_label() -> None:
@@ -43,24 +42,26 @@ def test_a_share_is_the_mean_over_the_cases_annotated_for_the_label() -> None:
 
 
 def test_unknown_voxels_count_nowhere() -> None:
-    assert shares(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, LEAST])
+    assert shares(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, MIN_FRACTION])
 
 
 def test_shares_have_bounds() -> None:
-    assert shares(([0] * 10, [3])) == [LEAST, LEAST]
-    assert sum(shares(([3] * 9 + [7], [3, 7]))) == pytest.approx(MOST)
-    assert shares(([3] * 9 + [7], [3, 7])) == pytest.approx([0.9 * MOST, 0.1 * MOST])
+    assert shares(([0] * 10, [3])) == [MIN_FRACTION, MIN_FRACTION]
+    assert sum(shares(([3] * 9 + [7], [3, 7]))) == pytest.approx(MAX_TOTAL_FRACTION)
+    assert shares(([3] * 9 + [7], [3, 7])) == pytest.approx(
+        [0.9 * MAX_TOTAL_FRACTION, 0.1 * MAX_TOTAL_FRACTION]
+    )
 
 
 def test_large_label_maps_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medar.segmentation.prior.SAMPLE", 10)
+    monkeypatch.setattr("medar.segmentation.training.SAMPLED_VOXELS", 10)
     assert shares(([3, 0] * 500, [3, 7]))[0] == pytest.approx(0.5, abs=0.1)
 
 
 def test_every_head_begins_with_the_shares_of_the_training_cases(prepared: Path) -> None:
-    task = make_task(make_settings(loss__deep_supervision=1), prepared)
+    task = make_task(make_settings(loss__deep_supervision_levels=1), prepared)
     cases = [n for n in range(6) if n != 5]
-    expected = label_shares(Prepared(prepared), cases, task.train.plan)
+    expected = label_fractions(Prepared(prepared), cases, task.train.plan)
     assert task.deep is not None
     for head in (task.model.head, *task.deep.heads):
         assert isinstance(head, nn.Conv3d)

@@ -12,10 +12,9 @@ from small_segmenters import make_plan, make_segmenter, make_settings
 from medar.errors import MedarError
 from medar.losses import label_losses, to_classes
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
-from medar.segmentation.folder import load_segmenter
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import LossSettings
-from medar.segmentation.supervision import DeepSupervision
+from medar.segmentation.task import DeepSupervision
 from medar.segmentation.training import make_task, train_segmenter
 
 SIZE = (32, 32, 16)
@@ -47,7 +46,7 @@ def test_levels_are_the_networks_own(kind: str) -> None:
     weights = [level.weight for level in levels]
     assert sum(weights) == pytest.approx(1)
     assert all(fine == 2 * coarse for fine, coarse in pairwise(weights))
-    with pytest.raises(MedarError, match=f"has {most} levels beside the finest; allowed 0 to"):
+    with pytest.raises(MedarError, match=f"deep_supervision_levels must be at most {most}"):
         DeepSupervision(model, most + 1)
 
 
@@ -66,7 +65,9 @@ def test_a_site_has_the_class_of_its_middle_and_padding_none() -> None:
 
 def test_the_loss_is_that_of_all_levels(prepare_with: Callable[..., Path]) -> None:
     folder = prepare_with(size=(16, 16, 8))
-    settings = make_settings(loss__deep_supervision=1, loss__dice=0.5, data__augmentation=None)
+    settings = make_settings(
+        loss__deep_supervision_levels=1, loss__dice=0.5, data__augmentation=None
+    )
     task, plain = make_task(settings, folder), make_task(make_settings(), folder)
     assert task.deep is not None
     own = task.model.state_dict()
@@ -86,17 +87,17 @@ def test_heads_are_trained_and_left_behind(
     prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = prepare_with(size=(16, 16, 8))
-    settings = make_settings(loss__deep_supervision=1, training__ema_decay=0.0)
+    settings = make_settings(loss__deep_supervision_levels=1, training__ema_decay=0.0)
     train_segmenter(settings, folder, tmp_path / "deep")
     saved = load_file(tmp_path / "deep" / "model" / "model.safetensors")
-    assert set(saved) == set(load_segmenter(tmp_path / "deep").state_dict())
+    assert set(saved) == set(Segmenter.from_pretrained(tmp_path / "deep").state_dict())
     before = make_task(settings, folder).companions()["deep_supervision"].state_dict()
     (last,) = (tmp_path / "deep" / "checkpoints").glob("*2*")
     after = torch.load(last, weights_only=True)["companions"]["deep_supervision"]
     assert all(not torch.equal(after[name], value) for name, value in before.items())
     with pytest.raises(MedarError, match=r"task\.loss"):
         train_segmenter(make_settings(training__ema_decay=0.0), folder, tmp_path / "deep")
-    with pytest.raises(MedarError, match="deep_supervision -1"):
-        LossSettings(deep_supervision=-1)
-    with pytest.raises(MedarError, match="leaves no level to learn"):
-        make_settings(loss__deep_supervision=1, transfer__frozen=True)
+    with pytest.raises(MedarError, match="deep_supervision_levels must be at least 0, got -1"):
+        LossSettings(deep_supervision_levels=-1)
+    with pytest.raises(MedarError, match="leaves no level to train"):
+        make_settings(loss__deep_supervision_levels=1, transfer__frozen=True)

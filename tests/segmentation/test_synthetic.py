@@ -1,4 +1,4 @@
-"""Synthetic pairs: what a generator leaves becomes training cases, by a stated share."""
+"""Synthetic pairs: what a generator leaves becomes training cases, by a stated fraction."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +13,11 @@ from medar.data.prepared import Prepared
 from medar.errors import MedarError
 from medar.generator.generator import Generator
 from medar.generator.settings import GeneratorConfig, ModelSettings
-from medar.segmentation.data import AnnotatedDataset
-from medar.segmentation.folder import load_segmenter
-from medar.segmentation.ranges import ranges_of
+from medar.segmentation.data import AnnotatedDataset, MixedDataset, add_synthetic, prepare_synthetic
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import DataSettings, SegmentationSettings, SyntheticSettings
-from medar.segmentation.synthetic import MixedDataset, prepared_pairs, with_pairs
 from medar.segmentation.training import make_task, train_segmenter
+from medar.segmentation.training_range import TrainingRange
 from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
@@ -47,27 +46,29 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def mixed(prepared: Path, pairs: Path, out: Path, share: float) -> MixedDataset:
+def mixed(prepared: Path, pairs: Path, out: Path, fraction: float) -> MixedDataset:
     settings = DataSettings(
-        labels=0.5, augmentation=None, synthetic=SyntheticSettings(folder=str(pairs), share=share)
+        label_fraction=0.5,
+        augmentation=None,
+        synthetic=SyntheticSettings(folder=str(pairs), fraction=fraction),
     )
-    return with_pairs(AnnotatedDataset(prepared, settings), settings, out, workers=1)
+    return add_synthetic(AnnotatedDataset(prepared, settings), settings, out, workers=1)
 
 
-def settings_with(pairs: Path, share: float, **changes: object) -> SegmentationSettings:
-    return make_settings(data__synthetic={"folder": str(pairs), "share": share}, **changes)
+def settings_with(pairs: Path, fraction: float, **changes: object) -> SegmentationSettings:
+    return make_settings(data__synthetic={"folder": str(pairs), "fraction": fraction}, **changes)
 
 
-@pytest.mark.parametrize("share", [1e-6, 0.1, 1 / 3, 0.5, 0.75, 1.0])
-def test_the_share_holds_over_a_run(
-    share: float, prepared: Path, pairs: Path, tmp_path: Path
+@pytest.mark.parametrize("fraction", [1e-6, 0.1, 1 / 3, 0.5, 0.75, 1.0])
+def test_the_fraction_holds_over_a_run(
+    fraction: float, prepared: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    data = mixed(prepared, pairs, tmp_path, share)
-    real = [data.real.base.prepared[place].id for place in data.real.places]
-    made = [data.pairs.prepared[place].id for place in range(3)]
+    data = mixed(prepared, pairs, tmp_path, fraction)
+    real = [data.real.base.prepared[place].id for place in data.real.indices]
+    made = [data.synthetic.prepared[place].id for place in range(3)]
     seen: list[tuple[bool, int]] = []
     data.real.draw = lambda number, _: seen.append((False, number % len(real)))  # type: ignore
-    data.pairs.draw = lambda place, _: seen.append((True, place))  # type: ignore
+    data.synthetic.draw = lambda place, _: seen.append((True, place))  # type: ignore
     epochs = 24
     for epoch in range(epochs):
         data.set_epoch(epoch)
@@ -76,7 +77,7 @@ def test_the_share_holds_over_a_run(
     assert len(data) == len(data.real) == 5
     synthetic = [place for is_made, place in seen if is_made]
     others = [place for is_made, place in seen if not is_made]
-    assert abs(len(synthetic) - share * epochs * 5) < 1
+    assert abs(len(synthetic) - fraction * epochs * 5) < 1
     for places, ids in ((synthetic, made), (others, real)):
         assert places == [n % len(ids) for n in range(len(places))], "each in its turn"
 
@@ -114,8 +115,10 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     train_segmenter(settings, prepared, tmp_path / "run", workers=1)
     made = Prepared(tmp_path / "run" / "synthetic")
     assert len(made) == 2
-    assert load_segmenter(tmp_path / "run").ranges == ranges_of(made, [0, 1])
-    assert load_segmenter(tmp_path / "run").plan.labels == plan.labels
+    assert Segmenter.from_pretrained(tmp_path / "run").training_range == TrainingRange.measure(
+        made, [0, 1]
+    )
+    assert Segmenter.from_pretrained(tmp_path / "run").plan.labels == plan.labels
 
 
 def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path
         training = replace(chosen.training, warmup_fraction=0.0, min_learning_rate=0.01)
         chosen = replace(chosen, training=training)
         train_segmenter(chosen, prepared, tmp_path / name, resume=resume, workers=1)  # type: ignore
-        return load_segmenter(tmp_path / name).state_dict()
+        return Segmenter.from_pretrained(tmp_path / name).state_dict()
 
     whole = run("whole", 7)
     run("parts", 3)
@@ -133,7 +136,7 @@ def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
-def test_another_share_or_other_pairs_are_another_run(
+def test_another_fraction_or_other_pairs_are_another_run(
     prepared: Path, pairs: Path, tmp_path: Path
 ) -> None:
     train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
@@ -148,9 +151,11 @@ def test_another_share_or_other_pairs_are_another_run(
         train_segmenter(settings_with(more, 0.5), prepared, tmp_path / "run", workers=1)
     # The same pairs elsewhere, prepared or not, are the same run.
     train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
-    there = prepared_pairs(pairs, make_plan(), tmp_path / "prepared", workers=1)
-    one = make_task(settings_with(pairs, 0.5), prepared, pairs=tmp_path / "a", workers=1).describe()
-    two = make_task(settings_with(there, 0.5), prepared, pairs=tmp_path / "b").describe()
+    there = prepare_synthetic(pairs, make_plan(), tmp_path / "prepared", workers=1)
+    one = make_task(
+        settings_with(pairs, 0.5), prepared, synthetic_folder=tmp_path / "a", workers=1
+    ).describe()
+    two = make_task(settings_with(there, 0.5), prepared, synthetic_folder=tmp_path / "b").describe()
     assert one["data"]["train"] != make_task(make_settings(), prepared).describe()["data"]["train"]
     assert not (tmp_path / "b").exists()
     assert one == two
@@ -177,7 +182,7 @@ def test_pairs_that_cannot_be_used(
     (tmp_path / "pairs").mkdir()
     make(tmp_path / "pairs")
     with pytest.raises(MedarError, match=said) as error:
-        prepared_pairs(tmp_path / "pairs", make_plan(), tmp_path / "out", workers=1)
+        prepare_synthetic(tmp_path / "pairs", make_plan(), tmp_path / "out", workers=1)
     assert str(tmp_path / "pairs") in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -185,13 +190,15 @@ def test_pairs_that_cannot_be_used(
 def test_pairs_of_another_plan_are_refused(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = prepared_pairs(pairs, make_plan(spacing=(2.0, 2.0, 2.0)), tmp_path / "there", workers=1)
+    there = prepare_synthetic(
+        pairs, make_plan(spacing=(2.0, 2.0, 2.0)), tmp_path / "there", workers=1
+    )
     with pytest.raises(MedarError, match="prepared with spacing"):
-        prepared_pairs(there, make_plan(), tmp_path / "out")
+        prepare_synthetic(there, make_plan(), tmp_path / "out")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(MedarError, match="with several processes, run `medar data prepare"):
-        prepared_pairs(pairs, make_plan(), tmp_path / "out")
-    for share in (0.0, 1.5):
-        with pytest.raises(MedarError, match="a share above 0 up to 1"):
-            SyntheticSettings(folder="pairs", share=share)
+        prepare_synthetic(pairs, make_plan(), tmp_path / "out")
+    for fraction in (0.0, 1.5):
+        with pytest.raises(MedarError, match="fraction must be"):
+            SyntheticSettings(folder="pairs", fraction=fraction)

@@ -15,14 +15,10 @@ from torch import Tensor
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
 from medar.segmentation.data import AnnotatedDataset
-from medar.segmentation.folder import (
-    load_pretrained,
-    load_segmenter,
-    model_digest,
+from medar.segmentation.segmenter import (
+    Segmenter,
     save_backbone,
-    save_segmenter,
 )
-from medar.segmentation.network import Segmenter
 from medar.segmentation.settings import DataSettings, LossSettings, TransferSettings
 from medar.segmentation.training import make_task, train_segmenter
 from medar.settings import to_dict
@@ -43,7 +39,7 @@ def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) ->
     mean = (outcome.metrics["dice_liver"] + outcome.metrics["dice_spleen"]) / 2
     assert outcome.metrics["dice"] == pytest.approx(mean)
     assert lines(tmp_path)[-1]["train/loss"] < lines(tmp_path)[0]["train/loss"]
-    model = load_segmenter(tmp_path)
+    model = Segmenter.from_pretrained(tmp_path)
     task = make_task(settings, prepared)
     task.model.load_state_dict(model.state_dict())
     assert task.evaluate()["dice"] == pytest.approx(outcome.best, abs=1e-4)
@@ -67,13 +63,13 @@ def test_weights_of_the_loss(prepared: Path) -> None:
 
 def test_patches(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
     folder = prepare_with(mode="patch", size=(8, 8, 8))
-    outcome = train_segmenter(make_settings(data__foreground=1.0), folder, tmp_path)
+    outcome = train_segmenter(make_settings(data__foreground_fraction=1.0), folder, tmp_path)
     assert 0 <= outcome.metrics["dice"] <= 1
 
 
 def test_a_share_of_the_labels_is_part_of_the_run(prepared: Path, tmp_path: Path) -> None:
     settings = make_settings()
-    train_segmenter(settings.with_labels(0.25), prepared, tmp_path)
+    train_segmenter(settings.with_label_fraction(0.25), prepared, tmp_path)
     with pytest.raises(MedarError, match=r"task\.data"):
         train_segmenter(settings, prepared, tmp_path)
 
@@ -88,7 +84,7 @@ def test_a_fold_is_held_out(prepared: Path) -> None:
 
 
 def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
-    task = make_task(make_settings(transfer__decay=0.5), prepared)
+    task = make_task(make_settings(transfer__layer_decay=0.5), prepared)
     groups = task.parameter_groups()["model"]
     factors = {id(p): group["factor"] for group in groups for p in group["params"]}
     assert set(factors) == {id(p) for p in task.model.parameters()}
@@ -101,13 +97,13 @@ def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
 def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> None:
     """AdamW's first step moves every weight with a gradient by the learning rate."""
     settings = make_settings(
-        transfer__decay=0.5, training__steps=1, training__warmup_fraction=0.0,
+        transfer__layer_decay=0.5, training__steps=1, training__warmup_fraction=0.0,
         training__ema_decay=0.0, training__weight_decay=0.0, training__learning_rate=1e-3,
         training__min_learning_rate=1e-3,
     )  # fmt: skip
     before = make_task(settings, prepared).model
     train_segmenter(settings, prepared, tmp_path)
-    after = load_segmenter(tmp_path)
+    after = Segmenter.from_pretrained(tmp_path)
     stages = [
         [*one.backbone.stage_parameters(), list(one.head.parameters())] for one in (before, after)
     ]
@@ -122,15 +118,15 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
 def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
     start = make_segmenter()
-    save_segmenter(tmp_path / "start", start)
+    start.save_pretrained(tmp_path / "start")
     settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema_decay=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "start")
     encoder = {f"backbone.{name}" for name in start.backbone.encoder_weights()}
-    before, after = start.state_dict(), load_segmenter(tmp_path / "run").state_dict()
+    before, after = start.state_dict(), Segmenter.from_pretrained(tmp_path / "run").state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
     backbone = {name for name in before if name.startswith("backbone.")}
     assert same == (encoder if part == "encoder" else backbone)
-    with pytest.raises(MedarError, match="nothing was taken over"):
+    with pytest.raises(MedarError, match="no weights to freeze"):
         make_task(settings, prepared)
 
 
@@ -142,18 +138,18 @@ def test_a_pretrained_backbone_is_taken_over(part: Any, tmp_path: Path) -> None:
     save_backbone(tmp_path / "pretrained", backbone, settings, plan, {"pretext": "masked"})
     model = make_segmenter()
     before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
-    assert load_pretrained(model, tmp_path / "pretrained", part)
+    assert model.load_backbone(tmp_path / "pretrained", part)
     encoder = backbone.encoder_weights()
     for name, value in model.backbone.state_dict().items():
         taken = part == "backbone" or name in encoder
         assert torch.equal(value, backbone.state_dict()[name] if taken else before[name])
     assert json.loads((tmp_path / "pretrained" / "config.json").read_text())["pretext"] == "masked"
     with pytest.raises(MedarError, match="expected Segmenter"):
-        load_segmenter(tmp_path / "pretrained")
+        Segmenter.from_pretrained(tmp_path / "pretrained")
 
 
 def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> None:
-    save_segmenter(tmp_path / "start", make_segmenter())
+    make_segmenter().save_pretrained(tmp_path / "start")
     train_segmenter(make_settings(), prepared, tmp_path / "run", pretrained=tmp_path / "start")
     with pytest.raises(MedarError, match=r"made with task\.pretrained .* now it is none"):
         train_segmenter(make_settings(), prepared, tmp_path / "run")
@@ -162,25 +158,33 @@ def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("settings", "plan", "said"),
     [
-        ({"width": 8}, {}, r"made with backbone\.width 4, here it is 8"),
-        ({"kind": "segresnet", "width": 8}, {}, r"backbone\.kind dynunet, here it is segresnet"),
-        ({"width": 4}, {"channels": ("T1", "T2")}, r"channels \[\], here it is \['T1', 'T2'\]"),
-        ({"width": 4}, {"size": (64, 64, 64)}, r"strides .* here it is"),
+        ({"width": 8}, {}, r"has backbone\.width 4, this network has 8"),
+        (
+            {"kind": "segresnet", "width": 8},
+            {},
+            r"backbone\.kind dynunet, this",
+        ),
+        (
+            {"width": 4},
+            {"channels": ("T1", "T2")},
+            r"channels \[\], this .* \['T1', 'T2'\]",
+        ),
+        ({"width": 4}, {"size": (64, 64, 64)}, r"strides .* this network has"),
     ],
 )
 def test_another_backbone_is_refused(settings: Any, plan: Any, said: str, tmp_path: Path) -> None:
-    save_segmenter(tmp_path, make_segmenter())
+    make_segmenter().save_pretrained(tmp_path)
     other = Segmenter(BackboneSettings(**settings), make_plan(**plan))
     with pytest.raises(MedarError, match=said):
-        load_pretrained(other, tmp_path)
+        other.load_backbone(tmp_path)
 
 
 def test_folders(tmp_path: Path) -> None:
     model = make_segmenter(mirrors=("y",))
-    save_segmenter(tmp_path / "run" / "model", model)
-    again = load_segmenter(tmp_path / "run")
+    model.save_pretrained(tmp_path / "run" / "model")
+    again = Segmenter.from_pretrained(tmp_path / "run")
     assert (again.plan, again.settings, again.mirrors) == (model.plan, model.settings, ("y",))
-    assert model_digest(again) == model_digest(model)
+    assert again.digest == model.digest
     volumes: Tensor = torch.randn(1, 1, 16, 12, 8)
     assert torch.equal(again(volumes), model(volumes))
     assert "3 liver, 7 spleen" in (tmp_path / "run" / "model" / "README.md").read_text()
@@ -188,28 +192,28 @@ def test_folders(tmp_path: Path) -> None:
     assert set(load_file(weights)) == set(model.state_dict())
     weights.write_bytes(b"0")
     with pytest.raises(MedarError, match="not the weights of this configuration"):
-        load_segmenter(tmp_path / "run")
+        Segmenter.from_pretrained(tmp_path / "run")
     with pytest.raises(MedarError, match="not the weights"):
-        load_pretrained(model, tmp_path / "run")
+        model.load_backbone(tmp_path / "run")
     with pytest.raises(MedarError, match="no model"):
-        load_segmenter(tmp_path)
+        Segmenter.from_pretrained(tmp_path)
 
 
 def test_a_folder_of_an_older_format_is_refused_in_one_line(tmp_path: Path) -> None:
-    save_segmenter(tmp_path, make_segmenter())
+    make_segmenter().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 1}))
     with pytest.raises(MedarError, match=r"format 1, written by .* train the model again"):
-        load_segmenter(tmp_path)
+        Segmenter.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("mirrors", [5, "xy", ["w"], [["x"]]])
 def test_mirrors_that_cannot_be(mirrors: Any, tmp_path: Path) -> None:
-    save_segmenter(tmp_path, make_segmenter())
+    make_segmenter().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "mirrors": mirrors}))
-    with pytest.raises(MedarError, match=r"config\.json: mirrors .* a list of x, y and z"):
-        load_segmenter(tmp_path)
+    with pytest.raises(MedarError, match=r"config\.json: mirrors must be a list of x, y and z"):
+        Segmenter.from_pretrained(tmp_path)
 
 
 def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
@@ -219,20 +223,28 @@ def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
 
 def test_settings_that_cannot_be() -> None:
     for make, said in (
-        (lambda: DataSettings(labels=0.0), "labels 0.0"),
-        (lambda: DataSettings(foreground=2.0), "foreground 2.0"),
-        (lambda: DataSettings(batch_size=0), "batch_size 0"),
-        (lambda: LossSettings(dice=-1.0), "dice -1.0"),
-        (lambda: LossSettings(dice=float("nan")), "dice nan"),
-        (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them above"),
-        (lambda: TransferSettings(decay=0.0), "decay 0.0"),
+        (
+            lambda: DataSettings(label_fraction=0.0),
+            "label_fraction must be greater than 0",
+        ),
+        (
+            lambda: DataSettings(foreground_fraction=2.0),
+            "foreground_fraction must be at most 1",
+        ),
+        (lambda: DataSettings(batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda: LossSettings(dice=-1.0), "dice must be at least 0, got -1.0"),
+        (lambda: LossSettings(dice=float("nan")), "dice must be"),
+        (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them must be above 0"),
+        (lambda: TransferSettings(layer_decay=0.0), "layer_decay must be greater than 0, got 0.0"),
     ):
         with pytest.raises(MedarError, match=said):
             make()
     assert make_settings().within(3.0).training.minutes == 3.0
     settings = make_settings()
-    assert settings.within(None) == settings.with_labels(None) is settings
-    assert settings.with_labels(0.5) == replace(settings, data=DataSettings(labels=0.5))
+    assert settings.within(None) == settings.with_label_fraction(None) is settings
+    assert settings.with_label_fraction(0.5) == replace(
+        settings, data=DataSettings(label_fraction=0.5)
+    )
 
 
 @pytest.mark.slow
@@ -240,17 +252,19 @@ def test_two_processes_train_the_same_network(
     prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
 ) -> None:
     """With a frozen encoder, in one epoch; without Dice, which is of each process's own batch."""
-    save_segmenter(tmp_path / "start", make_segmenter())
+    make_segmenter().save_pretrained(tmp_path / "start")
     chosen = make_settings(
         training__steps=2, training__ema_decay=0.0, training__learning_rate=1e-3, loss__dice=0.0,
-        transfer__part="encoder", transfer__frozen=True, transfer__decay=0.8,
+        transfer__part="encoder", transfer__frozen=True, transfer__layer_decay=0.8,
     )  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     script = Path(__file__).with_name("trainer.py")
     start = tmp_path / "start"
     in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json", start)
     train_segmenter(chosen, prepared, tmp_path / "one", pretrained=start)
-    one, two = (load_segmenter(tmp_path / name, "cpu").state_dict() for name in ("one", "two"))
+    one, two = (
+        Segmenter.from_pretrained(tmp_path / name, "cpu").state_dict() for name in ("one", "two")
+    )
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=0, atol=1e-4)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from medar.generator.folder import save_generator
-from medar.segmentation.folder import save_segmenter
 from medar.tracking import MlflowTracker
 
 from ..segmentation.small_segmenters import make_segmenter
@@ -65,5 +64,5 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder."""
     folder = tmp_path_factory.mktemp("models") / "segmenter"
-    save_segmenter(folder, make_segmenter())
+    make_segmenter().save_pretrained(folder)
     return folder

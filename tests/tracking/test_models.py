@@ -14,7 +14,7 @@ import pytest
 from medar.data.reading import read_for_plan
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
-from medar.segmentation.folder import load_segmenter
+from medar.segmentation.segmenter import Segmenter
 from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer
@@ -122,7 +122,7 @@ def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_pa
     write_nifti(image, Volume.from_array(noise, np.diag([-1.0, 1.0, 2.0, 1.0])))
     model = load(log_model(make(), segmenter, kind="segmenter", metrics={}))
     (row,) = model.predict([{"volume": image.read_bytes(), "modality": "CT"}]).to_dict("records")
-    list(segment_files(load_segmenter(segmenter, "cpu"), image, label, modality="CT"))
+    list(segment_files(Segmenter.from_pretrained(segmenter, "cpu"), image, label, modality="CT"))
     assert row["label"] == label.read_bytes()
     about = json.loads((tmp_path / "b.json").read_text())
     assert json.loads(row["about"]) == {n: v for n, v in about.items() if n != "image"}

@@ -37,9 +37,8 @@ from medar.generator.settings import SamplingSettings
 from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.backbones import BackboneSettings
-from medar.segmentation.folder import load_segmenter
-from medar.segmentation.network import Segmenter
-from medar.segmentation.overlap import DiceMeter
+from medar.segmentation.dice import DiceMeter
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import DataSettings, SegmentationSettings
 from medar.segmentation.training import train_segmenter
 from medar.settings import to_dict
@@ -199,7 +198,7 @@ def train_judge(
     settings = settings or judge_settings()
     config = SegmentationSettings(backbone=BACKBONE, data=DATA, training=settings)
     train_segmenter(config, prepared, out)
-    return load_segmenter(out, settings.device)
+    return Segmenter.from_pretrained(out, settings.device)
 
 
 def judge_settings(minutes: float | None = None, **changes: Any) -> TrainingSettings:

@@ -29,7 +29,7 @@ from medar.evaluation.reconstruction.realism import Realism, measure_realism, re
 from medar.evaluation.similarity import PROTOCOL, FidelityMeter
 from medar.losses import to_classes
 from medar.progress import track
-from medar.segmentation.overlap import DiceMeter
+from medar.segmentation.dice import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import CodeUsage

@@ -28,8 +28,8 @@ from medar.evaluation.segmentation.report import SegmentationReport, comparison,
 from medar.evaluation.segmentation.statistics import RESAMPLES, Bootstrap
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.progress import track
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import DEFAULT, PredictionSettings
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import DEFAULT, PredictionSettings
 from medar.volume import ReadOptions, Volume
 
 NAME = "segmentation-v1"

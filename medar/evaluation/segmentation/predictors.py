@@ -18,9 +18,8 @@ from medar.devices import device_of
 from medar.evaluation.segmentation.cases import EvaluationCase, EvaluationCases, find_files
 from medar.evaluation.segmentation.metrics import Calibration, CalibrationMeter
 from medar.files import digest, file_digest
-from medar.segmentation.folder import model_digest
-from medar.segmentation.network import Segmenter
-from medar.segmentation.prediction import DEFAULT, PredictionSettings, chances_of
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import DEFAULT, PredictionSettings, predict_slabs
 from medar.settings import to_dict
 from medar.volume import Volume
 
@@ -92,7 +91,7 @@ class NetworkPredictor(Predictor):
             label = prepare_label(case.truth, trace.target, self._truth_plan)
             truth = _classes(label, self._truth_plan)
         classes = np.zeros((1, *array.shape[1:]), np.int16)
-        parts = chances_of(self.model, torch.from_numpy(array.copy()), self.settings)
+        parts = predict_slabs(self.model, torch.from_numpy(array.copy()), self.settings)
         for window, probabilities in parts:
             classes[window] = probabilities.argmax(1).numpy()
             if truth is not None:
@@ -104,7 +103,7 @@ class NetworkPredictor(Predictor):
         """Digests of the network and its plan, and the settings of the prediction."""
         mirrors = self.settings.mirrors
         return {
-            "digest": model_digest(self.model),
+            "digest": self.model.digest,
             "plan": self.model.plan.digest,
             "prediction": {
                 **to_dict(self.settings),

@@ -17,7 +17,6 @@ import torch
 from medar.errors import MedarError
 from medar.files import write_bytes, write_json
 from medar.model_folder import find_model
-from medar.segmentation.folder import load_segmenter
 from medar.segmentation.interchange.configs import (
     chosen_rules,
     inference,
@@ -26,7 +25,7 @@ from medar.segmentation.interchange.configs import (
 )
 from medar.segmentation.interchange.exporting import Exported
 from medar.segmentation.interchange.monai import monai_names, monai_network
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 
 LICENCE = "To be stated by whoever trained the network and may pass it on.\n"
 
@@ -47,7 +46,7 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     own = (out / "configs" / "metadata.json").is_file()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not own):
         raise MedarError(f"{out}: holds something else; name a new folder for the bundle")
-    model = load_segmenter(path, "cpu")
+    model = Segmenter.from_pretrained(path, "cpu")
     rules = chosen_rules(model.plan, modality)
     channels = len(model.plan.channels) or 1
     try:

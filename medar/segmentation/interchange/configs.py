@@ -9,7 +9,7 @@ from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.interchange.monai import definition
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"

@@ -12,9 +12,9 @@ from medar.errors import MedarError
 from medar.files import write_bytes, write_json
 from medar.model_folder import find_model
 from medar.segmentation.backbones.monai import DynUNetBackbone
-from medar.segmentation.folder import load_parts
 from medar.segmentation.interchange.monai import definition, monai_names, monai_network
 from medar.segmentation.interchange.nnunet import architecture, nnunet_names, nnunet_weights
+from medar.segmentation.segmenter import load_backbone_and_head
 
 Part = Literal["whole", "encoder"]
 
@@ -53,7 +53,7 @@ def export_weights(
     out = Path(out)
     if out.suffix not in (".pt", ".pth"):
         raise MedarError(f"{out}: weights are written as .pt or .pth")
-    backbone, head, plan = load_parts(path)
+    backbone, head, plan = load_backbone_and_head(path)
     filled: list[str] = []
     try:
         if to == "monai":

@@ -10,11 +10,10 @@ from torch import Tensor
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.files import file_digest
-from medar.segmentation.folder import save_backbone, save_segmenter
 from medar.segmentation.interchange.checkpoint import read_weights
 from medar.segmentation.interchange.monai import TWICE, monai_names
 from medar.segmentation.interchange.nnunet import nnunet_names, turned
-from medar.segmentation.network import Segmenter
+from medar.segmentation.segmenter import Segmenter, save_backbone
 from medar.segmentation.settings import SegmentationSettings
 
 Layout = Literal["monai", "nnunet"]
@@ -65,7 +64,7 @@ def import_checkpoint(
     except MedarError as error:
         raise MedarError(f"{checkpoint}: {error}") from error
     if head:
-        save_segmenter(out, model)
+        model.save_pretrained(out)
     else:
         origin = {"imported": {"layout": taken.layout, "digest": file_digest(checkpoint)}}
         save_backbone(out, model.backbone, settings.backbone, plan, origin)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.data.plan import Plan
-from medar.segmentation.folder import save_backbone
 from medar.segmentation.pretext.base import Figure, Pretext
 from medar.segmentation.pretext.settings import PretrainSettings
+from medar.segmentation.segmenter import save_backbone
 from medar.settings import to_dict
 from medar.training.distributed import current_ranks, weighted_means
 from medar.training.task import Task

@@ -1,6 +1,6 @@
-"""`DiceMeter`: Dice of each label over the cases that were annotated for it.
+"""`DiceMeter`: mean Dice of each label over the cases that were annotated for it.
 
-B batch, K labels (the background not counted), X Y Z voxels.
+B batch, K labels (without the background), X Y Z voxels.
 """
 
 import torch
@@ -11,7 +11,7 @@ from medar.data.loading import UNKNOWN
 
 
 class DiceMeter:
-    """Gathers Dice by case and label; voxels of unknown class count nowhere.
+    """Accumulates Dice per case and label; voxels of unknown class are ignored.
 
     Args:
         names: of the K labels, in the order of the logits after the background.
@@ -22,7 +22,7 @@ class DiceMeter:
         self._rows: list[Tensor] = []
 
     def update(self, logits: Tensor, classes: Tensor, annotated: Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             logits: (B, K + 1, X, Y, Z), background first.
@@ -32,19 +32,20 @@ class DiceMeter:
         self.compare(logits.argmax(dim=1, keepdim=True), classes, annotated)
 
     @torch.no_grad()
-    def compare(self, chosen: Tensor, classes: Tensor, annotated: Tensor) -> None:
-        """Take in a batch of classes that were chosen, (B, 1, X, Y, Z); see `update`."""
+    def compare(self, predicted: Tensor, classes: Tensor, annotated: Tensor) -> None:
+        """Add a batch of predicted classes, (B, 1, X, Y, Z); see `update`."""
         from monai.metrics import DiceMetric
 
         known, count = classes != UNKNOWN, len(self.names) + 1
-        chosen = _planes(chosen, count) & known
-        truth = _planes(classes.clamp(min=0), count) & known
         metric = DiceMetric(include_background=False, reduction="none")
-        values: Tensor = metric(chosen.float(), truth.float())
+        values: Tensor = metric(
+            (_one_hot(predicted, count) & known).float(),
+            (_one_hot(classes.clamp(min=0), count) & known).float(),
+        )
         self._rows.append(values.cpu().masked_fill(~annotated.cpu(), float("nan")))
 
     def result(self) -> dict[str, float | None]:
-        """Mean Dice by label name over annotated cases that hold the label; None without any."""
+        """Mean Dice by label over annotated cases that contain it; None where there is no case."""
         if not self._rows:
             return dict.fromkeys(self.names)
         means = torch.cat(self._rows).double().nanmean(dim=0).tolist()
@@ -54,6 +55,6 @@ class DiceMeter:
         }
 
 
-def _planes(classes: Tensor, count: int) -> Tensor:
-    """(B, 1, X, Y, Z) whole numbers to (B, count, X, Y, Z) bool."""
+def _one_hot(classes: Tensor, count: int) -> Tensor:
+    """(B, 1, X, Y, Z) integers to (B, count, X, Y, Z) bool."""
     return one_hot(classes[:, 0].long(), count).movedim(-1, 1).bool()
