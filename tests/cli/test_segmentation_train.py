@@ -81,7 +81,7 @@ def test_a_data_set_is_prepared_and_trained_on(
         (["backbone.widht=8"], "did you mean 'width'"),
         (["transfer.frozen=true"], "transfer.frozen is true"),
         (["data.augmentation.flips=[w]"], "flips"),
-        (["--max-minutes", "0"], "minutes 0"),
+        (["--max-minutes", "0"], "minutes must be greater than 0"),
     ],
 )
 def test_a_wrong_call_is_one_line(

@@ -30,6 +30,8 @@ from medar.volume import Volume, write_nifti
 class ByBrightness(torch.nn.Module):
     """Knows labels by the intensities that `write_case` gives them, here in [-1, 1]."""
 
+    digest = "by brightness"
+
     def __init__(self, size: tuple[int, int, int] = (16, 12, 12)) -> None:
         super().__init__()
         self.plan = Plan(
