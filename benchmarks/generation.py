@@ -45,10 +45,10 @@ from generators import (
     add_options,
     built,
     drawer,
+    evaluated,
     fitted,
     fitted_run,
     folder_of,
-    judged,
     length,
     numbers,
     parameters,
@@ -127,7 +127,7 @@ def run_ours(
         found, draw = trained(settings, tokens, out), drawer(out)
     else:
         found, draw = raster_row(settings, tokens, budget, out)
-    return {**about, **found, **judged(draw, options, out)}
+    return {**about, **found, **evaluated(draw, options, out)}
 
 
 def raster_row(

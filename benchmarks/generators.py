@@ -1,4 +1,4 @@
-"""What the benchmarks of generators share: sizes, training, samples and their judgement."""
+"""Shared by the benchmarks of generators: sizes, training, sampling and evaluation."""
 
 import argparse
 import json
@@ -125,8 +125,8 @@ def fitted_run(task: GeneratorTask, settings: GeneratorSettings, out: Path) -> d
 def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Cross-entropy of the validation cases: over steps; the best and the last, scale by scale."""
     whole = "validation/cross_entropy"
-    judged = [one for one in lines if whole in one]
-    best, last = min(judged, key=lambda one: one[whole]), judged[-1]
+    validated = [one for one in lines if whole in one]
+    best, last = min(validated, key=lambda one: one[whole]), validated[-1]
 
     def by_scale(one: dict[str, Any]) -> list[float]:
         return [value for name, value in one.items() if name.startswith(whole + "/")]
@@ -134,7 +134,7 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "best": best[whole], "best_by_scale": by_scale(best), "best_step": best["step"],
         "last": last[whole], "last_by_scale": by_scale(last),
-        "curve": [[one["step"], one[whole]] for one in judged],
+        "curve": [[one["step"], one[whole]] for one in validated],
     }  # fmt: skip
 
 
@@ -154,10 +154,10 @@ def drawer(run: Path) -> Draw:
     return draw
 
 
-def judged(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sample --samples volumes in batches of --batch, and judge them; report and pictures stay.
+def evaluated(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Sample --samples volumes in batches of --batch and evaluate them; writes report and picture.
 
-    Seconds a volume are those of such batches, the first of them cold.
+    Seconds per volume are measured over all batches, including the first.
     """
     batches, began = [], time.perf_counter()
     for start in range(0, options.samples, options.batch):
@@ -181,7 +181,7 @@ def pictured(volumes: Tensor, prepared: Path, path: Path) -> None:
 
 
 def figures(report: GenerationReport) -> dict[str, Any]:
-    """What the tables show of a report."""
+    """The values of a report that the tables show."""
     first, texture = report.distances["radiomics-v1"], report.distances["texture-v1"]
     audits = report.memorisation
     return {

@@ -1,7 +1,7 @@
 """The ablation of the mixers: what passes from scale to scale, at equal parameters and equal time.
 
 Each row trains the same generator with another mixer for the same minutes on the same tokens, then
-samples volumes and judges them against the held-out real ones. A row that is in OUT/results.jsonl
+samples volumes and compares them with the held-out real ones. A row that is in OUT/results.jsonl
 already is not run again; a table of all of them is printed at the end, OUT/mixers.png drawn.
 
     python benchmarks/mixers.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
@@ -38,9 +38,9 @@ from generators import (
     add_options,
     built,
     drawer,
+    evaluated,
     fitted,
     folder_of,
-    judged,
     length,
     parameters,
     run_rows,
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train and judge one row."""
+    """Train and evaluate one row."""
     name, _, seed = row.partition(":")
     settings, out = settings_of(options), folder_of(options, row)
     model = model_of(name, options, Tokenizer.from_pretrained(options.tokens / TOKENIZER))
@@ -84,7 +84,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
         settings.training, seed=int(seed or 0), **length(options.minutes, options.steps)
     )
     found = trained(replace(settings, model=model, training=training), options.tokens, out)
-    return {**found, "mlp": model.mlp_ratio, **judged(drawer(out), options, out)}
+    return {**found, "mlp": model.mlp_ratio, **evaluated(drawer(out), options, out)}
 
 
 def settings_of(options: argparse.Namespace) -> GeneratorSettings:

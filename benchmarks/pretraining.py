@@ -1,7 +1,7 @@
 """Pretraining for segmentation: backbones x pretext tasks x shares of the labels x seeds.
 
 Each row fine-tunes a network for the same minutes, from scratch or from a backbone that a pretext
-task made of the training images alone, and is judged once on the test split. A row that is in
+task made of the training images alone, and is evaluated once on the test split. A row that is in
 OUT/results.jsonl already is not run again, an interrupted one goes on; a table of all rows is
 printed at the end, OUT/pretraining.png drawn.
 
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Fine-tune and judge one row."""
+    """Fine-tune and evaluate one row."""
     settings = load_yaml(SegmentationSettings, options.config, options.set)
     match row.split(":"):
         case ["synthetic", percent, seed]:

@@ -21,7 +21,7 @@ class FlowTask(SecondStage):
     Args:
         model: of as many channels as the latents.
         train: (variants, N, C, x, y, z) latents of even sides and deviation 1.
-        validation: (N, C, x, y, z), judged with noise and times that are always the same.
+        validation: (N, C, x, y, z), evaluated with fixed noise and times.
         batch_size: cases a step.
         seed: of order and variants.
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from generators import Draw, judged, parameters
+from generators import Draw, evaluated, parameters
 from tokenizer import load_best
 from torch import Tensor, nn
 
@@ -46,7 +46,7 @@ def run(
     kind: str, chosen: Setting, settings: GeneratorSettings, budget: int, folder: Path,
     options: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train both stages of a peer and judge its volumes.
+    """Train both stages of a peer and evaluate its volumes.
 
     Args:
         kind: "ar" or "ldm".
@@ -78,7 +78,7 @@ def run(
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
         "best_step": outcome.best_step, "parameters": parameters(task.model), **first.about,
-        "learning_rate": chosen.rate, "size": chosen.size, **judged(draw, options, folder),
+        "learning_rate": chosen.rate, "size": chosen.size, **evaluated(draw, options, folder),
     }  # fmt: skip
 
 
