@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, and the state of the source code."""
+"""The environment of a run: versions, hardware, and the git state of the source code."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ SOURCE = Path(medar.__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python, torch and medar, the hardware, and the git state; plain words by name."""
+    """Versions of Python, torch and medar, the hardware, and the git state, as text by name."""
     import torch
 
     return {
@@ -27,7 +27,7 @@ def environment() -> dict[str, str]:
 def git_state(folder: Path) -> dict[str, str]:
     """The commit checked out in a folder, and whether tracked files differ from it.
 
-    Empty where the folder is no checkout of its own, or git is absent or refuses.
+    Empty if the folder is not a checkout, or if git is absent or refuses.
     """
     if not (folder / ".git").exists():
         return {}
@@ -51,7 +51,7 @@ def _git(folder: Path, *words: str) -> str | None:
 def _hardware() -> str:
     import torch
 
-    parts = [f"{os.cpu_count()} processors ({platform.machine()})"]
+    parts = [f"{os.cpu_count()} CPU cores ({platform.machine()})"]
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         parts = [f"{names.count(name)} x {name}" for name in dict.fromkeys(names)] + parts

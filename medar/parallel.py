@@ -1,7 +1,7 @@
-"""The same work on many cases, in several processes, where one bad case stops nothing.
+"""The same work on many cases in several processes, where one bad case does not stop the others.
 
-Each outcome is a value or a reason. A worker that dies (killed for its memory, say) takes only its
-own case with it: the cases that were under way are tried again one at a time.
+Each outcome is a value or an error. When a worker dies, killed for its memory for example, only its
+own case is lost: the cases that were in progress are tried again one at a time.
 """
 
 import errno
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome(Generic[T, R]):
-    """What became of one item: `value`, or `error` in one line and, for a defect, its `trace`."""
+    """The outcome of one item: `value`, or `error` in one line and, for a defect, its `trace`."""
 
     item: T
     value: R | None = None
@@ -33,17 +33,17 @@ class Outcome(Generic[T, R]):
 
 
 def default_workers() -> int:
-    """The processors that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_parallel(
     function: Callable[[T], R], items: Sequence[T], *, workers: int
 ) -> Iterator[Outcome[T, R]]:
-    """Apply `function` to each item and yield the outcomes as they come.
+    """Apply `function` to each item and yield outcomes as they complete.
 
-    At most `workers` items are in memory at a time. With one worker, or one item, everything
-    happens in this process.
+    At most `workers` items are in memory at a time. With one worker, or one item, everything runs
+    in this process.
 
     Args:
         function: picklable, defined at the top level of a module.
@@ -51,11 +51,11 @@ def run_parallel(
         workers: number of processes.
 
     Raises:
-        MedarError: the disk is full, so that nothing could be kept; or worker processes cannot
-            start, as from a script that works where it is imported.
+        MedarError: the disk is full; or worker processes cannot start, because the script does its
+            work when it is imported.
     """
     if workers < 1:
-        raise MedarError(f"workers {workers}: at least 1 is needed")
+        raise MedarError(f"workers must be at least 1, got {workers}")
     if workers == 1 or len(items) <= 1:
         for item in items:
             yield _outcome(item, _guarded(function, item))
@@ -68,7 +68,7 @@ def run_parallel(
         for lost in again:
             yield Outcome(
                 item=lost,
-                error="the worker process died (killed, perhaps for want of memory); "
+                error="the worker process died (killed, perhaps for lack of memory); "
                 "try fewer workers",
             )
 
@@ -80,9 +80,9 @@ def _pooled(
     lost: list[T],
     proven: bool = False,
 ) -> Iterator[Outcome[T, R]]:
-    """Outcomes from a pool; items that were under way when a worker died go to `lost`.
+    """Outcomes from a pool; items in progress when a worker died are added to `lost`.
 
-    Unless it is `proven` that workers start at all, that is tried before blaming an item.
+    Before an item is blamed, it is checked that workers start at all, unless that is `proven`.
     """
     waiting = list(reversed(items))
     running: dict[Future[_Result[R]], T] = {}
@@ -144,7 +144,7 @@ class _Result(Generic[R]):
 
 
 def _guarded(function: Callable[[T], R], item: T) -> _Result[R]:
-    """`function(item)`, with every failure turned into words that travel between processes."""
+    """`function(item)`, with every error turned into text that can be sent between processes."""
     try:
         return _Result(value=function(item))
     except MedarError as error:
@@ -154,8 +154,8 @@ def _guarded(function: Callable[[T], R], item: T) -> _Result[R]:
             return _Result(error=f"{error.filename or 'output'}: {error.strerror}", fatal=True)
         return _Result(error=str(error), trace=traceback.format_exc())
     except Exception as error:
-        told = f"unexpected {type(error).__name__}: {error}"
-        return _Result(error=" ".join(told.split()), trace=traceback.format_exc())
+        message = f"unexpected {type(error).__name__}: {error}"
+        return _Result(error=" ".join(message.split()), trace=traceback.format_exc())
 
 
 def _outcome(item: T, result: _Result[R]) -> Outcome[T, R]:
@@ -165,7 +165,7 @@ def _outcome(item: T, result: _Result[R]) -> Outcome[T, R]:
 
 
 def _quiet_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens then.
+    # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
     from medar.volume.resample import use_threads
@@ -174,7 +174,7 @@ def _quiet_worker() -> None:
 
 
 def _follow_parent() -> None:
-    """End this process with its parent: a killed one would leave it waiting for work forever."""
+    """End this process with its parent, without which it would wait for work forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

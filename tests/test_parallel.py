@@ -80,6 +80,6 @@ def test_no_item_no_outcome() -> None:
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_at_least_one_worker(workers: int) -> None:
-    with pytest.raises(MedarError, match=f"workers {workers}: at least 1"):
+    with pytest.raises(MedarError, match=f"workers must be at least 1, got {workers}"):
         list(run_parallel(eval, ["1"], workers=workers))
     assert default_workers() >= 1

@@ -84,7 +84,7 @@ def check(
     json
         Print the report as one JSON object (docs/reference/datasets.md).
     workers
-        Processes; default one a processor.
+        Processes; default: one per CPU core.
     """
     from medar.data.check import check as run
 
@@ -137,7 +137,7 @@ def plan(
     json
         Print one JSON object: the plan's values, `latent` (its latent grid) and `failed`.
     workers
-        Processes; default one a processor.
+        Processes; default: one per CPU core.
     """
     from medar.data.fingerprint import Fingerprint
     from medar.data.planning import plan_data_set
@@ -194,7 +194,7 @@ def prepare(
     json
         Print one JSON object: folder, made, kept, failed, notes.
     workers
-        Processes, each with one case in memory; default one a processor.
+        Processes, each with one case in memory; default: one per CPU core.
     """
     from medar.data.manifest import Manifest
     from medar.data.planning import resolve_plan

@@ -1,4 +1,4 @@
-"""`medar info`: what this installation is made of and what it can use."""
+"""`medar info`: versions, hardware and paths of this installation."""
 
 import importlib.metadata
 import importlib.util

@@ -1,4 +1,4 @@
-"""Options that several commands share, as they are typed."""
+"""Options that several commands have in common."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Files that leave a question open."""
+    """How files are read whose content is ambiguous."""
 
     channels: bool = False
-    """Take a fourth axis as channels instead of refusing it."""
+    """Accept a fourth axis, as channels."""
     assume_spacing: str | None = None
-    """For files without orientation: "header", or mm such as 1,1,2.5; axes are taken as RAS+."""
+    """Spacing of files without orientation: "header", or mm such as 1,1,2.5; axes are RAS+."""
     nonfinite: str = "error"
     """NaN and Inf voxels: "error", "min" (the smallest finite voxel), "keep", or a number."""
     series: str | None = None
-    """SeriesInstanceUID to take from a DICOM folder that holds several."""
+    """SeriesInstanceUID to read from a DICOM folder with several series."""
 
     def options(self) -> "ReadOptions":
-        """The options as the library takes them."""
+        """The options of `read_volume`."""
         from medar.volume import ReadOptions
 
         return ReadOptions(
@@ -45,14 +45,14 @@ class DataSet:
     """How a data set is read."""
 
     attributes: Path | None = None
-    """CSV or TSV with a row a case (id, split, any attribute); default: the one in the folder."""
+    """CSV or TSV with one row per case (id, split, attributes); default: the one in the folder."""
     modality: Literal["CT", "MR"] | None = None
-    """For data sets that do not say what their volumes are."""
+    """Modality of data sets that do not specify it."""
     seed: int = 0
-    """Decides which subjects go to train, val and test where the data set does not."""
+    """Seed of the split into train, val and test, if the data set has none."""
 
     def read(self, path: Path, stored: "Manifest | None" = None) -> "Manifest":
-        """The manifest of the data set at `path`; `stored` splits do not change."""
+        """Read the manifest of the data set at `path`; splits in `stored` do not change."""
         from medar.data.sources import read_manifest
 
         return read_manifest(
@@ -65,7 +65,7 @@ class DataSet:
 
 
 def worker_count(workers: int | None) -> int:
-    """The number of processes asked for, or one a processor.
+    """The requested number of processes; default: one per CPU core.
 
     Raises:
         MedarError: fewer than one.
@@ -73,7 +73,7 @@ def worker_count(workers: int | None) -> int:
     from medar.parallel import default_workers
 
     if workers is not None and workers < 1:
-        raise MedarError(f"--workers {workers}: at least 1 is needed")
+        raise MedarError(f"--workers must be at least 1, got {workers}")
     return workers or default_workers()
 
 
@@ -86,7 +86,7 @@ def _spacing(text: str | None) -> tuple[float, float, float] | Literal["header"]
         x, y, z = (float(part) for part in text.split(","))
     except ValueError as error:
         raise MedarError(
-            f"--assume-spacing {text}: 'header' or three numbers in mm such as 1,1,2.5 are needed"
+            f"--assume-spacing must be 'header' or three numbers in mm such as 1,1,2.5, got {text}"
         ) from error
     return x, y, z
 
@@ -98,5 +98,5 @@ def _policy(text: str) -> float | Literal["error", "min", "keep"]:
         return float(text)
     except ValueError as error:
         raise MedarError(
-            f"--nonfinite {text}: 'error', 'min', 'keep' or a number is needed"
+            f"--nonfinite must be 'error', 'min', 'keep' or a number, got {text}"
         ) from error

@@ -1,4 +1,4 @@
-"""What commands print: tables and pairs for people, one JSON object for programs."""
+"""Output of commands: tables and pairs for people, one JSON object for programs."""
 
 import json
 import sys
@@ -10,18 +10,18 @@ from medar.errors import MedarError
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 def note(*notes: str) -> None:
-    """Sentences on standard error, a line each."""
+    """Print sentences on standard error, one per line."""
     for one in notes:
         print(f"medar: {one}", file=sys.stderr)
 
 
 def print_pairs(heading: str, values: dict[str, Any]) -> None:
-    """A heading and aligned names and values under it."""
+    """Print a heading and aligned names and values under it."""
     width = max((len(name) for name in values), default=0)
     print(heading)
     for name, value in values.items():
@@ -30,7 +30,7 @@ def print_pairs(heading: str, values: dict[str, Any]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A plain table; the last column takes what room there is and wraps."""
+    """Print a plain table; the last column takes the remaining width and wraps."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -42,7 +42,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
     terminal = Console().is_terminal
-    # In a file or a pipe lines are not broken: they are searched there.
+    # Lines in a file or a pipe are not wrapped, so that they can be searched.
     console = Console(
         markup=False, highlight=False, emoji=False, width=None if terminal else 10_000
     )

@@ -58,7 +58,7 @@ def pretrain(
         Folder of a trained tokenizer, or of the run that left it, which every pretext.kind but
         "masked" needs; default the YAML's.
     workers
-        Processes that prepare a data set; default one a processor.
+        Processes that prepare a data set; default: one per CPU core.
     """
     from medar.segmentation.pretext.settings import PretrainSettings
     from medar.segmentation.pretext.training import pretrain_backbone
@@ -121,7 +121,7 @@ def train(
         Share of the training subjects whose labels are used, such as 10%; default the YAML's. A
         smaller share is a part of a larger one.
     workers
-        Processes that prepare data sets; default one a processor.
+        Processes that prepare data sets; default: one per CPU core.
     """
     from medar.segmentation.settings import SegmentationSettings, parse_fraction
     from medar.segmentation.training import train_segmenter

@@ -1,4 +1,4 @@
-"""What all training commands share: overrides of a configuration, data, tracking, the result."""
+"""What training commands have in common: configuration, data, tracking, and the result."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -26,31 +26,31 @@ Overrides = Annotated[str, Parameter(allow_leading_hyphen=True)]
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """How a run is started."""
+    """Options of training commands."""
 
     max_minutes: float | None = None
-    """Minutes of training, instead of the configuration's."""
+    """Minutes of training, overriding the configuration."""
     resume: str = "auto"
-    """"auto" goes on with what is in OUT, "never" refuses to, or a checkpoint to go on from."""
+    """"auto" resumes the run in OUT, "never" refuses to; or a checkpoint to resume from."""
     untracked: bool = False
-    """Leave MLflow out; OUT/metrics.jsonl is written in any case."""
+    """Do not use MLflow; OUT/metrics.jsonl is always written."""
     register: str | None = None
-    """Name in MLflow's registry that the finished model becomes the next version of."""
+    """Name in MLflow's registry; the finished model becomes its next version."""
     alias: str | None = None
-    """What that version is called, such as champion; it takes the name from the one before."""
+    """Alias of that version, such as champion; the previous version loses it."""
     json: bool = False
     """Print one JSON object: out, model, step, seconds, best, best_step, metrics."""
 
     @contextlib.contextmanager
     def tracker(self, out: Path, kind: str) -> "Iterator[MlflowTracker | None]":
-        """The run in MLflow, which ends with the block; None if untracked.
+        """The run in MLflow; it ends with the block. None if untracked.
 
         Args:
             out: the folder of the run.
             kind: what is trained.
 
         Raises:
-            MedarError: a name that the registry does not take, or one without MLflow.
+            MedarError: the registry does not accept a name, or MLflow is disabled.
         """
         from medar.tracking import MlflowTracker
         from medar.tracking.names import check_registration
@@ -66,10 +66,10 @@ class Training:
     def log_model(
         self, tracker: "MlflowTracker | None", out: Path, kind: "Kind", outcome: "Outcome"
     ) -> int:
-        """Log the model of a finished training to MLflow, with its own evaluation.
+        """Log the model of a finished training to MLflow, with its evaluation.
 
         Returns:
-            The exit code: 1 if the model was to be registered and is not.
+            The exit code: 1 if the model could not be registered.
         """
         from medar.training.distributed import current_ranks
 
@@ -77,7 +77,7 @@ class Training:
             return 0
         from medar.tracking.models import log_model
 
-        metrics = evaluated(out, outcome.best_step)
+        metrics = evaluation_at(out, outcome.best_step)
         try:
             log_model(
                 tracker,
@@ -96,32 +96,32 @@ class Training:
 TRAINING = Training()
 
 
-def evaluated(out: Path, step: int | None) -> dict[str, float]:
-    """The evaluation at a step of a run, as OUT/metrics.jsonl has it; empty if it has none."""
+def evaluation_at(out: Path, step: int | None) -> dict[str, float]:
+    """The evaluation in OUT/metrics.jsonl at a step; empty if there is none."""
     from medar.training.tracker import read_metrics
 
-    begin = "validation/"
+    prefix = "validation/"
     for values in reversed(read_metrics(out / "metrics.jsonl")):
         if values["step"] == step:
             return {
-                name.removeprefix(begin): value
+                name.removeprefix(prefix): value
                 for name, value in values.items()
-                if name.startswith(begin) and value is not None
+                if name.startswith(prefix) and value is not None
             }
     return {}
 
 
 def load_config(cls: type[S], config: Path, kind: "ConfigKind", overrides: Sequence[str]) -> S:
-    """The settings of a training: a YAML file, or the name of a configuration of medar.
+    """Load the settings of a training from a YAML file or a configuration of medar.
 
     Args:
-        cls: the settings.
-        config: file or name.
+        cls: class of the settings.
+        config: file, or name of a configuration.
         kind: what is trained.
-        overrides: as they are typed.
+        overrides: as typed, see `assignments`.
 
     Raises:
-        MedarError: no such file or name, or settings that are wrong.
+        MedarError: no such file or name, or invalid settings.
     """
     from medar.recipes.configs import find_config
     from medar.settings import load_yaml
@@ -130,7 +130,7 @@ def load_config(cls: type[S], config: Path, kind: "ConfigKind", overrides: Seque
 
 
 def assignments(tokens: Sequence[str]) -> list[str]:
-    """Overrides as they are typed, `key.below=value` or `--key.below value`, in the first form.
+    """Overrides typed as `key.below=value` or `--key.below value`, all in the first form.
 
     Raises:
         MedarError: an option without a dot or without a value.
@@ -149,15 +149,15 @@ def assignments(tokens: Sequence[str]) -> list[str]:
             )
         if "=" not in key:
             if not left:
-                raise MedarError(f"{token}: a value is needed, such as {token}=1")
+                raise MedarError(f"{token} needs a value, such as {token}=1")
             key = f"{key}={left.pop(0)}"
         found.append(key)
     return found
 
 
 def report(out: Path, outcome: "Outcome", *, json: bool) -> None:
-    """Say how a run ended."""
-    said: dict[str, Any] = {
+    """Print the outcome of a run."""
+    result: dict[str, Any] = {
         "out": str(out),
         "model": str(out / "model"),
         "step": outcome.step,
@@ -167,12 +167,12 @@ def report(out: Path, outcome: "Outcome", *, json: bool) -> None:
         "metrics": outcome.metrics,
     }
     if json:
-        print_json(said)
+        print_json(result)
         return
-    metrics = said.pop("metrics")
+    metrics = result.pop("metrics")
     if outcome.best is not None:
-        said["best"] = f"{outcome.best:.4g}"
-    print_pairs(str(out / "model"), {n: v for n, v in said.items() if n not in ("out", "model")})
+        result["best"] = f"{outcome.best:.4g}"
+    print_pairs(str(out / "model"), {n: v for n, v in result.items() if n not in ("out", "model")})
     if metrics:
         print_pairs("last evaluation", {name: f"{value:.4g}" for name, value in metrics.items()})
 
@@ -180,14 +180,14 @@ def report(out: Path, outcome: "Outcome", *, json: bool) -> None:
 def prepared_folder(
     plan: dict[str, Any], data: Path, out: Path, dataset: DataSet, workers: int | None
 ) -> Path:
-    """The folder of prepared cases: DATA itself, or one that is made from it in OUT/prepared.
+    """The folder of prepared cases: DATA itself, or OUT/prepared, which is made from it.
 
     Args:
-        plan: values of the plan that the configuration gives.
+        plan: values that the configuration sets in the plan.
         data: a prepared folder, or any data set.
         out: the folder of the run.
         dataset: how a data set is read.
-        workers: processes that prepare; None for one a processor.
+        workers: processes that prepare; None: one per CPU core.
     """
     from medar.data.manifest import Manifest
     from medar.data.prepared import MANIFEST_FILE
@@ -198,8 +198,8 @@ def prepared_folder(
         return data
     if current_ranks().world_size > 1:
         raise MedarError(
-            f"{data}: is not prepared; with several processes, run `medar data prepare` first and "
-            "name its folder"
+            f"{data}: is not prepared; before training with several processes, run "
+            "`medar data prepare` and name its folder"
         )
     stored = out / "prepared" / MANIFEST_FILE
     manifest = dataset.read(data, Manifest.load(stored) if stored.exists() else None)

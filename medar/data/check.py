@@ -38,7 +38,7 @@ def check(
     Args:
         manifest: the data set.
         deep: read the voxels too, one volume a worker at a time.
-        workers: processes for a deep check; default: one a processor.
+        workers: processes for a deep check; default: one per CPU core.
         options: what the caller decides about files that leave a question open.
 
     Returns:

@@ -75,7 +75,7 @@ def prepare(
         manifest: the cases, with splits.
         plan: the form.
         out: the folder to fill, see `medar.data.prepared`.
-        workers: processes, each holding one case in memory; default: one a processor.
+        workers: processes, each holding one case in memory; default: one per CPU core.
         hashes: content hashes; default an index kept in `out`.
 
     Raises:

@@ -75,7 +75,7 @@ def test_a_data_set_is_prepared_and_trained_on(
     [
         (["training.stepz=3"], "did you mean 'steps'"),
         (["training.steps=many"], "training.steps"),
-        (["--training.steps"], "a value is needed"),
+        (["--training.steps"], "needs a value"),
         (["--stepz", "3"], "unknown option --stepz"),
         (["steps"], "KEY=VALUE"),
         (["model.codebook.kind=lfq"], "model.codebook.kind"),
@@ -108,5 +108,5 @@ def test_several_processes_need_prepared_data(
 def test_overrides_are_typed_either_way() -> None:
     typed = ["a.b=1", "--c.d", "[1, 2]", "--e.f=x=y"]
     assert assignments(typed) == ["a.b=1", "c.d=[1, 2]", "e.f=x=y"]
-    with pytest.raises(MedarError, match="a value is needed"):
+    with pytest.raises(MedarError, match="needs a value"):
         assignments(["--a.b"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from medar.cli.training import evaluated
+from medar.cli.training import evaluation_at
 from medar.errors import MedarError
 from medar.tracking import MlflowTracker
 from medar.tracking import tracker as tracking
@@ -367,4 +367,4 @@ def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
     ]
     path.write_bytes(b"\n".join(lines))
     assert [values["step"] for values in read_metrics(path)] == [1, 2]
-    assert evaluated(tmp_path, 1) == {"psnr": 2}
+    assert evaluation_at(tmp_path, 1) == {"psnr": 2}
