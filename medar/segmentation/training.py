@@ -63,11 +63,7 @@ def train_segmenter(
         tracker: receives settings and metrics.
         pretrained: a model folder to start from, see `Segmenter.load_backbone`.
         resume: see `medar.training.folder.Resume`.
-<<<<<<< HEAD
         workers: processes that prepare synthetic cases; default one per CPU core.
-=======
-        workers: processes that prepare synthetic cases; default: one per CPU core.
->>>>>>> a3c183a (Shared options, errors, workers and environment in plain English)
 
     Raises:
         MedarError: no labels, an incompatible pretrained backbone, unusable synthetic cases, or
