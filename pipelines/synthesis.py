@@ -14,22 +14,9 @@ from pathlib import Path
 
 import mlflow
 
-from medar.data.planning import resolve_plan
-from medar.data.prepare import prepare
-from medar.data.sources import read_manifest
-from medar.evaluation.generation import evaluate_generation
-from medar.evaluation.generation.files import generated_files, read_generated
-from medar.evaluation.reconstruction import evaluate_tokenizer
-from medar.generator.training import encode_tokens, train_generator
-from medar.recipes.configs import find_config
+import medar
 from medar.recipes.settings import SynthesisSettings, load_recipe
 from medar.settings import to_dict
-from medar.synthesis.request import Request
-from medar.synthesis.samples import write_samples
-from medar.synthesis.synthesizer import Synthesizer, seeds_from
-from medar.tokenizer.tokenizer import Tokenizer
-from medar.tokenizer.training import train_tokenizer
-from medar.tracking import MlflowTracker
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder for the results")
     parser.add_argument("--minutes", type=float, help="of each training; default: the YAML's")
     options = parser.parse_args(arguments)
-    settings = load_recipe(SynthesisSettings, find_config(options.config, "recipes"))
-    out: Path = options.out
+    config = medar.find_config(options.config, "recipes")
+    settings = load_recipe(SynthesisSettings, config)
+    out, workers = options.out, settings.data.workers
     out.mkdir(parents=True)
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
@@ -50,46 +38,54 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with mlflow.start_run(run_name=out.name) as run:
         mlflow.log_dict(to_dict(settings), "config.yaml")
 
-        def tracker(name: str) -> "closing[MlflowTracker]":
-            return closing(MlflowTracker(out / name, name=name, parent=run.info.run_id))
+        def tracker(name: str) -> "closing[medar.MlflowTracker]":
+            return closing(medar.MlflowTracker(out / name, name=name, parent=run.info.run_id))
 
         # 1. Resample, normalise and cache every case, by a plan that follows from the data.
-        manifest = read_manifest(options.data, modality=settings.data.modality)
-        plan = resolve_plan(
+        manifest = medar.read_manifest(options.data, modality=settings.data.modality)
+        plan = medar.plan_data_set(
             manifest,
             out / "prepared",
-            workers=settings.data.workers,
+            workers=workers,
             voxels=settings.data.voxels,
             overrides=settings.plan_values(),
         )
-        data = prepare(manifest, plan, out / "prepared", workers=settings.data.workers).folder
+        data = medar.prepare(manifest, plan, out / "prepared", workers=workers).folder
 
         # 2. Train a tokenizer, and measure what it loses on the validation split.
+        training = settings.tokenizer.within(options.minutes)
         with tracker("tokenizer") as t:
-            train_tokenizer(settings.tokenizer.within(options.minutes), data, out / "tokenizer", t)
-        quality = evaluate_tokenizer(Tokenizer.from_pretrained(out / "tokenizer"), data, "val")
+            medar.train_tokenizer(training, data, out / "tokenizer", t)
+        tokenizer = medar.Tokenizer.from_pretrained(out / "tokenizer")
+        quality = medar.evaluate_tokenizer(tokenizer, data, "val")
         mlflow.log_metrics({"psnr": quality.psnr, "ssim": quality.ssim})
 
         # 3. Encode every case, and augmented variants of it, as tokens.
-        tokens = encode_tokens(settings.generator, data, out / "tokenizer", out / "tokens")
+        tokens = medar.encode_data_set(
+            data,
+            out / "tokens",
+            tokenizer,
+            variants=settings.generator.tokens.variants,
+            augmentation=settings.generator.tokens.augmentation,
+            maps=settings.generator.condition.map == "label",
+        ).folder
 
         # 4. Train a generator on the tokens.
         with tracker("generator") as t:
-            train_generator(
-                settings.generator.within(options.minutes), tokens, out / "generator", t
-            )
+            generator = settings.generator.within(options.minutes)
+            medar.train_generator(generator, tokens, out / "generator", t)
 
         # 5. Synthesize volumes.
-        samples = settings.samples
-        synthesizer = Synthesizer.from_pretrained(out / "generator")
-        job = synthesizer.job(Request(attributes=samples.attributes, sampling=samples.sampling))
-        write_samples(out / "samples", synthesizer, job, seeds_from(samples.seed, samples.n))
+        synthesizer = medar.Synthesizer.from_pretrained(out / "generator")
+        request = settings.samples
+        samples = synthesizer(request.n, seed=request.seed, attributes=request.attributes)
+        for index, sample in enumerate(samples):
+            medar.write_nifti(out / "samples" / f"sample_{index:04d}.nii.gz", sample.image)
 
         # 6. Compare them with real volumes: fidelity, diversity, copies.
-        volumes = read_generated(generated_files(out / "samples"), plan)
-        report = evaluate_generation(volumes, data, split=settings.evaluation.split)
-        for name, distance in report.distances.items():
-            mlflow.log_metrics({f"frechet_{name}": distance.frechet})
+        volumes = medar.read_generated(medar.generated_files(out / "samples"), plan)
+        report = medar.evaluate_generation(volumes, data, split=settings.evaluation.split)
+        mlflow.log_metrics({f"frechet_{n}": d.frechet for n, d in report.distances.items()})
         mlflow.log_dict(report.to_dict(), "evaluation.json")
     print(f"synthetic volumes are in {out / 'samples'}")
 

@@ -155,6 +155,16 @@ def _targets(module: str, name: str, package: Path) -> Iterator[tuple[str, str]]
         yield f"{module}.{name}", ""
     if module != "medar":
         yield module, name
+    elif name in (modules := _public_modules(package)):
+        yield modules[name], name
+
+
+@cache
+def _public_modules(package: Path) -> dict[str, str]:
+    """The modules of the names in `from medar import ...`, as medar/__init__.py imports them."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {one.name: node.module or "" for node in imports for one in node.names}
 
 
 @cache
