@@ -17,7 +17,7 @@ import mlflow
 import medar
 from medar.evaluation.segmentation.predictors import FilesPredictor
 from medar.recipes.settings import SegmentationRecipeSettings, load_recipe
-from medar.segmentation.cases import segment_cases
+from medar.segmentation.files import segment_cases
 from medar.settings import to_dict
 
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             medar.train_segmenter(training, data, folder, t, pretrained=pretrained)
 
         # 4. Segment the test split, each case on the grid of its file.
-        network, split = medar.load_segmenter(folder), settings.evaluation.split
+        network, split = medar.Segmenter.from_pretrained(folder, "auto"), settings.evaluation.split
         segment_cases(network, data, split, out / "label_maps", settings.prediction)
 
         # 5. Compare the label maps with the truth.
