@@ -32,40 +32,39 @@ def view(
 ) -> None:
     """Show volumes and labels side by side in a browser, with linked crosshairs.
 
-    Serves a page from this machine to this machine until Ctrl-C, or writes it as one file.
-    Volumes that `medar synthesize` wrote are marked as synthetic and bring their label maps.
+    Serves a local page until Ctrl-C, or writes it to a file. Volumes that `medar synthesize` wrote
+    are marked as synthetic and shown with their label maps.
 
     Parameters
     ----------
     files
-        Volumes in any format that medar reads; folders of NIfTI files; up to 8 volumes.
+        Volumes in any supported format, or folders of NIfTI files; up to 8 volumes.
     label
-        A label map; given once for each of FILES in their order, "none" for one without. For a
-        folder: a folder of label maps with the same names.
+        Label map. Give it once per file, in the same order, "none" for a file without labels. For
+        a folder: a folder of label maps with the same names.
     names
-        Names of label values: 1=liver,2=spleen; or a data set that names them, such as
+        Names of label values, as 1=liver,2=spleen; or a data set that names them, such as
         DATA/dataset.json.
     window
-        Black and white of all: soft, lung, bone, brain, or LEVEL/WIDTH in the volumes' units such
-        as 40/400. Default: soft for CT, percentiles of each volume for the rest.
+        Display range of all volumes: soft, lung, bone, brain, or LEVEL/WIDTH in the units of the
+        volumes, such as 40/400. Default: soft for CT, percentiles of each volume otherwise.
     modality
-        For volumes that do not say what they are.
+        Modality of volumes that do not state it.
     html
-        Write one file that opens without a server, the volumes inside, and end.
+        Write a self-contained file instead of serving the page.
     port
-        Default a free one.
+        Port of the server; default: a free one.
     no_browser
-        Print the address and open no browser.
+        Print the address without opening a browser.
     """
-    from medar.view.files import choose
+    from medar.view.files import select_files
     from medar.view.page import self_contained
-    from medar.view.panels import make_panels
-    from medar.view.window import parse_window
+    from medar.view.panels import make_panels, parse_window
 
-    chosen = choose(files, label or [])
-    note(*chosen.notes)
+    selection = select_files(files, label or [])
+    note(*selection.notes)
     panels = make_panels(
-        chosen.shown,
+        selection.volumes,
         reading.options(),
         modality=modality,
         window=None if window is None else parse_window(window),
@@ -81,14 +80,14 @@ def view(
 
 
 def _serve(panels: "list[Panel]", port: int, *, open_browser: bool) -> None:
-    """Serve a page until Ctrl-C, which is how it is meant to end."""
+    """Serve a page until Ctrl-C."""
     from medar.view.page import resources
     from medar.view.server import PageServer
 
     with PageServer(resources(panels), port) as server:
-        print(f"{server.url}\nCtrl-C ends it", flush=True)
+        print(f"{server.url}\nPress Ctrl-C to stop", flush=True)
         if open_browser:
-            # A browser in the terminal returns when it is closed, and wants its page before.
+            # A terminal browser blocks until it is closed, and needs the page before that.
             Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
         try:
             server.serve_forever()
@@ -97,17 +96,18 @@ def _serve(panels: "list[Panel]", port: int, *, open_browser: bool) -> None:
 
 
 def _named(text: str | None) -> dict[int, str]:
-    """VALUE=NAME pairs, comma-separated, or the labels of a data set."""
+    """Label names from comma-separated VALUE=NAME pairs, or from a data set."""
     if text is not None and "=" not in text and Path(text).exists():
         from medar.data.sources import read_manifest
 
         return read_manifest(Path(text)).labels
-    found: dict[int, str] = {}
+    names: dict[int, str] = {}
     for pair in text.split(",") if text else ():
         value, _, name = (part.strip() for part in pair.partition("="))
         if not name or not value.removeprefix("-").isdecimal():
             raise MedarError(
-                f"--names {pair}: VALUE=NAME is needed, such as 1=liver,2=spleen, or a data set"
+                "--names must be VALUE=NAME pairs such as 1=liver,2=spleen, or a data set, "
+                f"got {pair!r}"
             )
-        found[int(value)] = name
-    return found
+        names[int(value)] = name
+    return names

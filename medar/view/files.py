@@ -1,7 +1,7 @@
-"""Which files are shown: volumes, folders of them, their label maps, and what is synthetic.
+"""Select the volumes to show, their label maps, and which of them are synthetic.
 
-Nothing is guessed from names or voxels. A label map is one that the caller gives, or that the
-record beside a synthetic volume names; synthetic is what such a record calls so.
+Nothing is guessed from file names or voxels. A label map is passed by the caller or named in the
+record of a synthetic volume, and only such a record marks a volume as synthetic.
 """
 
 from collections.abc import Sequence, Set
@@ -13,106 +13,113 @@ from medar.errors import MedarError
 from medar.files import read_json
 
 ENDINGS = (".nii.gz", ".nii")
-MOST = 8
-"""Panels on a page: browsers keep sixteen WebGL contexts, and a person compares fewer."""
+MAX_PANELS = 8
+"""Panels on a page. Browsers keep at most sixteen WebGL contexts."""
 
 NO_LABEL = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class VolumeFile:
     """A volume to show."""
 
     image: Path
     label: Path | None = None
     synthetic: bool = False
     modality: str | None = None
-    """As the record of a synthetic volume has it."""
+    """According to the record of a synthetic volume."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What is shown, and what has to be said about that."""
+class Selection:
+    """The volumes to show."""
 
-    shown: tuple[Shown, ...]
+    volumes: tuple[VolumeFile, ...]
     notes: tuple[str, ...]
+    """Messages for the user, such as volumes that were left out."""
 
 
-def choose(files: Sequence[Path], labels: Sequence[str] = ()) -> Choice:
-    """The volumes behind files and folders, each with its label map.
+def select_files(files: Sequence[Path], labels: Sequence[str] = ()) -> Selection:
+    """Find the volumes in files and folders, each with its label map.
 
     Args:
         files: volumes in any format, DICOM folders, and folders of NIfTI files.
-        labels: none at all, or one for each of `files` in their order: a label map; for a folder
-            the folder that holds label maps of the same names; "none" where there is none. Without
-            one, a synthetic volume has the label map that its record names.
+        labels: empty, or one per entry of `files`: a label map; for a folder, a folder of label
+            maps with the same names; or "none". If empty, synthetic volumes have the label maps
+            that their records name.
 
     Raises:
-        MedarError: a file or label map that is not there, another number of labels than of files,
-            or more volumes than a page shows.
+        MedarError: a file or label map does not exist, the number of labels differs from that of
+            files, or there are more volumes than a page shows.
     """
     if labels and len(labels) != len(files):
         raise MedarError(
-            f"--label: {len(labels)} for {len(files)} files; give one for each file in their "
-            f"order, '{NO_LABEL}' for a file without"
+            f"--label: {len(labels)} for {len(files)} files; must be given once per file, in the "
+            f"same order, '{NO_LABEL}' for a file without labels"
         )
-    shown: list[Shown] = []
+    volumes: list[VolumeFile] = []
     notes: list[str] = []
-    given: Sequence[str | None] = labels or [None] * len(files)
-    for file, label in zip(files, given, strict=True):
+    per_file: Sequence[str | None] = labels or [None] * len(files)
+    for file, label in zip(files, per_file, strict=True):
         if not file.exists():
             raise MedarError(f"{file}: no such file or folder")
-        found, records = _volumes(file), {}
-        for one in found:
-            records[one], said = _record(one)
-            notes += said
-        expanded = found != [file]
+        images, records = _images(file), {}
+        for image in images:
+            records[image], remarks = _read_record(image)
+            notes += remarks
+        expanded = images != [file]
         if expanded:
-            named = {_own_label(record) for record in records.values()}
-            found = [one for one in found if one.name not in named]
-            if len(found) > MOST:
-                notes.append(f"{file}: the first {MOST} of {len(found)} NIfTI files are shown")
-                found = found[:MOST]
-        shown += (_shown(one, label, records[one], expanded) for one in found)
-    if len(shown) > MOST:
-        raise MedarError(f"{len(shown)} volumes; a page shows at most {MOST}, name fewer files")
-    return Choice(shown=tuple(shown), notes=tuple(notes))
+            label_names = {_label_name(record) for record in records.values()}
+            images = [image for image in images if image.name not in label_names]
+            if len(images) > MAX_PANELS:
+                notes.append(
+                    f"{file}: the first {MAX_PANELS} of {len(images)} NIfTI files are shown"
+                )
+                images = images[:MAX_PANELS]
+        volumes += (_volume_file(image, label, records[image], expanded) for image in images)
+    if len(volumes) > MAX_PANELS:
+        raise MedarError(
+            f"{len(volumes)} volumes; a page shows at most {MAX_PANELS}: name fewer files"
+        )
+    return Selection(volumes=tuple(volumes), notes=tuple(notes))
 
 
-def _volumes(path: Path) -> list[Path]:
-    """A folder's NIfTI files by name; the path itself if it is a file, or a folder without any."""
+def _images(path: Path) -> list[Path]:
+    """NIfTI files of a folder, sorted; the path itself for a file or a folder without any."""
     if not path.is_dir():
         return [path]
-    found = (one for one in path.iterdir() if one.name.lower().endswith(ENDINGS))
-    return sorted(one for one in found if one.is_file() and not one.name.startswith(".")) or [path]
+    files = (one for one in path.iterdir() if one.name.lower().endswith(ENDINGS))
+    return sorted(one for one in files if one.is_file() and not one.name.startswith(".")) or [path]
 
 
-def _record(image: Path) -> tuple[dict[str, Any], list[str]]:
-    """What the JSON beside a volume says of it if it is a record of `medar synthesize`."""
+def _read_record(image: Path) -> tuple[dict[str, Any], list[str]]:
+    """The record that `medar synthesize` wrote next to a volume, if any; and remarks."""
     if not image.is_file():
         return {}, []  # a DICOM folder
-    beside = image.with_name(_stem(image) + ".json")
-    if not beside.is_file():
+    path = image.with_name(_stem(image) + ".json")
+    if not path.is_file():
         return {}, []
     try:
-        record = read_json(beside)
+        record = read_json(path)
     except MedarError as error:
-        return {}, [f"{error}; whether {image.name} is synthetic is not known"]
+        return {}, [f"{error}; it is unknown whether {image.name} is synthetic"]
     ours = isinstance(record, dict) and record.get("synthetic") is True
     return (record, []) if ours and record.get("image", image.name) == image.name else ({}, [])
 
 
-def _shown(image: Path, given: str | None, record: dict[str, Any], expanded: bool) -> Shown:
+def _volume_file(
+    image: Path, requested: str | None, record: dict[str, Any], expanded: bool
+) -> VolumeFile:
     label: Path | None = None
-    if given is not None and given != NO_LABEL:
-        label = Path(given) / image.name if expanded else Path(given)
-    elif given is None and (name := _own_label(record)):
+    if requested is not None and requested != NO_LABEL:
+        label = Path(requested) / image.name if expanded else Path(requested)
+    elif requested is None and (name := _label_name(record)):
         label = image.with_name(name)
     if label is not None and not label.exists():
         raise MedarError(f"{label}: no such label map for {image.name}")
     attributes = record.get("attributes")
     modality = attributes.get("modality") if isinstance(attributes, dict) else None
-    return Shown(
+    return VolumeFile(
         image=image,
         label=label,
         synthetic=bool(record),
@@ -120,8 +127,8 @@ def _shown(image: Path, given: str | None, record: dict[str, Any], expanded: boo
     )
 
 
-def _own_label(record: dict[str, Any]) -> str:
-    """The name of the label map beside a synthetic volume, "" where it has none."""
+def _label_name(record: dict[str, Any]) -> str:
+    """File name of the label map of a synthetic volume; "" without one."""
     name = record.get("label")
     return Path(name).name if isinstance(name, str) else ""
 
@@ -132,7 +139,7 @@ def _stem(path: Path) -> str:
 
 
 def titles(paths: Sequence[Path]) -> list[str]:
-    """Names that tell files apart: the name alone, or with as many folders as that takes."""
+    """Unique titles: the file name, with as many parent folders as needed."""
     whole = [path.absolute() for path in paths]
     return [_title(path, {*whole} - {path}) for path in whole]
 

@@ -1,8 +1,7 @@
-"""The page: served in parts, or as one file with everything inside.
+"""The page: served in parts, or as a self-contained file.
 
-Either way a Content-Security-Policy lets nothing in from elsewhere. A served page loads from its
-own server alone; a single file may run the scripts whose hashes it states, and may ask no one for
-anything.
+A Content-Security-Policy blocks everything from elsewhere. A served page loads only from its own
+server. A self-contained file runs only the scripts whose hashes it lists, and makes no requests.
 """
 
 import base64
@@ -16,20 +15,19 @@ from typing import Any
 
 from medar import __version__
 from medar.errors import MedarError
-from medar.view.panels import Panel, overlap
-from medar.view.window import PRESETS
+from medar.view.panels import PRESETS, Panel, overlap
 
 NIIVUE = "0.69.0"
 """Version of the bundled NiiVue."""
 
-LARGEST = 64 * 2**20
-"""Bytes of compressed volumes that go into one file: browsers keep such a page in memory thrice."""
+MAX_BYTES = 64 * 2**20
+"""Compressed volumes in a self-contained file: browsers hold such a page in memory three times."""
 
 SCRIPTS = ("vendor/niivue/niivue.umd.js", "static/panel.js", "static/page.js")
 STYLE = "static/page.css"
 
 COMMON = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:"
-"""NiiVue keeps its font and its shading as pictures inside its script: data: and blob:."""
+"""NiiVue embeds its font and textures in its script, as data: and blob: images."""
 
 SERVED = (
     f"{COMMON}; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'"
@@ -38,7 +36,7 @@ SERVED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """What the server gives for an address."""
+    """The response to a request."""
 
     kind: str
     """MIME type."""
@@ -46,7 +44,7 @@ class Resource:
 
 
 def resources(panels: Sequence[Panel]) -> dict[str, Resource]:
-    """Everything that a served page consists of, by address relative to the page, which is ""."""
+    """All parts of a served page by relative URL; that of the page itself is ""."""
     links = [f'<script defer src="{_name(script)}"></script>' for script in SCRIPTS]
     sheet = f'<link rel="stylesheet" href="{_name(STYLE)}">'
     parts = {
@@ -56,11 +54,11 @@ def resources(panels: Sequence[Panel]) -> dict[str, Resource]:
     parts[_name(STYLE)] = Resource(kind="text/css; charset=utf-8", body=_read(STYLE))
     sources = []
     for number, panel in enumerate(panels):
-        given = {f"image-{number}": panel.image, f"label-{number}": panel.label}
-        for name, body in given.items():
+        files = {f"image-{number}": panel.image, f"label-{number}": panel.label}
+        for name, body in files.items():
             if body is not None:
                 parts[name] = Resource(kind="application/octet-stream", body=body)
-        sources.append([name if body is not None else None for name, body in given.items()])
+        sources.append([name if body is not None else None for name, body in files.items()])
     html = _page(panels, sources, head=sheet, tail="\n".join(links))
     parts[""] = Resource(kind="text/html; charset=utf-8", body=html.encode())
     return parts
@@ -70,13 +68,13 @@ def self_contained(panels: Sequence[Panel]) -> str:
     """The page as one file with the volumes inside.
 
     Raises:
-        MedarError: the volumes are larger than browsers bear in one file.
+        MedarError: the volumes are too large for one file.
     """
     size = sum(panel.size for panel in panels)
-    if size > LARGEST:
+    if size > MAX_BYTES:
         raise MedarError(
-            f"--html: {size / 2**20:.0f} MiB of compressed volumes; one file holds at most "
-            f"{LARGEST / 2**20:.0f} MiB: name fewer volumes, or serve them without --html"
+            f"--html: {size / 2**20:.0f} MiB of compressed volumes; must be at most "
+            f"{MAX_BYTES / 2**20:.0f} MiB: name fewer volumes, or omit --html to serve them"
         )
     scripts = [_read(script).decode() for script in SCRIPTS]
     style = _read(STYLE).decode()
@@ -110,15 +108,15 @@ def _page(
         ],
     }
     page = _read("static/page.html").decode()
-    for place, text in (("head", head), ("facts", _json(facts)), ("scripts", tail)):
-        before, mark, after = page.partition(f"<!-- {place} -->")
-        assert mark, place
+    for marker, text in (("head", head), ("facts", _json(facts)), ("scripts", tail)):
+        before, comment, after = page.partition(f"<!-- {marker} -->")
+        assert comment, marker
         page = before + text + after
     return page
 
 
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot close the script element around it."""
     return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 

@@ -1,10 +1,9 @@
-"""The server of a page: this machine alone, the page's own parts alone.
+"""The server of the page, for this machine only.
 
-What is served was put into memory before; a request reads no file. All addresses lie under a
-random path, so that other users of the machine find nothing, unless they see the address in the
-list of processes while a browser is started with it; and a request must name this machine as its
-host, so that a page from elsewhere whose name was turned to point here (DNS rebinding) finds
-nothing either.
+All content is in memory before the server starts; no request reads a file. Every URL contains a
+random path, so that other users of the machine cannot find it, unless they see it in the process
+list while a browser is started with it. A request must name this machine as its host, which guards
+against DNS rebinding.
 """
 
 import secrets
@@ -34,29 +33,29 @@ class PageServer(ThreadingHTTPServer):
     """Serves resources under a secret path.
 
     Args:
-        resources: by address relative to the page, see `medar.view.page.resources`.
+        resources: by relative URL, see `medar.view.page.resources`.
         port: 0 for a free one.
 
     Raises:
-        MedarError: the port is taken, or is none.
+        MedarError: the port is taken or out of range.
     """
 
     def __init__(self, resources: Mapping[str, Resource], port: int = 0) -> None:
         if not 0 <= port < 2**16:
-            raise MedarError(f"--port {port}: 0 to 65535 are ports; leave it out for a free one")
+            raise MedarError(f"--port must be 0 to 65535, got {port}; omit it for a free one")
         secret = secrets.token_urlsafe(16)
         self.resources = {f"/{secret}/{name}": one for name, one in resources.items()}
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
             raise MedarError(
-                f"--port {port}: {error.strerror or error}; leave it out for a free one"
+                f"--port {port}: {error.strerror or error}; omit it for a free one"
             ) from error
         self.url = f"http://{ADDRESS}:{self.server_address[1]}/{secret}/"
-        """Where the page is."""
+        """URL of the page."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no error; anything else is told."""
+        """Report errors, except a browser that closes the connection during a response."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -69,21 +68,21 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        self._answer(body=True)
+        self._respond(body=True)
 
     def do_HEAD(self) -> None:
-        self._answer(body=False)
+        self._respond(body=False)
 
-    def _answer(self, *, body: bool) -> None:
+    def _respond(self, *, body: bool) -> None:
         host = (self.headers.get("Host") or "").rpartition(":")
-        found = self.server.resources.get(self.path)
+        resource = self.server.resources.get(self.path)
         if (host[0] or host[2]).lower() not in HOSTS:
-            status, found = HTTPStatus.MISDIRECTED_REQUEST, None
+            status, resource = HTTPStatus.MISDIRECTED_REQUEST, None
         else:
-            status = HTTPStatus.OK if found else HTTPStatus.NOT_FOUND
-        content = found.body if found else f"{status.value} {status.phrase}\n".encode()
+            status = HTTPStatus.OK if resource else HTTPStatus.NOT_FOUND
+        content = resource.body if resource else f"{status.value} {status.phrase}\n".encode()
         self.send_response(status)
-        self.send_header("Content-Type", found.kind if found else "text/plain; charset=utf-8")
+        self.send_header("Content-Type", resource.kind if resource else "text/plain; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
         for name, value in HEADERS.items():
             self.send_header(name, value)
@@ -92,4 +91,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the terminal is the user's."""
+        """Do not log requests to the terminal."""

@@ -68,7 +68,7 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--window", "40"], "LEVEL/WIDTH"),
         (["--names", "liver"], "VALUE=NAME"),
@@ -79,8 +79,10 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
         (["--modality", "PET"], "modality"),
     ],
 )
-def test_wrong_calls_are_refused(options: list[str], told: str, medar: Medar, write: Write) -> None:
-    assert told in medar("view", write("a.nii.gz"), *options).refusal
+def test_wrong_calls_are_refused(
+    options: list[str], message: str, medar: Medar, write: Write
+) -> None:
+    assert message in medar("view", write("a.nii.gz"), *options).refusal
 
 
 def test_wrong_files_are_refused(medar: Medar, write: Write, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert "Worst cases" in page
     assert "Bland-Altman" in page
-    assert "finished label maps have no chances" in page
+    assert "no probabilities: label maps were evaluated" in page
     assert (out / "report" / "worst.png").read_bytes().startswith(b"\x89PNG")
     assert 'src="http' not in page
     assert "c2" in (out / "report.md").read_text()

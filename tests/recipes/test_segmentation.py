@@ -90,7 +90,7 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, workspace: Path) -> N
     page = (out / "report.html").read_text()
     for title in ("Segmentation run", "Agreement with the true labels", "Backbone: pretraining"):
         assert title in page
-    assert "Left out" not in page
+    assert "Not included" not in page
 
     # Nothing runs a second time; with fewer labels the backbone stays as it is.
     code, _, printed = run("--out", out, "--untracked")
@@ -123,7 +123,7 @@ def test_from_volumes_to_label_maps_and_a_report(run: Run, workspace: Path) -> N
     assert list(json.loads(printed)["stages"]) == ["prepare", *NAMES[3:]]
     page = (scratch / "report.html").read_text()
     assert "Not run" not in page
-    assert "learnt from scratch" in page
+    assert "started from scratch" in page
 
 
 @pytest.mark.slow

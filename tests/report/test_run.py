@@ -50,7 +50,7 @@ def test_the_text_describes_the_run(run: Path) -> None:
         "trained for 20 steps in 1 min 59 s, encodes each volume as 27 tokens on 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
         "It generated 3 synthetic volumes.",
-        "texture-v1: the distance of synthetic volumes is 6 × the floor, that of held-out real",
+        "texture-v1: synthetic volumes are at 6 × the floor, the distance of held-out real ones.",
         "synthetic and held-out real volumes are indistinguishable",
         "Synthetic volumes are more similar to each other than real ones.",
         "1 synthetic volume may be copied",

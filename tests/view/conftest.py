@@ -1,4 +1,4 @@
-"""Two small volumes with label maps, of different grids, one of them called synthetic."""
+"""Two small volumes with label maps, of different grids, one of them synthetic."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ MADE = np.array([[1.2, 0, 0, -9.0], [0, 1.2, 0, -11.0], [0, 0, 2.2, -13.0], [0, 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write an array below `tmp_path`: a ramp that tells every voxel from the others by default."""
+    """Write an array below `tmp_path`: a ramp of unique values by default."""
 
     def write_one(name: str, array: Any = None, affine: Any = REAL) -> Path:
         if array is None:
@@ -40,7 +40,7 @@ def label() -> Any:
 
 @pytest.fixture
 def pair(write: Write, label: Any) -> tuple[Path, Path]:
-    """A real volume, and a sample as `medar synthesize` leaves it with its label map."""
+    """A real volume, and a sample as `medar synthesize` writes it, with its label map."""
     real = write("real.nii.gz")
     made = write("samples/sample_0000.nii.gz", affine=MADE)
     named = write("samples/sample_0000_label.nii.gz", label, MADE)

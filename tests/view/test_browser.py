@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medar.view.files import choose
+from medar.view.files import select_files
 from medar.view.page import resources, self_contained
 from medar.view.panels import make_panels
 from medar.view.server import PageServer
@@ -31,7 +31,7 @@ def opened(
     request: pytest.FixtureRequest, pair: tuple[Path, Path], chromium: Any, tmp_path: Path
 ) -> Iterator[Any]:
     """The page of a real and a synthetic volume, ready."""
-    panels = make_panels(choose(pair).shown, ReadOptions(), names={2: "left", 300: "right"})
+    panels = make_panels(select_files(pair).volumes, ReadOptions(), names={2: "left", 300: "right"})
     if request.param == "one file":
         path = tmp_path / "page.html"
         path.write_text(self_contained(panels), encoding="utf-8")
@@ -79,7 +79,9 @@ def test_the_patients_right_is_on_the_left(chromium: Any, tmp_path: Path) -> Non
         files.append(tmp_path / f"{name}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), affine), files[-1])
     made = tmp_path / "page.html"
-    made.write_text(self_contained(make_panels(choose(files).shown, ReadOptions())), "utf-8")
+    made.write_text(
+        self_contained(make_panels(select_files(files).volumes, ReadOptions())), "utf-8"
+    )
     page = chromium.page
     page.goto(made.as_uri())
     page.wait_for_selector("body[data-state=ready]")

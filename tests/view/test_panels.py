@@ -1,4 +1,4 @@
-"""Volumes as the page takes them."""
+"""Volumes in the form that the page needs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from medar.errors import MedarError
-from medar.view.files import Shown
-from medar.view.panels import make_panels, overlap
-from medar.view.window import parse_window
+from medar.view.files import VolumeFile
+from medar.view.panels import make_panels, overlap, parse_window
 from medar.volume import ReadOptions, Volume, read_volume
 from medar.volume.display import SOFT_TISSUE
 
@@ -25,7 +24,7 @@ def unpacked(body: bytes, folder: Path, *, labels: bool = False) -> Volume:
 @pytest.mark.parametrize("factor", [1.0, 0.37])
 def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_path: Path) -> None:
     path = write("v.nii.gz", factor * np.arange(60, dtype=np.float32).reshape(3, 4, 5))
-    panel = make_panels([Shown(image=path)], OPTIONS)[0]
+    panel = make_panels([VolumeFile(image=path)], OPTIONS)[0]
     shown, read = unpacked(panel.image, tmp_path), read_volume(path)
     np.testing.assert_array_equal(shown.array, read.array)
     np.testing.assert_allclose(shown.affine, read.affine, atol=1e-5)
@@ -33,8 +32,8 @@ def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_pa
     assert shown.provenance.dtype == ("int16" if factor == 1.0 else "float32")
 
 
-def test_label_places_lead_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
-    shown = Shown(image=write("v.nii.gz"), label=write("l.nii.gz", label))
+def test_label_indices_lead_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
+    shown = VolumeFile(image=write("v.nii.gz"), label=write("l.nii.gz", label))
     panel = make_panels([shown], OPTIONS, names={300: "liver"})[0]
     values = np.array([0, *(one["value"] for one in panel.facts["labels"])])
     assert panel.label is not None
@@ -48,7 +47,7 @@ def test_label_places_lead_back_to_values(write: Any, label: Any, tmp_path: Path
 
 def test_the_crosshair_starts_in_a_label(write: Any, label: Any) -> None:
     label[label == 2] = 0
-    shown = Shown(image=write("v.nii.gz"), label=write("l.nii.gz", label))
+    shown = VolumeFile(image=write("v.nii.gz"), label=write("l.nii.gz", label))
     facts = make_panels([shown], OPTIONS)[0].facts
     place = np.linalg.inv(read_volume(shown.image).affine) @ [*facts["start"], 1.0]
     assert label[tuple(np.rint(place[:3]).astype(int))] == 300
@@ -57,24 +56,26 @@ def test_the_crosshair_starts_in_a_label(write: Any, label: Any) -> None:
 def test_an_image_is_no_label_map(write: Any) -> None:
     path = write("v.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
     with pytest.raises(MedarError, match="1000 different values"):
-        make_panels([Shown(image=path, label=path)], OPTIONS)
+        make_panels([VolumeFile(image=path, label=path)], OPTIONS)
 
 
 def test_channels_become_panels(tmp_path: Path, write: Any) -> None:
     array = np.stack([np.zeros((3, 4, 5)), np.ones((3, 4, 5))]).astype(np.float32)
     path = write("v.nii.gz", array)
-    panels = make_panels([Shown(image=path)], ReadOptions(channels=True))
+    panels = make_panels([VolumeFile(image=path)], ReadOptions(channels=True))
     assert [panel.facts["title"] for panel in panels] == [f"v.nii.gz, channel {k}" for k in (0, 1)]
     assert [unpacked(panel.image, tmp_path).array.max() for panel in panels] == [0, 1]
     with pytest.raises(MedarError, match="channels"):
-        make_panels([Shown(image=path)], OPTIONS)
+        make_panels([VolumeFile(image=path)], OPTIONS)
 
 
 def test_far_volumes_do_not_overlap(write: Any) -> None:
     there = np.diag([1.0, 1.0, 1.0, 1.0])
     there[:3, 3] = 500.0
     near, far = write("near.nii.gz"), write("far.nii.gz", affine=there)
-    panels = make_panels([Shown(image=near), Shown(image=near), Shown(image=far)], OPTIONS)
+    panels = make_panels(
+        [VolumeFile(image=near), VolumeFile(image=near), VolumeFile(image=far)], OPTIONS
+    )
     assert overlap(panels[:2])
     assert not overlap(panels)
 

@@ -14,7 +14,7 @@ import pytest
 
 from medar.errors import MedarError
 from medar.view import page
-from medar.view.files import choose
+from medar.view.files import select_files
 from medar.view.page import resources, self_contained
 from medar.view.panels import Panel, make_panels
 from medar.view.server import PageServer
@@ -25,7 +25,7 @@ VENDOR = Path(page.__file__).parent / "vendor" / "niivue"
 
 @pytest.fixture
 def panels(pair: tuple[Path, Path]) -> list[Panel]:
-    return make_panels(choose(pair).shown, ReadOptions())
+    return make_panels(select_files(pair).volumes, ReadOptions())
 
 
 @pytest.fixture
@@ -110,11 +110,11 @@ def test_a_taken_port_is_refused() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(MedarError, match=f"--port {port}"):
             PageServer({}, port)
-    with pytest.raises(MedarError, match="0 to 65535"):
+    with pytest.raises(MedarError, match="must be 0 to 65535, got 70000"):
         PageServer({}, 70000)
 
 
-def test_one_file_runs_its_own_scripts_alone(panels: list[Panel]) -> None:
+def test_one_file_runs_only_its_own_scripts(panels: list[Panel]) -> None:
     html = self_contained(panels)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
     assert policy is not None
@@ -128,8 +128,8 @@ def test_one_file_runs_its_own_scripts_alone(panels: list[Panel]) -> None:
 
 
 def test_one_file_has_a_limit(panels: list[Panel], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "LARGEST", 10)
-    with pytest.raises(MedarError, match="one file holds at most"):
+    monkeypatch.setattr(page, "MAX_BYTES", 10)
+    with pytest.raises(MedarError, match="must be at most 0 MiB"):
         self_contained(panels)
 
 

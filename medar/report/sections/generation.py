@@ -120,7 +120,7 @@ def _sentence(one: SetDistance) -> str:
         "than new real ones are; see the search for copies.",
         "indistinguishable": "at this sample size, synthetic and held-out real volumes are "
         "indistinguishable.",
-    }.get(words, f"the distance of synthetic volumes is {words}, that of held-out real ones.")
+    }.get(words, f"synthetic volumes are at {words}, the distance of held-out real ones.")
 
 
 def diversity(run: RunFolder) -> list[Block]:

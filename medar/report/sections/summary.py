@@ -116,14 +116,14 @@ def _backbone(run: RunFolder) -> str:
 def _segmenter(run: RunFolder) -> str:
     task = run.task(SegmentationTask, SEGMENTER, "train")
     pretrained = "pretrain" in run.expected and run.has(f"{PRETRAINED}/model")
-    start = "starting from that backbone" if pretrained else "from scratch"
+    start = "from that backbone" if pretrained else "from scratch"
     fraction = task.data.labels
     labels = "all labels"
     if fraction != 1:
         labels = f"the labels of {100 * fraction:.3g} % of the subjects"
     return (
         f"A segmentation network with a {task.backbone.kind} backbone"
-        f"{_trained(run.metrics(SEGMENTER, 'train'))} used {labels}, {start}."
+        f"{_trained(run.metrics(SEGMENTER, 'train'))} started {start} and used {labels}."
     )
 
 

@@ -34,8 +34,8 @@ def reconstruction(run: RunFolder) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"{format_count(report.cases, 'real volume')} of the {SPLIT_NAMES[report.split]} "
-            "split, encoded as tokens and decoded again. The generator uses the same decoder, so "
-            "its volumes cannot be sharper than these reconstructions."
+            "split, encoded as tokens and decoded again. Synthetic volumes come from the same "
+            "decoder: detail that is lost here is missing in them too."
         ),
         KeyFigures(figures),
     ]
