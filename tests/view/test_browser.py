@@ -172,7 +172,7 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", ["served"], indirect=True)
-def test_what_lies_under_the_crosshair_is_named(opened: Any, label: Any) -> None:
+def test_the_label_at_the_crosshair_is_named(opened: Any, label: Any) -> None:
     page = opened.page
     box = page.locator("canvas").nth(1).bounding_box()
     seen = set()
@@ -195,6 +195,6 @@ def test_what_lies_under_the_crosshair_is_named(opened: Any, label: Any) -> None
     for _ in range(20):
         page.keyboard.press("ArrowUp")
     assert [one["outside"] for one in state(page)] == [True, False]
-    assert "outside" in page.locator(".said").first.inner_text()
+    assert "outside" in page.locator(".message").first.inner_text()
     assert page.locator(".readout .value").first.inner_text() == ""
     assert opened.errors == []

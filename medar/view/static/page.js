@@ -1,6 +1,6 @@
 "use strict";
 
-/* The page: panels beside each other, what they share, and what the keyboard does. */
+/* The page: panels side by side, their shared controls, and the keyboard. */
 
 const byId = (id) => document.getElementById(id);
 
@@ -49,11 +49,11 @@ class Page {
     });
     const preset = byId("preset");
     const ct = this.panels.some((one) => one.facts.modality === "CT");
-    preset.append(new Option("as at first", "own"));
+    preset.append(new Option("default", "own"));
     for (const [name, text] of ct ? Object.entries(this.facts.presets) : []) {
       preset.append(new Option(`${name} ${text}`, text));
     }
-    preset.append(new Option("by hand", "hand"));
+    preset.append(new Option("manual", "hand"));
     preset.addEventListener("change", () => this.#preset(preset.value));
     byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
     byId("ask").addEventListener("click", () => byId("help").showModal());
@@ -70,7 +70,7 @@ class Page {
       try {
         await panel.load();
       } catch (error) {
-        panel.said.textContent = `cannot be shown: ${error.message}`;
+        panel.message.textContent = `cannot be shown: ${error.message}`;
         throw error;
       }
     }
@@ -80,7 +80,7 @@ class Page {
     this.start();
   }
 
-  /* The crosshair in the middle of the first volume, or of its labels. */
+  /* Place each crosshair in the middle of its volume or labels; linked ones follow the first. */
   start() {
     for (const panel of this.panels) panel.goTo(panel.facts.start);
     this.moved(this.panels[0]);
@@ -91,12 +91,12 @@ class Page {
     for (const one of this.panels) one.box.classList.toggle("active", one === panel);
   }
 
-  /* A panel's crosshair has moved: the others follow. */
+  /* Move the crosshairs of the other panels after that of one panel. */
   moved(panel) {
     if (this.quiet) return;
     this.quiet = true;
     panel.outside = false;
-    panel.showPlace();
+    panel.showPosition();
     for (const other of this.panels) {
       if (other === panel || this.link === "off") continue;
       if (this.link === "mm") other.goTo(panel.mm);
@@ -118,7 +118,7 @@ class Page {
     for (const panel of this.panels) panel.setView(kind);
   }
 
-  /* Black and white of a panel, and of the others of its modality if they are the same in all. */
+  /* Set the window of a panel, and of all panels of its modality if "same in all" is checked. */
   setWindow(panel, range, preset = "hand") {
     byId("preset").value = preset;
     for (const other of this.panels) {
@@ -138,8 +138,8 @@ class Page {
     }
   }
 
-  setOpacity(share) {
-    this.opacity = Math.min(Math.max(share, 0), 1);
+  setOpacity(opacity) {
+    this.opacity = Math.min(Math.max(opacity, 0), 1);
     byId("opacity").value = Math.round(100 * this.opacity);
     for (const panel of this.panels) panel.setOpacity(this.opacity);
   }
@@ -196,7 +196,7 @@ class Page {
     const typing = event.target.matches?.("input[type=number], select");
     if (typing || event.ctrlKey || event.altKey || event.metaKey || byId("help").open) return;
     if (event.target.matches?.("input[type=range]") && event.key.startsWith("Arrow")) return;
-    // NiiVue has keys of its own, which would do something else.
+    // NiiVue has its own bindings for these keys.
     event.stopPropagation();
     if (!down) return;
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
@@ -219,7 +219,7 @@ class Page {
   }
 }
 
-/* What the page shows now, for scripts and tests. */
+/* The state of the page, for scripts and tests. */
 const page = new Page(JSON.parse(byId("facts").textContent));
 window.medar = {
   get crosshair() { return page.active.mm; },

@@ -1,19 +1,19 @@
 "use strict";
 
-/* One volume with its label map: a NiiVue of its own, a title above it, a readout below. */
+/* A volume with its label map: a NiiVue instance, a title above it, a readout below. */
 
 const COLOURS = [
   [230, 97, 92], [94, 173, 235], [122, 201, 112], [240, 190, 80], [176, 132, 232], [84, 205, 196],
   [240, 140, 190], [190, 150, 105], [160, 205, 60], [120, 135, 240], [245, 140, 65], [170, 180, 190],
 ];
 
-/* NiiVue's numbers of what a drag does. */
+/* NiiVue's drag modes. */
 const DRAG = { none: 0, move: 3, crosshair: 8 };
 
 /* A label value has the same colour in all panels. */
 function colourOf(value) {
-  const place = (value - 1) % COLOURS.length;
-  return COLOURS[place < 0 ? place + COLOURS.length : place];
+  const index = (value - 1) % COLOURS.length;
+  return COLOURS[index < 0 ? index + COLOURS.length : index];
 }
 
 function element(tag, kind, text = "") {
@@ -23,18 +23,20 @@ function element(tag, kind, text = "") {
   return made;
 }
 
-/* The bytes of a served file, or of one inside the page. */
+/* The bytes of a file, embedded in the page or served. */
 async function bytesOf(name) {
-  const inside = document.getElementById(name);
-  if (inside) {
-    const text = atob(inside.textContent);
+  const embedded = document.getElementById(name);
+  if (embedded) {
+    const text = atob(embedded.textContent);
     const bytes = new Uint8Array(text.length);
     for (let k = 0; k < text.length; k++) bytes[k] = text.charCodeAt(k);
     return bytes.buffer;
   }
-  const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${answer.status} ${answer.statusText}; does medar view still run?`);
-  return answer.arrayBuffer();
+  const response = await fetch(name);
+  if (!response.ok) {
+    throw new Error(`${response.status} ${response.statusText}; is medar view still running?`);
+  }
+  return response.arrayBuffer();
 }
 
 class Panel {
@@ -55,8 +57,8 @@ class Panel {
     heading.title = title;
     bar.append(heading);
     if (synthetic) bar.append(element("span", "mark", "synthetic"));
-    const said = `${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
-    const facts = element("span", "facts", modality ? `${modality}, ${said}` : said);
+    const size = `${shape.join(" × ")} voxels of ${spacing.join(" × ")} mm`;
+    const facts = element("span", "facts", modality ? `${modality}, ${size}` : size);
     facts.title = facts.textContent;
     bar.append(facts);
     return bar;
@@ -66,16 +68,16 @@ class Panel {
     const box = element("div", "picture");
     this.canvas = document.createElement("canvas");
     this.canvas.setAttribute("aria-label", this.facts.title);
-    this.said = element("p", "said", "loading ...");
+    this.message = element("p", "message", "loading ...");
     const inner = element("div", "inner");
     inner.append(this.canvas);
-    box.append(inner, this.said);
+    box.append(inner, this.message);
     box.addEventListener("pointerdown", () => this.page.activate(this), true);
-    // NiiVue's wheel zooms where its drag mode is to move the picture.
+    // In NiiVue, the wheel zooms if the drag mode is panning.
     box.addEventListener("wheel", (event) => {
       this.niivue.opts.dragMode = event.ctrlKey ? DRAG.move : DRAG.none;
     }, true);
-    // NiiVue's own answer would be a window by its own percentiles.
+    // By default, NiiVue would set the window to its own percentiles.
     box.addEventListener("dblclick", (event) => {
       event.stopPropagation();
       this.page.setWindow(this, this.facts.window);
@@ -99,8 +101,8 @@ class Panel {
       field.step = "any";
       field.title = `${name} (${this.facts.title})`;
       field.addEventListener("change", () => {
-        const wanted = this.window.with(k, field.valueAsNumber);
-        this.page.setWindow(this, wanted[0] < wanted[1] ? wanted : this.window);
+        const range = this.window.with(k, field.valueAsNumber);
+        this.page.setWindow(this, range[0] < range[1] ? range : this.window);
       });
       range.append(field);
       return field;
@@ -140,7 +142,7 @@ class Panel {
     });
     if (this.facts.label) await this.#add(this.facts.label, { opacity: this.page.opacity }, true);
     this.niivue.setScale(0.85);
-    this.said.textContent = "";
+    this.message.textContent = "";
     this.showWindow();
   }
 
@@ -152,7 +154,7 @@ class Panel {
     this.niivue.addVolume(volume);
   }
 
-  /* Place k of the label map is the k-th label of the legend. */
+  /* Value k of the label map is the k-th label of the legend. */
   #colours() {
     const rows = this.facts.labels.map(({ value }) => colourOf(value));
     const table = { R: [0], G: [0], B: [0], A: [0], I: [0], labels: [""] };
@@ -173,8 +175,8 @@ class Panel {
     this.niivue.updateGLVolume();
   }
 
-  setOpacity(share) {
-    if (this.facts.label) this.niivue.setOpacity(1, share);
+  setOpacity(opacity) {
+    if (this.facts.label) this.niivue.setOpacity(1, opacity);
   }
 
   setView(kind) {
@@ -182,7 +184,7 @@ class Panel {
     this.fit();
   }
 
-  /* NiiVue's crosshair has a width in mm: that of a line on the screen. */
+  /* Set the width of the crosshair, which NiiVue takes in mm, to that of a line on the screen. */
   fit() {
     const [x, y, z] = this.facts.shape.map((count, k) => count * this.facts.spacing[k]);
     const [wide, high] = this.niivue.opts.sliceType === 3 ? [x + y, y + z] : [x, Math.max(y, z)];
@@ -198,7 +200,7 @@ class Panel {
     this.showWindow();
   }
 
-  /* Right widens the window, up raises it; 200 pixels are a width. */
+  /* Dragging right widens the window, up raises its level; 200 pixels correspond to its width. */
   #drag(right, down) {
     const [low, high] = this.window;
     const width = (high - low) * Math.exp(right / 200);
@@ -219,24 +221,24 @@ class Panel {
   }
 
   get voxel() {
-    const place = this.niivue.frac2vox(this.niivue.scene.crosshairPos);
-    return this.facts.shape.map((n, k) => Math.min(Math.max(Math.round(place[k]), 0), n - 1));
+    const voxel = this.niivue.frac2vox(this.niivue.scene.crosshairPos);
+    return this.facts.shape.map((n, k) => Math.min(Math.max(Math.round(voxel[k]), 0), n - 1));
   }
 
-  /* The crosshair at scanner coordinates; in the nearest voxel if they lie outside. */
+  /* Move the crosshair to scanner coordinates, or to the nearest voxel if they are outside. */
   goTo(mm) {
     this.goToFraction(Array.from(this.niivue.mm2frac([...mm, 1], 0, true)));
   }
 
-  goToFraction(wanted) {
-    this.outside = wanted.some((share) => share < -1e-4 || share > 1 + 1e-4);
-    const inside = wanted.map((share, k) => {
+  goToFraction(position) {
+    this.outside = position.some((one) => one < -1e-4 || one > 1 + 1e-4);
+    const inside = position.map((one, k) => {
       const half = 0.5 / this.facts.shape[k];
-      return Math.min(Math.max(share, half), 1 - half);
+      return Math.min(Math.max(one, half), 1 - half);
     });
-    this.niivue.scene.crosshairPos = this.outside ? inside : wanted;
+    this.niivue.scene.crosshairPos = this.outside ? inside : position;
     this.niivue.drawScene();
-    this.showPlace();
+    this.showPosition();
   }
 
   step(right, front, up) {
@@ -248,21 +250,21 @@ class Panel {
     return Number.isFinite(value) ? Number(value.toPrecision(6)) : value;
   }
 
-  /* The label under the crosshair; null where there is none. */
+  /* The label at the crosshair, or null. */
   get label() {
     if (!this.facts.label) return null;
-    const place = Math.round(this.niivue.volumes[1].getValue(...this.voxel));
-    return place > 0 ? this.facts.labels[place - 1] : null;
+    const index = Math.round(this.niivue.volumes[1].getValue(...this.voxel));
+    return index > 0 ? this.facts.labels[index - 1] : null;
   }
 
-  showPlace() {
+  showPosition() {
     const letter = (length, ends) => `${ends[length < 0 ? 1 : 0]} ${Math.abs(length).toFixed(1)}`;
     const [x, y, z] = this.mm;
     const label = this.label;
-    const place = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
+    const position = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
     const value = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
     const texts = {
-      mm: place,
+      mm: position,
       voxel: `voxel ${this.voxel.join(", ")}`,
       value,
       label: label ? label.name || `label ${label.value}` : "",
@@ -270,6 +272,6 @@ class Panel {
     for (const [name, text] of Object.entries(texts)) {
       this[`${name}Text`].textContent = this.outside ? "" : text;
     }
-    this.said.textContent = this.outside ? "the crosshair lies outside of this volume" : "";
+    this.message.textContent = this.outside ? "the crosshair is outside this volume" : "";
   }
 }
