@@ -1,8 +1,8 @@
-"""DICOM series, one file a slice, through SimpleITK's GDCM.
+"""DICOM series with one file per slice, through SimpleITK's GDCM.
 
-The slices of a series are sorted by where they lie, never by name or number, and their positions
-must make an even line: the affine then follows from the first and the last. Each slice is read by
-itself, so that its own rescale slope and intercept apply (PET).
+The slices of a series are sorted by position, never by name or number, and must be evenly spaced:
+the affine follows from the first and the last position. Each slice is read on its own, so that its
+own rescale slope and intercept apply (PET).
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
 from medar.volume.itk import itk_reason
 
 UNEVEN = 0.05
-"""How far a slice may lie from the even line, as a share of the step: positions are rounded."""
+"""Largest deviation from even spacing, as a fraction of the step: stored positions are rounded."""
 
-SAME_PLACE = 0.01
-"""Slices closer than this, in mm, lie in one place."""
+SAME_POSITION = 0.01
+"""Slices closer than this, in mm, have the same position."""
 
 TAGS = {
     "ImageType": "0008|0008",
@@ -43,7 +43,7 @@ TAGS = {
     "BitsAllocated": "0028|0100",
     "PixelRepresentation": "0028|0103",
 }
-TELLING = (
+DISTINGUISHING = (
     "TemporalPositionIdentifier",
     "EchoTime",
     "TriggerTime",
@@ -51,12 +51,12 @@ TELLING = (
     "AcquisitionNumber",
     "ImageType",
 )
-"""What may tell slices of one place apart, in the order of asking."""
+"""Tags that may distinguish slices at the same position, in the order of checking."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """What one file of a series says, before its pixels are read."""
+    """One file of a series: its tags, without its pixels."""
 
     path: Path
     tags: dict[str, str]
@@ -69,16 +69,18 @@ class Slice:
         return self.tags["SeriesInstanceUID"]
 
     def numbers(self, name: str, count: int) -> npt.NDArray[np.float64]:
-        """The numbers of a tag; an error where they are not `count` finite ones."""
+        """The numbers of a tag.
+
+        Raises:
+            MedarError: they are not `count` finite numbers.
+        """
         text = self.tags[name]
         try:
             values = np.array([float(part) for part in text.split("\\")])
         except ValueError:
             values = np.array([])
         if values.shape != (count,) or not np.isfinite(values).all():
-            raise MedarError(
-                f"{self.path}: {name} is {text!r}; {count} numbers are needed to place the slice"
-            )
+            raise MedarError(f"{self.path}: {name} must hold {count} numbers, got {text!r}")
         return values
 
 
@@ -86,25 +88,25 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
     """The header of a DICOM series: its folder, or one of its files (see `read_header`)."""
     folder, series = (path, options.series) if path.is_dir() else (path.parent, None)
     if path != folder:
-        given = _read_slice(path)
-        if given is None:
+        selected = _read_slice(path)
+        if selected is None:
             raise MedarError(f"{path}: not a readable DICOM image")
-        series = given.uid
+        series = selected.uid
     slices, unreadable = _slices_in(folder)
-    slices = _chosen_series(folder, slices, series)
+    slices = _select_series(folder, slices, series)
     for one in slices:
-        _refuse_unsupported(one)
+        _check_supported(one)
     if len(slices) == 1:
         raise MedarError(
             f"{slices[0].path}: a series of one slice, whose spacing is unknown; "
-            "medar reads volumes of at least two slices"
+            "a volume has at least two slices"
         )
     _check_alike(slices)
-    passed_over = ""
+    skipped = ""
     if unreadable:
         count, example = len(unreadable), unreadable[0].name
-        passed_over = f"{count} DICOM file(s) without a readable image passed over, as {example}"
-    slices, affine, notes = _arranged(folder, slices, passed_over)
+        skipped = f"{count} DICOM file(s) without a readable image skipped, such as {example}"
+    slices, affine, notes = _arrange(folder, slices, skipped)
     first_tags = slices[0].tags
     signed = "int" if first_tags["PixelRepresentation"] == "1" else "uint"
     columns, rows = slices[0].size
@@ -124,11 +126,11 @@ def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
     """The DICOM images of a folder, and the DICOM files that hold no readable image."""
     slices, unreadable = [], []
     for path in sorted(p for p in folder.iterdir() if p.is_file() and is_dicom(p)):
-        found = _read_slice(path)
-        if found is None:
+        one = _read_slice(path)
+        if one is None:
             unreadable.append(path)
         else:
-            slices.append(found)
+            slices.append(one)
     if not slices:
         raise MedarError(f"{folder}: no DICOM image in this folder (subfolders are not searched)")
     return slices, unreadable
@@ -143,7 +145,7 @@ def _read_slice(path: Path) -> Slice | None:
     tags = {}
     for name, key in TAGS.items():
         text = reader.GetMetaData(key) if reader.HasMetaDataKey(key) else ""
-        # Undecodable bytes, as names in older character sets have, would break a message.
+        # Bytes of older character sets would break error messages.
         tags[name] = text.encode("ascii", "replace").decode().strip(" \0")
     columns, rows = reader.GetSize()[:2]
     return Slice(path=path, tags=tags, size=(int(columns), int(rows)))
@@ -156,7 +158,7 @@ def _reader(path: Path) -> Any:
     return reader
 
 
-def _chosen_series(folder: Path, slices: list[Slice], series: str | None) -> list[Slice]:
+def _select_series(folder: Path, slices: list[Slice], series: str | None) -> list[Slice]:
     groups: dict[str, list[Slice]] = {}
     for one in slices:
         groups.setdefault(one.uid, []).append(one)
@@ -170,15 +172,16 @@ def _chosen_series(folder: Path, slices: list[Slice], series: str | None) -> lis
     )
     if series is None:
         raise MedarError(
-            f"{folder}: {len(groups)} series; pass series (--series) with one of: {listed}"
+            f"{folder}: {len(groups)} series; choose one with series (--series): {listed}"
         )
-    raise MedarError(f"{folder}: no series {series}; there are: {listed}")
+    raise MedarError(f"{folder}: no series {series}; available: {listed}")
 
 
-def _refuse_unsupported(one: Slice) -> None:
+def _check_supported(one: Slice) -> None:
+    """Refuse mosaics, multi-frame files and colours."""
     advice = "convert it to NIfTI first, for instance with dcm2niix"
     if "MOSAIC" in one.tags["ImageType"].upper():
-        raise MedarError(f"{one.path}: a Siemens mosaic, many slices in one picture; {advice}")
+        raise MedarError(f"{one.path}: a Siemens mosaic (many slices in one image); {advice}")
     if one.tags["NumberOfFrames"] not in ("", "0", "1"):
         frames = one.tags["NumberOfFrames"]
         raise MedarError(f"{one.path}: enhanced multi-frame DICOM ({frames} frames); {advice}")
@@ -188,12 +191,14 @@ def _refuse_unsupported(one: Slice) -> None:
 
 
 def _check_alike(slices: list[Slice]) -> None:
-    """Refuse a series whose slices differ in size, pixel spacing or orientation."""
+    """Check that all slices of a series have the same size, pixel spacing and orientation."""
     first = slices[0]
     spacing = first.numbers("PixelSpacing", 2)
     orientation = first.numbers("ImageOrientationPatient", 6)
     if not (spacing > 0).all():
-        raise MedarError(f"{first.path}: PixelSpacing {first.tags['PixelSpacing']}; it is positive")
+        raise MedarError(
+            f"{first.path}: PixelSpacing must be positive, got {first.tags['PixelSpacing']}"
+        )
     for one in slices[1:]:
         differs = None
         if one.size != first.size:
@@ -205,13 +210,13 @@ def _check_alike(slices: list[Slice]) -> None:
             differs = f"{name} {one.tags[name]}", first.tags[name]
         if differs:
             raise MedarError(
-                f"{one.path}: {differs[0]} where {first.path.name} has {differs[1]}; "
-                "the slices of a volume have it in common: split the series"
+                f"{one.path}: {differs[0]} where {first.path.name} has {differs[1]}; all slices of "
+                "a volume must agree: split the series"
             )
 
 
-def _arranged(
-    folder: Path, slices: list[Slice], passed_over: str
+def _arrange(
+    folder: Path, slices: list[Slice], skipped: str
 ) -> tuple[list[Slice], Affine, list[str]]:
     """The slices from first to last along their normal, their affine in RAS+, and notes."""
     row, column = _directions(slices[0])
@@ -219,14 +224,14 @@ def _arranged(
     points = np.array([one.numbers("ImagePositionPatient", 3) for one in slices])
     order = np.argsort(points @ normal, kind="stable")
     slices, points = [slices[i] for i in order], points[order]
-    _check_even(folder, slices, points, normal, passed_over)
+    _check_even(folder, slices, points, normal, skipped)
     between_rows, between_columns = slices[0].numbers("PixelSpacing", 2)
     affine = np.eye(4)
     affine[:3, 0] = row * between_columns
     affine[:3, 1] = column * between_rows
     affine[:3, 2] = (points[-1] - points[0]) / (len(points) - 1)
     affine[:3, 3] = points[0]
-    notes = [passed_over] if passed_over else []
+    notes = [skipped] if skipped else []
     if shear_of(affine) > SHEAR_TOLERANCE:
         cosine = affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2])
         tilt = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
@@ -240,8 +245,8 @@ def _directions(one: Slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.flo
     lengths = np.linalg.norm(both, axis=1)
     if np.abs(lengths - 1).max() > 1e-2 or abs(both[0] @ both[1]) > 1e-2:
         raise MedarError(
-            f"{one.path}: ImageOrientationPatient {one.tags['ImageOrientationPatient']}; "
-            "two unit vectors at a right angle are needed"
+            f"{one.path}: ImageOrientationPatient must be two orthogonal unit vectors, got "
+            f"{one.tags['ImageOrientationPatient']}"
         )
     row, column = both / lengths[:, None]
     return row, column
@@ -252,14 +257,14 @@ def _check_even(
     slices: Sequence[Slice],
     points: npt.NDArray[np.float64],
     normal: npt.NDArray[np.float64],
-    passed_over: str,
+    skipped: str,
 ) -> None:
-    """Refuse slices that share a place, are missing, or lie unevenly."""
-    repeated = np.flatnonzero(np.diff(points @ normal) < SAME_PLACE)
+    """Check that no slices share a position, are missing, or are unevenly spaced."""
+    repeated = np.flatnonzero(np.diff(points @ normal) < SAME_POSITION)
     if repeated.size:
         a, b = slices[repeated[0]], slices[repeated[0] + 1]
         raise MedarError(
-            f"{folder}: {repeated.size} slice(s) lie where another one lies, such as "
+            f"{folder}: {repeated.size} slice(s) have the same position as another, such as "
             f"{a.path.name} and {b.path.name} ({_difference(a, b)}); "
             "split the series into one volume each"
         )
@@ -271,26 +276,27 @@ def _check_even(
     steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
     usual = float(np.sort(steps)[(count - 1) // 2])
     missing = np.rint(steps / usual).astype(int) - 1
-    holes = np.flatnonzero(missing > 0)
-    if not holes.size:
+    gaps = np.flatnonzero(missing > 0)
+    if not gaps.size:
         raise MedarError(
             f"{folder}: uneven slices, {steps.min():.4g} to {steps.max():.4g} mm apart; "
-            "resample them to an even grid with a tool of the scanner first"
+            "resample them to an even grid with the scanner's software first"
         )
-    k = int(holes[0])
+    k = int(gaps[0])
     raise MedarError(
         f"{folder}: {missing[k]} slice(s) missing after slice {k + 1} of {count + 1}, between "
         f"{slices[k].path.name} and {slices[k + 1].path.name}: {steps[k]:.4g} mm where the usual "
-        f"step is {usual:.4g} mm ({missing.sum()} missing in all); find the missing files"
-        + (f" ({passed_over})" if passed_over else "")
+        f"step is {usual:.4g} mm ({missing.sum()} missing in all); add the missing files"
+        + (f" ({skipped})" if skipped else "")
     )
 
 
 def _difference(a: Slice, b: Slice) -> str:
-    for name in TELLING:
+    """The first tag that distinguishes two slices at the same position, for an error message."""
+    for name in DISTINGUISHING:
         if a.tags[name] != b.tags[name]:
             return f"{name} {a.tags[name] or 'none'} and {b.tags[name] or 'none'}"
-    return "nothing tells them apart; copies?"
+    return "all tags agree; copies?"
 
 
 def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:

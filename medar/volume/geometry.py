@@ -1,8 +1,8 @@
-"""Voxel grids in patient space: where voxel (i, j, k) lies, in RAS+ millimetres.
+"""Voxel grids in patient space.
 
-An affine maps voxel indices to the scanner's coordinates, in mm, with the axes pointing to the
-patient's right, anterior and superior (RAS+), as NIfTI has it. A `Grid` is an affine and a shape.
-Orientation codes are three letters that say where each array axis points: "RAS", "LPS", "PIR".
+An affine maps voxel indices (i, j, k) to scanner coordinates in mm, whose axes point to the
+patient's right, anterior and superior (RAS+), as in NIfTI. A `Grid` is an affine and a shape.
+Orientation codes give the direction of each array axis in three letters: "RAS", "LPS", "PIR".
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ Shape3 = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 
 SHEAR_TOLERANCE = 2e-3
-"""Largest |cosine| between two voxel axes that still counts as a right angle: 0.11 degrees, which
-the rounded slice positions of a DICOM series exceed rarely."""
+"""Largest |cosine| between two voxel axes that counts as a right angle: 0.11 degrees, which the
+rounded slice positions of a DICOM series rarely exceed."""
 
 TIE = 1e-6
 """Direction cosines closer than this are equal."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""Takes coordinates as DICOM and ITK have them to RAS+."""
+"""Maps the coordinates of DICOM and ITK to RAS+."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Grid:
-    """A lattice of voxels: how many along each axis, and where they lie.
+    """A lattice of voxels: the number along each axis, and their positions.
 
     Raises:
         MedarError: a side is below 1, or the affine is not a finite, invertible 4x4 matrix.
@@ -45,7 +45,7 @@ class Grid:
     def __post_init__(self) -> None:
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
-            raise MedarError(f"grid shape {shape}: three sides of at least one voxel are needed")
+            raise MedarError(f"grid shape must be three sides of at least 1 voxel, got {shape}")
         affine = checked_affine(self.affine)
         affine.setflags(write=False)
         object.__setattr__(self, "shape", shape)
@@ -58,18 +58,18 @@ class Grid:
 
     @cached_property
     def orientation(self) -> str:
-        """Where the array axes point, for instance "RAS"."""
+        """Directions of the array axes, for instance "RAS"."""
         return orientation_of(self.affine)
 
     @property
     def extent(self) -> Spacing:
-        """Side lengths of the box that the voxels fill, in mm."""
+        """Side lengths of the grid in mm, voxels included."""
         x, y, z = (n * s for n, s in zip(self.shape, self.spacing, strict=True))
         return x, y, z
 
     @property
     def is_sheared(self) -> bool:
-        """Whether two voxel axes are not at right angles."""
+        """Whether any two voxel axes are not at a right angle."""
         return shear_of(self.affine) > SHEAR_TOLERANCE
 
     def to_ras(self) -> "Grid":
@@ -82,13 +82,13 @@ class Grid:
         return Grid(shape=(shape[0], shape[1], shape[2]), affine=affine)
 
     def at_spacing(self, spacing: Spacing) -> "Grid":
-        """The grid of another spacing over the same box: same centre, shape rounded.
+        """A grid of another spacing with the same centre and, up to rounding, the same extent.
 
         Raises:
             MedarError: the spacing is not three positive numbers.
         """
         if not is_spacing(spacing):
-            raise MedarError(f"spacing {spacing}: three positive numbers in mm are needed")
+            raise MedarError(f"spacing must be three positive numbers in mm, got {spacing}")
         ratio = np.asarray(self.spacing) / np.asarray(spacing, dtype=np.float64)
         shape = np.maximum(1, np.rint(np.asarray(self.shape) * ratio)).astype(int)
         affine = self.affine.copy()
@@ -98,7 +98,7 @@ class Grid:
         return Grid(shape=(int(shape[0]), int(shape[1]), int(shape[2])), affine=affine)
 
     def window(self, start: Shape3, shape: Shape3) -> "Grid":
-        """The grid of the box that begins at voxel `start`, which may lie outside this grid."""
+        """The grid of `shape` voxels from voxel `start` on, which may lie outside this grid."""
         affine = self.affine.copy()
         affine[:3, 3] += self.affine[:3, :3] @ np.asarray(start, dtype=np.float64)
         return Grid(shape=shape, affine=affine)
@@ -108,7 +108,7 @@ class Grid:
         return self.shape == other.shape and self.distance(other) <= tolerance * min(self.spacing)
 
     def distance(self, other: "Grid") -> float:
-        """Largest distance, in mm, between this grid's corners under the two affines."""
+        """Largest distance, in mm, of this grid's corners under the two affines."""
         return corner_distance(self.shape, self.affine, other.affine)
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,21 +125,21 @@ def checked_affine(affine: npt.ArrayLike) -> Affine:
     """A copy of a 4x4 affine in float64.
 
     Raises:
-        MedarError: it is not 4x4, not finite, no affine (its last row is not 0, 0, 0, 1), or maps
-            space onto a plane (a zero spacing).
+        MedarError: it is not 4x4, not finite, not affine (its last row is not 0, 0, 0, 1), or
+            singular (a zero spacing).
     """
     matrix = np.array(affine, dtype=np.float64)
     if matrix.shape != (4, 4):
-        raise MedarError(f"affine of shape {matrix.shape}: a 4x4 matrix is needed")
+        raise MedarError(f"affine must be a 4x4 matrix, got shape {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise MedarError("affine holds NaN or Inf: finite numbers are needed")
+        raise MedarError("affine must be finite, got NaN or Inf")
     if np.abs(matrix[3] - (0.0, 0.0, 0.0, 1.0)).max() > 1e-6:
-        raise MedarError(f"affine with the last row {matrix[3].tolist()}: 0, 0, 0, 1 is needed")
+        raise MedarError(f"affine's last row must be 0, 0, 0, 1, got {matrix[3].tolist()}")
     columns = np.linalg.norm(matrix[:3, :3], axis=0)
     if (columns <= 0).any() or abs(np.linalg.det(matrix[:3, :3] / columns)) < 1e-6:
         spacing = ", ".join(f"{s:g}" for s in columns)
         raise MedarError(
-            f"affine is singular (spacing {spacing} mm): three independent axes are needed"
+            f"affine is singular (spacing {spacing} mm): its three axes must be independent"
         )
     return matrix
 
@@ -160,23 +160,23 @@ def spacing_of(affine: Affine) -> Spacing:
 
 
 def orientation_of(affine: Affine) -> str:
-    """Where each array axis points, for instance "RAS" or "LPI"."""
+    """Direction of each array axis, for instance "RAS" or "LPI"."""
     return "".join(nib.orientations.ornt2axcodes(axes_of(affine)))
 
 
 def axes_of(affine: Affine) -> npt.NDArray[np.float64]:
-    """Where each array axis points, (3, 2): nearest patient axis, and 1 or -1 along it.
+    """Direction of each array axis, (3, 2): the nearest patient axis, and 1 or -1 along it.
 
-    The pairing of array axes with patient axes whose cosines have the largest sum; at a tie (axes
-    at 45 degrees) the axes keep their order, so that a grid turned to RAS+ counts as RAS+ again.
-    nibabel's `io_orientation`, of the same form, pairs the closest axes first and has no rule for
-    ties: the two agree unless the axes are turned far from the patient's.
+    Array axes are paired with patient axes so that the sum of their cosines is largest; at a tie
+    (axes at 45 degrees) the axes keep their order, so that a grid turned to RAS+ counts as RAS+
+    again. nibabel's `io_orientation`, which returns the same form, pairs the closest axes first and
+    has no rule for ties; the two agree unless the axes are rotated far from the patient's.
     """
     columns = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     left, _, right = np.linalg.svd(columns)
     rotation = left @ right
-    share = np.abs(rotation) + TIE * np.eye(3)
-    order = max(permutations(range(3)), key=lambda order: share[order, range(3)].sum())
+    cosines = np.abs(rotation) + TIE * np.eye(3)
+    order = max(permutations(range(3)), key=lambda order: cosines[order, range(3)].sum())
     signs = np.where(rotation[order, range(3)] < -TIE, -1.0, 1.0)
     return np.stack([np.array(order, dtype=np.float64), signs], axis=1)
 
@@ -188,9 +188,9 @@ def shear_of(affine: Affine) -> float:
 
 
 def shear_note(affine: Affine) -> str | None:
-    """A sentence on sheared axes for a volume's notes; None where all angles are right."""
+    """A note on sheared axes; None if all angles are right."""
     columns = np.linalg.norm(affine[:3, :3], axis=0)
-    # A zero or NaN column is no matter of shear: `checked_affine` refuses it.
+    # `checked_affine` refuses zero and NaN columns.
     if not (columns > 0).all() or shear_of(affine) <= SHEAR_TOLERANCE:
         return None
     return f"sheared voxel axes (cosine {shear_of(affine):.3f} between two of them)"
@@ -204,7 +204,7 @@ def corner_distance(shape: Shape3, a: Affine, b: Affine) -> float:
 
 
 def reorient(array: npt.NDArray[Any], source: Affine, target: str) -> npt.NDArray[Any]:
-    """Permute and flip the axes of an (X, Y, Z) or (C, X, Y, Z) array to point as `target` says."""
+    """Permute and flip the axes of an (X, Y, Z) or (C, X, Y, Z) array to another orientation."""
     change = nib.orientations.ornt_transform(axes_of(source), nib.orientations.axcodes2ornt(target))
     if array.ndim == 3:
         return np.asarray(nib.orientations.apply_orientation(array, change))

@@ -1,4 +1,4 @@
-"""`Header`: what a file states before its voxels are read, and the rules all formats share."""
+"""`Header`: the geometry and voxel type of a file, and the rules that all formats share."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -25,16 +25,17 @@ class ReadOptions:
     """How to read a file that leaves a question open.
 
     Raises:
-        MedarError: a spacing that is not positive, or an unknown policy.
+        MedarError: the spacing is not positive, or the policy for NaN and Inf is unknown.
     """
 
     channels: bool = False
     """Read a fourth axis as channels instead of refusing it."""
     assume_spacing: Spacing | Literal["header"] | None = None
-    """For files that state no orientation: axes are taken as RAS+, with this spacing in mm, or
-    with the spacing in the header. Files that state their orientation are unaffected."""
+    """For files without orientation: axes are taken as RAS+, with this spacing in mm or, for
+    "header", with the spacing in the header. Files with an orientation are unaffected."""
     nonfinite: float | Literal["error", "min", "keep"] = "error"
-    """NaN and Inf voxels: refuse, replace by the smallest finite voxel or by a number, or keep."""
+    """NaN and Inf voxels: raise an error, replace by the smallest finite voxel or by a number, or
+    keep."""
     series: str | None = None
     """SeriesInstanceUID to read from a DICOM folder that holds several series."""
 
@@ -52,7 +53,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What a file says about itself, before its voxels are read."""
+    """What is known of a file before its voxels are read."""
 
     path: Path
     format: str
@@ -63,13 +64,13 @@ class Header:
     dtype: str
     """Voxel type on disk."""
     load: Callable[[], npt.NDArray[Any]]
-    """Fetch the voxels, scaled, as (X, Y, Z) or (C, X, Y, Z) in the stored orientation."""
+    """Reads the voxels, scaled, as (X, Y, Z) or (C, X, Y, Z) in the stored orientation."""
     modality: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def provenance(self) -> Provenance:
-        """The header as a volume keeps it."""
+        """The header as it is kept in `Volume.provenance`."""
         return Provenance(
             path=str(self.path),
             format=self.format,
@@ -82,10 +83,16 @@ class Header:
 def assumed_affine(
     path: str | Path, spacing: Spacing | None, options: ReadOptions, *, missing: str
 ) -> tuple[Affine, str]:
-    """The affine of a file that states no orientation, and a note that says so.
+    """The affine of a file without orientation, and a note about it.
+
+    Args:
+        path: the file, for messages.
+        spacing: of its header, in mm; None if it has none.
+        options: whether and how a spacing may be assumed.
+        missing: what the file lacks, for messages.
 
     Raises:
-        MedarError: the caller did not say which spacing to assume, or the header gives none.
+        MedarError: no spacing may be assumed, or the header's is unusable.
     """
     usable = spacing is not None and is_spacing(spacing)
     written = ", ".join(f"{s:g}" for s in spacing or ())
@@ -101,15 +108,15 @@ def assumed_affine(
             f"{path}: {missing}, and its header gives no usable spacing ({written or 'none'}); "
             "pass the spacing in mm"
         )
-    said = ", ".join(f"{s:g}" for s in chosen)
-    return np.diag([*map(float, chosen), 1.0]), f"{missing}: axes taken as RAS+ at {said} mm"
+    shown = ", ".join(f"{s:g}" for s in chosen)
+    return np.diag([*map(float, chosen), 1.0]), f"{missing}: axes taken as RAS+ at {shown} mm"
 
 
 def file_grid(path: str | Path, shape: Shape3, affine: Affine) -> Grid:
-    """The grid that a file states.
+    """The grid of a file.
 
     Raises:
-        MedarError: naming the file, where the affine is not finite or is singular.
+        MedarError: the affine is not finite or is singular; the message names the file.
     """
     try:
         return Grid(shape=shape, affine=affine)
@@ -121,11 +128,11 @@ def spatial_shape(path: str | Path, shape: tuple[int, ...]) -> tuple[Shape3, int
     """Split a stored shape into (X, Y, Z) and the number of channels, without singleton axes.
 
     Raises:
-        MedarError: there are not three spatial axes, or more than one axis beyond them.
+        MedarError: there are fewer than three spatial axes, or several axes beyond them.
     """
     kept = shape[:3] + tuple(n for n in shape[3:] if n != 1)
     if len(kept) < 3 or min(kept, default=0) < 1:
-        raise MedarError(f"{path}: shape {shape}; a volume has three axes of at least one voxel")
+        raise MedarError(f"{path}: a volume has three axes of at least one voxel, got {shape}")
     if len(kept) > 4:
         raise MedarError(f"{path}: {len(kept)}D data of shape {shape}; medar reads 3D and 4D")
     return (kept[0], kept[1], kept[2]), kept[3] if len(kept) == 4 else 1
@@ -147,9 +154,9 @@ def is_dicom(path: Path) -> bool:
 
 
 def files_of(path: str | Path) -> tuple[Path, ...]:
-    """Every file that a volume's content lies in: one, a header and its data, or a DICOM folder.
+    """All files of a volume: a single file, a header and its data, or those of a DICOM folder.
 
-    Files that a header names and that do not exist are left out; reading the volume says so.
+    Missing data files are left out; reading the volume reports them.
     """
     path = Path(path)
     name = path.name.lower()

@@ -1,8 +1,8 @@
 """NRRD and MetaImage, with or without a detached data file, through SimpleITK.
 
-ITK answers every question about geometry, if need be with an identity that the file never stated,
-and MetaImage's own library prints to the terminal. The text header of both formats is therefore
-read first, to see what the file does say.
+ITK always returns a geometry, if need be an identity that the file does not contain, and the
+library of MetaImage prints to the terminal. The text header of both formats is therefore read
+first.
 """
 
 import re
@@ -33,7 +33,7 @@ TO_RAS = {
     "right-anterior-superior-time": np.eye(4),
     "left-anterior-superior-time": np.diag([-1.0, 1.0, 1.0, 1.0]),
 }
-"""What takes a NRRD space to RAS+. ITK turns RAS and LAS to LPS itself, unless time is an axis."""
+"""Maps a NRRD space to RAS+. ITK converts RAS and LAS to LPS itself, unless time is an axis."""
 
 MILLIMETRES = {"", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 TIME_UNITS = {"s", "sec", "seconds", "ms", "msec", "milliseconds"}
@@ -70,7 +70,7 @@ def read_itk_header(path: Path, options: ReadOptions) -> Header:
 
 
 def itk_reason(error: BaseException) -> str:
-    """The last line of an ITK error, where the reason stands, without ITK's object addresses."""
+    """The reason in an ITK error: its last line, without object addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     last = re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1] if lines else "")
     return " ".join(last.split())[:200] or type(error).__name__
@@ -91,7 +91,7 @@ def _nrrd_text(path: Path) -> dict[str, str]:
 
 
 def _meta_text(path: Path) -> dict[str, str]:
-    """The fields of a MetaImage header, and "header bytes": how long it is."""
+    """The fields of a MetaImage header, and "header bytes", its length."""
     fields = {}
     with path.open("rb") as file:
         while line := file.readline(65536):
@@ -108,7 +108,7 @@ def _meta_text(path: Path) -> dict[str, str]:
 
 
 def _check_data_file(path: Path, name: str) -> Path | None:
-    """Where the detached voxels lie; None where the header names a list or pattern, or nothing."""
+    """The detached data file; None if the header names a list, a pattern or no file."""
     if not name or name.split()[0].upper() in ("LIST", "LOCAL", "SKIPLIST") or "%" in name:
         return None
     beside = path.parent / name
@@ -118,7 +118,7 @@ def _check_data_file(path: Path, name: str) -> Path | None:
 
 
 def _check_meta_data(path: Path, text: dict[str, str], size: int) -> None:
-    """Refuse truncated voxels beforehand: MetaImage's library would print to the terminal."""
+    """Check for truncated voxels, about which MetaImage's library would print to the terminal."""
     name = text["ElementDataFile"]
     beside = _check_data_file(path, name)
     if name.upper() == "LOCAL":
@@ -133,7 +133,7 @@ def _check_meta_data(path: Path, text: dict[str, str], size: int) -> None:
     elif text.get("BinaryData", "").lower() == "false":
         return
     if there < size:
-        raise MedarError(f"{path}: {there} bytes of voxels where {size} are expected; truncated")
+        raise MedarError(f"{path}: truncated: {there} bytes of voxels, expected {size}")
 
 
 def _voxel_type(path: Path, reader: Any) -> str:
@@ -150,14 +150,14 @@ def _voxel_type(path: Path, reader: Any) -> str:
 def _nrrd_affine(
     path: Path, text: dict[str, str], reader: Any, options: ReadOptions
 ) -> tuple[Affine, tuple[str, ...]]:
-    """The affine of a NRRD file that states a patient space; else what the caller assumes."""
+    """The affine of a NRRD file with a patient space; otherwise the assumed one."""
     units = re.findall(r'"([^"]*)"', text.get("space units") or text.get("units", ""))
     odd = [u for u in units if u.lower() not in MILLIMETRES | TIME_UNITS]
     if odd:
-        raise MedarError(f"{path}: space units {odd[0]!r}; medar reads mm, convert the file first")
+        raise MedarError(f"{path}: space units must be mm, got {odd[0]!r}; convert the file first")
     space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else None
     if space in TO_RAS and "space directions" in text:
-        return _stated(path, reader, TO_RAS[space])
+        return _itk_affine(path, reader, TO_RAS[space])
     has_spacing = "spacings" in text or "space directions" in text
     missing = f"a NRRD header of space {space}" if space else "a NRRD header without space"
     if space in TO_RAS:
@@ -169,10 +169,10 @@ def _nrrd_affine(
 def _meta_affine(
     path: Path, text: dict[str, str], reader: Any, options: ReadOptions
 ) -> tuple[Affine, tuple[str, ...]]:
-    """The affine of a MetaImage file that states its axes; else what the caller assumes."""
+    """The affine of a MetaImage file with axes; otherwise the assumed one."""
     unit = text.get("DistanceUnits", "")
     if unit.lower() not in MILLIMETRES | {"?"}:
-        raise MedarError(f"{path}: DistanceUnits {unit!r}; medar reads mm, convert the file first")
+        raise MedarError(f"{path}: DistanceUnits must be mm, got {unit!r}; convert the file first")
     slope = text.get("ElementToIntensityFunctionSlope", "1")
     offset = text.get("ElementToIntensityFunctionOffset", "0")
     if not (_equals(slope, 1.0) and _equals(offset, 0.0)):
@@ -180,7 +180,7 @@ def _meta_affine(
             f"{path}: scaled by ElementToIntensityFunction (slope {slope}, offset {offset}), which "
             "ITK does not apply; apply it and remove both keys first"
         )
-    # ITK takes the older ElementSize where there is no ElementSpacing.
+    # Without ElementSpacing ITK uses the older ElementSize.
     spaced = "ElementSpacing" in text or "ElementSize" in text
     if not {"TransformMatrix", "Orientation", "Rotation"} & set(text):
         missing = "a MetaImage header without TransformMatrix"
@@ -188,7 +188,7 @@ def _meta_affine(
         return affine, (note,)
     if not spaced:
         raise MedarError(f"{path}: no ElementSpacing; add the voxel sides in mm to the header")
-    return _stated(path, reader, LPS_TO_RAS)
+    return _itk_affine(path, reader, LPS_TO_RAS)
 
 
 def _equals(written: str, number: float) -> bool:
@@ -203,16 +203,16 @@ def _spacing(reader: Any, stated: bool) -> tuple[float, float, float] | None:
     return (float(x), float(y), float(z)) if stated else None
 
 
-def _stated(path: Path, reader: Any, to_ras: Affine) -> tuple[Affine, tuple[str, ...]]:
-    """The affine that ITK read, in RAS+, and a note where its axes are sheared."""
+def _itk_affine(path: Path, reader: Any, to_ras: Affine) -> tuple[Affine, tuple[str, ...]]:
+    """The affine that ITK read, in RAS+, and a note if its axes are sheared."""
     n = reader.GetDimension()
     direction = np.array(reader.GetDirection()).reshape(n, n)
     if np.abs(direction[:3, 3:]).max(initial=0) > 1e-6:
-        raise MedarError(f"{path}: the fourth axis moves through space; medar reads still grids")
+        raise MedarError(f"{path}: the grid moves along the fourth axis; medar reads fixed grids")
     spacing = np.array(reader.GetSpacing()[:3])
     if not (spacing > 0).all():
         sides = ", ".join(f"{s:g}" for s in spacing)
-        raise MedarError(f"{path}: spacing {sides} mm; positive numbers are needed")
+        raise MedarError(f"{path}: spacing must be positive numbers in mm, got {sides}")
     affine = np.eye(4)
     affine[:3, :3] = direction[:3, :3] * spacing
     affine[:3, 3] = reader.GetOrigin()[:3]
@@ -227,7 +227,7 @@ def _load(path: Path, shape: Shape3, channels: int, *, vector: bool) -> npt.NDAr
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except Exception as error:
         raise MedarError(f"{path}: its voxels cannot be read ({itk_reason(error)})") from error
-    # ITK's arrays run the other way round, except that a voxel's own components come last.
+    # ITK's arrays have the axes in reverse order, but vector components last.
     array = np.moveaxis(array, -1, 0).T if vector else array.T
     array = array.reshape(*shape, channels)
     return np.moveaxis(array, -1, 0) if channels > 1 else array[..., 0]

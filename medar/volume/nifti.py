@@ -1,7 +1,7 @@
 """NIfTI-1 and NIfTI-2, single file or .hdr/.img pair, through nibabel.
 
-nibabel repairs what it finds odd in a header, quietly: a zero spacing becomes 1 mm, an affine is
-made up where the file has none. Geometry is therefore taken from the unrepaired header.
+nibabel silently repairs unusual headers: a zero spacing becomes 1 mm, and a file without an affine
+gets one. Geometry is therefore taken from the unrepaired header.
 """
 
 import logging
@@ -18,20 +18,21 @@ from medar.errors import MedarError, one_line
 from medar.volume.geometry import Affine, Shape3, corner_distance, shear_note
 from medar.volume.header import Header, ReadOptions, assumed_affine, file_grid, spatial_shape
 
-# nibabel prints every repair; medar judges the header itself and says what matters in its notes.
+# nibabel prints every repair; medar checks the header itself and reports problems in its notes.
 imageglobals.logger.setLevel(logging.CRITICAL + 1)
 
 MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""How many mm one unit of the header is: metre, millimetre, micrometre."""
+"""Length of a header unit in mm: metre, millimetre, micrometre."""
 
 NIFTI2_SIZE = 540
-"""Bytes of a NIfTI-2 header, the longest of the family."""
+"""Bytes of a NIfTI-2 header, the longest of all variants."""
 
 CIFTI = range(3000, 3100)
 """Intent codes of surface data in a NIfTI-2 file."""
 
 DISAGREEMENT = 0.1
-"""Corners farther apart than this share of the smallest voxel side: sform and qform disagree."""
+"""Largest distance of corners, as a fraction of the smallest voxel side, at which sform and qform
+agree."""
 
 
 def read_nifti_header(path: Path, options: ReadOptions) -> Header:
@@ -39,7 +40,7 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
     path = _existing_header(path)
     try:
         with _opened(path) as file:
-            # nibabel would call a damaged gzip stream an unknown file type.
+            # nibabel would report a damaged gzip stream as an unknown file type.
             start = file.read(NIFTI2_SIZE)
         kind = _kind_of(start) or type(nib.load(path))
         size = kind.header_class.template_dtype.itemsize
@@ -66,12 +67,12 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
 
 
 def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
-    """The type that voxels are stored in, where it is integers or floats."""
+    """The stored voxel type: integers or floats."""
     code = int(raw["datatype"])
     try:
         dtype: np.dtype[Any] = raw.get_data_dtype()
     except Exception as error:
-        raise MedarError(f"{path}: voxel type code {code}, unknown to NIfTI") from error
+        raise MedarError(f"{path}: voxel type code {code} is not one of NIfTI") from error
     if dtype.fields is not None:
         raise MedarError(f"{path}: RGB colours, not intensities; convert to one grey channel")
     if dtype.kind == "c":
@@ -84,7 +85,7 @@ def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
 def _geometry(
     path: Path, raw: Any, shape: Shape3, options: ReadOptions
 ) -> tuple[Affine, tuple[str, ...]]:
-    """The affine by the rules: sform, then qform, then what the caller assumes."""
+    """The affine: the sform, otherwise the qform, otherwise the assumed one."""
     spacing = tuple(float(abs(s)) for s in raw["pixdim"][1:4])
     coded = "sform_code" in raw
     sform = int(raw["sform_code"]) > 0 if coded else False
@@ -116,11 +117,11 @@ def _geometry(
 def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
     if min(spacing) <= 0:
         raise MedarError(
-            f"{path}: spacing {', '.join(f'{s:g}' for s in spacing)} mm in pixdim; "
-            "positive numbers are needed, correct the header first"
+            f"{path}: pixdim must hold positive spacings in mm, got "
+            f"{', '.join(f'{s:g}' for s in spacing)}; correct the header first"
         )
     if raw["pixdim"][0] == 0:
-        # The standard: a zero here stands for 1.
+        # According to the standard, 0 stands for 1.
         raw["pixdim"][0] = 1
     try:
         return cast(Affine, np.asarray(raw.get_qform()))
@@ -129,7 +130,7 @@ def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
 
 
 def _kind_of(start: bytes) -> Any:
-    """nibabel's class for a single NIfTI file, by the first bytes; None for the older formats."""
+    """nibabel's class for a single-file NIfTI, by its first bytes; None for older formats."""
     if start[344:348] == b"n+1\0":
         return nib.Nifti1Image
     return nib.Nifti2Image if start[4:8] == b"n+2\0" else None
@@ -139,7 +140,7 @@ def _load(path: Path, kind: Any, shape: Shape3, channels: int) -> npt.NDArray[An
     """The voxels, (X, Y, Z) or (C, X, Y, Z), in their stored type unless the header scales them."""
     try:
         if path.name.lower().endswith(".nii.gz"):
-            # ISA-L inflates several times faster than zlib, the largest cost of reading.
+            # ISA-L inflates several times faster than zlib, which would dominate reading.
             image = kind.from_bytes(igzip.decompress(path.read_bytes()))
         else:
             image = nib.load(path)
@@ -152,7 +153,7 @@ def _load(path: Path, kind: Any, shape: Shape3, channels: int) -> npt.NDArray[An
 
 
 def _existing_header(path: Path) -> Path:
-    """For an .img file, the .hdr file beside it, which holds the geometry."""
+    """The header of a pair: for an .img file the .hdr file beside it."""
     lower = path.name.lower()
     for image, header in ((".img.gz", ".hdr.gz"), (".img", ".hdr")):
         if lower.endswith(image):

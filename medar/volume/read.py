@@ -1,13 +1,13 @@
-"""Reading a volume from any supported file, with the rules that keep geometry honest.
+"""Reading a volume from any supported file.
 
-The way of a file: `read_header` finds the format and the geometry without touching a voxel;
-`Header.load` fetches the voxels as stored; `read_volume` checks them and turns them to RAS+.
-The rules (docs/reference/volumes.md lists them):
+`read_header` reads format and geometry, `Header.load` the voxels as stored, and `load_volume`
+checks them and turns them to RAS+; `read_volume` does all of it. Geometry is never guessed
+(docs/reference/volumes.md lists the rules):
 
-- geometry comes from the file: for NIfTI the sform, then the qform; a file with neither is refused
-  unless the caller names a spacing to assume;
-- NaN and Inf are counted and refused unless the caller says what replaces them;
-- a fourth axis is channels only where the caller says so.
+- it comes from the file, for NIfTI from the sform, otherwise the qform; a file with neither is
+  refused unless the caller gives a spacing to assume;
+- NaN and Inf voxels are refused unless the caller gives a replacement;
+- a fourth axis is read as channels only if the caller asks for it.
 """
 
 import warnings
@@ -24,10 +24,11 @@ from medar.volume.volume import Volume
 
 
 def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
-    """Read what a file or DICOM folder says about its geometry; no voxel is read.
+    """Read the geometry and voxel type of a file or DICOM folder; no voxel is read.
 
     Raises:
-        MedarError: the file is absent, of another format, damaged, or leaves its geometry open.
+        MedarError: the file is absent, of an unsupported format, damaged, or its geometry is not
+            defined by the file and `options`.
     """
     path = Path(path)
     options = options or ReadOptions()
@@ -40,15 +41,15 @@ def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
     if header.channels > 1 and not options.channels:
         raise MedarError(
             f"{path}: {header.channels} volumes along a fourth axis; "
-            "pass channels=True (--channels) to take them as channels, or split the file"
+            "pass channels=True (--channels) to read them as channels, or split the file"
         )
     return header
 
 
 def _header(path: Path, options: ReadOptions) -> Header:
-    """The header by the reader of the file's format."""
+    """Read the header with the reader of the file's format."""
     name = path.name.lower()
-    # Each backend is imported when its format is met: SimpleITK and nibabel are slow to load.
+    # Readers are imported when they are needed: SimpleITK and nibabel are slow to load.
     if path.is_dir() or is_dicom(path):
         from medar.volume.dicom import read_dicom_header
 
@@ -63,7 +64,7 @@ def _header(path: Path, options: ReadOptions) -> Header:
         from medar.volume.itk import read_itk_header
 
         return read_itk_header(path, options)
-    raise MedarError(f"{path}: not a volume format that medar reads; it reads {FORMATS}")
+    raise MedarError(f"{path}: unknown volume format; medar reads {FORMATS}")
 
 
 def read_volume(
@@ -80,21 +81,22 @@ def read_volume(
 
     Args:
         path: a NIfTI, NRRD or MetaImage file, a DICOM file or the folder of a DICOM series.
-        labels: read a label map: integers, refused if the file holds fractions.
-        channels: take a fourth axis as channels.
+        labels: whether to read a label map: integers, an error if the file holds fractions.
+        channels: whether to read a fourth axis as channels.
         assume_spacing: for files without orientation: "header", or the spacing in mm.
-        nonfinite: what happens to NaN and Inf: "error", "min", "keep" or a number.
-        series: the SeriesInstanceUID to take from a DICOM folder that holds several.
-        modality: "CT" or "MR", where the file does not say (only DICOM does).
+        nonfinite: treatment of NaN and Inf: "error", "min", "keep" or a replacement.
+        series: SeriesInstanceUID to read from a DICOM folder that holds several series.
+        modality: "CT" or "MR", for files that do not state it (only DICOM does).
 
     Returns:
         (C, X, Y, Z) float32 in the file's own units (HU for CT), or integers for labels.
 
     Raises:
-        MedarError: the file cannot be read without guessing; the message says what to decide.
+        MedarError: the file cannot be read without guessing; the message names the option that
+            decides.
 
     Warns:
-        GeometryWarning: sform and qform disagree, axes are sheared, spacing was assumed.
+        GeometryWarning: sform and qform disagree, axes are sheared, or a spacing was assumed.
     """
     options = ReadOptions(
         channels=channels, assume_spacing=assume_spacing, nonfinite=nonfinite, series=series
@@ -108,16 +110,16 @@ def read_volume(
 def load_volume(
     header: Header, options: ReadOptions, *, labels: bool = False, modality: str | None = None
 ) -> Volume:
-    """The volume behind a header, checked and turned to RAS+ (see `read_volume`)."""
+    """Read the voxels behind a header, checked and turned to RAS+ (see `read_volume`)."""
     array = header.load()
     if array.shape[-3:] != header.grid.shape:
         raise MedarError(
-            f"{header.path}: voxels of shape {array.shape[-3:]} under a header of "
-            f"{header.grid.shape}; the file is damaged"
+            f"{header.path}: damaged: voxels of shape {array.shape[-3:]}, but the header says "
+            f"{header.grid.shape}"
         )
     if labels and header.channels > 1:
         raise MedarError(
-            f"{header.path}: a label map of {header.channels} channels; labels have one, split them"
+            f"{header.path}: a label map of {header.channels} channels; it must have one: split it"
         )
     array = as_labels(array, header.path) if labels else as_image(array)
     if not labels:
@@ -131,7 +133,7 @@ def load_volume(
 
 
 def as_image(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """`array` in native float32; numbers beyond its range become Inf."""
+    """`array` in native float32; values beyond its range become Inf."""
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=np.float32)
 
@@ -140,22 +142,22 @@ def as_labels(array: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:
     """`array` as the smallest of uint8, int16 and int32 that holds it.
 
     Raises:
-        MedarError: it holds fractions, NaN, or numbers beyond 32 bits.
+        MedarError: it holds fractions, NaN, Inf, or values beyond 32 bits.
     """
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
-            raise MedarError(f"{path}: NaN or Inf in a label map; labels are whole numbers")
-        odd = array[array != np.rint(array)]
-        if odd.size:
+            raise MedarError(f"{path}: NaN or Inf in a label map; labels must be integers")
+        fractions = array[array != np.rint(array)]
+        if fractions.size:
             raise MedarError(
-                f"{path}: {odd.size} voxels of a label map are no whole numbers "
-                f"(for instance {odd.flat[0]:g}); is this an image, or an interpolated label?"
+                f"{path}: {fractions.size} voxels of a label map are not integers "
+                f"(such as {fractions.flat[0]:g}); is it an image, or an interpolated label map?"
             )
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return np.ascontiguousarray(array, dtype=dtype)
-    raise MedarError(f"{path}: label values from {low} to {high}: labels fit 32 bits")
+    raise MedarError(f"{path}: label values must fit 32 bits, got {low} to {high}")
 
 
 def replace_nonfinite(
@@ -174,6 +176,6 @@ def replace_nonfinite(
             "(--nonfinite min) to replace them"
         )
     if not finite.any():
-        raise MedarError(f"{path}: {counts}: no finite voxel at all")
-    filler = array[finite].min() if policy == "min" else policy
-    return np.where(finite, array, np.float32(filler))
+        raise MedarError(f"{path}: {counts} and no finite voxel")
+    replacement = array[finite].min() if policy == "min" else policy
+    return np.where(finite, array, np.float32(replacement))

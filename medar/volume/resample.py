@@ -1,12 +1,12 @@
-"""Moving a volume onto another grid, through SimpleITK.
+"""Resampling a volume onto another grid, through SimpleITK.
 
-Everything happens in voxel indices: an affine that takes target indices to source indices serves
-rotation, shear, another spacing, cropping and padding alike, where ITK's own geometry would refuse
-sheared axes. A grid that differs by whole voxels is cropped and padded, without interpolation.
+Everything is computed in voxel indices: one affine from target to source indices covers rotation,
+shear, another spacing, cropping and padding, whereas ITK's own geometry refuses sheared axes. Grids
+that differ by whole voxels are cropped and padded without interpolation.
 
-Shrinking is anti-aliased: the source is first blurred by the Gaussian that takes a voxel's point
-spread function to the target's (Cardoso et al., MICCAI 2015). Labels are never blended: each label
-is interpolated as a 0-1 image, and the largest wins.
+Downsampling is anti-aliased: the source is first blurred by the Gaussian that widens a voxel's
+point spread function to the target's (Cardoso et al., MICCAI 2015). Labels are never mixed: each
+label is interpolated as a 0-1 image, and the largest value wins.
 """
 
 from typing import Any, Literal
@@ -26,15 +26,15 @@ FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
 """Full width at half maximum of a Gaussian of standard deviation 1."""
 
 NARROW = 0.3
-"""Standard deviation, in voxels, of the narrowest blur worth making: at 0.3 a neighbour weighs
+"""Standard deviation, in voxels, below which a blur is skipped: at 0.3 a neighbour has a weight of
 less than half a percent."""
 
 WHOLE = 1e-3
-"""Index error, in voxels, below which two grids are taken to lie on the same lattice."""
+"""Index error, in voxels, below which two grids count as parts of the same lattice."""
 
 
 def use_threads(count: int) -> None:
-    """Limit the threads of each filter in this process; workers that run side by side take one."""
+    """Limit the threads of each filter in this process; parallel workers use one."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
 
@@ -46,29 +46,29 @@ def resample(
     fill: float | None = None,
     antialias: bool = True,
 ) -> Volume:
-    """The volume on another grid, given in RAS+ (see `Grid.to_ras`).
+    """Resample a volume onto another grid in RAS+ (see `Grid.to_ras`).
 
     Args:
         volume: image (C, X, Y, Z), or labels.
-        grid: where to sample.
-        interpolation: "linear", "bspline" (cubic) or "nearest". For labels "linear" means that
-            each label is interpolated by itself and the largest wins.
-        fill: value outside the source; default the smallest voxel of an image, 0 for labels.
-        antialias: blur before shrinking. Ignored by "nearest".
+        grid: the target grid.
+        interpolation: "linear", "bspline" (cubic) or "nearest". For labels, "linear" interpolates
+            each label on its own and takes the largest.
+        fill: value outside the source; default: the smallest voxel of an image, 0 for labels.
+        antialias: whether to blur before downsampling; ignored by "nearest".
 
     Raises:
-        MedarError: an interpolation of another name, labels asked for "bspline", a fill that is no
-            label, or a grid that is not RAS+.
+        MedarError: the interpolation is unknown, or "bspline" for labels; `fill` is not a possible
+            label; or the grid is not RAS+.
     """
     if interpolation not in _ITK:
-        raise MedarError(f"interpolation {interpolation!r}: one of {', '.join(_ITK)} is needed")
+        raise MedarError(f"interpolation must be one of {', '.join(_ITK)}, got {interpolation!r}")
     if volume.is_label and interpolation == "bspline":
-        raise MedarError("labels cannot be interpolated by 'bspline': use 'linear' or 'nearest'")
+        raise MedarError("interpolation of labels must be 'linear' or 'nearest', got 'bspline'")
     if fill is None:
         fill = 0.0 if volume.is_label else float(volume.array.min())
-    room = np.iinfo(volume.array.dtype) if volume.is_label else None
-    if room and not (room.min <= fill <= room.max and fill == int(fill)):
-        raise MedarError(f"fill {fill:g}: labels of {room.dtype} take whole numbers in its range")
+    limits = np.iinfo(volume.array.dtype) if volume.is_label else None
+    if limits and not (limits.min <= fill <= limits.max and fill == int(fill)):
+        raise MedarError(f"fill must be an integer of the labels' {limits.dtype}, got {fill:g}")
     to_source = np.linalg.solve(volume.affine, grid.affine)
     offset = np.rint(to_source[:3, 3])
     whole = np.eye(4)
@@ -95,7 +95,7 @@ def resample(
 def crop_or_pad(
     array: npt.NDArray[Any], start: Shape3, shape: Shape3, fill: float
 ) -> npt.NDArray[Any]:
-    """The box of `shape` at voxel `start` of a (C, X, Y, Z) array; `fill` where it sticks out."""
+    """The box of `shape` at voxel `start` of a (C, X, Y, Z) array; `fill` outside the array."""
     if start == (0, 0, 0) and shape == array.shape[1:]:
         return array
     low = [max(0, s) for s in start]
@@ -116,10 +116,10 @@ def _image(
     fill: float,
     antialias: bool,
 ) -> npt.NDArray[Any]:
-    """One (X, Y, Z) array sampled at `to_source @ index`."""
+    """Sample one (X, Y, Z) array at `to_source @ index`."""
     source = sitk.GetImageFromArray(np.ascontiguousarray(array))
     image = _blurred(source, to_source) if antialias else source
-    # ITK's first axis is the array's last: both sides of the affine are read backwards.
+    # ITK's first axis is the array's last: rows and columns of the affine are reversed.
     matrix = to_source[:3, :3][::-1, ::-1]
     offset = to_source[:3, 3][::-1]
     transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
@@ -143,15 +143,15 @@ def _image(
 
 
 def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
-    """Blurred along each source axis by as much as the target's voxels are wider there.
+    """Blur along each source axis by as much as the target's voxels are wider.
 
-    Voxels are Gaussians: the target's has the covariance M M^T in source voxels, of which the
-    diagonal, less the source's own 1, is made up for.
+    Voxels are modelled as Gaussians: the target's has the covariance M M^T in source voxels, of
+    which the diagonal, minus the source's own 1, remains to be added.
     """
     width = np.linalg.norm(to_source[:3, :3], axis=1)
     for axis, shrink in enumerate(width[::-1]):
         sigma = float(np.sqrt(max(0.0, shrink**2 - 1.0)) / FWHM)
-        # The recursive filter needs four voxels; on fewer there is nothing to alias.
+        # The recursive filter needs four voxels.
         if sigma >= NARROW and image.GetSize()[axis] >= 4:
             image = sitk.RecursiveGaussian(image, sigma=sigma, direction=axis)
     return image
@@ -160,7 +160,7 @@ def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
 def _labels(
     array: npt.NDArray[Any], to_source: npt.NDArray[Any], shape: Shape3, fill: int, antialias: bool
 ) -> npt.NDArray[Any]:
-    """Labels by largest share: each one interpolated as a 0-1 image, within its own box."""
+    """Interpolate each label as a 0-1 image within its own box; the largest value wins."""
     source = array[0]
     best = np.zeros(shape, dtype=np.float32)
     background = _image(
@@ -174,22 +174,22 @@ def _labels(
         mask = source == label
         low, high = _box(mask, margin)
         part = np.ascontiguousarray(mask[tuple(map(slice, low, high))], dtype=np.float32)
-        where = _target_box(inverse, low, high, shape)
-        if where is None:
+        target_box = _target_box(inverse, low, high, shape)
+        if target_box is None:
             continue
-        start, stop = where
+        start, stop = target_box
         shift = np.eye(4)
         shift[:3, 3] = start
         local = to_source @ shift
         local[:3, 3] -= low
         size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
-        share = _image(part, local, size, "linear", 0.0, antialias)
+        fraction = _image(part, local, size, "linear", 0.0, antialias)
         box = tuple(map(slice, start, stop))
-        background[box] -= share
-        larger = share > best[box]
-        best[box][larger] = share[larger]
+        background[box] -= fraction
+        larger = fraction > best[box]
+        best[box][larger] = fraction[larger]
         out[box][larger] = label
-    # Background is a label too: it keeps the voxels where no other one has a larger share.
+    # Background competes too: it wins where no label has a larger fraction.
     out[(background >= best) & inside] = 0
     return out[None]
 
@@ -207,7 +207,7 @@ def _box(mask: npt.NDArray[np.bool_], margin: npt.NDArray[Any]) -> tuple[Any, An
 def _target_box(
     inverse: npt.NDArray[Any], low: Any, high: Any, shape: Shape3
 ) -> tuple[Any, Any] | None:
-    """The box of target voxels that a source box can reach; None where it lies outside."""
+    """The box of target voxels that a source box maps to; None if it lies outside."""
     corners = np.array(np.meshgrid(*zip(low, high, strict=True), indexing="ij")).reshape(3, -1)
     reached = inverse[:3, :3] @ corners + inverse[:3, 3:]
     start = np.clip(np.floor(reached.min(axis=1)).astype(int) - 1, 0, shape)

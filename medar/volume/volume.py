@@ -1,4 +1,4 @@
-"""`Volume`: voxels, where they lie in the patient, and where they came from."""
+"""`Volume`: voxels, their geometry and their provenance."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,26 +13,26 @@ from medar.volume.geometry import Affine, Grid, Shape3, Spacing, reorient
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Provenance:
-    """Where a volume came from: what is needed to say so, and to go back there."""
+    """The file that a volume was read from, and what is needed to write in its geometry again."""
 
     path: str
     """The file, or the folder of a DICOM series."""
     format: str
     """The format's name, for instance "NIfTI-1"."""
     grid: Grid
-    """The grid as stored, in the file's own orientation."""
+    """The stored grid, in the file's own orientation."""
     dtype: str
     """The voxel type on disk."""
     notes: tuple[str, ...] = ()
-    """What the reader found worth saying about the file's geometry."""
+    """Remarks of the reader about the file's geometry."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Volume:
-    """A 3D image or label map on a grid whose axes lie closest to right, anterior, superior.
+    """A 3D image or label map whose array axes are closest to right, anterior, superior (RAS+).
 
     An integer array is a label map; anything else is an image, in float32. The array is read-only:
-    a changed volume is a new one (`with_array`).
+    `with_array` makes a changed copy.
 
     Raises:
         MedarError: the array is not (C, X, Y, Z), or the affine is not RAS+ (use `from_array`).
@@ -41,25 +41,25 @@ class Volume:
     array: npt.NDArray[Any]
     """(C, X, Y, Z): float32 intensities, or integer labels with C = 1."""
     affine: Affine
-    """(4, 4): voxel indices to RAS+ millimetres."""
+    """(4, 4): from voxel indices to RAS+ coordinates in mm."""
     modality: str | None = None
-    """"CT" or "MR" where known."""
+    """"CT", "MR" or None if unknown."""
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
         if array.ndim != 4 or min(array.shape) < 1:
-            raise MedarError(f"volume array of shape {array.shape}: (C, X, Y, Z) is needed")
+            raise MedarError(f"volume array must be (C, X, Y, Z), got shape {array.shape}")
         if array.dtype.kind == "b":
             array = array.astype(np.uint8)
         elif array.dtype.kind == "f":
             array = array.astype(np.float32, copy=False)
         elif array.dtype.kind not in "iu":
-            raise MedarError(f"volume array of type {array.dtype}: real numbers are needed")
+            raise MedarError(f"volume array must hold real numbers, got {array.dtype}")
         if array.dtype.kind in "iu" and array.shape[0] != 1:
             raise MedarError(
-                f"label array of shape {array.shape}: labels have one channel; "
-                "split them, or make them float32 if they are an image"
+                f"label array must have one channel, got shape {array.shape}; "
+                "split it, or convert it to float32 if it is an image"
             )
         array = array.view()
         array.setflags(write=False)
@@ -67,8 +67,8 @@ class Volume:
         object.__setattr__(self, "affine", self.grid.affine)
         if self.grid.orientation != "RAS":
             raise MedarError(
-                f"volume axes point to {self.grid.orientation}: medar keeps RAS inside; "
-                "Volume.from_array turns any orientation"
+                f"volume orientation must be RAS, got {self.grid.orientation}; "
+                "Volume.from_array accepts any orientation"
             )
 
     @classmethod
@@ -85,7 +85,7 @@ class Volume:
         if array.ndim == 3:
             array = array[None]
         if array.ndim != 4:
-            raise MedarError(f"array of shape {array.shape}: (X, Y, Z) or (C, X, Y, Z) is needed")
+            raise MedarError(f"array must be (X, Y, Z) or (C, X, Y, Z), got shape {array.shape}")
         x, y, z = array.shape[1:]
         grid = Grid(shape=(x, y, z), affine=np.asarray(affine))
         turned = np.ascontiguousarray(reorient(array, grid.affine, "RAS"))
@@ -116,14 +116,14 @@ class Volume:
 
     @property
     def is_label(self) -> bool:
-        """Whether the voxels are labels: integers, never blended with their neighbours."""
+        """Whether the voxels are labels: integers, which are never mixed by interpolation."""
         return self.array.dtype.kind in "iu"
 
     def with_array(self, array: npt.NDArray[Any]) -> "Volume":
-        """The same grid and provenance with other voxels, (C, X, Y, Z)."""
+        """A copy with other voxels, (C, X, Y, Z), on the same grid."""
         changed = replace(self, array=array)
         if changed.shape != self.shape:
-            raise MedarError(f"array of grid {changed.shape} on a grid of {self.shape}")
+            raise MedarError(f"array must have the grid's shape {self.shape}, got {changed.shape}")
         return changed
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Writing NIfTI: atomic, sform and qform equal, voxel type and scaling as the caller chose."""
+"""Writing NIfTI atomically, with equal sform and qform and a choice of voxel type and scaling."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -31,30 +31,30 @@ def write_nifti(
 ) -> None:
     """Write a volume as NIfTI-1, or NIfTI-2 where a side exceeds 32,767 voxels.
 
-    The file appears whole or not at all. sform and qform are equal; a sheared grid, which a qform
-    cannot express, has the sform alone.
+    The file is complete or absent. sform and qform are equal; a sheared grid, which a qform cannot
+    express, has only an sform.
 
     Args:
         path: ends in .nii or .nii.gz.
-        volume: what to write; channels become the fourth axis.
-        dtype: voxel type on disk; default the array's own (float32, or the label type).
-        slope: with an integer `dtype`: stored = (value - intercept) / slope, rounded. "auto"
-            spreads the volume's range over the type.
-        intercept: see `slope`; found too where that is "auto".
-        grid: "own" writes the RAS+ grid; "source" goes back to the grid and orientation of the
-            file that the volume came from, resampling where the grids differ.
-        description: for the header's field of that name, ASCII, at most 79 characters.
+        volume: the volume; channels become the fourth axis.
+        dtype: voxel type on disk; default: the array's own (float32, or the label type).
+        slope: with an integer `dtype`: stored = (value - intercept) / slope, rounded. "auto" maps
+            the volume's range to the type's.
+        intercept: see `slope`; computed if that is "auto".
+        grid: "own" writes the RAS+ grid, "source" the grid and orientation of the file that the
+            volume was read from, resampling if the grids differ.
+        description: for the header field of that name, ASCII, at most 79 characters.
 
     Raises:
-        MedarError: another ending or voxel type, values beyond the type's range, no source to go
-            back to, or a file system that refuses.
+        MedarError: an unsupported ending or voxel type, values beyond the type's range, no source
+            grid, or the file cannot be written.
     """
     path = Path(path)
     _check_ending(path)
     array, affine, sheared = np.asarray(volume.array), volume.affine, volume.grid.is_sheared
     if grid == "source":
         if volume.provenance is None:
-            raise MedarError(f"{path}: the volume did not come from a file: it has no source grid")
+            raise MedarError(f"{path}: the volume was not read from a file: it has no source grid")
         source = volume.provenance.grid
         array = reorient(resample(volume, source.to_ras()).array, affine, source.orientation)
         affine, sheared = source.affine, source.is_sheared
@@ -79,56 +79,56 @@ def write_channels(
     *,
     description: str = "",
 ) -> None:
-    """Write a 4D float32 NIfTI channel by channel, with one of them in memory at a time.
+    """Write a 4D float32 NIfTI file channel by channel, with one channel in memory at a time.
 
     Args:
         path: ends in .nii or .nii.gz.
         channels: each (X, Y, Z), on `like`'s grid.
-        count: how many there are.
-        like: gives the grid: that of its file, where it came from one, in the file's orientation.
+        count: number of channels.
+        like: gives the grid: its source grid if it was read from a file, otherwise its own.
         description: see `write_nifti`.
 
     Raises:
-        MedarError: another ending, or a file system that refuses.
+        MedarError: an unsupported ending, or the file cannot be written.
     """
     path = Path(path)
     _check_ending(path)
     source = like.provenance.grid if like.provenance else like.grid
-    # A stand-in without memory of its own: only its header is written.
+    # A placeholder that takes no memory: only its header is written.
     shape = (*source.shape, count)
-    stand_in = np.broadcast_to(np.float32(0), shape)
-    header = _image(stand_in, source.affine, source.is_sheared, description).header
+    placeholder = np.broadcast_to(np.float32(0), shape)
+    header = _image(placeholder, source.affine, source.is_sheared, description).header
     header.set_slope_inter(1.0, 0.0)
     try:
         with atomic_path(path) as temporary, _opened(temporary) as file:
             header.write_to(file)
             for channel in channels:
                 stored = reorient(channel, like.affine, source.orientation)
-                for place in range(stored.shape[2]):
-                    file.write(stored[..., place].astype("<f4").tobytes(order="F"))
+                for z in range(stored.shape[2]):
+                    file.write(stored[..., z].astype("<f4").tobytes(order="F"))
     except OSError as error:
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def description_of(path: str | Path) -> str | None:
-    """What the header of a NIfTI file says of itself, as `write_nifti` wrote it; None of others."""
+    """The description in a NIfTI header, as `write_nifti` writes it; None for any other file."""
     try:
-        said: bytes = nib.load(path).header["descrip"].item()
-    except Exception:  # whatever else the file is
+        description: bytes = nib.load(path).header["descrip"].item()
+    except Exception:  # nibabel raises many types
         return None
-    return said.decode("ascii", "replace")
+    return description.decode("ascii", "replace")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file to write to, through gzip where its ending says so."""
+    """Open a file for writing, compressed if it ends in .gz."""
     with path.open("wb") as plain:
         if not path.name.lower().endswith(".gz"):
             yield plain
             return
         from isal import igzip
 
-        # No name and no time stamp: the same volume gives the same bytes.
+        # Without name and time stamp, the same volume gives the same bytes.
         with igzip.IGzipFile("", "wb", compresslevel=2, fileobj=plain, mtime=0) as packed:
             yield packed
 
@@ -139,7 +139,7 @@ def _check_ending(path: Path) -> None:
 
 
 def _image(array: npt.NDArray[Any], affine: Affine, sheared: bool, description: str) -> Any:
-    """An image of nibabel's: sform and qform, or the sform alone."""
+    """A nibabel image with sform and, unless it is sheared, the same qform."""
     large = max(array.shape) > np.iinfo(np.int16).max
     image = (nib.Nifti2Image if large else nib.Nifti1Image)(array, affine, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
@@ -159,7 +159,7 @@ def _voxel_type(path: Path, dtype: npt.DTypeLike) -> np.dtype[Any]:
         kind = np.dtype(object)
     if kind.kind not in "iu" and kind not in (np.float32, np.float64):
         raise MedarError(
-            f"{path}: voxel type {dtype}; integers, float32 and float64 can be written"
+            f"{path}: voxel type must be an integer type, float32 or float64, got {dtype}"
         )
     return kind
 
@@ -171,37 +171,37 @@ def _stored(
     slope: float | Literal["auto"],
     intercept: float,
 ) -> tuple[npt.NDArray[Any], float, float]:
-    """The voxels as they go to disk, with the slope and intercept that lead back."""
+    """The voxels as stored, and the slope and intercept that restore them."""
     if dtype.kind == "f":
         if slope != 1.0 or intercept != 0.0:
-            raise MedarError(f"{path}: slope and intercept go with an integer type, not {dtype}")
+            raise MedarError(f"{path}: slope and intercept need an integer type, got {dtype}")
         return array.astype(dtype), 1.0, 0.0
     if not np.isfinite(array).all():
         raise MedarError(f"{path}: NaN or Inf voxels do not fit {dtype}; write float32")
     low, high = float(array.min()), float(array.max())
-    room = np.iinfo(dtype)
+    limits = np.iinfo(dtype)
     automatic = slope == "auto"
     if slope == "auto":
-        slope = (high - low) / (float(room.max) - float(room.min)) or 1.0
-        intercept = low - slope * float(room.min)
-    # NIfTI-1 keeps both in float32: the voxels must be scaled by the numbers that are kept.
+        slope = (high - low) / (float(limits.max) - float(limits.min)) or 1.0
+        intercept = low - slope * float(limits.min)
+    # NIfTI-1 stores both in float32: the voxels must be scaled by the stored numbers.
     slope, intercept = float(np.float32(slope)), float(np.float32(intercept))
     if slope == 0.0 or not np.isfinite([slope, intercept]).all():
         raise MedarError(
-            f"{path}: slope {slope:g}, intercept {intercept:g}; a finite line is needed"
+            f"{path}: slope and intercept must be finite and slope not 0, got {slope:g} and "
+            f"{intercept:g}"
         )
     if array.dtype.kind in "iu" and slope == 1.0 and intercept == 0.0:
         values = array
     else:
         values = np.rint((array.astype(np.float64) - intercept) / slope)
         if automatic:
-            # The ends may round beyond the range by one step, no further.
-            values = values.clip(float(room.min), float(room.max))
-    least, most = float(values.min()), float(values.max())
-    if least < room.min or most > room.max:
+            # Rounding may exceed the range by one step.
+            values = values.clip(float(limits.min), float(limits.max))
+    if float(values.min()) < limits.min or float(values.max()) > limits.max:
         raise MedarError(
             f"{path}: values from {low:g} to {high:g} do not fit {dtype} "
-            f"({room.min} to {room.max}); choose a wider type or slope='auto'"
+            f"({limits.min} to {limits.max}); choose a wider type or slope='auto'"
         )
     return values.astype(dtype), slope, intercept
 
@@ -211,6 +211,6 @@ def _to_file(image: Any, path: Path) -> None:
     if path.name.lower().endswith(".gz"):
         from isal import igzip
 
-        # No time stamp: the same volume gives the same bytes.
+        # Without time stamp, the same volume gives the same bytes.
         data = igzip.compress(data, compresslevel=2, mtime=0)
     path.write_bytes(data)

@@ -186,7 +186,7 @@ REFUSED = {
     "nan_voxels.nii": "153 NaN",
     "nifti2.nii.gz": "2 volumes along a fourth axis",
     "no_qform_no_sform.nii.gz": "neither sform nor qform",
-    "unreadable.mif.gz": "not a volume format",
+    "unreadable.mif.gz": "unknown volume format",
 }
 
 

@@ -162,13 +162,13 @@ def test_several_volumes_in_a_series(tag, name, tmp_path):
     for k in range(SLICES):
         position = (10, 20, 30 + k * STEP)
         write_slice(folder / f"b{k}.dcm", pixels_of(k), position, **{tag: "2"})
-    refused(folder, "6 slice(s) lie where another one lies", f"{name} 1 and 2")
+    refused(folder, "6 slice(s) have the same position as another", f"{name} 1 and 2")
 
 
 def test_a_copied_slice(tmp_path):
     folder = write_series(tmp_path / "s")
     (folder / "copy.dcm").write_bytes((folder / "002.dcm").read_bytes())
-    refused(folder, "002.dcm and copy.dcm (nothing tells them apart; copies?)")
+    refused(folder, "002.dcm and copy.dcm (all tags agree; copies?)")
 
 
 def test_each_slice_has_its_own_scale(tmp_path):
@@ -199,7 +199,7 @@ def test_a_slice_needs_a_place(tmp_path):
     raw = (folder / "001.dcm").read_bytes()
     # The tag (0020,0032) becomes an unknown one.
     (folder / "001.dcm").write_bytes(raw.replace(b"\x20\x00\x32\x00", b"\x20\x00\x33\x00"))
-    refused(folder, "001.dcm", "ImagePositionPatient is ''")
+    refused(folder, "001.dcm", "ImagePositionPatient must hold 3 numbers, got ''")
 
 
 def test_a_single_slice_is_refused(tmp_path):

@@ -130,7 +130,7 @@ def test_sheared_directions_are_kept_and_noted(tmp_path):
         (["space directions: (1,0,0) (1,0,0) (0,0,3)"], "singular"),
         (["space directions: (1,0,0) (0,0,0) (0,0,3)"], "positive numbers"),
         (["space directions: (1,0,0) (0,nan,0) (0,0,3)"], "not a readable header"),
-        ([DIRECTIONS, 'space units: "cm" "cm" "cm"'], "space units 'cm'"),
+        ([DIRECTIONS, 'space units: "cm" "cm" "cm"'], "space units must be mm, got 'cm'"),
         ([DIRECTIONS, "data file: gone.raw"], "gone.raw is missing"),
     ],
 )
@@ -197,7 +197,7 @@ def test_metaimage_without_a_matrix_is_asked_about(tmp_path):
         ([MATRIX, "ElementSpacing = 1 0 3"], "positive numbers"),
         ([MATRIX, "ElementSpacing = 1 -2 3"], "positive numbers"),
         (["TransformMatrix = 1 0 0 1 0 0 0 0 1", SPACING], "singular"),
-        ([MATRIX, SPACING, "DistanceUnits = um"], "DistanceUnits 'um'"),
+        ([MATRIX, SPACING, "DistanceUnits = um"], "DistanceUnits must be mm, got 'um'"),
         ([MATRIX, SPACING, "ElementToIntensityFunctionSlope = 2"], "which ITK does not apply"),
         ([MATRIX, SPACING, "ElementToIntensityFunctionSlope = x"], "which ITK does not apply"),
     ],

@@ -140,10 +140,10 @@ def test_a_constant_image_survives_the_automatic_slope(tmp_path):
     [
         ("a.mha", {}, "written as .nii"),
         ("a.nii", {"grid": "source"}, "no source grid"),
-        ("a.nii", {"dtype": "float16"}, "float32 and float64"),
-        ("a.nii", {"dtype": "nonsense"}, "float32 and float64"),
-        ("a.nii", {"dtype": "int16", "slope": 0.0}, "finite line"),
-        ("a.nii", {"slope": 2.0}, "go with an integer type"),
+        ("a.nii", {"dtype": "float16"}, "float32 or float64"),
+        ("a.nii", {"dtype": "nonsense"}, "float32 or float64"),
+        ("a.nii", {"dtype": "int16", "slope": 0.0}, "must be finite"),
+        ("a.nii", {"slope": 2.0}, "need an integer type"),
     ],
 )
 def test_wrong_calls_leave_nothing(name, options, fragment, tmp_path, voxels):
