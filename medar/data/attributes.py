@@ -12,7 +12,7 @@ from medar.data.manifest import SPLITS, Case, Manifest, Split
 from medar.errors import MedarError, one_line
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")
-"""Tables that are looked for in a data set's folder, the first that exists."""
+"""Names of tables in a data set's folder; the first that exists is used."""
 
 CASE_COLUMNS = ("id", "case", "case_id")
 SUBJECT_COLUMNS = ("participant_id", "subject")
@@ -29,7 +29,7 @@ SPLIT_NAMES: dict[str, Split] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of texts."""
+    """A table whose cells are text."""
 
     path: Path
     columns: tuple[str, ...]
@@ -42,21 +42,21 @@ class Table:
 
 
 def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Manifest:
-    """The manifest with the columns of a table as attributes of its cases.
+    """Add the columns of a table as attributes to the cases of a manifest.
 
-    A row belongs to the case of its id (columns `id`, `case`, `case_id`), else to the only case
-    whose id ends with "_" and that id; or to all cases of its subject (`participant_id`,
-    `subject`). The columns `split`, `subject` and `modality` set those fields of a case, and
-    `annotated` or `structures` (label names) the labels that were looked for in it.
+    A row belongs to the case with its id (columns `id`, `case`, `case_id`), otherwise to the only
+    case whose id ends with "_" and that id; or to all cases of its subject (`participant_id`,
+    `subject`). The columns `split`, `subject` and `modality` set these fields of a case, and
+    `annotated` or `structures` (label names) the labels that were annotated in it.
 
     Args:
         manifest: the data set.
         table: the file; default: index.csv, attributes.csv or participants.tsv in its folder.
 
     Raises:
-        MedarError: a row that fits several cases, two rows for a case, or an unknown split.
+        MedarError: a row matches several cases, a case has two rows, or a split is unknown.
     """
-    asked = table is not None
+    requested = table is not None
     path = Path(table) if table is not None else _find(manifest.root)
     if path is None:
         return manifest
@@ -65,13 +65,13 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
     if key is None or not read.rows:
         wanted = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
         message = f"no row, or no id column ({wanted})"
-        if asked:
+        if requested:
             raise MedarError(f"{path}: {message}; columns: {', '.join(read.columns)}")
-        return replace(manifest, notes=(*manifest.notes, f"{path.name} is not joined: {message}"))
+        return replace(manifest, notes=(*manifest.notes, f"{path.name} is not used: {message}"))
     joined = _rows_by_case(manifest, read, key)
-    if asked and not joined:
+    if requested and not joined:
         raise MedarError(
-            f"{path}: no row fits a case; its first {key} is {read.rows[0][key]!r}, the first "
+            f"{path}: no row matches a case; its first {key} is {read.rows[0][key]!r}, the first "
             f"case {manifest.cases[0].id!r}"
         )
     values, notes = _values(manifest, read, key, list(joined.values()))
@@ -80,10 +80,10 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
         for case in manifest
     )
     unused = len(read.rows) - len(set(joined.values()))
-    said = f"attributes from {path.name}: {len(joined)} of {len(cases)} cases joined"
-    said += f", {unused} rows without a case" if unused else ""
+    summary = f"attributes from {path.name}: {len(joined)} of {len(cases)} cases joined"
+    summary += f", {unused} rows without a case" if unused else ""
     try:
-        return replace(manifest, cases=cases, notes=(*manifest.notes, said, *notes))
+        return replace(manifest, cases=cases, notes=(*manifest.notes, summary, *notes))
     except MedarError as error:
         raise MedarError(f"{path}: {error}") from error
 
@@ -93,7 +93,7 @@ def _find(root: Path) -> Path | None:
 
 
 def _read(path: Path) -> Table:
-    """The table in a file: comma, semicolon or tab, whichever its first line has most of."""
+    """Read a table, separated by what its first line has most of: commas, semicolons or tabs."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -109,14 +109,14 @@ def _read(path: Path) -> Table:
     columns = tuple(cell.strip() for cell in lines[0]) if lines else ()
     lower = [column.lower() for column in columns]
     if len(set(lower)) < len(lower):
-        twice = next(column for column in lower if lower.count(column) > 1)
-        raise MedarError(f"{path}: two columns named {twice!r}; rename one")
-    known = {*CASE_COLUMNS, *SUBJECT_COLUMNS, *ANNOTATED_COLUMNS, "split", "modality"}
-    names = tuple(low if low in known else c for c, low in zip(columns, lower, strict=True))
-    odd = next((line for line in lines if len(line) != len(columns)), None)
-    if odd is not None:
+        repeated = next(column for column in lower if lower.count(column) > 1)
+        raise MedarError(f"{path}: two columns named {repeated!r}; rename one")
+    reserved = {*CASE_COLUMNS, *SUBJECT_COLUMNS, *ANNOTATED_COLUMNS, "split", "modality"}
+    names = tuple(low if low in reserved else c for c, low in zip(columns, lower, strict=True))
+    wrong = next((line for line in lines if len(line) != len(columns)), None)
+    if wrong is not None:
         raise MedarError(
-            f"{path}: a row of {len(odd)} cells under {len(columns)} columns ({odd[0]!r})"
+            f"{path}: a row has {len(wrong)} cells for {len(columns)} columns ({wrong[0]!r})"
         )
     cells = ([cell.strip() for cell in line] for line in lines[1:])
     return Table(
@@ -127,7 +127,7 @@ def _read(path: Path) -> Table:
 
 
 def _rows_by_case(manifest: Manifest, table: Table, key: str) -> dict[str, int]:
-    """For each case that has one, the number of its row."""
+    """Row number by case id, for cases that have a row."""
     by_id = {case.id: case.id for case in manifest}
     by_subject: dict[str, list[str]] = {}
     for case in manifest:
@@ -140,17 +140,17 @@ def _rows_by_case(manifest: Manifest, table: Table, key: str) -> dict[str, int]:
     joined: dict[str, int] = {}
     for number, row in enumerate(table.rows):
         name = row[key]
-        found: list[str] = []
+        matches: list[str] = []
         if key in SUBJECT_COLUMNS:
-            found = by_subject.get(name) or by_subject.get(f"sub-{name}") or []
-        if not found:
-            found = [name] if name in by_id else tails.get(name, [])
-            if len(found) > 1:
+            matches = by_subject.get(name) or by_subject.get(f"sub-{name}") or []
+        if not matches:
+            matches = [name] if name in by_id else tails.get(name, [])
+            if len(matches) > 1:
                 raise MedarError(
-                    f"{table.path}: {key} {name!r} fits the cases {found[0]!r} and {found[1]!r}; "
-                    "write the whole id"
+                    f"{table.path}: {key} {name!r} matches the cases {matches[0]!r} and "
+                    f"{matches[1]!r}; write the whole id"
                 )
-        for case_id in found:
+        for case_id in matches:
             if case_id in joined:
                 raise MedarError(
                     f"{table.path}: two rows ({table.rows[joined[case_id]][key]!r} and {name!r}) "
@@ -163,7 +163,7 @@ def _rows_by_case(manifest: Manifest, table: Table, key: str) -> dict[str, int]:
 def _values(
     manifest: Manifest, table: Table, key: str, used: list[int]
 ) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """The values of the rows that are used, column by column, and what to say about them."""
+    """Values by row number and column, for the rows in use, and notes about them."""
     values: dict[int, dict[str, Any]] = {number: {} for number in used}
     notes = []
     for column in table.columns:
@@ -174,12 +174,14 @@ def _values(
         elif column == "split":
             _put(values, column, {n: _split(cell, table.path) for n, cell in cells.items()})
         elif column in ANNOTATED_COLUMNS:
-            found = _annotated(cells, manifest.labels)
-            if isinstance(found, str):
-                notes.append(f"column {column}: {found!r} is no label name; kept as an attribute")
+            annotated = _annotated(cells, manifest.labels)
+            if isinstance(annotated, str):
+                notes.append(
+                    f"column {column}: {annotated!r} is not a label name; kept as an attribute"
+                )
                 _put(values, column, cells)
             else:
-                _put(values, "annotated", found)
+                _put(values, "annotated", annotated)
         else:
             _put(values, column, _numbers(cells))
     return values, notes
@@ -197,7 +199,7 @@ def _with_values(case: Case, values: dict[str, Any]) -> Case:
     modality = modality_of(values.get("modality"))
     if modality is not None:
         del values["modality"]
-    # What is no list of labels stays an attribute, as text.
+    # Text that is not a list of labels stays an attribute.
     parsed = isinstance(values.get("annotated"), tuple)
     return replace(
         case,
@@ -214,7 +216,8 @@ def _split(cell: str, path: Path) -> Split | None:
         return None
     if cell.lower() not in SPLIT_NAMES:
         raise MedarError(
-            f"{path}: split {cell!r}; allowed: {', '.join(SPLITS)} (also {', '.join(SPLIT_NAMES)})"
+            f"{path}: split must be one of {', '.join(SPLITS)} (also {', '.join(SPLIT_NAMES)}), "
+            f"got {cell!r}"
         )
     return SPLIT_NAMES[cell.lower()]
 
@@ -222,35 +225,35 @@ def _split(cell: str, path: Path) -> Split | None:
 def _annotated(
     cells: dict[int, str], labels: dict[int, str]
 ) -> dict[int, tuple[int, ...] | None] | str:
-    """The label values that each cell names, or the first word that is no label."""
-    known = {_plain(name): value for value, name in labels.items()}
-    known |= {str(value): value for value in labels}
+    """The label values that each cell names, or the first word that is not a label."""
+    by_name = {_plain(name): value for value, name in labels.items()}
+    by_name |= {str(value): value for value in labels}
     separator = r"[;,]" if any(re.search("[;,]", cell) for cell in cells.values()) else r"\s"
-    found: dict[int, tuple[int, ...] | None] = {}
+    annotated: dict[int, tuple[int, ...] | None] = {}
     for number, cell in cells.items():
         if cell and cell.lower() in MISSING:
-            found[number] = None
+            annotated[number] = None
             continue
         words = [word for word in re.split(separator, cell) if word.strip()]
-        odd = next((word for word in words if _plain(word) not in known), None)
-        if odd is not None:
-            return odd.strip()
-        found[number] = tuple(sorted({known[_plain(word)] for word in words}))
-    return found
+        unknown = next((word for word in words if _plain(word) not in by_name), None)
+        if unknown is not None:
+            return unknown.strip()
+        annotated[number] = tuple(sorted({by_name[_plain(word)] for word in words}))
+    return annotated
 
 
 def _plain(name: str) -> str:
-    """A name without case, blanks and punctuation: "SpinalCord" is "spinal_cord"."""
+    """A name without case, blanks and punctuation: "SpinalCord" equals "spinal_cord"."""
     return re.sub(r"[\W_]", "", name.lower())
 
 
 def _numbers(cells: dict[int, str]) -> dict[int, Any]:
-    """The cells as numbers, if all that hold something are."""
-    held = [cell for cell in cells.values() if cell.lower() not in MISSING]
-    # A leading zero makes a code of digits, not a number.
-    if not all(NUMBER.fullmatch(cell) and re.search(r"\d", cell) for cell in held):
+    """The cells as numbers, if all that are not empty are numbers."""
+    filled = [cell for cell in cells.values() if cell.lower() not in MISSING]
+    # Digits with a leading zero are a code, not a number.
+    if not all(NUMBER.fullmatch(cell) and re.search(r"\d", cell) for cell in filled):
         return cells
-    whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in held)
+    whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in filled)
     return {
         number: None if cell.lower() in MISSING else int(cell) if whole else float(cell)
         for number, cell in cells.items()

@@ -1,8 +1,8 @@
-"""The cache of prepared arrays: Blosc2 files named by a hash of all that went into them.
+"""The cache of prepared arrays: Blosc2 files named by a hash of everything they depend on.
 
-An entry is one file, written whole or not at all, never changed. Its name is the hash of the
-source's content, the settings and the code version, so a stale entry cannot be met: it has another
-name. What an array needs to be understood (a `Trace`, say) travels inside the file.
+An entry is one file, written atomically and never changed. Its name is the hash of the source's
+content, the settings and the code version, so that a stale entry is never read: its name differs.
+Metadata of an array, such as its `Trace`, is stored in the same file.
 """
 
 from collections import OrderedDict
@@ -19,29 +19,29 @@ from medar.volume import Shape3
 
 ENDING = ".b2nd"
 SLAB = 1 << 15
-"""Bytes of a block in arrays that are read whole: slabs of complete (Y, Z) planes, which fit the
-processor's first cache."""
-WORTH = 2.0
-"""Compression below this factor (noisy MR) is not worth its time: uncompressed, an array is read
-several times faster."""
+"""Bytes of a block in arrays that are read whole: slabs of complete (Y, Z) planes that fit the L1
+cache."""
+MIN_COMPRESSION = 2.0
+"""Arrays that compress by less (noisy MR) are stored uncompressed, as reading is then several times
+faster."""
 SAMPLE = 1 << 20
-"""Bytes, about, that decide whether an array is compressed."""
+"""Approximate size, in bytes, of the sample that decides whether an array is compressed."""
 LARGEST = 1 << 30
-"""Bytes up to which an array is one chunk; Blosc2's end at 2 GiB."""
+"""Bytes up to which an array is one chunk; Blosc2's limit is 2 GiB."""
 BLOCK = 32
 """Side, in voxels, of the blocks in arrays that are read in patches."""
 CHUNK = 128
 """Side, in voxels, of the chunks that hold those blocks."""
 HANDLES = 4096
-"""Entries whose headers a process keeps, about 5 KB each: reading one takes as long as 200 KB of
-voxels. They hold no file descriptor."""
+"""Entries whose headers a process keeps in memory, about 5 KB each: reading one takes as long as
+200 KB of voxels. They hold no file descriptor."""
 
 
 class ArrayCache:
     """Arrays by key in one folder.
 
     Args:
-        folder: created when the first entry is written.
+        folder: created with the first entry.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -53,14 +53,14 @@ class ArrayCache:
         return {"folder": self.folder, "_handles": OrderedDict()}
 
     def path(self, key: str) -> Path:
-        """The file of an entry, whether it exists or not."""
+        """The file of an entry, which need not exist."""
         return self.folder / (key + ENDING)
 
     def __contains__(self, key: str) -> bool:
         return _is_complete(self.path(key))
 
     def keys(self) -> set[str]:
-        """The keys of all entries that are complete."""
+        """The keys of all complete entries."""
         files = self.folder.glob("[!.]*" + ENDING)
         return {path.name.removesuffix(ENDING) for path in files if _is_complete(path)}
 
@@ -70,8 +70,8 @@ class ArrayCache:
         Args:
             key: the entry's name.
             array: any numeric type.
-            meta: JSON-able values, stored with it.
-            whole: whether it will be read whole, rather than in patches.
+            meta: JSON-serialisable values, stored with the array.
+            whole: whether it will be read whole rather than in patches.
 
         Raises:
             OSError: the disk is full; nothing is left behind.
@@ -90,15 +90,15 @@ class ArrayCache:
             ),
         )
         stored.schunk.vlmeta["medar"] = meta
-        # Compressed in memory first: a full disk is then an ordinary OSError of one write. Entries
-        # need not be durable: one that a power cut left short is seen, and made again.
+        # Compressed in memory first, so that a full disk is an ordinary OSError of one write.
+        # Entries need not be durable: one that a power cut truncated is detected and made again.
         write_bytes(self.path(key), stored.to_cframe(), durable=False)
 
     def open(self, key: str) -> Any:
-        """The entry as a lazily read array: `array[...]` decompresses what is asked for.
+        """The entry as a lazy array: `array[...]` decompresses only what is indexed.
 
         Raises:
-            MedarError: there is no such entry, or its file is damaged.
+            MedarError: the entry does not exist or is damaged.
         """
         if key in self._handles:
             self._handles.move_to_end(key)
@@ -117,7 +117,7 @@ class ArrayCache:
         """The whole entry, (C, X, Y, Z).
 
         Raises:
-            MedarError: there is no such entry, or its file is damaged.
+            MedarError: the entry does not exist or is damaged.
         """
         stored = self.open(key)
         try:
@@ -133,7 +133,7 @@ class ArrayCache:
         """The voxels from `start` to `stop` of an entry, all channels.
 
         Raises:
-            MedarError: there is no such entry, or its file is damaged.
+            MedarError: the entry does not exist or is damaged.
         """
         try:
             return np.asarray(self.open(key)[(slice(None), *map(slice, start, stop))])
@@ -143,7 +143,7 @@ class ArrayCache:
             raise _unreadable(self.path(key), error) from error
 
     def meta(self, key: str) -> dict[str, Any]:
-        """What was stored with an entry.
+        """The metadata stored with an entry.
 
         Raises:
             MedarError: see `open`.
@@ -151,7 +151,7 @@ class ArrayCache:
         return dict(self.open(key).schunk.vlmeta["medar"])
 
     def prune(self, keep: set[str]) -> None:
-        """Delete all other entries, whole or not, and what a killed run left unfinished."""
+        """Delete all other entries and the temporary files of interrupted runs."""
         for path in self.folder.glob("[!.]*" + ENDING):
             if path.name.removesuffix(ENDING) not in keep:
                 path.unlink(missing_ok=True)
@@ -159,7 +159,7 @@ class ArrayCache:
 
 
 def _compresses(array: npt.NDArray[Any]) -> bool:
-    """Whether compression pays, judged by planes from all over the array, about a megabyte."""
+    """Whether compression is worthwhile, measured on planes from all over the array."""
     planes = array.reshape(-1, *array.shape[2:])
     sample = np.ascontiguousarray(planes[:: max(1, array.nbytes // SAMPLE)])
     packed = blosc2.compress2(
@@ -170,16 +170,16 @@ def _compresses(array: npt.NDArray[Any]) -> bool:
         typesize=array.itemsize,
         nthreads=1,
     )
-    return bool(sample.nbytes >= WORTH * len(packed))
+    return bool(sample.nbytes >= MIN_COMPRESSION * len(packed))
 
 
 def _filters(array: npt.NDArray[Any]) -> list[Any]:
-    # Shuffling sorts the bytes of numbers by their weight; single bytes it only slows down.
+    # Shuffling groups bytes by significance, which is of no use for single bytes.
     return [blosc2.Filter.SHUFFLE if array.itemsize > 1 else blosc2.Filter.NOFILTER]
 
 
 def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunks and blocks for reading an array whole: equal slabs, so that nothing is padded."""
+    """Chunks and blocks for reading an array whole: equal slabs, without padding."""
     _, x, y, z = array.shape
     most = max(1, SLAB // (array.itemsize * y * z))
     slab = next(n for n in range(min(x, most), 0, -1) if x % n == 0)
@@ -187,7 +187,7 @@ def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _in_order(stored: Any) -> bool:
-    """Whether an entry is one chunk of slabs, which decompresses straight into place."""
+    """Whether an entry is one chunk of slabs, which can be decompressed directly into an array."""
     shape, blocks = stored.shape, stored.blocks
     slabs = blocks[0] == 1 and shape[1] % blocks[1] == 0 and blocks[2:] == shape[2:]
     return bool(slabs and stored.chunks == shape)
@@ -210,8 +210,8 @@ def _is_complete(path: Path) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> MedarError:
-    found = "is damaged" if path.exists() else "does not exist"
+    state = "is damaged" if path.exists() else "does not exist"
     return MedarError(
-        f"{path}: this cache entry {found} ({one_line(error)}); "
-        "delete it if it is there, and run `medar data prepare` again"
+        f"{path}: this cache entry {state} ({one_line(error)}); "
+        "delete it if it exists, and run `medar data prepare` again"
     )

@@ -1,4 +1,4 @@
-"""`Case`: one volume of a data set, with what is known about it, and its line in a JSONL file."""
+"""`Case`: one volume of a data set with its metadata, and its line in a JSONL file."""
 
 import math
 import re
@@ -25,7 +25,7 @@ def modality_of(name: str | None) -> str | None:
 
 
 def common_modality(names: tuple[str, ...]) -> str | None:
-    """The modality that all channels share."""
+    """The modality of all channels; None if they differ."""
     found = {modality_of(name) for name in names}
     return found.pop() if len(found) == 1 else None
 
@@ -36,47 +36,49 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One volume, with what is known about it.
+    """One volume of a data set, with its metadata.
 
     Raises:
-        MedarError: no image, an id that cannot be a file name, a name that is not UTF-8, or an
-            unknown split.
+        MedarError: there is no image, the id cannot be a file name, a name is not valid UTF-8, or
+            the split is unknown.
     """
 
     id: str
     images: tuple[Path, ...]
     """One file (or DICOM folder) per channel, or a single 4D file."""
     subject: str = ""
-    """Whose volume it is: splits never part a subject. Default: the case's id."""
+    """Whose volume it is: all cases of a subject are in the same split. Default: the case's id."""
     label: Path | None = None
     missing_label: Path | None = None
-    """A label that the data set names and that is not there: the case counts as unlabelled."""
+    """A label that the data set names but that does not exist: the case counts as unlabelled."""
     annotated: tuple[int, ...] | None = None
-    """Label values that somebody looked for in this case; None: all that the manifest names.
-    A value that is annotated and has no voxel is absent; one that is not annotated is unknown."""
+    """Label values that were annotated in this case; None: all labels of the manifest. A value that
+    is annotated but has no voxel is absent; one that is not annotated is unknown."""
     modality: str | None = None
     """"CT" or "MR"."""
     attributes: dict[str, Any] = field(default_factory=dict)
-    """Class, age, scanner: any column of the data set's table."""
+    """Class, age, scanner and other columns of the data set's table."""
     split: Split | None = None
 
     def __post_init__(self) -> None:
         if not self.id or set(self.id) & set('/\\:*?"<>|') or self.id.startswith("."):
-            raise MedarError(f"case id {self.id!r}: it must be usable as a file name")
+            raise MedarError(f"case id must be usable as a file name, got {self.id!r}")
         for text in (*map(str, (*self.images, self.label or "")), self.id):
             if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
                 name = text.encode("utf-8", "backslashreplace").decode()
                 raise MedarError(f"{name}: the name is not valid UTF-8; rename it")
         if not self.images:
-            raise MedarError(f"case {self.id}: no image; each case names at least one file")
+            raise MedarError(f"case {self.id}: a case must have at least one image")
         if self.split is not None and self.split not in SPLITS:
-            raise MedarError(f"case {self.id}: split {self.split!r}; allowed: {', '.join(SPLITS)}")
+            raise MedarError(
+                f"case {self.id}: split must be one of {', '.join(SPLITS)}, got {self.split!r}"
+            )
         if not self.subject:
             object.__setattr__(self, "subject", self.id)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Where the case's images and label lie."""
+        """The files of the case's images and label."""
         return self.images if self.label is None else (*self.images, self.label)
 
 
@@ -87,7 +89,7 @@ CASE_KEYS = (
 
 
 def entry_of(case: Case, folder: Path) -> dict[str, Any]:
-    """A case as a JSONL line of a file in `folder`; keys that hold nothing are left out."""
+    """A case as a JSONL line of a file in `folder`; empty values are left out."""
     entry = {
         "id": case.id,
         "subject": case.subject,
@@ -103,30 +105,37 @@ def entry_of(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
-    """The case of a JSONL line; `where` names the line in errors.
+    """The case of a JSONL line.
+
+    Args:
+        entry: the parsed line.
+        folder: start of relative paths.
+        where: the line, for messages.
 
     Raises:
-        MedarError: a key that is unknown, missing, or holds something else than it should.
+        MedarError: a key is unknown or missing, or has a value of the wrong type.
     """
     unknown = sorted(set(entry) - set(CASE_KEYS))
     if unknown:
-        raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(CASE_KEYS)}")
+        raise MedarError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(CASE_KEYS)}")
     if "id" not in entry or ("image" in entry) == ("images" in entry):
         raise MedarError(f"{where}: a case needs the keys 'id' and 'image' or 'images'")
     images = entry["images"] if "images" in entry else [entry["image"]]
     if not isinstance(images, list) or not all(isinstance(i, str) and i for i in images):
-        raise MedarError(f"{where}: images {images!r}; paths of files are needed")
+        raise MedarError(f"{where}: images must be a list of paths, got {images!r}")
     annotated = entry.get("annotated")
     whole = isinstance(annotated, list) and all(type(value) is int for value in annotated)
     if annotated is not None and not whole:
-        raise MedarError(f"{where}: annotated {annotated!r}; a list of label values is needed")
+        raise MedarError(f"{where}: annotated must be a list of label values, got {annotated!r}")
     attributes = entry.get("attributes", {})
     plain = isinstance(attributes, dict) and all(
         isinstance(value, str | int | float) and (isinstance(value, str) or math.isfinite(value))
         for value in attributes.values()
     )
     if not plain:
-        raise MedarError(f"{where}: attributes {attributes!r}; an object of plain values is needed")
+        raise MedarError(
+            f"{where}: attributes must be an object of texts and numbers, got {attributes!r}"
+        )
     try:
         return Case(
             id=_text(entry, "id", where) or "",
@@ -145,7 +154,7 @@ def case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
 
 
 def shown(path: Path, folder: Path) -> str:
-    """`path` as it is stored in a file of `folder`: relative where it lies inside."""
+    """`path` as stored in a file of `folder`: relative if it is inside."""
     absolute, folder = Path(path).absolute(), Path(folder).absolute()
     if absolute.is_relative_to(folder):
         return absolute.relative_to(folder).as_posix()
@@ -155,12 +164,12 @@ def shown(path: Path, folder: Path) -> str:
 def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
     value = entry.get(key)
     if value is not None and type(value) not in (str, int):
-        raise MedarError(f"{where}: {key} {value!r}; a text is needed")
+        raise MedarError(f"{where}: {key} must be a text, got {value!r}")
     return None if value is None else str(value)
 
 
 def _path(entry: dict[str, Any], key: str, folder: Path, where: str) -> Path | None:
     value = entry.get(key)
     if value is not None and not isinstance(value, str):
-        raise MedarError(f"{where}: {key} {value!r}; the path of a file is needed")
+        raise MedarError(f"{where}: {key} must be the path of a file, got {value!r}")
     return folder / value if value else None

@@ -1,8 +1,8 @@
-"""Checking a data set before anything is made of it: every file is opened, every problem listed.
+"""Checking a data set: every file is opened and every problem is reported.
 
-A shallow check reads headers only; a deep one reads every voxel. Each case is examined on its own
-(`medar.data.examine`); what only shows between cases, such as outliers and duplicates, is found
-afterwards from the facts of each (`medar.data.check`).
+A shallow check reads headers only, a deep one every voxel. Each case is examined on its own
+(`medar.data.examine`); outliers, duplicates and other problems between cases are then found from
+the results.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from medar.data.examine import Facts, Setting, examine
+from medar.data.examine import CheckContext, Facts, examine
 from medar.data.manifest import SPLITS, Case, Manifest
 from medar.data.problems import Problem, Report, problem
 from medar.files import digest, file_digest
@@ -21,7 +21,7 @@ from medar.progress import track
 from medar.volume import ReadOptions, files_of
 
 POOL_FROM = 16
-"""Cases from which other processes are worth starting."""
+"""Number of cases from which worker processes are worth starting."""
 
 ORDER = ("error", "warning", "info")
 
@@ -37,18 +37,18 @@ def check(
 
     Args:
         manifest: the data set.
-        deep: read the voxels too, one volume a worker at a time.
+        deep: whether to read the voxels too, one volume per worker at a time.
         workers: processes for a deep check; default: one per CPU core.
-        options: what the caller decides about files that leave a question open.
+        options: how to read files that leave a question open.
 
     Returns:
-        The report; `Report.errors` says how many problems must be mended.
+        The report; `Report.errors` is the number of problems that must be corrected.
 
     Raises:
         MedarError: `workers` is below 1.
     """
     workers = default_workers() if workers is None else workers
-    setting = Setting(
+    context = CheckContext(
         root=manifest.root,
         labelled=any(case.label for case in manifest),
         labels=manifest.labels,
@@ -57,17 +57,17 @@ def check(
         deep=deep,
         options=options or ReadOptions(),
     )
-    # Headers, and the voxels of a few cases, are read sooner than other processes start.
+    # Headers, and the voxels of a few cases, are read faster than processes start.
     pooled = deep and len(manifest) >= POOL_FROM
     outcomes = run_parallel(
-        partial(examine, setting=setting),
+        partial(examine, context=context),
         manifest.cases,
         workers=workers if pooled else min(1, workers),
     )
-    found = {}
+    by_case = {}
     for outcome in track(outcomes, total=len(manifest), label="check"):
-        found[outcome.item.id] = outcome.value or _unexamined(outcome.item, outcome.error)
-    facts = [found[case.id] for case in manifest]
+        by_case[outcome.item.id] = outcome.value or _unexamined(outcome.item, outcome.error)
+    facts = [by_case[case.id] for case in manifest]
     problems = [one for each in facts for one in each.problems]
     problems += compare(manifest, facts, deep=deep)
     problems += [problem("note", note) for note in manifest.notes]
@@ -75,7 +75,7 @@ def check(
 
 
 def _unexamined(case: Case, reason: str | None) -> Facts:
-    """The facts of a case that could not be examined at all."""
+    """The facts of a case that could not be examined."""
     facts = Facts(case=case.id)
     facts.add("unreadable", reason or "it could not be examined")
     return facts
@@ -97,27 +97,27 @@ def _report(manifest: Manifest, problems: list[Problem], facts: list[Facts], dee
 
 
 FEWEST = 5
-"""Cases below which nothing is called an outlier."""
+"""Smallest number of cases in which outliers are reported."""
 
 FAR_MADS = 5.0
 FAR_RATIO = 1.5
-"""An outlier lies farther from the median than both: this many scaled median absolute deviations,
-on a logarithmic scale, and this factor."""
+"""An outlier differs from the median by more than both: this many scaled median absolute
+deviations, on a logarithmic scale, and this factor."""
 
 MAD_SCALE = 1.4826
-"""Makes the median absolute deviation of a normal distribution its standard deviation."""
+"""Ratio of standard deviation to median absolute deviation of a normal distribution."""
 
 SCALE_RATIO = 100.0
-"""Brightest voxels that differ by more than this factor have no common intensity scale."""
+"""Ratio of the brightest voxels above which cases have no common intensity scale."""
 
 
 def compare(manifest: Manifest, facts: Sequence[Facts], *, deep: bool) -> list[Problem]:
-    """The problems that the cases have with one another.
+    """Find problems between the cases of a data set: outliers, duplicates, mixtures, splits.
 
     Args:
         manifest: the data set.
-        facts: of each case, in its order.
-        deep: whether the facts hold what was found in the voxels.
+        facts: of each case, in the manifest's order.
+        deep: whether the facts cover the voxels.
     """
     problems = [*_spacing_outliers(facts), *_mixtures(facts), *_splits(manifest)]
     if not manifest.channels:
@@ -130,7 +130,7 @@ def compare(manifest: Manifest, facts: Sequence[Facts], *, deep: bool) -> list[P
 
 
 def summarise(facts: Sequence[Facts]) -> dict[str, Any]:
-    """Shapes, spacings and what else the cases have, in a few numbers."""
+    """Shapes, spacings, intensities and other facts, summarised over the cases."""
     summary: dict[str, Any] = {
         "shape": _range([f.shape for f in facts if f.shape]),
         "spacing": _range([f.spacing for f in facts if f.spacing]),
@@ -142,7 +142,6 @@ def summarise(facts: Sequence[Facts]) -> dict[str, Any]:
     lows = [f.low for f in facts if f.low is not None]
     highs = [f.high for f in facts if f.high is not None]
     if lows and highs:
-        # Of each case, the 0.5th and 99.5th percentile.
         summary["low"] = [min(lows), float(np.median(lows)), max(lows)]
         summary["high"] = [min(highs), float(np.median(highs)), max(highs)]
     if any(f.labels is not None for f in facts):
@@ -155,8 +154,8 @@ def _range(values: list[Any]) -> dict[str, list[float]]:
     if not values:
         return {}
     table = np.asarray(values, dtype=np.float64)
-    found = {"min": table.min(axis=0), "median": np.median(table, axis=0), "max": table.max(axis=0)}
-    return {name: [round(float(v), 4) for v in row] for name, row in found.items()}
+    rows = {"min": table.min(axis=0), "median": np.median(table, axis=0), "max": table.max(axis=0)}
+    return {name: [round(float(v), 4) for v in row] for name, row in rows.items()}
 
 
 def _counts(values: Iterable[str | None]) -> dict[str, int]:
@@ -164,7 +163,7 @@ def _counts(values: Iterable[str | None]) -> dict[str, int]:
 
 
 def _spacing_outliers(facts: Sequence[Facts]) -> list[Problem]:
-    """Cases whose spacing along an axis is far from that of the others of their modality."""
+    """Cases whose spacing along an axis is far from the median of their modality."""
     problems = []
     for modality in sorted({f.modality or "" for f in facts}):
         group = [f for f in facts if f.spacing and (f.modality or "") == modality]
@@ -195,13 +194,13 @@ def _mixtures(facts: Sequence[Facts]) -> list[Problem]:
     ):
         counts = _counts(map(get, facts))
         if len(counts) > 1:
-            said = ", ".join(f"{value} ({number})" for value, number in counts.items())
-            problems.append(problem(code, f"{what} as stored: {said}"))
+            listed = ", ".join(f"{value} ({number})" for value, number in counts.items())
+            problems.append(problem(code, f"{what} as stored: {listed}"))
     return problems
 
 
 def _channels(facts: Sequence[Facts]) -> list[Problem]:
-    """Cases with another number of channels than most, where the data set names none."""
+    """Cases with another number of channels than most, if the data set does not name channels."""
     counts = Counter(f.channels for f in facts if f.channels)
     usual = counts.most_common(1)[0][0] if counts else 0
     return [
@@ -212,7 +211,7 @@ def _channels(facts: Sequence[Facts]) -> list[Problem]:
 
 
 def _duplicates(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Problem]:
-    """Cases of the same content; where they stand in two splits, the splits leak."""
+    """Cases with the same content; in different splits, they are a leak."""
     if deep:
         pairs = zip(manifest, facts, strict=True)
         groups = _grouped((case, f.digest) for case, f in pairs if f.digest)
@@ -229,14 +228,14 @@ def _duplicates(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[
         for other in others:
             leak = first.split != other.split
             message = f"the same {'voxels and affine' if deep else 'bytes'} as {first.id}"
-            message += f", which is in {first.split}, this in {other.split}" if leak else ""
+            message += f", which is in {first.split}; this case is in {other.split}" if leak else ""
             code = "split-leak" if leak else "duplicate"
             problems.append(problem(code, message, case=other.id))
     return problems
 
 
 def _grouped(keyed: Iterable[tuple[Case, Any]]) -> list[list[Case]]:
-    """Cases that share a key with another; a key of None is shared with nobody."""
+    """Groups of cases with the same key; cases with the key None are left out."""
     groups: dict[Any, list[Case]] = {}
     for case, key in keyed:
         if key is not None:
@@ -245,7 +244,7 @@ def _grouped(keyed: Iterable[tuple[Case, Any]]) -> list[list[Case]]:
 
 
 def _safely(get: Callable[[Case], Any], case: Case) -> Any:
-    """What `get` says of a case; None where its files cannot be read, which is noted elsewhere."""
+    """`get(case)`; None if its files cannot be read, which is reported elsewhere."""
     try:
         return get(case)
     except OSError:
@@ -261,13 +260,13 @@ def _content(case: Case) -> str:
 
 
 def _labels(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Problem]:
-    """Labels without a name, and names without a voxel."""
+    """Labels without names, and named labels without voxels."""
     if not manifest.labels:
-        found = sorted({value for f in facts for value in f.labels or ()})
         if not any(case.label for case in manifest):
             return []
-        said = f" (values found: {', '.join(map(str, found))})" if deep else ""
-        return [problem("unnamed-labels", f"labels have no names{said}; write labels.json")]
+        values = sorted({value for f in facts for value in f.labels or ()})
+        listed = f" (values: {', '.join(map(str, values))})" if deep else ""
+        return [problem("unnamed-labels", f"labels have no names{listed}; write labels.json")]
     if not deep:
         return []
     present = {value for f in facts for value in f.labels or ()}
@@ -279,7 +278,7 @@ def _labels(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Prob
 
 
 def _splits(manifest: Manifest) -> list[Problem]:
-    """Splits that hold no case, or no label where the data set has some."""
+    """Splits without cases, or without labels in a data set that has labels."""
     # One or two subjects cannot fill three splits.
     if len({case.subject for case in manifest if case.split}) < len(SPLITS):
         return []
@@ -299,18 +298,18 @@ def _splits(manifest: Manifest) -> list[Problem]:
 
 
 def _intensity_scale(facts: Sequence[Facts]) -> list[Problem]:
-    """Whether cases of a modality without units (all but CT) share an intensity scale."""
+    """Report cases without a common intensity scale; CT is left out, as it has units."""
     highs = {f.case: f.high for f in facts if f.modality != "CT" and f.high and f.high > 0}
     if len(highs) < FEWEST:
         return []
-    least, most = min(highs, key=lambda c: highs[c]), max(highs, key=lambda c: highs[c])
-    if highs[most] <= SCALE_RATIO * highs[least]:
+    darkest, brightest = min(highs, key=lambda c: highs[c]), max(highs, key=lambda c: highs[c])
+    if highs[brightest] <= SCALE_RATIO * highs[darkest]:
         return []
     return [
         problem(
             "intensity-scale",
-            f"no common scale: the 99.5th percentile is {highs[least]:g} in {least} and "
-            f"{highs[most]:g} in {most}; normalise each case by its own percentiles",
+            f"no common scale: the 99.5th percentile is {highs[darkest]:g} in {darkest} and "
+            f"{highs[brightest]:g} in {brightest}; normalise each case by its own percentiles",
         )
     ]
 

@@ -1,4 +1,4 @@
-"""Examining one case: its headers, and its voxels where asked. Nothing it meets stops the check."""
+"""Examining one case: its headers and, in a deep check, its voxels. Errors become problems."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -15,32 +15,32 @@ from medar.volume import Header, ReadOptions, Shape3, Spacing, load_volume, read
 from medar.volume.read import as_labels
 
 SAMPLE = 2**20
-"""Voxels of which intensity quantiles are taken: evenly spaced ones of a larger volume."""
+"""Number of voxels, evenly spaced, from which intensity percentiles are computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What examining a case needs to know of its data set."""
+class CheckContext:
+    """Properties of the data set that the examination of a case depends on."""
 
     root: Path
     labelled: bool
-    """Whether the data set has labels at all."""
+    """Whether any case of the data set has a label."""
     labels: dict[int, str]
     ignore_label: int | None
     channels: int
-    """Channels that each case should have; 0: unknown."""
+    """Expected channels per case; 0 if unknown."""
     deep: bool
     options: ReadOptions
 
 
 @dataclass(kw_only=True)
 class Facts:
-    """What was found out about a case. Small: it travels between processes."""
+    """Results of examining a case; kept small, as they pass between processes."""
 
     case: str
     problems: list[Problem] = field(default_factory=list)
     shape: Shape3 | None = None
-    """Along R, A and S, as is the spacing."""
+    """Along R, A and S, like the spacing."""
     spacing: Spacing | None = None
     orientation: str | None = None
     """As stored."""
@@ -48,7 +48,7 @@ class Facts:
     channels: int = 0
     modality: str | None = None
     digest: str | None = None
-    """Of voxels and affine; a deep check's only."""
+    """Of voxels and affine; only in a deep check."""
     high: float | None = None
     """The 99.5th percentile of the first channel."""
     low: float | None = None
@@ -57,56 +57,60 @@ class Facts:
     """Label values that have voxels, without background."""
 
     def add(self, code: str, message: str, path: str = "") -> None:
-        """Note a problem."""
+        """Add a problem."""
         self.problems.append(problem(code, message, case=self.case, path=path))
 
 
-def examine(case: Case, setting: Setting) -> Facts:
-    """What is known about a case after its headers, and in a deep check its voxels, were read.
+def examine(case: Case, context: CheckContext) -> Facts:
+    """Examine the headers of a case and, in a deep check, its voxels.
 
-    At most one volume is in memory at a time. No exception leaves this function: whatever goes
-    wrong with a case becomes an "unreadable" problem of it.
+    At most one volume is in memory at a time. No exception is raised: an error becomes a problem
+    of the case with the code "unreadable".
     """
     facts = Facts(case=case.id, modality=case.modality)
     try:
-        _examine(case, setting, facts)
+        _examine(case, context, facts)
     except Exception as error:
         facts.add("unreadable", f"{type(error).__name__}: {one_line(error)}")
     return facts
 
 
-def _examine(case: Case, setting: Setting, facts: Facts) -> None:
+def _examine(
+    case: Case,
+    context: CheckContext,
+    facts: Facts,
+) -> None:
     if case.missing_label is not None:
-        named = shown(case.missing_label, setting.root)
+        named = shown(case.missing_label, context.root)
         facts.add(
-            "missing-label-file", f"{named} is named but does not exist; taken as unlabelled", named
+            "missing-label-file", f"{named} does not exist; the case counts as unlabelled", named
         )
-    elif case.label is None and setting.labelled:
-        facts.add("missing-label", "no label; usable wherever none is needed")
-    several = len(case.images) == 1 and setting.channels > 1
-    options = replace(setting.options, channels=True) if several else setting.options
-    headers = [_header(path, options, setting, facts) for path in case.images]
-    plain = replace(setting.options, channels=False)
-    label = _header(case.label, plain, setting, facts) if case.label else None
+    elif case.label is None and context.labelled:
+        facts.add("missing-label", "no label; usable where no label is needed")
+    several = len(case.images) == 1 and context.channels > 1
+    options = replace(context.options, channels=True) if several else context.options
+    headers = [_header(path, options, context, facts) for path in case.images]
+    plain = replace(context.options, channels=False)
+    label = _header(case.label, plain, context, facts) if case.label else None
     images = [header for header in headers if header is not None]
     if images:
-        _describe(images[0], shown(images[0].path, setting.root), facts)
+        _describe(images[0], shown(images[0].path, context.root), facts)
         facts.channels = sum(header.channels for header in images)
-        _compare_channels(images, len(headers), setting, facts)
+        _compare_channels(images, len(headers), context, facts)
         if label is not None:
-            _compare_grids(images[0], label, "label", setting, facts)
-    if setting.deep:
+            _compare_grids(images[0], label, "label", context, facts)
+    if context.deep:
         digest = hashlib.blake2b(digest_size=16)
-        whole = [_voxels(h, n, options, setting, facts, digest) for n, h in enumerate(images)]
+        whole = [_voxels(h, n, options, context, facts, digest) for n, h in enumerate(images)]
         if images and len(images) == len(headers) and all(whole):
             facts.digest = digest.hexdigest()
         if label is not None:
-            _label_voxels(label, case, setting, facts)
+            _label_voxels(label, case, context, facts)
 
 
-def _header(path: Path, options: ReadOptions, setting: Setting, facts: Facts) -> Header | None:
-    """The header of a file, or None once the reason is noted."""
-    name = shown(path, setting.root)
+def _header(path: Path, options: ReadOptions, context: CheckContext, facts: Facts) -> Header | None:
+    """The header of a file; None if it cannot be read, which becomes a problem."""
+    name = shown(path, context.root)
     if not path.exists():
         facts.add("missing-file", f"{name} does not exist", name)
         return None
@@ -120,48 +124,63 @@ def _header(path: Path, options: ReadOptions, setting: Setting, facts: Facts) ->
     return header
 
 
-def _describe(header: Header, name: str, facts: Facts) -> None:
+def _describe(
+    header: Header,
+    name: str,
+    facts: Facts,
+) -> None:
     grid = header.grid.to_ras()
     facts.shape, facts.spacing = grid.shape, grid.spacing
     facts.orientation, facts.dtype = header.grid.orientation, header.dtype
     if header.modality and facts.modality and header.modality != facts.modality:
         facts.add(
             "modality-mismatch",
-            f"the file says {header.modality}, the data set {facts.modality}",
+            f"{header.modality} in the file, {facts.modality} in the data set",
             name,
         )
     facts.modality = facts.modality or header.modality
 
 
-def _compare_channels(images: list[Header], files: int, setting: Setting, facts: Facts) -> None:
-    """Whether the channels are as many as they should be, and lie on one grid."""
+def _compare_channels(
+    images: list[Header], files: int, context: CheckContext, facts: Facts
+) -> None:
+    """Check the number of channels, and that they lie on the same grid."""
     complete = len(images) == files
-    if complete and setting.channels and facts.channels != setting.channels:
+    if complete and context.channels and facts.channels != context.channels:
         facts.add(
             "channel-mismatch",
-            f"{facts.channels} channels where the data set has {setting.channels}",
-            shown(images[0].path, setting.root),
+            f"{facts.channels} channels, the data set has {context.channels}",
+            shown(images[0].path, context.root),
         )
     for number, header in enumerate(images[1:], 1):
-        _compare_grids(images[0], header, f"channel {number}", setting, facts)
+        _compare_grids(images[0], header, f"channel {number}", context, facts)
 
 
-def _compare_grids(image: Header, other: Header, what: str, setting: Setting, facts: Facts) -> None:
-    """Whether two files of a case have the same shape, and the same place in space."""
-    name = shown(other.path, setting.root)
+def _compare_grids(
+    image: Header, other: Header, what: str, context: CheckContext, facts: Facts
+) -> None:
+    """Check that two files of a case have the same shape and position."""
+    name = shown(other.path, context.root)
     mine, its = image.grid.to_ras(), other.grid.to_ras()
     if mine.shape != its.shape:
         sides = "x".join(map(str, its.shape)), "x".join(map(str, mine.shape))
         facts.add("shape-mismatch", f"{what} of {sides[0]} voxels, image of {sides[1]}", name)
     elif not mine.matches(its):
-        facts.add("affine-mismatch", f"{what} lies {mine.distance(its):.3g} mm off the image", name)
+        facts.add(
+            "affine-mismatch", f"{what} is {mine.distance(its):.3g} mm away from the image", name
+        )
 
 
 def _voxels(
-    header: Header, number: int, options: ReadOptions, setting: Setting, facts: Facts, digest: Any
+    header: Header,
+    number: int,
+    options: ReadOptions,
+    context: CheckContext,
+    facts: Facts,
+    digest: Any,
 ) -> bool:
-    """Read the voxels of an image; whether that worked."""
-    name = shown(header.path, setting.root)
+    """Examine the voxels of an image; False if they cannot be read."""
+    name = shown(header.path, context.root)
     try:
         volume = load_volume(header, replace(options, nonfinite="keep"))
     except Exception as error:
@@ -171,11 +190,11 @@ def _voxels(
     digest.update(repr((array.shape, (np.round(volume.affine, 3) + 0.0).tolist())).encode())
     for channel in array:
         digest.update(np.ascontiguousarray(channel, dtype="<f4").data)
-    odd = array.size - int(np.isfinite(array).sum())
-    if odd and setting.options.nonfinite == "error":
+    nonfinite = array.size - int(np.isfinite(array).sum())
+    if nonfinite and context.options.nonfinite == "error":
         facts.add(
             "nonfinite",
-            f"{odd} of {array.size} voxels are NaN or Inf; say what replaces them (--nonfinite)",
+            f"{nonfinite} of {array.size} voxels are NaN or Inf; give a replacement (--nonfinite)",
             name,
         )
     for channel in array:
@@ -187,8 +206,13 @@ def _voxels(
     return True
 
 
-def _intensities(channel: npt.NDArray[Any], name: str, several: bool, facts: Facts) -> None:
-    """Whether the values of a channel can be what they should be."""
+def _intensities(
+    channel: npt.NDArray[Any],
+    name: str,
+    several: bool,
+    facts: Facts,
+) -> None:
+    """Check that the values of a channel are plausible."""
     finite = channel if np.isfinite(channel).all() else channel[np.isfinite(channel)]
     if not finite.size:
         return
@@ -199,41 +223,46 @@ def _intensities(channel: npt.NDArray[Any], name: str, several: bool, facts: Fac
     elif facts.modality == "CT" and not (low < 0 and high > 1):
         facts.add(
             "intensity-range",
-            f"values from {low:g} to {high:g} are hardly HU, in which air is near -1000",
+            f"values from {low:g} to {high:g} are unlikely to be HU, in which air is near -1000",
             name,
         )
 
 
-def _label_voxels(label: Header, case: Case, setting: Setting, facts: Facts) -> None:
-    """Which labels a label map holds, and whether it may."""
-    name = shown(label.path, setting.root)
+def _label_voxels(
+    label: Header,
+    case: Case,
+    context: CheckContext,
+    facts: Facts,
+) -> None:
+    """Examine a label map: its values, and whether they are named and annotated."""
+    name = shown(label.path, context.root)
     try:
         array = label.load()
         if _has_fractions(array):
-            facts.add("non-integer-label", "NaN or fractions; labels are whole numbers", name)
+            facts.add("non-integer-label", "NaN or fractions; labels must be integers", name)
             return
         array = as_labels(array, label.path)
     except Exception as error:
         facts.add("unreadable", _reason(error, label.path), name)
         return
-    found = {int(value) for value in np.unique(array)} - {0}
-    facts.labels = tuple(sorted(found))
-    if not found:
-        facts.add("empty-label", "the label map holds background only", name)
-    known = set(setting.labels) | ({setting.ignore_label} - {None})
-    odd = sorted(found - known) if setting.labels else []
-    if odd:
+    values = {int(value) for value in np.unique(array)} - {0}
+    facts.labels = tuple(sorted(values))
+    if not values:
+        facts.add("empty-label", "the label map contains only background", name)
+    named = set(context.labels) | ({context.ignore_label} - {None})
+    unnamed = sorted(values - named) if context.labels else []
+    if unnamed:
         facts.add(
             "unexpected-label",
-            f"values {', '.join(map(str, odd))} have no name; "
-            f"named: {', '.join(map(str, sorted(setting.labels)))}",
+            f"values {', '.join(map(str, unnamed))} have no name; "
+            f"named: {', '.join(map(str, sorted(context.labels)))}",
             name,
         )
     if case.annotated is not None:
-        unasked = sorted((found & set(setting.labels)) - set(case.annotated))
-        if unasked:
-            names = ", ".join(setting.labels[value] for value in unasked)
-            facts.add("not-annotated-present", f"voxels of {names}, not annotated here", name)
+        others = sorted((values & set(context.labels)) - set(case.annotated))
+        if others:
+            names = ", ".join(context.labels[value] for value in others)
+            facts.add("not-annotated-present", f"voxels of {names}, which is not annotated", name)
 
 
 def _has_fractions(array: npt.NDArray[Any]) -> bool:
@@ -248,6 +277,6 @@ def _sample(channel: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _reason(error: Exception, path: Path) -> str:
-    """The error without the path that it begins with; the problem names the file already."""
+    """The error without the leading path, as the problem names the file."""
     text = str(error) if isinstance(error, MedarError) else one_line(error)
     return text.removeprefix(f"{path}: ")

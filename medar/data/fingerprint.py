@@ -30,7 +30,7 @@ class CaseFingerprint:
 
     id: str
     key: str
-    """Hash of the files and reading options behind these figures."""
+    """Hash of the files and reading options that were measured."""
     modality: str | None
     shape: Shape3
     """Voxels along RAS+ axes."""
@@ -44,7 +44,7 @@ class CaseFingerprint:
 
 @settings
 class Fingerprint:
-    """All cases that could be read, and why the others could not."""
+    """Measurements of all cases that could be read, and the errors of the others."""
 
     cases: tuple[CaseFingerprint, ...]
     failed: dict[str, str] = field(default_factory=dict)
@@ -85,14 +85,14 @@ def take_fingerprint(
     """
     check_reading(options)
     options = reading_for(manifest, options)
-    before = {case.key: case for case in cached.cases if case.key} if cached else {}
+    unchanged = {case.key: case for case in cached.cases if case.key} if cached else {}
     hashes.prime([file for case in manifest for file in case.files], workers=workers)
-    taken: dict[str, CaseFingerprint] = {}
+    measured: dict[str, CaseFingerprint] = {}
     todo = []
     for case in manifest:
         key = _key(case, options, hashes)
-        if key in before:
-            taken[case.id] = replace(before[key], id=case.id)
+        if key in unchanged:
+            measured[case.id] = replace(unchanged[key], id=case.id)
         else:
             todo.append(case)
     failed = {}
@@ -102,21 +102,21 @@ def take_fingerprint(
         if outcome.value is None:
             failed[case.id] = outcome.error or "unknown"
             continue
-        taken[case.id] = replace(outcome.value, key=_key(case, options, hashes))
-    if not taken:
+        measured[case.id] = replace(outcome.value, key=_key(case, options, hashes))
+    if not measured:
         reason = next(iter(failed.values()))
         raise MedarError(f"{manifest.root}: no case can be read; the first: {reason}")
     return Fingerprint(
-        cases=tuple(taken[case.id] for case in manifest if case.id in taken), failed=failed
+        cases=tuple(measured[case.id] for case in manifest if case.id in measured), failed=failed
     )
 
 
 def _key(case: Case, options: ReadOptions, hashes: HashIndex) -> str:
-    """Hash of what a case's figures depend on; empty where a file cannot be read."""
+    """Hash of everything a case's measurements depend on; empty if a file cannot be read."""
     try:
         contents = [hashes[file] for file in case.files]
     except MedarError:
-        return ""  # measuring the case says why
+        return ""  # measuring the case reports the error
     return digest([VERSION, contents, options.to_dict(), case.modality])
 
 
@@ -126,9 +126,9 @@ def _measure(case: Case, options: ReadOptions) -> CaseFingerprint:
     millilitres = {}
     if label is not None:
         values, counts = np.unique(label.array, return_counts=True)
-        one = float(np.prod(image.spacing)) / 1000.0
+        voxel = float(np.prod(image.spacing)) / 1000.0
         millilitres = {
-            int(v): round(float(n) * one, 4) for v, n in zip(values, counts, strict=True) if v
+            int(v): round(float(n) * voxel, 4) for v, n in zip(values, counts, strict=True) if v
         }
     return CaseFingerprint(
         id=case.id,

@@ -1,7 +1,8 @@
-"""Content hashes of files, remembered while the files stay untouched.
+"""Content hashes of files, cached while the files are unchanged.
 
-A file is hashed once; afterwards its size, times and inode vouch for it, as in git's index. Files
-changed in the last seconds are hashed again: a clock tick could hide a change.
+As in git's index, a file is hashed again only if its size, times or inode have changed. Hashes of
+files that changed within the last seconds are not cached, as the clock's resolution could hide
+another change.
 """
 
 import json
@@ -23,7 +24,7 @@ class HashIndex:
     """Hashes by path, kept in a JSON file.
 
     Args:
-        path: where the index is stored; a damaged or absent one starts empty.
+        path: the index file; if it is absent or damaged, the index starts empty.
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
@@ -38,7 +39,7 @@ class HashIndex:
                 self._entries = {}
 
     def __getitem__(self, path: Path) -> str:
-        """The hash of a volume's content: its file, the files of a pair, or a DICOM folder.
+        """The hash of a volume's content: of its file, the files of a pair, or a DICOM folder.
 
         Raises:
             MedarError: it cannot be read.
@@ -47,9 +48,9 @@ class HashIndex:
         try:
             files = files_of(path)
             stamp = _stamp(files)
-            kept = self._entries.get(key)
-            if kept and kept[0] == stamp:
-                return kept[1]
+            cached = self._entries.get(key)
+            if cached and cached[0] == stamp:
+                return cached[1]
             hashes = [[file.name, file_digest(file)] for file in files]
             value = hashes[0][1] if len(files) == 1 else digest(hashes)
             newest = max(stamp[1], stamp[2]) / 1e9
@@ -61,7 +62,7 @@ class HashIndex:
         return value
 
     def prime(self, paths: Iterable[Path], *, workers: int) -> None:
-        """Hash many files side by side, showing progress; those that cannot be read are left."""
+        """Hash many files in parallel, with a progress bar; unreadable files are skipped."""
         todo = [p for p in paths if p.exists() and str(p.absolute()) not in self._entries]
         with ThreadPoolExecutor(workers) as pool:
             for _ in track(
@@ -73,17 +74,17 @@ class HashIndex:
         try:
             self[path]
         except MedarError:
-            return  # whoever needs this file meets the error, with its case
+            return  # reported with the case that needs the file
 
     def save(self) -> None:
-        """Store the index, if it has a path and has changed."""
+        """Write the index, if it has a path and has changed."""
         if self.path and self._changed:
             write_text(self.path, json.dumps(self._entries))
             self._changed = False
 
 
 def _stamp(files: tuple[Path, ...]) -> list[int]:
-    """Size, modification and change times in ns, inode; summed and newest over several files."""
+    """Size, modification and change time in ns, inode: sums and latest times over the files."""
     stats = [file.stat() for file in files]
     return [
         sum(s.st_size for s in stats),

@@ -1,7 +1,7 @@
-"""`Manifest`: which volumes a data set holds, whose they are, and what is known about each.
+"""`Manifest`: the cases of a data set, their labels and attributes.
 
 A manifest is made from a folder, an MSD or nnU-Net `dataset.json`, a BIDS tree or a JSONL file
-(`medar.data.sources`), and is stored as JSONL: one header line, then one line a case.
+(`medar.data.sources`), and is stored as JSONL: one header line, then one line per case.
 """
 
 import json
@@ -25,23 +25,23 @@ class Manifest:
     """The cases of a data set and what they share.
 
     Raises:
-        MedarError: two cases of one id, a subject in two splits, an annotated value without a
-            name, or no case at all.
+        MedarError: there is no case, two cases have the same id, a subject is in two splits, or an
+            annotated value has no name.
     """
 
     root: Path
-    """The folder that the data set was found in."""
+    """The folder of the data set."""
     source: str
-    """What it was read as: "folder", "MSD", "nnU-Net", "BIDS", "JSONL", "file"."""
+    """The layout it was read as: "folder", "MSD", "nnU-Net", "BIDS", "JSONL", "file"."""
     cases: tuple[Case, ...]
     labels: dict[int, str] = field(default_factory=dict)
     """Label values and their names, without background (0)."""
     ignore_label: int | None = None
-    """A label value that means "not looked at" (nnU-Net's "ignore")."""
+    """A label value for voxels that were not annotated (nnU-Net's "ignore")."""
     channels: tuple[str, ...] = ()
-    """Channel names where the data set gives them."""
+    """Channel names, if the data set gives them."""
     notes: tuple[str, ...] = ()
-    """What was found while reading it that its owner should know."""
+    """Remarks about the data set that arose while it was read."""
 
     def __post_init__(self) -> None:
         if not self.cases:
@@ -63,7 +63,7 @@ class Manifest:
             if split_of.setdefault(case.subject, case.split) != case.split:
                 raise MedarError(
                     f"{self.root}: subject {case.subject!r} is in the splits "
-                    f"{split_of[case.subject]} and {case.split}; one subject, one split"
+                    f"{split_of[case.subject]} and {case.split}; it must be in one"
                 )
 
     def __len__(self) -> int:
@@ -87,19 +87,19 @@ class Manifest:
         return replace(self, cases=cases)
 
     def annotated(self, case: Case) -> tuple[int, ...]:
-        """The label values that were looked for in a case: none where it has no label."""
+        """The label values that were annotated in a case; () if it has no label."""
         if case.label is None:
             return ()
         return tuple(self.labels) if case.annotated is None else case.annotated
 
     @property
     def digest(self) -> str:
-        """A hash of what the manifest says, without root and notes (not of the files' content)."""
+        """A hash of the manifest without root and notes; the files' content is not included."""
         header, *cases = self._lines(relative_to=self.root)
         return digest([{**header, "root": None, "notes": None}, *cases])
 
     def save(self, path: str | Path) -> None:
-        """Write the manifest as JSONL, atomically; paths inside its folder are kept relative."""
+        """Write the manifest as JSONL, atomically; paths below its folder become relative."""
         lines = self._lines(relative_to=Path(path).parent)
         write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
@@ -113,7 +113,7 @@ class Manifest:
         start at the file's folder.
 
         Raises:
-            MedarError: naming the line and the key that is wrong.
+            MedarError: a line is wrong; the message names the line and the key.
         """
         path = Path(path)
         folder = path.absolute().parent
@@ -132,15 +132,15 @@ class Manifest:
             except (ValueError, RecursionError) as error:
                 raise MedarError(f"{where}: not valid JSON ({one_line(error)})") from error
             if not isinstance(entry, dict):
-                raise MedarError(f"{where}: a JSON object is needed on each line")
+                raise MedarError(f"{where}: each line must be a JSON object")
             if "medar_manifest" not in entry:
                 cases.append(case_from(entry, folder, where))
             elif header or cases:
-                raise MedarError(f"{where}: the header is the first line, and there is one")
+                raise MedarError(f"{where}: a header is allowed on the first line only")
             else:
                 header = _header_from(entry, folder, where)
         if not cases:
-            raise MedarError(f"{path}: no case; one JSON object a line is needed")
+            raise MedarError(f"{path}: no case; each line must be a JSON object")
         fields = {"root": folder, "source": "JSONL", **header}
         try:
             return cls(**fields, cases=tuple(cases))
@@ -162,33 +162,34 @@ class Manifest:
 
 
 def _header_from(entry: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
-    """The fields of a manifest that its header line gives."""
+    """The fields of a manifest that its header line sets."""
     version = entry["medar_manifest"]
     if version != FORMAT_VERSION:
-        raise MedarError(f"{where}: manifest format {version!r}; this medar reads {FORMAT_VERSION}")
-    known = ("medar_manifest", "root", "source", "labels", "ignore_label", "channels", "notes")
-    unknown = sorted(set(entry) - set(known))
+        raise MedarError(f"{where}: medar_manifest must be {FORMAT_VERSION}, got {version!r}")
+    keys = ("medar_manifest", "root", "source", "labels", "ignore_label", "channels", "notes")
+    unknown = sorted(set(entry) - set(keys))
     if unknown:
-        raise MedarError(f"{where}: unknown key {unknown[0]!r}; allowed: {', '.join(known)}")
+        raise MedarError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(keys)}")
     labels = entry.get("labels", {})
     if not isinstance(labels, dict) or not all(
         re.fullmatch(r"-?\d{1,9}", value) and int(value) != 0 and isinstance(name, str)
         for value, name in labels.items()
     ):
         raise MedarError(
-            f'{where}: labels {labels!r}; values (not 0) and names are needed, {{"1": "liver"}}'
+            f'{where}: labels must map values other than 0 to names, such as {{"1": "liver"}}, '
+            f"got {labels!r}"
         )
     fields: dict[str, Any] = {"labels": {int(value): name for value, name in labels.items()}}
     for key in ("root", "source"):
         if not isinstance(entry.get(key, ""), str):
-            raise MedarError(f"{where}: {key} {entry[key]!r}; a text is needed")
+            raise MedarError(f"{where}: {key} must be a text, got {entry[key]!r}")
     for key in ("channels", "notes"):
         texts = entry.get(key, [])
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise MedarError(f"{where}: {key} {texts!r}; a list of texts is needed")
+            raise MedarError(f"{where}: {key} must be a list of texts, got {texts!r}")
         fields[key] = tuple(texts)
     ignore = entry.get("ignore_label")
     if ignore is not None and type(ignore) is not int:
-        raise MedarError(f"{where}: ignore_label {ignore!r}; a label value is needed")
+        raise MedarError(f"{where}: ignore_label must be a label value, got {ignore!r}")
     fields |= {"root": folder / entry.get("root", ""), "source": entry.get("source", "JSONL")}
     return {**fields, "ignore_label": ignore}

@@ -1,4 +1,4 @@
-"""What a check can find in a data set: the codes, their severity, and the report."""
+"""Problems of a data set: their codes and severity, and the report of a check."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -35,20 +35,20 @@ CODES: dict[str, Severity] = {
     "dtype-mix": "info",
     "note": "info",
 }
-"""Every code and its severity (docs/reference/datasets.md says what each means)."""
+"""Every code and its severity (explained in docs/reference/datasets.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that was found."""
+    """One problem of a data set."""
 
     severity: Severity
     code: str
     """One of `CODES`."""
     case: str = ""
-    """The case's id; empty where the data set as a whole is meant."""
+    """The case's id; empty for the data set as a whole."""
     path: str = ""
-    """The file, relative to the data set's folder where it lies inside."""
+    """The file, relative to the data set's folder if it is inside."""
     message: str
 
     def __str__(self) -> str:
@@ -63,12 +63,12 @@ def problem(code: str, message: str, *, case: str = "", path: str = "") -> Probl
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a check found."""
+    """The result of a check."""
 
     data: str
     """The data set's folder."""
     source: str
-    """What it was read as (see `Manifest.source`)."""
+    """The layout it was read as (see `Manifest.source`)."""
     deep: bool
     """Whether voxels were read."""
     cases: int
@@ -77,23 +77,23 @@ class Report:
     splits: dict[str, int]
     """Cases in each split."""
     problems: tuple[Problem, ...]
-    """Errors first, then warnings, then what is only worth knowing."""
+    """Errors first, then warnings, then information."""
     summary: dict[str, Any] = field(default_factory=dict)
-    """Shapes and spacings (min, median and max along R, A and S), how often each orientation,
-    voxel type and modality occurs; from a deep check also intensities, and cases by label."""
+    """Shapes and spacings (min, median and max along R, A and S); counts of orientations, voxel
+    types and modalities; in a deep check also intensities, and the number of cases per label."""
 
     @property
     def errors(self) -> int:
-        """How many problems are errors: cases that cannot be used as they are."""
+        """Number of errors: the cases cannot be used as they are."""
         return self._count("error")
 
     @property
     def warnings(self) -> int:
-        """How many problems deserve a look."""
+        """Number of warnings: the cases deserve a look."""
         return self._count("warning")
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able values."""
+        """The report as JSON-serialisable values."""
         return {
             "data": self.data,
             "source": self.source,
@@ -104,10 +104,10 @@ class Report:
             "splits": self.splits,
             "errors": self.errors,
             "warnings": self.warnings,
-            "codes": dict(Counter(found.code for found in self.problems)),
-            "problems": [asdict(found) for found in self.problems],
+            "codes": dict(Counter(one.code for one in self.problems)),
+            "problems": [asdict(one) for one in self.problems],
             "summary": self.summary,
         }
 
     def _count(self, severity: Severity) -> int:
-        return sum(found.severity == severity for found in self.problems)
+        return sum(one.severity == severity for one in self.problems)

@@ -65,7 +65,7 @@ def test_words_that_are_no_labels_stay_an_attribute(tmp_path: Path) -> None:
     joined = join_attributes(manifest(tmp_path, "a"), table)
     assert joined.cases[0].annotated is None
     assert joined.cases[0].attributes == {"structures": "spinal cord, heart"}
-    assert "'heart' is no label name" in joined.notes[-1]
+    assert "'heart' is not a label name" in joined.notes[-1]
 
 
 def test_annotated_words_that_are_no_labels_stay_text(tmp_path: Path) -> None:
@@ -87,16 +87,16 @@ def test_labels_by_value_and_separator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("id,age\n1,3\n", "fits the cases 'a_1' and 'b_1'"),
+        ("id,age\n1,3\n", "matches the cases 'a_1' and 'b_1'"),
         ("id,age\na_1,3\na_1,4\n", "two rows"),
-        ("id,split\na_1,maybe\n", "split 'maybe'"),
-        ("id,age\nq,3\n", "no row fits"),
+        ("id,split\na_1,maybe\n", "got 'maybe'"),
+        ("id,age\nq,3\n", "no row matches"),
         ("name,age\na_1,3\n", "no id column"),
         ("", "no id column"),
         ("id,age,AGE\na_1,3,4\n", "two columns named 'age'"),
-        ("id,age\na_1,3,4\n", "3 cells under 2 columns"),
+        ("id,age\na_1,3,4\n", "a row has 3 cells for 2 columns"),
         ('id,age\na_1,"3\n', "not a readable table"),
-        ("id,subject,split\na_1,s,train\nb_1,s,test\n", "one subject, one split"),
+        ("id,subject,split\na_1,s,train\nb_1,s,test\n", "it must be in one"),
     ],
 )
 def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, said: str) -> None:
@@ -112,7 +112,7 @@ def test_a_table_found_by_chance_may_be_about_something_else(tmp_path: Path) -> 
     (tmp_path / "index.csv").write_text("name,colour\nx,red\n")
     joined = join_attributes(manifest(tmp_path, "a"))
     assert joined.cases == manifest(tmp_path, "a").cases
-    assert "index.csv is not joined" in joined.notes[0]
+    assert "index.csv is not used" in joined.notes[0]
 
 
 def test_head_and_neck(shared_data: Path) -> None:

@@ -185,7 +185,7 @@ def test_labels_without_names(tmp_path: Path, write: Write) -> None:
     case = Case(id="a", images=(write("a.nii"),), label=write("l.nii", labels(4, 2)))
     report = check(manifest(tmp_path, case), deep=True)
     assert [(one.code, one.message) for one in report.problems] == [
-        ("unnamed-labels", "labels have no names (values found: 2, 4); write labels.json")
+        ("unnamed-labels", "labels have no names (values: 2, 4); write labels.json")
     ]
 
 

@@ -84,7 +84,7 @@ def test_refuses_contradictions(tmp_path: Path) -> None:
     other = Case(id="b", images=(Path("b.nii"),), subject="s", split="test")
     with pytest.raises(MedarError, match="two cases"):
         manifest(tmp_path, cases=(one, one))
-    with pytest.raises(MedarError, match="one subject, one split"):
+    with pytest.raises(MedarError, match="it must be in one"):
         manifest(tmp_path, cases=(one, other))
     with pytest.raises(MedarError, match="no volume"):
         manifest(tmp_path, cases=())
@@ -101,26 +101,26 @@ CASE = {"id": "a", "image": "a.nii"}
     ("line", "said"),
     [
         ("{", "not valid JSON"),
-        ([1], "object is needed"),
+        ([1], "must be a JSON object"),
         ({"id": "a"}, "'image' or 'images'"),
         ({**CASE, "images": ["b.nii"]}, "'image' or 'images'"),
         ({**CASE, "lable": "l.nii"}, "unknown key 'lable'"),
-        ({"id": "a", "images": "a.nii"}, "images 'a.nii'"),
-        ({"id": "a", "image": 3}, r"images \[3\]"),
-        ({**CASE, "label": 5}, "label 5"),
+        ({"id": "a", "images": "a.nii"}, "images must be a list of paths, got 'a.nii'"),
+        ({"id": "a", "image": 3}, r"list of paths, got \[3\]"),
+        ({**CASE, "label": 5}, "label must be the path of a file, got 5"),
         ({**CASE, "subject": [1]}, "subject"),
-        ({**CASE, "annotated": 1}, "annotated 1"),
+        ({**CASE, "annotated": 1}, "annotated must be a list of label values, got 1"),
         ({**CASE, "annotated": [True]}, "annotated"),
         ({**CASE, "attributes": {"a": [1]}}, "attributes"),
         ({**CASE, "attributes": {"a": float("nan")}}, "attributes"),
-        ({**CASE, "split": "training"}, "allowed: train, val, test"),
-        ({**CASE, "split": ["train"]}, "allowed: train, val, test"),
-        ({"medar_manifest": 9}, "manifest format 9"),
+        ({**CASE, "split": "training"}, "must be one of train, val, test"),
+        ({**CASE, "split": ["train"]}, "must be one of train, val, test"),
+        ({"medar_manifest": 9}, "medar_manifest must be 1, got 9"),
         ({"medar_manifest": 1, "labels": {"liver": 1}}, "labels"),
         ({"medar_manifest": 1, "labels": ["liver"]}, "labels"),
-        ({"medar_manifest": 1, "ignore_label": "3"}, "ignore_label '3'"),
-        ({"medar_manifest": 1, "channels": "CT"}, "channels 'CT'"),
-        ({"medar_manifest": 1, "root": 3}, "root 3"),
+        ({"medar_manifest": 1, "ignore_label": "3"}, "ignore_label must be a label value, got '3'"),
+        ({"medar_manifest": 1, "channels": "CT"}, "channels must be a list of texts, got 'CT'"),
+        ({"medar_manifest": 1, "root": 3}, "root must be a text, got 3"),
         ({"medar_manifest": 1, "label": {}}, "unknown key 'label'"),
     ],
 )
@@ -142,5 +142,5 @@ def test_a_file_without_a_case(tmp_path: Path) -> None:
 def test_the_header_comes_first(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(f'{json.dumps(CASE)}\n{{"medar_manifest": 1}}\n')
-    with pytest.raises(MedarError, match=":2: the header"):
+    with pytest.raises(MedarError, match=":2: a header"):
         Manifest.load(path)

@@ -136,7 +136,7 @@ def test_wrong_calls_are_refused():
         resample(image, image.grid, interpolation="cubic")
     with pytest.raises(MedarError, match="interpolation of labels must be"):
         resample(labels, labels.grid, interpolation="bspline")
-    with pytest.raises(MedarError, match="fill -1"):
+    with pytest.raises(MedarError, match="got -1"):
         resample(labels, labels.grid, fill=-1)
     with pytest.raises(MedarError, match="orientation must be RAS"):
         resample(image, Grid(shape=(3, 3, 3), affine=np.diag([-1.0, -1.0, 1.0, 1.0])))
