@@ -88,7 +88,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     name, _, rest = row.partition(":")
     changes = ["condition.attributes=[]", "condition.map=none", "data.previews=0"]
     settings = load_yaml(GeneratorSettings, options.config, changes)
-    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER)
+    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER, "cpu")
     budget = parameters(built(settings.model, ours))
     if name in ("ours", "raster", "voxel"):
         return run_ours(name, int(rest or 0), settings, ours, budget, options)

@@ -79,7 +79,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
     """Train and evaluate one row."""
     name, _, seed = row.partition(":")
     settings, out = settings_of(options), folder_of(options, row)
-    model = model_of(name, options, Tokenizer.from_pretrained(options.tokens / TOKENIZER))
+    model = model_of(name, options, Tokenizer.from_pretrained(options.tokens / TOKENIZER, "cpu"))
     training = replace(
         settings.training, seed=int(seed or 0), **length(options.minutes, options.steps)
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from medar.generator.settings import SamplingSettings as SamplingSettings
     from medar.generator.training import train_generator as train_generator
     from medar.recipes.configs import find_config as find_config
+    from medar.segmentation.backbones import Backbone as Backbone
     from medar.segmentation.backbones import register_backbone as register_backbone
     from medar.segmentation.files import segment_files as segment_files
     from medar.segmentation.prediction import segment as segment
@@ -86,8 +87,8 @@ _MODULES = {
     "medar.generator.settings": ("GeneratorSettings", "SamplingSettings"),
     "medar.generator.training": ("train_generator",),
     "medar.recipes.configs": ("find_config",),
+    "medar.segmentation.backbones": ("Backbone", "register_backbone"),
     "medar.segmentation.files": ("segment_files",),
-    "medar.segmentation.backbones": ("register_backbone",),
     "medar.segmentation.prediction": ("segment",),
     "medar.segmentation.pretext.settings": ("PretrainSettings",),
     "medar.segmentation.pretext.training": ("pretrain_backbone",),

@@ -62,7 +62,7 @@ def run(
         raise SystemExit(f"first stage {chosen.first}: the transformer needs indices, of vqvae")
     about = TokenIndex.load(options.tokens)
     base = load_yaml(TokenizerSettings, options.tokenizer)
-    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER)
+    ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER, "cpu")
     first = first_stage(
         chosen.first, options.prepared, base, options.vqvae, options.out, parameters_of(ours),
         options.first_minutes, options.first_steps,

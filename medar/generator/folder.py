@@ -53,7 +53,7 @@ def save_generator(
     """
     folder = Path(folder)
     if not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_pretrained(tokenizer)
+        tokenizer = Tokenizer.from_pretrained(tokenizer, "cpu")
     sampling = sampling or SamplingSettings()
     sampling.check(generator.schedule)
     tokenizer.save_pretrained(folder / TOKENIZER)
@@ -95,7 +95,7 @@ def load_generator(
     values = read_config(folder, (CLASS,), FORMAT_VERSION, "generator")
     del values["class"]
     digest, chosen = values.pop("tokenizer", None), values.pop("sampling", {})
-    tokenizer = Tokenizer.from_pretrained(folder / TOKENIZER)
+    tokenizer = Tokenizer.from_pretrained(folder / TOKENIZER, "cpu")
     tokenizer.require_plan()
     if tokenizer.digest != digest:
         raise MedarError(

@@ -74,7 +74,7 @@ def make_task(
         map_channels=train_items.map_channels,
         map_width=settings.condition.map_width,
     )
-    tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder)
+    tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder, "cpu")
     if tokenizer.digest != train.about.tokenizer:
         raise MedarError(
             f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, but the tokens were made by "

@@ -32,7 +32,7 @@ from medar.model_folder import (
     write_model,
 )
 from medar.settings import from_dict, settings, to_dict
-from medar.tokenizer.codebooks import CodebookSettings, codebooks, make_codebook
+from medar.tokenizer.codebooks import CODEBOOKS, CodebookSettings, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
@@ -236,7 +236,7 @@ class Tokenizer(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer as a model folder that `from_pretrained` reads."""
         config = {"class": type(self).__name__, **to_dict(self.config)}
-        external = codebooks.import_path(self.config.codebook.kind)
+        external = CODEBOOKS.import_path(self.config.codebook.kind)
         if external is not None:
             config["imports"] = {"codebook": external}
         write_model(
@@ -249,7 +249,7 @@ class Tokenizer(nn.Module):
         )
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: DeviceName = "cpu") -> Self:
+    def from_pretrained(cls, path: str | Path, device: DeviceName = "auto") -> Self:
         """Load a tokenizer that `save_pretrained` or training wrote, in evaluation mode.
 
         Args:
@@ -289,4 +289,4 @@ def _import_codebook(values: dict[str, Any]) -> None:
     """Import the codebook from outside medar that a config.json names, if it names one."""
     imports, settings = values.pop("imports", {}), values.get("codebook")
     if isinstance(imports, dict) and isinstance(settings, dict):
-        codebooks.load_external(str(settings.get("kind")), imports.get("codebook"))
+        CODEBOOKS.load_external(str(settings.get("kind")), imports.get("codebook"))

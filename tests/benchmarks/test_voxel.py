@@ -89,7 +89,7 @@ def test_a_folder_gives_the_same_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(
         MedarError, match="class 'VoxelTokenizer' is not a tokenizer; expected Tokenizer"
     ):
-        Tokenizer.from_pretrained(tmp_path)
+        Tokenizer.from_pretrained(tmp_path, "cpu")
 
 
 def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
     assert type(again) is Tokenizer
     assert again.digest == other.digest
     with pytest.raises(MedarError, match="expected VoxelTokenizer"):
-        VoxelTokenizer.from_pretrained(tmp_path)
+        VoxelTokenizer.from_pretrained(tmp_path, "cpu")
 
 
 def test_another_tokenizers_pyramid_is_refused() -> None:

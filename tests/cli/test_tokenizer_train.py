@@ -59,7 +59,7 @@ def test_a_data_set_is_prepared_and_trained_on(
     assert found["step"] == 3
     assert set(found) == {"out", "model", "step", "seconds", "best", "best_step", "metrics"}
     assert {"psnr", "codebook_usage", "usage_scale_1"} <= set(found["metrics"])
-    tokenizer = Tokenizer.from_pretrained(found["model"])
+    tokenizer = Tokenizer.from_pretrained(found["model"], "cpu")
     assert tokenizer.plan is not None
     assert tokenizer.plan.size == (8, 8, 8)
     assert (out / "config.yaml").exists()

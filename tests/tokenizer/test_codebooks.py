@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from medar.errors import MedarError
 from medar.tokenizer.codebooks import (
+    CODEBOOKS,
     BinarySphericalCodebook,
     Codebook,
     CodebookSettings,
     EMACodebook,
     FiniteScalarCodebook,
-    codebooks,
     make_codebook,
 )
 from medar.tokenizer.codebooks.base import nearest
@@ -285,7 +285,7 @@ class Signs(Codebook):
 LOAD = """
 import sys
 from medar.tokenizer.tokenizer import Tokenizer
-tokenizer = Tokenizer.from_pretrained(sys.argv[1])
+tokenizer = Tokenizer.from_pretrained(sys.argv[1], "cpu")
 print(type(tokenizer.quantiser.codebook).__name__, tokenizer.digest)
 """
 
@@ -297,12 +297,12 @@ def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     folder.mkdir()
     (folder / "signs_of_numbers.py").write_text(THEIRS)
     monkeypatch.syspath_prepend(folder)
-    before = dict(codebooks._registered)
+    before = dict(CODEBOOKS._registered)
     import signs_of_numbers  # noqa: F401
 
     yield folder
     del sys.modules["signs_of_numbers"]
-    codebooks._registered = before
+    CODEBOOKS._registered = before
 
 
 def load(model: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
@@ -326,8 +326,8 @@ def test_a_model_with_a_user_s_codebook_loads_in_another_process(
     model = tmp_path / "run" / "model"
     config = json.loads((model / "config.json").read_text())
     assert config["imports"] == {"codebook": "signs_of_numbers:Signs"}
-    expected = f"Signs {Tokenizer.from_pretrained(model).digest}\n"
-    assert load(model, theirs).stdout == expected
+    digest = Tokenizer.from_pretrained(model, "cpu").digest
+    assert load(model, theirs).stdout == f"Signs {digest}\n"
     # Code beside the weights is not an import path.
     (model / "signs_of_numbers.py").write_text(THEIRS)
     sys.path.remove(str(theirs))
@@ -359,6 +359,6 @@ def test_options_are_for_external_codebooks() -> None:
 
 
 def test_what_is_no_codebook_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(codebooks._registered, "none", torch.nn.Linear)
+    monkeypatch.setitem(CODEBOOKS._registered, "none", torch.nn.Linear)
     with pytest.raises(MedarError, match=r"torch\.nn.*Linear is not a subclass of Codebook"):
         make_codebook(CodebookSettings(kind="none"))

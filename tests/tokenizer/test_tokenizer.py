@@ -59,7 +59,7 @@ def test_a_folder_gives_the_same_tokenizer_back(tmp_path: Path, volumes: torch.T
     tokenizer = make(plan=plan)
     tokenizer(volumes)  # the codebook starts
     tokenizer.eval().save_pretrained(tmp_path / "model")
-    again = Tokenizer.from_pretrained(tmp_path / "model")
+    again = Tokenizer.from_pretrained(tmp_path / "model", "cpu")
     assert again.digest == tokenizer.digest
     assert again.plan == plan
     assert not again.training
@@ -88,13 +88,13 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(MedarError, match="not the weights of this configuration"):
-        Tokenizer.from_pretrained(tmp_path)
+        Tokenizer.from_pretrained(tmp_path, "cpu")
     (tmp_path / "config.json").write_text('{"class": "Generator", "format": 1}')
     with pytest.raises(MedarError, match="is not a tokenizer; expected Tokenizer"):
-        Tokenizer.from_pretrained(tmp_path)
+        Tokenizer.from_pretrained(tmp_path, "cpu")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(MedarError, match=r"config\.json: holds a list"):
-        Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(MedarError, match=r"config\.json: must hold a JSON object, got a list"):
+        Tokenizer.from_pretrained(tmp_path, "cpu")
 
 
 def test_the_digest_follows_the_weights() -> None:
@@ -117,4 +117,4 @@ def test_a_folder_of_another_format_is_refused(
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": format}))
     with pytest.raises(MedarError, match=f"format {format}, written by {written}.*train the model"):
-        Tokenizer.from_pretrained(tmp_path)
+        Tokenizer.from_pretrained(tmp_path, "cpu")

@@ -60,10 +60,10 @@ def test_tokens_are_those_of_the_prepared_volumes(data: Path, model: Model, tmp_
     out = tmp_path / "tokens"
     done = encode(data, out, folder)
     assert (done.made, done.kept, done.failed) == (3, 0, {})
-    tokenizer, prepared = Tokenizer.from_pretrained(folder), Prepared(out / "prepared")
+    tokenizer, prepared = Tokenizer.from_pretrained(folder, "cpu"), Prepared(out / "prepared")
     plain, drawn = TokenDataset(out, variant=0), TokenDataset(out)
     assert (plain.schedule, plain.codebook_size) == (tokenizer.config.schedule, 16)
-    assert Tokenizer.from_pretrained(plain.tokenizer_folder).digest == tokenizer.digest
+    assert Tokenizer.from_pretrained(plain.tokenizer_folder, "cpu").digest == tokenizer.digest
     for k in range(3):
         image = torch.from_numpy(prepared.image(prepared[k]))[None]
         expected = tokenizer.encode(image).flatten()[0]
@@ -166,7 +166,7 @@ def test_decoding_needs_the_tokens_folder_alone(
     assert np.allclose(made.image.affine, source.affine)
     assert made.image.shape == source.shape
     plain = decode_file(path, grid="prepared")
-    tokenizer = Tokenizer.from_pretrained(moved / "tokenizer")
+    tokenizer = Tokenizer.from_pretrained(moved / "tokenizer", "cpu")
     pyramid = TokenPyramid.load(path)
     decoded = tokenizer.decode(pyramid).volume.numpy() * 1000
     assert np.allclose(plain.image.array, decoded[0], atol=0.1)
@@ -185,7 +185,7 @@ def test_decoding_needs_the_tokens_folder_alone(
 
 def test_a_sampled_pyramid_comes_in_the_plans_form(model: Model, tmp_path: Path) -> None:
     folder = model(spacing=(1, 2, 3))
-    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer.from_pretrained(folder, "cpu")
     pyramid = tokenizer.encode(torch.rand(1, 1, 8, 8, 8) * 2 - 1)
     path = tmp_path / "sample.safetensors"
     pyramid.save(path)
@@ -209,7 +209,7 @@ def test_a_sampled_pyramid_comes_in_the_plans_form(model: Model, tmp_path: Path)
 def test_intensities_that_nobody_knows_have_a_range(model: Model, tmp_path: Path) -> None:
     rules = {"MR": {"kind": "percentiles", "low": 0.5, "high": 99.5}}
     folder = model(intensity=rules)
-    tokenizer = Tokenizer.from_pretrained(folder)
+    tokenizer = Tokenizer.from_pretrained(folder, "cpu")
     pyramid = tokenizer.encode(torch.rand(1, 1, 8, 8, 8) * 2 - 1)
     pyramid.save(tmp_path / "sample.safetensors")
     made = decode_file(tmp_path / "sample.safetensors", model=folder)

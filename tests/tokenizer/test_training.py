@@ -39,7 +39,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def test_training_leaves_a_tokenizer(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     chosen = settings(training__steps=60, training__evaluate_every=60, training__log_every=10)
     outcome = train_tokenizer(chosen, prepared, tmp_path)
-    tokenizer = Tokenizer.from_pretrained(tmp_path / "model")
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "model", "cpu")
     assert tokenizer.plan == Plan.load(prepared / "plan.yaml")
     volumes = torch.stack([item["image"] for item in PreparedDataset(prepared, split="val")])
     back = tokenizer.decode(tokenizer.encode(volumes)).volume

@@ -1,10 +1,10 @@
 """Codebooks: vectors to indices and back, four kinds behind one interface."""
 
 from medar.tokenizer.codebooks.base import (
+    CODEBOOKS,
     Codebook,
     CodebookSettings,
     Quantised,
-    codebooks,
     make_codebook,
     register_codebook,
 )
@@ -12,6 +12,7 @@ from medar.tokenizer.codebooks.learned import EMACodebook, GradientCodebook
 from medar.tokenizer.codebooks.lookup_free import BinarySphericalCodebook, FiniteScalarCodebook
 
 __all__ = [
+    "CODEBOOKS",
     "BinarySphericalCodebook",
     "Codebook",
     "CodebookSettings",
@@ -19,7 +20,6 @@ __all__ = [
     "FiniteScalarCodebook",
     "GradientCodebook",
     "Quantised",
-    "codebooks",
     "make_codebook",
     "register_codebook",
 ]

@@ -6,14 +6,14 @@ N vectors, D code width, V codebook size.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from medar.errors import MedarError
-from medar.registry import Registry, path_of
+from medar.registry import C, Registry, path_of
 from medar.settings import (
     FractionBelowOne,
     NonNegativeFloat,
@@ -31,7 +31,7 @@ BUILTIN = {
     "bsq": "medar.tokenizer.codebooks.lookup_free:BinarySphericalCodebook",
 }
 
-codebooks: Registry[Callable[["CodebookSettings"], "Codebook"]] = Registry(
+CODEBOOKS: Registry[Callable[["CodebookSettings"], "Codebook"]] = Registry(
     "codebook", "medar.codebooks", BUILTIN
 )
 """Codebook classes by the name that `CodebookSettings.kind` takes."""
@@ -44,8 +44,6 @@ RENAMED = {
     "levels": "fsq_levels",
 }
 
-C = TypeVar("C", bound=type["Codebook"])
-
 
 def register_codebook(name: str) -> Callable[[C], C]:
     """A class decorator that makes a `Codebook` available as `CodebookSettings(kind=name)`.
@@ -56,7 +54,7 @@ def register_codebook(name: str) -> Callable[[C], C]:
     Raises:
         MedarError: another class has the name.
     """
-    return codebooks.register(name)
+    return CODEBOOKS.register(name)
 
 
 @settings(renamed=RENAMED)
@@ -87,7 +85,7 @@ class CodebookSettings:
     """Values for a codebook from outside medar, which checks them itself."""
 
     def __post_init__(self) -> None:
-        codebooks.check(self.kind, "kind")
+        CODEBOOKS.check(self.kind, "kind")
         if self.options and self.kind in BUILTIN:
             raise MedarError(
                 f"options {self.options}: codebook {self.kind!r} has none; they are for codebooks "
@@ -106,7 +104,7 @@ def make_codebook(settings: CodebookSettings) -> "Codebook":
     Raises:
         MedarError: unknown kind, or a registered class that is not a `Codebook`.
     """
-    implementation = codebooks[settings.kind]
+    implementation = CODEBOOKS[settings.kind]
     if not _is_codebook(implementation):
         raise MedarError(
             f"codebook {settings.kind!r}: {path_of(implementation)} is not a subclass of Codebook"
