@@ -26,6 +26,17 @@ class RangeWarning(UserWarning):
     """A volume differs from those that a network was trained on; it was segmented nevertheless."""
 
 
+def check_positive(**values: int | None) -> None:
+    """Check that numbers, given by name, are at least 1; None is allowed.
+
+    Raises:
+        MedarError: one is not.
+    """
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise MedarError(f"{name} must be at least 1, got {value}")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """The most informative line of a library's error, for quoting in a one-line message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -23,7 +23,7 @@ from medar.data.augmentation import Augmentation
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.devices import device_of
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.evaluation.generation.sampling import (
     check_conditions,
     conditions,
@@ -104,8 +104,7 @@ def evaluate_conditions(
         MedarError: a generator without label maps, or cases that do not fit it or have none.
     """
     check_maps(synthesizer)
-    if limit is not None and limit < 1:
-        raise MedarError(f"limit must be at least 1, got {limit}")
+    check_positive(limit=limit)
     dataset = PreparedDataset(prepared, split=split)
     check_conditions(synthesizer, dataset)
     labelled = [k for k in range(len(dataset)) if dataset.prepared[k].label is not None]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.evaluation.generation.edits import Edit, box_removed, lowered
 from medar.evaluation.generation.sampling import (
     check_conditions,
@@ -127,9 +127,7 @@ def evaluate_editing(
         MedarError: a number out of range, sides that are not multiples of the factor, or cases
             that do not fit the generator.
     """
-    for name, value in (("samples", samples), ("limit", limit)):
-        if value is not None and value < 1:
-            raise MedarError(f"{name} must be at least 1, got {value}")
+    check_positive(samples=samples, limit=limit)
     if not 0 < box < 1:
         raise MedarError(f"box must be a fraction between 0 and 1, got {box:g}")
     dataset = PreparedDataset(prepared, split=split)

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from medar.data.loading import Item, PreparedDataset
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.evaluation import distances, similarity
 from medar.evaluation.distances import FEW, Floats, Reference, SetDistance, set_distance
 from medar.evaluation.extractors import DEFAULT, make_extractors
@@ -115,9 +115,7 @@ def evaluate_generation(
             of another size than the plan's or too small for the features, or extractors that
             cannot be built.
     """
-    for name, value in (("samples", samples), ("limit", limit), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise MedarError(f"{name} must be at least 1, got {value}")
+    check_positive(samples=samples, limit=limit, batch_size=batch_size)
     device = torch.device(device)
     built = make_extractors(tuple(extractors), weights, device)
     train = PreparedDataset(prepared, split="train")

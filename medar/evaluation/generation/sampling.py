@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medar.data.loading import PreparedDataset
 from medar.devices import device_of, peak_memory_mib
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.evaluation.distances import FEW
 from medar.evaluation.generation.evaluate import Batch, GenerationReport, HeldOut, held_out
 from medar.evaluation.generation.files import as_volume
@@ -71,9 +71,7 @@ class SampledVolumes:
         sampling: SamplingSettings | None = None,
         batch_size: int = 4,
     ) -> None:
-        for name, value in (("samples", samples), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise MedarError(f"{name} must be at least 1, got {value}")
+        check_positive(samples=samples, batch_size=batch_size)
         self.synthesizer, self.batch_size = synthesizer, batch_size
         self.settings = sampling or synthesizer.sampling
         self.settings.check(synthesizer.model.schedule)

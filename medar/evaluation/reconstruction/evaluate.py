@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from medar.data.loading import Item, PreparedDataset
 from medar.data.manifest import Split
 from medar.devices import device_of
-from medar.errors import MedarError
+from medar.errors import check_positive
 from medar.evaluation.distances import FEW
 from medar.evaluation.extractors.handcrafted import SMALLEST, radiomics
 from medar.evaluation.reconstruction.cases import check_fit, error_units, evenly_spaced
@@ -104,9 +104,7 @@ def evaluate_tokenizer(
         MedarError: the folder is not a prepared data set, not of the tokenizer's size or channels,
             has no case of the split, or another number of labels than the label head.
     """
-    for name, value in (("limit", limit), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise MedarError(f"{name} must be at least 1, got {value}")
+    check_positive(limit=limit, batch_size=batch_size)
     dataset = PreparedDataset(prepared, split=split)
     check_fit(tokenizer, dataset)
     loader = DataLoader(evenly_spaced(dataset, limit), batch_size=batch_size)

@@ -17,7 +17,7 @@ from medar.data.prepared import Prepared
 from medar.data.reading import read_image, read_label, reading_for
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.files import digest
 from medar.volume import ReadOptions, Volume, read_header
 
@@ -79,8 +79,7 @@ class EvaluationCases:
         reading: ReadOptions,
         limit: int | None = None,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise MedarError(f"limit must be at least 1, got {limit}")
+        check_positive(limit=limit)
         self.manifest, self.labels = manifest, labels
         self._reading = reading_for(manifest, reading)
         _check_names(manifest, labels)
