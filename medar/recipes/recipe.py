@@ -78,7 +78,7 @@ class Recipe:
         self._check()
         inputs = StageInputs(self.stages, self.max_minutes)
         steps = make_plan(self.stages, self.records, selection, inputs)
-        self._check_steps(steps, inputs)
+        self.check_steps(steps, inputs)
         for step in steps:
             if step.action != "skip":  # the first one: what later stages are left with is open
                 if step.action == "run":
@@ -141,7 +141,7 @@ class Recipe:
                 "--out"
             )
 
-    def _check_steps(self, steps: Sequence[Step], inputs: StageInputs) -> None:
+    def check_steps(self, steps: Sequence[Step], inputs: StageInputs) -> None:
         """Raise if the data of a step cannot be read, or there is no model to register."""
         if self.register is not None:
             self.model_stage(coming=[step.stage.name for step in steps])
@@ -186,7 +186,7 @@ class RecipeRunner:
         """Plan, print the plan, and store the settings: name and action of each step."""
         recipe = self.recipe
         self.steps = make_plan(recipe.stages, self.records, self.selection, self.inputs)
-        recipe._check_steps(self.steps, self.inputs)
+        recipe.check_steps(self.steps, self.inputs)
         # First of all, as it tells the folder of a recipe from that of another run.
         (recipe.out / STAGES).mkdir(parents=True, exist_ok=True)
         header = f"The recipe {recipe.name}, resolved: every setting, defaults included."
