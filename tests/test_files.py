@@ -63,7 +63,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_comes_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     value = {"b": [1, 2.5, None], "a": "Köln"}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
@@ -78,7 +78,7 @@ def test_bad_json_is_one_line(tmp_path: Path, content: bytes) -> None:
         read_json(tmp_path / "b.json")
 
 
-def test_json_of_another_kind_is_said(tmp_path: Path) -> None:
+def test_json_of_another_type_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"a": 1})
     assert read_json_object(tmp_path / "a.json") == {"a": 1}
     write_json(tmp_path / "b.json", [1])
@@ -111,7 +111,7 @@ def test_a_lock_keeps_others_out_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_nothing_came_of_goes_again(tmp_path: Path) -> None:
+def test_an_empty_created_folder_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     with pytest.raises(MedarError, match="bad input"), exclusive(out):
         raise MedarError("bad input")

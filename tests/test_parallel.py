@@ -53,19 +53,19 @@ def test_a_dead_worker_takes_only_its_own_item() -> None:
         assert found[item].value is None
 
 
-def test_a_script_that_works_when_imported_is_told_so(tmp_path: Path) -> None:
+def test_a_script_that_works_when_imported_gets_a_hint(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from medar.parallel import run_parallel\n"
         "print(list(run_parallel(eval, ['1', '2', '3'], workers=2)))\n"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, script],
         capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     # Python's resource tracker may have a last word of its own.
-    assert "MedarError: worker processes cannot start" in told.stderr
-    assert told.stdout == ""
+    assert "MedarError: worker processes cannot start" in done.stderr
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -43,7 +43,7 @@ def test_a_plain_line_every_few_seconds(
     assert err.splitlines() == ["reading: 3/6, 6 s left", "reading: 6/6, 0 s left"]
 
 
-def test_quick_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(3), total=3, label="reading")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 

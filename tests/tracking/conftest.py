@@ -21,7 +21,7 @@ Make = Callable[..., MlflowTracker]
 
 @pytest.fixture
 def store(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty store of the test's own, which trackers take unless told."""
+    """The address of an empty store of the test's own, the default of trackers."""
     uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -34,7 +34,7 @@ def load(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri)
 
 
-def test_a_generator_answers_with_the_files_that_synthesis_leaves(
+def test_a_generator_returns_the_files_that_synthesis_writes(
     make: Make, generator: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(generator, tmp_path / "moved")
@@ -62,7 +62,7 @@ def test_a_generator_answers_with_the_files_that_synthesis_leaves(
         assert json.loads(row["about"]) == json.loads(record.read_text())
 
 
-def test_a_generator_follows_a_map_that_it_is_given_as_bytes(
+def test_a_generator_follows_a_map_sent_as_bytes(
     make: Make, generator: Path, tmp_path: Path
 ) -> None:
     array = np.zeros((16, 16, 8), np.uint8)
@@ -77,7 +77,7 @@ def test_a_generator_follows_a_map_that_it_is_given_as_bytes(
     assert np.array_equal(read_volume(tmp_path / "made.nii.gz").array, made.image.array)
 
 
-def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
+def test_a_generator_fills_a_region_of_a_volume_in_the_request(
     make: Make, generator: Path, tmp_path: Path
 ) -> None:
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -88,8 +88,8 @@ def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
     write_nifti(volume, Volume.from_array(noise, affine))
     write_nifti(hole, Volume.from_array(region, affine))
     model = load(log_model(make(), generator, kind="generator", metrics={}))
-    asked = {"seed": 1, "inpaint": volume.read_bytes(), "region": hole.read_bytes()}
-    (image,) = model.predict([asked])["image"]
+    sent = {"seed": 1, "inpaint": volume.read_bytes(), "region": hole.read_bytes()}
+    (image,) = model.predict([sent])["image"]
     synthesizer = Synthesizer.from_pretrained(generator, "cpu")
     request = Request(
         inpaint=read_for_plan(synthesizer.plan, volume), region=read_volume(hole, labels=True)
@@ -98,9 +98,7 @@ def test_a_generator_fills_a_region_of_a_volume_that_it_is_given(
     assert image == images[0].read_bytes()
 
 
-def test_a_tokenizer_answers_with_reconstructions(
-    make: Make, tokenizer: Path, tmp_path: Path
-) -> None:
+def test_a_tokenizer_returns_reconstructions(make: Make, tokenizer: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(100.0, 80.0, (18, 15, 9)).astype(np.float32)
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
     write_nifti(tmp_path / "a.nii.gz", Volume.from_array(noise, affine))
@@ -116,7 +114,7 @@ def test_a_tokenizer_answers_with_reconstructions(
         assert (row["psnr"], row["outside"]) == (made.psnr, made.outside)
 
 
-def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_path: Path) -> None:
+def test_a_segmenter_returns_label_maps(make: Make, segmenter: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(100.0, 80.0, (18, 15, 9)).astype(np.float32)
     image, label = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
     write_nifti(image, Volume.from_array(noise, np.diag([-1.0, 1.0, 2.0, 1.0])))
@@ -129,7 +127,7 @@ def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "message"),
     [
         ({"seed": 1, "class": "x"}, "knows organ: liver, spleen, none"),
         ({"seed": 1, "attributes": {"age": 60}}, "attributes must be an object, got 60"),
@@ -144,13 +142,15 @@ def test_a_segmenter_answers_with_label_maps(make: Make, segmenter: Path, tmp_pa
         ({"seed": 1, "mask": b"hello"}, "request: mask.nii: not a readable NIfTI file"),
     ],
 )
-def test_a_wrong_request_is_refused(request_: Any, said: str, make: Make, generator: Path) -> None:
+def test_a_wrong_request_is_refused(
+    request_: Any, message: str, make: Make, generator: Path
+) -> None:
     from mlflow.exceptions import MlflowException
 
     model = load(log_model(make(), generator, kind="generator", metrics={}))
     with pytest.raises(MlflowException) as error:
         model.predict(request_)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert tempfile.gettempdir() not in str(error.value)
 
@@ -201,7 +201,7 @@ def test_the_same_folder_is_the_same_model(
     assert client.get_model_version_by_alias("tiny", "champion").source == other
 
 
-def test_an_upload_that_was_interrupted_is_made_again(
+def test_an_interrupted_upload_is_repeated(
     client: Any, make: Make, generator: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(*_: Any) -> None:
@@ -214,13 +214,13 @@ def test_an_upload_that_was_interrupted_is_made_again(
             log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
     uri = log_model(tracker, generator, kind="generator", metrics={})
-    place = client.get_run(tracker.run_id).info.experiment_id
-    assert [f"models:/{one.model_id}" for one in client.search_logged_models([place])] == [uri]
+    experiment = client.get_run(tracker.run_id).info.experiment_id
+    assert [f"models:/{one.model_id}" for one in client.search_logged_models([experiment])] == [uri]
     assert len(client.get_run(tracker.run_id).outputs.model_outputs) == 1
     assert len(load(uri).predict({"seed": 0})) == 1
 
 
-def test_what_mlflow_missed_of_a_training_comes_with_its_model(
+def test_logging_a_model_sends_what_mlflow_lacks_of_its_run(
     client: Any, make: Make, generator: Path, tmp_path: Path
 ) -> None:
     killed = make(clock=lambda: 0.0)
@@ -238,7 +238,7 @@ def test_what_mlflow_missed_of_a_training_comes_with_its_model(
     assert [metric.step for metric in found] == [1, 2]
 
 
-def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Path) -> None:
+def test_logging_a_model_does_not_end_its_run(client: Any, make: Make, generator: Path) -> None:
     tracker = make()
     tracker.log_parameters({})
     log_model(tracker, generator, kind="generator", metrics={})
@@ -246,19 +246,19 @@ def test_a_run_that_goes_on_is_not_ended(client: Any, make: Make, generator: Pat
 
 
 @pytest.mark.parametrize(
-    ("kind", "asked"),
+    ("kind", "sent"),
     [
         ("generator", serving.GeneratorRequest),
         ("tokenizer", serving.TokenizerRequest),
         ("segmenter", serving.SegmenterRequest),
     ],
 )
-def test_the_signature_names_what_is_understood(kind: Any, asked: type[Any]) -> None:
-    names = [field.name.removesuffix("_") for field in fields(asked)]
+def test_the_signature_has_the_fields_of_the_request(kind: Any, sent: type[Any]) -> None:
+    names = [field.name.removesuffix("_") for field in fields(sent)]
     assert sorted(name for name, _, _ in serving.COLUMNS[kind][0]) == sorted(names)
 
 
-def test_the_address_that_a_user_set_stays(
+def test_the_tracking_uri_of_the_user_stays(
     make: Make, generator: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
@@ -270,7 +270,7 @@ def test_the_address_that_a_user_set_stays(
     assert not (tmp_path / "elsewhere.db").exists()
 
 
-def test_a_server_that_is_away_is_said_once(
+def test_a_server_that_is_away_is_reported_once(
     store: str, tmp_path: Path, generator: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = MlflowTracker(tmp_path / "run", name="test", uri="http://127.0.0.1:9")
@@ -282,18 +282,18 @@ def test_a_server_that_is_away_is_said_once(
     ) as error:
         log_model(tracker, generator, kind="generator", metrics={})
     assert "\n" not in str(error.value)
-    said = capsys.readouterr().err.splitlines()
-    assert [line.count("is not reached") for line in said] == [1, 0]
-    assert "1 metric, 1 parameter did not reach MLflow" in said[1]
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.count("is not reached") for line in printed] == [1, 0]
+    assert "1 metric, 1 parameter did not reach MLflow" in printed[1]
 
 
-def test_what_is_no_model_is_not_logged(make: Make, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_not_logged(make: Make, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"no model \(no config\.json\)"):
         log_model(make(), tmp_path, kind="tokenizer", metrics={})
 
 
 @pytest.mark.parametrize(
-    ("name", "alias", "said"),
+    ("name", "alias", "message"),
     [
         (None, "champion", "name one"),
         ("a/b", None, "register 'a/b'"),
@@ -303,9 +303,9 @@ def test_what_is_no_model_is_not_logged(make: Make, tmp_path: Path) -> None:
         ("a", "a b", "alias 'a b'"),
     ],
 )
-def test_names_that_the_registry_refuses_are_refused_before(
-    name: str | None, alias: str | None, said: str
+def test_invalid_names_are_refused_before_the_registry_does(
+    name: str | None, alias: str | None, message: str
 ) -> None:
     with pytest.raises(MedarError) as error:
         check_names(name, alias)
-    assert said in str(error.value)
+    assert message in str(error.value)

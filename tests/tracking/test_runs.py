@@ -30,7 +30,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 
 def trained(tracker: MlflowTracker, *steps: int) -> None:
-    """A training of some steps, told to a tracker and to the run's own file."""
+    """A training of some steps, logged to metrics.jsonl and to a tracker."""
     own = JsonlTracker(tracker.out / "metrics.jsonl", step=steps[0] - 1)
     both = Trackers([own, tracker])
     both.log_parameters({"rate": 1})
@@ -64,7 +64,7 @@ def test_system_metrics_go_to_mlflow_alone(client: Any, make: Make, tmp_path: Pa
     assert "system" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-def test_what_the_machine_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_monitors_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(tracking.sys.modules, "psutil", None)
     for name in ("cpu", "disk", "network"):
         monkeypatch.delitem(
@@ -75,7 +75,7 @@ def test_what_the_machine_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPa
     assert not [name for name in looks.read() if "gpu" not in name]
 
 
-def test_torch_tells_the_memory_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_reports_the_memory_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(
         is_initialized=lambda: True,
         device_count=lambda: 2,
@@ -105,12 +105,12 @@ def test_stages_are_children_that_read_data(client: Any, make: Make, tmp_path: P
         child.log_metrics({"loss": 1.0}, 1)
         child.close()
     parent.close()
-    place = client.get_run(parent.run_id).info.experiment_id
-    (found,) = client.search_runs([place], f"tags.mlflow.parentRunId = '{parent.run_id}'")
+    experiment = client.get_run(parent.run_id).info.experiment_id
+    (found,) = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.run_id}'")
     assert (found.info.run_name, found.info.status) == ("tokenizer", "FINISHED")
-    (given,) = found.inputs.dataset_inputs
-    assert (given.dataset.name, given.dataset.digest) == ("phantoms", "0" * 32)
-    assert json.loads(given.dataset.source) == {"uri": "/data/prepared"}
+    (dataset,) = found.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("phantoms", "0" * 32)
+    assert json.loads(dataset.dataset.source) == {"uri": "/data/prepared"}
 
 
 def test_a_project_that_mlflow_runs_is_the_parent(
@@ -131,7 +131,7 @@ def test_a_folder_that_holds_no_data_set_is_refused(make: Make, tmp_path: Path) 
         data_set(tmp_path / "nowhere")
 
 
-def test_a_database_that_cannot_be_opened_is_said_at_once(
+def test_a_database_that_cannot_be_opened_is_reported_at_once(
     make: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
@@ -144,15 +144,15 @@ def test_a_database_that_cannot_be_opened_is_said_at_once(
     assert "1 parameter did not reach MLflow" in last
 
 
-def test_the_first_cause_is_said(
+def test_the_first_cause_is_reported(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
         raise ValueError("of a training, at whose end the run is closed")
     except ValueError:
         make(uri=NOWHERE).log_parameters({})
-    said = capsys.readouterr().err
-    assert re.search(r"is not reached \(\[Errno \d+\] Connection refused\)", said)
+    printed = capsys.readouterr().err
+    assert re.search(r"is not reached \(\[Errno \d+\] Connection refused\)", printed)
     (tmp_path / "text.db").write_text("no database" * 100)
     make(uri=f"sqlite:///{tmp_path}/text.db").log_parameters({})
     assert "refuses ((sqlite3.DatabaseError) file is not a database)" in capsys.readouterr().err
@@ -174,17 +174,17 @@ def test_secrets_of_addresses_are_not_shown(address: str, shown: str) -> None:
     assert public(f"({address} failed)") == f"({shown} failed)"
 
 
-def test_all_of_a_training_without_a_server_comes_with_its_model(
+def test_a_finished_training_is_sent_when_the_server_is_back(
     client: Any, make: Make, tokenizer: Path, tmp_path: Path
 ) -> None:
     with make(uri=NOWHERE) as tracker:
         fit(Toy(), settings(), tmp_path / "run", tracker)
-    with MlflowTracker(tmp_path / "told", name="told") as told:
-        fit(Toy(), settings(), tmp_path / "told", told)
+    with MlflowTracker(tmp_path / "reference", name="reference") as reference:
+        fit(Toy(), settings(), tmp_path / "reference", reference)
     with make() as tracker:
         fit(Toy(), settings(), tmp_path / "run", tracker)  # has finished: nothing is trained
         log_model(tracker, tokenizer, kind="tokenizer", metrics={})
-    run, same = client.get_run(tracker.run_id), client.get_run(told.run_id)
+    run, same = client.get_run(tracker.run_id), client.get_run(reference.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == same.data.params
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
@@ -193,7 +193,7 @@ def test_all_of_a_training_without_a_server_comes_with_its_model(
     assert not [tag for tag in client.get_run(again.run_id).data.tags if tag.startswith("resumed.")]
 
 
-def test_what_a_killed_run_was_not_sent_comes_with_its_model(
+def test_logging_a_model_sends_the_rest_of_a_killed_run(
     client: Any, make: Make, tokenizer: Path
 ) -> None:
     first = make()
@@ -211,7 +211,7 @@ def test_what_a_killed_run_was_not_sent_comes_with_its_model(
     assert steps_of(client, first) == [1, 2]
 
 
-def test_a_run_that_was_killed_before_it_was_noted_is_gone_on_with(
+def test_a_run_that_was_killed_before_its_id_was_written_is_resumed(
     client: Any, make: Make, tmp_path: Path
 ) -> None:
     make().log_parameters({})
@@ -222,7 +222,7 @@ def test_a_run_that_was_killed_before_it_was_noted_is_gone_on_with(
     again.close()
     (only,) = client.search_runs(["1"])
     assert (only.info.run_id, only.info.status) == (again.run_id, "FINISHED")
-    # One that has ended, one that was told something and one of another name are left alone.
+    # Runs that have ended, are not empty or have another name are not resumed.
     for name in ("test", "test", "other"):
         (tmp_path / "run" / "mlflow.json").unlink()
         make(name=name).log_parameters({"a": 1})
@@ -249,9 +249,7 @@ def test_a_model_whose_run_is_gone_gets_a_new_one(
     assert steps_of(client, second) == [1, 2]
 
 
-def test_a_run_that_mlflow_has_whole_is_left_as_it_is(
-    client: Any, make: Make, tokenizer: Path
-) -> None:
+def test_a_complete_run_is_not_changed(client: Any, make: Make, tokenizer: Path) -> None:
     first = make()
     trained(first, 1)
     before = client.get_run(first.run_id).info
@@ -262,7 +260,7 @@ def test_a_run_that_mlflow_has_whole_is_left_as_it_is(
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
 
-def test_a_run_made_anew_knows_the_newest_step(client: Any, make: Make, tmp_path: Path) -> None:
+def test_a_recreated_run_knows_the_newest_step(client: Any, make: Make, tmp_path: Path) -> None:
     first = make(clock=lambda: 0.0)
     own = JsonlTracker(tmp_path / "run" / "metrics.jsonl")
     both = Trackers([own, first])
@@ -304,7 +302,7 @@ def test_a_model_has_the_parameters_of_the_last_resumption(
     assert model.params == {"rate": "2", "depth": "3"}
 
 
-def test_what_waits_is_not_taken_from_the_file_again(
+def test_failed_deliveries_duplicate_nothing(
     client: Any, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(make(uri=NOWHERE), 1, 2)
@@ -317,7 +315,7 @@ def test_what_waits_is_not_taken_from_the_file_again(
     assert steps_of(client, tracker) == [1, 2]
 
 
-def test_any_tag_becomes_one_that_mlflow_takes_again(client: Any, make: Make) -> None:
+def test_any_tag_becomes_one_that_mlflow_accepts(client: Any, make: Make) -> None:
     for step in (1, 2):
         tracker = make(tags={"wh:y*\n": "x" * 9000, "n": 3})
         trained(tracker, step)
@@ -327,17 +325,17 @@ def test_any_tag_becomes_one_that_mlflow_takes_again(client: Any, make: Make) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "digest", "said"),
+    ("name", "digest", "message"),
     [("a", "0" * 64, "digest '000"), ("a", "", "digest ''"), ("", "0", "name ''")],
 )
-def test_a_data_set_that_mlflow_refuses_is_refused_before(
-    name: str, digest: str, said: str, make: Make
+def test_invalid_data_sets_are_refused_before_mlflow_does(
+    name: str, digest: str, message: str, make: Make
 ) -> None:
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         make().log_data(name, digest)
 
 
-def test_values_of_a_model_that_are_not_finite_are_left_out(
+def test_nonfinite_metrics_of_a_model_are_left_out(
     client: Any, make: Make, tokenizer: Path
 ) -> None:
     metrics: Any = {"a": 1.0, "b": math.inf, "c": None}
@@ -354,7 +352,7 @@ def test_a_model_of_another_kind_is_refused(make: Make, generator: Path, tmp_pat
         log_model(make(), tmp_path, kind="generator", metrics={})
 
 
-def test_damaged_lines_of_metrics_are_left_out(tmp_path: Path) -> None:
+def test_damaged_lines_of_metrics_are_skipped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_metrics(path) == []
     lines = [

@@ -59,10 +59,10 @@ def port() -> int:
 @contextmanager
 def running(words: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[Any]:
     """A server that answers, and its whole group of processes killed at the end."""
-    with log.open("a") as said:
+    with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
-            env=environment, stdout=said, stderr=said, cwd=log.parent, start_new_session=True,
+            env=environment, stdout=output, stderr=output, cwd=log.parent, start_new_session=True,
         )  # fmt: skip
     try:
         end = time.monotonic() + PATIENCE
@@ -90,7 +90,7 @@ def kill(process: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
+def test_a_server_that_dies_gets_the_rest_when_it_is_back(
     environment: dict[str, str],
     store: str,
     port: int,
@@ -124,8 +124,8 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
     assert len(lines) == 1
     run = client.get_run(first.run_id)
     assert run.info.status == "RUNNING"
-    known = [metric.step for metric in client.get_metric_history(first.run_id, "train/loss")]
-    assert known == list(range(1, 12))
+    before = [metric.step for metric in client.get_metric_history(first.run_id, "train/loss")]
+    assert before == list(range(1, 12))
     log = tmp_path / "second.log"
     with running(words, f"{address}/health", environment, log), tracker() as second:
         fit(Toy(), settings(log_every=1), out, second)  # has finished: nothing is trained
@@ -146,18 +146,18 @@ def test_a_server_that_dies_in_the_midst_gets_the_rest_when_it_is_back(
 
 
 @pytest.mark.slow
-def test_a_served_model_answers_with_volumes(
+def test_a_served_model_returns_volumes(
     make: Make, generator: Path, environment: dict[str, str], port: int, tmp_path: Path
 ) -> None:
     log_model(make(), generator, kind="generator", metrics={}, register="tiny", alias="champion")
     address = f"http://127.0.0.1:{port}"
     words = ["mlflow", "models", "serve", "--model-uri", "models:/tiny@champion"]
     words += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
-    asked = {"dataframe_records": [{"seed": 5, "attributes": {"organ": "liver", "age": 60}}]}
+    payload = {"dataframe_records": [{"seed": 5, "attributes": {"organ": "liver", "age": 60}}]}
     with running(words, f"{address}/ping", environment, tmp_path / "serve.log"):
         request = urllib.request.Request(
             f"{address}/invocations",
-            data=json.dumps(asked).encode(),
+            data=json.dumps(payload).encode(),
             headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:

@@ -55,7 +55,7 @@ def nowhere() -> str:
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
+def test_a_training_is_logged(client: Any, make: Make, tmp_path: Path) -> None:
     with make(tags={"who": "me"}, parent="0123") as tracker:
         fit(Toy(), settings(), tmp_path, tracker)
     run = client.get_run(tracker.run_id)
@@ -68,9 +68,9 @@ def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
     assert run.data.tags["folder"] == str(tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for name in ("train/loss", "validation/error", "learning_rate"):
-        said = {line["step"]: line[name] for line in lines if name in line}
+        printed = {line["step"]: line[name] for line in lines if name in line}
         got = {m.step: m.value for m in client.get_metric_history(tracker.run_id, name)}
-        assert got == said
+        assert got == printed
     assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["config.yaml"]
 
 
@@ -78,7 +78,7 @@ def test_a_training_is_told_of(client: Any, make: Make, tmp_path: Path) -> None:
     ("error", "status"),
     [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")],
 )
-def test_a_run_says_how_it_ended_and_goes_on(
+def test_a_run_has_a_final_status_and_is_resumed(
     error: type[BaseException], status: str, client: Any, make: Make, tmp_path: Path
 ) -> None:
     def end(step: int) -> None:
@@ -149,7 +149,7 @@ def test_changed_parameters_become_tags(client: Any, make: Make) -> None:
     assert len(run.data.params) == 4
 
 
-def test_any_name_becomes_one_that_mlflow_takes(client: Any, make: Make) -> None:
+def test_any_name_becomes_one_that_mlflow_accepts(client: Any, make: Make) -> None:
     names = ["", "..", "/a", "a//b", "../c", "a/./d", "é*:?", "x" * 300, "train/loss", "a.b-c 1"]
     tracker = make()
     tracker.log_parameters(dict.fromkeys(names, 1))
@@ -179,14 +179,14 @@ def test_a_server_that_is_away_does_not_end_or_delay_a_training(
         outcome = fit(Toy(), settings(log_every=1), tmp_path, tracker)
     assert time.monotonic() - began < 5  # MLflow's own patience is minutes
     assert outcome.step == 30
-    said = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
-    assert len(said) == 2
-    assert "is not reached" in said[0]
-    assert "did not reach MLflow; metrics are in" in said[1]
+    printed = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
+    assert len(printed) == 2
+    assert "is not reached" in printed[0]
+    assert "did not reach MLflow; metrics are in" in printed[1]
     assert not (tmp_path / "mlflow.json").exists()
 
 
-def test_the_whole_story_is_sent_once_a_server_is_there(
+def test_all_metrics_are_sent_once_a_server_is_there(
     client: Any, make: Make, nowhere: str, tmp_path: Path
 ) -> None:
     with make(uri=nowhere) as tracker:
@@ -197,7 +197,7 @@ def test_the_whole_story_is_sent_once_a_server_is_there(
     assert steps(client, tracker.run_id, "train/loss") == list(range(1, 10))
 
 
-def test_deliveries_that_fail_are_tried_again_ever_later(
+def test_failed_deliveries_are_retried_with_growing_waits(
     client: Any, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now, tries = 0.0, []
@@ -219,13 +219,15 @@ def test_deliveries_that_fail_are_tried_again_ever_later(
     assert steps(client, tracker.run_id) == list(range(1, 161 + 5 * ((180 - 160) // 5)))
     tracker.close()
     assert steps(client, tracker.run_id) == list(range(1, 181))
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow at")]
-    assert len(said) == 2
-    assert "is not reached" in said[0]
-    assert "has received what was kept" in said[1]
+    printed = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("MLflow at")
+    ]
+    assert len(printed) == 2
+    assert "is not reached" in printed[0]
+    assert "has received what was kept" in printed[1]
 
 
-def test_what_mlflow_refuses_keeps_no_metric_back(
+def test_refused_parameters_do_not_hold_metrics_back(
     client: Any, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(self: Any, values: Any) -> None:
@@ -238,12 +240,12 @@ def test_what_mlflow_refuses_keeps_no_metric_back(
     tracker.close()
     assert steps(client, tracker.run_id) == [1]
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
-    said = capsys.readouterr().err
-    assert "(no such value)" in said
-    assert "1 parameter did not reach MLflow" in said
+    printed = capsys.readouterr().err
+    assert "(no such value)" in printed
+    assert "1 parameter did not reach MLflow" in printed
 
 
-def test_process_0_alone_tells_mlflow(
+def test_only_rank_0_logs_to_mlflow(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(rank=1, world_size=2, local_rank=1))
@@ -284,7 +286,7 @@ def test_steps_that_a_resumed_run_repeats_are_sent_again(
     assert points == [(1, 1), (2, 1), (3, 1), (3, 2), (4, 1), (4, 2)]
 
 
-def test_a_run_that_was_deleted_is_made_anew(client: Any, make: Make, tmp_path: Path) -> None:
+def test_a_deleted_run_is_created_again(client: Any, make: Make, tmp_path: Path) -> None:
     own = JsonlTracker(tmp_path / "metrics.jsonl")
     first = make()
     for tracker in (first, make()):
@@ -299,9 +301,7 @@ def test_a_run_that_was_deleted_is_made_anew(client: Any, make: Make, tmp_path: 
     assert sorted(steps(client, tracker.run_id)) == [1, 2]
 
 
-def test_a_run_that_nobody_could_note_is_gone_on_with(
-    client: Any, make: Make, tmp_path: Path
-) -> None:
+def test_a_run_whose_id_was_not_written_is_resumed(client: Any, make: Make, tmp_path: Path) -> None:
     first, second, third = make(parent="0123"), make(parent="4567"), make()
     first.log_parameters({})
     (tmp_path / "mlflow.json").unlink()  # killed in between
@@ -316,7 +316,7 @@ def test_a_run_that_nobody_could_note_is_gone_on_with(
     third.close()
 
 
-def test_another_store_gets_a_run_of_its_own(make: Make, nowhere: str) -> None:
+def test_another_store_gets_another_run(make: Make, nowhere: str) -> None:
     tracker = make()
     tracker.log_parameters({})
     tracker.close()
@@ -324,7 +324,7 @@ def test_another_store_gets_a_run_of_its_own(make: Make, nowhere: str) -> None:
     assert make(uri=nowhere).run_id is None
 
 
-def test_only_small_files_to_look_at_are_sent(client: Any, make: Make, tmp_path: Path) -> None:
+def test_only_small_readable_files_are_sent(client: Any, make: Make, tmp_path: Path) -> None:
     model = tmp_path / "model"
     (model / "pictures").mkdir(parents=True)
     for name in ("settings.yaml", "pictures/montage.png", "model.safetensors", "last.pt"):
@@ -359,16 +359,16 @@ def test_the_default_store_is_a_database_beside_the_run(
     assert MlflowTracker(tmp_path / "run", name="a").uri == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_passwords_are_not_written(
+def test_passwords_are_not_printed(
     make: Make, nowhere: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_password = nowhere.replace("//", "//me:secret@")
     tracker = make(uri=with_password)
     tracker.log_parameters({})
     tracker.close()
-    said = capsys.readouterr().err
-    assert nowhere in said
-    assert "secret" not in said
+    printed = capsys.readouterr().err
+    assert nowhere in printed
+    assert "secret" not in printed
     assert public("sqlite:////a@b/x.db") == "sqlite:////a@b/x.db"
 
 
@@ -376,14 +376,14 @@ SENT = '{"uri": "a", "run_id": "b", "sent": %s}'
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", SENT % '"x"', SENT % "Infinity", "{"])
-def test_a_damaged_memory_is_named(content: str, make: Make, tmp_path: Path) -> None:
+def test_a_damaged_mlflow_json_is_named(content: str, make: Make, tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text(content)
     with pytest.raises(MedarError, match=r"mlflow\.json: damaged.*delete it") as error:
         make()
     assert "\n" not in str(error.value)
 
 
-def test_git_state_of_what_is_no_checkout_is_empty(
+def test_the_git_state_outside_a_checkout_is_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert git_state(tmp_path) == {}

@@ -1,4 +1,4 @@
-"""Two processes that share each batch train to the weights of one that has it whole."""
+"""Two processes, each with half of every batch, reach the weights of a single process."""
 
 import contextlib
 import os
@@ -35,19 +35,19 @@ def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
         )
         for r in ("0", "1")
     ]
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [leaves, leaves], said
-    return said
+    printed = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [leaves, leaves], printed
+    return printed
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_though_one_is_told_to_end(
+def test_two_processes_equal_one_even_if_one_is_interrupted(
     tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
     words = ("batch_size=8", "accumulation_steps=2", "steps=12")
-    said = run_two(tmp_path / "two", *words, "end=6", leaves=130)
-    assert "training on CPU (cpu), fp32 (as requested), not compiled, 2 process" in said[0]
-    assert "training on" not in said[1]
+    printed = run_two(tmp_path / "two", *words, "end=6", leaves=130)
+    assert "training on CPU (cpu), fp32 (as requested), not compiled, 2 process" in printed[0]
+    assert "training on" not in printed[1]
     saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
     first, second = (own["random"]["torch"] for own in saved["processes"])
     assert not torch.equal(first, second)
@@ -62,7 +62,7 @@ def test_two_processes_equal_one_though_one_is_told_to_end(
             assert abs(a["train/loss"] - b["train/loss"]) < 1e-5
 
 
-def test_process_0_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "current_ranks", lambda: Ranks(rank=1, world_size=2, local_rank=1))
     monkeypatch.setattr(loop, "process_group", lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(loop, "data_parallel", lambda task, *_: Forward(task))

@@ -67,14 +67,14 @@ def test_without_averaging_the_weights_themselves_are_saved(tmp_path: Path) -> N
     assert torch.equal(weights(tmp_path)["0.weight"], task.model[0].weight)  # type: ignore[index]
 
 
-def test_numbers_of_numpy_do_not_spoil_checkpoints(tmp_path: Path) -> None:
+def test_numpy_numbers_do_not_enter_checkpoints(tmp_path: Path) -> None:
     task = Toy()
     task.evaluate = lambda: {"error": np.float64(0.5)}  # type: ignore[method-assign]
     fit(task, settings(steps=2), tmp_path)
     assert fit(Toy(), settings(steps=2), tmp_path).best == 0.5
 
 
-def test_evaluation_leaves_modes_and_weights_as_they_were(tmp_path: Path) -> None:
+def test_evaluation_restores_modes_and_weights(tmp_path: Path) -> None:
     class Partly(Toy):
         def after_step(self, step: int) -> None:
             self.model[1].eval()  # type: ignore[index]
@@ -111,7 +111,7 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert outcome.step == 30
 
 
-def test_several_in_a_row_end_the_run(tmp_path: Path) -> None:
+def test_consecutive_nonfinite_steps_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"step 9: .* not finite in 3 consecutive steps; try") as e:
         fit(Spoilt(*range(6, 30)), settings(max_nonfinite_steps=3), tmp_path)
     assert "\n" not in str(e.value)
@@ -137,11 +137,11 @@ class Adversarial(Toy):
         if step < 3:  # the critic rests
             return loss, {}
         fooled = -frozen_call(self.critic, made).mean()
-        told = (self.critic(made.detach()) - self.critic(y)).mean()
-        return loss + 0.1 * fooled + told, {"fooled": fooled, "told": told}
+        critic = (self.critic(made.detach()) - self.critic(y)).mean()
+        return loss + 0.1 * fooled + critic, {"fooled": fooled, "critic": critic}
 
 
-def test_players_get_the_gradients_of_their_own_losses() -> None:
+def test_each_network_gets_the_gradients_of_its_own_loss() -> None:
     task = Adversarial()
     x, y = items()
     task.loss((x, y), 3)[0].backward()
@@ -154,13 +154,13 @@ def test_players_get_the_gradients_of_their_own_losses() -> None:
     assert torch.allclose(got[1], torch.autograd.grad(critic, task.critic.weight)[0])
 
 
-def test_a_companion_is_trained_and_kept(tmp_path: Path, metrics: Metrics) -> None:
+def test_a_companion_is_trained_and_saved_in_checkpoints(tmp_path: Path, metrics: Metrics) -> None:
     task = Adversarial()
     start = task.critic.weight.detach().clone()
     fit(task, settings(steps=12), tmp_path)
     assert not torch.equal(task.critic.weight, start)
     assert "train/gradient_norm/critic" in metrics(tmp_path)[0]
-    assert "train/told" in metrics(tmp_path)[0]
+    assert "train/critic" in metrics(tmp_path)[0]
     saved = torch.load(tmp_path / "checkpoints" / "step-00000012.pt", weights_only=True)
     assert torch.equal(saved["companions"]["critic"]["weight"], task.critic.weight)
     assert list(saved["optimisers"]) == ["model", "critic"]
@@ -177,12 +177,12 @@ def test_bf16_keeps_weights_in_float32(
     assert re.fullmatch(r"training on CPU \(cpu\), bf16 \(.*\), not compiled, 1 process", first)
 
 
-def test_compilation_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compile_compiles_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = Toy()
-    asked: list[bool] = []
-    task.model.compile = lambda: asked.append(True)  # type: ignore[method-assign]
+    compiled: list[bool] = []
+    task.model.compile = lambda: compiled.append(True)  # type: ignore[method-assign]
     fit(task, settings(steps=1, compile=True), tmp_path)
-    assert asked == [True]
+    assert compiled == [True]
     assert "(as requested), compiled, 1 process" in capsys.readouterr().err
 
 
@@ -191,7 +191,7 @@ def test_no_batches(tmp_path: Path) -> None:
         fit(Toy(batch_size=ITEMS + 1), settings(), tmp_path)
 
 
-def test_the_metric_that_decides_must_be_there(tmp_path: Path) -> None:
+def test_the_evaluation_must_have_the_tasks_metric(tmp_path: Path) -> None:
     task = Toy()
     task.metric = "dice"
     with pytest.raises(MedarError, match="has no 'dice', which determines the best weights; it"):

@@ -56,7 +56,7 @@ def test_settings_refuse_nonsense_in_one_line(values: dict[str, Any], message: s
     assert "\n" not in str(error.value)
 
 
-def test_settings_survive_yaml(tmp_path: Path) -> None:
+def test_settings_round_trip_through_yaml(tmp_path: Path) -> None:
     chosen = settings(minutes=2.5, max_grad_norm=None)
     save_yaml(chosen, tmp_path / "a.yaml")
     assert load_yaml(TrainingSettings, tmp_path / "a.yaml") == chosen
@@ -78,7 +78,7 @@ def test_warm_up_and_cosine() -> None:
     assert learning_rate(settings(learning_rate=2.0, warmup_fraction=0.0), 0.0) == 2.0
 
 
-def test_the_average_is_the_formula() -> None:
+def test_the_average_follows_the_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
     average, wanted = Average(model, 0.25), 1.0
@@ -92,7 +92,7 @@ def test_the_average_is_the_formula() -> None:
     assert model.weight.item() == 5.0
 
 
-def test_an_average_is_taken_away_after_an_error() -> None:
+def test_an_applied_average_is_removed_after_an_error() -> None:
     model = nn.Linear(1, 1)
     average, before = Average(model, 0.5), model.weight.item()
     nn.init.constant_(model.weight, before + 1)
@@ -101,7 +101,7 @@ def test_an_average_is_taken_away_after_an_error() -> None:
     assert model.weight.item() == before + 1
 
 
-def test_random_states_come_back() -> None:
+def test_random_states_are_restored() -> None:
     def draw() -> tuple[float, float, float, float]:
         return random.random(), random.gauss(), float(np.random.normal()), float(torch.rand(()))
 
@@ -123,14 +123,16 @@ def test_weight_decay_spares_norms_and_biases() -> None:
     assert spared["weight_decay"] == 0.0
 
 
-def test_batches_move_whole() -> None:
+def test_all_tensors_of_a_batch_move() -> None:
     moved = to_device({"a": torch.ones(2), "b": [torch.ones(1), "x"]}, torch.device("meta"))
     assert moved["a"].is_meta
     assert moved["b"][0].is_meta
     assert moved["b"][1] == "x"
 
 
-def test_a_failing_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, {"a": torch.ones(1)}, best=True)
 
@@ -146,7 +148,7 @@ def test_a_failing_save_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.M
         assert load_checkpoint(path)["a"] == 1
 
 
-def test_old_checkpoints_go_and_the_best_stays(tmp_path: Path) -> None:
+def test_old_checkpoints_are_removed_except_the_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 10, 100):
         checkpoints.save(step, {"at": step}, best=step == 2)
@@ -187,7 +189,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_the_callers_tracker_gets_everything_and_stays_open(tmp_path: Path) -> None:
-    class Told:
+    class Recorder:
         def __init__(self) -> None:
             self.calls: list[tuple[str, Any]] = []
 
@@ -203,13 +205,18 @@ def test_the_callers_tracker_gets_everything_and_stays_open(tmp_path: Path) -> N
         def close(self) -> None:
             self.calls.append(("close", None))
 
-    told = Told()
+    recorder = Recorder()
     for _ in range(2):  # the second time the run is finished already
-        fit(Toy(), settings(steps=4, evaluate_every=9), tmp_path, told)
-    assert [name for name, _ in told.calls] == ["parameters", "metrics", "artifact", "parameters"]
-    assert told.calls[0][1]["training.learning_rate"] == 0.02
-    assert told.calls[0][1]["task.batch_size"] == 4
-    assert told.calls[2][1] == tmp_path / "model"
+        fit(Toy(), settings(steps=4, evaluate_every=9), tmp_path, recorder)
+    assert [name for name, _ in recorder.calls] == [
+        "parameters",
+        "metrics",
+        "artifact",
+        "parameters",
+    ]
+    assert recorder.calls[0][1]["training.learning_rate"] == 0.02
+    assert recorder.calls[0][1]["task.batch_size"] == 4
+    assert recorder.calls[2][1] == tmp_path / "model"
 
 
 def test_processes_share_a_batch_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +232,7 @@ def test_processes_share_a_batch_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert not current_ranks().is_rank_zero
 
 
-def test_a_second_interrupt_is_not_waited_for() -> None:
+def test_a_second_interrupt_ends_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), interruptible() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -235,7 +242,7 @@ def test_a_second_interrupt_is_not_waited_for() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_signals_are_left_alone_outside_the_main_thread() -> None:
+def test_signal_handlers_are_not_set_outside_the_main_thread() -> None:
     seen: list[bool] = []
 
     def enter() -> None:
@@ -248,7 +255,7 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
     assert seen == [False]
 
 
-def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MedarError, match="device 'cuda' is not available here"):
         choose_precision(settings(device="cuda"))

@@ -1,4 +1,4 @@
-"""A run that is killed or interrupted goes on to the very bits of an undisturbed one."""
+"""A run that is killed or interrupted resumes and ends with the same bits as an undisturbed one."""
 
 import itertools
 import os
@@ -88,7 +88,7 @@ def test_steps_rise_in_the_metrics(tmp_path: Path, metrics: Metrics) -> None:
     assert steps == sorted({*range(4, 30, 4), *range(7, 30, 7), 30})
 
 
-def test_a_finished_run_is_left_alone(
+def test_a_finished_run_is_not_changed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], same_runs: Same
 ) -> None:
     first = fit(Toy(), settings(), tmp_path)
@@ -123,7 +123,7 @@ def test_steps_end_a_run_before_its_minutes(tmp_path: Path) -> None:
     assert fit(Toy(), settings(steps=3, minutes=60), tmp_path).step == 3
 
 
-def test_what_may_not_be_gone_on_with(tmp_path: Path) -> None:
+def test_runs_that_may_not_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(Signalled(6), settings(), tmp_path)
     last = tmp_path / "checkpoints" / "step-00000006.pt"
@@ -146,7 +146,7 @@ def test_what_may_not_be_gone_on_with(tmp_path: Path) -> None:
     assert fit(Toy(), settings(log_every=1, keep_checkpoints=3, save_every=2), tmp_path).step == 30
 
 
-def test_a_path_goes_on_with_other_settings(tmp_path: Path, metrics: Metrics) -> None:
+def test_a_path_resumes_with_other_settings(tmp_path: Path, metrics: Metrics) -> None:
     fit(Toy(), settings(steps=12, keep_checkpoints=9), tmp_path / "a")
     middle = tmp_path / "a" / "checkpoints" / "step-00000005.pt"
     task = Toy()
@@ -171,14 +171,14 @@ def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_cadences_do_not_matter_to_the_weights(tmp_path: Path) -> None:
+def test_cadences_do_not_change_the_weights(tmp_path: Path) -> None:
     often = {**SETTINGS, "log_every": 1, "evaluate_every": 1, "save_every": 1}
     a = fit(Toy(noise=0.1), settings(), tmp_path / "a")
     b = fit(Toy(noise=0.1), settings(**often), tmp_path / "b")
     assert a.metrics == b.metrics
 
 
-def test_an_average_may_begin_at_a_checkpoint_without_one(tmp_path: Path) -> None:
+def test_an_average_may_start_at_a_checkpoint_without_one(tmp_path: Path) -> None:
     fit(Toy(), settings(steps=5, ema_decay=0.0), tmp_path / "a")
     middle = tmp_path / "a" / "checkpoints" / "step-00000005.pt"
     chosen = settings(steps=6, ema_decay=0.99, learning_rate=1e-9)

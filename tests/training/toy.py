@@ -75,9 +75,9 @@ def settings(**changed: Any) -> TrainingSettings:
 
 def main(out: str, *words: str) -> None:
     torch.set_num_threads(1)
-    given = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
-    task = Toy(batch_size=int(given.pop("batch_size", 4)), noise=given.pop("noise", 0.0))
-    kill, end = given.pop("kill", None), given.pop("end", None)
+    options = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
+    task = Toy(batch_size=int(options.pop("batch_size", 4)), noise=options.pop("noise", 0.0))
+    kill, end = options.pop("kill", None), options.pop("end", None)
 
     def send(step: int) -> None:
         if step == kill:
@@ -87,7 +87,7 @@ def main(out: str, *words: str) -> None:
 
     task.after_step = send  # type: ignore[method-assign]
     try:
-        fit(task, settings(**{name: int(value) for name, value in given.items()}), out)
+        fit(task, settings(**{name: int(value) for name, value in options.items()}), out)
     except KeyboardInterrupt:
         sys.exit(130)
 
