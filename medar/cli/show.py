@@ -1,4 +1,4 @@
-"""What `medar data show` draws: a file, a case of a data set, a prepared case and its inverse."""
+"""`medar data show`: pictures of a file, of a case, or of a prepared case and its inverse."""
 
 from pathlib import Path
 from typing import Literal
@@ -26,22 +26,36 @@ def draw_case(
     modality: Literal["CT", "MR"] | None,
     options: ReadOptions,
 ) -> Path:
-    """Draw what the arguments of `medar data show` ask for; returns the PNG's path.
+    """Draw the picture that `medar data show` was called for; returns the path of the PNG.
+
+    Args:
+        case: a volume file, or with `data` the id of a case; default the first case.
+        data: a data set or a prepared data set.
+        label: label map of a volume file.
+        out: the PNG; default NAME.png in the working directory.
+        inverse: draw the original, the round trip through the prepared case, and the difference.
+        window: display range; default `display_range`.
+        modality: modality of files that do not state it.
+        options: how files are read.
 
     Raises:
-        MedarError: no such file or case, an empty window, a round trip without a prepared data
-            set, or options that its plan has settled.
+        MedarError: there is no such file or case, the window is empty, `inverse` is set without a
+            prepared data set, or options conflict with its plan.
     """
     prepared = data is not None and (data / CASES_FILE).exists()
     if window is not None and not window[0] < window[1]:
-        raise MedarError(f"--window {window[0]:g} {window[1]:g}: black must lie below white")
+        raise MedarError(f"--window {window[0]:g} {window[1]:g}: black must be below white")
     if inverse and not prepared:
-        found = f"{data} is none" if data is not None else "give one with --data"
-        raise MedarError(f"--inverse needs a folder that `medar data prepare` filled; {found}")
+        hint = f"{data} is not one" if data is not None else "pass one with --data"
+        raise MedarError(f"--inverse needs a folder that `medar data prepare` wrote; {hint}")
     if label is not None and data is not None:
-        raise MedarError("--label goes with a volume file; the cases of --data have their own")
+        raise MedarError(
+            "--label goes with a volume file; the cases of --data have label maps of their own"
+        )
     if prepared and (modality is not None or options != ReadOptions()):
-        raise MedarError(f"{data} is prepared: how its files are read is said by its plan")
+        raise MedarError(
+            f"{data} is prepared: its plan determines how files are read; drop these options"
+        )
     if data is None:
         return _draw_file(case, label, out, window, modality, options)
     if prepared:
@@ -68,11 +82,11 @@ def _draw_file(
     modality: Literal["CT", "MR"] | None,
     options: ReadOptions,
 ) -> Path:
-    """A volume file and, if given, its label map."""
+    """A volume file, optionally with a label map."""
     if name is None:
-        raise MedarError("nothing to show; give a volume file, or a data set with --data")
+        raise MedarError("nothing to show; pass a volume file, or a data set with --data")
     if not Path(name).exists():
-        raise MedarError(f"{name}: no such file; for a case of a data set give --data")
+        raise MedarError(f"{name}: no such file; for a case of a data set, pass --data")
     case = Case(id="volume", images=(Path(name),), label=label, modality=modality)
     target = out or Path(Path(name).name.split(".")[0] + ".png")
     _draw_original(case, Path(name).name, target, {}, window, options)
@@ -95,7 +109,7 @@ def _draw_original(
 def _draw_prepared(
     prepared: Prepared, name: str, target: Path, inverse: bool, window: Range | None
 ) -> None:
-    """The prepared case in its own units; or the original, the way back, and what was lost."""
+    """The prepared case in its own units; or the original, the round trip and the difference."""
     case = prepared.find(name)
     trace = prepared.trace(case)
     array = prepared.image(case)
@@ -124,7 +138,7 @@ def _draw_prepared(
     save_orthoslices(
         target,
         [original, back, difference],
-        titles=[name, "prepared and taken back", f"difference, mean {error:.3g}"],
+        titles=[name, "round trip", f"difference, mean {error:.3g}"],
         label=label,
         names=names,
         windows=[window, window, (0.0, (window[1] - window[0]) / 2)],

@@ -10,16 +10,16 @@ from medar.files import write_json
 Medar = Callable[..., Any]
 
 
-def test_the_page_is_written_anew(medar: Medar, tmp_path: Path) -> None:
+def test_the_page_is_written_again(medar: Medar, tmp_path: Path) -> None:
     stage = {"name": "prepare", "status": "failed", "seconds": 2.0, "attempts": 3}
     write_json(tmp_path / "stages" / "prepare.json", stage)
     page = tmp_path / "report.html"
-    said = medar("report", tmp_path)
-    assert (said.code, said.out) == (0, f"{page}\n")
+    answer = medar("report", tmp_path)
+    assert (answer.code, answer.out) == (0, f"{page}\n")
     assert "The stage prepare failed." in page.read_text()
     write_json(tmp_path / "stages" / "prepare.json", {**stage, "status": "done"})
-    said = json.loads(medar("report", tmp_path, "--json").out)
-    assert said == {"report": str(page), "markdown": str(tmp_path / "report.md")}
+    answer = json.loads(medar("report", tmp_path, "--json").out)
+    assert answer == {"report": str(page), "markdown": str(tmp_path / "report.md")}
     assert "failed" not in page.read_text()
 
 

@@ -15,12 +15,12 @@ PNG = b"\x89PNG"
 def test_a_file_is_drawn_with_its_label(medar: Medar, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "c0.png"
     label = data / "labels" / "c0.nii.gz"
-    said = medar("data", "show", data / "images" / "c0.nii.gz", "--label", label, "--out", out)
-    assert (said.code, said.out.strip()) == (0, str(out))
+    answer = medar("data", "show", data / "images" / "c0.nii.gz", "--label", label, "--out", out)
+    assert (answer.code, answer.out.strip()) == (0, str(out))
     assert out.read_bytes().startswith(PNG)
 
 
-def test_prepared_cases_and_their_way_back_are_drawn(
+def test_prepared_cases_and_their_round_trip_are_drawn(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     prepared = tmp_path / "prepared"
@@ -45,7 +45,7 @@ def test_the_thinnest_volumes_are_drawn(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "nothing to show"),
         (["nowhere.nii"], "nowhere.nii: no such file"),
@@ -60,11 +60,11 @@ def test_the_thinnest_volumes_are_drawn(
         (["images"], "no DICOM image"),
     ],
 )
-def test_what_cannot_be_drawn_is_one_line(
-    medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+def test_impossible_pictures_give_one_line(
+    medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(data)
-    assert said in medar("data", "show", *arguments).refusal
+    assert message in medar("data", "show", *arguments).refusal
     assert not list(data.glob("*.png"))
 
 

@@ -50,11 +50,11 @@ def test_a_browser_that_waits_for_its_page_gets_it(
 
 def test_one_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
-    said = medar(
+    answer = medar(
         "view", data / "images/c0.nii.gz", data / "images/c1.nii.gz", "--label", "none",
         "--label", data / "labels/c1.nii.gz", "--names", "1=liver,2=spleen", "--html", out,
     )  # fmt: skip
-    assert (said.code, said.out.strip(), said.err) == (0, str(out), "")
+    assert (answer.code, answer.out.strip(), answer.err) == (0, str(out), "")
     html = out.read_text()
     assert '"name": "spleen"' in html
 
@@ -63,8 +63,8 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
     data, out = tmp_path / "phantoms", tmp_path / "page.html"
     assert medar("data", "phantoms", data, "--n", 1, "--spacing", 14).code == 0
     images, labels = data / "imagesTr", data / "labelsTr"
-    said = medar("view", images, "--label", labels, "--names", data, "--html", out)
-    assert (said.code, '"name": "heart"' in out.read_text()) == (0, True)
+    answer = medar("view", images, "--label", labels, "--names", data, "--html", out)
+    assert (answer.code, '"name": "heart"' in out.read_text()) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_real_files_are_shown_as_medar_reads_them(
     file, out = shared_data / "awkward" / name, tmp_path / "page.html"
     if options:
         assert options[0] in medar("view", file, "--html", out).refusal
-    said = medar("view", file, *options, "--html", out)
-    assert (said.code, out.exists()) == (0, True)
-    assert ("the first 8 of 20 channels" in said.err) == ("--channels" in options)
-    assert ("neither sform nor qform" in said.err) == ("header" in options)
+    answer = medar("view", file, *options, "--html", out)
+    assert (answer.code, out.exists()) == (0, True)
+    assert ("the first 8 of 20 channels" in answer.err) == ("--channels" in options)
+    assert ("neither sform nor qform" in answer.err) == ("header" in options)

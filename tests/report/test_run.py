@@ -1,4 +1,4 @@
-"""A run's report: what it says, what it leaves out, and that nothing in it leads outside."""
+"""The report about a run: its content, missing sections, damaged files, no external links."""
 
 import base64
 import re
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.records import SYNTHESIS
+from medar.report.charts import Distance, distance_chart
 from medar.report.folder import DEFAULT_STAGES, RunFolder
 from medar.report.run import SECTIONS, make_report, write_report
 
@@ -45,7 +46,7 @@ def test_a_finished_run_has_every_section(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_the_text_describes_the_run(run: Path) -> None:
     text = write_report(run).read_text().replace("\u00a0", " ")
-    for said in (
+    for sentence in (
         "4 CT volumes of hearts were resampled to 6 × 4 × 6 voxels of 1 × 1 × 2 mm.",
         "trained for 20 steps in 1 min 59 s, encodes each volume as 27 tokens on 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
@@ -61,7 +62,7 @@ def test_the_text_describes_the_run(run: Path) -> None:
         "git checkout abc123",
         "For research only.",
     ):
-        assert said in text, said
+        assert sentence in text, sentence
     assert "secret" not in text  # the name of the machine
 
 
@@ -216,7 +217,7 @@ def _nothing_measured(run: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "expected"),
     [
         (_no_object, {"Data": "each line must hold a JSON object"}),
         (_cut_picture, {"Synthetic volumes": "not a complete PNG"}),
@@ -237,14 +238,14 @@ def _nothing_measured(run: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_file_affects_only_its_section(
-    run: Path, damage: Callable[[Path], None], said: dict[str, str]
+    run: Path, damage: Callable[[Path], None], expected: dict[str, str]
 ) -> None:
     damage(run)
     report = make_report(RunFolder(run))
     assert "Summary" in [section.title for section in report.sections]
     absent = dict(report.missing)
-    assert absent.keys() == said.keys()
-    for title, words in said.items():
+    assert absent.keys() == expected.keys()
+    for title, words in expected.items():
         assert words in absent[title]
 
 
@@ -300,12 +301,12 @@ def test_the_text_fits_the_numbers(run: Path) -> None:
     report["memorisation"]["voxels"]["suspects"] = [{**suspect, "index": k} for k in range(25)]
     write_json(path, {**report, "ms_ssim": 0.25004})
     text = write_report(run).read_text()
-    for said in (
+    for sentence in (
         "1 real volume of the test split, encoded as tokens",
         "Synthetic volumes are as similar to each other as real ones.",
         "closest first for each kind of distance; the first 20 of 25",
     ):
-        assert said in text, said
+        assert sentence in text, sentence
     assert "nobody" not in text  # suspected copies might show somebody
 
 
@@ -325,3 +326,20 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="no run in it"):
         write_report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_legend_names_only_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def look(figure: Figure, file: object, **_: object) -> None:
+        seen.extend(text.get_text() for text in figure.legends[0].get_texts())
+
+    monkeypatch.setattr(Figure, "savefig", look)
+    without = Distance("a", 3.0, None, None)
+    distance_chart(
+        [without, Distance("b", 3.0, (2.0, 4.0), 1.0), Distance("c", 3.0, None, 1.0)], ""
+    )
+    assert sorted(seen) == ["held-out real (floor)", "synthetic"]
+    seen.clear()
+    distance_chart([without], "")
+    assert seen == ["synthetic"]

@@ -10,7 +10,7 @@ from medar.report.blocks import Block, Picture
 from medar.report.charts import MUTED, ORANGE, Bars, Curve, Panel, bar_chart, line_chart
 from medar.report.folder import Metrics, RunFolder
 from medar.report.formatting import format_number, join_words
-from medar.volume import Shape3
+from medar.tokenizer.schedule import ScaleSchedule
 
 DICE = "validation/dice"
 CROSS_ENTROPY, MARGINAL = "validation/cross_entropy", "validation/marginal"
@@ -26,17 +26,10 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Grids of a tokenizer's scales, coarse to fine."""
-
-    grids: tuple[Shape3, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizerModel:
     """What a report needs of a tokenizer's configuration."""
 
-    schedule: Schedule
+    schedule: ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
