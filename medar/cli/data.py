@@ -1,4 +1,4 @@
-"""`medar data`: check, plan, prepare and look at data sets; write phantoms."""
+"""`medar data`: check, plan, prepare and show data sets; make phantoms."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="data",
-    help="Check, plan, prepare and look at data sets; write phantoms.",
+    help="Check, plan, prepare and show data sets; make phantoms.",
     help_format="markdown",
     default_parameter=Parameter(negative=""),
 )
@@ -27,31 +27,31 @@ DATASET = DataSet()
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class PlanValues:
-    """Values of the plan that are given instead of derived."""
+    """Values of the plan that replace derived ones."""
 
     voxels: int | None = None
-    """Voxels that a model may see at once; default 2097152 (128 cubed)."""
+    """Voxels that a model may see at once; default: 2097152 (128 cubed)."""
     spacing: tuple[float, float, float] | None = None
     """Voxel sides in mm."""
     size: tuple[int, int, int] | None = None
-    """Voxels of a whole volume, or of a patch."""
+    """Size of a whole volume or of a patch, in voxels."""
     mode: Literal["volume", "patch"] | None = None
-    """One array of SIZE a case, or patches of SIZE cut from larger ones."""
+    """One array of SIZE per case, or patches of SIZE cut from larger arrays."""
     downsampling: tuple[int, int, int] | None = None
-    """Factors from voxels to the latent grid."""
+    """Factor from voxels to the latent grid, per axis."""
     centre: Literal["image", "foreground"] | None = None
-    """What stays in the middle when volumes are cropped."""
+    """Centre of a cropped volume: that of the image or of its foreground."""
     window: tuple[float, float] | None = None
     """Intensity window in the volume's units (HU), for every channel."""
     percentiles: tuple[float, float] | None = None
-    """Intensity window between percentiles of each volume, for every channel."""
+    """Intensity window in percentiles of each volume, for every channel."""
 
     def overrides(self) -> dict[str, Any]:
-        """The values that were given, as `make_plan` takes them."""
+        """The given values, in the form that `make_plan` takes."""
         names = ("spacing", "size", "mode", "downsampling", "centre")
         given = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         if self.window and self.percentiles:
-            raise MedarError("--window and --percentiles exclude each other; give one")
+            raise MedarError("--window and --percentiles exclude each other; pass one of them")
         for kind, pair in (("window", self.window), ("percentiles", self.percentiles)):
             if pair:
                 rule = {"kind": kind, "low": pair[0], "high": pair[1]}
@@ -80,7 +80,7 @@ def check(
     path
         Folder, dataset.json, JSONL manifest or single volume.
     deep
-        Read every voxel too.
+        Also read every voxel.
     json
         Print the report as one JSON object (docs/reference/datasets.md).
     workers
@@ -122,20 +122,20 @@ def plan(
     dataset: DataSet = DATASET,
     reading: Reading = READING,
 ) -> int:
-    """Measure a data set and write how its volumes will be brought to one form.
+    """Measure a data set and derive the plan by which its volumes are prepared.
 
-    Leaves OUT/fingerprint.json and OUT/plan.yaml, and keeps a plan that was there before as
-    OUT/plan.previous.yaml. Values given here replace derived ones; what depends on them follows.
-    Exit code 1 if cases could not be read: the plan is made from the others.
+    Writes OUT/fingerprint.json and OUT/plan.yaml; an earlier plan is kept as
+    OUT/plan.previous.yaml. Values given here replace derived ones, and the other values take them
+    into account. Exit code 1 if cases could not be read; the plan is made from the others.
 
     Parameters
     ----------
     path
         Folder, dataset.json, JSONL manifest or single volume.
     out
-        Folder to write to; the one that `prepare` will fill.
+        Folder to write to, which `prepare` will fill.
     json
-        Print one JSON object: the plan's values, `latent` (its latent grid) and `failed`.
+        Print one JSON object: the plan's values, `latent` (the latent grid) and `failed`.
     workers
         Processes; default: one per CPU core.
     """
@@ -144,7 +144,7 @@ def plan(
     from medar.data.prepared import FINGERPRINT_FILE, PLAN_FILE
     from medar.settings import to_dict
 
-    made = plan_data_set(
+    derived = plan_data_set(
         dataset.read(path),
         out,
         workers=worker_count(workers),
@@ -154,9 +154,9 @@ def plan(
     )
     failed = Fingerprint.load(out / FINGERPRINT_FILE).failed
     if json:
-        print_json({**to_dict(made), "latent": list(made.latent), "failed": failed})
+        print_json({**to_dict(derived), "latent": list(derived.latent), "failed": failed})
         return 1 if failed else 0
-    _print_plan(made, out / PLAN_FILE)
+    _print_plan(derived, out / PLAN_FILE)
     if failed:
         rows = ((case, "not measured", reason) for case, reason in failed.items())
         print_table(("case", "", "message"), rows)
@@ -176,12 +176,12 @@ def prepare(
     dataset: DataSet = DATASET,
     reading: Reading = READING,
 ) -> int:
-    """Bring every case of a data set to its plan's form, into a cache that training reads.
+    """Bring every case of a data set to its plan's form, in a cache that training reads.
 
-    Without a plan in OUT, one is made first. A second run does nothing, a changed setting redoes
-    what depends on it, an interrupted run goes on; exit code 1 if cases had to be set aside.
-    Where there is a plan, values given here replace its own and no others: to derive what depends
-    on them anew, use `medar data plan`.
+    Without a plan in OUT, one is made first. Existing results are kept: a second run does nothing,
+    a changed setting redoes what depends on it, an interrupted run is resumed. Exit code 1 if cases
+    failed. Values given here replace those of an existing plan and leave its other values as they
+    are; to derive these again, use `medar data plan`.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def prepare(
     out
         Folder to fill.
     plan
-        A plan to use instead of OUT/plan.yaml.
+        Plan to use instead of OUT/plan.yaml.
     json
         Print one JSON object: folder, made, kept, failed, notes.
     workers
@@ -228,11 +228,11 @@ def prepare(
             }
         )
         return 1 if done.failed else 0
-    remarks = [(case, "set aside", reason) for case, reason in done.failed.items()]
+    remarks = [(case, "failed", reason) for case, reason in done.failed.items()]
     remarks += [(case, "note", note) for case, notes in done.notes.items() for note in notes]
     if remarks:
         print_table(("case", "", "message"), remarks)
-    print(f"{out}: {done.made} cases made, {done.kept} kept, {len(done.failed)} set aside")
+    print(f"{out}: {done.made} cases made, {done.kept} kept, {len(done.failed)} failed")
     return 1 if done.failed else 0
 
 
@@ -249,25 +249,25 @@ def show(
     modality: Literal["CT", "MR"] | None = None,
     reading: Reading = READING,
 ) -> None:
-    """Draw three orthogonal slices of a volume to a PNG, with its label on top.
+    """Draw three orthogonal slices of a volume as a PNG, with its label as an overlay.
 
     Parameters
     ----------
     case
-        A volume file, or the id of a case in DATA; default its first case.
+        A volume file, or the id of a case in DATA; default: its first case.
     data
-        A data set, or a folder that `prepare` filled; from the latter the prepared case is drawn.
+        A data set, or a folder that `prepare` filled, of which the prepared case is drawn.
     label
-        A label map for a volume file.
+        Label map of a volume file.
     out
-        The PNG; default the case's name in this folder.
+        The PNG file; default: the case's name in the current folder.
     inverse
-        Draw the original, the prepared case taken back to it, and their difference; DATA must be
-        prepared.
+        Draw the original, the prepared case restored to the original's grid and intensities, and
+        their difference; DATA must be prepared.
     window
         Intensities shown as black and white, in the volume's units.
     modality
-        For a volume file: CT is shown in a soft tissue window.
+        Modality of a volume file; CT is shown in a soft tissue window.
     """
     from medar.cli.show import draw_case
 
@@ -292,27 +292,26 @@ def phantoms(
     n: int = 64,
     modality: Literal["ct", "mr"] = "ct",
     seed: int = 0,
-    spacing: float | None = None,
+    spacing: float = 6.0,
 ) -> None:
-    """Write labelled synthetic torsos as an MSD data set: bodies to try everything on.
+    """Make a data set of labelled synthetic torsos, in the MSD layout, for trying medar out.
 
     Parameters
     ----------
     out
-        A new folder, or one of phantoms to replace.
+        A new folder, or a folder of phantoms to replace.
     n
         Number of volumes.
     modality
-        CT in Hounsfield units, or MR in several contrasts.
+        CT in Hounsfield units, or MR of several contrasts.
     seed
-        Volume k depends on the seed and k alone.
+        Volume k depends on SEED and k only.
     spacing
-        Mean voxel side in mm; default about 60 voxels a side.
+        Typical voxel side in mm; default: 6, which gives about 60 voxels per side.
     """
     from medar.data.phantoms import write_phantoms
 
-    given = {} if spacing is None else {"spacing": spacing}
-    write_phantoms(out, n=n, modality=modality, seed=seed, **given)
+    write_phantoms(out, n=n, modality=modality, seed=seed, spacing=spacing)
     print(f"{out}: {n} {modality.upper()} phantoms")
 
 

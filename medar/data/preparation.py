@@ -1,7 +1,7 @@
-"""One volume to the plan's form and back: orient, normalise, resample, crop or pad.
+"""One volume to the plan's form and back: normalise, resample, crop or pad.
 
-Resampling, cropping and padding are a single interpolation onto a target grid, and none at all
-where the spacing already fits. A `Trace` remembers what the inverse needs.
+Resampling, cropping and padding are a single interpolation onto a target grid, and no interpolation
+if the volume has the plan's spacing already. A `Trace` holds what the inverse needs.
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from medar.errors import MedarError
 from medar.volume import Grid, Provenance, Volume, resample
 
 VERSION = 2
-"""Raise it whenever the bytes of a prepared case change: caches of another version are redone."""
+"""To be raised whenever the bytes of a prepared case change: older caches are then redone."""
 
 SAME_SPACING = 1e-3
-"""Relative difference below which a spacing is taken to be the plan's, and is left alone."""
+"""Relative difference below which a spacing counts as the plan's and is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """What happened to a volume on its way to the plan's form."""
+    """Record of how a volume was brought to the plan's form, which makes it invertible."""
 
     source: Grid
     """The volume's grid before, RAS+."""
@@ -35,39 +35,39 @@ class Trace:
     provenance: Provenance | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The trace as JSON-able values."""
-        came_from = self.provenance
+        """The trace as JSON-serialisable values."""
+        origin = self.provenance
         return {
             "source": self.source.to_dict(),
             "target": self.target.to_dict(),
             "windows": [[w.low, w.high] for w in self.windows],
             "modality": self.modality,
-            "provenance": came_from
+            "provenance": origin
             and {
-                "path": came_from.path,
-                "format": came_from.format,
-                "grid": came_from.grid.to_dict(),
-                "dtype": came_from.dtype,
-                "notes": list(came_from.notes),
+                "path": origin.path,
+                "format": origin.format,
+                "grid": origin.grid.to_dict(),
+                "dtype": origin.dtype,
+                "notes": list(origin.notes),
             },
         }
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Trace":
-        """The trace that `to_dict` described."""
-        came_from = value["provenance"]
+        """The trace from the values of `to_dict`."""
+        origin = value["provenance"]
         return cls(
             source=Grid.from_dict(value["source"]),
             target=Grid.from_dict(value["target"]),
             windows=tuple(Window(low=low, high=high) for low, high in value["windows"]),
             modality=value["modality"],
-            provenance=came_from
+            provenance=origin
             and Provenance(
-                path=came_from["path"],
-                format=came_from["format"],
-                grid=Grid.from_dict(came_from["grid"]),
-                dtype=came_from["dtype"],
-                notes=tuple(came_from["notes"]),
+                path=origin["path"],
+                format=origin["format"],
+                grid=Grid.from_dict(origin["grid"]),
+                dtype=origin["dtype"],
+                notes=tuple(origin["notes"]),
             ),
         )
 
@@ -76,11 +76,11 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
     """Bring an image to the plan's grid and to [-1, 1].
 
     Returns:
-        (C, X, Y, Z) float32, with X, Y, Z the plan's size in volume mode, and the trace that
-        leads back.
+        (C, X, Y, Z) float32, with X, Y, Z the plan's size in volume mode, and the trace for the
+        inverse.
 
     Raises:
-        MedarError: a constant volume, or channels without an intensity rule.
+        MedarError: the volume is constant, or a channel has no intensity rule.
     """
     rules = plan.rules(volume.channels, volume.modality)
     windows = tuple(rule.fit(channel) for rule, channel in zip(rules, volume.array, strict=True))
@@ -103,26 +103,31 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
 
 
 def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
-    """Bring a label map to the grid that its image went to: (1, X, Y, Z) of `Plan.label_dtype`.
+    """Bring a label map to the grid of its prepared image: (1, X, Y, Z) of `Plan.label_dtype`.
 
     Raises:
-        MedarError: a value that the plan does not name.
+        MedarError: a value is not one of the plan's labels.
     """
-    known = {0, *plan.labels} | ({plan.ignore_label} if plan.ignore_label is not None else set())
-    odd = sorted(set(np.unique(label.array).tolist()) - known)
-    if odd:
+    allowed = {0, *plan.labels} | ({plan.ignore_label} if plan.ignore_label is not None else set())
+    unknown = sorted(set(np.unique(label.array).tolist()) - allowed)
+    if unknown:
         raise MedarError(
-            f"label values {', '.join(map(str, odd))} are not among the plan's "
-            f"{', '.join(map(str, sorted(known)))}"
+            f"label values {', '.join(map(str, unknown))} are not among the plan's "
+            f"{', '.join(map(str, sorted(allowed)))}"
         )
     moved = resample(label, target, interpolation=plan.label_interpolation, fill=0).array
     return moved.astype(plan.label_dtype)
 
 
 def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
-    """From the plan's form, (C, X, Y, Z), back to the volume's own grid and intensities.
+    """The inverse of `prepare_image`: back to the volume's own grid and intensities.
 
-    Where the plan's grid did not reach, the volume is filled with its window's lowest value.
+    Args:
+        array: (C, X, Y, Z) in the plan's form.
+        trace: as `prepare_image` returned it.
+
+    Returns:
+        The volume; outside the plan's grid it has the lowest value of its window.
     """
     prepared = Volume(array=array, affine=trace.target.affine, modality=trace.modality)
     back = resample(to_the_border(prepared, trace.source), trace.source, fill=-1.0).array
@@ -138,17 +143,17 @@ def restore_image(array: npt.NDArray[Any], trace: Trace) -> Volume:
 
 
 def restore_label(array: npt.NDArray[Any], trace: Trace) -> Volume:
-    """A label map in the plan's form, (1, X, Y, Z), back on the volume's own grid."""
+    """The inverse of `prepare_label`: a label map, (1, X, Y, Z), on the volume's own grid."""
     prepared = Volume(array=array, affine=trace.target.affine)
     back = resample(to_the_border(prepared, trace.source), trace.source, fill=0)
     return Volume(array=back.array, affine=trace.source.affine, provenance=trace.provenance)
 
 
 def to_the_border(volume: Volume, source: Grid) -> Volume:
-    """What lies on a plan's grid, its outermost voxels repeated where these end too early.
+    """Pad a volume on a plan's grid by repeating its outermost voxels, to cover its source grid.
 
-    A grid of another spacing has whole voxels: each of its ends may lie up to a quarter of one
-    inside the volume that it was made of.
+    As a grid has whole voxels, each of its ends may lie up to a quarter of a voxel inside the
+    volume that it was made from.
 
     Args:
         volume: on the target grid of a `Trace`.
@@ -158,7 +163,7 @@ def to_the_border(volume: Volume, source: Grid) -> Volume:
     first = to_target[:3, 3]
     last = first + to_target[:3, :3] @ (np.asarray(source.shape) - 1)
     short = np.maximum(-0.5 - first, last + 0.5 - np.asarray(volume.shape))
-    # ITK takes the very end of a grid for outside.
+    # ITK treats the very end of a grid as outside.
     more = ((short > -SAME_SPACING) & (short < 0.25 + SAME_SPACING)).astype(int)
     if not more.any():
         return volume
@@ -169,7 +174,7 @@ def to_the_border(volume: Volume, source: Grid) -> Volume:
 
 
 def target_grid(volume: Volume, plan: Plan) -> Grid:
-    """The grid that a volume is sampled on: the plan's spacing; in volume mode also its size.
+    """The grid that a volume is resampled to: the plan's spacing and, in volume mode, its size.
 
     Volumes that have the spacing already keep their lattice, so that nothing is interpolated.
     """
@@ -187,7 +192,7 @@ def target_grid(volume: Volume, plan: Plan) -> Grid:
 
 
 def _foreground_centre(volume: Volume) -> npt.NDArray[np.float64]:
-    """The middle, in voxels, of the box around the first channel's foreground."""
+    """Centre, in voxels, of the bounding box of the first channel's foreground."""
     first = volume.array[0]
     mask = first > (TISSUE_HU if volume.modality == "CT" else first.min())
     if not mask.any():

@@ -1,7 +1,7 @@
-"""Preparing a data set: every case to the plan's form, in parallel, into a cache.
+"""Preparing a data set: every case is brought to the plan's form and stored in a cache.
 
-What is there already is kept; a case that fails is set aside with its reason; an interrupted run
-goes on where it stopped. `medar.data.prepared` describes the folder that results.
+Existing entries are kept, failed cases are recorded with their errors, and an interrupted run can
+be resumed. `medar.data.prepared` describes the folder that results.
 """
 
 import json
@@ -35,29 +35,29 @@ from medar.progress import track
 from medar.settings import to_dict
 
 LOCATIONS = 1000
-"""Voxels remembered per label, for patches that are to contain it."""
+"""Largest number of voxel positions stored per label, for patches that must contain it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preparation:
-    """What a run of `prepare` did."""
+    """Result of `prepare`."""
 
     folder: Path
     made: int
-    """Cases of which an image or label was made."""
+    """Number of cases of which an image or label was made."""
     kept: int
-    """Cases whose entries were there already."""
+    """Number of cases whose entries existed already."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Cases set aside, with reasons."""
+    """Cases that could not be prepared, with reasons."""
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """What the readers had to say about the geometry of a case."""
+    """Remarks of the readers about the geometry of cases."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     case: Case
     image: str
-    """Key of the image's entry."""
+    """Key of the image in the cache."""
     label: str | None
 
 
@@ -73,21 +73,21 @@ def prepare(
 
     Args:
         manifest: the cases, with splits.
-        plan: the form.
-        out: the folder to fill, see `medar.data.prepared`.
+        plan: the form that they are brought to.
+        out: the folder to fill (see `medar.data.prepared`).
         workers: processes, each holding one case in memory; default: one per CPU core.
-        hashes: content hashes; default an index kept in `out`.
+        hashes: content hashes; default: the index in `out`.
 
     Raises:
-        MedarError: every case failed, the disk is full, `out` holds something else, or another
-            process prepares it.
+        MedarError: every case failed, the disk is full, `out` holds other files, or another
+            process is preparing it.
     """
     out = Path(out)
     workers = default_workers() if workers is None else workers
     check_folder(out)
     if out.resolve() == manifest.root.resolve():
-        raise MedarError(f"{out}: is the data set itself; --out needs a folder of its own")
-    # Two runs would remove each other's files.
+        raise MedarError(f"{out}: is the data set itself; --out must be another folder")
+    # Concurrent runs would remove each other's files.
     with exclusive(out):
         return _prepare(manifest, plan, out, workers, hashes)
 
@@ -95,11 +95,11 @@ def prepare(
 def _prepare(
     manifest: Manifest, plan: Plan, out: Path, workers: int, hashes: HashIndex | None
 ) -> Preparation:
-    """What `prepare` does, once the folder is its own."""
+    """`prepare`, once the folder is locked."""
     hashes = hashes or HashIndex(out / HASHES_FILE)
     hashes.prime([file for case in manifest for file in case.files], workers=workers)
     plan.save(out / PLAN_FILE)
-    plan = Plan.load(out / PLAN_FILE)  # with the types that every later reader meets
+    plan = Plan.load(out / PLAN_FILE)  # as every later reader sees it
     manifest.save(out / MANIFEST_FILE)
     cache = ArrayCache(out / ARRAYS)
     jobs, failed = _jobs(manifest, plan, hashes)
@@ -134,9 +134,9 @@ def _prepare(
 
 
 def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job], dict[str, str]]:
-    """The keys of every case, and the cases whose files cannot be hashed."""
+    """The cache keys of every case, and the cases whose files cannot be hashed."""
     settings = to_dict(plan)
-    # Patches are cut when they are loaded: their size does not change what is stored.
+    # Patches are cut when they are loaded: their size does not affect the stored arrays.
     names = ("spacing", "mode", "reading", *(("size", "centre") if plan.mode == "volume" else ()))
     grid = {name: settings[name] for name in names}
     jobs, failed = [], {}
@@ -159,7 +159,7 @@ def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job]
                 "label": hashes[case.label] if case.label else None,
                 "labels": sorted(plan.labels),
                 "ignore": plan.ignore_label,
-                # Where the foreground's centre lies depends on it, and so does the grid.
+                # The foreground, and with it the centre of the grid, depends on the modality.
                 "modality": case.modality if plan.centre == "foreground" else None,
                 "interpolation": plan.label_interpolation,
             }
@@ -181,7 +181,7 @@ def _entries(job: _Job) -> set[str]:
 
 
 def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[str, ...]:
-    """Make the entries of one case that are missing; what its reader noted is returned."""
+    """Make the missing entries of one case, and return the remarks of its reader."""
     cache = ArrayCache(folder)
     whole = plan.mode == "volume"
     image = read_image(job.case, plan.reading)
@@ -194,34 +194,34 @@ def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[str, ...]:
             del label, values
     if job.image not in cache:
         array, trace = prepare_image(image, plan)
-        del image  # a large volume is in memory few times, not many
+        del image  # to limit the copies of a large volume in memory
         cache.put(job.image, array, {"trace": trace.to_dict()}, whole=whole)
     return notes
 
 
 def _label_meta(values: npt.NDArray[Any], key: str, whole: bool) -> dict[str, Any]:
-    """What is stored with a label map: voxels by value and, for patches, where some of them lie."""
+    """Metadata of a label map: voxels per value and, for patches, positions of some of them."""
     voxels = _count(values)
     return {"voxels": voxels, "locations": {} if whole else _locations(values, voxels, key)}
 
 
 def _count(values: npt.NDArray[Any]) -> dict[str, int]:
-    """Voxels of each label value but 0."""
-    # Counting value by value is several times faster than the sort behind np.unique's counts.
-    found = np.unique(values)
-    return {str(int(v)): int(np.count_nonzero(values == v)) for v in found if v}
+    """Number of voxels of each label value except 0."""
+    # Counting value by value is several times faster than np.unique with counts, which sorts.
+    present = np.unique(values)
+    return {str(int(v)): int(np.count_nonzero(values == v)) for v in present if v}
 
 
 def _locations(values: npt.NDArray[Any], voxels: dict[str, int], key: str) -> dict[str, bytes]:
-    """Up to `LOCATIONS` voxels of each label, int32 (n, 3), drawn by the entry's own key."""
+    """Up to `LOCATIONS` voxels of each label, int32 (n, 3), drawn with the entry's key as seed."""
     generator = np.random.default_rng(int(key.rsplit("-", 1)[1], 16))
     drawn = {}
     for value in voxels:
-        places = np.flatnonzero(values == int(value))
-        if len(places) > LOCATIONS:
-            places = places[np.sort(generator.choice(len(places), LOCATIONS, replace=False))]
-        corners = np.unravel_index(places, values.shape[1:])
-        drawn[value] = np.stack(corners, axis=1).astype(np.int32).tobytes()
+        indices = np.flatnonzero(values == int(value))
+        if len(indices) > LOCATIONS:
+            indices = indices[np.sort(generator.choice(len(indices), LOCATIONS, replace=False))]
+        voxel = np.unravel_index(indices, values.shape[1:])
+        drawn[value] = np.stack(voxel, axis=1).astype(np.int32).tobytes()
     return drawn
 
 
@@ -240,7 +240,7 @@ def _line(job: _Job, plan: Plan) -> dict[str, Any]:
 
 
 def _annotated(case: Case, plan: Plan) -> list[int]:
-    """The plan's label values that somebody looked for in a case."""
+    """The plan's label values that were annotated in a case."""
     if case.label is None:
         return []
     return [v for v in plan.labels if case.annotated is None or v in case.annotated]

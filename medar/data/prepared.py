@@ -37,19 +37,19 @@ ARRAYS = "arrays"
 
 
 def check_folder(out: Path) -> None:
-    """Refuse to mix a prepared data set with other files.
+    """Check that a folder is empty or holds a prepared data set.
 
     Raises:
-        MedarError: `out` is a file, or a folder that holds something else.
+        MedarError: `out` is a file, or a folder that holds other files.
     """
     if out.exists() and not out.is_dir():
         raise MedarError(f"{out}: is a file; --out names a folder")
-    known = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
-    found = {p.name for p in out.iterdir()} if out.exists() else set()
-    inside = {name for name in found if not name.startswith(TEMPORARY) and name != TRACKED}
-    if inside and not inside & known:
+    ours = {PLAN_FILE, CASES_FILE, MANIFEST_FILE, ARRAYS, HASHES_FILE, FINGERPRINT_FILE}
+    names = {p.name for p in out.iterdir()} if out.exists() else set()
+    names = {name for name in names if not name.startswith(TEMPORARY) and name != TRACKED}
+    if names and not names & ours:
         raise MedarError(
-            f"{out}: holds other files ({sorted(inside)[0]} ...); --out needs a new or empty "
+            f"{out}: holds other files ({sorted(names)[0]} ...); --out must be a new or empty "
             "folder, or one that was prepared before"
         )
 
@@ -64,27 +64,26 @@ class PreparedCase:
     modality: str | None
     attributes: dict[str, Any]
     annotated: tuple[int, ...]
-    """Label values that were looked for in this case."""
+    """Label values that were annotated in this case."""
     image: str
     """Key of the image in the cache."""
     label: str | None
-    """Key of the label map, if there is one."""
+    """Key of the label map in the cache; None without a label."""
 
 
 class Prepared:
-    """A folder that `prepare` filled.
+    """The cases of a folder that `prepare` filled.
 
-    The cases are kept as one block of bytes rather than as objects: worker processes then share
-    its memory instead of copying it as they count references.
+    The cases are kept as one block of bytes rather than as objects, so that worker processes share
+    the memory; counting references would copy it.
 
     Args:
         folder: holds plan.yaml, cases.jsonl and arrays/.
-        split: keep the cases of one split only.
-        splits: of subjects, in place of those that the folder says; a subject that is not named
-            is in none.
+        split: the split to keep; None for all cases.
+        splits: split by subject, in place of the folder's own; other subjects have no split.
 
     Raises:
-        MedarError: the folder was not prepared, not to the end, or holds no case of the split.
+        MedarError: the folder is not a finished prepared data set, or has no case of the split.
     """
 
     def __init__(
@@ -106,9 +105,9 @@ class Prepared:
             header, *lines = listing.read_bytes().splitlines()
             prepared_by = json.loads(header)["plan"]
             cases = [json.loads(line) for line in lines]
-            found = [case["split"] for case in cases]
+            split_of = [case["split"] for case in cases]
             if splits is not None:
-                found = [splits.get(case["subject"]) for case in cases]
+                split_of = [splits.get(case["subject"]) for case in cases]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MedarError(
                 f"{listing}: damaged ({one_line(error)}); run `medar data prepare` again"
@@ -118,11 +117,11 @@ class Prepared:
                 f"{self.folder}: {PLAN_FILE} has changed since the cases were prepared; "
                 "run `medar data prepare` again"
             )
-        if split is not None and split not in found:
-            there = ", ".join(sorted({str(s) for s in found}))
-            raise MedarError(f"{self.folder}: no case in the split {split!r}; there are: {there}")
+        if split is not None and split not in split_of:
+            listed = ", ".join(sorted({str(s) for s in split_of}))
+            raise MedarError(f"{self.folder}: no case in the split {split!r}; splits: {listed}")
         if split is not None:
-            lines = [line for line, s in zip(lines, found, strict=True) if s == split]
+            lines = [line for line, s in zip(lines, split_of, strict=True) if s == split]
         self.cache = ArrayCache(self.folder / ARRAYS)
         self._lines = np.frombuffer(b"".join(lines), dtype=np.uint8)
         self._ends = np.cumsum([len(line) for line in lines])
@@ -136,11 +135,11 @@ class Prepared:
         """The files, splits and labels that the cases were prepared from.
 
         Raises:
-            MedarError: the folder does not say, or its list is damaged.
+            MedarError: the folder's manifest is absent or damaged.
         """
-        every = Manifest.load(self.folder / MANIFEST_FILE)
-        there = {self[place].id for place in range(len(self))}
-        return every.with_cases(tuple(case for case in every if case.id in there))
+        manifest = Manifest.load(self.folder / MANIFEST_FILE)
+        ids = {self[index].id for index in range(len(self))}
+        return manifest.with_cases(tuple(case for case in manifest if case.id in ids))
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -153,10 +152,10 @@ class Prepared:
         return PreparedCase(**{**line, "annotated": tuple(line["annotated"])})
 
     def find(self, case_id: str) -> PreparedCase:
-        """The case of an id.
+        """The case with an id.
 
         Raises:
-            MedarError: there is none.
+            MedarError: there is no such case.
         """
         for index in range(len(self)):
             if self[index].id == case_id:
@@ -172,5 +171,5 @@ class Prepared:
         return self.cache.read(case.label) if case.label else None
 
     def trace(self, case: PreparedCase) -> Trace:
-        """What leads back to the case's own grid and intensities."""
+        """How to restore the case's own grid and intensities (see `restore_image`)."""
         return Trace.from_dict(self.cache.meta(case.image)["trace"])

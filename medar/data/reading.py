@@ -1,4 +1,4 @@
-"""The volumes behind a case: its channels stacked, its label on the same grid."""
+"""Reading the volumes of a case: its channels stacked, its label on the same grid."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,12 +13,12 @@ from medar.volume import ReadOptions, Volume, load_volume, read_header, read_vol
 
 
 def reading_for(manifest: Manifest, options: ReadOptions) -> ReadOptions:
-    """The options for a data set that names its channels: a 4D file then holds them."""
+    """The reading options of a data set: 4D files hold channels if the data set names several."""
     return replace(options, channels=True) if len(manifest.channels) > 1 else options
 
 
 def read_image(case: Case, options: ReadOptions) -> Volume:
-    """A case's image, (C, X, Y, Z): one file per channel, or one file that holds them all.
+    """Read a case's image, (C, X, Y, Z), from one file per channel or one file for all.
 
     Raises:
         MedarError: a file cannot be read, or the channels lie on different grids.
@@ -33,11 +33,11 @@ def read_image(case: Case, options: ReadOptions) -> Volume:
 
 
 def stack_channels(paths: Sequence[Path], volumes: Sequence[Volume]) -> Volume:
-    """One volume, (C, X, Y, Z), of the channels in several files; of a single file what it holds.
+    """Stack the channels of several files to one volume, (C, X, Y, Z).
 
     Args:
-        paths: the files, for the error.
-        volumes: what they hold, in the order of the channels.
+        paths: the files, for messages.
+        volumes: their volumes, in the order of the channels.
 
     Raises:
         MedarError: they lie on different grids.
@@ -68,10 +68,10 @@ def read_for_plan(
     """Read a volume in the way a plan's data set was read.
 
     Args:
-        plan: its reading options apply wherever `options` has the default.
+        plan: its reading options apply where `options` has the defaults.
         path: a file or DICOM folder (see `medar.volume.read_volume`), or one file per channel.
-        options: what differs for this file.
-        modality: "CT" or "MR" where the file does not state it; default `plan.sole_modality`.
+        options: options that differ for this file.
+        modality: "CT" or "MR" for a file that does not state it; default: `plan.sole_modality`.
 
     Raises:
         MedarError: a file cannot be read without guessing, NaN and Inf are to be kept, or the
@@ -90,7 +90,7 @@ def read_for_plan(
 
 
 def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None:
-    """A case's label map, (1, X, Y, Z), on the image's grid; None where the case has none.
+    """Read a case's label map, (1, X, Y, Z), on the image's grid; None if it has none.
 
     Raises:
         MedarError: the file cannot be read, holds fractions, or lies on another grid.
@@ -100,13 +100,13 @@ def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None
     label = load_volume(read_header(case.label, options), options, labels=True)
     if label.shape != image.shape:
         raise MedarError(
-            f"{case.label}: {_sides(label)} voxels for an image of {_sides(image)}; "
-            "a label map needs its image's shape"
+            f"{case.label}: a label map must have its image's shape {_sides(image)}, got "
+            f"{_sides(label)}"
         )
     if not label.grid.matches(image.grid):
         raise MedarError(
-            f"{case.label}: its affine puts corners {label.grid.distance(image.grid):.3g} mm from "
-            "the image's; correct the header of the one that is wrong"
+            f"{case.label}: its corners are {label.grid.distance(image.grid):.3g} mm away from "
+            "the image's; correct the affine that is wrong"
         )
     return Volume(array=label.array, affine=image.affine, provenance=label.provenance)
 

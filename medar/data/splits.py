@@ -1,7 +1,7 @@
-"""Splits by subject: reproducible on every machine, and unmoved by cases that come later.
+"""Splits by subject: reproducible on every machine and stable when cases are added.
 
-A split that the data set gives, or that was stored, stands. Other subjects are taken in the order
-of a hash of the seed and their name, each to the split that is farthest below its share.
+Splits that the data set gives, or that were stored, are kept. Other subjects are ordered by a hash
+of the seed and their name, and each is assigned to the split that is furthest below its fraction.
 """
 
 import hashlib
@@ -23,20 +23,19 @@ def assign_splits(
     seed: int = 0,
     stored: Manifest | Mapping[str, Split] | None = None,
 ) -> Manifest:
-    """Give each case a split, all cases of a subject the same one.
+    """Assign a split to each case; all cases of a subject get the same split.
 
-    With three subjects or more, each split with a share gets at least one. Where the data set
-    itself divides its cases but names no val, and nothing is stored, val is carved out of train.
+    With three subjects or more, each split with a fraction above 0 gets at least one. If the data
+    set has splits but no val, and nothing is stored, some subjects of train become val.
 
     Args:
         manifest: the data set; splits that its cases have are kept.
-        fractions: shares of train, val and test among the subjects; they sum to 1.
-        seed: decides the order in which subjects are assigned.
-        stored: an earlier manifest of the data set, or splits by subject: none of them changes,
-            whatever cases were added since.
+        fractions: of the subjects in train, val and test; they sum to 1.
+        seed: of the order in which subjects are assigned.
+        stored: an earlier manifest of the data set, or splits by subject, which are kept.
 
     Raises:
-        MedarError: fractions that are no shares, or a stored split that the data set contradicts.
+        MedarError: the fractions are invalid, or a stored split contradicts the data set.
     """
     _check_fractions(fractions)
     subjects = list(dict.fromkeys(case.subject for case in manifest))
@@ -65,16 +64,16 @@ def _assign(
     fractions: tuple[float, float, float],
     seed: int,
 ) -> dict[str, Split]:
-    """The split of each subject: the fixed one, else the one farthest below its share."""
+    """The split of each subject: its fixed one, else the split furthest below its fraction."""
     assigned = {subject: fixed[subject] for subject in subjects if subject in fixed}
     counts = Counter(assigned.values())
-    share = {s: f * len(subjects) for s, f in zip(SPLITS, fractions, strict=True) if f > 0}
+    target = {s: f * len(subjects) for s, f in zip(SPLITS, fractions, strict=True) if f > 0}
     new = in_order((subject for subject in subjects if subject not in fixed), seed)
     for done, subject in enumerate(new):
-        empty = [split for split in share if counts[split] == 0]
-        # The last subjects go to splits that would stay empty otherwise.
-        open_to = empty if empty and len(new) - done <= len(empty) else list(share)
-        split = max(open_to, key=lambda s: share[s] - counts[s])
+        empty = [split for split in target if counts[split] == 0]
+        # The last subjects go to splits that would otherwise stay empty.
+        open_to = empty if empty and len(new) - done <= len(empty) else list(target)
+        split = max(open_to, key=lambda s: target[s] - counts[s])
         assigned[subject] = split
         counts[split] += 1
     return assigned
@@ -83,7 +82,7 @@ def _assign(
 def _carve(
     fixed: Mapping[str, Split], fractions: tuple[float, float, float], seed: int
 ) -> list[str]:
-    """Subjects of a given train split that become val, where the data set names no val."""
+    """Subjects of train that become val, if the data set has a train split and no val."""
     train = [subject for subject, split in fixed.items() if split == "train"]
     if "val" in fixed.values() or len(train) < 2 or fractions[1] == 0:
         return []
@@ -100,7 +99,7 @@ def _stored(
     stored: Manifest | Mapping[str, Split] | None,
     manifest: Manifest,
 ) -> dict[str, Split]:
-    """Stored splits by subject, once none contradicts the data set's own."""
+    """Stored splits by subject, checked against the data set's own."""
     if stored is None:
         return {}
     kept = _by_subject(stored) if isinstance(stored, Manifest) else dict(stored)
@@ -110,7 +109,7 @@ def _stored(
         if own != split and (own, split) != ("train", "val"):
             raise MedarError(
                 f"{manifest.root}: subject {subject!r} is {split} in the stored splits and {own} "
-                "in the data set; correct one, or assign anew without the stored splits"
+                "in the data set; correct one, or leave out the stored splits"
             )
     return kept
 
@@ -128,6 +127,6 @@ def _check_fractions(fractions: tuple[float, float, float]) -> None:
     fine = len(fractions) == 3 and all(math.isfinite(f) and f >= 0 for f in fractions)
     if not fine or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
         raise MedarError(
-            f"split fractions {tuple(fractions)}: shares of train, val and test are needed that "
-            "sum to 1, train above 0, for instance 0.8, 0.1, 0.1"
+            "split fractions must be three numbers (train, val, test) that sum to 1, train above "
+            f"0, got {tuple(fractions)}"
         )

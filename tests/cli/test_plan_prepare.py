@@ -48,7 +48,7 @@ def prepared(out: Path) -> dict[str, dict[str, Any]]:
         ("--voxels 0", "voxels must be at least 1, got 0"),
         ("--voxels -5", "voxels must be at least 1, got -5"),
         ("--mode cube", "cube"),
-        ("--workers 0", "--workers 0"),
+        ("--workers 0", "--workers must be at least 1, got 0"),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "prepare"])

@@ -210,7 +210,7 @@ def test_bad_cases_are_set_aside(tmp_path: Path, dataset: MakeDataset, plan: Mak
     assert {k: line["reason"] for k, line in told.items()} == done.failed
     assert set(told) == {"c0", "c1", "c2", "c3", "c4"}
     assert str(c0.images[0]) in done.failed["c0"]
-    assert "8x7x5 voxels for an image of 8x7x6" in done.failed["c1"]
+    assert "must have its image's shape 8x7x6, got 8x7x5" in done.failed["c1"]
     assert "label values 9 are not among" in done.failed["c2"]
     assert "No such file" in done.failed["c3"]
     assert "constant volume" in done.failed["c4"]

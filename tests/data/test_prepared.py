@@ -54,7 +54,7 @@ def test_splits(folder: Path) -> None:
     assert [case.id for case in Prepared(folder)] == ["c0", "c1", "c2"]
     assert [case.id for case in Prepared(folder, split="train")] == ["c0", "c1"]
     assert [case.id for case in Prepared(folder, split="val")] == ["c2"]
-    with pytest.raises(MedarError, match="no case in the split 'test'; there are: train, val"):
+    with pytest.raises(MedarError, match="no case in the split 'test'; splits: train, val"):
         Prepared(folder, split="test")
 
 

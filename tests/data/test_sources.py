@@ -77,7 +77,7 @@ def test_ids_are_unique_and_steady(tmp_path: Path) -> None:
 
 def test_one_name_in_two_formats_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii", "a.nrrd")
-    with pytest.raises(MedarError, match=r"has the name of .*a\.nii"):
+    with pytest.raises(MedarError, match=r"has the same name as .*a\.nii"):
         read_manifest(tmp_path)
 
 
@@ -253,25 +253,31 @@ def test_regions_keep_their_values(tmp_path: Path) -> None:
     ("keys", "said"),
     [
         ({"name": "x"}, "neither MSD's key 'training'"),
-        ({"training": {}}, "training: {}; a list"),
+        ({"training": {}}, "training must be a list, got {}"),
         ({"training": []}, "no case to read"),
-        ({"training": [3]}, r"training\[0\]: 3"),
-        ({"training": [{"image": 3}]}, r"training\[0\].image: 3"),
+        ({"training": [3]}, r"training\[0\] must be .*, got 3"),
+        ({"training": [{"image": 3}]}, r"training\[0\].image must be .*, got 3"),
         ({"training": [{"image": "a.nii", "label": ""}]}, r"training\[0\].label: ''"),
-        ({"training": ["a.nii"], "modality": "CT"}, "modality: 'CT'"),
+        ({"training": ["a.nii"], "modality": "CT"}, "modality must map .*, got 'CT'"),
         ({"training": ["a.nii"], "modality": {"0": 1}}, "modality"),
         ({"training": ["a.nii"], "modality": {"1": "CT"}}, "count from 0"),
         ({"training": ["a.nii"], "labels": ["liver"]}, "labels"),
-        ({"training": ["a.nii"], "labels": {"liver": "x"}}, "labels: 'liver': 'x'"),
-        ({"training": ["a.nii"], "labels": {"liver": 1.5}}, "labels: 'liver': 1.5"),
-        ({"training": ["a.nii"], "labels": {"a": 1, "b": 1}}, "one value, one name"),
-        ({**NNUNET, "file_ending": ".png"}, "file_ending '.png'"),
-        ({**NNUNET, "channel_names": None}, "channel_names: None"),
-        ({**NNUNET, "labels": None}, "labels: None"),
-        ({**NNUNET, "dataset": []}, "dataset: an object"),
-        ({**NNUNET, "dataset": {"a": {"images": []}}}, "dataset.a: "),
-        ({**NNUNET, "dataset": {"a": {"images": "x.nii"}}}, "dataset.a.images: 'x.nii'"),
-        ({**NNUNET, "dataset": {"a": {"images": ["x.nii"], "label": 1}}}, "dataset.a.label: 1"),
+        ({"training": ["a.nii"], "labels": {"liver": "x"}}, "labels: 'liver' must be .*, got 'x'"),
+        ({"training": ["a.nii"], "labels": {"liver": 1.5}}, "labels: 'liver' must be .*, got 1.5"),
+        ({"training": ["a.nii"], "labels": {"a": 1, "b": 1}}, "a value has one name"),
+        ({**NNUNET, "file_ending": ".png"}, "file_ending must be .*, got '.png'"),
+        ({**NNUNET, "channel_names": None}, "channel_names must map .*, got None"),
+        ({**NNUNET, "labels": None}, "labels must be .*, got None"),
+        ({**NNUNET, "dataset": []}, "dataset must be an object"),
+        ({**NNUNET, "dataset": {"a": {"images": []}}}, "dataset.a must be "),
+        (
+            {**NNUNET, "dataset": {"a": {"images": "x.nii"}}},
+            "dataset.a.images must be a list, got 'x.nii'",
+        ),
+        (
+            {**NNUNET, "dataset": {"a": {"images": ["x.nii"], "label": 1}}},
+            "dataset.a.label must be .*, got 1",
+        ),
         (NNUNET, "no case"),
     ],
 )
@@ -287,7 +293,7 @@ def test_a_wrong_description_is_one_line_of_error(
 
 def test_a_description_that_is_no_object(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("[]")
-    with pytest.raises(MedarError, match="object is needed, not a list"):
+    with pytest.raises(MedarError, match="must hold a JSON object, got a list"):
         read_manifest(tmp_path)
 
 
@@ -322,7 +328,7 @@ def test_bids(tmp_path: Path) -> None:
     assert (first.subject, first.modality) == ("sub-01", "MR")
     assert first.attributes == {"suffix": "T1w", "session": "1", "age": 33}
     assert (found["sub-02_ct"].modality, found.labels) == ("CT", {1: "grey"})
-    assert "suffix bold are passed over" in found.notes[0]
+    assert "suffix bold are skipped" in found.notes[0]
     assert len({case.split for case in found if case.subject == "sub-01"}) == 1
 
 

@@ -263,7 +263,7 @@ def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> 
         (FilesPredictor(tmp_path / "none"), data, {}, "no such folder"),
         (FilesPredictor(tmp_path / "twice"), data, {}, "are both label maps of c0; keep one"),
         (odd, data, {}, "unknown label values 7, 28; expected 0 and 1, 4"),
-        (moved(tmp_path / "moved"), data, {}, "its affine puts corners"),
+        (moved(tmp_path / "moved"), data, {}, "its corners are"),
         (maps, data, {"split": "val"}, "none annotated"),
         (maps, data, {"tolerance": 0.0}, "tolerance must be greater than 0"),
         (maps, data, {"limit": 0}, "limit must be at least 1, got 0"),

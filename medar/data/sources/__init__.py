@@ -1,4 +1,4 @@
-"""Reading any data set as a `Manifest`: its layout is recognised, its table joined, it is split."""
+"""Reading a data set of any layout as a `Manifest`, with its attributes and splits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,24 +32,24 @@ def read_manifest(
     fractions: tuple[float, float, float] = FRACTIONS,
     stored: Manifest | Mapping[str, Split] | None = None,
 ) -> Manifest:
-    """Read a data set: which volumes it holds, whose they are, what is known, and its splits.
+    """Read a data set: its volumes, subjects, labels, attributes and splits.
 
     Args:
         path: a folder (of volumes, of DICOM series, with an MSD or nnU-Net `dataset.json`, or a
             BIDS tree), a `dataset.json`, a JSONL manifest, or a single volume.
         attributes: a CSV or TSV table of the cases; default: the one in the folder, if any.
-        modality: "CT" or "MR", for the cases of which the data set does not say it; default: what
-            all cases of `stored` have.
-        seed: decides which subjects go to which split, where the data set does not.
-        fractions: shares of train, val and test among the subjects.
-        stored: an earlier manifest of this data set, or splits by subject, that must not change.
+        modality: "CT" or "MR", for cases whose modality the data set does not give; default: the
+            modality that all cases of `stored` have.
+        seed: of the splits of subjects to which the data set assigns none.
+        fractions: of the subjects in train, val and test.
+        stored: an earlier manifest of this data set, or splits by subject, which are kept.
 
     Returns:
-        The manifest; each case has a split. Labels that the data set names and that are not there
+        The manifest; each case has a split. Labels that the data set names but that do not exist
         are in `Case.missing_label`, and the case counts as unlabelled.
 
     Raises:
-        MedarError: no data set there, or a file that describes it is wrong.
+        MedarError: `path` holds no data set, or a file that describes it is invalid.
     """
     root = Path(path)
     if not root.exists():
@@ -63,13 +63,13 @@ def read_manifest(
 
 
 def _stored_modality(stored: Manifest | Mapping[str, Split] | None) -> str | None:
-    """The modality of an earlier manifest whose cases all have the same."""
+    """The modality of an earlier manifest, if all its cases have the same."""
     found = {case.modality for case in stored} if isinstance(stored, Manifest) else set()
     return found.pop() if len(found) == 1 else None
 
 
 def _read(path: Path) -> Manifest:
-    """The data set at `path`, by its layout."""
+    """Recognise the layout of the data set at `path`, and read it."""
     if path.is_file():
         if path.suffix == ".jsonl":
             return Manifest.load(path)
@@ -110,7 +110,7 @@ def _single(path: Path) -> Manifest:
 
 
 def _with_label(case: Case) -> Case:
-    """The case with its label where the file exists, else with that label noted as missing."""
+    """The case with its label if the file exists, otherwise with `missing_label`."""
     named = case.label or case.missing_label
     if named is None:
         return case

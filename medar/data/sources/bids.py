@@ -10,32 +10,32 @@ from medar.data.sources.files import find_volumes, split_ending, visible
 from medar.errors import MedarError
 
 LABEL_SUFFIXES = ("dseg", "seg", "mask")
-"""Suffixes of label maps, the one to prefer first."""
+"""Suffixes of label maps, in the order of preference."""
 DERIVED = {"desc", "label", "res", "den", "atlas", "seg", "space"}
-"""Entities that a derivative has beyond those of its image."""
+"""Entities of derivatives that their images do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Name:
-    """A BIDS file name, taken apart."""
+    """The parts of a BIDS file name."""
 
     path: Path
     entities: tuple[tuple[str, str], ...]
     suffix: str
     image_suffix: str | None = None
-    """Of a label: the suffix of its image, where the name has it (sub-01_T1w_seg)."""
+    """For a label: the suffix of its image, if the name has it (sub-01_T1w_seg)."""
 
     def get(self, key: str) -> str | None:
         return dict(self.entities).get(key)
 
     @property
     def own(self) -> frozenset[tuple[str, str]]:
-        """The entities that an image and its label share."""
+        """The entities that an image and its label have in common."""
         return frozenset(pair for pair in self.entities if pair[0] not in DERIVED)
 
 
 def is_bids(root: Path) -> bool:
-    """Whether a folder holds folders `sub-...`, and in one of them a volume of a BIDS name."""
+    """Whether a folder has subfolders `sub-...` with a volume of a BIDS name."""
     return any(
         _parsed(path) is not None
         for folder in visible(root)
@@ -45,7 +45,7 @@ def is_bids(root: Path) -> bool:
 
 
 def read_bids(root: Path) -> Manifest:
-    """The images of a BIDS tree, one case an image, a subject's images together.
+    """Read a BIDS tree, with one case per image.
 
     Images are files whose suffix names an MR sequence or `ct`. A label is a `_dseg`, `_seg` or
     `_mask` file of the same entities, beside its image or below `derivatives/`, on the image's own
@@ -77,11 +77,11 @@ def read_bids(root: Path) -> Manifest:
         unclear += [name.path.name] if several else []
         cases.append(_case(name, modality, label))
     if other:
-        notes.append(f"files with the suffix {', '.join(sorted(other))} are passed over")
+        notes.append(f"files with the suffix {', '.join(sorted(other))} are skipped")
     if unclear:
         notes.append(
-            f"{len(unclear)} images have several label maps and are taken as unlabelled "
-            f"(the first: {unclear[0]}); name the right ones in a JSONL manifest"
+            f"{len(unclear)} images have several label maps and count as unlabelled "
+            f"(the first: {unclear[0]}); list the right ones in a JSONL manifest"
         )
     if not cases:
         raise MedarError(
@@ -93,7 +93,7 @@ def read_bids(root: Path) -> Manifest:
 
 
 def _parsed(path: Path) -> _Name | None:
-    """The parts of a BIDS name; None where the file has another name."""
+    """The parts of a BIDS name; None for any other name."""
     stem, ending = split_ending(path.name)
     *pairs, suffix = stem.split("_")
     image_suffix = None
@@ -121,7 +121,7 @@ def _case(name: _Name, modality: str, label: Path | None) -> Case:
 
 
 def _label_of(image: _Name, labels: list[_Name]) -> tuple[Path | None, bool]:
-    """The label map of an image among those of its entities, and whether several claim to be it."""
+    """The label map of an image among `labels`, and whether several match."""
     fitting = [
         label
         for label in labels
@@ -136,7 +136,7 @@ def _label_of(image: _Name, labels: list[_Name]) -> tuple[Path | None, bool]:
 
 
 def _lookup(root: Path) -> dict[int, str]:
-    """Label values and names from a lookup table (`dseg.tsv` with the columns index and name)."""
+    """Label values and names from a lookup table `dseg.tsv` with the columns index and name."""
     folders = (
         [root, *(path for path in visible(root / "derivatives") if path.is_dir())]
         if (root / "derivatives").is_dir()
@@ -151,7 +151,7 @@ def _lookup(root: Path) -> dict[int, str]:
         named = {int(row["index"]): str(row["name"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise MedarError(
-            f"{tables[0]}: a lookup table needs the columns index (whole numbers) and name"
+            f"{tables[0]}: a lookup table must have the columns index (integers) and name"
         ) from error
     return {value: name for value, name in sorted(named.items()) if value != 0}
 

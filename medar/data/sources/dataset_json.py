@@ -1,4 +1,8 @@
-"""`dataset.json` of MSD (Medical Segmentation Decathlon) and of nnU-Net v2."""
+"""`dataset.json` of the Medical Segmentation Decathlon and of nnU-Net v2.
+
+MSD: arXiv 2106.05735; MONAI uses the same format. nnU-Net: documentation/dataset_format.md of its
+repository; arXiv 1809.10486.
+"""
 
 import re
 from collections import Counter
@@ -16,14 +20,14 @@ LISTS: dict[str, Split] = {"training": "train", "validation": "val", "test": "te
 
 
 def read_msd(path: Path) -> Manifest:
-    """The data set that an MSD `dataset.json` describes.
+    """Read a data set with a `dataset.json` of MSD.
 
-    `training` and `validation` list `{"image", "label"}`, `test` lists paths without labels.
-    Several modalities mean one 4D file with channels. Cases have a split only where more than
-    one of the lists holds something.
+    `training` and `validation` list `{"image", "label"}`, `test` lists paths without labels. With
+    several modalities, each case is a 4D file with channels. Cases have a split only if more than
+    one of the lists has entries.
 
     Raises:
-        MedarError: naming the key that is wrong.
+        MedarError: a key is missing or invalid; the message names it.
     """
     described = read_object(path)
     root = path.parent
@@ -67,14 +71,14 @@ def _pair(entry: Any, root: Path, where: str) -> tuple[Path, Path | None]:
     if isinstance(entry, str):
         return named_path(entry, root, where), None
     if not isinstance(entry, dict) or "image" not in entry:
-        raise MedarError(f'{where}: {entry!r}; {{"image": ..., "label": ...}} or a path is needed')
+        raise MedarError(f'{where} must be {{"image": ..., "label": ...}} or a path, got {entry!r}')
     image = named_path(entry["image"], root, f"{where}.image")
     label = entry.get("label")
     return image, named_path(label, root, f"{where}.label") if label is not None else None
 
 
 def _ids(images: list[Path], path: Path) -> dict[Path, str]:
-    """File names are the ids of MSD; where they repeat, the path in the data set is."""
+    """Ids from the file names; if these repeat, from the paths in the data set."""
     repeated = [image for image, times in Counter(images).items() if times > 1]
     if repeated:
         raise MedarError(f"{path}: {repeated[0]} is listed twice; keep one")
@@ -95,21 +99,21 @@ Entry = tuple[str, tuple[Path, ...], Path | None, Split | None]
 
 
 def read_nnunet(path: Path) -> Manifest:
-    """The data set that an nnU-Net `dataset.json` describes.
+    """Read a data set with a `dataset.json` of nnU-Net v2.
 
     Training cases are those of the key `dataset` (`{id: {"images": [...], "label": ...}}`) or,
-    without it, those in `imagesTr` (`ID_0000.nii.gz`, one file a channel) and `labelsTr`
+    without it, those in `imagesTr` (`ID_0000.nii.gz`, one file per channel) and `labelsTr`
     (`ID.nii.gz`). Cases in `imagesTs` are the test split; then the others are train.
 
     Raises:
-        MedarError: naming the key that is wrong.
+        MedarError: a key is missing or invalid; the message names it.
     """
     described = read_object(path)
     root = path.parent
     ending = described.get("file_ending", ".nii.gz")
     if not isinstance(ending, str) or ending.lower() not in ENDINGS:
         raise MedarError(
-            f"{path}: file_ending {ending!r}; medar reads {', '.join(sorted(ENDINGS))}"
+            f"{path}: file_ending must be one of {', '.join(sorted(ENDINGS))}, got {ending!r}"
         )
     key = "channel_names" if "channel_names" in described else "modality"
     channels = channel_names(described.get(key), f"{path}: {key}")
@@ -147,11 +151,11 @@ def read_nnunet(path: Path) -> Manifest:
 def _named(value: Any, root: Path, where: str) -> list[Entry]:
     """The cases of the key `dataset`."""
     if not isinstance(value, dict):
-        raise MedarError(f"{where}: an object of ids and files is needed")
+        raise MedarError(f"{where} must be an object of ids and files")
     found: list[Entry] = []
     for name, entry in value.items():
         if not isinstance(entry, dict) or not entry.get("images"):
-            raise MedarError(f'{where}.{name}: {{"images": [...], "label": ...}} is needed')
+            raise MedarError(f'{where}.{name} must be {{"images": [...], "label": ...}}')
         images = tuple(
             named_path(image, root, f"{where}.{name}.images")
             for image in named_list(entry["images"], f"{where}.{name}.images")
@@ -183,7 +187,7 @@ def _scanned(root: Path, which: str, ending: str) -> list[Entry]:
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The labels that a data set names."""
+    """Names of a data set's labels."""
 
     names: dict[int, str]
     """Values and names, without background."""
@@ -195,13 +199,13 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise MedarError(f"{path}: a JSON object is needed, not {_kind(value)}")
+        raise MedarError(f"{path}: must hold a JSON object, got {_kind(value)}")
     return value
 
 
 def channel_names(value: Any, where: str) -> tuple[str, ...]:
     """The names of {"0": "T1w", "1": "FLAIR"}, in the order of the numbers."""
-    wanted = f'{where}: {_short(value)}; names by channel are needed, {{"0": "CT"}}'
+    wanted = f'{where} must map channels to names, such as {{"0": "CT"}}, got {_short(value)}'
     if not isinstance(value, dict) or not value:
         raise MedarError(wanted)
     if not all(
@@ -210,7 +214,9 @@ def channel_names(value: Any, where: str) -> tuple[str, ...]:
         raise MedarError(wanted)
     ordered = sorted(value.items(), key=lambda item: int(item[0]))
     if [int(key) for key, _ in ordered] != list(range(len(ordered))):
-        raise MedarError(f"{where}: channels {', '.join(value)}; they count from 0 without a gap")
+        raise MedarError(
+            f"{where}: channels must count from 0 without a gap, got {', '.join(value)}"
+        )
     return tuple(name for _, name in ordered)
 
 
@@ -221,7 +227,7 @@ def parse_labels(value: Any, where: str) -> Labels:
     the region only where it holds a single value. The name "ignore" gives the ignore label.
     """
     if not isinstance(value, dict):
-        raise MedarError(f'{where}: {_short(value)}; an object is needed, {{"1": "liver"}}')
+        raise MedarError(f'{where} must be an object such as {{"1": "liver"}}, got {_short(value)}')
     names: dict[int, str] = {}
     regions: list[str] = []
     region_values: set[int] = set()
@@ -236,7 +242,7 @@ def parse_labels(value: Any, where: str) -> Labels:
         elif names.setdefault(values[0], name) != name:
             raise MedarError(
                 f"{where}: value {values[0]} is named {names[values[0]]!r} and {name!r}; "
-                "one value, one name"
+                "a value has one name"
             )
     for number in sorted(region_values - set(names)):
         names[number] = f"label_{number}"
@@ -253,14 +259,14 @@ def parse_labels(value: Any, where: str) -> Labels:
 def named_path(value: Any, root: Path, where: str) -> Path:
     """A path that a JSON file names, relative to the data set's folder."""
     if not isinstance(value, str) or not value.strip():
-        raise MedarError(f"{where}: {_short(value)}; the path of a file is needed")
+        raise MedarError(f"{where} must be the path of a file, got {_short(value)}")
     return root / value
 
 
 def named_list(value: Any, where: str) -> list[Any]:
     """A list in a JSON file."""
     if not isinstance(value, list):
-        raise MedarError(f"{where}: {_short(value)}; a list is needed")
+        raise MedarError(f"{where} must be a list, got {_short(value)}")
     return value
 
 
@@ -270,7 +276,7 @@ def _label_entry(key: str, entry: Any, where: str) -> tuple[str, list[int]]:
         return entry, [int(key)]
     values = entry if isinstance(entry, list) else [entry]
     if not values or not all(_is_number(v) for v in values):
-        raise MedarError(f"{where}: {key!r}: {_short(entry)}; a whole number or a name is needed")
+        raise MedarError(f"{where}: {key!r} must be an integer or a name, got {_short(entry)}")
     return key, [int(v) for v in values]
 
 

@@ -1,4 +1,4 @@
-"""Finding the volumes in a folder, and making case ids of their names."""
+"""Finding the volumes in a folder, and deriving case ids from their names."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ ENDINGS = sorted(VOLUME_ENDINGS, key=len, reverse=True)
 
 
 def split_ending(name: str) -> tuple[str, str]:
-    """`name` without its volume ending, and that ending ("" where it has none)."""
+    """`name` without its volume ending, and that ending, "" if it has none."""
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             return name[: -len(ending)], name[-len(ending) :]
@@ -21,7 +21,7 @@ def split_ending(name: str) -> tuple[str, str]:
 
 
 def is_volume_file(path: Path) -> bool:
-    """Whether the name is that of a volume; the voxels of an .hdr/.img pair are not another one."""
+    """Whether the name is that of a volume; an .hdr/.img pair counts once."""
     stem, ending = split_ending(path.name)
     if not ending:
         return False
@@ -32,12 +32,12 @@ def is_volume_file(path: Path) -> bool:
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether a folder holds DICOM files: one case, whatever else lies beside them."""
+    """Whether a folder holds DICOM files, which makes it one case."""
     return any(path.is_file() and is_dicom(path) for path in visible(folder))
 
 
 def visible(folder: Path) -> list[Path]:
-    """What a folder holds, sorted by name, without hidden entries."""
+    """The entries of a folder, sorted by name, without hidden ones."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -50,7 +50,7 @@ def find_volumes(folder: Path) -> Iterator[Path]:
     for path in visible(folder):
         if path.is_dir():
             if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
-                continue  # a link to a folder above: its volumes are found already
+                continue  # a link to a parent folder would repeat its volumes
             if is_dicom_folder(path):
                 yield path
             yield from find_volumes(path)
@@ -66,12 +66,12 @@ def stem_of(path: Path, root: Path) -> str:
 
 
 def ids_for(stems: Iterable[str]) -> dict[str, str]:
-    """A case id for each relative path: "/" and characters that file names lack become "_".
+    """A case id per relative path: "/" and characters not allowed in file names become "_".
 
-    Paths that come to the same id ("a/b" and "a_b") get a hash of the path at their end.
+    Paths that give the same id ("a/b" and "a_b") get a hash of the path as a suffix.
     """
     ids = {stem: re.sub(r'[/\\:*?"<>|]', "_", stem).lstrip(".") or "_" for stem in stems}
-    # Ids name files, and "Case1" and "case1" are one file on many disks.
+    # Ids are file names, and many file systems ignore case.
     times = Counter(name.lower() for name in ids.values())
     return {
         stem: name if times[name.lower()] == 1 else f"{name}-{digest(stem)[:8]}"
@@ -80,17 +80,14 @@ def ids_for(stems: Iterable[str]) -> dict[str, str]:
 
 
 def channel_of(path: Path) -> tuple[Path, int] | None:
-    """Of nnU-Net's ID_0000.nii.gz, ID_0001.nii.gz, ...: ID.nii.gz, and the number of the channel.
-
-    None for a name that ends otherwise.
-    """
+    """Case and channel of an nnU-Net name: ID.nii.gz and 1 for ID_0001.nii.gz; else None."""
     stem, ending = split_ending(path.name)
     match = re.fullmatch(r"(.+)_(\d{4})", stem) if ending else None
     return (path.with_name(match[1] + ending), int(match[2])) if match else None
 
 
 def not_a_data_set(path: Path) -> MedarError:
-    """The error for a path in which no data set is found."""
+    """The error for a path that holds no data set."""
     return MedarError(
         f"{path}: no volume found; medar reads {FORMATS}, in a folder, an MSD or nnU-Net "
         "dataset.json, a BIDS tree or a JSONL manifest"

@@ -1,4 +1,4 @@
-"""A folder of volumes without a description: images, and labels where their names say so."""
+"""A folder of volumes without a description; images and labels are told apart by their names."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
     ("imagesTr", "labelsTr", None),
     ("imagesTs", "labelsTs", "test"),
 )
-"""Folders of images and of the labels of the same names; the split that the names imply."""
+"""Folders of images, of labels with the same names, and the split that these imply."""
 
 OTHER_FORMATS = (
     ".mgh", ".mgz", ".mif", ".mif.gz", ".mih", ".mnc", ".gipl", ".gipl.gz", ".vtk", ".vti", ".par",
     ".npy", ".npz", ".tif", ".tiff",
 )  # fmt: skip
-"""Endings of other volume formats: their files are passed over, which is said."""
+"""Endings of other volume formats: their files are skipped, with a note."""
 
 LABEL_FOLDERS = {"labels", "masks", "segmentations", "labelstr", "labelsts"}
 LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)", re.IGNORECASE)
@@ -29,7 +29,7 @@ LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)"
 
 @dataclass(kw_only=True)
 class _Found:
-    """Images by their path without ending, the label and split of some, and what to say."""
+    """Images by their path without ending, with the labels and splits of some, and stray labels."""
 
     images: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
@@ -38,15 +38,15 @@ class _Found:
 
 
 def read_folder(root: Path) -> Manifest:
-    """The volumes in a folder and its subfolders, one case a file or DICOM series.
+    """Read the volumes in a folder and its subfolders, one case per file or DICOM series.
 
-    Labels are found in `labels/` beside `images/` (also `masks/`, `labelsTr/`, `labelsTs/`) under
-    the image's name; else beside the image, as `NAME_label`, `_seg` or `_mask`, or as the only
-    label of a folder that holds one image. Their names come from `labels.json` in the folder,
+    Labels are files in `labels/` beside `images/` (also `masks/`, `labelsTr/`, `labelsTs/`) with
+    the image's name; otherwise files beside the image, named `NAME_label`, `_seg` or `_mask`, or
+    the only label of a folder with one image. Label names come from `labels.json` in the folder,
     `{"1": "liver"}`.
 
     Raises:
-        MedarError: no volume, or two files that claim one id or one image.
+        MedarError: there is no volume, or two files have the same id or the same image.
     """
     found = _in_layouts(root) or _beside(root)
     if not found.images:
@@ -69,7 +69,7 @@ def read_folder(root: Path) -> Manifest:
         names, notes = parsed.names, list(parsed.notes)
     if found.stray:
         notes.append(
-            f"{len(found.stray)} label files without an image of their name, passed over "
+            f"{len(found.stray)} label files without an image of their name are skipped "
             f"(the first: {found.stray[0].relative_to(root).as_posix()})"
         )
     return Manifest(
@@ -77,12 +77,12 @@ def read_folder(root: Path) -> Manifest:
         source="folder",
         cases=cases,
         labels=names,
-        notes=(*notes, *_passed_over(root)),
+        notes=(*notes, *_skipped(root)),
     )
 
 
-def _passed_over(root: Path) -> list[str]:
-    """Notes on what looks like volumes and is not taken."""
+def _skipped(root: Path) -> list[str]:
+    """Notes on files that look like volumes but are skipped."""
     notes = []
     other = [
         path
@@ -92,20 +92,20 @@ def _passed_over(root: Path) -> list[str]:
     ]
     if other:
         notes.append(
-            f"{len(other)} files of formats that medar does not read, passed over "
+            f"{len(other)} files of formats that medar does not read are skipped "
             f"(the first: {min(other).relative_to(root).as_posix()})"
         )
     for folder in (root, *(root / images for images, _, _ in LAYOUTS)):
         if folder.is_dir() and is_dicom_folder(folder):
             notes.append(
-                f"DICOM files in {folder.name} itself, beside other volumes, are passed over; "
-                "move each series into a folder of its own"
+                f"DICOM files in {folder.name} itself, beside other volumes, are skipped; "
+                "move each series to a folder of its own"
             )
     return notes
 
 
 def _in_layouts(root: Path) -> _Found | None:
-    """The cases of `images/` and `labels/`, or of their kin; None where no such folder exists."""
+    """The cases of `images/` and `labels/` or similar; None if there is no such folder."""
     found = _Found()
     used = False
     for images, labels, split in LAYOUTS:
@@ -137,13 +137,13 @@ def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
         stem = stem_of(path, folder)
         if stem in stems or stem in taken:
             other = stems.get(stem) or taken[stem]
-            raise MedarError(f"{path}: has the name of {other}; rename one of them")
+            raise MedarError(f"{path}: has the same name as {other}; rename one of them")
         stems[stem] = path
     return stems
 
 
 def _beside(root: Path) -> _Found:
-    """The cases of a folder in which labels lie beside their images."""
+    """The cases of a folder with labels beside their images."""
     found = _Found()
     maps: list[tuple[str, Path, str | None]] = []
     for stem, path in _by_stem(root, {}).items():
@@ -170,7 +170,7 @@ def _beside(root: Path) -> _Found:
 
 
 def _image_of(folder: str, base: str | None, images: dict[str, Path]) -> str | None:
-    """The image that a label file belongs to: that of its name, or the only one beside it."""
+    """The image of a label file: the one with its name, or the only one beside it."""
     named = f"{folder}/{base}" if folder else base
     if base and named in images:
         return named
