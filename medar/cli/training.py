@@ -135,12 +135,12 @@ def assignments(tokens: Sequence[str]) -> list[str]:
     Raises:
         MedarError: an option without a dot or without a value.
     """
-    found = []
+    overrides = []
     left = list(tokens)
     while left:
         token = left.pop(0)
         if not token.startswith("-"):
-            found.append(token)
+            overrides.append(token)
             continue
         key = token.lstrip("-")
         if "." not in key.partition("=")[0]:
@@ -151,8 +151,8 @@ def assignments(tokens: Sequence[str]) -> list[str]:
             if not left:
                 raise MedarError(f"{token} needs a value, such as {token}=1")
             key = f"{key}={left.pop(0)}"
-        found.append(key)
-    return found
+        overrides.append(key)
+    return overrides
 
 
 def report(out: Path, outcome: "Outcome", *, json: bool) -> None:

@@ -91,7 +91,7 @@ class RunClient:
 
     @property
     def finished(self) -> bool:
-        """Whether the run had ended well when it was found."""
+        """Whether the run had the status FINISHED when it was looked up."""
         return bool(self._run.info.status == "FINISHED")
 
     def differs(self, parameters: dict[str, str]) -> bool:
@@ -132,9 +132,9 @@ class RunClient:
         return run if run.info.lifecycle_stage == "active" else None
 
     def _experiment(self, name: str) -> str:
-        found = self._client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
         artifacts = None  # a server decides by itself
         if self._uri.startswith("sqlite:///"):
             database = Path(self._uri.removeprefix("sqlite:///")).resolve()

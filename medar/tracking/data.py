@@ -39,8 +39,10 @@ def data_set(folder: str | Path, context: str = "training") -> DataSet:
         MedarError: it holds neither, or is damaged.
     """
     folder = Path(folder).resolve()
-    name, found, profile = _prepared(folder) if (folder / CASES_FILE).is_file() else _tokens(folder)
-    return DataSet(name, found, folder.as_posix(), context, profile)
+    name, hashed, profile = (
+        _prepared(folder) if (folder / CASES_FILE).is_file() else _tokens(folder)
+    )
+    return DataSet(name, hashed, folder.as_posix(), context, profile)
 
 
 def _prepared(folder: Path) -> tuple[str, str, dict[str, Any]]:
@@ -64,11 +66,11 @@ def _tokens(folder: Path) -> tuple[str, str, dict[str, Any]]:
             "`medar data prepare` or `medar tokenizer encode`"
         )
     index = TokenIndex.load(folder)
-    found = digest([index.encoding(), [to_dict(case) for case in index.cases]])
+    hashed = digest([index.encoding(), [to_dict(case) for case in index.cases]])
     profile = _numbers(case.split for case in index.cases)
     return (
         folder.name,
-        found,
+        hashed,
         {**profile, "variants": index.variants, "scales": str(index.schedule)},
     )
 

@@ -150,12 +150,12 @@ class ModelRegistry:
 
     def _find(self, hashed: str) -> Any:
         """The run's LoggedModel of the same files, or None."""
-        found = self._client.search_logged_models(
+        models = self._client.search_logged_models(
             [self._run.info.experiment_id],
             filter_string=f"source_run_id = '{self._run.info.run_id}' "
             f"AND tags.`{DIGEST}` = '{hashed}'",
         )
-        return next((model for model in found if model.status != "FAILED"), None)
+        return next((model for model in models if model.status != "FAILED"), None)
 
     def _upload(self, model: Any, folder: Path, kind: Kind) -> None:
         from mlflow.models import Model

@@ -342,8 +342,8 @@ class SystemMetrics:
         """Values by MLflow's names; empty at the first call, which only starts the counters."""
         first = self._monitors is None
         if self._monitors is None:
-            found = (_monitor(module, name) for module, name in MONITORS.items())
-            self._monitors = [monitor for monitor in found if monitor is not None]
+            monitors = (_monitor(module, name) for module, name in MONITORS.items())
+            self._monitors = [monitor for monitor in monitors if monitor is not None]
         values: dict[str, float] = {}
         for monitor in self._monitors:
             with contextlib.suppress(Exception):  # no failing driver may cost a metric
