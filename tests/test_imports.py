@@ -95,22 +95,6 @@ def test_preparing_loads_no_torch() -> None:
     assert not {"torch", "monai", "matplotlib"} & set(said.stdout.split())
 
 
-def test_the_wheel_holds_every_file(tmp_path: Path) -> None:
-    """Building copies the package and configs/, which becomes medar/configs."""
-    pytest.importorskip("setuptools")
-    subprocess.run(
-        [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", tmp_path,
-         "build_py", "--build-lib", tmp_path / "lib"],
-        cwd=PACKAGE.parent, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    built = tmp_path / "lib" / "medar"
-    configs = PACKAGE.parent / "configs"
-    expected = {path.relative_to(PACKAGE) for path in PACKAGE.rglob("*") if path.is_file()}
-    expected |= {"configs" / path.relative_to(configs) for path in configs.rglob("*.yaml")}
-    expected = {path for path in expected if path.suffix != ".pyc"}
-    assert {path.relative_to(built) for path in built.rglob("*") if path.is_file()} == expected
-
-
 def test_tracking_loads_mlflow_when_a_run_says_something() -> None:
     code = "import sys, medar.tracking, medar.tracking.models; print(*sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
