@@ -56,26 +56,26 @@ def model(tmp_path: Path) -> Path:
     return save_model(tmp_path / "model")
 
 
-def test_there_and_back(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_round_trip(medar: Medar, data: Path, tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", labels=True)
     out, back, label = (tmp_path / name for name in ("tokens", "back.nii.gz", "label.nii.gz"))
-    said = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1, "--json")
-    facts = json.loads(said.out)
-    assert (said.code, facts["made"], facts["kept"], facts["failed"]) == (0, 4, 0, {})
+    result = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1, "--json")
+    facts = json.loads(result.out)
+    assert (result.code, facts["made"], facts["kept"], facts["failed"]) == (0, 4, 0, {})
     again = medar("tokenizer", "encode", data, out, "--model", model, "--variants", 1)
     assert again.out == f"{out}: 0 cases encoded, 4 kept, 0 skipped\n"
     pyramid = out / "cases" / "c0.safetensors"
-    said = medar("tokenizer", "decode", pyramid, back, "--labels", label)
-    assert said.code == 0
-    assert said.out == f"{back}: 8x10x6 voxels on its own grid\n"
+    result = medar("tokenizer", "decode", pyramid, back, "--labels", label)
+    assert result.code == 0
+    assert result.out == f"{back}: 8x10x6 voxels on its own grid\n"
     source = nib.load(data / "images" / "c0.nii.gz")
     for path in (back, label):
         made = nib.load(path)
         assert made.shape == source.shape
         assert np.array_equal(made.affine, source.affine)
     assert set(np.unique(nib.load(label).get_fdata())) <= {0, 1, 2}
-    said = medar("tokenizer", "decode", pyramid, back, "--grid", "prepared", "--variant", 1)
-    assert said.out == f"{back}: 8x8x4 voxels on the plan's grid\n"
+    result = medar("tokenizer", "decode", pyramid, back, "--grid", "prepared", "--variant", 1)
+    assert result.out == f"{back}: 8x8x4 voxels on the plan's grid\n"
 
 
 def test_labels_that_the_tokenizer_does_not_know_stay_out(
@@ -83,8 +83,8 @@ def test_labels_that_the_tokenizer_does_not_know_stay_out(
 ) -> None:
     model = save_model(tmp_path / "model", names=False)
     call = ["tokenizer", "encode", data, tmp_path / "tokens", "--model", model]
-    said = medar(*call)
-    assert (said.code, said.out.count("4 cases encoded")) == (0, 1)
+    result = medar(*call)
+    assert (result.code, result.out.count("4 cases encoded")) == (0, 1)
     assert "has a label map with values that the tokenizer's plan names" in (
         medar(*call, "--maps").refusal
     )
@@ -100,12 +100,12 @@ def test_label_maps_beside_the_tokens(medar: Medar, data: Path, tmp_path: Path) 
 
 def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> None:
     source, out = data / "images" / "c0.nii.gz", tmp_path / "out.nii.gz"
-    said = medar("tokenizer", "reconstruct", model, source, out)
-    assert said.code == 0
-    assert said.out.startswith(f"{out}: PSNR ")
-    assert said.out.count("\n") == 1
+    result = medar("tokenizer", "reconstruct", model, source, out)
+    assert result.code == 0
+    assert result.out.startswith(f"{out}: PSNR ")
+    assert result.out.count("\n") == 1
     # The plan's grid reaches 8 of 10 rows and 4 of 6 slices.
-    assert "the 46.7% of voxels outside it have the lowest intensity" in said.out
+    assert "the 46.7% of voxels outside it have the lowest intensity" in result.out
     facts = json.loads(medar("tokenizer", "reconstruct", model, source, out, "--json").out)
     assert set(facts) == {"out", "labels", "psnr", "outside"}
     assert facts["outside"] == pytest.approx(7 / 15)
@@ -114,7 +114,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: output volumes must end in .nii"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need separate files"),
@@ -152,7 +152,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
 )
 def test_wrong_calls(
     medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str], said: str,
+    arguments: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     rows = "".join(f"c{k},train\n" for k in range(4))
@@ -164,7 +164,7 @@ def test_wrong_calls(
         "IN": data / "images" / "c0.nii.gz",
     }
     command, *others = arguments
-    assert said in medar("tokenizer", command, *(known.get(a, a) for a in others)).refusal
+    assert message in medar("tokenizer", command, *(known.get(a, a) for a in others)).refusal
     assert not list(tmp_path.glob("o.nii"))
 
 
@@ -180,18 +180,18 @@ def test_a_missing_entry_ends_in_one_line(
     assert medar(*call).refusal.startswith("medar: case c1")
     # An entry that is found missing only when its voxels are asked for.
     monkeypatch.setattr(Prepared, "trace", lambda _, case: traces[case.id])
-    said = medar(*call).refusal
-    assert said.startswith("medar: case c1 of ")
-    assert "does not exist" in said
+    refusal = medar(*call).refusal
+    assert refusal.startswith("medar: case c1 of ")
+    assert "does not exist" in refusal
 
 
-def test_unknown_intensities_are_said(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_unknown_intensities_give_a_note(medar: Medar, data: Path, tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", rule="percentiles")
     out, back = tmp_path / "tokens", tmp_path / "back.nii"
     assert medar("tokenizer", "encode", data, out, "--model", model).code == 0
     loose = (out / "cases" / "c0.safetensors").rename(tmp_path / "loose.safetensors")
-    said = medar("tokenizer", "decode", loose, back, "--model", model)
-    assert said.code == 0
-    assert said.err.count("\n") == 1
-    assert "values run from 0 to 1000" in said.err
+    result = medar("tokenizer", "decode", loose, back, "--model", model)
+    assert result.code == 0
+    assert result.err.count("\n") == 1
+    assert "values run from 0 to 1000" in result.err
     assert np.array_equal(nib.load(back).header.get_zooms(), (1, 1, 2))

@@ -53,9 +53,9 @@ def test_a_data_set_is_prepared_and_trained_on(
     medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    said = train(medar, config, split, out, "--json", "--untracked", "training.steps=3")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = train(medar, config, split, out, "--json", "--untracked", "training.steps=3")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert found["step"] == 3
     assert set(found) == {"out", "model", "step", "seconds", "best", "best_step", "metrics"}
     assert {"psnr", "codebook_usage", "usage_scale_1"} <= set(found["metrics"])
@@ -71,7 +71,7 @@ def test_a_data_set_is_prepared_and_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["training.stepz=3"], "did you mean 'steps'"),
         (["training.steps=many"], "training.steps"),
@@ -86,10 +86,10 @@ def test_a_data_set_is_prepared_and_trained_on(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    words: list[str], said: str, medar: Medar, config: Path, split: Path, tmp_path: Path
+    words: list[str], message: str, medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     refused = train(medar, config, split, tmp_path / "run", "--untracked", *words)
-    assert said in refused.refusal
+    assert message in refused.refusal
     assert not (tmp_path / "run" / "model").exists()
 
 

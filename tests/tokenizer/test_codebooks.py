@@ -113,7 +113,7 @@ def test_fsq_rounds_as_the_paper_does() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 256, 512, 1000, 4096, 16384])
-def test_levels_come_close_to_a_size_and_the_real_size_is_told(size: int) -> None:
+def test_levels_come_close_to_a_size_and_report_the_real_size(size: int) -> None:
     codebook = make_codebook(CodebookSettings(kind="fsq", size=size, width=3))
     levels = choose_levels(size)
     assert codebook.size == torch.tensor(levels).prod()
@@ -165,7 +165,7 @@ def test_kmeans_with_fewer_vectors_than_centres_covers_them_all() -> None:
 
 
 def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> float:
-    """Train on steps of random vectors; the share of the codes that the last ones use."""
+    """Train on steps of random vectors; the fraction of the codes that the last ones use."""
     for _ in range(steps):
         batch = clusters(300, codebook.width) if vectors is None else vectors
         indices = codebook.quantise(batch.flatten(0, 1)).view(batch.shape[:2])
@@ -222,7 +222,7 @@ def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
     assert 6 <= int(moved.sum()) <= 8
 
 
-def test_learning_goes_on_exactly_from_a_saved_state() -> None:
+def test_learning_resumes_exactly_from_a_saved_state() -> None:
     settings = CodebookSettings(size=32, width=4, dead_code_threshold=0.5)
     one = EMACodebook(settings)
     one.start(clusters(200))

@@ -66,7 +66,7 @@ def grids() -> list[Any]:
 
 
 @pytest.mark.parametrize("affine", grids())
-def test_every_grid_comes_back(
+def test_every_grid_is_restored(
     affine: Any, tmp_path: Path, make_tokenizer: MakeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = make_tokenizer(spacing=(1.1, 1.1, 1.1))
@@ -86,7 +86,7 @@ def test_every_grid_comes_back(
     assert made.psnr > 30
 
 
-def test_a_volume_of_the_plans_form_comes_back_as_the_network_made_it(
+def test_a_volume_of_the_plans_form_is_what_the_network_decodes(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
@@ -170,7 +170,7 @@ def test_a_file_is_read_as_the_plan_says(make_tokenizer: MakeTokenizer, tmp_path
     assert other.modality == "CT"  # the only one that the plan knows
     with pytest.raises(MedarError, match=r"nan\.nii"):
         read_for_plan(make_tokenizer().require_plan(), tmp_path / "nan.nii")
-    with pytest.raises(MedarError, match="nonfinite 'keep'"):
+    with pytest.raises(MedarError, match=r"nonfinite .*must be"):
         read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite="keep"))
 
 

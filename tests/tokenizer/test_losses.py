@@ -83,16 +83,16 @@ def test_unknown_voxels_contribute_nothing(case: tuple[Tensor, Tensor]) -> None:
     assert not logits.grad.any()
 
 
-def test_background_shares_its_probability_with_labels_that_nobody_looked_for(
+def test_background_shares_its_probability_with_labels_not_annotated(
     case: tuple[Tensor, Tensor],
 ) -> None:
     """Probability moved between the background and label 2, not annotated, changes nothing."""
     logits, classes = case
     annotated = torch.tensor([[True, False, True]] * 2)
     both = torch.logaddexp(logits[:, 0], logits[:, 2])
-    share = torch.rand_like(both)
+    fraction = torch.rand_like(both)
     moved = logits.clone()
-    moved[:, 0], moved[:, 2] = both + share.log(), both + (1 - share).log()
+    moved[:, 0], moved[:, 2] = both + fraction.log(), both + (1 - fraction).log()
     before, after = (label_losses(one, classes, annotated) for one in (logits, moved))
     torch.testing.assert_close(tuple(after), tuple(before))
     counted, recounted = (label_losses(one, classes, ALL) for one in (logits, moved))

@@ -34,14 +34,14 @@ def test_frequencies_hold_the_power_of_the_windowed_volume(sides: tuple[int, int
 
 
 @pytest.mark.parametrize("axis", [2, 3, 4])
-def test_a_wave_has_its_power_at_its_own_share_of_nyquist(axis: int) -> None:
-    for wavelength, share in ((2, 1.0), (4, 0.5), (8, 0.25)):
-        place = torch.arange(16.0)
-        wave = torch.cos(2 * math.pi * place / wavelength)
+def test_a_wave_has_its_power_at_its_own_fraction_of_nyquist(axis: int) -> None:
+    for wavelength, fraction in ((2, 1.0), (4, 0.5), (8, 0.25)):
+        position = torch.arange(16.0)
+        wave = torch.cos(2 * math.pi * position / wavelength)
         volume = wave.view(-1, *[1] * (4 - axis)).expand(1, 1, 16, 16, 16)
         power = power_spectrum(volume)[0, 0]
         strongest = radii((16, 16, 16)).flatten()[power.flatten().argmax()]
-        assert strongest == pytest.approx(share)
+        assert strongest == pytest.approx(fraction)
 
 
 def test_radii_reach_the_corners_and_do_not_depend_on_the_number_of_voxels() -> None:

@@ -31,7 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four CTs whose intensity tells the label, in blocks of voxels; the last has no label map."""
+    """Four CTs whose intensity is that of the label, in blocks; the last has no label map."""
     for k in range(4):
         rng = np.random.default_rng(k)
         blocks = rng.choice([0, 1, 2, 5], (5, 4, 4)).astype(np.int16)
@@ -57,7 +57,7 @@ def maps_of(folder: Path) -> dict[str, bytes]:
 def test_maps_moved_as_their_images_were(
     mode: str, data: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a change of intensity, the image still tells the label after it was moved."""
+    """Without a change of intensity, the image still encodes the label after it was moved."""
     seen: list[torch.Tensor] = []
     plain = Tokenizer.encode
 
@@ -74,12 +74,12 @@ def test_maps_moved_as_their_images_were(
         assert (labels.dtype, labels.shape) == (torch.int8, (4, 8, 8, 8))
         # [-1, 1] stands for -1000 to 1000 HU, a step of 100 for each label value.
         intensity = (volumes[:, 0] * 10).round()
-        told = {0: {0}, 1: {1, 2}, 2: {1, 2}, 5: {5}}
+        neighbours = {0: {0}, 1: {1, 2}, 2: {1, 2}, 5: {5}}
         if mode == "volume":
             assert torch.equal(intensity[0], labels[0].float())
         for value in (0, 1, 2, 5):
             near = volumes[:, 0][labels == value] * 10
-            right = torch.stack([(near - one).abs() for one in told[value]]).amin(dim=0)
+            right = torch.stack([(near - one).abs() for one in neighbours[value]]).amin(dim=0)
             assert right.median() < 0.5
         assert not torch.equal(labels[0], labels[1])
     item = tokens[1]

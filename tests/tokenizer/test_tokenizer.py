@@ -32,7 +32,7 @@ def volumes() -> torch.Tensor:
     return torch.rand((2, 1, 16, 12, 4), generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def test_there_and_back(volumes: torch.Tensor) -> None:
+def test_round_trip(volumes: torch.Tensor) -> None:
     tokenizer = make(labels=3).eval()
     pyramid = tokenizer.encode(volumes)
     assert [tuple(i.shape) for i in pyramid.indices] == [(2, 1), (2, 4), (2, 24)]

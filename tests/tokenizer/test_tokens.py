@@ -115,7 +115,7 @@ def test_loading_processes_change_nothing(data: Path, model: Model, tmp_path: Pa
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
 
 
-def test_an_interrupted_run_goes_on(data: Path, model: Model, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model()
     encode(data, out, folder)
     before = bytes_of(out)
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on(data: Path, model: Model, tmp_path: Path) ->
     assert bytes_of(out) == before
 
 
-def test_changed_settings_make_tokens_anew(data: Path, model: Model, tmp_path: Path) -> None:
+def test_changed_settings_encode_again(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model()
     encode(data, out, folder)
     assert encode(data, out, folder, variants=0).made == 3
@@ -142,7 +142,7 @@ def test_changed_settings_make_tokens_anew(data: Path, model: Model, tmp_path: P
     assert encode(data, out, other, variants=0, split="train").made == 1
 
 
-def test_cases_that_fail_are_set_aside(data: Path, model: Model, tmp_path: Path) -> None:
+def test_cases_that_fail_are_left_out(data: Path, model: Model, tmp_path: Path) -> None:
     (data / "c1.nii.gz").write_bytes((data / "c1.nii.gz").read_bytes()[:-200])
     done = encode(data, tmp_path / "tokens", model())
     assert (done.made, set(done.failed)) == (2, {"c1"})
@@ -206,7 +206,7 @@ def test_a_sampled_pyramid_comes_in_the_plans_form(model: Model, tmp_path: Path)
         decode_file(path, model=folder)
 
 
-def test_intensities_that_nobody_knows_have_a_range(model: Model, tmp_path: Path) -> None:
+def test_unknown_intensities_have_a_range(model: Model, tmp_path: Path) -> None:
     rules = {"MR": {"kind": "percentiles", "low": 0.5, "high": 99.5}}
     folder = model(intensity=rules)
     tokenizer = Tokenizer.from_pretrained(folder, "cpu")
@@ -236,7 +236,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
     with pytest.raises(MedarError, match=r"holds other files \(attributes"):
         encode(data, data, folder)
     encode(data, out, folder)
-    with pytest.raises(MedarError, match="no case in split 'test'; available: train, val"):
+    with pytest.raises(MedarError, match=r"no case in (the )?split 'test'"):
         encode(data, out, folder, split="test")
     damaged = Prepared(out / "prepared")
     path = damaged.cache.path(damaged[1].image)

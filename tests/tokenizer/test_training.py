@@ -164,7 +164,7 @@ def test_two_processes_equal_one(
         torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
 
 
-def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -> None:
+def test_downsampling_concerns_the_model_alone(prepared: Path, settings: Settings) -> None:
     task = make_task(settings(plan={"downsampling": [2, 2, 2]}), prepared)
     assert task.model.config.schedule.latent == (8, 8, 8)
     assert task.model.plan is not None
@@ -172,7 +172,7 @@ def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"plan": {"spacing": [1.0, 1.0, 1.0]}}, "was prepared with spacing"),
         ({"plan": {"sise": [1, 1, 1]}}, "did you mean 'size'"),
@@ -186,10 +186,10 @@ def test_downsampling_is_the_models_affair(prepared: Path, settings: Settings) -
         ({"data": {"batch_size": 0}}, "batch_size must be at least 1"),
     ],
 )
-def test_what_cannot_be_is_said(
-    changes: dict[str, Any], said: str, prepared: Path, settings: Settings
+def test_impossible_settings_are_refused(
+    changes: dict[str, Any], message: str, prepared: Path, settings: Settings
 ) -> None:
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         make_task(settings(**changes), prepared)
 
 
@@ -209,7 +209,7 @@ def collapse(task: TokenizerTask, *, equal: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("equal", [True, False])
 @pytest.mark.parametrize("restarts", [True, False])
-def test_a_collapsed_codebook_comes_back(
+def test_a_collapsed_codebook_recovers(
     equal: bool, restarts: bool, prepared: Path, settings: Settings
 ) -> None:
     codebook = {"kind": "ema", "size": 32, "width": 8, "restart_dead_codes": restarts}
@@ -223,12 +223,12 @@ def test_a_collapsed_codebook_comes_back(
         loss.backward()
         optimiser.step()
     task.progress = 1.0
-    with warnings.catch_warnings(record=True) as said, torch.no_grad():
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
         found = task.evaluate()
     assert (found["codebook_usage"] > 0.6) == restarts
     assert (
-        any("has collapsed; switch on restart_dead_codes" in str(one.message) for one in said)
+        any("has collapsed; switch on restart_dead_codes" in str(one.message) for one in caught)
         != restarts
     )
 
