@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from medar.segmentation.files import segment_files as segment_files
     from medar.segmentation.prediction import segment as segment
     from medar.segmentation.pretext.settings import PretrainSettings as PretrainSettings
+    from medar.segmentation.pretext.settings import register_pretext as register_pretext
     from medar.segmentation.pretext.training import pretrain_backbone as pretrain_backbone
     from medar.segmentation.segmenter import Segmenter as Segmenter
     from medar.segmentation.settings import SegmentationSettings as SegmentationSettings
@@ -90,7 +91,7 @@ _MODULES = {
     "medar.segmentation.backbones": ("Backbone", "register_backbone"),
     "medar.segmentation.files": ("segment_files",),
     "medar.segmentation.prediction": ("segment",),
-    "medar.segmentation.pretext.settings": ("PretrainSettings",),
+    "medar.segmentation.pretext.settings": ("PretrainSettings", "register_pretext"),
     "medar.segmentation.pretext.training": ("pretrain_backbone",),
     "medar.segmentation.segmenter": ("Segmenter",),
     "medar.segmentation.settings": ("SegmentationSettings",),

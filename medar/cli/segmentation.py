@@ -70,10 +70,10 @@ def pretrain(
             f"--register {training.register}: a backbone answers nothing by itself; register the "
             "segmentation network that starts from it"
         )
-    if tokenizer is not None and settings.pretext.kind == "masked":
+    if tokenizer is not None and not settings.pretext.needs_tokenizer:
         raise MedarError(
-            f"--tokenizer {tokenizer}: pretext.kind masked asks none; leave it out, or choose "
-            "another kind"
+            f"--tokenizer {tokenizer}: pretext.kind {settings.pretext.kind} needs none; leave "
+            "it out, or choose another kind"
         )
     with training.tracker(out, "backbone") as tracker:
         folder = prepared_folder(settings.plan, data, out, dataset, workers)

@@ -26,7 +26,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "pretrain": {
         "plan": PLAN,
         "backbone": {"width": 4},
-        "pretext": {"block": [4, 4, 4]},
+        "pretext": {"mask_block_size": [4, 4, 4]},
         "data": {"batch_size": 2},
         "training": TRAINING,
     },
@@ -109,12 +109,12 @@ def test_a_run_in_mlflow(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "pretext.kind next_scale: a tokenizer is needed"),
-        (["pretext.kind=semantic_order"], "pretext.kind semantic_order: a tokenizer is needed"),
-        (["pretext.kind=colour"], "pretext.kind"),
+        ([], "pretext.kind next_scale needs a tokenizer"),
+        (["pretext.kind=semantic_order"], "pretext.kind semantic_order needs a tokenizer"),
+        (["pretext.kind=colour"], "pretext: kind: unknown pretext 'colour'"),
         (["pretext.stagse=3"], "did you mean 'stages'"),
         (["--tokenizer", "nowhere"], "nowhere: no tokenizer"),
-        (["--tokenizer", "nowhere", "pretext.kind=masked"], "pretext.kind masked asks none"),
+        (["--tokenizer", "nowhere", "pretext.kind=masked"], "pretext.kind masked needs none"),
         (["pretext.kind=masked", "--register", "bones"], "register the segmentation network"),
         (["pretext.kind=masked", "plan.spacing=[2,2,2]"], "was prepared with spacing"),
     ],

@@ -61,7 +61,9 @@ def make_small(
 ) -> Pretext:
     """A pretext task of a kind on a tiny backbone, in training mode."""
     plan = plan or make_plan()
-    chosen = from_dict(PretextSettings, {"kind": kind, "block": [4, 4, 4], **changes}, "pretext")
+    chosen = from_dict(
+        PretextSettings, {"kind": kind, "mask_block_size": [4, 4, 4], **changes}, "pretext"
+    )
     frozen = FrozenTokenizer(tokenizer or make_tokenizer(plan), plan)
     torch.manual_seed(2)
     made = make_backbone(backbone or BackboneSettings(width=4), plan)
@@ -72,7 +74,7 @@ def pretrain_settings(tokenizer: object, **changes: Any) -> PretrainSettings:
     """Settings of a few steps; changes as `section__key`."""
     values: dict[str, dict[str, Any]] = {
         "backbone": {"width": 4},
-        "pretext": {"tokenizer": str(tokenizer), "block": [4, 4, 4]},
+        "pretext": {"tokenizer": str(tokenizer), "mask_block_size": [4, 4, 4]},
         "data": {"batch_size": 2},
         "training": {"steps": 4, "precision": "fp32", "device": "cpu", "log_every": 1},
     }

@@ -1,32 +1,56 @@
 """Pretext tasks: what is seen, what is to be predicted, and that a backbone learns from it."""
 
+from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_pretexts import generators, make_small, make_tokenizer, volumes, wanted
-from small_segmenters import make_plan
+from small_pretexts import (
+    generators,
+    make_small,
+    make_tokenizer,
+    pretrain_settings,
+    volumes,
+    wanted,
+)
+from small_segmenters import make_plan, make_segmenter
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool3d
 
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings, make_backbone
-from medar.segmentation.pretext import FrozenTokenizer, Pretext, PretextSettings, make_pretext
-from medar.segmentation.pretext.masked import MaskedPretext, normalised
-from medar.segmentation.pretext.mixture import MixturePretext
-from medar.segmentation.pretext.next_scale import NextScalePretext
+from medar.segmentation.pretext import (
+    PRETEXTS,
+    FrozenTokenizer,
+    Pretext,
+    PretextLoss,
+    PretextSettings,
+    View,
+    make_pretext,
+    register_pretext,
+)
+from medar.segmentation.pretext.masked import (
+    MaskedPretext,
+    block_grid,
+    draw_sites,
+    normalise_blocks,
+    resample_sites,
+    site_voxels,
+)
+from medar.segmentation.pretext.next_scale import MixturePretext, NextScalePretext
 from medar.segmentation.pretext.semantic_order import SemanticOrderPretext
 from medar.segmentation.pretext.settings import MixtureSettings
-from medar.segmentation.pretext.sites import (
-    blocks_of,
-    draw_sites,
-    on_grids,
-    parts_of,
+from medar.segmentation.pretext.tokens import (
+    Digits,
+    digits_of,
+    draw_scale,
+    pool_parts,
     site_features,
-    voxels_of,
 )
-from medar.segmentation.pretext.tokens import Digits, digits_of, draw_scale
+from medar.segmentation.pretext.training import pretrain_backbone
+from medar.settings import from_dict
 from medar.tokenizer.schedule import ScaleSchedule
 
 KINDS = ("next_scale", "mixture", "semantic_order", "masked")
@@ -54,10 +78,10 @@ class Says(torch.nn.Module):
 
 
 def check_gradients(pretext: Pretext, images: Tensor) -> None:
-    judged = pretext(images, generators(number=len(images)))
-    assert judged.losses.shape == (len(images),)
-    assert judged.losses.isfinite().all()
-    judged.losses.mean().backward()
+    result = pretext(images, generators(number=len(images)))
+    assert result.losses.shape == (len(images),)
+    assert result.losses.isfinite().all()
+    result.losses.mean().backward()
     parameters = dict(pretext.named_parameters())
     without = [n for n, p in parameters.items() if p.grad is None or not p.grad.isfinite().all()]
     assert not without
@@ -84,10 +108,10 @@ def test_swinunetr_learns_too(kind: str) -> None:
 def test_what_is_seen_follows_from_the_generator(kind: str) -> None:
     pretext, images = make_small(kind), volumes()
     one, same = (pretext.view(images, generators(4)) for _ in range(2))
-    assert torch.equal(pretext.shown(one), pretext.shown(same))
+    assert torch.equal(pretext.backbone_input(one), pretext.backbone_input(same))
     last = pretext.view(images[2:], generators(4)[2:])
-    torch.testing.assert_close(pretext.shown(one)[2:], pretext.shown(last))
-    others = [pretext.shown(pretext.view(images, generators(seed))) for seed in range(6)]
+    torch.testing.assert_close(pretext.backbone_input(one)[2:], pretext.backbone_input(last))
+    others = [pretext.backbone_input(pretext.view(images, generators(seed))) for seed in range(6)]
     assert any(not torch.equal(a, b) for a, b in pairwise(others))
 
 
@@ -95,12 +119,12 @@ def test_what_is_seen_follows_from_the_generator(kind: str) -> None:
 def test_hidden_voxels_are_not_seen(kind: str) -> None:
     pretext, images = make_small(kind, mixture={**ONE, "random": 1}), volumes()
     view = pretext.view(images, generators())
-    assert view.hidden.any()
-    assert not view.hidden.all()
-    shown = pretext.shown(view)
-    assert torch.equal(shown[~view.hidden], images[~view.hidden])
-    assert pretext.filler is not None
-    assert (shown[view.hidden] == pretext.filler.value).all()
+    assert view.masked.any()
+    assert not view.masked.all()
+    shown = pretext.backbone_input(view)
+    assert torch.equal(shown[~view.masked], images[~view.masked])
+    assert pretext.mask_token is not None
+    assert (shown[view.masked] == pretext.mask_token.value).all()
 
 
 def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
@@ -111,7 +135,7 @@ def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
     view = pretext.view(images, generators())
     assert all(torch.equal(a, b) for a, b in zip(view.tokens, pyramid.indices, strict=True))
     for item, one in enumerate(generators()):
-        k = draw_scale(pretext.schedule, pretext.settings.balance, one)
+        k = draw_scale(pretext.schedule, pretext.settings.scale_exponent, one)
         expected = [0] * len(pretext.schedule)
         expected[k] = pretext.schedule.tokens[k]
         assert [row[item] if row else 0 for row in wanted(view.weights)] == expected
@@ -135,20 +159,20 @@ def test_scales_are_drawn_by_their_tokens() -> None:
 def test_parts_of_the_mixture() -> None:
     images = volumes()
     tokens = (1, 8, 24)
-    random = make_small("mixture", mixture={**ONE, "random": 1}, hidden=0.5, balance=1)
+    random = make_small("mixture", mixture={**ONE, "random": 1}, mask_ratio=0.5, scale_exponent=1)
     view = random.view(images, generators())
     assert torch.equal(view.seen, images)
     assert wanted(view.weights)[2] == [12, 12, 12]
-    assert view.hidden.sum((1, 2, 3, 4)).tolist() == [12 * 64] * 3
-    coarse = torch.nn.functional.adaptive_avg_pool3d(view.hidden.float(), (2, 2, 2)).flatten(1)
+    assert view.masked.sum((1, 2, 3, 4)).tolist() == [12 * 64] * 3
+    coarse = torch.nn.functional.adaptive_avg_pool3d(view.masked.float(), (2, 2, 2)).flatten(1)
     assert view.weights[1] is not None
     assert torch.equal(view.weights[1] > 0, coarse >= 0.5)
     following = make_small("mixture", mixture={**ONE, "next": 1})
     view = following.view(images, generators())
-    assert not view.hidden.any()
+    assert not view.masked.any()
     asked = [row for row in wanted(view.weights) if row]
     assert [sum(n > 0 for n in item) for item in zip(*asked, strict=True)] == [1, 1, 1]
-    every = make_small("mixture", mixture={**ONE, "all": 1}, balance=1)
+    every = make_small("mixture", mixture={**ONE, "all": 1}, scale_exponent=1)
     for seed in range(4):
         view = every.view(images, generators(seed))
         asked = [row or [0] * 3 for row in wanted(view.weights)]
@@ -174,16 +198,16 @@ def test_easier_sites_are_seen_first() -> None:
         assert torch.equal(hard, pretext.difficulty(pretext.tokenizer.latent(images)))
         for seed in range(4):
             view = pretext.view(images, generators(seed))
-            assert not (view.known & view.wanted).any()
+            assert not (view.visible & view.predicted).any()
             for item in range(3):
-                known, next_ones = hard[item][view.known[item]], hard[item][view.wanted[item]]
-                unseen = hard[item][~view.known[item] & ~view.wanted[item]]
+                known, next_ones = hard[item][view.visible[item]], hard[item][view.predicted[item]]
+                unseen = hard[item][~view.visible[item] & ~view.predicted[item]]
                 assert len(next_ones) == 6
                 assert len(known) in (6, 12, 18)
                 assert known.max() <= next_ones.min()
                 assert len(unseen) == 0 or next_ones.max() <= unseen.min()
-            voxels = view.hidden[:, 0, ::4, ::4, ::4].flatten(1)
-            assert torch.equal(voxels, ~view.known)
+            voxels = view.masked[:, 0, ::4, ::4, ::4].flatten(1)
+            assert torch.equal(voxels, ~view.visible)
 
 
 def test_features_that_are_right_cost_nothing() -> None:
@@ -191,34 +215,34 @@ def test_features_that_are_right_cost_nothing() -> None:
     view = pretext.view(volumes(), generators())
     torch.testing.assert_close(view.target.mean(-1), torch.zeros(3, 24), atol=1e-5, rtol=0)
     pretext.head = Says(view.target)
-    judged = pretext.judge(torch.zeros(3, 4, 16, 12, 8), view)
-    assert judged.losses.tolist() == [0, 0, 0]
-    assert float(judged.figures["filling"][0]) > 0
+    result = pretext.compute_loss(torch.zeros(3, 4, 16, 12, 8), view)
+    assert result.losses.tolist() == [0, 0, 0]
+    assert float(result.metrics["constant_error"][0]) > 0
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
 def test_masked_counts_hidden_voxels_alone(distance: str) -> None:
-    pretext, images = make_small("masked", distance=distance), volumes()
+    pretext, images = make_small("masked", loss=distance), volumes()
     assert isinstance(pretext, MaskedPretext)
     view = pretext.view(images, generators())
-    assert view.hidden.sum((1, 2, 3, 4)).tolist() == [14 * 64] * 3  # 0.6 of 24 blocks
+    assert view.masked.sum((1, 2, 3, 4)).tolist() == [14 * 64] * 3  # 0.6 of 24 blocks
     features = torch.randn(3, 4, 16, 12, 8)
-    before = pretext.judge(features, view)
-    elsewhere = torch.where(view.hidden, features, 9.0)
-    assert torch.equal(pretext.judge(elsewhere, view).losses, before.losses)
+    before = pretext.compute_loss(features, view)
+    elsewhere = torch.where(view.masked, features, 9.0)
+    assert torch.equal(pretext.compute_loss(elsewhere, view).losses, before.losses)
     difference = pretext.head(features) - images
     each = difference.abs() if distance == "l1" else difference.square()
-    expected = torch.stack([e[h].mean() for e, h in zip(each, view.hidden, strict=True)])
+    expected = torch.stack([e[h].mean() for e, h in zip(each, view.masked, strict=True)])
     torch.testing.assert_close(before.losses, expected)
-    mean = torch.stack([i[~h].mean() for i, h in zip(images, view.hidden, strict=True)])
-    torch.testing.assert_close(view.guess.flatten(), mean)
+    mean = torch.stack([i[~h].mean() for i, h in zip(images, view.masked, strict=True)])
+    torch.testing.assert_close(view.constant.flatten(), mean)
 
 
 def test_normalised_blocks() -> None:
     images = torch.cat([volumes(), torch.full((1, 1, 16, 12, 8), 0.3)])
     block = (5, 4, 8)
-    made = normalised(images, block)
-    assert blocks_of(images.shape[2:], block) == (4, 3, 1)
+    made = normalise_blocks(images, block)
+    assert block_grid(images.shape[2:], block) == (4, 3, 1)
     for x in (0, 5, 10, 15):
         for y in (0, 4, 8):
             cut = made[:3, :, x : x + 5, y : y + 4]
@@ -226,29 +250,32 @@ def test_normalised_blocks() -> None:
             deviation = cut.std((1, 2, 3, 4), correction=0)
             torch.testing.assert_close(deviation, torch.ones(3), atol=1e-3, rtol=0)
     torch.testing.assert_close(made[3], torch.zeros_like(made[3]), atol=1e-3, rtol=0)
-    torch.testing.assert_close(normalised(images, (5, 99, 8)), normalised(images, (5, 12, 8)))
-    view = make_small("masked", normalised=True).view(volumes(), generators())
-    torch.testing.assert_close(view.target, normalised(volumes(), (4, 4, 4)))
-    assert not view.guess.any()
+    torch.testing.assert_close(
+        normalise_blocks(images, (5, 99, 8)), normalise_blocks(images, (5, 12, 8))
+    )
+    view = make_small("masked", normalise_targets=True).view(volumes(), generators())
+    torch.testing.assert_close(view.target, normalise_blocks(volumes(), (4, 4, 4)))
+    assert not view.constant.any()
 
 
 def test_a_block_that_hides_everything_is_refused() -> None:
-    with pytest.raises(MedarError, match=r"block \[16, 12, 99\]: a volume of \[16, 12, 8\] voxels"):
-        make_small("masked", block=[16, 12, 99])
-    assert make_small("masked", block=[15, 12, 10**12]).view(volumes(), generators()).hidden.any()
+    with pytest.raises(MedarError, match=r"mask_block_size \[16, 12, 99\] covers the whole volume"):
+        make_small("masked", mask_block_size=[16, 12, 99])
+    truncated = make_small("masked", mask_block_size=[15, 12, 10**12])
+    assert truncated.view(volumes(), generators()).masked.any()
 
 
 def test_sites_and_voxels() -> None:
     sites = draw_sites((4, 3, 2), 0.25, generators()[0])
     assert sites.sum() == 6
-    voxels = voxels_of(sites, (4, 4, 4), (15, 12, 8))
+    voxels = site_voxels(sites, (4, 4, 4), (15, 12, 8))
     assert voxels.shape == (15, 12, 8)
     assert torch.equal(voxels[::4, ::4, ::4], torch.from_numpy(sites))
-    assert (on_grids(sites, [(4, 3, 2)])[0] == sites).all()
-    assert not on_grids(sites, [(1, 1, 1)])[0].any()
+    assert (resample_sites(sites, [(4, 3, 2)])[0] == sites).all()
+    assert not resample_sites(sites, [(1, 1, 1)])[0].any()
     assert draw_sites((1, 1, 2), 0.01, generators()[0]).sum() == 1
     features = torch.arange(16.0 * 12 * 8).view(1, 1, 16, 12, 8)
-    found = site_features(parts_of(features, (4, 3, 2)), (4, 3, 2))
+    found = site_features(pool_parts(features, (4, 3, 2)), (4, 3, 2))
     assert found.shape == (1, 24, 8)
     cell = features[0, 0, 4:8, 0:4, 4:8]  # site (1, 0, 1), the eighth
     torch.testing.assert_close(found[0, 7].mean(), cell.mean())
@@ -261,7 +288,7 @@ def test_features_come_from_where_the_quantiser_averages(grid: tuple[int, int, i
     features = latent
     for axis in (2, 3, 4):
         features = features.repeat_interleave(4, dim=axis)
-    found = site_features(parts_of(features, (5, 7, 5)), grid)
+    found = site_features(pool_parts(features, (5, 7, 5)), grid)
     averaged = adaptive_avg_pool3d(latent, grid).flatten(2).transpose(1, 2)
     torch.testing.assert_close(found.unflatten(2, (8, 3)).mean(2), averaged)
 
@@ -275,11 +302,11 @@ def test_codes_of_every_codebook(kind: str, size: int, radices: list[int]) -> No
     codebook = tokenizer.quantiser.codebook
     assert digits_of(codebook) == radices
     digits, codes = Digits(radices), torch.arange(codebook.size)[None]
-    assert torch.equal((digits.of(codes) * digits.basis).sum(-1), codes)
+    assert torch.equal((digits.split(codes) * digits.basis).sum(-1), codes)
     logits = torch.randn(1, 1, digits.values).expand(1, codebook.size, -1)
     chances = (-digits.cross_entropy(logits, codes)).exp()
     assert float(chances.sum()) == pytest.approx(1, abs=1e-5)
-    right = digits.right(logits, codes)
+    right = digits.correct(logits, codes)
     assert right.sum() == 1
     assert right.argmax() == chances.argmax()
     check_gradients(make_small("next_scale", tokenizer=tokenizer), volumes())
@@ -290,12 +317,12 @@ def test_the_frequencies_of_tokens_stand_beside_the_loss(codebook: str, size: in
     tokenizer, images = make_tokenizer(codebook=codebook, size=size), volumes()
     pretext = make_small("next_scale", tokenizer=tokenizer)
     assert isinstance(pretext, NextScalePretext)
-    pretext.look_at(list(images) * 100)
-    total, number = pretext(images, generators()).figures["marginal"]
+    pretext.fit_statistics(list(images) * 100)
+    total, number = pretext(images, generators()).metrics["marginal"]
     view, expected = pretext.view(images, generators()), 0.0
     for tokens, weights in zip(view.tokens, view.weights, strict=True):
         if weights is not None:
-            digits = pretext.digits.of(tokens)
+            digits = pretext.digits.split(tokens)
             for digit in digits.unbind(-1):
                 shares = torch.bincount(digit.flatten(), minlength=11) / digit.numel()
                 expected -= float(shares[digit[weights > 0]].log().sum())
@@ -304,14 +331,14 @@ def test_the_frequencies_of_tokens_stand_beside_the_loss(codebook: str, size: in
     with torch.no_grad():  # a head that says nothing knows the frequencies
         pretext.head.out.weight.zero_()
         pretext.head.out.bias.zero_()
-    figures = pretext(images, generators()).figures
-    torch.testing.assert_close(figures["cross_entropy"][0], figures["marginal"][0])
+    metrics = pretext(images, generators()).metrics
+    torch.testing.assert_close(metrics["cross_entropy"][0], metrics["marginal"][0])
 
 
 def test_a_backbone_learns_a_pretext_task() -> None:
     for kind in KINDS:
         pretext, images = make_small(kind), volumes()
-        pretext.look_at(images)
+        pretext.fit_statistics(images)
         optimiser = torch.optim.AdamW(pretext.parameters(), lr=0.01)
         losses = []
         for _ in range(20):
@@ -342,7 +369,7 @@ def test_the_backbone_alone_is_compiled() -> None:
 def test_a_tokenizer_is_needed(kind: Any) -> None:
     plan = make_plan()
     backbone = make_backbone(BackboneSettings(width=4), plan)
-    with pytest.raises(MedarError, match=f"pretext.kind {kind}: a tokenizer is needed"):
+    with pytest.raises(MedarError, match=f"pretext.kind {kind} needs a tokenizer"):
         make_pretext(PretextSettings(kind=kind), backbone, plan, None)
 
 
@@ -363,14 +390,44 @@ def test_tokenizers_of_other_volumes_are_refused(changes: Any, said: str) -> Non
 
 def test_settings_that_cannot_be() -> None:
     for make, said in (
-        (lambda: PretextSettings(balance=2.0), "balance 2.0"),
-        (lambda: PretextSettings(hidden=1.0), "hidden 1.0"),
-        (lambda: PretextSettings(block=(8, 0, 8)), "block"),
-        (lambda: PretextSettings(stages=1), "stages 1"),
-        (lambda: MixtureSettings(next=-1.0), "next -1.0"),
-        (lambda: MixtureSettings(all=float("nan")), "all nan"),
-        (lambda: MixtureSettings(random=float("inf")), "random inf"),
-        (lambda: MixtureSettings(random=0, next=0, all=0), "one of them above"),
+        (lambda: PretextSettings(scale_exponent=2.0), "scale_exponent must be at most 1"),
+        (lambda: PretextSettings(mask_ratio=1.0), "mask_ratio must be less than 1"),
+        (
+            lambda: PretextSettings(mask_block_size=(8, 0, 8)),
+            "mask_block_size.* must be at least 1, got 0",
+        ),
+        (lambda: PretextSettings(stages=1), "stages must be at least 2"),
+        (lambda: MixtureSettings(next=-1.0), "next must be at least 0"),
+        (lambda: MixtureSettings(all=float("nan")), "all must be"),
+        (lambda: MixtureSettings(random=float("inf")), "random must be finite"),
+        (lambda: MixtureSettings(random=0, next=0, all=0), "one of them must be above 0"),
+        (lambda: PretextSettings(kind="typo"), "unknown pretext 'typo'; known pretexts: masked"),
+        (lambda: PretextSettings(kind="mixtur"), "did you mean 'mixture'"),
+        (lambda: PretextSettings(hidden=0.5), "'hidden' has a new name: mask_ratio"),
+        (lambda: PretextSettings(options={"a": 1}), "options are for registered pretexts"),
     ):
         with pytest.raises(MedarError, match=said):
             make()
+
+
+def test_a_users_own_pretext_is_trained(prepared: Path, tmp_path: Path) -> None:
+    @register_pretext("mean_intensity")
+    class MeanIntensity(Pretext):
+        masks = False
+
+        def view(self, volumes: Tensor, random: Any) -> View:
+            return View(seen=volumes * self.settings.options["scale"])
+
+        def compute_loss(self, features: Tensor, view: View) -> PretextLoss:
+            target = view.seen.mean((1, 2, 3, 4))
+            return PretextLoss(losses=(features.mean((1, 2, 3, 4)) - target).square())
+
+    try:
+        pretext = {"kind": "mean_intensity", "options": {"scale": 0.5}}
+        settings = pretrain_settings(None, pretext__kind="masked")
+        settings = replace(settings, pretext=from_dict(PretextSettings, pretext, "pretext"))
+        outcome = pretrain_backbone(settings, prepared, tmp_path)
+        assert outcome.metrics["loss"] >= 0
+        make_segmenter().load_backbone(tmp_path)
+    finally:
+        del PRETEXTS._registered["mean_intensity"]

@@ -21,8 +21,7 @@ from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, make_backbone
-from medar.segmentation.pretext.task import PretextTask
-from medar.segmentation.pretext.training import make_task, pretrain_backbone
+from medar.segmentation.pretext.training import PretextTask, make_task, pretrain_backbone
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.training import train_segmenter
 from medar.settings import to_dict
@@ -65,7 +64,7 @@ def test_what_pretraining_leaves(
     assert set(weights(tmp_path)) == {
         f"backbone.{name}" for name in task.model.backbone.state_dict()
     }
-    beside = {"marginal", "accuracy"} if kind in KINDS[:2] else {"error", "filling"}
+    beside = {"marginal", "accuracy"} if kind in KINDS[:2] else {"error", "constant_error"}
     assert {"loss", *beside} <= set(outcome.metrics)
     assert outcome.metrics["loss"] == outcome.best
     assert any(name.startswith("train/") for name in lines(tmp_path)[0])
@@ -174,7 +173,7 @@ def test_another_pretext_does_not_go_on(prepared: Path, tokenizer: Path, tmp_pat
     out = tmp_path / "run"
     pretrain_backbone(pretrain_settings(tokenizer), prepared, out)
     with pytest.raises(MedarError, match=r"task\.pretext"):
-        pretrain_backbone(pretrain_settings(tokenizer, pretext__balance=1.0), prepared, out)
+        pretrain_backbone(pretrain_settings(tokenizer, pretext__scale_exponent=1.0), prepared, out)
     other = make_tokenizer(codebook="gradient")
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(MedarError, match=r"task\.tokenizer"):

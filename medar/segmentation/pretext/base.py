@@ -1,12 +1,12 @@
-"""`Pretext`: what is seen of a volume, what of it is to be predicted, and how well that was done.
+"""`Pretext`: what a backbone sees of a volume, what it predicts, and the loss.
 
-    volumes -> view: what is seen -> backbone -> features -> judge: a loss an item, and figures
+    volumes -> view: what is seen -> backbone -> features -> compute_loss: loss per item, metrics
 
-A pretext task holds the backbone and a head of its own. Training leaves the backbone alone; the
-head is thrown away. Everything random comes from one generator an item, so that what is seen
-depends neither on the batch nor on the process that an item is in.
+A pretext task holds the backbone and a head of its own, which is discarded after training. All
+randomness comes from one generator per item, so that a view depends neither on the batch nor on the
+process.
 
-B batch, C channels, X Y Z voxels, W features a voxel.
+B batch, C channels, X Y Z voxels, W features per voxel.
 """
 
 from abc import ABC, abstractmethod
@@ -18,67 +18,81 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medar.data.plan import Plan
+from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
+from medar.segmentation.pretext.frozen import FrozenTokenizer
+from medar.segmentation.pretext.settings import PRETEXTS, PretextSettings
 
 Generators = Sequence[np.random.Generator]
-"""One an item of the batch."""
+"""One per item of the batch."""
 
-Figure = tuple[Tensor, int]
-"""A sum and the number of what was summed: figures of several batches can be put together."""
+SumAndCount = tuple[Tensor, int]
+"""A sum and the number of its terms, so that metrics of several batches can be combined."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What is seen of a batch, and, in subclasses, what is to be predicted."""
+    """What is seen of a batch and, in subclasses, what is to be predicted."""
 
     seen: Tensor
     """(B, C, X, Y, Z)."""
-    hidden: Tensor | None = None
-    """(B, 1, X, Y, Z) bool: voxels of `seen` that the filler takes the place of; None for none."""
+    masked: Tensor | None = None
+    """(B, 1, X, Y, Z) bool: mask of voxels replaced by the mask token, or None."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judged:
-    """How well a batch was predicted."""
+class PretextLoss:
+    """The losses of a batch, and metrics to log."""
 
     losses: Tensor
-    """(B,), of each item by itself."""
-    figures: dict[str, Figure] = field(default_factory=dict)
+    """(B,)."""
+    metrics: dict[str, SumAndCount] = field(default_factory=dict)
 
 
 class Pretext(nn.Module, ABC):
     """A pretext task on any backbone.
 
     Args:
-        backbone: what is to be pretrained.
-        channels: C.
+        backbone: to be pretrained.
+        plan: of the volumes.
+        settings: of the pretext task.
+        tokenizer: to learn from; None where none is needed.
     """
 
-    hides: ClassVar[bool]
-    """Whether voxels are hidden behind a value that is learnt."""
+    needs_tokenizer: ClassVar[bool] = False
+    """Whether the constructor needs a tokenizer."""
+    masks: ClassVar[bool]
+    """Whether voxels are replaced by the mask token."""
 
-    def __init__(self, backbone: Backbone, channels: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        plan: Plan,
+        settings: PretextSettings,
+        tokenizer: FrozenTokenizer | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.filler = Filler(channels) if self.hides else None
+        self.backbone, self.settings = backbone, settings
+        self.mask_token = MaskToken(len(plan.channels) or 1) if self.masks else None
 
-    def look_at(self, volumes: Iterable[Tensor]) -> None:
-        """See some training volumes, (C, X, Y, Z) each, on whatever device, before the first step.
+    def fit_statistics(self, volumes: Iterable[Tensor]) -> None:
+        """Measure statistics of training volumes, (C, X, Y, Z) each, before the first step.
 
-        The pretext task itself is on the CPU then.
+        The volumes may be on any device; the pretext task is still on the CPU.
         """
         return
 
     @abstractmethod
     def view(self, volumes: Tensor, random: Generators) -> Any:
-        """What is seen of (B, C, X, Y, Z) and what is to be predicted: a `View`."""
+        """The `View` of (B, C, X, Y, Z): what is seen, and what is to be predicted."""
 
     @abstractmethod
-    def judge(self, features: Tensor, view: Any) -> Judged:
-        """Predict from (B, W, X, Y, Z), and compare."""
+    def compute_loss(self, features: Tensor, view: Any) -> PretextLoss:
+        """Predict from the backbone's output, (B, W, X, Y, Z), and compare with the view."""
 
-    def forward(self, volumes: Tensor, random: Generators) -> Judged:
-        """A batch the whole way.
+    def forward(self, volumes: Tensor, random: Generators) -> PretextLoss:
+        """The loss of a batch.
 
         Args:
             volumes: (B, C, X, Y, Z) in [-1, 1].
@@ -86,22 +100,22 @@ class Pretext(nn.Module, ABC):
         """
         with torch.no_grad():
             view: View = self.view(volumes, random)
-        return self.judge(self.backbone(self.shown(view)), view)
+        return self.compute_loss(self.backbone(self.backbone_input(view)), view)
 
-    def compile(self, *words: Any, **options: Any) -> None:
-        """Compile the backbone alone: what is asked about changes from step to step."""
-        self.backbone.compile(*words, **options)
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the backbone only: what is predicted changes from step to step."""
+        self.backbone.compile(*args, **options)
 
-    def shown(self, view: View) -> Tensor:
-        """(B, C, X, Y, Z): what the backbone is given."""
-        if self.filler is None or view.hidden is None:
+    def backbone_input(self, view: View) -> Tensor:
+        """(B, C, X, Y, Z): the volumes with masked voxels replaced by the mask token."""
+        if self.mask_token is None or view.masked is None:
             return view.seen
-        filled: Tensor = self.filler(view.seen, view.hidden)
-        return filled
+        replaced: Tensor = self.mask_token(view.seen, view.masked)
+        return replaced
 
 
-class Filler(nn.Module):
-    """A value for each channel that stands where nothing is seen, learnt; the middle at first.
+class MaskToken(nn.Module):
+    """A learned value per channel that replaces masked voxels; 0 at first.
 
     Args:
         channels: C.
@@ -111,6 +125,31 @@ class Filler(nn.Module):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(channels, 1, 1, 1))
 
-    def forward(self, volumes: Tensor, hidden: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) without what (B, 1, X, Y, Z) hides."""
-        return torch.where(hidden, self.value, volumes)
+    def forward(self, volumes: Tensor, masked: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) with the voxels of the mask (B, 1, X, Y, Z) replaced."""
+        return torch.where(masked, self.value, volumes)
+
+
+def make_pretext(
+    settings: PretextSettings, backbone: Backbone, plan: Plan, tokenizer: FrozenTokenizer | None
+) -> Pretext:
+    """Build the pretext task of the settings on a backbone.
+
+    Args:
+        settings: kind and difficulty.
+        backbone: to be pretrained.
+        plan: of the volumes.
+        tokenizer: for kinds that learn from one.
+
+    Raises:
+        MedarError: the kind needs a tokenizer and there is none, or the settings do not fit the
+            plan.
+    """
+    pretext = PRETEXTS[settings.kind]
+    if pretext.needs_tokenizer and tokenizer is None:
+        raise MedarError(
+            f"pretext.kind {settings.kind} needs a tokenizer; name the folder of a trained one "
+            "(--tokenizer, pretext.tokenizer), or choose pretext.kind masked"
+        )
+    made: Pretext = pretext(backbone, plan, settings, tokenizer)
+    return made

@@ -1,9 +1,9 @@
-"""`FrozenTokenizer`: a trained tokenizer that pretext tasks ask, and that nothing changes.
+"""`FrozenTokenizer`: a trained tokenizer that pretext tasks learn from.
 
     volumes -> latent -> tokens of each scale
-    tokens of the scales up to k -> the volume that they stand for, k of each item its own
+    tokens of the scales up to k -> the volume that they decode to, k chosen per item
 
-It is no module: it is neither trained, averaged nor saved, and follows the volumes' device.
+It is not a module: it is neither trained, averaged nor saved, and moves to the volumes' device.
 
 B batch, C channels, X Y Z voxels, D code width, x y z sites of the latent, T tokens of one scale,
 K scales.
@@ -23,41 +23,41 @@ from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
 
 SHARED = ("channels", "spacing", "size", "intensity")
-"""What the plans of tokenizer and data must agree on: volumes of the same kind and window."""
+"""Keys in which the plans of tokenizer and data must agree."""
 
 
 class FrozenTokenizer:
     """A tokenizer for the volumes of prepared data.
 
     Args:
-        tokenizer: with the plan that it was trained by.
-        plan: that the data were prepared by.
-        name: what it is called in messages.
+        tokenizer: with the plan that it was trained with.
+        plan: that the data were prepared with.
+        name: for messages.
 
     Raises:
-        MedarError: the two do not go together, naming the first difference; or the tokenizer has a
-            single scale, before which there is none.
+        MedarError: the plans differ, naming the first difference; or the tokenizer has a single
+            scale.
     """
 
     def __init__(self, tokenizer: Tokenizer, plan: Plan, name: str = "tokenizer") -> None:
-        own, given = to_dict(tokenizer.require_plan()), to_dict(plan)
+        theirs, own = to_dict(tokenizer.require_plan()), to_dict(plan)
         for key in SHARED:
-            if own[key] != given[key]:
+            if theirs[key] != own[key]:
                 raise MedarError(
-                    f"{name}: its plan has {key} {own[key]}, the data were prepared with "
-                    f"{given[key]}; prepare them by the tokenizer's plan, or take another tokenizer"
+                    f"{name}: its plan has {key} {theirs[key]}, the data were prepared with "
+                    f"{own[key]}; prepare them with the tokenizer's plan, or use another tokenizer"
                 )
         if len(tokenizer.config.schedule) < 2:
             raise MedarError(
-                f"{name}: has a single scale, {tokenizer.config.schedule}; one with coarser scales "
-                "is needed"
+                f"{name}: has a single scale, {tokenizer.config.schedule}; a tokenizer with "
+                "several scales is needed"
             )
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.digest = tokenizer.digest
 
     @classmethod
     def load(cls, folder: str, plan: Plan) -> "FrozenTokenizer":
-        """The tokenizer of a folder, or of the run that left it.
+        """Load the tokenizer of a model folder or a training run.
 
         Raises:
             MedarError: there is none, or see above.
@@ -76,12 +76,12 @@ class FrozenTokenizer:
 
     @property
     def factors(self) -> Shape3:
-        """Voxels along each axis of a site of the finest grid."""
+        """Voxels per site of the finest grid, along each axis."""
         return self.tokenizer.config.network.downsampling
 
     @torch.no_grad()
     def latent(self, volumes: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) to (B, D, x, y, z), in float32 as encoding for a generator is."""
+        """(B, C, X, Y, Z) to (B, D, x, y, z), in float32 as for a generator."""
         self.tokenizer.to(volumes.device)
         with torch.autocast(volumes.device.type, enabled=False):
             latent: Tensor = self.tokenizer.encoder(volumes.float())
@@ -94,7 +94,7 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def sums(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
-        """(B, D, x, y, z): the latent that the first `scales` scales of each item stand for."""
+        """(B, D, x, y, z): the latent of the first `scales` scales of each item."""
         most, quantiser = max(scales), self.tokenizer.quantiser
         wanted = torch.tensor(scales, device=tokens[0].device).view(-1, 1, 1, 1, 1)
         running = enumerate(accumulate(quantiser.contributions(tokens[:most])), start=1)
@@ -105,11 +105,11 @@ class FrozenTokenizer:
 
     @torch.no_grad()
     def prefix(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
-        """(B, C, X, Y, Z): the volumes that the first scales of each item decode to.
+        """(B, C, X, Y, Z): the volumes decoded from the first scales of each item.
 
         Args:
-            tokens: (B, T) of each scale; those of later scales are not looked at.
-            scales: of each item how many, from 1.
+            tokens: (B, T) of each scale; later scales are ignored.
+            scales: how many of each item, at least 1.
         """
         volumes: Tensor = self.tokenizer.decoder(self.sums(tokens, scales)).volume
         return volumes.float()

@@ -1,43 +1,96 @@
-"""Next-scale prediction as a pretext task, after VAR (arXiv 2404.02905).
+"""Pretext tasks along the scales of a tokenizer: next-scale prediction, and a mixture.
 
     volume -> tokens -> the volume that scales 1 to k decode to -> backbone -> tokens of scale k + 1
 
-Every prefix of a medar tokenizer's scales decodes to a volume, from a blur to the full detail. The
-backbone is shown one, k drawn for each item, and says at each site of the next grid which token
-comes: what is where at the next finer resolution. A generator is trained on the same question, with
-the prefix as features of its tokens; here it is a volume again, as fine-tuning gives one, so that
-any segmentation backbone can answer. The decoder is trained too: tokens are read from its output.
+Next-scale prediction follows VAR (arXiv 2404.02905). Every prefix of a tokenizer's scales decodes
+to a volume, from a blurred one to full detail. The backbone sees such a volume, with k drawn per
+item, and predicts the token at each site of the next grid. A generator answers the same question
+from features of the tokens; here the input is a volume, as in fine-tuning, so that any segmentation
+backbone can be used. The decoder is trained too, as tokens are predicted from its output.
+
+The mixture follows TokenUnify (arXiv 2405.16847), which mixes random-token, next-token and
+next-all-token prediction over patches of electron microscopy:
+
+    random   the volume itself, with blocks masked -> backbone -> the tokens of masked sites
+    next     the scales up to k                    -> backbone -> the tokens of scale k + 1
+    all      the scales up to k                    -> backbone -> the tokens of all later scales
+
+Here the sequence is that of the scales, and "random" masks a site of any scale if at least half of
+it is masked. One of the three is drawn per item, so that a step costs as much as in other tasks.
 
 B batch, C channels, X Y Z voxels, K scales.
 """
 
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from medar.segmentation.pretext.base import Generators
+from medar.segmentation.pretext.masked import Sites, draw_sites, resample_sites, site_voxels
 from medar.segmentation.pretext.tokens import (
     TokenPretext,
     TokenView,
     draw_scale,
-    later,
-    weights_of,
+    sites_of_scales,
+    token_weights,
 )
 
 
 class NextScalePretext(TokenPretext):
-    """From the scales up to k to the tokens of scale k + 1; see `TokenPretext`."""
+    """Predict the tokens of scale k + 1 from the scales up to k; see `TokenPretext`."""
 
-    hides: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
 
     def view(self, volumes: Tensor, random: Generators) -> TokenView:
-        """(B, C, X, Y, Z) as their first scales show them; one more scale is to be predicted."""
-        balance, schedule = self.settings.balance, self.schedule
+        """(B, C, X, Y, Z) decoded from their first scales, k drawn per item."""
+        exponent, schedule = self.settings.scale_exponent, self.schedule
         tokens = self.tokenizer.tokens(self.tokenizer.latent(volumes))
-        scales = [draw_scale(schedule, balance, one) for one in random]
-        wanted = [later(schedule, k, k + 1) for k in scales]
+        scales = [draw_scale(schedule, exponent, one) for one in random]
+        predicted = [sites_of_scales(schedule, k, k + 1) for k in scales]
         return TokenView(
             seen=self.tokenizer.prefix(tokens, scales),
             tokens=tokens,
-            weights=weights_of(wanted, balance),
+            weights=token_weights(predicted, exponent),
         )
+
+
+class MixturePretext(TokenPretext):
+    """Predict random, next or all later tokens; see `TokenPretext`."""
+
+    masks: ClassVar[bool] = True
+
+    def view(self, volumes: Tensor, random: Generators) -> TokenView:
+        """(B, C, X, Y, Z), each item as the prediction drawn for it shows it."""
+        tokens = self.tokenizer.tokens(self.tokenizer.latent(volumes))
+        sites, scales, predicted = [], [], []
+        for one in random:
+            masked, k, wanted = self._draw(one)
+            sites.append(masked)
+            scales.append(k)
+            predicted.append(wanted)
+        seen = volumes.clone()
+        rows = [row for row, masked in enumerate(sites) if not masked.any()]
+        if rows:
+            prefix = self.tokenizer.prefix([t[rows] for t in tokens], [scales[r] for r in rows])
+            seen[rows] = prefix.to(seen.dtype)
+        voxels = [site_voxels(one, self.tokenizer.factors, volumes.shape[2:]) for one in sites]
+        return TokenView(
+            seen=seen,
+            masked=torch.stack(voxels)[:, None].to(volumes.device),
+            tokens=tokens,
+            weights=token_weights(predicted, self.settings.scale_exponent),
+        )
+
+    def _draw(self, random: np.random.Generator) -> tuple[Sites, int, list[Sites]]:
+        """Masked sites (none for a prefix), number of scales seen, predicted sites of an item."""
+        schedule, settings = self.schedule, self.settings
+        weights = np.array([settings.mixture.random, settings.mixture.next, settings.mixture.all])
+        part = random.choice(3, p=weights / weights.sum())
+        if part == 0:
+            masked = draw_sites(schedule.latent, settings.mask_ratio, random)
+            return masked, len(schedule), resample_sites(masked, schedule.grids)
+        k = draw_scale(schedule, settings.scale_exponent, random)
+        last = k + 1 if part == 1 else len(schedule)
+        return np.zeros(schedule.latent, dtype=np.bool_), k, sites_of_scales(schedule, k, last)

@@ -1,109 +1,137 @@
-"""`PretrainSettings`: what a YAML in configs/segmentation/pretrain_*.yaml holds."""
+"""`PretrainSettings`: the content of a YAML in configs/segmentation/pretrain_*.yaml."""
 
-from dataclasses import dataclass, field, replace
-from math import inf
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import field, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from medar.errors import MedarError
+from medar.registry import C, Registry
 from medar.segmentation.backbones.settings import BackboneSettings
-from medar.settings import STRICT
+from medar.settings import Fraction, NonNegativeFloat, PositiveInt, settings
 from medar.tokenizer.settings import DataSettings
 from medar.training.settings import TrainingSettings
-from medar.volume import Shape3
 
-Kind = Literal["next_scale", "mixture", "semantic_order", "masked"]
+PRETEXTS: Registry[Any] = Registry(
+    "pretext",
+    "medar.pretexts",
+    {
+        "next_scale": "medar.segmentation.pretext.next_scale:NextScalePretext",
+        "mixture": "medar.segmentation.pretext.next_scale:MixturePretext",
+        "semantic_order": "medar.segmentation.pretext.semantic_order:SemanticOrderPretext",
+        "masked": "medar.segmentation.pretext.masked:MaskedPretext",
+    },
+)
+"""Subclasses of `Pretext` by the name that `PretextSettings.kind` takes."""
+
+BUILT_IN = ("next_scale", "mixture", "semantic_order", "masked")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixtureSettings:
-    """How often "mixture" asks what, relative to each other.
+def register_pretext(name: str) -> Callable[[C], C]:
+    """Class decorator that makes a `Pretext` available as `pretext.kind: NAME`.
 
     Raises:
-        MedarError: a weight below 0 or not finite, or three of 0.
+        MedarError: another class has the name.
+    """
+    return PRETEXTS.register(name)
+
+
+@settings
+class MixtureSettings:
+    """Relative frequencies of the three predictions of "mixture".
+
+    Raises:
+        MedarError: all three are 0.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    random: float = 1.0
-    """The tokens of hidden blocks, from what is left of the volume itself."""
-    next: float = 1.0
+    random: NonNegativeFloat = 1.0
+    """The tokens of masked blocks, from the rest of the volume."""
+    next: NonNegativeFloat = 1.0
     """The tokens of the next scale, from the scales before."""
-    all: float = 1.0
+    all: NonNegativeFloat = 1.0
     """The tokens of all later scales, from the scales before."""
 
     def __post_init__(self) -> None:
-        weights = (self.random, self.next, self.all)
-        if not (min(weights) >= 0 and 0 < sum(weights) < inf):
-            raise MedarError(
-                f"pretext mixture random {self.random}, next {self.next}, all {self.all}: numbers "
-                "from 0 are needed, one of them above"
-            )
+        if not (self.random or self.next or self.all):
+            raise MedarError("random, next and all are all 0; one of them must be above 0")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings(
+    renamed={
+        "balance": "scale_exponent",
+        "hidden": "mask_ratio",
+        "block": "mask_block_size",
+        "distance": "loss",
+        "normalised": "normalise_targets",
+    }
+)
 class PretextSettings:
-    """What is seen and what is to be predicted; of each kind, what it does not use rests.
+    """What the backbone sees and what it predicts.
 
     Raises:
-        MedarError: a number out of its range.
+        MedarError: an unknown kind, or options for a kind that has none.
     """
 
-    __pydantic_config__: ClassVar[Any] = STRICT
-
-    kind: Kind = "next_scale"
+    kind: str = "next_scale"
     """"next_scale": the tokens of a scale, from the volume decoded from the scales before.
-    "mixture": that, those of all later scales, and those of hidden blocks. "semantic_order": the
-    features of harder regions, from easier ones. "masked": the voxels of hidden blocks."""
+    "mixture": these, those of all later scales, and those of masked blocks. "semantic_order": the
+    features of harder regions, from easier ones. "masked": the voxels of masked blocks. Or the name
+    of a registered class."""
     tokenizer: str | None = None
-    """Folder of a trained tokenizer, which all kinds but "masked" need."""
-    balance: float = 0.5
-    """"next_scale", "mixture": a scale of T tokens is drawn, or weighs, as T to this power."""
+    """Folder of a trained tokenizer; needed by all kinds except "masked"."""
+    scale_exponent: Fraction = 0.5
+    """"next_scale", "mixture": a scale of T tokens is drawn, or weighted, in proportion to T to
+    this power."""
     mixture: MixtureSettings = field(default_factory=MixtureSettings)
-    hidden: float = 0.6
-    """"masked", "mixture": share of the blocks that is hidden. The mixture's blocks are the sites
-    of the tokenizer's finest grid."""
-    block: Shape3 = (8, 8, 8)
-    """"masked": voxels along the sides of a block."""
-    distance: Literal["l1", "l2"] = "l1"
-    """"masked": between voxels."""
-    normalised: bool = False
-    """"masked": predict each block less its own mean and over its own standard deviation."""
-    stages: int = 4
-    """"semantic_order": parts of equally many sites that a volume is revealed in."""
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """"masked", "mixture": fraction of the blocks that is masked. The blocks of "mixture" are the
+    sites of the tokenizer's finest grid."""
+    mask_block_size: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 8, 8)
+    """"masked": voxels per side of a block."""
+    loss: Literal["l1", "l2"] = "l1"
+    """"masked": distance between voxels."""
+    normalise_targets: bool = False
+    """"masked": predict blocks normalised to mean 0 and standard deviation 1."""
+    stages: Annotated[int, Field(ge=2)] = 4
+    """"semantic_order": number of parts, of equally many sites, in which a volume is revealed."""
     difficulty: Literal["residual", "similarity"] = "residual"
     """"semantic_order": what makes a site hard. "residual": what the coarser half of the scales
     leaves of its feature; "similarity": how unlike the mean feature of the volume it is."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Settings of a registered class, which reads them itself."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.balance <= 1:
-            raise MedarError(f"pretext balance {self.balance}: a number from 0 to 1 is needed")
-        if not 0 < self.hidden < 1:
-            raise MedarError(f"pretext hidden {self.hidden}: a share above 0, below 1 is needed")
-        if min(self.block) < 1:
-            raise MedarError(f"pretext block {list(self.block)}: whole numbers from 1 are needed")
-        if self.stages < 2:
-            raise MedarError(f"pretext stages {self.stages}: a whole number from 2 is needed")
+        PRETEXTS.check(self.kind, "kind")
+        if self.options and self.kind in BUILT_IN:
+            raise MedarError(
+                f"options are for registered pretexts, not for kind {self.kind}: "
+                f"{', '.join(self.options)}"
+            )
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether the kind learns from a tokenizer."""
+        return bool(PRETEXTS[self.kind].needs_tokenizer)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class PretrainSettings:
-    """One pretraining, from prepared cases to a backbone; no label is used."""
-
-    __pydantic_config__: ClassVar[Any] = STRICT
+    """The pretraining of a backbone, from prepared cases to model; labels are not used."""
 
     plan: dict[str, Any] = field(default_factory=dict)
-    """Values of the plan that are given; the others are derived from the data set."""
+    """Values of the plan to set; the others are derived from the data set."""
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
     pretext: PretextSettings = field(default_factory=PretextSettings)
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings
 
     def within(self, minutes: float | None) -> "PretrainSettings":
-        """The same with another limit of time, where one is given."""
+        """The same settings with another time limit, or unchanged for None."""
         return replace(self, training=self.training.within(minutes))
 
     def with_tokenizer(self, folder: str | None) -> "PretrainSettings":
-        """The same with another tokenizer, where one is given."""
+        """The same settings with another tokenizer, or unchanged for None."""
         if folder is None:
             return self
         return replace(self, pretext=replace(self.pretext, tokenizer=folder))

@@ -1,40 +1,47 @@
-"""What the pretext tasks share that predict a tokenizer's tokens.
+"""`TokenPretext`: what pretext tasks share that predict a tokenizer's tokens.
 
     features -> averages over the parts of each site -> norm, MLP with the scale -> logits
 
-A code is predicted digit by digit where the codebook is made of digits: the bits of BSQ, the levels
-of FSQ; codes of the others are one digit of V values. Cross-entropies of the digits add up to that
-of the code, in nats. How often each digit occurs at each scale is counted beforehand. The head says
-how a site differs from that, and its loss stands beside that of the frequencies alone: what can be
-known without looking.
+A code is predicted digit by digit if the codebook has digits: the bits of BSQ, the levels of FSQ.
+Other codes are a single digit of V values. The cross-entropies of the digits add up to that of the
+code, in nats. The frequencies of digits at each scale are counted before training. The head
+predicts the difference from their logarithms, and the cross-entropy under the frequencies alone is
+logged for comparison: what can be known without looking at the image.
 
-B batch, C channels, X Y Z voxels, W features a voxel, T tokens of one scale, K scales, V codes,
-N digits of a code, R values of all digits.
+B batch, C channels, X Y Z voxels, W features per voxel, x y z sites of a grid, T = x y z tokens of
+one scale (z fastest), P parts of a site, K scales, V codebook size, N digits of a code, R values of
+all digits.
 """
 
 from abc import ABC
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import adaptive_avg_pool3d, cross_entropy
 
+from medar.data.plan import Plan
 from medar.generator.data import PRIOR
 from medar.segmentation.backbones import Backbone
-from medar.segmentation.pretext.base import Figure, Judged, Pretext, View
+from medar.segmentation.pretext.base import Pretext, PretextLoss, SumAndCount, View
 from medar.segmentation.pretext.frozen import FrozenTokenizer
+from medar.segmentation.pretext.masked import Sites
 from medar.segmentation.pretext.settings import PretextSettings
-from medar.segmentation.pretext.sites import PARTS, Sites, parts_of, site_features
 from medar.tokenizer.codebooks import BinarySphericalCodebook, Codebook, FiniteScalarCodebook
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.volume import Shape3
 
-INNER = 256
+HIDDEN_WIDTH = 256
 """Features of a head's hidden layer."""
-
-FIRST = 0.01
-"""Deviation of a head's last weights at first: it begins by saying next to nothing."""
+INIT_STD = 0.01
+"""Initial standard deviation of a head's last weights, so that its output is almost 0 at first."""
+PARTS = 2
+"""Parts of a site per axis; their features side by side show where in it something lies."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,91 +51,93 @@ class TokenView(View):
     tokens: tuple[Tensor, ...]
     """(B, T) int64 of each scale."""
     weights: list[Tensor | None] = field(default_factory=list)
-    """(B, T) of each scale, which sum to 1 over the scales of an item; 0 where nothing is to be
-    predicted, None for a scale at which no item is."""
+    """(B, T) of each scale, with sum 1 over the scales of an item; 0 for tokens that are not
+    predicted, None for a scale without any."""
 
 
 class TokenPretext(Pretext, ABC):
     """A pretext task that predicts tokens.
 
     Args:
-        backbone: what is to be pretrained.
-        channels: C.
-        settings: `balance` is used.
-        tokenizer: whose tokens.
+        backbone: to be pretrained.
+        plan: of the volumes.
+        settings: uses `scale_exponent`.
+        tokenizer: whose tokens are predicted.
     """
 
-    frequencies: Tensor
+    needs_tokenizer: ClassVar[bool] = True
+    log_frequencies: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
-        channels: int,
+        plan: Plan,
         settings: PretextSettings,
-        tokenizer: FrozenTokenizer,
+        tokenizer: FrozenTokenizer | None,
     ) -> None:
-        super().__init__(backbone, channels)
-        self.settings, self.tokenizer = settings, tokenizer
+        super().__init__(backbone, plan, settings, tokenizer)
+        assert tokenizer is not None, "make_pretext checks this"
+        self.tokenizer = tokenizer
         self.schedule = tokenizer.schedule
         self.digits = Digits(digits_of(tokenizer.tokenizer.quantiser.codebook))
         self.head = SiteHead(backbone.width, self.digits.values, len(self.schedule))
         shape = len(self.schedule), self.digits.values
-        self.register_buffer("frequencies", torch.zeros(shape))
+        self.register_buffer("log_frequencies", torch.zeros(shape))
 
-    def look_at(self, volumes: Iterable[Tensor]) -> None:
-        """Count how often each digit occurs, at each scale."""
-        counts = torch.full_like(self.frequencies, PRIOR)
+    def fit_statistics(self, volumes: Iterable[Tensor]) -> None:
+        """Count the digits at each scale."""
+        counts = torch.full_like(self.log_frequencies, PRIOR)
         for volume in volumes:
             tokens = self.tokenizer.tokens(self.tokenizer.latent(volume[None]))
             for row, one in zip(counts, tokens, strict=True):
-                places = self.digits.places(one.cpu()).flatten()
-                row += torch.bincount(places, minlength=self.digits.values)
-        self.frequencies.copy_(self.digits.log_shares(counts))
+                indices = self.digits.indices(one.cpu()).flatten()
+                row += torch.bincount(indices, minlength=self.digits.values)
+        self.log_frequencies.copy_(self.digits.log_frequencies(counts))
 
-    def judge(self, features: Tensor, view: TokenView) -> Judged:
-        """Weighted cross-entropy of an item's tokens; figures of all tokens and by scale."""
-        parts = parts_of(features, self.schedule.latent)
+    def compute_loss(self, features: Tensor, view: TokenView) -> PretextLoss:
+        """Weighted cross-entropy of each item's tokens; metrics of all tokens and by scale."""
+        parts = pool_parts(features, self.schedule.latent)
         losses = torch.zeros(len(features), device=features.device)
-        figures: dict[str, Figure] = {}
+        metrics: dict[str, SumAndCount] = {}
         for k, (tokens, weights) in enumerate(zip(view.tokens, view.weights, strict=True)):
             if weights is None:
                 continue
             number = int((weights > 0).sum())
             weights = weights.to(features.device, non_blocking=True)
-            alone = self.frequencies[k]
-            logits = self.head(site_features(parts, self.schedule.grids[k]), k).float() + alone
+            prior = self.log_frequencies[k]
+            logits = self.head(site_features(parts, self.schedule.grids[k]), k).float() + prior
             each = self.digits.cross_entropy(logits, tokens)
             losses = losses + (weights * each).sum(1)
-            found = {
+            values = {
                 "cross_entropy": each.detach(),
-                "accuracy": self.digits.right(logits, tokens),
-                "marginal": self.digits.cross_entropy(alone.expand_as(logits), tokens),
+                "accuracy": self.digits.correct(logits, tokens),
+                "marginal": self.digits.cross_entropy(prior.expand_as(logits), tokens),
             }
-            for name, values in found.items():
-                figure = (values * (weights > 0)).sum(), number
-                figures[f"{name}/scale_{k}"] = figure
-                before = figures.get(name, (torch.zeros((), device=features.device), 0))
-                figures[name] = before[0] + figure[0], before[1] + number
-        return Judged(losses=losses, figures=figures)
+            for name, value in values.items():
+                metric = (value * (weights > 0)).sum(), number
+                metrics[f"{name}/scale_{k}"] = metric
+                before = metrics.get(name, (torch.zeros((), device=features.device), 0))
+                metrics[name] = before[0] + metric[0], before[1] + number
+        return PretextLoss(losses=losses, metrics=metrics)
 
 
 class SiteHead(nn.Module):
-    """Predicts at each site of a grid, from the averages over its parts.
+    """Predict values at each site of a grid from the average features of its parts.
 
     Args:
         width: W.
         out: values to predict.
-        scales: K; the head is told which one it is at.
+        scales: K; each has an embedding.
     """
 
     def __init__(self, width: int, out: int, scales: int) -> None:
         super().__init__()
         inner = PARTS**3 * width
         self.norm = nn.LayerNorm(inner)
-        self.hidden = nn.Linear(inner, INNER)
-        self.scale = nn.Embedding(scales, INNER)
-        self.out = nn.Linear(INNER, out)
-        nn.init.normal_(self.out.weight, std=FIRST)
+        self.hidden = nn.Linear(inner, HIDDEN_WIDTH)
+        self.scale = nn.Embedding(scales, HIDDEN_WIDTH)
+        self.out = nn.Linear(HIDDEN_WIDTH, out)
+        nn.init.normal_(self.out.weight, std=INIT_STD)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, sites: Tensor, k: int) -> Tensor:
@@ -139,15 +148,15 @@ class SiteHead(nn.Module):
 
 
 class Digits(nn.Module):
-    """Codes as numbers of mixed radix, the first digit being the lowest.
+    """Codes as mixed-radix numbers, lowest digit first.
 
     Args:
-        radices: (N,) values of each digit, whose product is V.
+        radices: (N,) number of values of each digit; their product is V.
     """
 
     basis: Tensor
     radix: Tensor
-    begin: Tensor
+    offsets: Tensor
 
     def __init__(self, radices: Sequence[int]) -> None:
         super().__init__()
@@ -156,38 +165,40 @@ class Digits(nn.Module):
         ones = torch.ones(1, dtype=torch.int64)
         self.register_buffer("radix", radix, persistent=False)
         self.register_buffer("basis", torch.cat([ones, radix[:-1].cumprod(0)]), persistent=False)
-        self.register_buffer("begin", radix.cumsum(0) - radix, persistent=False)
+        self.register_buffer("offsets", radix.cumsum(0) - radix, persistent=False)
 
-    def of(self, codes: Tensor) -> Tensor:
+    def split(self, codes: Tensor) -> Tensor:
         """(...) to (..., N)."""
         return codes[..., None] // self.basis % self.radix
 
-    def places(self, codes: Tensor) -> Tensor:
-        """(...) to (..., N): where among all R values each digit is."""
-        return self.of(codes) + self.begin
+    def indices(self, codes: Tensor) -> Tensor:
+        """(...) to (..., N): index of each digit's value among all R values."""
+        return self.split(codes) + self.offsets
 
-    def log_shares(self, counts: Tensor) -> Tensor:
-        """(..., R) counts to (..., R) logarithms of each value's share of its digit."""
+    def log_frequencies(self, counts: Tensor) -> Tensor:
+        """(..., R) counts to (..., R) logarithms of each value's frequency within its digit."""
         parts = torch.split(counts, self.radices, -1)
         return torch.cat([(one / one.sum(-1, keepdim=True)).log() for one in parts], -1)
 
     def cross_entropy(self, logits: Tensor, codes: Tensor) -> Tensor:
-        """(B, T, R) and (B, T) to (B, T), in nats, the sum over digits."""
-        parts = zip(torch.split(logits, self.radices, -1), self.of(codes).unbind(-1), strict=True)
+        """(B, T, R) and (B, T) to (B, T): the sum over digits, in nats."""
+        parts = zip(
+            torch.split(logits, self.radices, -1), self.split(codes).unbind(-1), strict=True
+        )
         each = [
             cross_entropy(one.flatten(0, -2), digit.flatten(), reduction="none")
             for one, digit in parts
         ]
         return torch.stack(each).sum(0).view(codes.shape)
 
-    def right(self, logits: Tensor, codes: Tensor) -> Tensor:
-        """(B, T) 1 where each digit's likeliest value is the code's, else 0."""
-        likeliest = [one.argmax(-1) for one in torch.split(logits, self.radices, -1)]
-        return (torch.stack(likeliest, -1) == self.of(codes)).all(-1).float()
+    def correct(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """(B, T): 1 where the most probable value of every digit is the code's, else 0."""
+        most_probable = [one.argmax(-1) for one in torch.split(logits, self.radices, -1)]
+        return (torch.stack(most_probable, -1) == self.split(codes)).all(-1).float()
 
 
 def digits_of(codebook: Codebook) -> list[int]:
-    """Values of each digit of a codebook's codes; one digit where codes are not made of several."""
+    """Number of values of each digit of a codebook's codes; a single digit if it has none."""
     if isinstance(codebook, BinarySphericalCodebook):
         return [2] * codebook.inner
     if isinstance(codebook, FiniteScalarCodebook):
@@ -195,32 +206,69 @@ def digits_of(codebook: Codebook) -> list[int]:
     return [codebook.size]
 
 
-def later(schedule: ScaleSchedule, first: int, last: int) -> list[Sites]:
-    """Every site of the scales from `first` to before `last`, none of the others."""
+def sites_of_scales(schedule: ScaleSchedule, first: int, last: int) -> list[Sites]:
+    """All sites of the scales in [first, last), none of the others."""
     return [
         np.full(grid, first <= k < last, dtype=np.bool_) for k, grid in enumerate(schedule.grids)
     ]
 
 
-def weights_of(items: Sequence[Sequence[Sites]], balance: float) -> list[Tensor | None]:
-    """The weights of tokens that are to be predicted, see `TokenView`.
+def token_weights(items: Sequence[Sequence[Sites]], exponent: float) -> list[Tensor | None]:
+    """Weights of the predicted tokens, see `TokenView`.
 
     Args:
-        items: of each item and scale, which tokens.
-        balance: a scale of T tokens weighs T to this power, shared by those of its tokens that are
-            to be predicted.
+        items: for each item and scale, the predicted tokens.
+        exponent: a scale of T tokens has a weight of T to this power, divided among its predicted
+            tokens.
     """
-    found = []
+    rows = []
     for scales in items:
         flat = [torch.from_numpy(sites).flatten().float() for sites in scales]
-        shares = torch.tensor([float(len(f)) ** balance * bool(f.any()) for f in flat])
-        shares = shares / shares.sum().clamp(min=1e-12)
-        found.append([s * f / f.sum().clamp(min=1) for s, f in zip(shares, flat, strict=True)])
-    by_scale = [torch.stack(rows) for rows in zip(*found, strict=True)]
+        scale_weights = torch.tensor([float(len(f)) ** exponent * bool(f.any()) for f in flat])
+        scale_weights = scale_weights / scale_weights.sum().clamp(min=1e-12)
+        rows.append(
+            [s * f / f.sum().clamp(min=1) for s, f in zip(scale_weights, flat, strict=True)]
+        )
+    by_scale = [torch.stack(items) for items in zip(*rows, strict=True)]
     return [weights if weights.any() else None for weights in by_scale]
 
 
-def draw_scale(schedule: ScaleSchedule, balance: float, random: np.random.Generator) -> int:
-    """How many scales are seen, from 1 to K - 1; the one to predict is drawn by its tokens."""
-    chances = np.array(schedule.tokens[1:], dtype=np.float64) ** balance
-    return 1 + int(random.choice(len(chances), p=chances / chances.sum()))
+def draw_scale(schedule: ScaleSchedule, exponent: float, random: np.random.Generator) -> int:
+    """Draw how many scales are seen, 1 to K - 1, by the number of tokens of the next one."""
+    weights = np.array(schedule.tokens[1:], dtype=np.float64) ** exponent
+    return 1 + int(random.choice(len(weights), p=weights / weights.sum()))
+
+
+def pool_parts(features: Tensor, latent: Shape3) -> Tensor:
+    """(B, W, X, Y, Z) averaged over the parts of the sites of the finest grid."""
+    x, y, z = (PARTS * side for side in latent)
+    return adaptive_avg_pool3d(features, (x, y, z))
+
+
+def site_features(parts: Tensor, grid: Shape3) -> Tensor:
+    """The output of `pool_parts` on a grid: (B, T, P * W)."""
+    for axis, sites in enumerate(grid, start=2):
+        if parts.shape[axis] != PARTS * sites:
+            weights = _part_weights(parts.shape[axis] // PARTS, sites, parts.device)
+            weights = weights.to(parts.dtype)
+            parts = torch.tensordot(parts, weights, dims=([axis], [1])).movedim(-1, axis)
+    return rearrange(
+        parts, "b w (x i) (y j) (z l) -> b (x y z) (i j l w)", i=PARTS, j=PARTS, l=PARTS
+    )
+
+
+@cache
+def _part_weights(finest: int, sites: int, device: torch.device) -> Tensor:
+    """Weights of the finest grid's parts in a grid's parts along an axis: (parts, finest parts).
+
+    A site covers the latent's sites that the quantiser averages for it; those of neighbouring sites
+    overlap where the grid does not divide the latent.
+    """
+    weights = torch.zeros(PARTS * sites, PARTS * finest)
+    for site in range(sites):
+        first, last = site * finest // sites, -(-(site + 1) * finest // sites)
+        wide = last - first
+        for part in range(PARTS):
+            start = PARTS * first + part * wide
+            weights[PARTS * site + part, start : start + wide] = 1 / wide
+    return weights.to(device)
