@@ -6,8 +6,8 @@ from typing import Literal
 from medar.cli.output import note, print_json
 from medar.cli.training import Overrides, load_config
 
-SHOWN = 3
-"""Names of weights that a line has at most."""
+MAX_NAMES = 3
+"""Largest number of weights named in a line."""
 
 
 def export(
@@ -20,29 +20,29 @@ def export(
     modality: Literal["CT", "MR"] | None = None,
     json: bool = False,
 ) -> int:
-    """Write a segmentation network or a pretrained backbone for use outside medar.
+    """Export a segmentation network or a pretrained backbone for use outside medar.
 
     Parameters
     ----------
     model
-        The folder, or the run that left it.
+        The model folder, or that of the run.
     out
-        The weights, .pt or .pth, with a .json beside them that says what network takes them; for a
-        bundle a folder.
+        File of the weights, .pt or .pth; a .json beside it describes the network. For a bundle, a
+        folder.
     to
         "monai": a state_dict of MONAI's DynUNet, SegResNet or SwinUNETR. "nnunet": a checkpoint for
-        nnU-Net's PlainConvUNet or ResidualEncoderUNet, of a dynunet. "bundle": a MONAI bundle.
+        nnU-Net's PlainConvUNet or ResidualEncoderUNet, from a dynunet. "bundle": a MONAI bundle.
     part
-        The whole network, or the encoder's weights alone; not for a bundle.
+        The whole network, or only the encoder's weights; not for a bundle.
     modality
-        Whose intensities a bundle normalises, where the plan has rules for several.
+        Modality whose intensity rule a bundle uses, if the plan has several.
     json
-        Print one JSON object: files, weights (how many), left_out (ours without a counterpart),
-        filled (theirs without one).
+        Print one JSON object: files, weights (their number), left_out (weights of ours without a
+        counterpart), filled (weights of theirs without one).
     """
     from medar.errors import MedarError
     from medar.segmentation.interchange.bundle import export_bundle
-    from medar.segmentation.interchange.exporting import export_weights
+    from medar.segmentation.interchange.weights import export_weights
 
     if to == "bundle":
         if part != "whole":
@@ -54,8 +54,8 @@ def export(
         print_json(vars(made))
         return 0
     print(f"{out}: {made.weights} weights")
-    _say("left out, no counterpart there", made.left_out)
-    _say("filled in, no counterpart here", made.filled)
+    _note("left out, without a counterpart there", made.left_out)
+    _note("filled in, without a counterpart here", made.filled)
     return 0
 
 
@@ -69,31 +69,31 @@ def import_(
     head: bool = False,
     json: bool = False,
 ) -> int:
-    """Turn a checkpoint of MONAI's or nnU-Net's into a folder that `--pretrained` takes.
+    """Import a checkpoint of MONAI or nnU-Net as a folder for `--pretrained`.
 
-    Nothing in the checkpoint is run: it may hold tensors and plain values alone.
+    No code in the checkpoint is executed: it may contain tensors and plain values only.
 
     Parameters
     ----------
     checkpoint
-        .pt, .pth or .safetensors; of MONAI's DynUNet, SegResNet or SwinUNETR, or of nnU-Net.
+        A .pt, .pth or .safetensors file; of MONAI's DynUNet, SegResNet or SwinUNETR, or of nnU-Net.
     out
-        The folder.
+        The folder to write.
     overrides
-        Values that replace the YAML's, such as backbone.width=16.
+        Values that override the YAML, such as backbone.width=16.
     config
-        YAML of the training to come; its `backbone` must be built like the checkpoint's network.
+        YAML of the training to come; its `backbone` must match the checkpoint's network.
     data
         The prepared data set of the training to come.
     head
-        Take over the last layer too and leave a segmentation network; its classes must be the
-        data set's labels, in their order.
+        Import the last layer too and write a segmentation network; its classes must be the data
+        set's labels, in their order.
     json
-        Print one JSON object: layout, taken, fresh, unused (names of weights).
+        Print one JSON object: layout, loaded, initialised, unused (names of weights).
     """
     from medar.data.prepared import Prepared
     from medar.data.resolve import plan_for_training
-    from medar.segmentation.interchange.starting import import_checkpoint
+    from medar.segmentation.interchange.weights import import_checkpoint
     from medar.segmentation.settings import SegmentationSettings
 
     settings = load_config(SegmentationSettings, config, "segmentation", overrides)
@@ -102,14 +102,18 @@ def import_(
     if json:
         print_json({"out": out, **vars(made)})
         return 0
-    print(f"{out}: {len(made.taken)} weights taken over by the names of {made.layout}")
-    _say("left as they were drawn", made.fresh)
-    _say("not used", made.unused)
+    print(f"{out}: {len(made.loaded)} weights loaded by the names of {made.layout}")
+    _note("randomly initialised", made.initialised)
+    _note("not used", made.unused)
     return 0
 
 
-def _say(said: str, names: tuple[str, ...]) -> None:
-    """A line on the first of some weights, if there are any."""
+def _note(message: str, names: tuple[str, ...]) -> None:
+    """Print a line that names the first of some weights, if there are any."""
     if names:
-        more = f" and {len(names) - SHOWN} more (--json names them)" if len(names) > SHOWN else ""
-        note(f"{said}: {', '.join(names[:SHOWN])}{more}")
+        more = (
+            f" and {len(names) - MAX_NAMES} more (--json names them)"
+            if len(names) > MAX_NAMES
+            else ""
+        )
+        note(f"{message}: {', '.join(names[:MAX_NAMES])}{more}")

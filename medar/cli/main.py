@@ -50,7 +50,7 @@ for name, path, text in (
     ("generator", "generator:app", "Train generators."),
     ("synthesize", "synthesize:synthesize", SYNTHESIZE),
     ("segmentation", "segmentation:app", "Pretrain backbones; train segmentation networks."),
-    ("segment", "segment:segment", SEGMENT),
+    ("segment", "segmentation:segment", SEGMENT),
     ("evaluate", "evaluate:app", "Evaluate trained models, synthetic volumes and label maps."),
     ("export", "exchange:export", "Export a segmentation network to MONAI or nnU-Net."),
     ("import", "exchange:import_", "Import a checkpoint of MONAI or nnU-Net to start from."),

@@ -1,10 +1,12 @@
-"""`medar segmentation`: pretrain backbones, train segmentation networks."""
+"""`medar segmentation pretrain` and `train`, and `medar segment`."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, worker_count
+from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.output import note, print_json
 from medar.cli.training import (
     TRAINING,
     Overrides,
@@ -23,6 +25,7 @@ app = App(
 )
 
 DATASET = DataSet()
+READING = Reading()
 
 
 @app.command
@@ -37,10 +40,11 @@ def pretrain(
     training: Training = TRAINING,
     dataset: DataSet = DATASET,
 ) -> int:
-    """Pretrain a backbone without labels; `medar segmentation train --pretrained OUT` starts there.
+    """Pretrain a backbone without labels, for `medar segmentation train --pretrained OUT`.
 
-    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. Interrupted, the same
-    command goes on. Under torchrun it trains on all processes; DATA must be prepared then.
+    Writes OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. The same command
+    resumes an interrupted run. Under torchrun it trains on all processes; DATA must then be
+    prepared.
 
     Parameters
     ----------
@@ -48,15 +52,15 @@ def pretrain(
         A YAML file, or a name that `medar configs` lists under segmentation/, such as
         pretrain_hippocampus_mr (docs/reference/segmentation.md).
     overrides
-        Values that replace the YAML's: pretext.kind=masked, or --pretext.kind masked.
+        Values that override the YAML: pretext.kind=masked, or --pretext.kind masked.
     data
-        A folder that `medar data prepare` filled, or any data set, which is prepared in
-        OUT/prepared by the YAML's plan. Only volumes of the split train are learnt from.
+        A prepared data set, or any data set, which is then prepared in OUT/prepared with the
+        YAML's plan. Volumes of the split train are used for training.
     out
         Folder of the run.
     tokenizer
-        Folder of a trained tokenizer, or of the run that left it, which every pretext.kind but
-        "masked" needs; default the YAML's.
+        Folder of a trained tokenizer or of its run, which every pretext.kind except "masked" needs;
+        default: the YAML's.
     workers
         Processes that prepare a data set; default: one per CPU core.
     """
@@ -67,7 +71,7 @@ def pretrain(
     settings = settings.within(training.max_minutes).with_tokenizer(tokenizer)
     if training.register is not None:
         raise MedarError(
-            f"--register {training.register}: a backbone answers nothing by itself; register the "
+            f"--register {training.register}: a backbone cannot be served by itself; register the "
             "segmentation network that starts from it"
         )
     if tokenizer is not None and not settings.pretext.needs_tokenizer:
@@ -97,10 +101,11 @@ def train(
     training: Training = TRAINING,
     dataset: DataSet = DATASET,
 ) -> int:
-    """Train a segmentation network; OUT/model is what `medar segment` takes.
+    """Train a segmentation network for `medar segment`.
 
-    Leaves OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. Interrupted, the same
-    command goes on. Under torchrun it trains on all processes; DATA must be prepared then.
+    Writes OUT/model, OUT/config.yaml, OUT/metrics.jsonl and OUT/checkpoints. The same command
+    resumes an interrupted run. Under torchrun it trains on all processes; DATA must then be
+    prepared.
 
     Parameters
     ----------
@@ -108,27 +113,27 @@ def train(
         A YAML file, or a name that `medar configs` lists under segmentation/, such as
         hippocampus_mr (docs/reference/segmentation.md).
     overrides
-        Values that replace the YAML's: training.steps=100, or --training.steps 100.
+        Values that override the YAML: training.steps=100, or --training.steps 100.
     data
-        A folder that `medar data prepare` filled, or any data set with labels, which is prepared
-        in OUT/prepared by the YAML's plan.
+        A prepared data set, or any data set with labels, which is then prepared in OUT/prepared
+        with the YAML's plan.
     out
         Folder of the run.
     pretrained
-        "none", or a folder to start from: a segmentation network or a pretrained backbone of the
-        same settings, or the run that left it.
+        "none", or a folder to start from: a segmentation network or a pretrained backbone with the
+        same settings, or its run.
     labels
-        Share of the training subjects whose labels are used, such as 10%; default the YAML's. A
-        smaller share is a part of a larger one.
+        Fraction of the training subjects whose labels are used, such as 10%; default: the YAML's.
+        The subjects of a smaller fraction are among those of a larger one.
     workers
         Processes that prepare data sets; default: one per CPU core.
     """
     from medar.segmentation.settings import SegmentationSettings, parse_fraction
     from medar.segmentation.training import train_segmenter
 
-    share = None if labels is None else parse_fraction(labels)
+    fraction = None if labels is None else parse_fraction(labels)
     settings = load_config(SegmentationSettings, config, "segmentation", overrides)
-    settings = settings.within(training.max_minutes).with_label_fraction(share)
+    settings = settings.within(training.max_minutes).with_label_fraction(fraction)
     with training.tracker(out, "segmenter") as tracker:
         folder = prepared_folder(settings.plan, data, out, dataset, workers)
         if tracker is not None:
@@ -145,3 +150,74 @@ def train(
         code = training.log_model(tracker, out, "segmenter", outcome)
     report(out, outcome, json=training.json)
     return code
+
+
+def segment(
+    *paths: Annotated[Path, Parameter(name="MODEL... IN OUT")],
+    mirrors: str | None = None,
+    overlap: float = 0.5,
+    probabilities: bool = False,
+    modality: Literal["CT", "MR"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    json: bool = False,
+    reading: Reading = READING,
+) -> int:
+    """Segment volumes; the description is in `medar.cli.main`.
+
+    Parameters
+    ----------
+    paths
+        MODEL: folder of a segmentation network or of its run; the probabilities of several are
+        averaged. IN: a volume file, the folder of a DICOM series, or a folder of these at any
+        depth; several channels as x_0000, x_0001, ... as in nnU-Net, or as one 4D file. OUT: the
+        label map, .nii or .nii.gz; for a folder of volumes, a folder.
+    mirrors
+        Axes whose mirror images are averaged over: "none", or some of xyz; default: those of
+        training.
+    overlap
+        Fraction of a window that overlaps with its neighbour.
+    probabilities
+        Write the probabilities of all classes too, background first: x_probabilities.nii.gz beside
+        x.nii.gz.
+    modality
+        Modality of the volumes, if the files do not state it and the plan has rules for several.
+    device
+        "auto": CUDA if available.
+    json
+        Print one JSON object: out, labels (files written), failed (reasons by path).
+    """
+    from medar.segmentation.files import check_output, segment_files
+    from medar.segmentation.segmenter import Segmenter
+    from medar.segmentation.sliding_window import PredictionSettings
+
+    settings = PredictionSettings.from_options(mirrors, overlap)
+    if len(paths) < 3:
+        arguments = " ".join(map(str, paths)) or "nothing"
+        raise MedarError(
+            f"medar segment: got {arguments}; give one or more networks, the input and the output: "
+            "MODEL... IN OUT"
+        )
+    *models, volume, out = paths
+    check_output(volume, out)
+    networks = [Segmenter.from_pretrained(model, device) for model in models]
+    written: list[Path] = []
+    failed: dict[str, str] = {}
+    for source, result in segment_files(
+        networks,
+        volume,
+        out,
+        settings,
+        options=reading.options(),
+        modality=modality,
+        probabilities=probabilities,
+    ):
+        if isinstance(result, MedarError):
+            failed[source] = str(result)
+            note(f"{source}: not segmented: {result}")
+            continue
+        written.append(result)
+        if not json:
+            print(f"{result}: labels of {source}")
+    if json:
+        print_json({"out": out, "labels": written, "failed": failed})
+    return 1 if failed else 0

@@ -102,13 +102,13 @@ def test_weights_go_out_and_come_in(
     said = medar("import", tmp_path / "w.pth", tmp_path / "start", *words)
     assert said.code == 0, said.err
     made = json.loads(said.out)
-    assert (made["layout"], made["fresh"]) == (to, [])
+    assert (made["layout"], made["initialised"]) == (to, [])
     words = ("--data", run / "prepared", "--out", tmp_path / "next", "--untracked")
     said = medar("segmentation", "train", config, *words, "--pretrained", tmp_path / "start")
     assert said.code == 0, said.err
     words = ("--config", config, "--data", run / "prepared", "backbone.width=8")
     said = medar("import", tmp_path / "w.pth", tmp_path / "wide", *words)
-    assert "[8, 1, 3, 3, 3] needed" in said.refusal
+    assert "need [8, 1, 3, 3, 3]" in said.refusal
 
 
 def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:

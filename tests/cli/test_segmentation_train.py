@@ -95,7 +95,7 @@ def test_a_file_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: P
     image, out = split / "images" / "c3.nii.gz", tmp_path / "made" / "c3.nii"
     said = medar("segment", model, image, out)
     assert said.code == 0, said.err
-    assert said.out == f"{out}: the labels of {image}\n"
+    assert said.out == f"{out}: labels of {image}\n"
     made, given = nib.load(out), nib.load(image)
     assert made.shape == given.shape
     np.testing.assert_allclose(made.affine, given.affine)

@@ -17,10 +17,12 @@ from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import BackboneSettings, TrunkSettings
 from medar.segmentation.interchange.bundle import differences, export_bundle
-from medar.segmentation.interchange.checkpoint import read_weights
-from medar.segmentation.interchange.exporting import export_weights
 from medar.segmentation.interchange.monai import monai_network
-from medar.segmentation.interchange.starting import import_checkpoint
+from medar.segmentation.interchange.weights import (
+    export_weights,
+    import_checkpoint,
+    read_weights,
+)
 from medar.segmentation.prediction import segment
 from medar.segmentation.segmenter import (
     Segmenter,
@@ -89,11 +91,11 @@ def test_monais_own_network_gives_the_same_logits(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["dynunet", "plain", "segresnet", "swinunetr"])
-def test_there_and_back_through_monai(kind: str, tmp_path: Path) -> None:
+def test_a_round_trip_through_monai(kind: str, tmp_path: Path) -> None:
     model = saved(tmp_path / "model", kind)
     export_weights(tmp_path / "model", tmp_path / "w.pt", "monai")
     made = imported(tmp_path / "again", kind, tmp_path / "w.pt", model.plan, head=True)
-    assert (made.layout, made.fresh, made.unused) == ("monai", (), ())
+    assert (made.layout, made.initialised, made.unused) == ("monai", (), ())
     again = Segmenter.from_pretrained(tmp_path / "again", "cpu")
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
@@ -109,7 +111,7 @@ def test_plain_blocks_are_nnunets_plain_network(tmp_path: Path) -> None:
         torch.testing.assert_close(theirs, model(volume), rtol=1e-4, atol=1e-4)
     assert made.left_out == ()
     back = imported(tmp_path / "again", "plain", tmp_path / "w.pth", model.plan, head=True)
-    assert (back.layout, back.fresh) == ("nnunet", ())
+    assert (back.layout, back.initialised) == ("nnunet", ())
     again = Segmenter.from_pretrained(tmp_path / "again", "cpu")
     assert torch.equal(again(volume), model(volume))
 
@@ -139,10 +141,10 @@ def test_residual_blocks_fit_nnunets_but_for_the_first_skip(tmp_path: Path) -> N
     plain = twin(given(8, 12, 16))
     assert plain.shape == (1, 3, 8, 12, 16)
     back = imported(tmp_path / "again", "dynunet", tmp_path / "w.pth", model.plan)
-    assert set(back.fresh) == set(made.left_out)
+    assert set(back.initialised) == set(made.left_out)
     again = load_backbone_and_head(tmp_path / "again")[0].state_dict()
     for name, value in model.backbone.state_dict().items():
-        assert torch.equal(again[name], value) == (name not in back.fresh)
+        assert torch.equal(again[name], value) == (name not in back.initialised)
 
 
 def test_equal_widths_have_no_skip_convolution_in_nnunet(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
     save_backbone(tmp_path / "pre", backbone, model.settings, model.plan, {"pretext": "masked"})
     export_weights(tmp_path / "pre", tmp_path / "w.pt", "monai", "encoder")
     made = imported(tmp_path / "again", "segresnet", tmp_path / "w.pt", model.plan)
-    assert set(made.fresh) == {*backbone.state_dict()} - {*backbone.encoder_weights()}
+    assert set(made.initialised) == {*backbone.state_dict()} - {*backbone.encoder_weights()}
     other = make("segresnet", seed=1)
     other.load_backbone(tmp_path / "again", "encoder")
     volume = given(16, 16, 8)
@@ -179,7 +181,12 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "to", "changes", "said"),
     [
-        ("trunk", "monai", {}, "weight '.*': has no counterpart in MONAI; backbones dynunet"),
+        (
+            "trunk",
+            "monai",
+            {},
+            "weight '.*': has no counterpart in MONAI; only the backbones dynunet",
+        ),
         ("trunk", "nnunet", {}, "has no counterpart in nnU-Net"),
         ("segresnet", "nnunet", {}, "weight 'network.convInit.conv.weight': has no counterpart"),
         (
@@ -208,7 +215,9 @@ def test_encoders_of_thick_slices_go_to_nnunet(tmp_path: Path) -> None:
     made = export_weights(tmp_path / "model", tmp_path / "w.pth", "nnunet", "encoder")
     assert made.weights == len(model.backbone.encoder_weights())
     back = imported(tmp_path / "again", "plain", tmp_path / "w.pth", model.plan)
-    assert {*back.fresh} == {*model.backbone.state_dict()} - {*model.backbone.encoder_weights()}
+    assert {*back.initialised} == {*model.backbone.state_dict()} - {
+        *model.backbone.encoder_weights()
+    }
 
 
 class Evil:
@@ -245,9 +254,9 @@ def test_weights_are_found_wherever_they_lie(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "changes", "said"),
     [
-        ("segresnet", {}, "weight 'convInit.conv.weight': none given"),
-        ("plain", {"channels": ("T1", "T2")}, r"\[4, 1, 3, 3, 3\] given, \[4, 2, 3, 3, 3\] needed"),
-        ("plain", {"labels": {1: "one"}}, r"output_block.*: \[3, 4, 1, 1, 1\] given"),
+        ("segresnet", {}, "weight 'convInit.conv.weight': got none"),
+        ("plain", {"channels": ("T1", "T2")}, r"got \[4, 1, 3, 3, 3\], need \[4, 2, 3, 3, 3\]"),
+        ("plain", {"labels": {1: "one"}}, r"output_block.*: got \[3, 4, 1, 1, 1\]"),
     ],
 )
 def test_checkpoints_of_other_networks_are_refused(
@@ -317,7 +326,7 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     export_bundle(tmp_path / "model", tmp_path / "bundle")
     readme = (tmp_path / "bundle" / "docs" / "README.md").read_text()
-    for said in ("all voxels", "bspline", "foreground", "[16, 12, 8]", "mirrors is taken"):
+    for said in ("all voxels", "bspline", "foreground", "[16, 12, 8]", "Mirror images"):
         assert said in readme
     assert len(differences(make("dynunet"))) == 4
     assert json.loads((tmp_path / "bundle/configs/metadata.json").read_text())["monai_version"]
@@ -341,7 +350,7 @@ def test_bundles_that_cannot_be(kind: str, changes: Any, said: str, tmp_path: Pa
         export_bundle(tmp_path / "model", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
     (tmp_path / "model" / "configs").mkdir()  # of whatever else
-    with pytest.raises(MedarError, match="holds something else"):
+    with pytest.raises(MedarError, match="contains other files"):
         export_bundle(tmp_path / "model", tmp_path / "model")
 
 

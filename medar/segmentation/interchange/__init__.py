@@ -1,1 +1,1 @@
-"""Weights to and from other people's networks: MONAI's, nnU-Net's, and MONAI bundles."""
+"""Exchange of weights with MONAI, nnU-Net and MONAI bundles."""

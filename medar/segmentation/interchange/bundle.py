@@ -1,12 +1,12 @@
-"""A segmentation network as a MONAI bundle, which runs where medar is not installed.
+"""Export of a segmentation network as a MONAI bundle, which runs without medar.
 
-configs/metadata.json    what goes in and comes out, as `verify_net_in_out` reads it
+configs/metadata.json    inputs and outputs, as checked by `verify_net_in_out`
 configs/inference.json   MONAI's network, transforms and sliding window
 models/model.pt          the weights by MONAI's names
-docs/README.md           what it is, and where it differs from `medar segment`
-docs/license.txt         a place for the terms
+docs/README.md           description, and differences from `medar segment`
+docs/license.txt         to be completed
 
-The network's logits are medar's. Preparation is MONAI's transforms, which come near to the plan's.
+The logits equal medar's. Preparation uses MONAI's transforms, which approximate the plan's.
 """
 
 import io
@@ -17,14 +17,14 @@ import torch
 from medar.errors import MedarError
 from medar.files import write_bytes, write_json
 from medar.model_folder import find_model
-from medar.segmentation.interchange.configs import (
+from medar.segmentation.interchange.bundle_configs import (
     chosen_rules,
     inference,
     metadata,
     window_of,
 )
-from medar.segmentation.interchange.exporting import Exported
 from medar.segmentation.interchange.monai import monai_names, monai_network
+from medar.segmentation.interchange.weights import Exported
 from medar.segmentation.segmenter import Segmenter
 
 LICENCE = "To be stated by whoever trained the network and may pass it on.\n"
@@ -34,19 +34,19 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     """Write a bundle.
 
     Args:
-        path: the folder of a segmentation network, or the run's.
+        path: folder of a segmentation network, or of its run.
         out: the bundle's folder.
-        modality: whose intensity rule is taken, where the plan has several.
+        modality: whose intensity rule to use, if the plan has several.
 
     Raises:
-        MedarError: no such network, a backbone that MONAI does not have, several rules and no
-            modality, or a folder that holds other files.
+        MedarError: no such network, MONAI has no such backbone, several rules and no modality, or
+            the folder contains other files.
     """
     out = Path(out)
     own = (out / "configs" / "metadata.json").is_file()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not own):
-        raise MedarError(f"{out}: holds something else; name a new folder for the bundle")
-    model = Segmenter.from_pretrained(path, "cpu")
+        raise MedarError(f"{out}: contains other files; name a new folder for the bundle")
+    model = Segmenter.from_pretrained(path)
     rules = chosen_rules(model.plan, modality)
     channels = len(model.plan.channels) or 1
     try:
@@ -82,42 +82,40 @@ def _readme(model: Segmenter) -> str:
         "Not a medical device: for research only. Data, licence and limits are to be stated by\n"
         "whoever trained it.\n\n"
         f"Labels: {labels}.\n\n"
-        "Volumes, .nii or .nii.gz, in `input`; label maps come out in `eval`:\n\n"
+        "Put volumes, .nii or .nii.gz, into `input`; label maps are written to `eval`:\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json\n\n"
-        "## Where it differs from `medar segment`\n\n"
-        "The network gives the same logits. Around it MONAI's transforms come near to medar's:\n\n"
+        "## Differences from `medar segment`\n\n"
+        "The network gives the same logits. MONAI's transforms approximate medar's:\n\n"
         + "".join(f"- {one}\n" for one in differences(model))
     )
 
 
 def differences(model: Segmenter) -> list[str]:
-    """What a bundle does otherwise, in sentences."""
+    """Differences between a bundle and `medar segment`, as sentences."""
     plan = model.plan
-    said = [
-        "Volumes of another spacing are resampled without blurring before they are made coarser, "
-        "and their grids may differ by a voxel; volumes that have the spacing already are alike.",
-        "Chances, not labels, are brought back to the file's grid, by linear interpolation.",
-        "Nothing is said about volumes unlike those of training; files are read as MONAI reads "
-        "them, without medar's checks of geometry.",
+    found = [
+        "Volumes with another spacing are downsampled without blurring, and their grids may differ "
+        "by a voxel; there is no difference for volumes with the plan's spacing.",
+        "Probabilities instead of labels are resampled to the file's grid, linearly.",
+        "There is no warning about volumes unlike those of training; files are read by MONAI, "
+        "without medar's checks of geometry.",
     ]
     if any(rule.kind == "percentiles" for rule in plan.intensity.values()):
-        said.append("Percentiles are taken over all voxels; medar leaves the smallest value out.")
+        found.append("Percentiles are taken over all voxels; medar excludes the smallest value.")
     if plan.interpolation != "linear":
-        said.append(f"Interpolation is linear; the plan has {plan.interpolation}.")
+        found.append(f"Interpolation is linear; the plan has {plan.interpolation}.")
     if plan.mode == "volume":
-        said.append("What is cropped or padded by an odd number of voxels may lie a voxel aside.")
+        found.append("Crops and paddings by an odd number of voxels may be shifted by a voxel.")
     if plan.mode == "volume" and plan.centre == "foreground":
-        said.append(
-            "The image's centre is kept when it is cropped; the plan keeps the foreground's."
-        )
+        found.append("Crops are centred on the image; the plan centres them on the foreground.")
     window = window_of(model.backbone, plan)
     if window != list(plan.size):
-        said.append(
-            f"Windows are {window} voxels, which the network can halve; medar takes "
-            f"{list(plan.size)} and fills them up."
+        found.append(
+            f"Windows are {window} voxels, which the network can halve; medar pads windows of "
+            f"{list(plan.size)} voxels."
         )
     if model.mirrors:
-        said.append(
-            f"No mean over mirrors is taken; medar mirrors along {', '.join(model.mirrors)}."
+        found.append(
+            f"Mirror images are not averaged; medar averages over {', '.join(model.mirrors)}."
         )
-    return said
+    return found

@@ -1,7 +1,7 @@
-"""Backbones with a head as MONAI's own networks.
+"""Backbones and heads as MONAI's networks.
 
-medar wraps MONAI's DynUNet, SegResNet and SwinUNETR and puts a 1x1x1 convolution of its own in the
-place of their last layer, which is one too: names differ by a prefix, and the head by its name.
+medar wraps MONAI's DynUNet, SegResNet and SwinUNETR and replaces their last layer, a 1x1x1
+convolution, by its own: names of weights differ by a prefix, and by the name of the head.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from medar.segmentation.backbones import Backbone
 from medar.segmentation.backbones.monai import DynUNetBackbone, SegResNetBackbone, SwinUNETRBackbone
 
 PREFIX = "network."
-"""How the names of a wrapped network begin."""
-TWICE = "skip_layers."
-"""Where DynUNet names the same weights once more."""
+"""Prefix of names in a wrapped network."""
+REPEATED = "skip_layers."
+"""Prefix under which DynUNet repeats weights."""
 HEADS: dict[type[Backbone], str] = {
     DynUNetBackbone: "output_block.conv.conv",
     SegResNetBackbone: "conv_final.2.conv",
@@ -29,13 +29,13 @@ def monai_names(backbone: Backbone) -> dict[str, str]:
     """MONAI's name of each weight of a backbone, and of "head.weight" and "head.bias".
 
     Raises:
-        MedarError: a backbone that MONAI does not have, naming its first weight.
+        MedarError: MONAI has no such backbone; its first weight is named.
     """
     first = next(iter(backbone.state_dict()))
     if type(backbone) not in HEADS:
         raise MedarError(
-            f"weight {first!r}: has no counterpart in MONAI; backbones dynunet, segresnet and "
-            "swinunetr have"
+            f"weight {first!r}: has no counterpart in MONAI; only the backbones dynunet, segresnet "
+            "and swinunetr have one"
         )
     names = {name: name.removeprefix(PREFIX) for name in backbone.state_dict()}
     head = HEADS[type(backbone)]
@@ -43,12 +43,12 @@ def monai_names(backbone: Backbone) -> dict[str, str]:
 
 
 def definition(backbone: Backbone, channels: int, classes: int) -> dict[str, Any]:
-    """MONAI's network of the same shape, as a bundle's configuration names it.
+    """MONAI's network of the same shape, as in a bundle's configuration.
 
     Args:
         backbone: one that MONAI has.
         channels: of the image.
-        classes: of the logits, the background counted.
+        classes: of the logits, including the background.
 
     Raises:
         MedarError: see `monai_names`.
@@ -86,11 +86,11 @@ def definition(backbone: Backbone, channels: int, classes: int) -> dict[str, Any
 
 
 def monai_network(backbone: Backbone, head: nn.Conv3d | None, channels: int) -> nn.Module:
-    """MONAI's own network with the weights, in evaluation mode.
+    """MONAI's network with the weights, in evaluation mode.
 
     Args:
         backbone: one that MONAI has.
-        head: from features to logits; without it the last layer has one class, drawn anew.
+        head: from features to logits; without it the last layer has one class and is random.
         channels: of the image.
 
     Raises:
@@ -105,13 +105,13 @@ def monai_network(backbone: Backbone, head: nn.Conv3d | None, channels: int) -> 
     weights = monai_weights(backbone, head)
     missing, unexpected = network.load_state_dict(weights, strict=False)
     last = HEADS[type(backbone)]
-    stray = [n for n in missing if not n.startswith(TWICE) and not (head is None and last in n)]
+    stray = [n for n in missing if not n.startswith(REPEATED) and not (head is None and last in n)]
     assert not [*unexpected, *stray], (unexpected, stray)
     return network.eval()
 
 
 def monai_weights(backbone: Backbone, head: nn.Conv3d | None) -> dict[str, Tensor]:
-    """The weights by MONAI's names, each once.
+    """The weights by MONAI's names, without repetitions.
 
     Raises:
         MedarError: see `monai_names`.

@@ -1,18 +1,18 @@
-"""A DynUNet backbone by the names of nnU-Net's networks, and from them.
+"""Weights of a DynUNet backbone by the names of nnU-Net's networks.
 
-Plain blocks are nnU-Net's PlainConvUNet, weight for weight. Residual blocks are nearly those of
-its ResidualEncoderUNet (arXiv 2404.09556) with one block a stage:
+Plain blocks match nnU-Net's PlainConvUNet weight by weight. Residual blocks almost match its
+ResidualEncoderUNet (arXiv 2404.09556) with one block per stage:
 
     ours     block 0: conv1 conv2, skip conv3           block l: conv1 conv2, skip conv3, strided
     nnU-Net  stem: conv; block 0: conv1 conv2, no skip  block l: conv1 conv2, skip pooled, conv
 
-conv1 of our first block is the stem and our conv2 is theirs; their conv1 of the first block has no
-counterpart, and neither has our first skip, nor a skip convolution between equal widths. The
-weights fit, the function is not the same. Where slices are thick, MONAI's decoder has wider
-kernels than nnU-Net's: these have no counterpart, and the encoder alone goes over.
+conv1 of our first block corresponds to the stem, conv2 to their conv2. Their conv1 of the first
+block has no counterpart, nor have our first skip and skip convolutions between equal widths. The
+weights fit, but the function differs. For thick slices MONAI's decoder has wider kernels than
+nnU-Net's, so that only the encoder can be exchanged.
 
-nnU-Net's arrays are (Z, Y, X): kernels are turned. It gives its convolutions a bias, which the
-normalisation behind them takes out again: written as 0, left out where read.
+nnU-Net's arrays are (Z, Y, X), so kernels are transposed. Its convolutions have a bias, which the
+following normalisation removes: it is exported as 0 and ignored on import.
 """
 
 from typing import Any
@@ -27,18 +27,18 @@ from medar.segmentation.backbones.monai import DynUNetBackbone
 HOME = "dynamic_network_architectures.architectures.unet"
 PLAIN, RESIDUAL = f"{HOME}.PlainConvUNet", f"{HOME}.ResidualEncoderUNet"
 IDENTITY = "encoder.stages.0.blocks.0.conv1"
-"""The convolution of nnU-Net's first residual block that we have none for."""
+"""The convolution of nnU-Net's first residual block without a counterpart."""
 
 
 def nnunet_names(backbone: Backbone) -> dict[str, str]:
     """nnU-Net's name of each weight that has one, and of "head.weight" and "head.bias".
 
     Raises:
-        MedarError: no DynUNet, naming the first weight.
+        MedarError: not a DynUNet; the first weight is named.
     """
     first = next(iter(backbone.state_dict()))
     if not isinstance(backbone, DynUNetBackbone):
-        raise MedarError(f"weight {first!r}: has no counterpart in nnU-Net; backbone dynunet has")
+        raise MedarError(f"weight {first!r}: has no counterpart in nnU-Net; only dynunet has one")
     network: Any = backbone.network
     blocks = ["input_block", *(f"downsamples.{n}" for n in range(len(network.downsamples)))]
     names: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _parts(backbone: DynUNetBackbone, level: int) -> dict[int, str]:
 
 
 def _pair(block: str, part: int, theirs: str) -> dict[str, str]:
-    """A convolution and the normalisation behind it."""
+    """A convolution and the following normalisation."""
     return {
         f"{block}.conv{part}.conv.weight": f"{theirs}.conv.weight",
         f"{block}.norm{part}.weight": f"{theirs}.norm.weight",
@@ -84,26 +84,26 @@ def _pair(block: str, part: int, theirs: str) -> dict[str, str]:
 
 
 def turned(weight: Tensor) -> Tensor:
-    """A kernel (..., X, Y, Z) as (..., Z, Y, X) and back; anything else as it is."""
+    """A kernel (..., X, Y, Z) as (..., Z, Y, X), or the reverse; other tensors unchanged."""
     return weight.transpose(2, 4).contiguous() if weight.ndim == 5 else weight
 
 
 def nnunet_weights(
     backbone: Backbone, head: nn.Conv3d | None, *, encoder_alone: bool = False
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """All weights of nnU-Net's network, by its names, under each of them.
+    """All weights of nnU-Net's network, under all of their names.
 
     Args:
         backbone: a DynUNet.
-        head: from features to logits; without it the last layer is of 0.
-        encoder_alone: the decoder is of no matter.
+        head: from features to logits; without it the last layer is 0.
+        encoder_alone: do not check the decoder.
 
     Returns:
-        The weights, and which of them were filled in: biases of 0, the convolution that ours has
-        no counterpart for, which passes on what it gets, and last layers of 0.
+        The weights, and the names of those filled in: biases of 0, the convolution without a
+        counterpart as identity, and last layers of 0.
 
     Raises:
-        MedarError: see `nnunet_names`; or a decoder that nnU-Net does not have.
+        MedarError: see `nnunet_names`; or nnU-Net has no such decoder.
     """
     names = nnunet_names(backbone)
     assert isinstance(backbone, DynUNetBackbone)
@@ -124,7 +124,7 @@ def nnunet_weights(
 
 
 def _fillings(backbone: DynUNetBackbone, own: dict[str, Tensor], classes: int) -> dict[str, Tensor]:
-    """What nnU-Net's network has and ours has not."""
+    """Weights of nnU-Net's network without a counterpart."""
     made: dict[str, Tensor] = {}
     widths = backbone.channels
     if backbone.residual:
@@ -134,7 +134,7 @@ def _fillings(backbone: DynUNetBackbone, own: dict[str, Tensor], classes: int) -
         made[f"{IDENTITY}.norm.bias"] = torch.zeros(widths[0])
     for name, value in {**own, **made}.items():
         bias = f"{name.removesuffix('weight')}bias"
-        # A skip's convolution has none there.
+        # Skip convolutions have no bias there.
         if value.ndim == 5 and ".skip." not in name and bias not in own:
             outputs = value.shape[1] if ".transpconvs." in name else value.shape[0]
             made[bias] = torch.zeros(outputs)
@@ -145,7 +145,7 @@ def _fillings(backbone: DynUNetBackbone, own: dict[str, Tensor], classes: int) -
 
 
 def _under_all_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """nnU-Net's modules know a layer by its name and its number, and the decoder the encoder."""
+    """nnU-Net names a layer by name and by number, and the encoder again within the decoder."""
     named: dict[str, Tensor] = {}
     for name, value in weights.items():
         same = [name]

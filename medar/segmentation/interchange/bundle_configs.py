@@ -1,4 +1,4 @@
-"""The two configurations of a MONAI bundle: what goes in and comes out, and how it runs."""
+"""The configurations of a MONAI bundle: metadata (inputs and outputs) and inference."""
 
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,20 +23,20 @@ def chosen_rules(plan: Plan, modality: str | None) -> tuple[IntensityRule, ...]:
     """The intensity rule of each channel.
 
     Raises:
-        MedarError: several to choose from, or none.
+        MedarError: there are several to choose from, or none.
     """
     if modality is None and not plan.channels and len(plan.intensity) == 1:
         return tuple(plan.intensity.values())
     if modality is None and not plan.channels:
         raise MedarError(
-            f"the plan has intensity rules for {', '.join(plan.intensity)}; a bundle has one: name "
-            "it (--modality)"
+            f"the plan has intensity rules for {', '.join(plan.intensity)}; a bundle has one: "
+            "choose it with --modality"
         )
     return plan.rules(len(plan.channels) or 1, modality)
 
 
 def window_of(backbone: Backbone, plan: Plan) -> list[int]:
-    """The plan's size, filled up to what MONAI's network can halve."""
+    """The plan's size, rounded up to what MONAI's network can halve."""
     return [-(-n // m) * m for n, m in zip(plan.size, backbone.multiple, strict=True)]
 
 
@@ -70,11 +70,11 @@ def inference(model: Segmenter, rules: tuple[IntensityRule, ...]) -> dict[str, A
             "$@network.load_state_dict("
             "torch.load(@bundle_root + '/models/model.pt', map_location='cpu', weights_only=True))"
         ),
-        # Chances are blended, not logits, as medar does.
-        "chances": "$lambda part: @network(part).softmax(1)",
+        # Probabilities are blended, not logits, as in medar.
+        "probabilities": "$lambda part: @network(part).softmax(1)",
         "predict": (
             "$torch.no_grad()(lambda case: {**case, 'pred': "
-            "@inferer(case['image'][None].to(@device), @chances)[0].cpu()})"
+            "@inferer(case['image'][None].to(@device), @probabilities)[0].cpu()})"
         ),
         "run": [
             "$@load",
@@ -85,7 +85,7 @@ def inference(model: Segmenter, rules: tuple[IntensityRule, ...]) -> dict[str, A
 
 
 def preprocessing(plan: Plan, rules: tuple[IntensityRule, ...]) -> list[dict[str, Any]]:
-    """MONAI's transforms that come nearest to the plan."""
+    """MONAI's transforms that approximate the plan."""
     channel = "no_channel" if len(rules) == 1 else -1
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image"},
@@ -113,7 +113,7 @@ def preprocessing(plan: Plan, rules: tuple[IntensityRule, ...]) -> list[dict[str
 
 
 def postprocessing(plan: Plan) -> list[dict[str, Any]]:
-    """From chances to a label map on the file's grid."""
+    """From probabilities to a label map on the file's grid."""
     return [
         {
             "_target_": "Invertd",
@@ -145,7 +145,7 @@ def _scaling(rules: tuple[IntensityRule, ...]) -> dict[str, Any]:
     """To [-1, 1] by one rule.
 
     Raises:
-        MedarError: channels with different rules.
+        MedarError: the channels have different rules.
     """
     if len(set(rules)) > 1:
         raise MedarError(
