@@ -12,25 +12,25 @@ printed at the end, OUT/pretraining.png drawn.
 
 Rows:
     BACKBONE:PRETEXT:PERCENT:SEED   such as dynunet:next_scale:10:0; PRETEXT is none, masked,
-                                    next_scale, mixture or semantic_order, PERCENT the share of the
-                                    training subjects whose labels are used
+                                    next_scale, mixture or semantic_order, PERCENT the label
+                                    fraction of the training subjects
     synthetic:PERCENT:SEED          all labels and the pairs of --synthetic: of the training items
                                     PERCENT are synthetic, 0 real alone, 100 synthetic alone
 
-The configuration's backbone is one of them; the others have the sizes of BACKBONES. SEED decides
-the subjects, the weights that are not pretrained and the batches: rows of the same share and seed
-differ in the pretext alone. A backbone is pretrained once for all rows, when the first needs it, in
-OUT/pretrained, so that intervals over seeds leave the chance of pretraining out. Of either training
-the weights that are best on the validation split are taken, in pretraining by the pretext's loss;
-Dice is that of prepared volumes, by sliding windows with the mirrors of training. --organs 1-7
-makes background of all other labels.
+The configuration's backbone is one of them; the others have the sizes in BACKBONES. SEED determines
+the subjects, the weights that are not pretrained and the batches: rows of the same fraction and
+seed differ only in the pretext task. A backbone is pretrained once for all rows, in OUT/pretrained,
+so that intervals over seeds exclude the variance of pretraining. Both trainings keep the weights
+that are best on the validation split, pretraining by the pretext's loss; Dice is computed on
+prepared volumes, by sliding windows with the mirror axes of training. --organs 1-7 turns all other
+labels into background.
 
-A backbone that learns best at another rate than the configuration's is given it by --set
-training.learning_rate=0.003, likewise a pretext by --pretrain-set.
+Use --set training.learning_rate=0.003 for a backbone that needs another rate than the
+configuration's, and --pretrain-set for a pretext task.
 
-With --steps and --pretrain-steps instead of minutes, rows compare on a machine that others use too:
-equal time is then the number of steps that each row takes in those minutes on an idle one; name the
-rows with --rows then, as each backbone and pretext has another number.
+On a machine with other load, use --steps and --pretrain-steps instead of minutes: the number of
+steps that a row takes in that time on an idle machine. As it differs between backbones and pretext
+tasks, select the rows with --rows.
 """
 
 import argparse
@@ -78,7 +78,7 @@ BACKBONES = {
 
 
 def main() -> None:
-    """Run the rows that are not there yet, print the table, draw the plot."""
+    """Run missing rows, print the table, draw the plot."""
     options = parse()
     if options.organs:
         options.data = organs_only(options.data, options.organs, options.out / "data")
@@ -118,26 +118,26 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
 def backbone_of(kind: str, settings: SegmentationSettings) -> BackboneSettings:
     """The configuration's backbone, or another kind at its size in this table."""
     if kind not in BACKBONES:
-        raise SystemExit(f"{kind}: no such backbone; there are: {', '.join(BACKBONES)}")
+        raise SystemExit(f"{kind}: unknown backbone; known backbones: {', '.join(BACKBONES)}")
     return settings.backbone if settings.backbone.kind == kind else BACKBONES[kind]
 
 
 def with_pairs(
-    settings: SegmentationSettings, share: float, options: argparse.Namespace
+    settings: SegmentationSettings, fraction: float, options: argparse.Namespace
 ) -> SegmentationSettings:
-    """The settings with a share of synthetic cases."""
-    if not share:
+    """The settings with a fraction of synthetic cases."""
+    if not fraction:
         return settings
     if options.synthetic is None:
         raise SystemExit("rows with synthetic cases need --synthetic FOLDER")
-    pairs = SyntheticSettings(folder=str(options.synthetic), fraction=share)
+    pairs = SyntheticSettings(folder=str(options.synthetic), fraction=fraction)
     return replace(settings, data=replace(settings.data, synthetic=pairs))
 
 
 def pretrained(
     kind: str, settings: SegmentationSettings, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The backbone that a pretext task makes of the training images; made when first needed."""
+    """The backbone that a pretext task trains on the training images, trained when first needed."""
     from medar.segmentation.pretext.settings import PretrainSettings
     from medar.segmentation.pretext.training import pretrain_backbone
 
@@ -181,7 +181,7 @@ def tested(run: Path, data: Path) -> dict[str, Any]:
 
 
 def organs_only(data: Path, values: list[int], out: Path) -> Path:
-    """The same prepared cases under a plan that names these labels alone; arrays are linked to."""
+    """The same prepared cases with a plan that names only these labels; arrays are linked."""
     plan = Plan.load(data / PLAN_FILE)
     missing = set(values) - set(plan.labels)
     if missing:
@@ -198,7 +198,7 @@ def organs_only(data: Path, values: list[int], out: Path) -> Path:
 
 
 def organs(text: str) -> list[int]:
-    """Label values as they are typed: 1-7, or 1,2,5."""
+    """Label values as typed: 1-7, or 1,2,5."""
     first, dash, last = text.partition("-")
     if dash:
         return list(range(int(first), int(last) + 1))
@@ -213,15 +213,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--minutes", type=float, default=3.0, help="of fine-tuning")
-    parser.add_argument("--steps", type=int, help="instead of minutes, where others compute too")
+    parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--pretrain-config", type=Path, help="settings of pretraining")
     parser.add_argument("--pretrain-minutes", type=float, default=10.0)
     parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
     parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE, settings of fine-tuning")
     parser.add_argument("--pretrain-set", nargs="*", default=[], help="the same of pretraining")
-    parser.add_argument("--tokenizer", type=Path, help="trained on the training cases alone")
-    parser.add_argument("--synthetic", type=Path, help="pairs of `medar synthesize`")
-    parser.add_argument("--organs", type=organs, help="labels to learn, such as 1-7; default all")
+    parser.add_argument("--tokenizer", type=Path, help="trained on the training cases only")
+    parser.add_argument("--synthetic", type=Path, help="output of `medar synthesize`")
+    parser.add_argument("--organs", type=organs, help="labels to use, such as 1-7; default: all")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     return parser.parse_args()
 

@@ -1,8 +1,8 @@
-"""What is made of the rows of benchmarks/pretraining.py: tables of paired differences, a plot.
+"""Tables of paired differences and a plot, from the rows of benchmarks/pretraining.py.
 
-Rows are compared with those of the same backbone, share of the labels and seed. Two intervals of
-the mean over seeds: Student's over seeds, which decide the subjects and the weights; a bootstrap
-over the test cases, which says how much it would change with other patients alone.
+Rows are compared with those of the same backbone, label fraction and seed. The mean over seeds has
+two intervals: Student's t over seeds, which determine subjects and weights, and a bootstrap over
+the test cases, for other patients.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ def tables(rows: list[Row]) -> str:
 
 
 def every(rows: list[Row]) -> str:
-    """One line a row."""
+    """One line per row."""
     lines = [
         "| row | min | steps | subjects | parameters | best on validation (step) | test Dice | "
         "by label |",
@@ -46,7 +46,7 @@ def every(rows: list[Row]) -> str:
 
 
 def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
-    """Each pretext against none and masked, in Dice points."""
+    """Each pretext task compared with none and with masked, in Dice points."""
     lines = [
         "| backbone | labels | pretext | seeds | test Dice | "
         "minus none (95 % over seeds; over cases): by seed | minus masked, likewise |",
@@ -58,7 +58,7 @@ def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
         against = [
             "-"
             if pretext in (name, "none")
-            else said(own, groups.get((backbone, name, percent), {}))
+            else difference(own, groups.get((backbone, name, percent), {}))
             for name in ("none", "masked")
         ]
         lines.append(
@@ -69,7 +69,7 @@ def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
 
 
 def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
-    """Each share of synthetic cases against real ones alone."""
+    """Each fraction of synthetic cases compared with real cases only."""
     lines = [
         "| synthetic cases | seeds | test Dice | ratio to real alone | minus real alone "
         "(95 % over seeds; over cases): by seed |",
@@ -83,7 +83,7 @@ def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
             if both:
                 means = [mean({seed: rows[seed] for seed in both}) for rows in (own, real)]
                 ratio = f"{means[0] / means[1]:.3f}"
-            against = said(own, real) if percent else "-"
+            against = difference(own, real) if percent else "-"
             lines.append(f"| {percent} % | {len(own)} | {mean(own):.4f} | {ratio} | {against} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
@@ -103,8 +103,8 @@ def mean(rows: dict[int, Row]) -> float:
     return float(np.mean([one["dice"] for one in rows.values()]))
 
 
-def said(own: dict[int, Row], other: dict[int, Row]) -> str:
-    """Differences of the seeds that both have, in Dice points: mean, intervals, each."""
+def difference(own: dict[int, Row], other: dict[int, Row]) -> str:
+    """Differences over common seeds, in Dice points: mean, intervals, values."""
     seeds = sorted(set(own) & set(other))
     if not seeds:
         return "-"
@@ -119,7 +119,7 @@ def said(own: dict[int, Row], other: dict[int, Row]) -> str:
 
 
 def over_cases(own: list[Row], other: list[Row]) -> tuple[float, float]:
-    """95 % of the mean difference over seeds, in Dice points, the same cases drawn for all rows."""
+    """95 % interval of the mean difference in Dice points, drawing the same cases for all rows."""
     ids = list(own[0]["cases"])
     drawn = np.random.default_rng(0).integers(len(ids), size=(DRAWS, len(ids)))
     differences = [
@@ -131,13 +131,13 @@ def over_cases(own: list[Row], other: list[Row]) -> tuple[float, float]:
 
 
 def drawn_dice(row: Row, ids: list[str], drawn: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Mean Dice over labels for each draw of cases; a label that none of them holds is left out."""
+    """Mean Dice over labels for each draw of cases, without labels that no case contains."""
     values = np.array([row["cases"][name] for name in ids], dtype=float)[drawn]
     return np.asarray(np.nanmean(np.ma.masked_invalid(values).mean(1).filled(np.nan), axis=1))
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Dice against the share of the labels by backbone, and against that of synthetic cases."""
+    """Dice by label fraction for each backbone, and by fraction of synthetic cases."""
     groups = by_setting(rows)
     panels = list(dict.fromkeys(backbone for backbone, _, _ in groups))
     figure = Figure(figsize=(5 * len(panels), 4), dpi=130, layout="constrained")
@@ -173,7 +173,7 @@ def plot(rows: list[Row], path: Path) -> None:
 def draw(
     ax: Axes, at: list[float], curve: dict[int, dict[int, Row]], name: str, colour: str
 ) -> None:
-    """One curve: its mean, the range of its seeds as bars."""
+    """A curve of means, with the range over seeds as error bars."""
     values = [[one["dice"] for one in found.values()] for found in curve.values()]
     means = np.array([np.mean(found) for found in values])
     ranges = [means - [min(found) for found in values], [max(found) for found in values] - means]

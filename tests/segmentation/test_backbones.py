@@ -191,7 +191,7 @@ def test_invalid_settings_are_refused(values: Any, said: str) -> None:
 def test_unsupported_plans_are_refused() -> None:
     with pytest.raises(MedarError, match="needs volumes with a side above 32 voxels"):
         build("swinunetr", make_plan(size=(32, 32, 32)))
-    with pytest.raises(MedarError, match=r"for volumes of \[16, 12, 8\] voxels"):
+    with pytest.raises(MedarError, match=r"built for volumes of \[16, 12, 8\] voxels"):
         build("trunk", make_plan())(torch.zeros(1, 1, 16, 16, 8))
 
 

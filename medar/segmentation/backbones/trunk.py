@@ -5,10 +5,10 @@
 
 Attention runs within a grid, the mixer (medar.generator.mixers) from the coarse grids to the fine
 ones, as in next-scale prediction (VAR, arXiv 2404.02905; M-VAR, arXiv 2411.10433); here the coarse
-grids are not predicted but seen. Grids belong to the plan's size: other sides are refused.
+grids are inputs. The grids are those of the plan's size; volumes of other sizes are refused.
 
-B batch, C channels, X Y Z voxels, x y z sites of the coarsest level, W features a voxel, L tokens
-of all grids, E features of a token, K grids.
+B batch, C channels, X Y Z voxels, x y z sites of the coarsest level, W features per voxel, L
+tokens of all grids, E features per token, K grids.
 """
 
 import torch
@@ -32,7 +32,7 @@ class TrunkBackbone(Backbone):
     """Encoder, blocks over a pyramid of grids, decoder.
 
     Args:
-        settings: `width` and `trunk` are used.
+        settings: uses `width` and `trunk`.
         plan: channels, size and downsampling.
     """
 
@@ -64,12 +64,12 @@ class TrunkBackbone(Backbone):
         """See `Backbone`.
 
         Raises:
-            MedarError: other sides than the plan's size.
+            MedarError: the volume does not have the plan's size.
         """
         if volume.shape[2:] != self.size:
             raise MedarError(
-                f"backbone trunk for volumes of {list(self.size)} voxels: {list(volume.shape[2:])} "
-                "given; crop or pad them, or take another backbone"
+                f"backbone trunk is built for volumes of {list(self.size)} voxels, got "
+                f"{list(volume.shape[2:])}; crop or pad them, or use another backbone"
             )
         found, x = [], self.encoder.stem(self.encoder.fold(volume))
         for level in self.encoder.levels:
@@ -81,15 +81,15 @@ class TrunkBackbone(Backbone):
     def decode_levels(self, features: list[Tensor]) -> list[Tensor]:
         """See `Backbone`."""
         *skips, x = features
-        found = []
+        levels = []
         for up, skip in zip(self.up, reversed(skips), strict=True):
             x = up(x, skip)
-            found.append(x)
-        return found[::-1]
+            levels.append(x)
+        return levels[::-1]
 
 
 class PyramidBlocks(nn.Module):
-    """The generator's blocks over averages of one grid of features.
+    """The generator's blocks over a pyramid of averages of one grid of features.
 
     Args:
         sizes: blocks, heads and mixer.
@@ -110,7 +110,7 @@ class PyramidBlocks(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, E, x, y, z) to the same."""
+        """(B, E, x, y, z) to the same shape."""
         grids = [adaptive_avg_pool3d(x, grid) for grid in self.schedule.grids]
         tokens = torch.cat([rearrange(g, "b e x y z -> b (x y z) e") for g in grids], dim=1)
         tokens = tokens.float() + self.position()
@@ -124,7 +124,7 @@ class PyramidBlocks(nn.Module):
 
 
 class Up(nn.Module):
-    """One level up: coarse features repeated and narrowed, fine ones added, a residual block."""
+    """One level of the decoder: narrow and upsample, add the skip features, a residual block."""
 
     def __init__(self, fine: int, coarse: int, stride: Shape3) -> None:
         super().__init__()
