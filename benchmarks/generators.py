@@ -1,4 +1,4 @@
-"""Shared by the benchmarks of generators: sizes, training, sampling and evaluation."""
+"""Common parts of the generators' benchmarks: sizes, training, samples and their evaluation."""
 
 import argparse
 import json
@@ -35,10 +35,10 @@ from medar.training import fit
 
 ROWS_FILE = "results.jsonl"
 DRAWN = 8
-"""Generated and real volumes each on a contact sheet."""
+"""Number of generated and of real volumes on a contact sheet."""
 
 Draw = Callable[[Sequence[int]], Tensor]
-"""Seeds to volumes (B, C, X, Y, Z), one a seed."""
+"""Seeds to volumes (B, C, X, Y, Z), one per seed."""
 
 
 class Quantised(Protocol):
@@ -53,26 +53,26 @@ Build = Callable[[ModelSettings, Quantised], nn.Module]
 
 
 def run_rows(options: argparse.Namespace, run: Callable[[str], dict[str, Any]]) -> None:
-    """Run the rows that are not in OUT/results.jsonl yet."""
+    """Run the rows that are not yet in OUT/results.jsonl."""
     results = options.out / ROWS_FILE
     options.out.mkdir(parents=True, exist_ok=True)
     for row in options.rows:
         if any(one["row"] == row for one in read(results)):
             continue
         print(f"== {row}", flush=True)
-        found = {"row": row, "commit": commit(), **run(row)}
+        result = {"row": row, "commit": commit(), **run(row)}
         with results.open("a") as file:
-            file.write(json.dumps(found) + "\n")
+            file.write(json.dumps(result) + "\n")
 
 
 def folder_of(options: argparse.Namespace, row: str) -> Path:
-    """Where a row's runs are kept."""
+    """The folder of a row."""
     folder: Path = options.out / row.replace(":", "-").replace(",", "_")
     return folder
 
 
 def length(minutes: float, steps: int | None) -> dict[str, Any]:
-    """How long to train, as `TrainingSettings` take it: steps where they are given."""
+    """How long to train, as keys of `TrainingSettings`: steps if given, else minutes."""
     return {"minutes": None if steps else minutes, "steps": steps}
 
 
@@ -125,8 +125,8 @@ def fitted_run(task: GeneratorTask, settings: GeneratorSettings, out: Path) -> d
 def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
     """Cross-entropy of the validation cases: over steps; the best and the last, scale by scale."""
     whole = "validation/cross_entropy"
-    validated = [one for one in lines if whole in one]
-    best, last = min(validated, key=lambda one: one[whole]), validated[-1]
+    evaluations = [one for one in lines if whole in one]
+    best, last = min(evaluations, key=lambda one: one[whole]), evaluations[-1]
 
     def by_scale(one: dict[str, Any]) -> list[float]:
         return [value for name, value in one.items() if name.startswith(whole + "/")]
@@ -134,7 +134,7 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "best": best[whole], "best_by_scale": by_scale(best), "best_step": best["step"],
         "last": last[whole], "last_by_scale": by_scale(last),
-        "curve": [[one["step"], one[whole]] for one in validated],
+        "curve": [[one["step"], one[whole]] for one in evaluations],
     }  # fmt: skip
 
 
@@ -155,9 +155,9 @@ def drawer(run: Path) -> Draw:
 
 
 def evaluated(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sample --samples volumes in batches of --batch and evaluate them; writes report and picture.
+    """Sample --samples volumes in batches of --batch and evaluate them; writes report and pictures.
 
-    Seconds per volume are measured over all batches, including the first.
+    Seconds per volume are those of such batches, the first without a warm-up.
     """
     batches, began = [], time.perf_counter()
     for start in range(0, options.samples, options.batch):

@@ -1,4 +1,4 @@
-"""Memory and seconds of sampling one volume's tokens, a mixer and a grid in a process each."""
+"""Memory and seconds of sampling one volume's tokens; one process per mixer and grid."""
 
 import argparse
 import json
@@ -30,19 +30,19 @@ QUICK = 10.0
 ModelOf = Callable[[str, argparse.Namespace, Quantised], ModelSettings]
 
 
-def run_rows(options: argparse.Namespace, results: Path, names: Sequence[str], said: str) -> None:
-    """Run the rows MIXER@SIDE that are not there yet."""
+def run_rows(options: argparse.Namespace, results: Path, names: Sequence[str], commit: str) -> None:
+    """Run the rows MIXER@SIDE that are missing."""
     results.parent.mkdir(parents=True, exist_ok=True)
     for row in (f"{name}@{side}" for side in options.sides for name in names):
         if any(one["row"] == row for one in read(results)):
             continue
         print(f"== {row}", flush=True)
         with results.open("a") as file:
-            file.write(json.dumps({"row": row, "commit": said, **apart(row)}) + "\n")
+            file.write(json.dumps({"row": row, "commit": commit, **apart(row)}) + "\n")
 
 
 def apart(row: str) -> dict[str, Any]:
-    """A row in a process of its own, which leaves what it knew if the system ends it."""
+    """Run a row in a process of its own; keep what it had printed if the system kills it."""
     command = [sys.executable, *sys.argv, "--row", row]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = done.stdout.splitlines()
@@ -56,28 +56,28 @@ def apart(row: str) -> dict[str, Any]:
 
 
 def measured(options: argparse.Namespace, model_of: ModelOf) -> dict[str, Any]:
-    """One row in this process: what is reckoned (printed at once), then what is measured."""
+    """One row in this process: what is computed (printed at once), then what is measured."""
     name, _, side = options.row.partition("@")
     torch.manual_seed(0)
     tokenizer = quantiser_of(int(side), options.codes)
     settings = model_of(name, options, tokenizer)
     model = built(settings, tokenizer).eval().to(options.device)
-    reckoned = {
+    computed = {
         "mixer": name, "side": int(side), "parameters": parameters(model),
         "tokens": model.schedule.length, "schedule": str(model.schedule), "mlp": settings.mlp_ratio,
         "depth": settings.depth, "head_width": settings.head_width,
         "state_bytes": 4 * model.state_size,
     }  # fmt: skip
-    print(json.dumps(reckoned), flush=True)
-    if reckoned["state_bytes"] > options.limit_gb * 1e9:
-        return {**reckoned, "skipped": f"its state alone exceeds {options.limit_gb:g} GB"}
+    print(json.dumps(computed), flush=True)
+    if computed["state_bytes"] > options.limit_gb * 1e9:
+        return {**computed, "skipped": f"its state alone exceeds {options.limit_gb:g} GB"}
     limit(options.limit_gb, options.device)
     try:
-        return {**reckoned, **timed(model, torch.device(options.device))}
+        return {**computed, **timed(model, torch.device(options.device))}
     except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a RuntimeError
         if "memory" not in str(error):
             raise
-        return {**reckoned, "skipped": f"more than {options.limit_gb:g} GB are needed"}
+        return {**computed, "skipped": f"more than {options.limit_gb:g} GB are needed"}
 
 
 def quantiser_of(side: int, codes: int) -> Quantised:
@@ -89,7 +89,7 @@ def quantiser_of(side: int, codes: int) -> Quantised:
 
 
 def limit(gigabytes: float, device: str) -> None:
-    """Let allocations beyond so much fail."""
+    """Make allocations beyond a limit fail."""
     if device.startswith("cuda"):
         there = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(gigabytes * 1e9 / there, 1.0))

@@ -1,7 +1,7 @@
-"""The plot of the mixers' ablation: loss over the training, loss and distance, state over grids.
+"""Plots of the mixers' ablation: loss over training, distance over loss, state over grids.
 
-Time is the share of a row's training, as all rows are given the same: seconds by the clock say more
-about a machine that others use than about a mixer.
+Time is the fraction of a row's training, which is equally long for all rows: on a shared machine,
+seconds depend on the other users.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def plot(rows: list[dict[str, Any]], memory: list[dict[str, Any]], path: Path) -
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     names = dict.fromkeys(mixer(one) for one in (*memory, *rows))
-    colours = {name: f"C{place}" for place, name in enumerate(names)}
+    colours = {name: f"C{index}" for index, name in enumerate(names)}
     for ax, (draw, given) in zip(axes, panels, strict=True):
         draw(ax, given, colours)
         ax.grid(alpha=0.3)
@@ -32,18 +32,18 @@ def losses(ax: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> Non
     """The mean over seeds, their range as a band."""
     for name, group in by_mixer(rows):
         curves = [(np.array(one["curve"]).T, one["steps"]) for one in group]
-        at = np.unique(np.concatenate([places for (places, _), _ in curves]))
-        at = at[at >= max(places[0] for (places, _), _ in curves)]
+        at = np.unique(np.concatenate([steps for (steps, _), _ in curves]))
+        at = at[at >= max(steps[0] for (steps, _), _ in curves)]
         values = np.stack([np.interp(at, *curve) for curve, _ in curves])
-        share = at / max(steps for _, steps in curves)
+        fraction = at / max(steps for _, steps in curves)
         seeds = f" ({len(curves)} seeds)" if len(curves) > 1 else ""
-        ax.plot(share, values.mean(0), marker=".", color=colours[name], label=name + seeds)
-        ax.fill_between(share, values.min(0), values.max(0), color=colours[name], alpha=0.15)
-    ax.set(xlabel="share of the training time", ylabel="validation cross-entropy")
+        ax.plot(fraction, values.mean(0), marker=".", color=colours[name], label=name + seeds)
+        ax.fill_between(fraction, values.min(0), values.max(0), color=colours[name], alpha=0.15)
+    ax.set(xlabel="fraction of the training time", ylabel="validation cross-entropy")
 
 
 def distances(ax: Axes, rows: list[dict[str, Any]], colours: dict[str, str]) -> None:
-    """The Frechet distance over the loss, a point a row."""
+    """The Frechet distance over the loss, one point per row."""
     for name, group in by_mixer(rows):
         points = [(one["best"], one["frechet"]) for one in group]
         ax.plot(*zip(*points, strict=True), "o", color=colours[name], label=name)
@@ -57,7 +57,7 @@ def states(ax: Axes, memory: list[dict[str, Any]], colours: dict[str, str]) -> N
         points = sorted((one["side"], one["state_bytes"] / 1e6) for one in group)
         ax.plot(*zip(*points, strict=True), marker="o", color=colours[name], label=name)
     sides = sorted({one["side"] for one in memory})
-    ax.set(xscale="log", yscale="log", xlabel="sites along a side", ylabel="state a volume, MB")
+    ax.set(xscale="log", yscale="log", xlabel="sites along a side", ylabel="state per volume, MB")
     ax.set_xticks(sides, [str(side) for side in sides], minor=False)
     ax.minorticks_off()
 

@@ -1,8 +1,8 @@
-"""The ablation of the mixers: what passes from scale to scale, at equal parameters and equal time.
+"""The ablation of the mixers: four ways from scale to scale, at equal parameters and equal time.
 
 Each row trains the same generator with another mixer for the same minutes on the same tokens, then
-samples volumes and compares them with the held-out real ones. A row that is in OUT/results.jsonl
-already is not run again; a table of all of them is printed at the end, OUT/mixers.png drawn.
+samples volumes and compares them with the held-out real ones. Rows that OUT/results.jsonl already
+has are not run again; a table of all rows is printed at the end, and OUT/mixers.png drawn.
 
     python benchmarks/mixers.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
         --out runs/mixers [--rows none:0 scale_ssm-4:0 ...] [--minutes 5] [--samples 42]

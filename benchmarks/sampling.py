@@ -1,4 +1,4 @@
-"""Seconds and memory a volume: ours, a raster-order transformer with a cache, and MONAI's peers.
+"""Seconds and memory per volume: ours, a raster-order transformer with a cache, MONAI's peers.
 
 Every row samples volumes of the same latent grid, its size chosen so that its number of trained
 parameters comes nearest to --parameters, and ends in the same decoder (that of medar's tokenizer).
@@ -95,8 +95,8 @@ def apart(row: str, grid: Shape3, options: argparse.Namespace) -> dict[str, Any]
     size = sized(make, options.parameters)
     command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--row", row]
     command += ["--grids", cross(grid), "--size", str(size)]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return {"row": row, "grid": cross(grid), **json.loads(said.stdout.splitlines()[-1])}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return {"row": row, "grid": cross(grid), **json.loads(done.stdout.splitlines()[-1])}
 
 
 @torch.no_grad()

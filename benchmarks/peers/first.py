@@ -78,7 +78,7 @@ def first_stage(
 class Sharpened(Task[Item]):
     """L1, spectrum and discriminator around a network that `rebuilt` calls."""
 
-    metric = "share"
+    metric = "progress"
     larger_is_better = True
     model: Any
 
@@ -110,11 +110,11 @@ class Sharpened(Task[Item]):
             frozen_call(self.discriminator, made)[-1].float(),
             target_is_real=True, for_discriminator=False,
         )  # fmt: skip
-        told = [
+        losses = [
             JUDGE(self.discriminator(one)[-1].float(), target_is_real=real, for_discriminator=True)
             for one, real in ((volume, True), (made.detach(), False))
         ]
-        return {"adversarial": ADVERSARIAL * fooled, "discriminator": (told[0] + told[1]) / 2}
+        return {"adversarial": ADVERSARIAL * fooled, "discriminator": sum(losses) / 2}
 
 
 class VqvaeTask(Sharpened, MonaiTask):
@@ -132,8 +132,8 @@ class VqvaeTask(Sharpened, MonaiTask):
         return made, {"quantiser": quantisation}
 
     def evaluate(self) -> dict[str, float]:
-        """PSNR of the validation cases; the share of the run, so that the last weights stay."""
-        return {**MonaiTask.evaluate(self), "share": self.progress}
+        """PSNR of the validation cases; the run's progress, so that the last weights are kept."""
+        return {**MonaiTask.evaluate(self), "progress": self.progress}
 
 
 class KlTask(Sharpened):
@@ -173,7 +173,7 @@ class KlTask(Sharpened):
             volume = item["image"][None].to(device)
             error = (self.model.reconstruct(volume).float() - volume).square().mean()
             found.append(float(10 * torch.log10(4 / error)))
-        return {"psnr": sum(found) / len(found), "share": self.progress}
+        return {"psnr": sum(found) / len(found), "progress": self.progress}
 
 
 def _as_chosen(

@@ -115,8 +115,8 @@ def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) 
         logits / _at(settings.temperature, k), _at(settings.top_k, k), _at(settings.top_p, k)
     )
     sums = logits.softmax(-1, dtype=torch.float32).cumsum(-1)
-    places = numbers[..., None].to(sums.dtype) * sums[..., -1:]
-    return torch.searchsorted(sums, places, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)
+    thresholds = numbers[..., None].to(sums.dtype) * sums[..., -1:]
+    return torch.searchsorted(sums, thresholds, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)
 
 
 def filtered(logits: Tensor, top_k: int, top_p: float) -> Tensor:
