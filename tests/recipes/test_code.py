@@ -96,7 +96,7 @@ def stage(recipe: str, name: str) -> Stage:
         ("medar.tokenizer.tokenizer", "synthesis",
          ["tokenizer", "tokens", "generator", "synthesize", "evaluate"], ["prepare"]),
         ("medar.report.charts", "synthesis", ["report"], ["tokenizer", "generator", "evaluate"]),
-        ("medar.segmentation.prediction", "segmentation", ["predict", "evaluate"], ["tokenizer"]),
+        ("medar.segmentation.sliding_window", "segmentation", ["predict", "evaluate"], []),
         ("medar.evaluation.segmentation.metrics", "segmentation", ["evaluate"], ["predict"]),
     ],
 )  # fmt: skip

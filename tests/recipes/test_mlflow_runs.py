@@ -107,7 +107,7 @@ def test_an_interrupted_run_that_does_not_resume_is_ended(tracked: FakeRecipe) -
     [
         ({"register": "name", "tracked": False}, "--register name needs MLflow"),
         ({"register": "a/b"}, "register 'a/b'"),
-        ({"alias": "champion"}, "alias champion: belongs to a registered model"),
+        ({"alias": "champion"}, "alias champion belongs to a registered model"),
     ],
 )
 def test_what_cannot_be_registered_is_refused_at_once(

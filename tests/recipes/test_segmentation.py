@@ -144,7 +144,7 @@ def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
         (("pretrain.backbone.width=8",), "must be equal"),
         (("pretrain.pretext.tokenizer=x",), "the recipe trains a tokenizer"),
         (("segmentation.plan.size=[8, 8, 8]", "tokenizer.plan.size=[16, 16, 16]"), "another part"),
-        (("--labels", "0%"), "labels 0%: a share of the subjects"),
+        (("--labels", "0%"), "labels must be a fraction of the subjects"),
         (("evaluation.tolerance=-1",), "evaluation.tolerance must be greater than 0, got -1"),
         (("evaluation.seed=-1",), "evaluation.seed must be at least 0, got -1"),
         (("segmentation.data.fold=0", "evaluation.split=val"), "trains on most cases of"),
@@ -199,7 +199,7 @@ def test_synthetic_pairs_count_by_content(workspace: Path) -> None:
     ).with_absolute_paths()
     assert settings.synthetic == Path("pairs").absolute()
     train = segmentation_stages(settings, workspace)[1]
-    assert train.settings["data"]["synthetic"] == {"share": 0.5}
+    assert train.settings["data"]["synthetic"] == {"fraction": 0.5}
     assert train.inputs is not None
     with pytest.raises(MedarError, match="pairs: no such folder"):
         train.inputs()
