@@ -257,7 +257,10 @@ def test_regions_keep_their_values(tmp_path: Path) -> None:
         ({"training": []}, "no case to read"),
         ({"training": [3]}, r"training\[0\] must be .*, got 3"),
         ({"training": [{"image": 3}]}, r"training\[0\].image must be .*, got 3"),
-        ({"training": [{"image": "a.nii", "label": ""}]}, r"training\[0\].label: ''"),
+        (
+            {"training": [{"image": "a.nii", "label": ""}]},
+            r"training\[0\].label must be .*, got ''",
+        ),
         ({"training": ["a.nii"], "modality": "CT"}, "modality must map .*, got 'CT'"),
         ({"training": ["a.nii"], "modality": {"0": 1}}, "modality"),
         ({"training": ["a.nii"], "modality": {"1": "CT"}}, "count from 0"),
