@@ -117,7 +117,7 @@ def _segmenter(run: RunFolder) -> str:
     task = run.task(SegmentationTask, SEGMENTER, "train")
     pretrained = "pretrain" in run.expected and run.has(f"{PRETRAINED}/model")
     start = "from that backbone" if pretrained else "from scratch"
-    fraction = task.data.labels
+    fraction = task.data.label_fraction
     labels = "all labels"
     if fraction != 1:
         labels = f"the labels of {100 * fraction:.3g} % of the subjects"

@@ -66,7 +66,7 @@ class PretextTask:
 class Labels:
     """Which labels a segmentation network was trained with."""
 
-    labels: float
+    label_fraction: float
     """Fraction of the subjects whose labels are used."""
 
 
