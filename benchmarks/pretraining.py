@@ -160,7 +160,7 @@ def pretrained(
 @torch.no_grad()
 def tested(run: Path, data: Path) -> dict[str, Any]:
     """Dice of a run's best weights on the test split: mean over labels, by label, by case."""
-    model = Segmenter.from_pretrained(run, "auto")
+    model = Segmenter.from_pretrained(run)
     cases = PreparedDataset(data, split="test")
     labels = cases.plan.labels
     names, values = list(labels.values()), list(labels)

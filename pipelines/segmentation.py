@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             medar.train_segmenter(training, data, folder, t, pretrained=pretrained)
 
         # 4. Segment the test split, each case on the grid of its file.
-        network, split = medar.Segmenter.from_pretrained(folder, "auto"), settings.evaluation.split
+        network, split = medar.Segmenter.from_pretrained(folder), settings.evaluation.split
         segment_cases(network, data, split, out / "label_maps", settings.prediction)
 
         # 5. Compare the label maps with the truth.

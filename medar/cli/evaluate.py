@@ -304,7 +304,7 @@ def _print_model(model: "ModelReport") -> None:
         rows["calibration error"] = decimal(model.calibration.error, ".3f")
     print_pairs(model.name, rows)
     print_table(
-        ("label", "Dice", "95 %", "HD95", "NSD", "cases", "missed", "invented", "bias in ml"),
+        ("label", "Dice", "95 %", "HD95", "NSD", "cases", "missed", "false positive", "bias in ml"),
         (
             (
                 name,
@@ -314,7 +314,7 @@ def _print_model(model: "ModelReport") -> None:
                 decimal(one.nsd, ".3f"),
                 one.cases,
                 one.missed,
-                one.invented,
+                one.false_positive,
                 "-" if one.volume is None else f"{one.volume.bias:.3g}",
             )
             for name, one in model.labels.items()

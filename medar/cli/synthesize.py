@@ -177,7 +177,7 @@ def _folders(out: Path, mask: Path | None) -> dict[Path, Path | None]:
     for path in find_volumes(mask):
         other = stems.setdefault(stem_of(path, mask), path)
         if other != path:
-            raise MedarError(f"{path}: has the name of {other.name}; rename one of them")
+            raise MedarError(f"{path}: has the same name as {other.name}; rename one of them")
     if not stems:
         raise MedarError(
             f"--mask {mask}: no volume found; give a label map, or a folder of label maps"

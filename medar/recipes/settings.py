@@ -231,7 +231,7 @@ class SegmentationRecipeSettings:
     @property
     def needs_tokenizer(self) -> bool:
         """Whether pretraining predicts the tokens of a tokenizer."""
-        return self.pretrain is not None and self.pretrain.pretext.kind != "masked"
+        return self.pretrain is not None and self.pretrain.pretext.needs_tokenizer
 
     @property
     def synthetic(self) -> Path | None:

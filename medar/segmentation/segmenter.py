@@ -92,7 +92,7 @@ class Segmenter(nn.Module):
         _write(folder, config, self.settings, self.state_dict(), self.plan, card)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: DeviceName = "cpu") -> "Segmenter":
+    def from_pretrained(cls, path: str | Path, device: DeviceName = "auto") -> "Segmenter":
         """Load a network that `save_pretrained` or training wrote, in evaluation mode.
 
         Args:
@@ -194,7 +194,7 @@ def load_backbone_and_head(path: str | Path) -> tuple[Backbone, nn.Conv3d | None
     folder = find_model(path)
     values, settings = _read(folder, (SEGMENTER, BACKBONE))
     if values["class"] == SEGMENTER:
-        model = Segmenter.from_pretrained(folder)
+        model = Segmenter.from_pretrained(folder, "cpu")
         return model.backbone, model.head, model.plan
     plan = read_preprocess(folder, Plan)
     backbone = make_backbone(settings, plan)

@@ -151,7 +151,7 @@ def load_endpoint(folder: str | Path) -> Endpoint:
     if kind == "tokenizer":
         return TokenizerEndpoint(Tokenizer.from_pretrained(folder, "auto"))
     if kind == "segmenter":
-        return SegmenterEndpoint(Segmenter.from_pretrained(folder, "auto"))
+        return SegmenterEndpoint(Segmenter.from_pretrained(folder))
     return GeneratorEndpoint(Synthesizer.from_pretrained(folder))
 
 

@@ -195,7 +195,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
             assert (tmp_path / "out" / name / about["label"]).exists()
     (tmp_path / "maps" / "b.nii").touch()
     said = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
-    assert "has the name of b.nii" in said
+    assert "has the same name as b.nii" in said
     one = tmp_path / "one"
     assert medar("synthesize", model, one, "--mask", tmp_path / "maps" / "b.nii.gz").code == 0
     alone, among = (

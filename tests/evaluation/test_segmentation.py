@@ -132,7 +132,7 @@ def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
     ]
     report = evaluate(files(tmp_path / "maps", 0, 2), data_set(tmp_path, cases))
     block = report.models[0].labels["block"]
-    assert (report.cases, block.cases, block.unknown, block.invented) == (2, 1, 1, 0)
+    assert (report.cases, block.cases, block.unknown, block.false_positive) == (2, 1, 1, 0)
     assert block.dice == 1
     assert report.models[0].labels["cube"].dice == pytest.approx(0.75)
     assert any("2 cases of the split test are not annotated" in one for one in report.notes)
@@ -157,7 +157,7 @@ def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
     cases = [write_case(tmp_path, name, truth) for name, truth in truths.items()]
     predictor = FilesPredictor(write_maps(tmp_path / "maps", made))
     block = evaluate(predictor, data_set(tmp_path, cases)).models[0].labels["block"]
-    assert (block.cases, block.invented, block.missed, block.absent) == (3, 1, 1, 1)
+    assert (block.cases, block.false_positive, block.missed, block.absent) == (3, 1, 1, 1)
     assert block.dice == pytest.approx(1 / 3)
     assert block.nsd == pytest.approx(1 / 3)
     assert block.hd95 == 0, "of the one case that both have it in"

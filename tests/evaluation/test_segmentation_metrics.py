@@ -97,11 +97,11 @@ def test_a_perfect_label_map() -> None:
 def test_labels_that_one_side_lacks() -> None:
     truth, other = cubes(four=0), cubes(one=0)
     assert score(truth, truth, label=4) == {"state": "absent", "truth_ml": 0, "predicted_ml": 0}
-    missed, invented = score(truth, other), score(truth, other, label=4)
+    missed, extra = score(truth, other), score(truth, other, label=4)
     assert (missed["state"], missed["dice"], missed["nsd"]) == ("missed", 0, 0)
-    assert (invented["state"], invented["dice"], invented["nsd"]) == ("invented", 0, 0)
+    assert (extra["state"], extra["dice"], extra["nsd"]) == ("false_positive", 0, 0)
     assert "hd95" not in missed
-    assert "hd95" not in invented
+    assert "hd95" not in extra
     assert (missed["truth_ml"], missed["predicted_ml"]) == (64 * ML, 0)
 
 

@@ -157,10 +157,10 @@ def test_training_notes_what_it_saw(prepared: Path, tmp_path: Path) -> None:
     low, high = ranges.intensity[0][2]
     assert -0.2 < low < high < 0.2, "medians of noise about 0"
     task.save_model(tmp_path / "model")
-    assert Segmenter.from_pretrained(tmp_path).training_range == ranges
+    assert Segmenter.from_pretrained(tmp_path, "cpu").training_range == ranges
     with_range(task.model, None).save_pretrained(tmp_path / "old")
     assert "training_range" not in json.loads((tmp_path / "old" / "config.json").read_text())
-    assert Segmenter.from_pretrained(tmp_path / "old").training_range is None
+    assert Segmenter.from_pretrained(tmp_path / "old", "cpu").training_range is None
 
 
 def with_range(model: Segmenter, ranges: TrainingRange | None) -> Segmenter:

@@ -164,7 +164,7 @@ def test_fine_tuning_starts_from_it(
     assert len(same) < len(left) or part == "backbone"
     settings = make_settings(transfer__part=part, transfer__frozen=True)
     train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "pretrained")
-    tuned = Segmenter.from_pretrained(tmp_path / "run").state_dict()
+    tuned = Segmenter.from_pretrained(tmp_path / "run", "cpu").state_dict()
     assert all(torch.equal(tuned[name], left[name]) for name in taken)
     assert origin in (tmp_path / "run" / "config.yaml").read_text()
 

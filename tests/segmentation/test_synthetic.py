@@ -115,10 +115,10 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     train_segmenter(settings, prepared, tmp_path / "run", workers=1)
     made = Prepared(tmp_path / "run" / "synthetic")
     assert len(made) == 2
-    assert Segmenter.from_pretrained(tmp_path / "run").training_range == TrainingRange.measure(
-        made, [0, 1]
-    )
-    assert Segmenter.from_pretrained(tmp_path / "run").plan.labels == plan.labels
+    assert Segmenter.from_pretrained(
+        tmp_path / "run", "cpu"
+    ).training_range == TrainingRange.measure(made, [0, 1])
+    assert Segmenter.from_pretrained(tmp_path / "run", "cpu").plan.labels == plan.labels
 
 
 def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path: Path) -> None:

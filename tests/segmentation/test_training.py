@@ -39,7 +39,7 @@ def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) ->
     mean = (outcome.metrics["dice_liver"] + outcome.metrics["dice_spleen"]) / 2
     assert outcome.metrics["dice"] == pytest.approx(mean)
     assert lines(tmp_path)[-1]["train/loss"] < lines(tmp_path)[0]["train/loss"]
-    model = Segmenter.from_pretrained(tmp_path)
+    model = Segmenter.from_pretrained(tmp_path, "cpu")
     task = make_task(settings, prepared)
     task.model.load_state_dict(model.state_dict())
     assert task.evaluate()["dice"] == pytest.approx(outcome.best, abs=1e-4)
@@ -103,7 +103,7 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
     )  # fmt: skip
     before = make_task(settings, prepared).model
     train_segmenter(settings, prepared, tmp_path)
-    after = Segmenter.from_pretrained(tmp_path)
+    after = Segmenter.from_pretrained(tmp_path, "cpu")
     stages = [
         [*one.backbone.stage_parameters(), list(one.head.parameters())] for one in (before, after)
     ]
@@ -122,7 +122,10 @@ def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
     settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema_decay=0.0)
     train_segmenter(settings, prepared, tmp_path / "run", pretrained=tmp_path / "start")
     encoder = {f"backbone.{name}" for name in start.backbone.encoder_weights()}
-    before, after = start.state_dict(), Segmenter.from_pretrained(tmp_path / "run").state_dict()
+    before, after = (
+        start.state_dict(),
+        Segmenter.from_pretrained(tmp_path / "run", "cpu").state_dict(),
+    )
     same = {name for name in before if torch.equal(before[name], after[name])}
     backbone = {name for name in before if name.startswith("backbone.")}
     assert same == (encoder if part == "encoder" else backbone)
@@ -145,7 +148,7 @@ def test_a_pretrained_backbone_is_taken_over(part: Any, tmp_path: Path) -> None:
         assert torch.equal(value, backbone.state_dict()[name] if taken else before[name])
     assert json.loads((tmp_path / "pretrained" / "config.json").read_text())["pretext"] == "masked"
     with pytest.raises(MedarError, match="expected Segmenter"):
-        Segmenter.from_pretrained(tmp_path / "pretrained")
+        Segmenter.from_pretrained(tmp_path / "pretrained", "cpu")
 
 
 def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> None:
@@ -182,7 +185,7 @@ def test_another_backbone_is_refused(settings: Any, plan: Any, said: str, tmp_pa
 def test_folders(tmp_path: Path) -> None:
     model = make_segmenter(mirrors=("y",))
     model.save_pretrained(tmp_path / "run" / "model")
-    again = Segmenter.from_pretrained(tmp_path / "run")
+    again = Segmenter.from_pretrained(tmp_path / "run", "cpu")
     assert (again.plan, again.settings, again.mirrors) == (model.plan, model.settings, ("y",))
     assert again.digest == model.digest
     volumes: Tensor = torch.randn(1, 1, 16, 12, 8)
@@ -192,11 +195,11 @@ def test_folders(tmp_path: Path) -> None:
     assert set(load_file(weights)) == set(model.state_dict())
     weights.write_bytes(b"0")
     with pytest.raises(MedarError, match="not the weights of this configuration"):
-        Segmenter.from_pretrained(tmp_path / "run")
+        Segmenter.from_pretrained(tmp_path / "run", "cpu")
     with pytest.raises(MedarError, match="not the weights"):
         model.load_backbone(tmp_path / "run")
     with pytest.raises(MedarError, match="no model"):
-        Segmenter.from_pretrained(tmp_path)
+        Segmenter.from_pretrained(tmp_path, "cpu")
 
 
 def test_a_folder_of_an_older_format_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -204,7 +207,7 @@ def test_a_folder_of_an_older_format_is_refused_in_one_line(tmp_path: Path) -> N
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": 1}))
     with pytest.raises(MedarError, match=r"format 1, written by .* train the model again"):
-        Segmenter.from_pretrained(tmp_path)
+        Segmenter.from_pretrained(tmp_path, "cpu")
 
 
 @pytest.mark.parametrize("mirrors", [5, "xy", ["w"], [["x"]]])
@@ -213,7 +216,7 @@ def test_mirrors_that_cannot_be(mirrors: Any, tmp_path: Path) -> None:
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "mirrors": mirrors}))
     with pytest.raises(MedarError, match=r"config\.json: mirrors must be a list of x, y and z"):
-        Segmenter.from_pretrained(tmp_path)
+        Segmenter.from_pretrained(tmp_path, "cpu")
 
 
 def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:

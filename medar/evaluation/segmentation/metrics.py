@@ -34,9 +34,9 @@ from medar.data.loading import UNKNOWN
 from medar.volume import Spacing
 
 Array = npt.NDArray[Any]
-State = Literal["both", "missed", "invented", "absent", "unknown"]
+State = Literal["both", "missed", "false_positive", "absent", "unknown"]
 
-HELD: tuple[State, ...] = ("both", "missed", "invented")
+HELD: tuple[State, ...] = ("both", "missed", "false_positive")
 """States of a label that truth or prediction holds."""
 
 ROUNDING = 1e-4
@@ -59,7 +59,7 @@ class CaseScore:
     name: str
     state: State
     """Where the label is present: in truth and prediction, only in the truth (missed), only in the
-    prediction (invented), in neither (absent); unknown if the case is not annotated for it."""
+    prediction (false_positive), in neither (absent); unknown if the case is not annotated for it."""
     dice: float | None = None
     hd95: float | None = None
     """mm."""
@@ -118,7 +118,7 @@ def _score(
     a, b = int(truth.sum()), int(predicted.sum())
     volumes = {"truth_ml": a * millilitres, "predicted_ml": b * millilitres}
     if not a or not b:
-        return {"state": "missed" if a else "invented", "dice": 0.0, "nsd": 0.0, **volumes}
+        return {"state": "missed" if a else "false_positive", "dice": 0.0, "nsd": 0.0, **volumes}
     distances = _surface_distances(predicted, truth, spacing)
     near = sum(int((one <= tolerance * (1 + ROUNDING)).sum()) for one in distances)
     return {

@@ -32,9 +32,9 @@ class LabelReport:
 
     value: int
     cases: int
-    """In which truth or prediction holds the label; Dice and NSD are taken over these."""
+    """Number of cases with the label in truth or prediction; Dice and NSD are taken over these."""
     missed: int
-    invented: int
+    false_positive: int
     absent: int
     unknown: int
     dice: float | None
@@ -173,7 +173,7 @@ def _label_report(value: int, scores: Sequence[CaseScore], means: dict[str, Any]
         value=value,
         cases=len(held),
         missed=states.count("missed"),
-        invented=states.count("invented"),
+        false_positive=states.count("false_positive"),
         absent=states.count("absent"),
         unknown=states.count("unknown"),
         volume=volume_agreement(volumes[:, 0], volumes[:, 1]),

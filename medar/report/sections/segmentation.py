@@ -142,7 +142,7 @@ def by_label(model: ModelReport) -> Table:
     return Table(
         model.name,
         ("label", "Dice", "95 %", "HD95 (mm)", "95 %", "NSD", "95 %", "cases", "missed",
-         "invented"),
+         "false positive"),
         [
             (
                 name,
@@ -154,7 +154,7 @@ def by_label(model: ModelReport) -> Table:
                 _interval(one.nsd_interval),
                 format_number(one.cases),
                 format_number(one.missed),
-                format_number(one.invented),
+                format_number(one.false_positive),
             )
             for name, one in model.labels.items()
         ],

@@ -46,7 +46,7 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     own = (out / "configs" / "metadata.json").is_file()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not own):
         raise MedarError(f"{out}: contains other files; name a new folder for the bundle")
-    model = Segmenter.from_pretrained(path)
+    model = Segmenter.from_pretrained(path, "cpu")
     rules = chosen_rules(model.plan, modality)
     channels = len(model.plan.channels) or 1
     try:
