@@ -21,10 +21,10 @@ def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--n 0", "n 0"),
-        ("--spacing 0", "spacing 0 mm"),
-        ("--spacing nan", "spacing nan mm"),
-        ("--seed -1", "seed -1"),
+        ("--n 0", "n must be at least 1, got 0"),
+        ("--spacing 0", "mm, got 0"),
+        ("--spacing nan", "mm, got nan"),
+        ("--seed -1", "seed must be at least 0, got -1"),
         ("--modality pet", "pet"),
     ],
 )
@@ -38,5 +38,5 @@ def test_odd_values_are_one_line_and_write_nothing(
 
 def test_other_data_are_never_replaced(medar: Medar, data: Path) -> None:
     before = sorted(data.rglob("*"))
-    assert "no part of a phantom data set" in medar("data", "phantoms", data).refusal
+    assert "not part of a phantom data set" in medar("data", "phantoms", data).refusal
     assert sorted(data.rglob("*")) == before

@@ -293,10 +293,10 @@ def test_a_new_set_replaces_an_old_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"n": 0}, "n 0: at least one"),
-        ({"modality": "pet"}, "modality 'pet'; allowed: ct, mr"),
-        ({"seed": -1}, "seed -1"),
-        ({"spacing": 0.1}, "spacing 0.1 mm: allowed are 2 to 20 mm"),
+        ({"n": 0}, "n must be at least 1, got 0"),
+        ({"modality": "pet"}, "modality must be ct or mr, got 'pet'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"spacing": 0.1}, "spacing must be 2 to 20 mm, got 0.1"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -309,7 +309,7 @@ def test_wrong_settings_are_refused(tmp_path: Path, change: dict[str, object], s
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
-    with pytest.raises(MedarError, match="no part of a phantom data set"):
+    with pytest.raises(MedarError, match="not part of a phantom data set"):
         write_phantoms(tmp_path, n=1, spacing=20.0)
     assert (tmp_path / name).read_text() == "mine"
 

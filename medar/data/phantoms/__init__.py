@@ -1,4 +1,4 @@
-"""Labelled torsos made by formula: data for a first run, for tests and for teaching."""
+"""Synthetic labelled torsos from analytic shapes, for first runs, tests and teaching."""
 
 from medar.data.phantoms.anatomy import Anatomy, Lesion, Variation, draw_anatomy
 from medar.data.phantoms.dataset import Phantom, make_phantom, write_phantoms

@@ -1,7 +1,7 @@
-"""Inside the abdomen: liver, spleen, stomach, pancreas, kidneys, bowel, and the psoas muscles.
+"""Organs of the abdomen: liver, spleen, stomach, pancreas, kidneys, bowel, and the psoas muscles.
 
-Organs are painted over one another, each with its rim of fat, so that a later one leaves its
-impression on an earlier one, as the kidney does on the liver.
+Organs are painted over one another, each with a rim of fat, so that a later one indents an earlier
+one, as the kidney does the liver.
 """
 
 from itertools import pairwise
@@ -28,7 +28,7 @@ LIVER, SPLEEN, KIDNEY_LEFT, KIDNEY_RIGHT = 5, 6, 7, 8
 
 
 def abdomen_parts(anatomy: Anatomy) -> list[Part]:
-    """From the back wall forwards and from loose to firm."""
+    """All parts, in painting order."""
     return [
         Part(
             fills=((0.0, "muscle"), (3.5, "fat")),
@@ -159,7 +159,7 @@ def _stomach(anatomy: Anatomy) -> list[Part]:
     ]  # fmt: skip
 
 
-def kidney_place(anatomy: Anatomy, side: float) -> tuple[Point, Point]:
+def kidney_ellipsoid(anatomy: Anatomy, side: float) -> tuple[Point, Point]:
     """Centre and half-axes of a kidney, in mm of the reference body."""
     name = "kidney_right" if side > 0 else "kidney_left"
     size = anatomy.organs[name].size * (1.04 - 0.12 * anatomy.aged)
@@ -169,7 +169,7 @@ def kidney_place(anatomy: Anatomy, side: float) -> tuple[Point, Point]:
 
 def _kidney(anatomy: Anatomy, side: float, label: int) -> list[Part]:
     """Perirenal fat, cortex and medulla, and the sinus with the renal pelvis."""
-    centre, radii = kidney_place(anatomy, side)
+    centre, radii = kidney_ellipsoid(anatomy, side)
     # The upper pole leans inwards, the hilum looks forwards and inwards.
     tilt = np.array([side * -0.28, -0.18, 1.0])
     tilt /= np.linalg.norm(tilt)

@@ -1,9 +1,9 @@
 """`Anatomy`: one subject, drawn from a random generator.
 
 Shapes are written once, in mm of a reference body of 170 cm: +x right, +y anterior, +z superior,
-z = 0 at the top of the right diaphragm (the level of the tenth thoracic vertebra). A subject is
-that body with its own proportions (`scale`), its own numbers (muscle, fat, curvature, calibres),
-organs that are shifted and sized at random, and a smooth warp that makes every shape irregular.
+z = 0 at the top of the right diaphragm (the level of the tenth thoracic vertebra). A subject
+differs from it in its proportions (`scale`), in muscle, fat, curvature and vessel calibre, in the
+position and size of each organ, and by a smooth warp that makes every shape irregular.
 """
 
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Variation:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """A round lesion and where it sits."""
+    """A spherical lesion and its location."""
 
     site: LesionSite = "none"
     side: Literal["left", "right"] = "right"
@@ -40,27 +40,27 @@ class Lesion:
     radius: float = 0.0
     """In mm of the subject."""
     seed: int = 0
-    """Chooses the place within the organ."""
+    """Seed of the position within the organ."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """The numbers that make a subject; `draw_anatomy` draws them."""
+    """The parameters of a subject; `draw_anatomy` draws them at random."""
 
     sex: Literal["F", "M"] = "M"
     age: float = 50.0
-    """In years, 20 to 85: bone density, kyphosis, disc height, calibre and plaques of the aorta,
-    muscle, kidney size and lung density follow it."""
+    """In years, 20 to 85. Affects bone density, kyphosis, disc height, calibre and plaques of the
+    aorta, muscle, kidney size and lung density."""
     height: float = 170.0
     """In cm."""
     bmi: float = 24.0
-    """Body mass index in kg/m2: subcutaneous and visceral fat follow it."""
+    """Body mass index in kg/m2. Affects subcutaneous and visceral fat."""
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """Size of this body over the reference body along x, y, z."""
+    """Size relative to the reference body along x, y, z."""
     muscle: float = 1.0
-    """Thickness of the muscles over the reference."""
+    """Thickness of the muscles relative to the reference body."""
     bowel_gas: float = 0.3
-    """Share of the colon that holds gas."""
+    """Fraction of the colon filled with gas."""
     organs: dict[str, Variation] = field(default_factory=lambda: dict.fromkeys(ORGANS, Variation()))
     lesion: Lesion = Lesion()
     warp: tuple[tuple[float, ...], ...] = ()
@@ -82,7 +82,7 @@ class Anatomy:
 
     @property
     def aged(self) -> float:
-        """Age as a share of the adult span: 0 at 20 years, 1 at 80."""
+        """Age as a fraction of the adult range: 0 at 20 years, 1 at 80."""
         return (self.age - 20.0) / 60.0
 
 

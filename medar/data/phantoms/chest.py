@@ -1,4 +1,4 @@
-"""Inside the chest: lungs with their vessels, trachea, heart with its chambers, great vessels."""
+"""Organs of the chest: lungs and their vessels, trachea, heart chambers, great vessels."""
 
 import numpy as np
 
@@ -21,13 +21,13 @@ LUNG_LEFT, LUNG_RIGHT, HEART, AORTA = 1, 2, 3, 4
 
 
 def moved(anatomy: Anatomy, organ: str, point: Point) -> Point:
-    """A point of an organ, with the organ's shift in this subject."""
+    """A point of an organ, moved by the organ's shift in this subject."""
     x, y, z = (p + s for p, s in zip(point, anatomy.organs[organ].shift, strict=True))
     return x, y, z
 
 
 def chest_parts(anatomy: Anatomy) -> list[Part]:
-    """Lungs, then what lies between them."""
+    """All parts, in painting order: the lungs, then the mediastinum."""
     return [
         _lung(anatomy, -1.0, LUNG_LEFT),
         *_lung_vessels(anatomy, -1.0),
@@ -64,7 +64,7 @@ def lung(anatomy: Anatomy, view: View, side: float) -> Array:
 
 
 def _lung_vessels(anatomy: Anatomy, side: float) -> list[Part]:
-    """A branching tree from the hilum, three generations, thinner each time."""
+    """A tree that branches from the hilum, in three generations of decreasing radius."""
     rng = np.random.default_rng([anatomy.seed, 1 if side > 0 else 2])
     tips = [(np.array([side * 30.0, -8.0, 78.0]), np.array([side * 1.0, 0.0, 0.0]))]
     parts = []

@@ -1,7 +1,7 @@
 """`write_phantoms`: a data set of phantoms on disk, laid out as the Medical Segmentation Decathlon.
 
-Volume k of a seed is always the same, however many are written: subjects and acquisitions each
-have a generator of their own, seeded by (seed, number).
+Volume k of a seed does not depend on the number of volumes: every subject and every acquisition has
+its own random generator.
 """
 
 import csv
@@ -25,7 +25,7 @@ from medar.volume import Provenance, Volume, write_nifti
 Modality = Literal["ct", "mr"]
 NAME = "medar phantoms"
 BLOCK = 9
-"""Of nine volumes in a row the last is a second scan of the subject of the eighth."""
+"""The last of every nine volumes is a second scan of the subject of the eighth."""
 SPLIT_CYCLE: tuple[Split, ...] = ("train", "train", "val", "train", "train", "test")
 """Splits of successive subjects."""
 FINEST, COARSEST = 2.0, 20.0
@@ -33,7 +33,7 @@ FINEST, COARSEST = 2.0, 20.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Phantom:
-    """One phantom: the image, its labels, and what is known about it."""
+    """One phantom: image, labels and attributes."""
 
     id: str
     subject: str
@@ -75,21 +75,20 @@ def write_phantoms(
 ) -> Path:
     """Write a data set of labelled phantoms: `dataset.json`, volumes, `attributes.csv`.
 
-    The same arguments give the same bytes. A data set of phantoms that is already there is
-    replaced.
+    The same arguments give the same bytes. An existing data set of phantoms is replaced.
 
     Args:
-        folder: where to; made if absent.
+        folder: to be written; created if absent.
         n: number of volumes; every ninth is a second scan of an earlier subject.
         modality: "ct" or "mr".
-        seed: chooses subjects and acquisitions, 0 or larger.
-        spacing: typical voxel side in mm, 2 to 20; single volumes differ from it.
+        seed: of subjects and acquisitions, at least 0.
+        spacing: typical voxel side in mm, 2 to 20; it varies between volumes.
 
     Returns:
         The path of `dataset.json`.
 
     Raises:
-        MedarError: a value out of range, or a folder that holds something else.
+        MedarError: a value is out of range, or the folder contains other files.
     """
     _check(n, modality, seed, spacing)
     folder = Path(folder)
@@ -148,27 +147,27 @@ def make_phantom(
 
 def _check(n: int, modality: str, seed: int, spacing: float) -> None:
     if n < 1:
-        raise MedarError(f"n {n}: at least one phantom is needed")
+        raise MedarError(f"n must be at least 1, got {n}")
     if modality not in get_args(Modality):
-        raise MedarError(f"modality {modality!r}; allowed: {', '.join(get_args(Modality))}")
+        raise MedarError(f"modality must be {' or '.join(get_args(Modality))}, got {modality!r}")
     if seed < 0:
-        raise MedarError(f"seed {seed}: 0 or a larger whole number is needed")
+        raise MedarError(f"seed must be at least 0, got {seed}")
     if not FINEST <= spacing <= COARSEST:
-        raise MedarError(f"spacing {spacing:g} mm: allowed are {FINEST:g} to {COARSEST:g} mm")
+        raise MedarError(f"spacing must be {FINEST:g} to {COARSEST:g} mm, got {spacing:g}")
 
 
 def _clear(folder: Path) -> None:
-    """Remove an earlier data set of phantoms, whole or broken off; refuse anything else."""
+    """Remove an existing data set of phantoms, complete or not; raise for other files."""
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise MedarError(f"{folder}: a file; name a folder for the phantoms")
+        raise MedarError(f"{folder}: is a file; name a folder for the phantoms")
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     foreign = [path for path in files if not _ours(path.relative_to(folder))]
     if foreign:
         raise MedarError(
-            f"{folder}: holds {foreign[0].relative_to(folder)}, which is no part of a phantom "
-            "data set; name an empty folder"
+            f"{folder}: holds {foreign[0].relative_to(folder)}, which is not part of a "
+            "phantom data set; name an empty folder"
         )
     described = folder / "dataset.json"
     if described.exists():
@@ -182,7 +181,7 @@ def _clear(folder: Path) -> None:
 
 
 def _ours(path: Path) -> bool:
-    """Whether a path inside the folder is one that `write_phantoms` writes."""
+    """Whether `write_phantoms` writes a file of this relative path."""
     if path.as_posix() in ("dataset.json", "attributes.csv"):
         return True
     written = path.parent.as_posix() in ("imagesTr", "labelsTr")

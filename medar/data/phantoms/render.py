@@ -1,8 +1,8 @@
-"""From an anatomy and a grid to labels and to the share of each tissue in each voxel.
+"""Render an anatomy on a grid: labels, and the fraction of each voxel that each tissue fills.
 
-Shapes are painted in order, each over what lies below it. A shape's share of a voxel is a linear
-step of its signed distance, one voxel wide (partial volume); a voxel belongs to the label of the
-last shape that fills at least half of it.
+Shapes are painted in order, each over the ones before. The fraction of a voxel that a shape fills
+is a linear ramp of its signed distance, one voxel wide (partial volume). A voxel gets the label of
+the last shape that fills at least half of it.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medar.data.phantoms.abdomen import abdomen_parts, kidney_place, liver
+from medar.data.phantoms.abdomen import abdomen_parts, kidney_ellipsoid, liver
 from medar.data.phantoms.anatomy import Anatomy, displaced
 from medar.data.phantoms.chest import chest_parts, lung
 from medar.data.phantoms.shapes import Array, Box, Point, capsule, ellipsoid, ellipsoid_box
@@ -25,7 +25,7 @@ LABELS = {
 }  # fmt: skip
 LESION = 10
 MARGIN = 12.0
-"""How far, in mm, the warp can move a shape out of its box."""
+"""Largest distance in mm by which the warp can move a shape out of its box."""
 
 Where = tuple[slice, slice, slice]
 
@@ -36,13 +36,13 @@ class Layer:
 
     tissue: str
     where: Where
-    share: Array
-    """What it covers of each voxel of the block, 0 to 1."""
+    fraction: Array
+    """Fraction of each voxel of the block that it fills, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rendering:
-    """An anatomy on a grid: painted layers, bottom up, and labels."""
+    """An anatomy on a grid: layers in painting order, and labels."""
 
     grid: Grid
     labels: npt.NDArray[np.uint8]
@@ -52,12 +52,12 @@ class Rendering:
     def compose(
         self, values: Mapping[str, float], texture: Mapping[str, float], pattern: Array
     ) -> Array:
-        """An image (X, Y, Z) of what each tissue measures, mixed within voxels.
+        """An image (X, Y, Z) of the tissues' values, mixed within voxels.
 
         Args:
-            values: of each tissue, and of the "air" around.
-            texture: how far a tissue varies from place to place; 0 for one that is not named.
-            pattern: (X, Y, Z), of standard deviation 1: where it is above and below its value.
+            values: of each tissue, and of the surrounding "air".
+            texture: standard deviation within each tissue; 0 for tissues that are not listed.
+            pattern: (X, Y, Z), standard deviation 1: the variation to scale by `texture`.
         """
         image = np.full(self.grid.shape, values["air"], dtype=np.float32)
         for layer in self.layers:
@@ -65,7 +65,7 @@ class Rendering:
             value: Array | np.float32 = np.float32(values[layer.tissue])
             if layer.tissue in texture:
                 value = value + np.float32(texture[layer.tissue]) * pattern[layer.where]
-            block += layer.share * (value - block)
+            block += layer.fraction * (value - block)
         return image
 
 
@@ -75,7 +75,7 @@ def render(anatomy: Anatomy, grid: Grid, pose: Affine | None = None) -> Renderin
     Args:
         anatomy: the subject.
         grid: any grid; patient coordinates in RAS+ mm, with z = 0 at the diaphragm.
-        pose: (4, 4): how the subject lies in the scanner; patient to scanner coordinates.
+        pose: (4, 4) affine from patient to scanner coordinates; default: identity.
     """
     to_scanner = (np.eye(4) if pose is None else pose) @ np.diag([*anatomy.scale, 1.0])
     to_body = np.linalg.solve(to_scanner, grid.affine)
@@ -94,7 +94,7 @@ def render(anatomy: Anatomy, grid: Grid, pose: Affine | None = None) -> Renderin
 
 
 def all_parts(anatomy: Anatomy) -> list[Part]:
-    """Everything that is painted, in painting order."""
+    """All parts, in painting order."""
     return [
         *wall_parts(anatomy),
         *abdomen_parts(anatomy),
@@ -105,11 +105,11 @@ def all_parts(anatomy: Anatomy) -> list[Part]:
 
 
 def lesion_parts(anatomy: Anatomy) -> list[Part]:
-    """The lesion, at a place in its organ that its seed chooses."""
+    """The lesion, at a position in its organ that depends on its seed."""
     lesion = anatomy.lesion
     if lesion.site == "none":
         return []
-    centre = lesion_place(anatomy)
+    centre = lesion_centre(anatomy)
     radius = lesion.radius / float(np.prod(anatomy.scale)) ** (1 / 3)
 
     def ball(view: View) -> Array:
@@ -125,16 +125,16 @@ def lesion_parts(anatomy: Anatomy) -> list[Part]:
     ]
 
 
-def lesion_place(anatomy: Anatomy) -> Point:
+def lesion_centre(anatomy: Anatomy) -> Point:
     """The lesion's centre in the reference body.
 
-    In liver and lung a random point deep enough for the lesion to fit, in the kidney one that lies
-    10 mm below the surface.
+    In liver and lung: a random point deep enough for the lesion to fit. In the kidney: a random
+    point 10 mm below the surface.
     """
     lesion = anatomy.lesion
     side = 1.0 if lesion.side == "right" else -1.0
     rng = np.random.default_rng(lesion.seed)
-    centre, radii = kidney_place(anatomy, side)
+    centre, radii = kidney_ellipsoid(anatomy, side)
     if lesion.site == "kidney":
         low, high = np.subtract(centre, radii), np.add(centre, radii)
     elif lesion.site == "liver":
@@ -148,7 +148,7 @@ def lesion_place(anatomy: Anatomy) -> Point:
         depth = np.abs(ellipsoid(view.xyz, centre, radii) + 10)
     elif lesion.site == "liver":
         fat = (radii[0] + 8, radii[1] + 8, radii[2] + 8)
-        right, _ = kidney_place(anatomy, 1.0)
+        right, _ = kidney_ellipsoid(anatomy, 1.0)
         depth = np.maximum(liver(anatomy, view), -ellipsoid(view.xyz, right, fat))
     else:
         heart = -ellipsoid(view.xyz, (-16, 22, 34), (76, 56, 56))
@@ -179,11 +179,11 @@ class _Canvas:
             filled = np.pi * (part.radius / self.voxel) ** 2
             most = min(1.0, filled / min(1.0, 0.5 + part.radius / self.voxel))
         for number, (depth, tissue) in enumerate(part.fills):
-            share = np.clip(0.5 - (distance + np.float32(depth)) / np.float32(self.voxel), 0, 1)
-            share = (share * np.float32(most)).astype(np.float32)
-            self.layers.append(Layer(tissue=tissue, where=where, share=share))
+            fraction = np.clip(0.5 - (distance + np.float32(depth)) / np.float32(self.voxel), 0, 1)
+            fraction = (fraction * np.float32(most)).astype(np.float32)
+            self.layers.append(Layer(tissue=tissue, where=where, fraction=fraction))
             if number == 0 and part.label is not None:
-                self.labels[where][share >= 0.5] = part.label
+                self.labels[where][fraction >= 0.5] = part.label
 
     def _field(self, part: Part) -> tuple[Where, Array] | None:
         where = self._where(part.box)
@@ -192,7 +192,7 @@ class _Canvas:
         return where, part.field(self.view.part(where))
 
     def _tube(self, part: Part) -> tuple[Where, Array] | None:
-        """The distance to the nearest segment, each looked at in its own box only."""
+        """The distance to the nearest segment, each computed within its own box only."""
         points = np.asarray(part.tube)
         reach = points[:, 3].max() + self.voxel
         where = self._where(
@@ -216,7 +216,7 @@ class _Canvas:
         return where, distance
 
     def _where(self, box: Box | None) -> Where | None:
-        """The block of voxels that may meet a box; None where there is none."""
+        """The block of voxels that may intersect a box; None if no voxel does."""
         shape = self.view.x.shape
         if box is None:
             return (slice(0, shape[0]), slice(0, shape[1]), slice(0, shape[2]))

@@ -1,13 +1,13 @@
-"""What a scanner makes of a rendered anatomy: CT in HU, MR in the units of that scanner.
+"""Simulated scans of a rendered anatomy: CT in HU, MR in arbitrary units.
 
-CT: each tissue has its Hounsfield units, by contrast phase and by the subject's age; noise is
-Gaussian and correlated as by a reconstruction kernel. Typical values after Hofer, CT Teaching
+CT: the Hounsfield units of a tissue depend on the contrast phase and the subject's age; noise is
+Gaussian and correlated as after a reconstruction kernel. Typical values after Hofer, CT Teaching
 Manual (2010); trabecular bone by age after Jang et al. (Radiology 2019).
 
 MR: spin echo at 1.5 T, S = PD (1 - exp(-TR / T1)) exp(-TE / T2), a smooth bias field, Rician noise
 (Gudbjartsson and Patz, MRM 1995) and an arbitrary scale. T1 and T2 after de Bazelaire et al.
 (Radiology 2004) and Stanisz et al. (MRM 2005). Flowing blood leaves the slice between the pulses:
-it is given a tenth of its proton density (the flow void of spin echo).
+its proton density is a tenth of the real one (the flow void of spin echo).
 """
 
 from typing import Literal, get_args
@@ -45,7 +45,7 @@ CT_TEXTURE = {
     "fat": 6.0, "muscle": 8.0, "lung": 28.0, "marrow": 45.0, "cortical": 90.0, "liver": 5.0,
     "spleen": 4.0, "chyme": 14.0, "stool": 60.0, "gland": 20.0, "kidney_medulla": 8.0,
 }  # fmt: skip
-"""How far a tissue varies from place to place, in HU (standard deviation)."""
+"""Standard deviation of the spatial variation within a tissue, in HU."""
 
 RELAXATION: dict[str, tuple[float, float, float]] = {
     "air": (0.0, 1000, 50), "skin": (0.70, 880, 35), "fat": (1.00, 343, 58),
@@ -72,7 +72,7 @@ ECHOES: dict[Contrast, tuple[float, float]] = {
 
 
 def hounsfield(anatomy: Anatomy, phase: Phase) -> dict[str, float]:
-    """HU of every tissue in this subject: bone, muscle, lung and plaques change with age."""
+    """HU of every tissue in this subject; bone, muscle, lung and plaques depend on age."""
     column = PHASES.index(phase)
     values = {tissue: float(row[column]) for tissue, row in HU.items()}
     aged = anatomy.aged
@@ -88,7 +88,7 @@ def hounsfield(anatomy: Anatomy, phase: Phase) -> dict[str, float]:
 def ct_image(
     rendering: Rendering, anatomy: Anatomy, phase: Phase, rng: np.random.Generator
 ) -> Array:
-    """A CT volume (X, Y, Z) in HU, whole numbers from -1024 to 3071."""
+    """A CT volume (X, Y, Z) in HU, rounded, from -1024 to 3071."""
     shape = rendering.grid.shape
     values = hounsfield(anatomy, phase)
     dose = float(rng.uniform(-8.0, 8.0))
@@ -96,7 +96,7 @@ def ct_image(
     for tissue, row in HU.items():
         values[tissue] += (enhanced - 1.0) * (row[PHASES.index(phase)] - row[0])
     image = rendering.compose(values, CT_TEXTURE, smooth_noise(rng, shape, 0.8))
-    # Photon noise: more of it where rays cross more tissue, less after a softer kernel.
+    # Photon noise; its correlation length is that of the reconstruction kernel.
     noise = smooth_noise(rng, shape, float(rng.uniform(0.4, 0.7)))
     image += np.float32(18.0 + dose) * noise
     return np.rint(image).clip(-1024, 3071)
@@ -112,7 +112,7 @@ def signals(contrast: Contrast) -> dict[str, float]:
 
 
 def mr_image(rendering: Rendering, contrast: Contrast, rng: np.random.Generator) -> Array:
-    """An MR volume (X, Y, Z), not negative, in the arbitrary units of one scanner."""
+    """A non-negative MR volume (X, Y, Z) in arbitrary units."""
     shape = rendering.grid.shape
     values = signals(contrast)
     texture = {t: 0.06 * v for t, v in values.items()}
@@ -146,7 +146,7 @@ def smooth_noise(
 
 
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "PIR", "ASL")
-"""How volumes are stored, drawn at random: transverse, coronal and sagittal acquisitions."""
+"""Stored orientations, drawn at random: transverse, coronal and sagittal acquisitions."""
 
 
 def draw_grid(rng: np.random.Generator, anatomy: Anatomy, spacing: float) -> Grid:
@@ -173,7 +173,7 @@ def draw_grid(rng: np.random.Generator, anatomy: Anatomy, spacing: float) -> Gri
 
 
 def stored_as(grid: Grid, code: str) -> Grid:
-    """The same voxels of a RAS+ grid with the array axes pointing as `code` says."""
+    """The same voxels of a RAS+ grid with the array axes along `code`, such as "LPS"."""
     affine, shape = grid.affine.copy(), [0, 0, 0]
     for column, letter in enumerate(code):
         axis = next(i for i, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
@@ -187,7 +187,7 @@ def stored_as(grid: Grid, code: str) -> Grid:
 
 
 def _spacing(rng: np.random.Generator, typical: float) -> Spacing:
-    """In-plane and slice spacing, each within 20 % of the typical one; a third has thick slices."""
+    """In-plane and slice spacing, within 20 % of the typical one; one in three has thick slices."""
     plane = typical * rng.uniform(0.85, 1.15)
     thick = typical * rng.uniform(0.85, 1.2)
     if rng.random() < 0.33:
@@ -196,7 +196,7 @@ def _spacing(rng: np.random.Generator, typical: float) -> Spacing:
 
 
 def draw_pose(rng: np.random.Generator) -> Affine:
-    """How the subject lies: turned by up to 4 degrees, off centre by up to 8 mm."""
+    """Pose of the subject: rotated by up to 4 degrees, off centre by up to 8 mm."""
     pose = np.eye(4)
     pose[:3, :3] = _rotation(rng.uniform(-0.07, 0.07, 3))
     pose[:3, 3] = rng.uniform(-8, 8, 3)

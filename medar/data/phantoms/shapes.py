@@ -1,6 +1,7 @@
 """Implicit shapes: signed distances in mm, negative inside, on coordinate arrays of any shape.
 
-The distances are first-order: exact on the surface and close to it, which is where a voxel is cut.
+The distances are first-order: exact on the surface and accurate close to it, where voxels are
+partially covered.
 """
 
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-"""float32 where nothing else is said."""
+"""float32 unless stated otherwise."""
 Point = tuple[float, float, float]
 Ball = tuple[float, float, float, float]
 """Centre and radius."""
@@ -27,7 +28,7 @@ def ellipsoid(
         xyz: coordinates in mm.
         centre: in mm.
         radii: half-axes in mm.
-        axes: (3, 3), one unit vector a row: where the half-axes point; default x, y, z.
+        axes: (3, 3), one unit vector per row: directions of the half-axes; default x, y, z.
     """
     offset = [c - np.float32(m) for c, m in zip(xyz, centre, strict=True)]
     if axes is not None:
@@ -80,7 +81,7 @@ def smooth_min(a: Array, b: Array, rounding: float) -> Array:
 
 
 def ramp(values: Array, low: float, high: float) -> Array:
-    """0 below `low`, 1 above `high`, a smooth step between."""
+    """0 below `low`, 1 above `high`, and a smooth step in between."""
     t = np.clip((values - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t))
 
@@ -105,7 +106,7 @@ def tube(points: list[Point], radii: list[float], pieces: int = 4) -> Tube:
 
 
 def spline(points: list[Point], pieces: int) -> list[Point]:
-    """A Catmull-Rom curve through `points`, as a polyline of `pieces` segments a span."""
+    """A Catmull-Rom curve through `points`, as a polyline of `pieces` segments per span."""
     path = np.asarray(points, dtype=np.float64)
     padded = np.concatenate([2 * path[:1] - path[1:2], path, 2 * path[-1:] - path[-2:-1]])
     out = []

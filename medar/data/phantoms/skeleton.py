@@ -1,7 +1,7 @@
 """Bones: the vertebral column, ribs and sternum, shoulder blades, collar bones, iliac wings.
 
-Vertebrae and ribs repeat along the body, so one field draws them all: a height is turned into a
-vertebral level, and the distance to the nearest level's centre shapes a vertebra or a rib.
+Vertebrae and ribs repeat along the body, so that one field draws them all: each height is converted
+to a vertebral level, and shapes depend on the distance to the centre of the nearest level.
 """
 
 import numpy as np
@@ -98,7 +98,7 @@ def _spine(anatomy: Anatomy) -> list[Part]:
 
 
 def _rib_field(view: View) -> tuple[Array, Array]:
-    """Distance to the nearest rib of an endless row, and its number.
+    """Distance to the nearest rib of an infinite row, and its number.
 
     A rib leaves its vertebra, falls as it goes around the chest, and rises along its cartilage.
     """

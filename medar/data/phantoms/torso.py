@@ -1,7 +1,8 @@
 """The torso's frame: the wall of the body cavity, its diaphragm, and the layers outside it.
 
-Everything else is placed by this frame. `View` gives it for any coordinates: the distance to the
-wall of the cavity, the angle around the body, the height above the diaphragm, the vertebral level.
+All other shapes are positioned relative to this frame. `View` holds it for any coordinates: the
+distance to the wall of the cavity, the angle around the body, the height above the diaphragm, and
+the axis of the spine.
 """
 
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from medar.data.phantoms.shapes import (
 )
 
 SUPERELLIPSE = 2.3
-"""Exponent of the cavity's cross-section: a little squarer than an ellipse."""
+"""Exponent of the cavity's cross-section; 2 would be an ellipse."""
 
 HEIGHTS = (-260, -180, -120, -60, 0, 50, 100, 140, 170, 200, 240)
 HALF_WIDTH = (128, 126, 122, 127, 132, 129, 118, 98, 74, 52, 40)
@@ -34,8 +35,7 @@ CENTRE_Y = (4, 5, 5, 4, 2, 0, -4, -10, -18, -26, -34)
 LEVELS = (
     191, 170, 148, 125, 101, 76, 51, 26, 0, -27, -56, -88, -122, -157, -193, -228, -262,
 )  # fmt: skip
-"""Heights of the vertebral centres in mm, from T2 to T12 and L1 to L5, and one below.
-Index 0 is T2, so that index 8 is T10."""
+"""Heights of the vertebral centres in mm: T2 to T12 (indices 0 to 10), L1 to L5, and one below."""
 FIRST_LEVEL = 2
 
 LOWEST, HIGHEST, STEP = -300.0, 300.0, 0.5
@@ -43,7 +43,7 @@ LOWEST, HIGHEST, STEP = -300.0, 300.0, 0.5
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """Coordinates in the reference body (arrays of one shape, mm), and the frame at each."""
+    """Coordinates in the reference body (arrays of equal shape, in mm), and the frame at each."""
 
     x: Array
     y: Array
@@ -55,7 +55,7 @@ class View:
     dome: Array
     """Height above the diaphragm."""
     spine_y: Array
-    """The y of the vertebral column's axis at this height."""
+    """y of the axis of the vertebral column at this height."""
 
     @property
     def xyz(self) -> tuple[Array, Array, Array]:
@@ -63,18 +63,18 @@ class View:
         return self.x, self.y, self.z
 
     def part(self, where: tuple[slice, ...]) -> "View":
-        """The view of a block of its voxels."""
+        """The view of a block of voxels."""
         return View(**{name: array[where] for name, array in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One shape that is painted over what lies below it."""
+    """One shape, painted over the ones before."""
 
     fills: tuple[tuple[float, str], ...]
-    """(depth in mm, tissue), outermost first: what the shape is made of from that depth inwards."""
+    """(depth in mm, tissue), outermost first: the tissue from that depth inwards."""
     field: Callable[[View], Array] | None = None
-    """Signed distance in mm; or, instead of it, `tube`."""
+    """Signed distance in mm; None if `tube` is set."""
     tube: Tube = ()
     """Polyline of (x, y, z, radius), or segment pairs where `pairs` is set."""
     pairs: bool = False
@@ -82,13 +82,13 @@ class Part:
     box: Box | None = None
     """Where `field` may be negative; None for everywhere."""
     label: int | None = None
-    """The label it gives; 0 takes away the one below; None leaves it."""
+    """Label of its voxels; 0 removes the label below, None keeps it."""
     radius: float | None = None
-    """Of a tube that may be thinner than a voxel: it then fills no more of one than it should."""
+    """Radius in mm of a tube that may be thinner than a voxel; limits the filled fraction."""
 
 
 def lookup(z: Array, heights: npt.ArrayLike, values: npt.ArrayLike) -> Array:
-    """A smooth function of height given at some `heights`, monotone between them."""
+    """Interpolate values given at some `heights`, monotonically between them."""
     fine = np.arange(LOWEST, HIGHEST + STEP, STEP)
     knots = np.asarray(heights, dtype=np.float64)
     order = np.argsort(knots)
@@ -99,7 +99,7 @@ def lookup(z: Array, heights: npt.ArrayLike, values: npt.ArrayLike) -> Array:
 
 
 def spine_axis(anatomy: Anatomy, z: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The y of the column's axis: thoracic kyphosis (stronger with age) and lumbar lordosis."""
+    """y of the spine's axis: thoracic kyphosis (stronger with age) and lumbar lordosis."""
     z = np.asarray(z)
     kyphosis = 10.0 + 9.0 * anatomy.aged
     thoracic = np.exp(-(((z - 95.0) / 80.0) ** 2))

@@ -58,8 +58,9 @@ class CaseScore:
     label: int
     name: str
     state: State
-    """Where the label is present: in truth and prediction, only in the truth (missed), only in the
-    prediction (false_positive), in neither (absent); unknown if the case is not annotated for it."""
+    """Where the label is present: in truth and prediction ("both"), only in the truth ("missed"),
+    only in the prediction ("false_positive") or in neither ("absent"); "unknown" if the case is not
+    annotated for it."""
     dice: float | None = None
     hd95: float | None = None
     """mm."""
