@@ -1,9 +1,9 @@
-"""Pretraining for segmentation: backbones x pretext tasks x shares of the labels x seeds.
+"""Pretraining for segmentation: backbones x pretext tasks x label fractions x seeds.
 
-Each row fine-tunes a network for the same minutes, from scratch or from a backbone that a pretext
-task made of the training images alone, and is evaluated once on the test split. A row that is in
-OUT/results.jsonl already is not run again, an interrupted one goes on; a table of all rows is
-printed at the end, OUT/pretraining.png drawn.
+Each row fine-tunes a network for the same time, from scratch or from a backbone that was pretrained
+on the training images without labels, and evaluates it once on the test split. Rows in
+OUT/results.jsonl are not run again, and an interrupted row resumes. At the end, a table of all rows
+is printed and OUT/pretraining.png is drawn.
 
     python benchmarks/pretraining.py --data PREPARED --tokenizer TOKENIZER --out runs/pretraining \
         --config configs/segmentation/hippocampus_mr.yaml \
@@ -14,19 +14,19 @@ Rows:
     BACKBONE:PRETEXT:PERCENT:SEED   such as dynunet:next_scale:10:0; PRETEXT is none, masked,
                                     next_scale, mixture or semantic_order, PERCENT the label
                                     fraction of the training subjects
-    synthetic:PERCENT:SEED          all labels and the pairs of --synthetic: of the training items
-                                    PERCENT are synthetic, 0 real alone, 100 synthetic alone
+    synthetic:PERCENT:SEED          all labels and the pairs of --synthetic: PERCENT of the training
+                                    items are synthetic, 0 for real only, 100 for synthetic only
 
-The configuration's backbone is one of them; the others have the sizes in BACKBONES. SEED determines
-the subjects, the weights that are not pretrained and the batches: rows of the same fraction and
-seed differ only in the pretext task. A backbone is pretrained once for all rows, in OUT/pretrained,
-so that intervals over seeds exclude the variance of pretraining. Both trainings keep the weights
-that are best on the validation split, pretraining by the pretext's loss; Dice is computed on
+A backbone of the configuration's kind has the configuration's size, other kinds have the sizes in
+BACKBONES. SEED determines the subjects, the weights that are not pretrained and the batches: rows
+of the same fraction and seed differ only in the pretext task. A backbone is pretrained once for all
+rows, in OUT/pretrained, so that intervals over seeds exclude the variance of pretraining. Both trainings keep the weights
+that are best on the validation split (pretraining: those with the lowest loss). Dice is computed on
 prepared volumes, by sliding windows with the mirror axes of training. --organs 1-7 turns all other
 labels into background.
 
-Use --set training.learning_rate=0.003 for a backbone that needs another rate than the
-configuration's, and --pretrain-set for a pretext task.
+Use --set training.learning_rate=0.003 for a backbone that needs a different learning rate, and
+--pretrain-set for a pretext task.
 
 On a machine with other load, use --steps and --pretrain-steps instead of minutes: the number of
 steps that a row takes in that time on an idle machine. As it differs between backbones and pretext
@@ -74,7 +74,7 @@ BACKBONES = {
     "swinunetr": BackboneSettings(kind="swinunetr", width=12),
     "trunk": BackboneSettings(kind="trunk", width=12, trunk=TrunkSettings(depth=3, head_width=32)),
 }
-"""On hippocampus_mr 1.2 to 1.6 million parameters; "swinunetr" has 4.1 at its least."""
+"""1.2 to 1.6 million parameters on hippocampus_mr; the smallest "swinunetr" has 4.1 million."""
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def backbone_of(kind: str, settings: SegmentationSettings) -> BackboneSettings:
-    """The configuration's backbone, or another kind at its size in this table."""
+    """The configuration's backbone, or another kind with the size in BACKBONES."""
     if kind not in BACKBONES:
         raise SystemExit(f"{kind}: unknown backbone; known backbones: {', '.join(BACKBONES)}")
     return settings.backbone if settings.backbone.kind == kind else BACKBONES[kind]
@@ -137,14 +137,16 @@ def with_pairs(
 def pretrained(
     kind: str, settings: SegmentationSettings, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The backbone that a pretext task trains on the training images, trained when first needed."""
-    from medar.segmentation.pretext.settings import PretrainSettings
+    """A backbone pretrained on the training images; trained once and then reused."""
+    from medar.segmentation.pretext.settings import PretextSettings, PretrainSettings
     from medar.segmentation.pretext.training import pretrain_backbone
 
-    if options.pretrain_config is None or (options.tokenizer is None and kind != "masked"):
-        raise SystemExit(f"pretext {kind} needs --pretrain-config, and all but masked --tokenizer")
+    if options.pretrain_config is None:
+        raise SystemExit(f"pretext {kind} needs --pretrain-config")
     changes = [*options.pretrain_set, f"pretext.kind={kind}"]
-    if kind != "masked":
+    if PretextSettings(kind=kind).needs_tokenizer:
+        if options.tokenizer is None:
+            raise SystemExit(f"pretext {kind} needs --tokenizer")
         changes.append(f"pretext.tokenizer={options.tokenizer}")
     chosen = load_yaml(PretrainSettings, options.pretrain_config, changes)
     training = replace(chosen.training, **length(options.pretrain_minutes, options.pretrain_steps))
@@ -165,8 +167,8 @@ def tested(run: Path, data: Path) -> dict[str, Any]:
     labels = cases.plan.labels
     names, values = list(labels.values()), list(labels)
     whole, by_case = DiceMeter(names), {}
-    for place in range(len(cases)):
-        case = cases.prepared[place]
+    for index in range(len(cases)):
+        case = cases.prepared[index]
         if not is_annotated(case):
             continue
         chosen = predict_classes(model, torch.from_numpy(cases.prepared.image(case)))[None]
@@ -212,13 +214,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="settings of fine-tuning")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
-    parser.add_argument("--minutes", type=float, default=3.0, help="of fine-tuning")
+    parser.add_argument("--minutes", type=float, default=3.0, help="minutes of fine-tuning")
     parser.add_argument("--steps", type=int, help="instead of minutes")
     parser.add_argument("--pretrain-config", type=Path, help="settings of pretraining")
     parser.add_argument("--pretrain-minutes", type=float, default=10.0)
     parser.add_argument("--pretrain-steps", type=int, help="instead of minutes")
-    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE, settings of fine-tuning")
-    parser.add_argument("--pretrain-set", nargs="*", default=[], help="the same of pretraining")
+    parser.add_argument("--set", nargs="*", default=[], help="KEY=VALUE overrides of fine-tuning")
+    parser.add_argument(
+        "--pretrain-set", nargs="*", default=[], help="KEY=VALUE overrides of pretraining"
+    )
     parser.add_argument("--tokenizer", type=Path, help="trained on the training cases only")
     parser.add_argument("--synthetic", type=Path, help="output of `medar synthesize`")
     parser.add_argument("--organs", type=organs, help="labels to use, such as 1-7; default: all")

@@ -2,7 +2,7 @@
 
 Rows are compared with those of the same backbone, label fraction and seed. The mean over seeds has
 two intervals: Student's t over seeds, which determine subjects and weights, and a bootstrap over
-the test cases, for other patients.
+the test cases, which stand for patients.
 """
 
 from collections import defaultdict
@@ -29,7 +29,7 @@ def tables(rows: list[Row]) -> str:
 
 
 def every(rows: list[Row]) -> str:
-    """One line per row."""
+    """A table with one line per row."""
     lines = [
         "| row | min | steps | subjects | parameters | best on validation (step) | test Dice | "
         "by label |",
@@ -71,7 +71,7 @@ def pretexts(groups: dict[Setting, dict[int, Row]]) -> str:
 def synthetic(groups: dict[Setting, dict[int, Row]]) -> str:
     """Each fraction of synthetic cases compared with real cases only."""
     lines = [
-        "| synthetic cases | seeds | test Dice | ratio to real alone | minus real alone "
+        "| synthetic cases | seeds | test Dice | ratio to real only | minus real only "
         "(95 % over seeds; over cases): by seed |",
         "|---|---|---|---|---|",
     ]
@@ -147,10 +147,10 @@ def plot(rows: list[Row], path: Path) -> None:
         own = {(name, at): found for (b, name, at), found in groups.items() if b == backbone}
         percents = sorted({at for _, at in own})
         present = [name for name in names if any(name == one for one, _ in own)]
-        for place, name in enumerate(present):
+        for index, name in enumerate(present):
             curve = {at: own[name, at] for at in percents if (name, at) in own}
             # Side by side, so that ranges do not hide one another.
-            shift = 0.06 * (place - (len(present) - 1) / 2)
+            shift = 0.06 * (index - (len(present) - 1) / 2)
             draw(
                 ax,
                 [percents.index(at) + shift for at in curve],
