@@ -20,10 +20,10 @@ Rows:
 A backbone of the configuration's kind has the configuration's size, other kinds have the sizes in
 BACKBONES. SEED determines the subjects, the weights that are not pretrained and the batches: rows
 of the same fraction and seed differ only in the pretext task. A backbone is pretrained once for all
-rows, in OUT/pretrained, so that intervals over seeds exclude the variance of pretraining. Both trainings keep the weights
-that are best on the validation split (pretraining: those with the lowest loss). Dice is computed on
-prepared volumes, by sliding windows with the mirror axes of training. --organs 1-7 turns all other
-labels into background.
+rows, in OUT/pretrained, so that intervals over seeds exclude the variance of pretraining. Both
+trainings keep the weights that are best on the validation split (pretraining: those with the lowest
+loss). Dice is computed on prepared volumes, by sliding windows with the mirror axes of training.
+--organs 1-7 turns all other labels into background.
 
 Use --set training.learning_rate=0.003 for a backbone that needs a different learning rate, and
 --pretrain-set for a pretext task.
