@@ -1,6 +1,7 @@
 """Files that are either complete or absent, locks on folders, and hashes of content."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -139,7 +140,8 @@ def exclusive(folder: str | Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """`exclusive` for a folder that exists."""
-    lock = FileLock(folder / LOCK, blocking=False)
+    # Other users of a shared folder must be able to open the file too.
+    lock = FileLock(folder / LOCK, mode=0o666, blocking=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:
@@ -147,7 +149,10 @@ def _locked(folder: Path) -> Iterator[None]:
             f"{folder}: another medar is at work in this folder; wait for it to end, or choose "
             "another one"
         ) from error
-    except (OSError, NotImplementedError):  # no locks here, or nothing may be written
+    except OSError as error:  # no locks here, or nothing may be written
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            with contextlib.suppress(OSError):
+                (folder / LOCK).unlink()
         yield
         return
     try:

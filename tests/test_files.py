@@ -111,6 +111,28 @@ def test_a_lock_keeps_others_out_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_without_locks_nothing_is_locked_and_no_file_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with exclusive(tmp_path), exclusive(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_every_user_of_a_shared_folder_can_open_the_lock(tmp_path: Path) -> None:
+    mask = os.umask(0o077)
+    try:
+        with exclusive(tmp_path):
+            (lock,) = tmp_path.iterdir()
+            assert lock.stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(mask)
+
+
 def test_an_empty_created_folder_is_removed(tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     with pytest.raises(MedarError, match="bad input"), exclusive(out):
