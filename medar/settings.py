@@ -258,7 +258,7 @@ def did_you_mean(name: str, allowed: Sequence[str], *, listed: str) -> str:
         allowed: what could have been.
         listed: what the list of them is called, such as "known keys".
     """
-    near = difflib.get_close_matches(name.lower(), allowed, n=1)
+    near = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.7)
     return f"did you mean {near[0]!r}?" if near else f"{listed}: {', '.join(allowed)}"
 
 

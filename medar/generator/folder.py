@@ -13,7 +13,7 @@ from typing import Any
 from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.generator.generator import Generator
-from medar.generator.mixers import MIXERS
+from medar.generator.mixers import MIXERS, Mixer
 from medar.generator.settings import GeneratorConfig, SamplingSettings
 from medar.model_folder import (
     CONFIG,
@@ -117,7 +117,7 @@ def _import_mixer(values: dict[str, Any]) -> None:
     imports, model = values.pop("imports", None), values.get("model")
     mixer = model.get("mixer") if isinstance(model, dict) else None
     if isinstance(imports, dict) and isinstance(mixer, dict) and imports.get("mixer"):
-        MIXERS.load_external(str(mixer.get("kind")), str(imports["mixer"]))
+        MIXERS.load_external(str(mixer.get("kind")), str(imports["mixer"]), Mixer)
 
 
 def generator_digest(generator: Generator) -> str:

@@ -208,8 +208,9 @@ def _read(folder: Path, classes: tuple[str, ...]) -> tuple[dict[str, Any], Backb
     backbone = values.get("backbone")
     if not isinstance(backbone, dict):
         raise MedarError(f"{folder / CONFIG}: key 'backbone' is missing")
-    imports = values.get("imports", {})
-    BACKBONES.load_external(str(backbone.get("kind")), imports.get("backbone"))
+    imports = values.get("imports")
+    if isinstance(imports, dict):
+        BACKBONES.load_external(str(backbone.get("kind")), imports.get("backbone"), Backbone)
     return values, from_dict(BackboneSettings, backbone, f"{folder / CONFIG}: backbone")
 
 

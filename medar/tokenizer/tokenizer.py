@@ -32,7 +32,7 @@ from medar.model_folder import (
     write_model,
 )
 from medar.settings import from_dict, settings, to_dict
-from medar.tokenizer.codebooks import CODEBOOKS, CodebookSettings, make_codebook
+from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
@@ -289,4 +289,4 @@ def _import_codebook(values: dict[str, Any]) -> None:
     """Import the codebook from outside medar that a config.json names, if it names one."""
     imports, settings = values.pop("imports", {}), values.get("codebook")
     if isinstance(imports, dict) and isinstance(settings, dict):
-        CODEBOOKS.load_external(str(settings.get("kind")), imports.get("codebook"))
+        CODEBOOKS.load_external(str(settings.get("kind")), imports.get("codebook"), Codebook)
