@@ -256,7 +256,7 @@ def show(
     case
         A volume file, or the id of a case in DATA; default: its first case.
     data
-        A data set, or a folder that `prepare` filled, of which the prepared case is drawn.
+        A data set, or a folder that `prepare` filled; then the prepared case is drawn.
     label
         Label map of a volume file.
     out

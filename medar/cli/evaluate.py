@@ -81,11 +81,11 @@ def tokenizer(
     batch
         Volumes per batch.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     prepared
-        Folder to prepare a data set into, and to keep; default a temporary one.
+        Folder for the prepared data set; default: a temporary one.
     workers
-        Processes that prepare; default: one per CPU core.
+        Processes that prepare a data set; default: one per CPU core.
     """
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
@@ -128,19 +128,18 @@ def segmentation(
     folders
         MODEL [MODEL2 ...] DATA. Models are folders of segmentation networks, or of their training
         runs; further ones are compared with the first. DATA, the last, is a data set with labels,
-        or a folder that `medar data prepare` filled, which knows the files and splits of its data
-        set.
+        or a folder that `medar data prepare` filled.
     predictions
         Folder of finished label maps from any source, one file CASE.nii.gz per case; compared
         after the models, or alone. May be repeated.
     split
-        The cases.
+        The split to evaluate.
     json
         Print the report as one JSON object (docs/reference/segmentation-evaluation.md).
     out
         Folder for report.html, report.md, report.json and cases.csv.
     tolerance
-        Of NSD, in mm; default the largest side of the cases' median voxel.
+        Tolerance of the NSD in mm; default: the largest side of the cases' median voxel.
     limit
         Maximum number of cases, evenly spaced over the split.
     mirrors
@@ -149,7 +148,7 @@ def segmentation(
     overlap
         Fraction of a window that overlaps its neighbour.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     """
     from medar.evaluation.segmentation import evaluate_segmentation
     from medar.evaluation.segmentation.predictors import FilesPredictor, NetworkPredictor

@@ -43,29 +43,30 @@ def generation(
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split
-        The real volumes behind the floors; held-out is all but the train split.
+        Split of the real volumes that give the floors; held-out: all but the train split.
     extractor
         Features to compare: radiomics-v1, texture-v1, medicalnet-v1, radimagenet-v1; may be
-        repeated. The first is also used in the search for copies. Default radiomics-v1,
-        texture-v1.
+        repeated. The first is also used in the search for copies. Default:
+        radiomics-v1 and texture-v1.
     weights
-        Local file of weights, for medicalnet-v1 or radimagenet-v1.
+        Local file with the weights of medicalnet-v1 or radimagenet-v1.
     json
         Print the report as one JSON object (docs/reference/evaluation.md).
     out
         Folder for report.json and contact_sheet.png.
     samples
-        Number of volumes to sample from a generator; default as many as held-out cases, at least
-        20. Of files: maximum number, in the order of their names; default all.
+        Number of volumes to sample from a generator; default: the number of held-out cases, but at
+        least 20. For a folder of volumes: maximum number, in the order of their names; default:
+        all.
     limit
         Maximum number of training volumes, evenly spaced; copies of others are not found.
     seed
-        Of bootstrap draws, subsets and pairs; and of a generator's first volume, each further
-        one having the next.
+        Seed of bootstrap draws, subsets and pairs, and of a generator's first volume; the volumes
+        after it use SEED + 1, SEED + 2 and so on.
     batch
         Volumes per batch.
     device
-        Where volumes are sampled and features computed; "auto" is CUDA where available.
+        Where volumes are sampled and features computed; "auto": CUDA if available.
     """
     from medar.data.prepared import Prepared
     from medar.devices import resolve_device
@@ -158,23 +159,24 @@ def editing(
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split
-        The cases.
+        The split whose cases are edited.
     json
         Print the report as one JSON object (docs/reference/evaluation.md).
     samples
-        Per case and task.
+        Number of samples per case and task.
     box
-        Sides of the box that is filled, as a fraction of the volume's.
+        Side lengths of the filled box, as a fraction of the volume's.
     factor
-        By which the resolution is lowered along each axis.
+        Factor by which the resolution is reduced along each axis.
     known_scales
-        Scales that the volume of low resolution determines; default as many as its spacing allows.
+        Number of scales taken from the low-resolution volume; default: as many as its spacing
+        allows.
     limit
         Maximum number of cases, evenly spaced over the split.
     seed
-        Of boxes and samples.
+        Seed of boxes and samples.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     """
     from medar.evaluation.generation.editing import evaluate_editing
     from medar.synthesis import Synthesizer
@@ -228,17 +230,18 @@ def conditions(
         Folder of the judge, which is trained first if there is none; the same command resumes an
         interrupted training.
     max_minutes
-        Minutes of the judge's training; default 5. Must be the same for a judge that exists.
+        Minutes of the judge's training; default: 5. An existing judge must have been trained with
+        the same value.
     split
-        Whose label maps are followed.
+        The split whose label maps the samples follow.
     json
         Print the report as one JSON object (docs/reference/evaluation.md).
     limit
         Maximum number of cases, evenly spaced over the split.
     seed
-        Of the first sample; each further one has the next.
+        Seed of the first sample; the samples after it use SEED + 1, SEED + 2 and so on.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     """
     from medar.evaluation.generation.agreement import (
         check_maps,

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from medar import __version__
 from medar.errors import MedarError
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+    except UnusedCliTokensError as error:
+        _leave(f"unexpected argument {(error.unused_tokens or ['?'])[0]!r}; see --help", 2)
     except CycloptsError as error:
         _leave(" ".join(str(error).split()), 2)
     except MedarError as error:

@@ -40,13 +40,13 @@ class Options:
     """A stage to run again even if nothing has changed; those that need it run again if its result
     changes. May be repeated."""
     dry_run: bool = False
-    """Print the plan, with times where they are known, and run nothing."""
+    """Print the plan with estimated times, and run nothing."""
     max_minutes: float | None = None
     """Time budget of all stages together, divided by the YAML's budget_weights."""
     register: str | None = None
-    """Name in MLflow's registry, of which the recipe's last model becomes the next version."""
+    """Name in MLflow's registry; the recipe's last model becomes its next version."""
     alias: str | None = None
-    """Alias of that version, such as champion; it moves here from an earlier version."""
+    """Alias of that version, such as champion; the previous version loses it."""
     untracked: bool = False
     """Do not log to MLflow."""
     json: bool = False
@@ -102,7 +102,7 @@ def synthesis(
     """Train a tokenizer and a generator on a data set, synthesize volumes, evaluate and report.
 
     The same command resumes an interrupted run, skips stages that are done, and runs those again
-    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun
+    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun,
     trainings use all processes.
 
     Stages: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
@@ -148,7 +148,7 @@ def segmentation(
     """Pretrain and train a segmentation network, predict the test split, evaluate and report.
 
     The same command resumes an interrupted run, skips stages that are done, and runs those again
-    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun
+    whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun,
     trainings use all processes.
 
     Stages: prepare, tokenizer, pretrain, train, predict, evaluate, report.

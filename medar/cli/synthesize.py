@@ -32,15 +32,16 @@ class SamplingOptions:
     """Classifier-free guidance: how far to move away from the unconditional model; 0 turns it off.
     It rises from 0 at the first scale to this value at the last."""
     guidance_from: int | None = None
-    """The first scale with guidance, from 0."""
+    """First scale with guidance, counted from 0."""
     guidance_to: int | None = None
-    """The scale before which guidance ends."""
+    """First scale after those with guidance; default: guidance up to the last scale."""
     temperature: str | None = None
-    """Below 1 likely tokens become likelier; one number, or one per scale: 1,1,0.9."""
+    """Sampling temperature; below 1, likely tokens become likelier. One number, or one per scale,
+    such as 1,1,0.9."""
     top_k: str | None = None
-    """Keep only the K likeliest tokens, 0 for all; one number, or one per scale."""
+    """Sample from the K likeliest tokens only, 0 for all; one number, or one per scale."""
     top_p: str | None = None
-    """Keep only the likeliest tokens whose probabilities sum to this; one number, or one per
+    """Sample only from the likeliest tokens whose probabilities sum to this; one number, or one per
     scale."""
 
     def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
@@ -81,41 +82,43 @@ def synthesize(
     sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
 ) -> None:
-    """Make synthetic volumes, fill regions, raise resolution.
+    """Synthesize volumes, inpaint regions, increase resolution.
 
     Parameters
     ----------
     model
-        Folder of the generator, or of the run that left it.
+        Folder of a generator, or of its training run.
     out
-        A new folder, or one that the same command left.
+        A new folder, or one that the same command wrote.
     n
         Number of volumes.
     seed
-        Seed of the first; each further one has the next. A sample depends only on its seed.
+        Seed of the first volume; the volumes after it use SEED + 1, SEED + 2 and so on. A volume
+        depends only on its own seed.
     class_
-        A value of one of the model's categories.
+        Value of a categorical attribute that the model was trained with.
     set_
-        NAME=VALUE of an attribute; may be given several times.
+        NAME=VALUE of an attribute; may be repeated.
     modality
-        Whose intensities, where the model's plan has several; also that of INPAINT or UPSCALE,
-        where the file does not say.
+        Modality of the volumes, if the model's plan has several; also of INPAINT and UPSCALE, if
+        the file does not state it.
     mask
-        A label map for samples to follow; they lie around its centre. Or a folder of label maps: N
-        samples of each, in OUT/NAME.
+        Label map that the samples follow; they are centred on it. For a folder of label maps, N
+        samples of each in OUT/NAME.
     inpaint
-        A volume of which REGION is filled; all other voxels stay as they are.
+        Volume in which REGION is filled; all other voxels stay unchanged.
     region
-        A file on the grid of INPAINT, not 0 where it is filled; or a box: 10:20,0:16,4:12 in
-        voxels along right, anterior, superior, or -20:15.5,0:30,40:60mm in scanner coordinates.
+        Mask file on the grid of INPAINT, nonzero where the volume is filled; or a box:
+        10:20,0:16,4:12 in voxels along right, anterior, superior, or -20:15.5,0:30,40:60mm in
+        scanner coordinates.
     upscale
-        A volume of low resolution; samples have its field of view and the plan's spacing.
+        Low-resolution volume; samples have its field of view and the plan's spacing.
     known_scales
-        Scales taken from UPSCALE; default: as many as its spacing allows.
+        Number of scales taken from UPSCALE; default: as many as its spacing allows.
     batch_size
         Volumes sampled at once; default: as many as fit into half of the free memory.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     preview
         Draw OUT/preview.png after each scale: at most four samples, one column per scale.
     json

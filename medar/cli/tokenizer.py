@@ -122,7 +122,7 @@ def encode(
     workers
         Loading processes; 0 loads in this one.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     json
         Print one JSON object: folder, made, kept, failed.
     """
@@ -196,7 +196,7 @@ def decode(
         Modality whose intensities are restored, if the tokens do not state it and the plan has
         several.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     """
     from medar.tokenizer.decoding import decode_file
 
@@ -247,7 +247,7 @@ def reconstruct(
     modality
         Modality of the volume, if its file does not state it and the plan has several.
     device
-        "auto" is CUDA where available.
+        "auto": CUDA if available.
     json
         Print one JSON object: `out`, `labels`, `psnr` (dB within the plan's field of view; null
         if nothing differs), `outside` (fraction of voxels outside that field of view).

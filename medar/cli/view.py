@@ -26,7 +26,7 @@ def view(
     window: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     modality: Literal["CT", "MR"] | None = None,
     html: Path | None = None,
-    port: int = 0,
+    port: Annotated[int, Parameter(show_default=False)] = 0,
     no_browser: bool = False,
     reading: Reading = READING,
 ) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,14 @@ def client_of(uri: str) -> Any:
             Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         engine.connect().close()
         engine.dispose()
-    return MlflowClient(tracking_uri=uri)
+    # A new database is announced at level INFO on standard error.
+    log = logging.getLogger("mlflow.store.db.utils")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    finally:
+        log.setLevel(level)
 
 
 class RunClient:

@@ -24,6 +24,12 @@ def test_version(medar: Medar) -> None:
     assert medar("--version").out.strip() == package.__version__
 
 
+def test_an_unexpected_argument_is_one_line(medar: Medar) -> None:
+    result = medar("configs", "tokenizer/demo")
+    assert result.code == 2
+    assert result.err == "medar: unexpected argument 'tokenizer/demo'; see --help\n"
+
+
 @pytest.mark.parametrize("command", ["check", "plan", "prepare", "show", "phantoms"])
 def test_every_option_is_described(medar: Medar, command: str) -> None:
     said = medar("data", command, "--help")

@@ -88,7 +88,7 @@ def test_wrong_calls_are_refused(
 def test_wrong_files_are_refused(medar: Medar, write: Write, tmp_path: Path) -> None:
     assert "no such file" in medar("view", tmp_path / "absent.nii").refusal
     image, small = write("a.nii.gz"), write("small.nii.gz", np.zeros((3, 4, 5), np.uint8))
-    assert "image of 8x10x6" in medar("view", image, "--label", small).refusal
+    assert "shape 8x10x6" in medar("view", image, "--label", small).refusal
     (tmp_path / "text.txt").write_text("no volume")
     assert "unknown volume format" in medar("view", tmp_path / "text.txt").refusal
     assert "files" in medar("view").refusal.lower()

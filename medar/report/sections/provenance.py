@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from medar import __version__
 from medar.errors import MedarError
 from medar.files import read_json_object
 from medar.records import CONFIG_FILE, ENVIRONMENT_FILE, SEGMENTATION, STAGES, SYNTHESIS
@@ -135,7 +136,8 @@ def reproduce(run: RunFolder) -> list[Block]:
         f"    --data {data} --out runs/again",
         f"medar report {here}",
     ]
-    caption = "In a checkout of medar: repeat the run, and write this report again"
+    where = "In a checkout of medar" if commit else f"With medar {__version__}"
+    caption = f"{where}: repeat the run, and write this report again"
     return [
         Code(caption, "\n".join(commands)),
         Notes(
