@@ -1,8 +1,8 @@
-"""Generators at equal data, parameters and training time: ours, its baselines and MONAI's.
+"""Generators at equal data, parameters and training time: medar's, its baselines and MONAI's.
 
-Each row trains in medar's loop, samples volumes and compares them with the held-out real ones
-(all but the train split). Rows that OUT/results.jsonl already has are not run again; a table of all
-rows is printed at the end. Each row's folder keeps its report and contact sheet.
+Each row trains in medar's loop, samples volumes and compares them with the held-out real ones (all
+but the train split). Rows in OUT/results.jsonl are not run again; a table of all rows is printed at
+the end. Each row's folder holds its report and contact sheet.
 
     python benchmarks/generation.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
         --tokenizer configs/tokenizer/hippocampus_mr.yaml --out runs/generation \
@@ -10,28 +10,28 @@ rows is printed at the end. Each row's folder keeps its report and contact sheet
 
 Rows:
     ours:SEED                 the next-scale generator on TOKENS
-    raster:SEED               our raster-order transformer with a cache, on the same tokens
-    voxel:SEED                the same on voxels, averaged by --voxel and rounded to 64 levels
+    raster:SEED               medar's raster-order transformer with a cache, on the same tokens
+    voxel:SEED                the same on voxels, averaged over --voxel and rounded to 64 levels
     tune-ar:FIRST,LR,SIZE     MONAI's DecoderOnlyTransformer on the indices of its VQVAE, sampled
                               by VQVAETransformerInferer, for --tune-minutes
-    monai-ar                  at the best setting
+    monai-ar                  the same with the best setting
     tune-ldm:FIRST,LR,SIZE    MONAI's DiffusionModelUNet with RFlowScheduler, 30 steps, in the
                               latent of FIRST, for --tune-minutes
-    ldm                       at the best setting
+    ldm                       the same with the best setting
 
-Time: every row has --first-minutes + --minutes. The tokenizer of TOKENS must have been trained for
---first-minutes; the peers' first stages are trained here for the same time, once for all rows;
-`voxel`, which has no first stage, spends both on its transformer. Encoding is not counted. Data:
-the train split with the same number of augmented variants as TOKENS. Parameters: the transformers
-of `raster` and `voxel` and the second stages at SIZE 1 have as many as `ours`; FIRST is `vqvae`,
-with as many parameters as our tokenizer, or `kl-W`, an AutoencoderKL with W channels at full
-resolution (64 channels would match ours, but take seconds per volume on a CPU).
-Sampling: temperature 1, no guidance, fp32. The peers' settings are tuned on the Frechet distance of
---tune-samples volumes, the metric they are compared by; ours are not tuned.
+Time: every row trains for --first-minutes + --minutes. The tokenizer of TOKENS must have been
+trained for --first-minutes; MONAI's first stages are trained here for the same time, once for all
+rows; `voxel`, which has no first stage, spends both on its transformer. Encoding is not counted.
+Data: the train split with the same number of augmented variants as TOKENS. Parameters: the
+transformers of `raster` and `voxel` and the second stages at SIZE 1 match `ours`; FIRST is `vqvae`,
+which matches medar's tokenizer, or `kl-W`, an AutoencoderKL with W channels at full resolution (64
+channels would match, but take seconds per volume on a CPU). Sampling: temperature 1, no guidance,
+fp32. MONAI's settings are tuned on the Frechet distance of --tune-samples volumes, the metric of
+the comparison; medar's are not tuned.
 
---first-steps and --steps replace the minutes on a machine with other load: equal time is then the
-number of steps that each row takes in those minutes on an idle machine. The number differs from row
-to row, so name the rows with --rows.
+On a machine with other load, use --first-steps and --steps instead of minutes: the number of steps
+that a row takes in that time on an idle machine. As it differs between rows, select the rows with
+--rows.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def run_ours(
 def raster_row(
     settings: GeneratorSettings, tokens: Path, budget: int, out: Path
 ) -> tuple[dict[str, Any], Draw]:
-    """Train the raster-order transformer with as many parameters as ours."""
+    """Train the raster-order transformer, with the number of parameters in `budget`."""
     tokenizer = read_tokenizer(tokens / TOKENIZER)
     plain = replace(settings.model, mixer=MixerSettings(kind="none"))
     settings = replace(settings, model=fitted(plain, tokenizer, budget, raster.built))
@@ -145,7 +145,7 @@ def raster_row(
 
 
 def voxel_tokens(tokenizer: Tokenizer, options: argparse.Namespace) -> Path:
-    """The folder of voxel tokens of the same cases, which is filled if it is empty."""
+    """The folder of voxel tokens of the same cases; encoded if it is empty."""
     plan, about = tokenizer.require_plan(), TokenIndex.load(options.tokens)
     x, y, z = (side // factor for side, factor in zip(plan.size, options.voxel, strict=True))
     out = options.out / "voxel-tokens"
@@ -188,7 +188,7 @@ def ends(interval: list[float] | None, digits: int) -> str:
 
 
 def factors(text: str) -> tuple[int, int, int]:
-    """Factors along the axes, as 4x4x4."""
+    """Parse factors per axis, such as 4x4x4."""
     x, y, z = map(int, text.split("x"))
     return x, y, z
 
@@ -196,21 +196,23 @@ def factors(text: str) -> tuple[int, int, int]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tokens", type=Path, help="a folder that `medar tokenizer encode` filled")
-    parser.add_argument("prepared", type=Path, help="the prepared cases that it was filled from")
+    parser.add_argument("tokens", type=Path, help="output of `medar tokenizer encode`")
+    parser.add_argument("prepared", type=Path, help="the prepared cases that were encoded")
     add_options(parser, samples=100, minutes=10.0)
-    parser.add_argument("--tokenizer", type=Path, help="settings of the tokenizer, for the peers")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="settings of medar's tokenizer, for MONAI's first stages"
+    )
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--first-minutes", type=float, default=8.0)
-    parser.add_argument(
-        "--first-steps", type=int, help="of first stages, instead of --first-minutes"
-    )
+    parser.add_argument("--first-steps", type=int, help="instead of --first-minutes")
     parser.add_argument("--tune-minutes", type=float, default=4.0)
     parser.add_argument("--tune-samples", type=int, default=42)
     parser.add_argument(
-        "--vqvae", default="1e-3,0.5,512", help="LR,DECAY,CODES as benchmarks/tokenizer.py finds"
+        "--vqvae", default="1e-3,0.5,512", help="LR,DECAY,CODES as tuned by benchmarks/tokenizer.py"
     )
-    parser.add_argument("--voxel", type=factors, default=(4, 4, 4), help="of `voxel`, as 4x4x4")
+    parser.add_argument(
+        "--voxel", type=factors, default=(4, 4, 4), help="voxels per cell in `voxel`, such as 4x4x4"
+    )
     return parser.parse_args()
 
 

@@ -42,14 +42,14 @@ Draw = Callable[[Sequence[int]], Tensor]
 
 
 class Quantised(Protocol):
-    """What a token model is built for: a tokenizer, or a quantiser without the rest."""
+    """What `Generator.for_tokenizer` needs of a tokenizer."""
 
     quantiser: Any
     config: Any
 
 
 Build = Callable[[ModelSettings, Quantised], nn.Module]
-"""An untrained model of these sizes, without conditions."""
+"""Builds an untrained model with these sizes, without conditions."""
 
 
 def run_rows(options: argparse.Namespace, run: Callable[[str], dict[str, Any]]) -> None:
@@ -72,24 +72,24 @@ def folder_of(options: argparse.Namespace, row: str) -> Path:
 
 
 def length(minutes: float, steps: int | None) -> dict[str, Any]:
-    """How long to train, as keys of `TrainingSettings`: steps if given, else minutes."""
+    """The training length as keys of `TrainingSettings`: steps if given, else minutes."""
     return {"minutes": None if steps else minutes, "steps": steps}
 
 
 def parameters(model: nn.Module) -> int:
-    """Parameters that are trained."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def built(sizes: ModelSettings, tokenizer: Quantised) -> Generator:
-    """An untrained generator of these sizes, without conditions."""
+    """An untrained generator with these sizes, without conditions."""
     return Generator.for_tokenizer(GeneratorConfig(model=sizes), tokenizer)
 
 
 def fitted(
     sizes: ModelSettings, tokenizer: Quantised, budget: int, build: Build = built
 ) -> ModelSettings:
-    """The same with the MLP whose hidden features bring the parameters nearest to a budget."""
+    """The same sizes with an MLP width that brings the parameters closest to a budget."""
     least = parameters(build(replace(sizes, mlp_ratio=1 / sizes.width), tokenizer))
     each = sizes.depth * (2 * sizes.width + 1)  # a feature's weights and bias in every block
     hidden = 1 + round((budget - least) / each)
@@ -102,12 +102,12 @@ def fitted(
 
 
 def trained(settings: GeneratorSettings, tokens: Path, out: Path) -> dict[str, Any]:
-    """Train a generator on tokens; what a row reports of the run."""
+    """Train a generator on tokens and return the values for its row."""
     return fitted_run(make_task(settings, tokens), settings, out)
 
 
 def fitted_run(task: GeneratorTask, settings: GeneratorSettings, out: Path) -> dict[str, Any]:
-    """Train; what a row reports of the run."""
+    """Train and return the values for the row."""
     outcome = fit(task, settings.training, out, resume="auto")
     lines = read(out / "metrics.jsonl")
     batches = settings.data.batch_size * settings.training.accumulation_steps
@@ -116,14 +116,14 @@ def fitted_run(task: GeneratorTask, settings: GeneratorSettings, out: Path) -> d
         "minutes": outcome.elapsed / 60, "steps": outcome.step,
         "parameters": parameters(task.model), "tokens": task.model.schedule.length,
         "state_size": task.model.state_size,
-        # The median leaves out the readings with an evaluation in them.
+        # The median excludes intervals that contain an evaluation.
         "tokens_per_second": batches * task.model.schedule.length * statistics.median(speeds),
         **validations(lines),
     }  # fmt: skip
 
 
 def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cross-entropy of the validation cases: over steps; the best and the last, scale by scale."""
+    """Validation cross-entropy: the curve, and the best and last values in total and by scale."""
     whole = "validation/cross_entropy"
     evaluations = [one for one in lines if whole in one]
     best, last = min(evaluations, key=lambda one: one[whole]), evaluations[-1]
@@ -139,7 +139,7 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def drawer(run: Path) -> Draw:
-    """Draws from the best model of a run, at temperature 1, without conditions and guidance."""
+    """Sample from the best model of a run, at temperature 1, without conditions and guidance."""
     loaded = Synthesizer.from_pretrained(run)
     unknown = torch.full((1, len(loaded.model.config.condition.attributes)), torch.nan)
 
@@ -155,9 +155,9 @@ def drawer(run: Path) -> Draw:
 
 
 def evaluated(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Sample --samples volumes in batches of --batch and evaluate them; writes report and pictures.
+    """Sample --samples volumes in batches of --batch, evaluate them, and write report and images.
 
-    Seconds per volume are those of such batches, the first without a warm-up.
+    Seconds per volume include the first batch, without a warm-up.
     """
     batches, began = [], time.perf_counter()
     for start in range(0, options.samples, options.batch):
@@ -173,7 +173,7 @@ def evaluated(draw: Draw, options: argparse.Namespace, folder: Path) -> dict[str
 
 
 def pictured(volumes: Tensor, prepared: Path, path: Path) -> None:
-    """A contact sheet of volumes, real ones below."""
+    """Write a contact sheet of volumes, with real ones below."""
     plan: Plan = Prepared(prepared).plan
     made = [as_volume(volume, plan) for volume in volumes.numpy()]
     real = held_out_volumes(prepared, "held-out", DRAWN)
@@ -205,12 +205,14 @@ def numbers(values: dict[str, float | None]) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, samples: int, minutes: float) -> None:
-    """Options that both benchmarks have."""
+    """Add the options of both benchmarks."""
     parser.add_argument("--config", type=Path, required=True, help="settings of the generator")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=minutes, help="of a generator's training")
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps instead of minutes, for a machine that is shared"
+        "--minutes", type=float, default=minutes, help="minutes of training per generator"
+    )
+    parser.add_argument(
+        "--steps", type=int, help="optimiser steps instead of minutes, on a shared machine"
     )
     parser.add_argument("--samples", type=int, default=samples)
     parser.add_argument("--batch", type=int, default=10, help="volumes sampled at once")

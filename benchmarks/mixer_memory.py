@@ -25,7 +25,7 @@ from medar.tokenizer.schedule import ScaleSchedule
 
 MOST_SCALES = 10
 QUICK = 10.0
-"""Seconds below which a volume is sampled again, warm."""
+"""Seconds below which a volume is sampled again after a warm-up."""
 
 ModelOf = Callable[[str, argparse.Namespace, Quantised], ModelSettings]
 
@@ -38,11 +38,11 @@ def run_rows(options: argparse.Namespace, results: Path, names: Sequence[str], c
             continue
         print(f"== {row}", flush=True)
         with results.open("a") as file:
-            file.write(json.dumps({"row": row, "commit": commit, **apart(row)}) + "\n")
+            file.write(json.dumps({"row": row, "commit": commit, **run_in_process(row)}) + "\n")
 
 
-def apart(row: str) -> dict[str, Any]:
-    """Run a row in a process of its own; keep what it had printed if the system kills it."""
+def run_in_process(row: str) -> dict[str, Any]:
+    """Run a row in its own process; keep its first output if the system kills it."""
     command = [sys.executable, *sys.argv, "--row", row]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = done.stdout.splitlines()
@@ -56,7 +56,7 @@ def apart(row: str) -> dict[str, Any]:
 
 
 def measured(options: argparse.Namespace, model_of: ModelOf) -> dict[str, Any]:
-    """One row in this process: what is computed (printed at once), then what is measured."""
+    """Run one row in this process; computed values are printed before the measurement."""
     name, _, side = options.row.partition("@")
     torch.manual_seed(0)
     tokenizer = quantiser_of(int(side), options.codes)
@@ -77,7 +77,7 @@ def measured(options: argparse.Namespace, model_of: ModelOf) -> dict[str, Any]:
     except (MemoryError, RuntimeError) as error:  # torch's CPU allocator raises a RuntimeError
         if "memory" not in str(error):
             raise
-        return {**computed, "skipped": f"more than {options.limit_gb:g} GB are needed"}
+        return {**computed, "skipped": f"needs more than {options.limit_gb:g} GB"}
 
 
 def quantiser_of(side: int, codes: int) -> Quantised:
@@ -89,7 +89,7 @@ def quantiser_of(side: int, codes: int) -> Quantised:
 
 
 def limit(gigabytes: float, device: str) -> None:
-    """Make allocations beyond a limit fail."""
+    """Limit the memory of this process."""
     if device.startswith("cuda"):
         there = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(gigabytes * 1e9 / there, 1.0))
@@ -99,7 +99,7 @@ def limit(gigabytes: float, device: str) -> None:
 
 
 def timed(model: Generator, device: torch.device) -> dict[str, Any]:
-    """Seconds of one volume's tokens, and the peak above what the process held before."""
+    """Seconds to sample one volume's tokens, and the peak memory above that in use before."""
     nothing = Condition(attributes=torch.zeros(1, 0, device=device))
 
     def once() -> float:
@@ -115,7 +115,7 @@ def timed(model: Generator, device: torch.device) -> dict[str, Any]:
 
 
 def resident(device: torch.device, what: str, reset: bool = False) -> int:
-    """Bytes: VmRSS, what is held now, or VmHWM, the most since the last reset (Linux, CUDA)."""
+    """Bytes in use now (VmRSS) or at most since the last reset (VmHWM), on Linux or CUDA."""
     if device.type == "cuda":
         if reset:
             torch.cuda.reset_peak_memory_stats()
@@ -130,8 +130,8 @@ def resident(device: torch.device, what: str, reset: bool = False) -> int:
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows as Markdown."""
     lines = [
-        "| grid | mixer | parameters | tokens | state a volume, MB | peak while sampling, MB | "
-        "s a volume |",
+        "| grid | mixer | parameters | tokens | state per volume, MB | peak while sampling, MB | "
+        "s per volume |",
         "|---|---|---|---|---|---|---|",
     ]
     for one in sorted(rows, key=lambda one: int(one["side"])):

@@ -1,7 +1,7 @@
 """Plots of the mixers' ablation: loss over training, distance over loss, state over grids.
 
-Time is the fraction of a row's training, which is equally long for all rows: on a shared machine,
-seconds depend on the other users.
+Time is the fraction of a row's training, which has the same nominal length in all rows: on a shared
+machine, seconds depend on the other load.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 
 def plot(rows: list[dict[str, Any]], memory: list[dict[str, Any]], path: Path) -> None:
-    """Draw what there is: losses where rows were trained, states where memory was measured."""
+    """Draw the available results: losses of trained rows, states of memory rows."""
     panels = [(losses, rows), (distances, rows)] * bool(rows) + [(states, memory)] * bool(memory)
     figure = Figure(figsize=(5 * len(panels), 4), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)

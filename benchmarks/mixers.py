@@ -1,27 +1,27 @@
-"""The ablation of the mixers: four ways from scale to scale, at equal parameters and equal time.
+"""Ablation of the mixers between scales, at equal parameters and equal time.
 
-Each row trains the same generator with another mixer for the same minutes on the same tokens, then
-samples volumes and compares them with the held-out real ones. Rows that OUT/results.jsonl already
-has are not run again; a table of all rows is printed at the end, and OUT/mixers.png drawn.
+Each row trains the same generator with another mixer for the same time on the same tokens, then
+samples volumes and compares them with the held-out real ones. Rows in OUT/results.jsonl are not run
+again; at the end, a table of all rows is printed and OUT/mixers.png is drawn.
 
     python benchmarks/mixers.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
         --out runs/mixers [--rows none:0 scale_ssm-4:0 ...] [--minutes 5] [--samples 42]
     python benchmarks/mixers.py --memory --config configs/generator/hippocampus_mr.yaml \
         --out runs/mixers [--sides 8 16 32] [--depth 16 --head-width 64] [--limit-gb 16]
 
-Rows are named MIXER-STATE:SEED, the state N being that of `mamba` and `scale_ssm`. Depth and width
-are the same in all rows; the MLP of a mixer with weights of its own is narrower, so that each row
-has as many parameters as `none` with the MLP of the configuration. Sampling: temperature 1, no
-guidance, the best weights by the validation split.
+Rows are named MIXER-STATE:SEED, where STATE is the state size of `mamba` and `scale_ssm`. Depth and
+width are the same in all rows; the MLP is narrower if the mixer has weights, so that every row has
+the number of parameters of `none` with the MLP of the configuration. Sampling: temperature 1, no
+guidance, the best weights on the validation split.
 
-With --steps instead of --minutes, rows compare on a machine that others use too: equal time is then
-the number of steps that each row takes in those minutes on an idle one, which short runs side by
-side tell; name the rows with --rows then, as each mixer has another number.
+On a machine with other load, use --steps instead of --minutes: the number of steps that a row takes
+in that time on an idle machine, measured with short runs. As it differs between mixers, select the
+rows with --rows.
 
---memory samples the tokens of one volume (batch 1, untrained, fp32, the decoder left out as all
-rows share it) over cubic grids whose sides grow linearly, in a process of its own for each row of
-OUT/memory.jsonl. The state's bytes are reckoned, seconds and peak measured; a row that needs more
-memory than --limit-gb says so instead.
+--memory samples the tokens of one volume (batch 1, untrained, fp32, without the decoder, which is
+the same in all rows) over cubic grids that grow linearly, with one process per row of
+OUT/memory.jsonl. The size of the state is computed, seconds and peak memory are measured. Rows that
+need more memory than --limit-gb are marked as skipped.
 """
 
 import argparse
@@ -60,7 +60,7 @@ ROWS = tuple(f"{mixer}:{seed}" for seed in range(3) for mixer in MIXERS)
 
 
 def main() -> None:
-    """Run the rows that are not there yet, print the table, draw the plot."""
+    """Run the missing rows, print the table, draw the plot."""
     options = parse()
     if options.row:
         print(json.dumps(mixer_memory.measured(options, model_of)))
@@ -88,7 +88,7 @@ def run(row: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace) -> GeneratorSettings:
-    """Those of the configuration, without conditions and previews."""
+    """The settings of the configuration, without conditions and previews."""
     changes = ["condition.attributes=[]", "condition.map=none", "data.previews=0"]
     for name in ("depth", "head_width"):
         if (value := getattr(options, name)) is not None:
@@ -97,7 +97,7 @@ def settings_of(options: argparse.Namespace) -> GeneratorSettings:
 
 
 def model_of(name: str, options: argparse.Namespace, tokenizer: Quantised) -> ModelSettings:
-    """The model with a mixer, of as many parameters as that without."""
+    """The model with a mixer, and the number of parameters of the model without."""
     kind, _, state = name.partition("-")
     base = settings_of(options).model
     plain = replace(base, mixer=replace(base.mixer, kind="none"))
@@ -112,7 +112,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """All rows as Markdown, then the losses scale by scale."""
     lines = [
         "| row | min | steps | parameters | tokens/s | validation loss, best (step) | last | "
-        "Frechet (floor) | kernel (floor) | s a volume | state a volume |",
+        "Frechet (floor) | kernel (floor) | s per volume | state per volume |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in rows:
@@ -137,21 +137,23 @@ def table(rows: list[dict[str, Any]]) -> str:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tokens", type=Path, nargs="?", help="a folder of tokens")
-    parser.add_argument("prepared", type=Path, nargs="?", help="the prepared cases they are of")
+    parser.add_argument("tokens", type=Path, nargs="?", help="output of `medar tokenizer encode`")
+    parser.add_argument(
+        "prepared", type=Path, nargs="?", help="the prepared cases that were encoded"
+    )
     add_options(parser, samples=42, minutes=5.0)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--depth", type=int, help="instead of the configuration's")
     parser.add_argument("--head-width", type=int, help="instead of the configuration's")
-    parser.add_argument("--memory", action="store_true", help="measure memory, train nothing")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of training")
     parser.add_argument("--sides", type=int, nargs="+", default=[8, 16, 32])
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--limit-gb", type=float, default=16.0)
-    parser.add_argument("--device", default="cpu", help="of --memory")
+    parser.add_argument("--device", default="cpu", help="device of --memory")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.prepared is None and not options.memory:
-        parser.error("TOKENS and PREPARED are needed, or --memory")
+        parser.error("give TOKENS and PREPARED, or --memory")
     return options
 
 

@@ -3,8 +3,8 @@
 Both do the same work on the same files in one run, each with one process and one thread: load,
 orient to RAS+, resample (linear; labels nearest), normalise, crop or pad, store; then read all of
 it back. MONAI stores with `PersistentDataset`. Repetitions alternate between the two, so that a
-drift of the machine affects both; medians and ratios are printed. The floor of filling is the
-decompression of the gzip files; the floor of reading is copying the bytes.
+drift of the machine affects both; medians and ratios are printed. The lower bound of filling is the
+decompression of the gzip files; that of reading is copying the bytes.
 
     python benchmarks/prepare.py DATA [--cases 64] [--repeats 5] [--spacing 4 4 4] [--size 64 64 64]
 """

@@ -1,26 +1,26 @@
-"""Seconds and memory per volume: ours, a raster-order transformer with a cache, MONAI's peers.
+"""Seconds and memory per volume: medar's generator, a cached raster-order transformer, MONAI's.
 
-Every row samples volumes of the same latent grid, its size chosen so that its number of trained
-parameters comes nearest to --parameters, and ends in the same decoder (that of medar's tokenizer).
-Weights are untrained: time and memory do not depend on them. Batch 1, no guidance, temperature 1,
-fp32. Each row runs in a process of its own, one after the other, so that its peak is its own.
+Every row samples volumes on the same latent grid with the number of parameters closest to
+--parameters, and uses the same decoder (that of medar's tokenizer). Weights are random, since time
+and memory do not depend on them. Batch 1, no guidance, temperature 1, fp32. Rows run one after the
+other, each in its own process, so that peaks are separate.
 
     python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--scales 10] \
         [--repeats 3]
 
 Rows:
-    ours              the next-scale generator, with --mixer, over --scales grids, whose sides grow
-                      linearly
-    raster            our raster-order transformer with keys and values kept, the latent grid alone
+    ours              the next-scale generator, with --mixer, over --scales grids that grow linearly
+    raster            medar's raster-order transformer with cached keys and values, over the latent
+                      grid only
     raster-pyramid    the same over all tokens of the schedule of `ours`
     monai             MONAI's VQVAETransformerInferer.sample with DecoderOnlyTransformer and its
-                      flash attention, which computes all tokens anew for each one: minutes
+                      flash attention, which recomputes all tokens for every new one: minutes
     flow              30 steps of MONAI's RFlowScheduler with DiffusionModelUNet in the latent; its
-                      grid is padded to even sides, as the network needs them
+                      grid is padded to even sides, which the network requires
 
---limit-tokens N times `monai` on N of the sequence's lengths, evenly spread, instead of all of
-them; the row then says that it is extrapolated. Memory is the process's largest resident set
-(Linux), on CUDA the largest allocation; `held` is what was there before sampling.
+--limit-tokens N times `monai` on N evenly spaced lengths of the sequence instead of all; the row is
+then marked as extrapolated. Memory is the process's largest resident set (Linux) or the largest
+allocation (CUDA); `held` is the memory in use before sampling.
 """
 
 import argparse
@@ -65,7 +65,7 @@ MIB = 1 << 20
 
 
 class Row(NamedTuple):
-    """How a row's network is made, and how it makes a volume."""
+    """A row: candidate sizes, a constructor for the network, and a function that samples."""
 
     sizes: Sequence[int]
     make: Callable[[int], nn.Module]
@@ -82,14 +82,14 @@ def main() -> None:
     for grid in options.grids:
         for row in options.rows:
             print(f"== {row} at {cross(grid)}", file=sys.stderr, flush=True)
-            found.append(apart(row, grid, options))
+            found.append(run_in_process(row, grid, options))
     rated = [{**one, "ratio": ratio(one, found)} for one in found]
     print(table(rated))
     print(json.dumps({"rows": rated, "environment": environment(), "threads": int(THREADS)}))
 
 
-def apart(row: str, grid: Shape3, options: argparse.Namespace) -> dict[str, Any]:
-    """A row in a process of its own, at the size that the budget asks for."""
+def run_in_process(row: str, grid: Shape3, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a row in its own process, at the size that fits the budget."""
     torch.manual_seed(0)
     make = row_of(row, tokenizer_of(row, grid, options), options)
     size = sized(make, options.parameters)
@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def warm_up(model: nn.Module, row: Row, tokenizer: Tokenizer) -> None:
-    """A volume that is not timed; of MONAI's transformer one pass, as a volume takes minutes."""
+    """Sample without timing; MONAI's transformer, which takes minutes, runs a single pass."""
     if isinstance(model, DecoderOnlyTransformer):
         model(torch.zeros(1, model.max_seq_len, dtype=torch.int64, device=device_of(model)))
         row = row._replace(draw=lambda _: decoded(tokenizer, noise(tokenizer)))
@@ -131,7 +131,7 @@ def warm_up(model: nn.Module, row: Row, tokenizer: Tokenizer) -> None:
 
 
 def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
-    """The row of a name over a tokenizer."""
+    """The row of a name, for a tokenizer."""
     heads = range(4, 129, 2)
     if name == "flow":
         return Row(range(4, 513, 4), unet_of(tokenizer), lambda net: flow(net, tokenizer))
@@ -153,7 +153,7 @@ def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
 
 
 def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokenizer:
-    """An untrained tokenizer; of one scale but for the rows that go over all scales."""
+    """An untrained tokenizer, with one scale unless the row uses all scales."""
     scales = min(max(grid), options.scales) if row in ("ours", "raster-pyramid") else 1
     network = NetworkConfig(
         patch_size=2,
@@ -171,7 +171,7 @@ def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokeniz
 
 
 def ours(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
-    """A volume by a model over medar's tokens."""
+    """Sample a volume with a model over medar's tokens."""
     condition = Condition(attributes=torch.zeros(1, 0, device=device_of(model)))
     if isinstance(model, Generator):
         return decoded(tokenizer, sample(model, condition, [0], SamplingSettings()).latent)
@@ -181,7 +181,7 @@ def ours(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
 
 
 def gpt_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
-    """MONAI's transformer, one more token being that of the beginning."""
+    """MONAI's transformer, with an additional token that starts a sequence."""
     length = tokenizer.config.schedule.length
 
     def make(width: int) -> nn.Module:
@@ -194,7 +194,7 @@ def gpt_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
 
 
 class Decoding(nn.Module):
-    """What MONAI's inferer asks of a VQVAE, by medar's tokenizer."""
+    """The interface that MONAI's inferer expects of a VQVAE, around medar's tokenizer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Decoding(nn.Module):
 
 
 def monai_sample(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
-    """A volume by MONAI's inferer."""
+    """Sample a volume with MONAI's inferer."""
     grid = tokenizer.config.schedule.latent
     start = torch.full((1, 1), tokenizer.codebook_size, device=device_of(model))
     volume: Tensor = VQVAETransformerInferer().sample(
@@ -220,7 +220,7 @@ def monai_sample(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
 
 
 def extrapolated(model: nn.Module, tokenizer: Tokenizer, length: int, count: int) -> float:
-    """Seconds of all tokens from those of `count` lengths, the decoder's added."""
+    """Seconds for all tokens, extrapolated from `count` lengths, plus the decoder."""
     device = device_of(model)
     lengths = torch.linspace(1, length, min(count, length)).long().tolist()
     model(torch.zeros(1, length, dtype=torch.int64, device=device))
@@ -235,7 +235,7 @@ def extrapolated(model: nn.Module, tokenizer: Tokenizer, length: int, count: int
 
 
 def unet_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
-    """MONAI's U-Net of two levels with attention at the second, in the latent's channels."""
+    """MONAI's U-Net with two levels, attention in the second, and the latent's channels."""
     channels = tokenizer.config.network.code_width
 
     def make(width: int) -> nn.Module:
@@ -249,7 +249,7 @@ def unet_of(tokenizer: Tokenizer) -> Callable[[int], nn.Module]:
 
 
 def flow(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
-    """A volume by a rectified flow in the latent."""
+    """Sample a volume with a rectified flow in the latent."""
     x, y, z = tokenizer.config.schedule.latent
     latent = noise(tokenizer, even=True)
     scheduler = RFlowScheduler(use_discrete_timesteps=False)
@@ -262,31 +262,31 @@ def flow(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
 
 
 def noise(tokenizer: Tokenizer, even: bool = False) -> Tensor:
-    """A latent of noise, its sides rounded up to even ones where that is asked for."""
+    """A latent of noise; with `even`, sides are rounded up to even numbers."""
     sides = [side + even * (side % 2) for side in tokenizer.config.schedule.latent]
     return torch.randn(1, tokenizer.config.network.code_width, *sides, device=device_of(tokenizer))
 
 
 def decoded(tokenizer: Tokenizer, latent: Tensor) -> Tensor:
-    """A latent's volume."""
+    """Decode a latent to a volume."""
     volume: Tensor = tokenizer.decoder(latent).volume
     return volume
 
 
 def sized(row: Row, budget: int) -> int:
-    """The size whose number of parameters comes nearest to a budget; it grows with the size."""
+    """The size with the number of parameters closest to a budget, by bisection."""
     at = bisect_left(row.sizes, budget, key=lambda size: parameters(row.make(size)))
     near = row.sizes[max(at - 1, 0) : at + 1]
     return min(near, key=lambda size: abs(parameters(row.make(size)) - budget))
 
 
 def parameters(model: nn.Module) -> int:
-    """Parameters that are trained."""
+    """Number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def timed(act: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, until the device has done it."""
+    """Seconds of a call, including synchronisation of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -297,7 +297,7 @@ def timed(act: Callable[[], object], device: torch.device) -> float:
 
 
 def memory(device: torch.device, what: str) -> float:
-    """MiB: VmRSS, what the process holds now, or VmHWM, the most that it held."""
+    """MiB in use now (VmRSS) or at most so far (VmHWM)."""
     if device.type == "cuda":
         peak = what == "VmHWM"
         held = torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
@@ -307,12 +307,12 @@ def memory(device: torch.device, what: str) -> float:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where a model's weights are."""
+    """The device of a model's weights."""
     return next(model.parameters()).device
 
 
 def ratio(one: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
-    """Seconds relative to those of `ours` at the same grid; None where that was not run."""
+    """Seconds relative to `ours` on the same grid; None if that was not run."""
     own = [r for r in rows if (r["grid"], r["row"]) == (one["grid"], "ours")]
     if not own:
         return None
@@ -340,12 +340,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def cross(grid: Shape3) -> str:
-    """A grid as it is written."""
+    """Format a grid, such as 5x7x5."""
     return "x".join(map(str, grid))
 
 
 def grid_of(text: str) -> Shape3:
-    """A grid as it is read."""
+    """Parse a grid, such as 5x7x5."""
     x, y, z = map(int, text.split("x"))
     return x, y, z
 

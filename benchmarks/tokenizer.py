@@ -10,11 +10,11 @@ again; a table of all rows is printed at the end.
 Use --steps instead of --minutes on a shared machine: the steps that each row takes in these minutes
 on an idle machine, measured with short runs.
 
-Rows: `default`; `l1` (L1 alone, without spectrum and discriminator); `unquantised` (without the
+Rows: `default`; `l1` (L1 only, without spectrum and discriminator); `unquantised` (without the
 quantiser); `ema` (the default), `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the downsampling);
-`tune:LR,DECAY,SIZE` (MONAI for --tune-minutes); `monai` (with the best of these), `monai-2z` and
-`monai-4z` (z halved once and twice more: half and a quarter of the tokens). A number after a colon
-is the seed.
+`tune:LR,DECAY,SIZE` (MONAI for --tune-minutes); `monai` (with the best of these settings),
+`monai-2z` and `monai-4z` (z halved once and twice more: half and a quarter of the tokens). A number
+after a colon is the seed.
 """
 
 import argparse
@@ -183,7 +183,7 @@ class MonaiTask(Task[Item]):
     """MONAI's VQVAE with L1 and its own quantisation loss, in medar's loop.
 
     Volumes are halved three times, along z in all levels but the last `flat`: 40x56x40 voxels give
-    700 tokens with flat=2, 350 with 1, 175 with 0; medar's has 552 over its scales, and no closer
+    700 tokens with flat=2, 350 with 1, 175 with 0; medar's schedule has 552, and no closer
     number is possible. The channels are chosen to match medar's number of parameters. The quantiser
     is kept in fp32, which MONAI does on CUDA devices only.
     """
@@ -296,7 +296,7 @@ def best_setting(done: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The rows run so far."""
+    """The objects of a JSONL file; none if it is absent."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -329,14 +329,14 @@ def commit() -> str:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("prepared", type=Path, help="a folder that `medar data prepare` filled")
+    parser.add_argument("prepared", type=Path, help="output of `medar data prepare`")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--tune-minutes", type=float, default=2.0)
     parser.add_argument(
-        "--steps", type=int, help="optimiser steps instead of minutes, for a machine that is shared"
+        "--steps", type=int, help="optimiser steps instead of minutes, on a shared machine"
     )
     parser.add_argument("--split", default="val")
     return parser.parse_args()

@@ -1,9 +1,10 @@
 """First stages of MONAI's generators: a VQVAE or an AutoencoderKL, in medar's loop.
 
-As MONAI's tutorials train them: L1, the quantiser's loss or 1e-6 times the divergence from a normal
-distribution, and from half of the run on a PatchDiscriminator with weight 0.01. JukeboxLoss, over
-amplitudes of the spectrum, stands where the tutorials have PerceptualLoss, whose weights are a
-download. The last weights are taken: PSNR alone would choose those before the discriminator.
+Trained as in MONAI's tutorials: L1, plus the quantiser's loss or 1e-6 times the divergence from a
+normal distribution, plus a PatchDiscriminator with weight 0.01 in the second half of the run.
+JukeboxLoss, on the amplitudes of the spectrum, replaces the PerceptualLoss of the tutorials, which
+needs downloaded weights. The last weights are kept: PSNR alone would select weights from before the
+discriminator.
 """
 
 from collections.abc import Iterator
@@ -25,9 +26,9 @@ from medar.tokenizer.settings import TokenizerSettings
 from medar.training import Task, fit
 from medar.training.task import frozen_call
 
-START, ADVERSARIAL, DIVERGENCE = 0.5, 0.01, 1e-6
+START, ADVERSARIAL_WEIGHT, DIVERGENCE_WEIGHT = 0.5, 0.01, 1e-6
 SPECTRUM = JukeboxLoss(spatial_dims=3)
-JUDGE = PatchAdversarialLoss(criterion="least_squares")
+ADVERSARIAL_LOSS = PatchAdversarialLoss(criterion="least_squares")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,29 +38,29 @@ class FirstStage:
     model: VQVAE | AutoencoderKL
     """Frozen, in evaluation mode."""
     about: dict[str, Any]
-    """What a row says of it."""
+    """Values for the row of results."""
 
 
 def first_stage(
     name: str, prepared: Path, settings: TokenizerSettings, vqvae: str, out: Path, budget: int,
     minutes: float, steps: int | None,
 ) -> FirstStage:  # fmt: skip
-    """The first stage of a name, trained if it is not in `out` yet.
+    """Train a first stage, or load it if `out` has it already.
 
     Args:
-        name: "vqvae", which has about `budget` parameters, or "kl-W" with W channels at first.
+        name: "vqvae", with about `budget` parameters, or "kl-W" with W channels at full resolution.
         prepared: the cases.
         settings: augmentation, batch size and training of medar's tokenizer.
-        vqvae: LR,DECAY,CODES of the VQVAE; the rate is that of "kl-W" too.
-        out: where first stages are kept.
+        vqvae: LR,DECAY,CODES of the VQVAE; the learning rate is also that of "kl-W".
+        out: folder of the first stages.
         budget: parameters of medar's tokenizer.
         minutes: of training.
-        steps: instead.
+        steps: of training, instead of minutes.
     """
     chosen = setting(vqvae)
     settings = _as_chosen(settings, chosen, length(minutes, steps))
     kind, _, width = name.partition("-")
-    task: Sharpened
+    task: FirstStageTask
     if kind == "vqvae":
         task = VqvaeTask(prepared, settings, chosen, budget)
     else:
@@ -75,8 +76,8 @@ def first_stage(
     return FirstStage(model=task.model.eval().requires_grad_(False), about=about)
 
 
-class Sharpened(Task[Item]):
-    """L1, spectrum and discriminator around a network that `rebuilt` calls."""
+class FirstStageTask(Task[Item]):
+    """Losses of a first stage: L1, spectrum and discriminator."""
 
     metric = "progress"
     larger_is_better = True
@@ -87,14 +88,14 @@ class Sharpened(Task[Item]):
             spatial_dims=3, channels=16, in_channels=1, num_layers_d=3, norm="INSTANCE"
         )
 
-    def rebuilt(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A batch after the whole way, and the losses of what lies between."""
+    def reconstruct(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstructed batch, and the losses of its latent."""
         raise NotImplementedError
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum of all losses, and each of them as it is in the sum."""
+        """The sum of all losses, and each weighted loss."""
         volume = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        made, terms = self.rebuilt(volume)
+        made, terms = self.reconstruct(volume)
         terms |= {"l1": l1_loss(made.float(), volume), "spectrum": SPECTRUM(made.float(), volume)}
         if self.progress >= START:
             terms |= self._adversarial(made, volume)
@@ -105,39 +106,41 @@ class Sharpened(Task[Item]):
         return {"discriminator": self.discriminator}
 
     def _adversarial(self, made: Tensor, volume: Tensor) -> dict[str, Tensor]:
-        """Both players' losses, each reaching its own parameters alone."""
-        fooled = JUDGE(
+        """Losses of generator and discriminator; each affects its own parameters only."""
+        fooled = ADVERSARIAL_LOSS(
             frozen_call(self.discriminator, made)[-1].float(),
             target_is_real=True, for_discriminator=False,
         )  # fmt: skip
         losses = [
-            JUDGE(self.discriminator(one)[-1].float(), target_is_real=real, for_discriminator=True)
+            ADVERSARIAL_LOSS(
+                self.discriminator(one)[-1].float(), target_is_real=real, for_discriminator=True
+            )
             for one, real in ((volume, True), (made.detach(), False))
         ]
-        return {"adversarial": ADVERSARIAL * fooled, "discriminator": sum(losses) / 2}
+        return {"adversarial": ADVERSARIAL_WEIGHT * fooled, "discriminator": sum(losses) / 2}
 
 
-class VqvaeTask(Sharpened, MonaiTask):
-    """The VQVAE of benchmarks/tokenizer.py, sharpened."""
+class VqvaeTask(FirstStageTask, MonaiTask):
+    """The VQVAE of benchmarks/tokenizer.py with these losses."""
 
     def __init__(
         self, prepared: Path, settings: TokenizerSettings, chosen: dict[str, Any], budget: int
     ) -> None:
         MonaiTask.__init__(self, prepared, settings, chosen, budget)
-        Sharpened.__init__(self)
+        FirstStageTask.__init__(self)
 
-    def rebuilt(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """With the quantiser's loss."""
+    def reconstruct(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction, and the quantiser's loss."""
         made, quantisation = self.model(volume)
         return made, {"quantiser": quantisation}
 
     def evaluate(self) -> dict[str, float]:
-        """PSNR of the validation cases; the run's progress, so that the last weights are kept."""
+        """PSNR of the validation cases, and the progress, so that the last weights are kept."""
         return {**MonaiTask.evaluate(self), "progress": self.progress}
 
 
-class KlTask(Sharpened):
-    """An AutoencoderKL of the LDM tutorial's form: three levels, without attention, 4x down."""
+class KlTask(FirstStageTask):
+    """An AutoencoderKL as in the LDM tutorial: three levels, no attention, downsampling 4."""
 
     def __init__(self, prepared: Path, settings: TokenizerSettings, width: int) -> None:
         torch.manual_seed(settings.training.seed)
@@ -155,19 +158,19 @@ class KlTask(Sharpened):
         self.loader = make_loader(train, batch_size=settings.data.batch_size)
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
-        """An epoch's batches from number `start` on."""
+        """The batches of an epoch, from batch `start` on."""
         set_epoch(self.loader, epoch)
         return islice(iter(self.loader), start, None)
 
-    def rebuilt(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """With the divergence from a normal distribution, summed over a volume's latent."""
+    def reconstruct(self, volume: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The reconstruction, and the divergence from a normal distribution."""
         made, mean, deviation = self.model(volume)
         mean, variance = mean.float(), deviation.float().square()
         each = 0.5 * (mean.square() + variance - variance.clamp(min=1e-12).log() - 1)
-        return made, {"divergence": DIVERGENCE * each.flatten(1).sum(1).mean()}
+        return made, {"divergence": DIVERGENCE_WEIGHT * each.flatten(1).sum(1).mean()}
 
     def evaluate(self) -> dict[str, float]:
-        """As that of the VQVAE."""
+        """See `VqvaeTask.evaluate`."""
         found, device = [], next(self.model.parameters()).device
         for item in self.validation:
             volume = item["image"][None].to(device)

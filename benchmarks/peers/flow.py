@@ -1,4 +1,4 @@
-"""A latent diffusion model of MONAI's parts: DiffusionModelUNet, rectified flow, 30 steps."""
+"""A latent diffusion model from MONAI: DiffusionModelUNet, rectified flow, 30 steps."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -19,20 +19,20 @@ class FlowTask(SecondStage):
     """The squared error of the velocity from noise to latent, at random times.
 
     Args:
-        model: of as many channels as the latents.
-        train: (variants, N, C, x, y, z) latents of even sides and deviation 1.
+        model: a network with the channels of the latents.
+        train: (variants, N, C, x, y, z) latents with even sides and standard deviation 1.
         validation: (N, C, x, y, z), evaluated with fixed noise and times.
-        batch_size: cases a step.
+        batch_size: cases per step.
         seed: of order and variants.
     """
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over the batch."""
+        """The mean error of the batch."""
         times = scheduler().sample_timesteps(batch)
         return self._error(batch, torch.randn_like(batch), times), {}
 
     def evaluate(self) -> dict[str, float]:
-        """The same of the validation cases, four times each."""
+        """The mean error of the validation cases, at four times each."""
         random, total = torch.Generator().manual_seed(0), 0.0
         device = next(self.model.parameters()).device
         latents = self.validation.repeat(4, *[1] * (self.validation.ndim - 1))
@@ -50,7 +50,7 @@ class FlowTask(SecondStage):
 
 
 def unet(size: int, channels: int) -> DiffusionModelUNet:
-    """Two levels of `size` and twice as many channels, attention in the second."""
+    """Two levels with `size` and 2 * `size` channels, attention in the second."""
     return DiffusionModelUNet(
         spatial_dims=3, in_channels=channels, out_channels=channels, num_res_blocks=2,
         channels=(size, 2 * size), attention_levels=(False, True), norm_num_groups=4,
@@ -59,32 +59,32 @@ def unet(size: int, channels: int) -> DiffusionModelUNet:
 
 
 def scheduler() -> RFlowScheduler:
-    """Whole times: MONAI rounds the next time down, which steps in between would not add up to."""
+    """With integer times, since MONAI rounds the next time down."""
     return RFlowScheduler(num_train_timesteps=1000, use_discrete_timesteps=True)
 
 
-def evened(latent: Tensor) -> Tensor:
-    """(..., x, y, z) with zeros at the end of odd sides, as the network halves them once."""
+def pad_to_even(latent: Tensor) -> Tensor:
+    """Pad odd sides of (..., x, y, z) with zeros, since the network halves them once."""
     x, y, z = (side % 2 for side in latent.shape[-3:])
     return pad(latent, (0, z, 0, y, 0, x))
 
 
 @torch.no_grad()
-def sampled(
+def sample(
     model: nn.Module, first: Any, shape: Sequence[int], scale: float, seeds: Sequence[int]
 ) -> Tensor:
-    """A volume a seed, whose noise it gives.
+    """Sample one volume per seed.
 
     Args:
-        model: of the velocity.
+        model: predicts the velocity.
         first: the first stage.
-        shape: (C, x, y, z) of a latent, before its sides were made even.
-        scale: that latents were multiplied with.
+        shape: (C, x, y, z) of a latent, without padding.
+        scale: factor of the latents in training.
         seeds: of the noise.
     """
     device, steps = next(model.parameters()).device, scheduler()
     noise = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(s)) for s in seeds]
-    latent = evened(torch.stack(noise)).to(device)
+    latent = pad_to_even(torch.stack(noise)).to(device)
     steps.set_timesteps(STEPS, device=device)
     for now, after in pairwise([*steps.timesteps, torch.zeros_like(steps.timesteps[0])]):
         velocity = model(latent, timesteps=now.expand(len(latent)).float())

@@ -1,4 +1,4 @@
-"""What MONAI's second stages learn from: the cases encoded once, augmented variants included."""
+"""Training data of MONAI's second stages: cases and augmented variants, encoded once."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,30 +14,30 @@ from medar.training import Task
 
 
 @torch.no_grad()
-def encoded(
+def encode_cases(
     encode: Callable[[Tensor], Tensor], prepared: Path, split: Split, variants: int = 0,
     augmentation: Augmentation | None = None,
 ) -> Tensor:  # fmt: skip
-    """(1 + variants, N, ...) of N cases: each as it is, then its augmented variants."""
+    """(1 + variants, N, ...) of N cases: the unchanged case, then its augmented variants."""
     rows = []
     for variant in range(1 + variants):
         dataset = PreparedDataset(
             prepared, split=split, augmentation=augmentation if variant else None
         )
         dataset.set_epoch(variant)
-        items = (dataset[place]["image"][None] for place in range(len(dataset)))
+        items = (dataset[index]["image"][None] for index in range(len(dataset)))
         rows.append(torch.cat([encode(item).cpu() for item in items]))
     return torch.stack(rows)
 
 
 class SecondStage(Task[Tensor]):
-    """A network trained on what a first stage encoded.
+    """Train a network on the codes of a first stage.
 
     Args:
         model: in training mode.
-        train: (variants, N, ...); a variant of each case is drawn anew in each epoch.
+        train: (variants, N, ...); each epoch draws one variant of each case.
         validation: (N, ...).
-        batch_size: cases a step.
+        batch_size: cases per step.
         seed: of order and variants.
     """
 
@@ -51,11 +51,11 @@ class SecondStage(Task[Tensor]):
         self.batch_size = min(batch_size, train.shape[1])
 
     def batches(self, epoch: int, start: int) -> Iterator[Tensor]:
-        """An epoch's batches from number `start` on; the last short one is left out."""
+        """The batches of an epoch, from batch `start` on, without an incomplete last batch."""
         variants, cases = self.train.shape[:2]
         random = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         order = torch.randperm(cases, generator=random)
         drawn = torch.randint(variants, (cases,), generator=random)
         for batch in range(start, cases // self.batch_size):
-            places = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield self.train[drawn[places], places]
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield self.train[drawn[indices], indices]

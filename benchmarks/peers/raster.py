@@ -44,31 +44,31 @@ from medar.tokenizer.tokens import TokenDataset
 from peers.voxel import read_tokenizer
 
 FREQUENCIES = 8
-"""Of the Fourier features along each axis."""
+"""Number of Fourier frequencies per axis."""
 
 INITIAL = 0.02
-"""Standard deviation of linear layers at first."""
+"""Initial standard deviation of linear layers."""
 
 
 @dataclass(kw_only=True, eq=False)
 class RasterState:
-    """A batch while it is sampled, after its first `index` tokens."""
+    """State of sampling a batch, after the first `index` tokens."""
 
     index: int
     tokens: Tensor
-    """(B, L), right up to `index`."""
+    """(B, L), valid up to `index`."""
     start: Tensor
-    """(B, E), what stands before the first token."""
+    """(B, E), the embedding before the first token."""
     positions: Tensor
-    """(L, E), what each token's position adds."""
+    """(L, E), the embedding of each token's position."""
     modulation: Tensor
     """(depth, B, 6, 1, E)."""
     keys: Tensor
-    """(depth, B, H, L, W), right up to `index`."""
+    """(depth, B, H, L, W), valid up to `index`."""
     values: Tensor
     known: KnownTokens | None
     given: Tensor
-    """(B, L), known tokens of the scale at hand and of those before it."""
+    """(B, L), known tokens of the current and earlier scales."""
 
 
 class RasterModel(nn.Module):
@@ -77,24 +77,24 @@ class RasterModel(nn.Module):
     Windows do not apply: attention reaches all earlier tokens.
 
     Args:
-        config: its size and what it can be asked for, which is attributes alone.
-        quantiser: the tokenizer's, whose codes the model sees; frozen here.
+        config: sizes and attributes; maps are not supported.
+        quantiser: of the tokenizer; frozen here.
 
     Raises:
-        MedarError: a map or a mixer is asked for.
+        MedarError: the configuration has a map or a mixer.
     """
 
     def __init__(self, config: GeneratorConfig, quantiser: MultiScaleQuantiser) -> None:
         super().__init__()
         if config.condition.map != "none":
             raise MedarError(
-                f"condition map {config.condition.map!r}: the raster model takes 'none' alone; "
+                f"condition.map must be none for the raster model, got {config.condition.map!r}; "
                 "leave the map out, or use the next-scale generator"
             )
         if config.model.mixer.kind != "none":
             raise MedarError(
-                f"mixer {config.model.mixer.kind!r}: the raster model attends to all earlier "
-                "tokens and takes 'none' alone"
+                f"model.mixer.kind must be none for the raster model, which attends to all earlier "
+                f"tokens, got {config.model.mixer.kind!r}"
             )
         self.config, self.schedule = config, quantiser.schedule
         self.codebook_size = quantiser.codebook.size
@@ -130,8 +130,8 @@ class RasterModel(nn.Module):
 
         Args:
             tokens: (B, L) int64.
-            condition: what the volumes are.
-            known: without effect, as a known token is seen by those after it alone.
+            condition: of the volumes.
+            known: ignored; only later tokens see a known token.
         """
         about = self.attributes(condition.attributes)
         before = self.embed(self.quantiser.codebook.lookup(tokens[:, :-1]))
@@ -177,7 +177,7 @@ class RasterModel(nn.Module):
 
     @torch.no_grad()
     def append(self, state: RasterState, tokens: Tensor) -> Tensor:
-        """Add the chosen token, (B, 1), or the known one where there is one."""
+        """Add the chosen token, (B, 1), or the known token if there is one."""
         index = state.index
         here = slice(index, index + 1)
         if state.known is not None:
@@ -189,7 +189,7 @@ class RasterModel(nn.Module):
         return tokens
 
     def _read_known(self, state: RasterState, latent: Tensor) -> None:
-        """The known tokens of the scale that begins, given the coarser scales."""
+        """The known tokens of the next scale, given the coarser scales."""
         scale = self.schedule.offsets.index(state.index)
         rest = latent
         if scale:
@@ -198,7 +198,7 @@ class RasterModel(nn.Module):
         state.given[:, state.index : state.index + indices.shape[1]] = indices
 
     def _modulation(self, about: Tensor) -> Tensor:
-        """(B, E) to what all blocks share and each has of its own, (depth, B, 6, 1, E)."""
+        """(B, E) to the modulation of each block, (depth, B, 6, 1, E)."""
         shared = self.modulation(nn.functional.silu(about)).unflatten(1, (6, -1))
         tables = torch.stack([block.table for block in self._blocks()])
         modulation: Tensor = shared + tables[:, None]
@@ -244,7 +244,7 @@ class Block(nn.Module):
         super().__init__()
         width = config.model.width
         self.table = nn.Parameter(torch.zeros(6, width))
-        nn.init.ones_(self.table[2::3])  # the gates: open from the start, as runs are short
+        nn.init.ones_(self.table[2::3])  # gates, open from the start because runs are short
         self.norms = nn.ModuleList(nn.RMSNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = CausalAttention(config, schedule)
         hidden = round(config.model.mlp_ratio * width)
@@ -260,7 +260,7 @@ class Block(nn.Module):
     def step(
         self, x: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, index: int
     ) -> Tensor:
-        """One token, (B, 1, E), the caches of this block being (B, H, L, W)."""
+        """One token, (B, 1, E); the caches of the block are (B, H, L, W)."""
         shift, scale, gate, *rest = modulation.unbind(1)
         mixed = self.attention.step(self.norms[0](x) * (1 + scale) + shift, keys, values, index)
         return self._mlp(x + gate * mixed, *rest)
@@ -272,7 +272,7 @@ class Block(nn.Module):
 
 
 class CausalAttention(nn.Module):
-    """Token i attends to what tokens 0 to i are predicted from."""
+    """Token i attends to the inputs of tokens 0 to i."""
 
     def __init__(self, config: GeneratorConfig, schedule: ScaleSchedule) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ class CausalAttention(nn.Module):
         return self._merge(attend(q, k, v, causal=True))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, index: int) -> Tensor:
-        """(B, 1, E) to the same; its key and value join those of the tokens before."""
+        """(B, 1, E) to the same; appends its key and value to the caches."""
         q, k, v = self._heads(x, index)
         seen = index + 1
         keys[:, :, index:seen], values[:, :, index:seen] = k, v
@@ -312,7 +312,7 @@ class CausalAttention(nn.Module):
 
 
 class RasterTask(GeneratorTask):
-    """Trains a `RasterModel` on tokens; nothing is known, since it would not see it."""
+    """Train a `RasterModel` on tokens, without known tokens, which it would not see."""
 
     def save_model(self, folder: Path) -> None:
         """Nothing: `benchmarks/tokenizer.py`'s `load_best` reads the checkpoint."""
@@ -322,7 +322,7 @@ class RasterTask(GeneratorTask):
 
 
 def make_raster_task(settings: GeneratorSettings, tokens: str | Path) -> RasterTask:
-    """As `medar.generator.training.make_task`, for any tokenizer that `read_tokenizer` reads."""
+    """Like `medar.generator.training.make_task`, for any tokenizer that `read_tokenizer` reads."""
     seed = settings.training.seed
     train = TokenDataset(tokens, split="train", seed=seed)
     validation = TokenDataset(tokens, split="val", variant=0)
@@ -348,7 +348,7 @@ def sample_tokens(
     seeds: Sequence[int],
     settings: SamplingSettings | None = None,
 ) -> Tensor:
-    """(B, L) tokens, one after the other, each from its own random number."""
+    """Sample (B, L) tokens one by one, each from its own random number."""
     settings = settings or SamplingSettings()
     numbers = draw_numbers(seeds, model.schedule.length).to(condition.attributes.device)
     state, scales = model.begin(condition), token_scales(model.schedule).tolist()

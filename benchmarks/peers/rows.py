@@ -1,4 +1,4 @@
-"""The peers' rows: MONAI's VQVAE with a transformer, and a flow in a first stage's latent."""
+"""Rows of MONAI's generators: VQVAE with a transformer, and a flow in a first stage's latent."""
 
 import argparse
 from collections.abc import Callable, Iterable
@@ -19,21 +19,21 @@ from medar.tokenizer.tokens import TOKENIZER, TokenIndex
 from medar.training import fit
 from peers import flow, transformer
 from peers.first import FirstStage, first_stage
-from peers.latents import SecondStage, encoded
+from peers.latents import SecondStage, encode_cases
 
 
 class Setting(NamedTuple):
-    """What is tuned of a peer."""
+    """The tuned settings of a generator."""
 
     first: str
     """Its first stage, see `first_stage`."""
     rate: float
     size: float
-    """Parameters of the second stage, as a share of those of medar's generator."""
+    """Parameters of the second stage relative to medar's generator."""
 
     @classmethod
     def read(cls, text: str) -> "Setting":
-        """FIRST,LR,SIZE as rows name it."""
+        """Parse FIRST,LR,SIZE of a row's name."""
         first, rate, size = text.split(",")
         return cls(first, float(rate), float(size))
 
@@ -46,20 +46,22 @@ def run(
     kind: str, chosen: Setting, settings: GeneratorSettings, budget: int, folder: Path,
     options: argparse.Namespace,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train both stages of a peer and evaluate its volumes.
+    """Train both stages of a generator and evaluate its volumes.
 
     Args:
         kind: "ar" or "ldm".
-        chosen: how.
-        settings: medar's generator's, for batch size and training; length included.
+        chosen: the tuned settings.
+        settings: of medar's generator, for batch size and training, including its length.
         budget: parameters of medar's generator.
-        folder: the second stage's run.
+        folder: of the second stage's run.
         options: of the command line.
     """
     if options.tokenizer is None:
-        raise SystemExit("the peers' first stages need --tokenizer, settings as for ours")
+        raise SystemExit("MONAI's first stages need --tokenizer, the settings of medar's tokenizer")
     if kind == "ar" and chosen.first != "vqvae":
-        raise SystemExit(f"first stage {chosen.first}: the transformer needs indices, of vqvae")
+        raise SystemExit(
+            f"row {kind}: the transformer needs the first stage vqvae, got {chosen.first}"
+        )
     about = TokenIndex.load(options.tokens)
     base = load_yaml(TokenizerSettings, options.tokenizer)
     ours = Tokenizer.from_pretrained(options.tokens / TOKENIZER, "cpu")
@@ -85,9 +87,9 @@ def run(
 def inputs(
     kind: str, model: Any, about: TokenIndex, options: argparse.Namespace, name: str
 ) -> tuple[Tensor, Tensor]:
-    """What the second stage learns from, (1 + variants, N, ...), and is validated by, (N, ...).
+    """Training data (1 + variants, N, ...) and validation data (N, ...) of the second stage.
 
-    Encoded once and kept in OUT, for all settings.
+    Encoded once and kept in OUT for all settings.
     """
     path = options.out / f"encoded-{name}-{kind}.pt"
     if not path.exists():
@@ -97,8 +99,8 @@ def inputs(
             return encode(volume.to(device))
 
         augmentation = about.augmentation
-        train = encoded(on_device, options.prepared, "train", about.variants, augmentation)
-        validation = encoded(on_device, options.prepared, "val")[0]
+        train = encode_cases(on_device, options.prepared, "train", about.variants, augmentation)
+        validation = encode_cases(on_device, options.prepared, "val")[0]
         with atomic_path(path) as temporary:
             torch.save((train, validation), temporary)
     train, validation = torch.load(path, weights_only=True)
@@ -108,7 +110,7 @@ def inputs(
 def of_transformer(
     first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
 ) -> Made:
-    """The transformer over indices, as deep as medar's generator."""
+    """The transformer over indices, with the depth of medar's generator."""
     grid, codes, depth = validation.shape[1:], first.model.num_embeddings, settings.model.depth
     tokens = validation[0].numel()
     model = nearest(
@@ -117,20 +119,20 @@ def of_transformer(
     task = transformer.TransformerTask(
         model, train, validation, settings.data.batch_size, settings.training.seed
     )
-    return task, lambda seeds: transformer.sampled(task.model, first.model, grid, seeds)
+    return task, lambda seeds: transformer.sample(task.model, first.model, grid, seeds)
 
 
 def of_flow(
     first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
 ) -> Made:
-    """The U-Net in the latent, scaled to deviation 1 as in the tutorials."""
+    """The U-Net on latents scaled to standard deviation 1, as in the tutorials."""
     scale, shape = 1 / float(train.std()), tuple(validation.shape[1:])
     model = nearest(range(4, 513, 4), lambda size: flow.unet(size, shape[0]), wanted)
     task = flow.FlowTask(
-        model.to(memory_format=torch.channels_last_3d), flow.evened(train * scale),
-        flow.evened(validation * scale), settings.data.batch_size, settings.training.seed,
+        model.to(memory_format=torch.channels_last_3d), flow.pad_to_even(train * scale),
+        flow.pad_to_even(validation * scale), settings.data.batch_size, settings.training.seed,
     )  # fmt: skip
-    return task, lambda seeds: flow.sampled(task.model, first.model, shape, scale, seeds)
+    return task, lambda seeds: flow.sample(task.model, first.model, shape, scale, seeds)
 
 
 ENCODE: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
@@ -141,17 +143,17 @@ MAKE: dict[str, Make] = {"ar": of_transformer, "ldm": of_flow}
 
 
 def nearest(sizes: Iterable[int], make: Callable[[int], nn.Module], wanted: int) -> nn.Module:
-    """The network whose parameters come nearest to a number."""
+    """The network with the number of parameters closest to `wanted`."""
 
-    def apart(size: int) -> int:
+    def difference(size: int) -> int:
         with torch.device("meta"):
             return abs(parameters(make(size)) - wanted)
 
-    return make(min(sizes, key=apart))
+    return make(min(sizes, key=difference))
 
 
 def parameters_of(tokenizer: nn.Module) -> int:
-    """Parameters of a tokenizer, which is frozen."""
+    """Number of parameters of a frozen tokenizer."""
     return sum(p.numel() for p in tokenizer.parameters())
 
 

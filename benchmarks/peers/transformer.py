@@ -16,10 +16,10 @@ class TransformerTask(SecondStage):
     """Cross-entropy of each index given those before it, in raster order.
 
     Args:
-        model: one token more than there are codes, the last being that of the beginning.
+        model: with one token more than there are codes; the last one starts a sequence.
         train: (variants, N, x, y, z) indices.
         validation: (N, x, y, z) indices.
-        batch_size: cases a step.
+        batch_size: cases per step.
         seed: of order and variants.
     """
 
@@ -31,11 +31,11 @@ class TransformerTask(SecondStage):
         self.order = torch.as_tensor(raster(validation.shape[1:]).get_sequence_ordering())
 
     def loss(self, batch: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean over tokens."""
+        """The mean cross-entropy of the tokens."""
         return self._entropy(batch), {}
 
     def evaluate(self) -> dict[str, float]:
-        """The same of the validation cases."""
+        """The mean cross-entropy of the validation cases."""
         device = next(self.model.parameters()).device
         parts = self.validation.to(device).split(self.batch_size)
         sums = [float(self._entropy(part)) * len(part) for part in parts]
@@ -48,7 +48,7 @@ class TransformerTask(SecondStage):
 
 
 def transformer(size: int, depth: int, codes: int, tokens: int) -> DecoderOnlyTransformer:
-    """The network, its width being `depth` heads of `size` features."""
+    """The network, with `depth` heads of `size` features."""
     return DecoderOnlyTransformer(
         num_tokens=codes + 1, max_seq_len=tokens, attn_layers_dim=size * depth,
         attn_layers_depth=depth, attn_layers_heads=depth, use_flash_attention=True,
@@ -61,10 +61,10 @@ def raster(grid: Sequence[int]) -> Ordering:
 
 
 @torch.no_grad()
-def sampled(
+def sample(
     model: DecoderOnlyTransformer, first: VQVAE, grid: Sequence[int], seeds: Sequence[int]
 ) -> Tensor:
-    """A volume a seed; the batch's random numbers come from the first seed."""
+    """Sample one volume per seed; only the first seed is used for the whole batch."""
     torch.manual_seed(seeds[0])
     device = next(model.parameters()).device
     start = torch.full((len(seeds), 1), first.num_embeddings, device=device)

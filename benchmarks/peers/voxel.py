@@ -1,13 +1,13 @@
-"""The pixel-wise family on tiny grids: the voxels themselves, in levels of intensity, as tokens.
+"""The pixel-wise family on small grids: tokens are the intensity levels of voxels.
 
 Image transformers that predict one pixel after the other (Image GPT, PixelCNN, arXiv 1606.05328;
-the pixel-wise family of the survey arXiv 2411.08666) need no learnt tokenizer, and pay with tokens:
-one for each voxel. So the volume is averaged down to a tiny grid, each voxel is rounded to one of V
-levels from -1 to 1, and what is sampled is brought back to the volume's size (trilinear).
-`VoxelTokenizer` is a `Tokenizer` of one scale with nothing to learn, so that all that works on
-tokens - encoding, training, sampling - works on voxels: `RasterModel` over it is the baseline.
+the pixel-wise family of the survey arXiv 2411.08666) need no learned tokenizer, but one token per
+voxel. Therefore the volume is averaged to a small grid, each voxel is rounded to one of V levels
+from -1 to 1, and samples are interpolated to the volume's size (trilinear). `VoxelTokenizer` is a
+`Tokenizer` with one scale and nothing to learn, so that everything that works on tokens (encoding,
+training, sampling) works on voxels; `RasterModel` over it is the baseline.
 
-B batch, X Y Z voxels of the volume, x y z of the tiny grid, V levels.
+B batch, X Y Z voxels of the volume, x y z of the small grid, V levels.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ from medar.volume import Shape3
 
 
 class Averages(Encoder):
-    """(B, 1, X, Y, Z) to the means of the tiny grid's cells, (B, 1, x, y, z)."""
+    """(B, 1, X, Y, Z) to the means of the small grid's cells, (B, 1, x, y, z)."""
 
     def __init__(self, config: NetworkConfig) -> None:
         nn.Module.__init__(self)
@@ -39,7 +39,7 @@ class Averages(Encoder):
         """Average; the volume's sides are multiples of the downsampling.
 
         Raises:
-            MedarError: a side is no multiple of its downsampling factor.
+            MedarError: a side is not a multiple of its downsampling factor.
         """
         x, y, z = volume.shape[2:]
         self.config.latent((x, y, z))
@@ -65,14 +65,14 @@ class Trilinear(Decoder):
 
 
 class VoxelTokenizer(Tokenizer):
-    """Volumes in [-1, 1] of one channel to levels on a tiny grid, and back.
+    """Volumes in [-1, 1] with one channel to levels on a small grid, and back.
 
     Args:
-        config: see `voxel_config`, which makes it.
-        plan: how files are brought to the volume's form, if known.
+        config: from `voxel_config`.
+        plan: preprocessing of the volumes, if known.
 
     Raises:
-        MedarError: more than one scale, channel or number a code, or a label head.
+        MedarError: more than one scale, channel or value per code, or a label head.
     """
 
     def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
@@ -80,11 +80,11 @@ class VoxelTokenizer(Tokenizer):
         for name, value, allowed in (
             ("scales", len(config.schedule), 1),
             ("channels", network.channels, 1),
-            ("numbers a code", network.code_width, 1),
+            ("code width", network.code_width, 1),
             ("labels", network.labels, 0),
         ):
             if value != allowed:
-                raise MedarError(f"voxel tokenizer with {name} {value}: {allowed} is possible")
+                raise MedarError(f"voxel tokenizer: {name} must be {allowed}, got {value}")
         super().__init__(config, plan)
         self.encoder, self.decoder = Averages(network), Trilinear(network)
         codebook = self.quantiser.codebook
@@ -94,20 +94,20 @@ class VoxelTokenizer(Tokenizer):
 
 
 def voxel_config(size: Shape3, grid: Shape3, levels: int = 64) -> TokenizerConfig:
-    """What a `VoxelTokenizer` is made of.
+    """The configuration of a `VoxelTokenizer`.
 
     Args:
         size: voxels of the volume.
-        grid: of the tiny one; each side is the volume's over a power of two.
-        levels: V, from 2.
+        grid: sites per axis; each divides the volume's by a power of two.
+        levels: V, at least 2.
 
     Raises:
-        MedarError: a grid that is not so, or too few levels.
+        MedarError: a grid that does not fit the volume, or too few levels.
     """
     if any(sites < 1 or side % sites for side, sites in zip(size, grid, strict=True)):
         raise MedarError(
-            f"voxel grid {list(grid)} for volumes of {list(size)}: each side must be the volume's "
-            "over 1, 2, 4, 8 ..."
+            f"voxel grid {list(grid)}: each side must be that of the volume, {list(size)}, divided "
+            "by a power of two"
         )
     x, y, z = (side // sites for side, sites in zip(size, grid, strict=True))
     return TokenizerConfig(
@@ -126,18 +126,18 @@ def voxel_tokenizer(plan: Plan, grid: Shape3, levels: int = 64) -> VoxelTokenize
     """The voxel tokenizer for volumes of a plan.
 
     Raises:
-        MedarError: see `voxel_config`, or a plan of several channels.
+        MedarError: see `voxel_config`; or the plan has several channels.
     """
     if len(plan.channels) > 1:
-        raise MedarError(f"plan with channels {list(plan.channels)}: the voxel tokenizer takes one")
+        raise MedarError(f"the voxel tokenizer takes a single channel, got {list(plan.channels)}")
     return VoxelTokenizer(voxel_config(plan.size, grid, levels), plan).eval()
 
 
 def read_tokenizer(folder: str | Path) -> Tokenizer:
-    """A tokenizer of whichever kind its folder says.
+    """Load a `Tokenizer` or a `VoxelTokenizer`, depending on the folder's config.
 
     Raises:
-        MedarError: a file is absent or damaged, or says that it is something else.
+        MedarError: a file is absent or damaged, or the folder holds another model.
     """
     values = read_json_object(Path(folder) / CONFIG)
     voxels = values.get("class") == VoxelTokenizer.__name__
