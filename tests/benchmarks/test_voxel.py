@@ -132,7 +132,7 @@ def test_the_raster_model_samples_voxels_and_its_steps_equal_teacher_forcing() -
 
 
 def test_what_it_cannot_be_is_refused() -> None:
-    with pytest.raises(MedarError, match=r"voxel grid \[3, 3, 4\]: each side must be .*\[8, 12, 8\]"):
+    with pytest.raises(MedarError, match=r"voxel grid \[3, 3, 4\]: each side must be .* \[8, 12"):
         voxel_config((8, 12, 8), (3, 3, 4))
     with pytest.raises(MedarError, match=r"voxel grid \[0, 3, 4\]: each side must be"):
         voxel_config((8, 12, 8), (0, 3, 4))
