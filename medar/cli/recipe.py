@@ -212,6 +212,7 @@ def _print_plan(recipe: "Recipe", selection: "StageSelection", *, json: bool) ->
 
 
 def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bool) -> None:
+    from medar.recipes.budget import duration
     from medar.report.render import HTML_FILE
 
     out = recipe.out
@@ -224,6 +225,7 @@ def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bo
         }
         print_json({"out": out, "stages": stages, "report": page})
         return
-    print_pairs(str(out), {name: f"{r.status}, {r.seconds:.0f} s" for name, r in records.items()})
+    lines = {name: f"{r.status}, {duration(r.seconds)}" for name, r in records.items()}
+    print_pairs(str(out), lines)
     if page is not None:
         print(f"read {page}; {results}")

@@ -57,7 +57,7 @@ def find_config(name_or_path: str | Path, kind: Kind | None = None) -> Path:
         if candidate in names:
             return folder / f"{candidate}.yaml"
     if path.suffix or len(path.parts) > 2:
-        raise MedarError(f"{path}: no such file")
+        raise MedarError(f"{path}: no such file; `medar configs` lists those that come with medar")
     suited = [n.removeprefix(f"{below}/") for n in names if n.rpartition("/")[0] == below]
     hint = did_you_mean(name, suited, listed="known names")
     raise MedarError(f"{name}: neither a file nor a configuration of medar; {hint}")

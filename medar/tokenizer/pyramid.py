@@ -4,7 +4,7 @@ B batch, L tokens over all scales, T tokens of one scale, V codebook size.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class TokenPyramid:
         MedarError: no scale or too many, or indices whose shape does not fit the schedule.
     """
 
-    indices: tuple[Tensor, ...]
+    indices: tuple[Tensor, ...] = field(repr=False)
     """Per scale, coarse to fine, (B, T) int64 from 0 to V - 1, z fastest."""
     schedule: ScaleSchedule
     """The grids of all scales, also of those that `indices` lacks."""

@@ -130,4 +130,5 @@ class Volume:
         sides = "x".join(map(str, self.shape))
         spacing = "x".join(f"{s:.4g}" for s in self.spacing)
         kind = "labels" if self.is_label else self.modality or "image"
-        return f"Volume({kind}, {self.channels} channel(s), {sides} voxels of {spacing} mm)"
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return f"Volume({kind}, {channels}, {sides} voxels of {spacing} mm)"
