@@ -1,4 +1,4 @@
-"""Model folders: what the tokenizer, the generator and segmentation networks are saved as.
+"""Model folders: the format of saved tokenizers, generators and segmentation networks.
 
 config.json         class, format version, and the settings the model is built from
 model.safetensors   the weights
@@ -33,7 +33,7 @@ def find_model(path: str | Path, kind: str = "model") -> Path:
 
     Args:
         path: the model's folder, or that of its training run.
-        kind: what is expected there, for the message, such as "tokenizer".
+        kind: of the expected model, for the message, such as "tokenizer".
 
     Raises:
         MedarError: neither folder holds a config.json.
@@ -61,7 +61,7 @@ def read_config(
         folder: the model folder.
         classes: values of "class" that the caller can build.
         version: the format version that the caller reads.
-        kind: what the caller builds, for the message.
+        kind: of the model, for the message.
 
     Raises:
         MedarError: the file is absent or damaged, names another class, or has another version.
@@ -195,5 +195,5 @@ def model_card(kind: str, lines: Sequence[str], *, remark: str = "") -> str:
         f"# medar {kind}\n\n"
         f"{remark}{' ' if remark else ''}Not a medical device: for research only.\n\n"
         f"{facts}"
-        "- data, licence and limits: to be stated by whoever trained it\n"
+        "- data, licence and limitations: to be stated by the author\n"
     )

@@ -1,4 +1,4 @@
-"""What a recipe leaves on disk, and the records in it: read by recipes and by reports.
+"""Files and records of a recipe's run, read by recipes and by reports.
 
 OUT/config.yaml        the resolved settings
 OUT/environment.json   versions, hardware, git state
@@ -47,11 +47,11 @@ class StageRecord:
     fingerprint: str = ""
     """Hash of `basis` and `needs`."""
     basis: dict[str, Any] = field(default_factory=dict)
-    """What the result depends on: settings, inputs, code, budget."""
+    """Everything that the result depends on: settings, inputs, code, budget."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """New each time that the stage starts over."""
     result: str | None = None
-    """Digest of what the stage left, if it takes one."""
+    """Digest of the stage's results, if it computes one."""
     needs: dict[str, str | None] = field(default_factory=dict)
     """Results it was made from, by stage: their `result`, or `id` if there is none."""
     started: datetime | None = None
@@ -147,7 +147,7 @@ class Records:
         return all((self.out / name).exists() for name in outputs)
 
     def move_aside(self, name: str, outputs: Sequence[str]) -> Path | None:
-        """Move what a stage left, and its record, to OUT/old/NAME-1, NAME-2 and so on.
+        """Move the results and the record of a stage to OUT/old/NAME-1, NAME-2 and so on.
 
         Args:
             name: the stage.

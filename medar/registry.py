@@ -1,7 +1,7 @@
 """`Registry`: implementations by name, medar's own and those of other packages.
 
 A codebook, mixer, pretext task, backbone or feature extractor is chosen by a name in the settings.
-Names come from three places:
+Names come from three sources:
 
 - medar's own implementations, imported when they are first needed;
 - classes marked with a decorator, such as `@register_codebook("residual_fsq")`;
@@ -31,7 +31,7 @@ class Registry(Generic[T]):
     """Implementations of one kind, by name.
 
     Args:
-        kind: what they are, for messages: "codebook".
+        kind: of the implementations, for messages: "codebook".
         group: the entry point group in which other packages name theirs.
         builtin: medar's own, as "module:attribute".
     """
@@ -115,7 +115,7 @@ class Registry(Generic[T]):
         module = str(path).partition(":")[0]
         if module not in sys.modules and _in_current_directory(module):
             raise MedarError(
-                f"{what}: {path} lies in the current directory, from which nothing is imported "
+                f"{what}: {path} lies in the current directory, which medar does not import from "
                 f"because a model folder names it; import {module} first, or install it"
             )
         implementation = load(str(path), what)

@@ -212,7 +212,7 @@ def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
 
 
 def _assign(values: dict[str, Any], assignment: str) -> None:
-    """Set one value in nested mappings, which are made where there are none."""
+    """Set a value in nested mappings, which are created as needed."""
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise MedarError(f"{assignment}: an override is KEY=VALUE, such as training.minutes=5")
@@ -254,9 +254,9 @@ def did_you_mean(name: str, allowed: Sequence[str], *, listed: str) -> str:
     """The near miss among `allowed`, or all of them: the end of an error message.
 
     Args:
-        name: what was given.
+        name: the unknown name.
         allowed: what could have been.
-        listed: what the list of them is called, such as "known keys".
+        listed: title of the list, such as "known keys".
     """
     near = difflib.get_close_matches(name.lower(), allowed, n=1, cutoff=0.7)
     return f"did you mean {near[0]!r}?" if near else f"{listed}: {', '.join(allowed)}"
@@ -282,10 +282,10 @@ KINDS = {
 
 
 def _sentence(error: ValidationError, cls: type[Any]) -> str:
-    """The most telling of pydantic's errors, in one line.
+    """The most informative of pydantic's errors, in one line.
 
-    A misspelt key is also a missing one: the spelling is what to mend, so it comes first. A value
-    out of bounds in one branch of a union says more than its type being wrong in the other.
+    A misspelt key also causes a missing key: the misspelling is reported first. In a union, a value
+    out of bounds in one branch is more informative than a wrong type in the other.
     """
     problems = sorted(error.errors(), key=lambda one: (one["type"] not in UNKNOWN, _is_type(one)))
     problem = problems[0]
@@ -352,6 +352,6 @@ def _class_at(cls: type[Any], location: tuple[int | str, ...]) -> type[Any]:
     for part in location:
         hint = typing.get_type_hints(cls).get(str(part))
         inner = [one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)]
-        # What is no field is a key of a mapping, whose class was found one step before.
+        # Other parts are keys of a mapping; its class was found in the step before.
         cls = typing.cast(type[Any], inner[0]) if inner else cls
     return cls

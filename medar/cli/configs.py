@@ -80,7 +80,7 @@ def copy(name: str, dest: Path, /) -> None:
     if existing:
         raise MedarError(f"{existing[0]}: exists already; choose another folder, or delete it")
     if dest.exists() and not dest.is_dir():
-        raise MedarError(f"{dest}: is a file; a folder is needed")
+        raise MedarError(f"{dest}: must be a folder, got a file")
     for file, target in zip(files, targets, strict=True):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")

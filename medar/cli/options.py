@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How files are read whose content is ambiguous."""
+    """How files with ambiguous content are read."""
 
     channels: bool = False
     """Accept a fourth axis, as channels."""

@@ -45,7 +45,7 @@ class SamplingOptions:
     scale."""
 
     def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
-        """The model's settings with these options in their place."""
+        """The model's settings, overridden by these options."""
         options: dict[str, Any] = {
             "guidance_scale": self.guidance_scale,
             "guidance_from": self.guidance_from,
@@ -116,7 +116,7 @@ def synthesize(
     known_scales
         Number of scales taken from UPSCALE; default: as many as its spacing allows.
     batch_size
-        Volumes sampled at once; default: as many as fit into half of the free memory.
+        Volumes sampled at once; default: limited by half of the free memory.
     device
         "auto": CUDA if available.
     preview

@@ -200,7 +200,7 @@ def _patches(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether a frame is as long as its header says (bytes 16 to 24, big-endian)."""
+    """Whether a frame has the length in its header (bytes 16 to 24, big-endian)."""
     try:
         with path.open("rb") as file:
             header = file.read(24)

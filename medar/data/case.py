@@ -47,7 +47,7 @@ class Case:
     images: tuple[Path, ...]
     """One file (or DICOM folder) per channel, or a single 4D file."""
     subject: str = ""
-    """Whose volume it is: all cases of a subject are in the same split. Default: the case's id."""
+    """Subject of the volume; its cases are all in the same split. Default: the case's id."""
     label: Path | None = None
     missing_label: Path | None = None
     """A label that the data set names but that does not exist: the case counts as unlabelled."""

@@ -86,7 +86,7 @@ def _examine(
             "missing-label-file", f"{named} does not exist; the case counts as unlabelled", named
         )
     elif case.label is None and context.labelled:
-        facts.add("missing-label", "no label; usable where no label is needed")
+        facts.add("missing-label", "no label; usable only without labels")
     several = len(case.images) == 1 and context.channels > 1
     options = replace(context.options, channels=True) if several else context.options
     headers = [_header(path, options, context, facts) for path in case.images]

@@ -22,7 +22,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The cases of a data set and what they share.
+    """The cases of a data set and their common properties.
 
     Raises:
         MedarError: there is no case, two cases have the same id, a subject is in two splits, or an

@@ -44,9 +44,9 @@ class Preparation:
 
     folder: Path
     made: int
-    """Number of cases of which an image or label was made."""
+    """Number of cases with a newly prepared image or label."""
     kept: int
-    """Number of cases whose entries existed already."""
+    """Number of cases that were prepared already."""
     failed: dict[str, str] = field(default_factory=dict)
     """Cases that could not be prepared, with reasons."""
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)

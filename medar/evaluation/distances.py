@@ -183,7 +183,7 @@ class SetDistance:
     """Volumes per set, generated and held-out."""
     kernel: float
     kernel_interval: Interval | None
-    """Intervals are None for two volumes, of which there is nothing to resample."""
+    """Intervals are None for only two volumes, which cannot be resampled."""
     kernel_floor: float | None
 
 

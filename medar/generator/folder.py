@@ -100,7 +100,7 @@ def load_generator(
     if tokenizer.digest != digest:
         raise MedarError(
             f"{folder / TOKENIZER}: tokenizer {tokenizer.digest}, but the generator was trained "
-            f"with {digest}; copy that one back"
+            f"with {digest}; restore that tokenizer"
         )
     _import_mixer(values)
     config = from_dict(GeneratorConfig, values, str(folder / CONFIG))

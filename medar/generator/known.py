@@ -30,10 +30,10 @@ INSIDE = 0.25
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KnownTokens:
-    """Tokens that are given instead of sampled, from a volume of which a part is known."""
+    """Tokens that are fixed instead of sampled, from a partially known volume."""
 
     mask: Tensor
-    """(B, L) bool: which tokens are given."""
+    """(B, L) bool: which tokens are fixed."""
     latent: Tensor
     """(B, D, x, y, z): the encoded volume, right wherever `mask` is set."""
 
@@ -64,9 +64,9 @@ def draw_known(
     Args:
         schedule: the grids.
         batch: B.
-        box_fraction: fraction of the items of which the outside or inside of a box is known.
-        scale_fraction: fraction of the items of which the first 1 to K - 1 scales are known. Of
-            the other items nothing is known.
+        box_fraction: fraction of the items in which the outside or inside of a box is known.
+        scale_fraction: fraction of the items in which the first 1 to K - 1 scales are known. In
+            the remaining items, no token is known.
         generator: on the CPU.
 
     Raises:

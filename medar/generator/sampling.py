@@ -156,7 +156,7 @@ def sample_and_decode(
         seeds: one per volume.
         settings: how tokens are chosen.
         known: tokens of the N volumes that are given.
-        batch_size: volumes sampled at once; default: as many as fit into memory.
+        batch_size: volumes sampled at once; default: limited by memory.
         after_scale: called with a batch's state after each scale.
 
     Yields:

@@ -206,10 +206,10 @@ class ObjectiveSettings:
     corrupted_item_fraction: Fraction = 0.5
     """Fraction of training items that are corrupted."""
     known_box_fraction: Fraction = 0.1
-    """Fraction of training items of which all tokens outside a box, or inside it, are known:
+    """Fraction of training items in which all tokens outside, or inside, a box are known, for
     inpainting and outpainting."""
     known_scale_fraction: Fraction = 0.0
-    """Fraction of training items whose coarse scales are known."""
+    """Fraction of training items in which the coarse scales are known."""
 
     def __post_init__(self) -> None:
         if self.known_box_fraction + self.known_scale_fraction > 1:

@@ -144,7 +144,7 @@ class GeneratorTask(Task[Item]):
         self._steps = step
 
     def describe(self) -> dict[str, Any]:
-        """Model, conditions, objective and tokens: what a resumed run must agree with."""
+        """Model, conditions, objective and tokens, which must not change on resumption."""
         index = self.train.tokens.about
         return {
             "model": to_dict(self.model.config),

@@ -77,8 +77,8 @@ def make_task(
     tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder, "cpu")
     if tokenizer.digest != train.about.tokenizer:
         raise MedarError(
-            f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, but the tokens were made by "
-            f"{train.about.tokenizer}; copy that one back, or encode again"
+            f"{train.tokenizer_folder}: tokenizer {tokenizer.digest}, but the tokens were encoded "
+            f"by {train.about.tokenizer}; restore that tokenizer, or encode again"
         )
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)

@@ -80,7 +80,7 @@ class TimeEstimate:
 def estimate_times(
     steps: Sequence[Step], stages: Sequence[Stage], records: Records, budget: float | None
 ) -> list[TimeEstimate]:
-    """Expected time of each step of a plan, from limits and from what was measured before."""
+    """Expected time of each step of a plan, from limits and earlier measurements."""
     limits = expected_minutes(steps, stages, records, budget)
     return [_estimate(step, records, limit) for step, limit in zip(steps, limits, strict=True)]
 

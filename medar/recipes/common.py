@@ -1,4 +1,4 @@
-"""The stages that several recipes share: `prepare`, `tokenizer` and `report`."""
+"""The stages of several recipes: `prepare`, `tokenizer` and `report`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -139,7 +139,7 @@ def _evaluate_tokenizer(settings: TokenizerSettings, context: StageContext) -> F
 
 
 def report_stage(needs: Sequence[str], budget_weight: float) -> Stage:
-    """Write the report of the run: one page with what was done and what came out."""
+    """Write the report of the run: one page with settings and results."""
     return Stage(
         name="report",
         folder="report",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from medar.data.prepared import PreparedCase
 
 PROVENANCE = ("image", "label", "trace")
-"""Fields of a case that say how its arrays were made: the keys of the arrays, and the source."""
+"""Fields of a case on the origin of its arrays: their keys, and the source."""
 
 
 def check_data(data: DataSettings, out: Path | None = None) -> Path:
@@ -271,7 +271,7 @@ def _hashes(files: Sequence[Path], out: Path, workers: int | None = None) -> lis
         try:
             hashes.append(index[file])
         except MedarError:
-            hashes.append("cannot be read")  # preparation sets the case aside, and says why
+            hashes.append("cannot be read")  # preparation skips the case and reports the reason
     if out.is_dir():
         with contextlib.suppress(MedarError):  # a dry run must work in a read-only folder
             index.save()

@@ -26,7 +26,7 @@ class RecipeRuns:
 
     @contextlib.contextmanager
     def parent(self, parameters: dict[str, Any]) -> Iterator[RunTracker]:
-        """The parent run; it ends with the block, with a status that says how."""
+        """The parent run; it ends with the block, as finished, failed or killed."""
         with contextlib.closing(self._parent):
             self._parent.log_parameters(parameters)
             yield self._parent
@@ -35,7 +35,7 @@ class RecipeRuns:
     def stage(
         self, name: str, folder: Path, parameters: Mapping[str, Any]
     ) -> Iterator["MlflowTracker"]:
-        """The run of a stage; it ends with the block, with a status that says how."""
+        """The run of a stage; it ends with the block, as finished, failed or killed."""
         with contextlib.closing(self.tracker(name, folder)) as tracker:
             tracker.log_parameters(dict(parameters))
             yield tracker
@@ -69,7 +69,7 @@ def log_stage_model(
         tracker: of the stage.
         kind: what the model is.
         facts: of the stage; numbers become metrics of the model.
-        register: name in the registry, of which the model becomes the next version.
+        register: name in the registry; the model becomes its next version.
         alias: of that version.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a recipe will do with each stage before anything runs: run, resume or skip, and why."""
+"""The plan of a recipe: for each stage run, resume or skip, and the reason."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class StageSelection:
     last: str | None = None
     """The stages after it are not run."""
     forced: tuple[str, ...] = ()
-    """To run again even if nothing has changed."""
+    """Stages to run again even if nothing has changed."""
 
     def of(self, stages: Sequence[Stage]) -> list[Stage]:
         """The stages up to the last.
@@ -139,7 +139,7 @@ def decide(
     Args:
         stage: the stage.
         records: of the recipe's folder.
-        inputs: what the stage depends on now.
+        inputs: of the stage, in their current state.
         undecided: stages it needs whose result is not known yet.
         forced: run it in any case.
     """

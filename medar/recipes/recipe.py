@@ -60,7 +60,7 @@ class Recipe:
     tracked: bool = True
     """Whether to log to MLflow."""
     register: str | None = None
-    """Name in MLflow's registry, of which the last stage's model becomes the next version."""
+    """Name in MLflow's registry; the last stage's model becomes its next version."""
     alias: str | None = None
     """Alias of that version, such as "champion"."""
 
@@ -80,7 +80,7 @@ class Recipe:
         steps = make_plan(self.stages, self.records, selection, inputs)
         self.check_steps(steps, inputs)
         for step in steps:
-            if step.action != "skip":  # the first one: what later stages are left with is open
+            if step.action != "skip":  # only the first: later stages depend on its result
                 if step.action == "run":
                     minutes_for(step.stage, self.stages, self.records, self.max_minutes)
                 break
@@ -187,7 +187,7 @@ class RecipeRunner:
         recipe = self.recipe
         self.steps = make_plan(recipe.stages, self.records, self.selection, self.inputs)
         recipe.check_steps(self.steps, self.inputs)
-        # First of all, as it tells the folder of a recipe from that of another run.
+        # First, because this file identifies the folder as that of a recipe.
         (recipe.out / STAGES).mkdir(parents=True, exist_ok=True)
         header = f"The recipe {recipe.name}, resolved: every setting, defaults included."
         save_yaml(recipe.settings, recipe.out / CONFIG_FILE, header=header)

@@ -42,10 +42,9 @@ class DataSettings:
     modality: Literal["CT", "MR"] | None = None
     """For volumes that do not state their modality; usually given as --modality."""
     seed: NonNegativeInt = 0
-    """Seeds the splits of subjects, where the data set defines none. Splits are kept in a run's
-    folder once they are made."""
+    """Seeds the splits of subjects, where the data set defines none. A run keeps its splits."""
     voxels: PositiveInt | None = None
-    """Most voxels that a model sees at once, if the plan is derived; default: that of
+    """Maximum number of voxels that a model sees at once, if the plan is derived; default: that of
     `medar data plan`."""
     workers: PositiveInt | None = None
     """Processes that prepare; default: one per CPU core."""
@@ -60,11 +59,11 @@ class SamplesSettings:
     seed: NonNegativeInt = 0
     """Seed of the first volume; each further one adds 1."""
     batch_size: PositiveInt | None = None
-    """Volumes per batch; default: as many as fit into memory."""
+    """Volumes per batch; default: limited by memory."""
     previews: NonNegativeInt = 2
-    """Volumes that are also drawn after each scale."""
+    """Number of volumes to draw after each scale."""
     attributes: dict[str, Any] = field(default_factory=dict)
-    """Attributes to condition on, by name; others are left open."""
+    """Attributes to condition on, by name; others are unspecified."""
     modality: Literal["CT", "MR"] | None = None
     """Modality of the intensities, if the plan has several."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
@@ -81,7 +80,7 @@ class GenerationEvaluationSettings:
     split: Literal["val", "test", "held-out"] = "held-out"
     """Real volumes behind the floors; "held-out" is all but the train split."""
     extractors: tuple[str, ...] = ("radiomics-v1", "texture-v1")
-    """Features to compare; the first also serves the search for copies."""
+    """Features to compare; the first is also used to search for copies."""
     weights: Path | None = None
     """Local file of weights, for learned extractors."""
     seed: NonNegativeInt = 0
@@ -107,8 +106,8 @@ class SegmentationEvaluationSettings:
 
 @settings
 class SynthesisWeights:
-    """Parts of a time budget, relative to each other. Only trainings are held to theirs; time that
-    the other stages leave goes to the stages after them."""
+    """Relative parts of a time budget. They limit trainings only; time that other stages do not use
+    goes to the stages after them."""
 
     prepare: PositiveFloat = 2.0
     tokenizer: PositiveFloat = 40.0
@@ -191,7 +190,7 @@ class SegmentationRecipeSettings:
     plan: dict[str, Any] = field(default_factory=dict)
     """Values of the plan, below those of the parts; others are derived from the data set."""
     tokenizer: TokenizerSettings | None = None
-    """Needed by every kind of pretraining except "masked", and by nothing else."""
+    """Settings of the tokenizer; required for pretraining, except with the kind "masked"."""
     pretrain: PretrainSettings | None = None
     """Null trains the network from scratch."""
     segmentation: SegmentationSettings
@@ -218,8 +217,8 @@ class SegmentationRecipeSettings:
                 )
             if self.needs_tokenizer and self.tokenizer is None:
                 raise MedarError(
-                    f"pretrain.pretext.kind {pretrain.pretext.kind}: predicts the tokens of a "
-                    "tokenizer; give its settings in tokenizer, or use masked"
+                    f"pretrain.pretext.kind {pretrain.pretext.kind}: needs a tokenizer; give its "
+                    "settings in tokenizer, or use masked"
                 )
         if self.segmentation.data.fold is not None and self.evaluation.split == "val":
             raise MedarError(
@@ -253,7 +252,7 @@ class SegmentationRecipeSettings:
                 if values.setdefault(key, value) != value:
                     raise MedarError(
                         f"{name}.plan.{key} is {value}, another part has {values[key]}; all parts "
-                        "of a recipe see the same volumes"
+                        "of a recipe must have the same plan"
                     )
         return {**self.plan, **values}
 

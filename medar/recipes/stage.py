@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from medar.training.tracker import Tracker
 
 Facts = Mapping[str, float | str]
-"""What a stage records about its result: numbers and short texts."""
+"""Facts that a stage records about its result: numbers and short texts."""
 
 
 class RunTracker(Tracker, Protocol):
@@ -24,7 +24,7 @@ class RunTracker(Tracker, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """What a stage's function receives."""
+    """Arguments of a stage's function."""
 
     out: Path
     """The recipe's folder."""
@@ -62,9 +62,9 @@ class Stage:
 
     name: str
     folder: str
-    """What it owns, below the recipe's folder."""
+    """Files and folders of the stage, relative to the recipe's folder."""
     run: Callable[[StageContext], Facts]
-    """Does the work, or resumes what a killed process left. Its code counts, see
+    """Does the work, or resumes that of a killed process. Its code counts, see
     `medar.recipes.code`."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """All settings that the result depends on, as JSON values."""
@@ -75,7 +75,7 @@ class Stage:
     inputs: Callable[[], dict[str, str]] | None = None
     """Digests by name of data from outside the recipe."""
     result: Callable[[Path], str] | None = None
-    """Digest of what it left in its folder. Stages that need it run again only if the digest
+    """Digest of its results. Stages that need it run again only if the digest
     differs; without one, each time that this stage runs."""
     describes_needs: bool = False
     """It also describes how its needs were made, and runs again whenever they do."""

@@ -67,7 +67,7 @@ class Picture:
 
     @property
     def photographic(self) -> bool:
-        """Made of pixels."""
+        """Whether it is a raster image."""
         return not self.name.endswith(".svg")
 
     @property

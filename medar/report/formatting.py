@@ -26,9 +26,9 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
-def format_fixed(value: float | None, places: int) -> str:
-    """Round to decimal places."""
-    return MISSING if value is None else f"{value:.{places}f}".replace("-", "−")
+def format_fixed(value: float | None, decimals: int) -> str:
+    """Round to a number of decimals."""
+    return MISSING if value is None else f"{value:.{decimals}f}".replace("-", "−")
 
 
 def format_percent(fraction: float | None) -> str:
@@ -37,7 +37,7 @@ def format_percent(fraction: float | None) -> str:
 
 
 def format_difference(value: float, unit: str) -> tuple[str, str]:
-    """A difference of intensities, and what it refers to.
+    """A difference of intensities and its reference.
 
     Args:
         value: in `unit`.

@@ -116,7 +116,7 @@ class ScalePreview:
         self._columns: dict[int, list[Volume]] = {}
 
     def __call__(self, scales: int, volumes: Sequence[Volume]) -> None:
-        """Add the column of a batch of which `scales` scales are decoded, and write the PNG.
+        """Add a column with a batch decoded from its first `scales` scales, and write the PNG.
 
         Raises:
             MedarError: the file cannot be written.

@@ -94,8 +94,9 @@ class AnnotatedDataset(SeededDataset):
 class MixedDataset(SeededDataset):
     """Real and synthetic cases; items are those of `PreparedDataset`.
 
-    The fraction holds over a run: item i of epoch e is number e n + i of the run, n being the items
-    of an epoch, as many as without synthetic cases. Either kind is traversed in its own order.
+    The fraction holds over a run: item i of epoch e is number e n + i of the run, where n is the
+    length of an epoch, which synthetic cases do not change. Either kind is traversed in its own
+    order.
 
     Args:
         real: the annotated cases.
@@ -157,7 +158,7 @@ def prepare_synthetic(
 
     Args:
         folder: output of `medar synthesize`, a folder of such outputs, any labelled data set, or
-            what `medar data prepare --plan` made of them; splits are ignored.
+            the output of `medar data prepare --plan` for these; splits are ignored.
         plan: of the real cases.
         out: the folder to prepare into.
         workers: processes that prepare; default one per CPU core.

@@ -54,9 +54,7 @@ def check_output(path: Path, out: Path) -> None:
     ending = out.name.lower().endswith((".nii", ".nii.gz"))
     if is_folder_of_volumes(path):
         if ending or (out.exists() and not out.is_dir()):
-            raise MedarError(
-                f"{out}: {path} is a folder, so that the label maps need a folder; name one"
-            )
+            raise MedarError(f"{out}: must be a folder for the label maps of the folder {path}")
         if path.resolve().is_relative_to(out.resolve()):
             raise MedarError(f"{out}: contains the input {path}; name another folder")
     elif not ending:
@@ -235,7 +233,7 @@ def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]
     """The files of each volume below a folder, and the path of its label map."""
     files = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
     if not files:
-        raise MedarError(f"{path}: no volume found; a volume file or a folder of them is needed")
+        raise MedarError(f"{path}: no volume found; give a volume file or a folder of volumes")
     volumes = _volumes(files, channels)
     stems = [stem_of(name, path) for name, _ in volumes]
     ids = ids_for(stems)

@@ -21,7 +21,7 @@ class SyntheticSettings:
     """Synthetic volumes with label maps as training cases."""
 
     folder: str
-    """Output of `medar synthesize`, or what `medar data prepare` made of it."""
+    """Output of `medar synthesize`, or of `medar data prepare` with it as input."""
     fraction: PositiveFraction = 0.5
     """Fraction of the training items that are synthetic; 1 for synthetic cases only."""
 
@@ -97,7 +97,7 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         if not self.cross_entropy and not self.dice:
-            raise MedarError("cross_entropy and dice are both 0; one of them must be above 0")
+            raise MedarError("cross_entropy or dice must be above 0")
 
 
 @settings(renamed={"decay": "layer_decay"})

@@ -78,7 +78,7 @@ def as_ensemble(model: Models) -> list[Segmenter]:
     """
     models = [model] if isinstance(model, nn.Module) else list(model)
     if not models:
-        raise MedarError("no network to segment with; at least one is needed")
+        raise MedarError("no network to segment with; give at least one")
     first = to_dict(models[0].plan)
     for number, other in enumerate(models[1:], start=2):
         for name, value in to_dict(other.plan).items():

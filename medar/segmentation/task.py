@@ -102,7 +102,7 @@ class SegmentationTask(Task[Item]):
         train: the training cases.
         validation: the cases that select the best weights.
         settings: uses losses, data and transfer.
-        origin: hash of the pretrained weights, which a resumed run must share; "none" without.
+        origin: hash of the pretrained weights, which must not change on resumption; "none" without.
         deep: heads of the coarser levels, for deep supervision.
 
     Raises:
@@ -206,7 +206,7 @@ class SegmentationTask(Task[Item]):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Network, data and pretrained weights: what a resumed run must share."""
+        """Network, data and pretrained weights, which must not change on resumption."""
         data = to_dict(self.settings.data)
         if self.settings.data.synthetic is not None:
             data["synthetic"] = self.settings.data.synthetic.fraction

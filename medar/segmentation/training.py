@@ -39,7 +39,7 @@ from medar.training.tracker import Tracker
 SYNTHETIC_FOLDER = "synthetic"
 """Folder within a run in which synthetic cases are prepared."""
 MIN_FRACTION = 0.001
-"""Smallest initial fraction of a label, so that none is almost ruled out."""
+"""Smallest initial fraction of a label, so that rare labels can be learned."""
 MAX_TOTAL_FRACTION = 0.5
 """Largest initial fraction of all labels together."""
 
@@ -99,8 +99,8 @@ def make_task(
     seed, transfer = settings.training.seed, settings.transfer
     if transfer.frozen and pretrained is None:
         raise MedarError(
-            "transfer.frozen is true but no pretrained folder is given, so that there are no "
-            "weights to freeze; name one (--pretrained), or set it to false"
+            "transfer.frozen is true, but there are no weights to freeze; give a pretrained folder "
+            "(--pretrained), or set it to false"
         )
     splits = fold_splits(data, settings.data)
     train = AnnotatedDataset(data, settings.data, seed, splits)

@@ -1,8 +1,8 @@
 """Inpainting: the tokens outside a region are known, those inside it are sampled.
 
 The volume without the region's content is brought to the plan's grid and encoded. Tokens whose
-cells the region touches are sampled; on coarse grids, those of which it covers more than a quarter.
-At all others each scale takes the code that is nearest to what is left of the latent there, given
+cells the region touches are sampled; on coarse grids, those covered by it to more than a quarter.
+At all other sites each scale takes the code nearest to the remaining latent, given
 the coarser scales. The decoded volume is brought back to the volume's own grid and used within the
 region only: every voxel outside stays as it was, bit for bit.
 
@@ -45,8 +45,8 @@ def inpainting_job(
     Args:
         tokenizer: with its plan.
         volume: an image on any grid.
-        region: what is to be filled, see `region_of`.
-        modality: that of the volume, where it does not say.
+        region: to be filled, see `region_of`.
+        modality: of the volume, if its file does not state it.
 
     Raises:
         MedarError: no image, an empty region or one on another grid, or one that reaches beyond

@@ -1,4 +1,4 @@
-"""`SynthesisJob`: all that the samples of one request share.
+"""`SynthesisJob`: common data of the samples of one request.
 
 Jobs start in one of three ways: from the plan alone (`plain_job`), from a volume except for a
 region (`medar.synthesis.inpainting`), or from a volume of low resolution
@@ -44,7 +44,7 @@ Restore = Callable[[Array, Labels | None], tuple[Volume, Volume | None]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SynthesisJob:
-    """What all samples of a request share."""
+    """Common data of the samples of a request."""
 
     grid: Grid
     """The plan's grid, in the patient's space if a volume is given."""
@@ -59,7 +59,7 @@ class SynthesisJob:
     source: Volume | None = None
     """The volume that is filled: results keep its grid, and its voxel type on disk."""
     record: dict[str, Any] = field(default_factory=dict)
-    """What is recorded of every sample."""
+    """Entries of every sample's record."""
     notes: tuple[str, ...] = ()
     """Assumptions that were made."""
 
@@ -94,8 +94,9 @@ def label_map(condition: ConditionConfig, plan: Plan, mask: Volume, grid: Grid) 
         grid: the job's.
 
     Raises:
-        MedarError: a generator without maps or with other labels, a value that the plan lacks, or
-            labels of which none lies on the grid.
+        MedarError: the generator has no maps or other labels, a value is not in the plan, or no
+        label
+            lies on the grid.
     """
     name = name_of(mask, "mask")
     if condition.map != "label":

@@ -3,7 +3,7 @@
 The content of the region must not reach the model, so it is replaced before anything else: no
 interpolation carries it out of the region, and no percentile is measured on it. It is replaced by
 the mean of the voxels around it rather than by background: the encoder then sees a patch of tissue
-instead of a hole of air, whose edges would change the neighbouring latents most.
+instead of a hole of air, since its edges would change the neighbouring latents strongly.
 
 X Y Z voxels of the volume's own grid, RAS+.
 """
@@ -84,7 +84,7 @@ def region_of(volume: Volume, region: Region) -> Mask:
     """The voxels to fill, (X, Y, Z) on the volume's grid.
 
     Args:
-        volume: of which a part is filled.
+        volume: to be filled in part.
         region: a box, or a volume on the same grid that is not 0 in the region.
 
     Raises:

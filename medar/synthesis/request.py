@@ -22,14 +22,14 @@ class Request:
     class_: str | None = None
     """A value of one of the model's categories."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    """By name; the others are left open."""
+    """By name; others are unspecified."""
     modality: str | None = None
-    """"CT" or "MR": whose intensities, where the plan has several; also the attribute of that
-    name, for models that have it."""
+    """"CT" or "MR": modality of the intensities, if the plan has several; also the value of the
+    attribute "modality", for models that have it."""
     mask: Volume | None = None
     """A label map for samples to follow, on any grid."""
     inpaint: Volume | None = None
-    """An image of which `region` is filled."""
+    """An image in which `region` is filled."""
     region: Region | None = None
     """A volume on the grid of `inpaint`, not 0 where it is filled; or a `Box`."""
     upscale: Volume | None = None
@@ -37,7 +37,7 @@ class Request:
     known_scales: int | None = None
     """Scales taken from `upscale`; default: as many as its spacing allows."""
     guidance_scale: float | None = None
-    """In place of that of `sampling`."""
+    """Replaces that of `sampling`."""
     sampling: SamplingSettings | None = None
     """How tokens are chosen; default: the model folder's settings."""
 
@@ -75,7 +75,7 @@ class Request:
 
 
 def category_of(attributes: Sequence[Attribute], value: str) -> str:
-    """The name of the one category that has a value.
+    """The name of the only categorical attribute that has a value.
 
     Raises:
         MedarError: none has it, or several have.

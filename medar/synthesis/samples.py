@@ -1,8 +1,8 @@
 """A folder of samples: `sample_0000.nii.gz`, its label map and its record, one after the other.
 
-The record, `sample_0000.json`, holds what the sample was made by, and that it is synthetic. It is
-written last: a sample with a record is complete. Running the same request again makes the samples
-that are missing; a folder with samples of another request is refused.
+The record, `sample_0000.json`, holds the origin of the sample, and that it is synthetic. It is
+written last: a sample with a record is complete. Running the same request again creates missing
+samples; a folder with samples of another request is refused.
 """
 
 import re

@@ -112,7 +112,7 @@ class Synthesizer:
         Args:
             n: how many.
             seed: of the first; each further one has the next.
-            batch_size: volumes sampled at once; default: as many as fit into memory.
+            batch_size: volumes sampled at once; default: limited by memory.
             preview: called after each scale.
             class_, attributes, modality, mask, inpaint, region, upscale, known_scales,
                 guidance_scale, sampling: see `Request`.
@@ -186,7 +186,7 @@ class Synthesizer:
         Args:
             job: see `job`.
             seeds: one per sample.
-            batch_size: volumes sampled at once; default: as many as fit into memory.
+            batch_size: volumes sampled at once; default: limited by memory.
             preview: called after each scale.
 
         Raises:
@@ -196,7 +196,7 @@ class Synthesizer:
         return track(made, total=len(seeds), label="synthesize", unit="volume")
 
     def batch_size(self, job: SynthesisJob, requested: int | None = None) -> int:
-        """Volumes sampled at once: as requested, or as many as fit into memory.
+        """Volumes sampled at once: as requested, or as memory allows.
 
         Raises:
             MedarError: less than 1 is requested.
@@ -239,7 +239,7 @@ class Synthesizer:
 
     @cached_property
     def _origin(self) -> dict[str, Any]:
-        """What every sample's record says of the model."""
+        """The model's entries in every sample's record."""
         return {
             "synthetic": True,
             "medar": __version__,

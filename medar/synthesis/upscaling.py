@@ -41,14 +41,14 @@ def upscaling_job(
 ) -> SynthesisJob:
     """A job that raises the resolution of a volume.
 
-    Results have the plan's spacing and the volume's field of view; what the plan's grid does not
-    reach holds the lowest intensity.
+    Results have the plan's spacing and the volume's field of view; voxels outside the plan's grid
+    have the lowest intensity.
 
     Args:
         tokenizer: with its plan.
         volume: an image on any grid.
         scales: known scales; default `scales_given`.
-        modality: that of the volume, where it does not say.
+        modality: of the volume, if its file does not state it.
 
     Raises:
         MedarError: no image, a volume as fine as the plan, or scales that are not 1 to K - 1.

@@ -46,7 +46,7 @@ def draw_vectors(vectors: Tensor, number: int, *, replacement: bool) -> Tensor:
 
     Args:
         vectors: (items, L, D) of this rank; every rank has the same number of items.
-        number: how many to draw; without replacement, at most as many as there are.
+        number: of vectors to draw; without replacement, at most their total number.
         replacement: allow the same vector more than once; much faster where there are many.
 
     Returns:

@@ -267,7 +267,7 @@ def _copy_model(model: Path, target: Path) -> None:
 def _check_out(out: Path) -> None:
     """Check that `out` holds no other files than tokens."""
     if out.exists() and not out.is_dir():
-        raise MedarError(f"{out}: is a file; a folder is expected")
+        raise MedarError(f"{out}: must be a folder, got a file")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     others = {name for name in found if not name.startswith(TEMPORARY)}
     others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS, TRACKED}
@@ -282,7 +282,7 @@ def _prepared(path: Path, plan: Plan, out: Path) -> PreparedFolder:
     """The cases prepared by the plan: `path` itself, or `out`, filled from the data set at `path`.
 
     Cases without a modality get the only one in the plan. Labels that the plan does not name are
-    left out: they would only help to place patches.
+    left out: they would only affect the sampling of patches.
     """
 
     def read(data: Path, stored: Manifest | None) -> Manifest:

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
 
 OVERLAP = 0.25
-"""Fraction of a window that it shares with its neighbour, in patch mode."""
+"""Overlap of neighbouring windows as a fraction of their size, in patch mode."""
 
 UNITS = Window(low=0.0, high=1000.0)
 """Window of a decoded volume if the plan measures windows on volumes and no volume is given."""

@@ -75,8 +75,8 @@ class Discriminated(NamedTuple):
 class Discriminator(nn.Module):
     """MONAI's multi-scale patch discriminator (pix2pixHD, arXiv 1711.11585), with GroupNorm.
 
-    MONAI's default, BatchNorm, would tell a batch of real volumes from one of reconstructions by
-    the batch's statistics, and fails on batches of one.
+    MONAI's default, BatchNorm, would distinguish real volumes from reconstructions by the
+    statistics of the batch, and fails on batches of one.
     """
 
     def __init__(self, config: DiscriminatorConfig) -> None:

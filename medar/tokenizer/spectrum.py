@@ -112,8 +112,8 @@ def high_power(volumes: Tensor) -> Tensor:
 def power_ratio(reconstruction: Tensor, real: Tensor) -> float:
     """Power in the highest third of frequencies of the reconstructions, divided by the real one.
 
-    1 is as sharp as the real volumes, below 1 is blurred, above 1 noisy or over-sharpened. Whether
-    detail is in the right place is measured by `high_frequency_error`.
+    1 is as sharp as the real volumes, below 1 is blurred, above 1 noisy or over-sharpened.
+    `high_frequency_error` measures whether detail is at the right position.
 
     Args:
         reconstruction: (B, C, X, Y, Z).

@@ -174,7 +174,7 @@ class Tokenizer(nn.Module):
         if pyramid.tokenizer and pyramid.tokenizer != self.digest:
             raise MedarError(
                 f"token pyramid of tokenizer {pyramid.tokenizer}, but this one is {self.digest}; "
-                "decode it with the one that made it"
+                "decode it with its own tokenizer"
             )
         if (pyramid.schedule, pyramid.codebook_size) != (self.config.schedule, self.codebook_size):
             raise MedarError(

@@ -40,10 +40,10 @@ def kind_of(folder: Path) -> Kind:
     """
     config = folder / "config.json"
     if not config.exists():
-        raise MedarError(f"{folder}: no model (no {config.name}); a model folder is needed")
+        raise MedarError(f"{folder}: no model (no {config.name}); give a model folder")
     name = read_json_object(config).get("class")
     if not isinstance(name, str):
-        raise MedarError(f"{config}: names no class; a model folder is needed")
+        raise MedarError(f"{config}: names no class; give a model folder")
     return CLASSES.get(name, "generator")
 
 
@@ -63,7 +63,7 @@ def log_model(
         folder: the model folder.
         kind: of the model.
         metrics: of the model; logged to the LoggedModel and to the run.
-        register: name in the registry, of which the model becomes the next version.
+        register: name in the registry; the model becomes its next version.
         alias: of that version, such as "champion"; taken from the version that had it.
 
     Returns:

@@ -276,7 +276,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _file(folder: Path, name: str, content: bytes) -> Path:
-    """Write the bytes of a volume to a file whose suffix tells whether it is compressed."""
+    """Write the bytes of a volume to a file, with a suffix that fits its compression."""
     path = folder / f"{name}.nii{'.gz' if content.startswith(GZIP) else ''}"
     path.write_bytes(content)
     return path

@@ -118,10 +118,10 @@ class MlflowTracker(Tracker):
         self.close()
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
-        """Start or resume the run, and send what MLflow lacks of it.
+        """Start or resume the run, and send everything that MLflow does not have yet.
 
         A parameter whose value has changed since the run began becomes the tag `resumed.NAME`. A
-        finished run of which MLflow has everything is left as it is.
+        finished run that MLflow has completely is not changed.
         """
         self._parameters |= {name: value[:LENGTH] for name, value in flat(parameters)}
         # A resumed training has removed the lines that it is going to repeat.
@@ -294,7 +294,7 @@ class MlflowTracker(Tracker):
                 yield end, step, _points(values, step)
 
     def _batches(self) -> Iterator[tuple[list[Point], int, int]]:
-        """Unsent lines, as many as one request takes: metrics, end of the last line, its step."""
+        """Unsent lines, grouped by request: metrics, end of the last line, its step."""
         batch: list[Point] = []
         end = step = 0
         for next_end, next_step, points in self._unsent():

@@ -27,7 +27,7 @@ from medar.training.settings import TrainingSettings
 
 Resume = str | Path | bool
 """True or "auto": resume if there is a checkpoint. False or "never": refuse a folder with a run.
-A path: resume from that checkpoint with the present settings; the best is determined anew."""
+A path: resume from that checkpoint with the present settings, and reset the best evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def fit(
         if ranks.is_rank_zero:
             stack.enter_context(exclusive(folder.out))
         content = folder.start(resume, config)
-        all_gather_object(None)  # nobody writes before all have looked
+        all_gather_object(None)  # no rank writes before all have read the folder
         seed_everything(settings.seed + ranks.rank)
         for network in (task.model, *task.companions().values()):
             network.to(precision.device)

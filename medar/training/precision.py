@@ -67,7 +67,7 @@ def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precisi
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; torch before 2.9 cannot tell."""
+    """Whether the CPU multiplies bf16 in hardware; torch before 2.9 does not report it."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 

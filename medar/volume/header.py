@@ -1,4 +1,4 @@
-"""`Header`: the geometry and voxel type of a file, and the rules that all formats share."""
+"""`Header`: the geometry and voxel type of a file, and the rules of all formats."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -53,7 +53,7 @@ class ReadOptions:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Header:
-    """What is known of a file before its voxels are read."""
+    """Properties of a file, without its voxels."""
 
     path: Path
     format: str
@@ -89,7 +89,7 @@ def assumed_affine(
         path: the file, for messages.
         spacing: of its header, in mm; None if it has none.
         options: whether and how a spacing may be assumed.
-        missing: what the file lacks, for messages.
+        missing: the missing property, for messages.
 
     Raises:
         MedarError: no spacing may be assumed, or the header's is unusable.

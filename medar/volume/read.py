@@ -114,7 +114,7 @@ def load_volume(
     array = header.load()
     if array.shape[-3:] != header.grid.shape:
         raise MedarError(
-            f"{header.path}: damaged: voxels of shape {array.shape[-3:]}, but the header says "
+            f"{header.path}: damaged: voxels of shape {array.shape[-3:]}, but the header states "
             f"{header.grid.shape}"
         )
     if labels and header.channels > 1:

@@ -13,7 +13,7 @@ from medar.volume.geometry import Affine, Grid, Shape3, Spacing, reorient
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Provenance:
-    """The file that a volume was read from, and what is needed to write in its geometry again."""
+    """The file that a volume was read from, and its geometry, for writing."""
 
     path: str
     """The file, or the folder of a DICOM series."""

@@ -105,7 +105,7 @@ def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
 
 def test_another_tokenizers_pyramid_is_refused() -> None:
     pyramid = make_tokenizer().encode(volumes())
-    with pytest.raises(MedarError, match="decode it with the one that made it"):
+    with pytest.raises(MedarError, match="decode it with its own tokenizer"):
         make_tokenizer(levels=17).decode(pyramid)
 
 

@@ -128,7 +128,7 @@ def test_files_that_cannot_be_evaluated_are_one_line(
         ([tmp_path / "half", mr_set], "a.nii.gz: has no label map"),
         ([tmp_path / "odd", mr_set], "a_label.nii.gz: label values 7"),
         ([tmp_path / "flat", mr_set], "a.nii.gz: every voxel is 1"),
-        ([files, mr_set, "--samples", 1], "at least 2 generated volumes are needed, got 1"),
+        ([files, mr_set, "--samples", 1], "number of generated volumes must be at least 2, got 1"),
         ([files, mr_set, "--samples", 0], "samples must be at least 1, got 0"),
         ([files, mr_set, "--batch", 0], "--batch must be at least 1, got 0"),
         ([files, mr_set, "--extractor", "medicalnet-v1"], "needs its weights"),

@@ -127,7 +127,7 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
     ("volume", "out", "more", "said"),
     [
         ("images/c0.nii.gz", "made.mha", [], "written as .nii or .nii.gz"),
-        ("images", "made.nii.gz", [], "need a folder"),
+        ("images", "made.nii.gz", [], "must be a folder"),
         ("images/c0.nii.gz", "data/images/c0.nii.gz", [], "name another file"),
         ("images/none.nii", "made.nii", [], "none.nii"),
         ("images/c0.nii.gz", "made.nii", ["--mirrors", "w"], "letters xyz"),

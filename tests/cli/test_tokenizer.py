@@ -147,7 +147,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         ),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--augmentation", "a"], "--variants"),
         (["encode", "DATA", "tokens", "--model", "MODEL", "--split", "test"], "split"),
-        (["encode", "DATA", "IN", "--model", "MODEL"], "is a file; a folder is expected"),
+        (["encode", "DATA", "IN", "--model", "MODEL"], "must be a folder, got a file"),
     ],
 )
 def test_wrong_calls(

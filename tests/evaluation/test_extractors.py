@@ -151,7 +151,7 @@ def test_what_cannot_be_made_is_refused_in_a_line(medicalnet: Path, tmp_path: Pa
         (("medicalnet-v1",), tmp_path / "none.pth", "none.pth: cannot be read"),
         (("medicalnet-v1", "radimagenet-v1"), medicalnet, "only one extractor with weights"),
         (("texture-v1",), medicalnet, "weights are for the extractors"),
-        ((), None, "at least one extractor is needed"),
+        ((), None, "extractors must not be empty"),
     ):
         with pytest.raises(MedarError, match=said) as caught:
             make_extractors(names, weights, "cpu")

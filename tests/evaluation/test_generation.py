@@ -122,12 +122,12 @@ def test_what_cannot_be_evaluated_is_refused(
     all_train = replace(data, cases=tuple(replace(case, split="train") for case in data.cases))
     alone = prepare_with(all_train)
     for batches, folder, options, said in (
-        ([made[:1]], prepared, {}, "at least 2 generated volumes are needed, got 1"),
-        ([], prepared, {}, "at least 2 generated volumes are needed, got 0"),
+        ([made[:1]], prepared, {}, "number of generated volumes must be at least 2, got 1"),
+        ([], prepared, {}, "number of generated volumes must be at least 2, got 0"),
         ([smooth(2, 8, 8, 9)], prepared, {}, r"shape \(B, 1, 8, 8, 8\), got \(2, 1, 8, 8, 9\)"),
         ([broken], prepared, {}, "volumes 0 to 2 contain NaN or Inf"),
         ([made], alone, {}, "no case in the split 'test'"),
-        ([made], alone, {"split": "held-out"}, "every case is in the train split"),
+        ([made], alone, {"split": "held-out"}, "has no held-out cases"),
         ([made], prepared, {"samples": 0}, "samples must be at least 1, got 0"),
         ([made], prepared, {"limit": 1}, "got 8 x 8 x 8 voxels and 1 volumes"),
         (

@@ -91,7 +91,7 @@ def test_damaged_folders(tmp_path: Path) -> None:
     write(model={**good["model"], "depth": 3})
     refused("not the weights of this configuration")
     write(tokenizer="another")
-    refused("trained with another; copy that one back")
+    refused("trained with another; restore that tokenizer")
     config.write_text(json.dumps(good))
     save_file({n: t for n, t in tensors.items() if n != "head.bias"}, weights)
     refused("not the weights of this configuration \\(at 'head.bias'\\)")

@@ -270,7 +270,7 @@ def test_another_tokenizer_beside_the_tokens(tmp_path: Path) -> None:
     other = tiny_tokenizer()
     torch.nn.init.ones_(other.decoder.head.weight)
     other.save_pretrained(folder / "tokenizer")
-    with pytest.raises(MedarError, match=r"tokenizer: tokenizer .*, but the tokens were made by"):
+    with pytest.raises(MedarError, match=r"tokenizer: tokenizer .*, but the tokens were encoded"):
         make_task(settings(), folder)
 
 

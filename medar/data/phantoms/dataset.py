@@ -161,7 +161,7 @@ def _clear(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise MedarError(f"{folder}: is a file; name a folder for the phantoms")
+        raise MedarError(f"{folder}: must be a folder, got a file")
     files = [path for path in folder.rglob("*") if not path.is_dir()]
     foreign = [path for path in files if not _ours(path.relative_to(folder))]
     if foreign:

@@ -1,4 +1,4 @@
-"""A folder of volumes without a description; images and labels are told apart by their names."""
+"""A folder of volumes without a description; names distinguish images from labels."""
 
 import re
 from dataclasses import dataclass, field
@@ -170,7 +170,7 @@ def _beside(root: Path) -> _Found:
 
 
 def _image_of(folder: str, base: str | None, images: dict[str, Path]) -> str | None:
-    """The image of a label file: the one with its name, or the only one beside it."""
+    """The image of a label file: of the same name, or the only image in the folder."""
     named = f"{folder}/{base}" if folder else base
     if base and named in images:
         return named

@@ -72,9 +72,7 @@ def check_extractors(names: tuple[str, ...], weights: str | Path | None) -> None
             file, or a file that none of them needs.
     """
     if not names:
-        raise MedarError(
-            f"at least one extractor is needed; known extractors: {', '.join(EXTRACTORS)}"
-        )
+        raise MedarError(f"extractors must not be empty; known extractors: {', '.join(EXTRACTORS)}")
     learnt = [name for name in dict.fromkeys(names) if needs_weights(name)]
     if len(learnt) > 1:
         raise MedarError(

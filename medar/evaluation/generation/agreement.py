@@ -95,7 +95,7 @@ def evaluate_conditions(
         synthesizer: a generator that takes label maps.
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         judge: see `train_judge`; (B, C, X, Y, Z) to logits (B, K + 1, X, Y, Z).
-        split: whose label maps are used.
+        split: of the label maps.
         limit: maximum number of cases, evenly spaced over the split; default all.
         sampling: settings of the sampler; default the generator's own.
         seed: of the first sample; each further one has the next.
@@ -179,7 +179,7 @@ class _AgreementMeter:
 def train_judge(
     prepared: str | Path, out: str | Path, settings: TrainingSettings | None = None
 ) -> Segmenter:
-    """Train a judge of a prepared data set's labels, or load the one that is in the folder.
+    """Train a judge for the labels of a prepared data set, or load an existing one.
 
     Args:
         prepared: the data set, with labels, and cases in "train" and "val".
@@ -201,7 +201,7 @@ def train_judge(
 
 
 def judge_settings(minutes: float | None = None, **changes: Any) -> TrainingSettings:
-    """Training settings of a judge, for `MINUTES` unless other minutes are given."""
+    """Training settings of a judge; default length: `MINUTES`."""
     defaults = {"learning_rate": 1e-3, "ema_decay": 0.99, "evaluate_every": 200, "save_every": 200}
     minutes = MINUTES if minutes is None else minutes
     return TrainingSettings(minutes=minutes, **{**defaults, **changes})

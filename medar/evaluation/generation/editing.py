@@ -4,9 +4,9 @@
     volume with sides 1/f -> known tokens of coarse scales -> samples -> compare the whole volumes
 
 Known tokens and latents come from the functions that `medar synthesize` uses, but in the prepared
-space: intensities are not measured again on what is left of a volume. The samples are compared with
-simple baselines without anatomy, and with the tokenizer's reconstruction of the whole real volume,
-which no sample can be expected to surpass by much.
+space: intensities are not measured again on the remaining part of a volume. The samples are
+compared with simple baselines without anatomy, and with the tokenizer's reconstruction of the whole
+real volume, which no sample can be expected to surpass by much.
 
 A mean over samples keeps only what they agree on: it is blurred, and closer in PSNR than any single
 sample.
@@ -117,7 +117,7 @@ def evaluate_editing(
         samples: per case and task.
         box: sides of the region, as a fraction of the volume's.
         factor: by which the resolution is lowered along each axis.
-        scales: that a volume of low resolution determines; default as many as its spacing allows,
+        scales: determined by the volume of low resolution; default: limited by its spacing,
             see `medar.synthesis.upscaling`.
         limit: maximum number of cases, evenly spaced over the split; default all.
         sampling: settings of the sampler; default the generator's own.
@@ -162,8 +162,8 @@ def evaluate_editing(
         protocol={
             **protocol_of(NAME, synthesizer, dataset, settings, seed),
             "conditions": "attributes of the case, no label map",
-            "psnr": PROTOCOL["psnr"] + "; of the box alone for inpainting",
-            "ssim": PROTOCOL["ssim"] + "; of the box alone for inpainting",
+            "psnr": PROTOCOL["psnr"] + "; within the box for inpainting",
+            "ssim": PROTOCOL["ssim"] + "; within the box for inpainting",
         },
     )
 

@@ -1,8 +1,8 @@
-"""Volumes of which only a part is known, as a generator receives them; baselines without anatomy.
+"""Partially known volumes, as input of a generator, and baselines that know no anatomy.
 
-A box is removed, or the resolution lowered. What is left is encoded, and marked as known, by the
-functions of `medar synthesize`. The baselines: the mean of what surrounds the box, the smoothest
-filling of it, and trilinear interpolation.
+A box is removed, or the resolution is lowered. The rest is encoded and marked as known by the
+functions of `medar synthesize`. Baselines are the mean around the box, the smoothest interpolation
+into it, and trilinear interpolation.
 
 C channels, X Y Z voxels.
 """
@@ -30,7 +30,7 @@ ITERATIONS = 500
 
 
 class Edit(NamedTuple):
-    """A volume of which only a part is known."""
+    """A partially known volume."""
 
     known: KnownTokens
     """Of a batch of one."""
@@ -46,7 +46,7 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, fraction: float, seed: list[
     """A volume without a box at a random position.
 
     Args:
-        tokenizer: encodes what is left.
+        tokenizer: encodes the rest of the volume.
         real: (C, X, Y, Z) in [-1, 1].
         fraction: the box's sides, as a fraction of the volume's.
         seed: of the position.
@@ -72,10 +72,10 @@ def box_removed(tokenizer: Tokenizer, real: Tensor, fraction: float, seed: list[
 
 
 def lowered(tokenizer: Tokenizer, real: Tensor, factor: int, scales: int) -> Edit:
-    """A volume of which only the means over blocks of `factor`^3 voxels are known.
+    """Reduce a volume to the means over blocks of `factor`^3 voxels.
 
     Args:
-        tokenizer: with its plan; encodes what is known.
+        tokenizer: with its plan; encodes the reduced volume.
         real: (C, X, Y, Z) in [-1, 1].
         factor: by which the resolution is lowered along each axis.
         scales: number of known scales.

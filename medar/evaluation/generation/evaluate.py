@@ -178,9 +178,7 @@ def held_out(prepared: str | Path, split: HeldOut) -> Subset[Item]:
     splits = [dataset.prepared[index].split for index in range(len(dataset))]
     indices = [index for index, one in enumerate(splits) if one != "train"]
     if not indices:
-        raise MedarError(
-            f"{prepared}: every case is in the train split, but held-out cases are needed"
-        )
+        raise MedarError(f"{prepared}: has no held-out cases: all are in the train split")
     return Subset(dataset, indices)
 
 
@@ -197,7 +195,9 @@ def _add_generated(generated: SetStatistics, batches: Iterable[Batch], samples: 
         if generated.count == samples:
             break
     if generated.count < 2:
-        raise MedarError(f"at least 2 generated volumes are needed, got {generated.count}")
+        raise MedarError(
+            f"the number of generated volumes must be at least 2, got {generated.count}"
+        )
     if len(labelled) > 1:
         raise MedarError("only some generated volumes have label maps; either all or none must")
     return True in labelled

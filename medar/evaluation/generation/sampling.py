@@ -50,7 +50,7 @@ class SampledVolumes:
         synthesizer: the generator.
         prepared: a folder that `prepare` filled, of the generator's size and labels.
         split: the held-out cases.
-        samples: number of volumes; default as many as held-out cases, at least 20.
+        samples: number of volumes; default: the number of held-out cases, at least 20.
         seed: of the first volume.
         sampling: settings of the sampler; default the generator's own.
         batch_size: volumes per batch, fewer if memory is short.

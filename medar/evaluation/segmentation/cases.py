@@ -99,7 +99,7 @@ class EvaluationCases:
             if not file.exists():
                 raise MedarError(
                     f"{file}: no such file; label maps are evaluated on the grids of the original "
-                    "files, so the data set itself is needed"
+                    "files, which must be available"
                 )
 
     def annotated(self, case: Case) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Sections of the report about a run, grouped by subject; each is made by one function."""
+"""Sections of the report about a run, grouped by subject; one function per section."""

@@ -41,9 +41,9 @@ LIMITS = {
         "prove privacy.",
     ),
     SEGMENTATION: (
-        "Label maps are as good as the labels used for training: a network repeats the habits of "
-        "the annotators.",
-        "Results on this data set say little about other scanners, protocols and patients. "
+        "Label maps are as good as the labels used for training: a network reproduces the habits "
+        "of the annotators.",
+        "Results on this data set may not hold for other scanners, protocols and patients. "
         "Evaluate on your own cases before you use the label maps.",
         "Intervals are over the subjects of one split and one training run. Another seed gives "
         "another network, whose results may differ by as much.",

@@ -108,9 +108,9 @@ def means(report: SegmentationReport) -> list[Block]:
         ),
         KeyFigure(nsd, format_fixed(first.nsd_mean, 3), _interval(first.nsd_interval)),
     ]
-    whose = " of the first model" if several else ""
+    suffix = " of the first model" if several else ""
     text = (
-        f"Scores{whose}, averaged over cases for each label, then over labels; 95 % intervals in "
+        f"Scores{suffix}, averaged over cases for each label, then over labels; 95 % intervals in "
         "brackets."
     )
     blocks: list[Block] = [KeyFigures(figures), Text(text)]
@@ -129,11 +129,11 @@ def means(report: SegmentationReport) -> list[Block]:
     return [*blocks, *([Notes(report.notes)] if report.notes else [])]
 
 
-def _interval(pair: Interval | None, places: int = 3) -> str:
+def _interval(pair: Interval | None, decimals: int = 3) -> str:
     return (
         MISSING
         if pair is None
-        else f"[{format_fixed(pair[0], places)}, {format_fixed(pair[1], places)}]"
+        else f"[{format_fixed(pair[0], decimals)}, {format_fixed(pair[1], decimals)}]"
     )
 
 

@@ -3,7 +3,7 @@
     volume -> features: a list of levels, finest first -> decode -> W features per voxel
 
 A backbone is an encoder and a decoder. Both name their stages from the input to the output:
-layer-wise learning rates follow the stages, and they tell the encoder's weights from the decoder's.
+stages determine layer-wise learning rates, and whether a weight belongs to the encoder.
 
 B batch, C channels, X Y Z voxels, W features per voxel.
 """

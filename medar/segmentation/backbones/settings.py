@@ -67,7 +67,7 @@ class BackboneSettings:
     width: PositiveInt = 32
     """Features of the finest level; a multiple of 12 for "swinunetr", of 8 for "segresnet"."""
     max_levels: PositiveInt | None = None
-    """Maximum number of resolution levels, at least 2; default as many as the plan's size allows.
+    """Maximum number of resolution levels, at least 2; default: limited by the plan's size.
     Fixed for "swinunetr" (6) and "trunk" (the plan's downsampling)."""
     block_type: Literal["residual", "plain"] = "residual"
     """"dynunet" only: residual blocks, or nnU-Net's plain pairs of convolutions."""

@@ -101,9 +101,9 @@ class PyramidBlocks(nn.Module):
         config = ModelSettings(depth=sizes.depth, head_width=sizes.head_width, mixer=sizes.mixer)
         schedule = ScaleSchedule.from_latent(latent, min(sizes.scales, max(latent)))
         self.schedule, self.layers = schedule, 3 * modulated_layers(config)
-        places, finest = schedule_coordinates(schedule), max(latent)
-        rotary = Rotary(places, config.head_width, finest)
-        self.position = PositionFeatures(places, config.width, finest)
+        positions, finest = schedule_coordinates(schedule), max(latent)
+        rotary = Rotary(positions, config.head_width, finest)
+        self.position = PositionFeatures(positions, config.width, finest)
         self.blocks = nn.ModuleList(
             Block(config, schedule, rotary, layer) for layer in range(config.depth)
         )

@@ -27,7 +27,7 @@ from medar.segmentation.interchange.monai import monai_names, monai_network
 from medar.segmentation.interchange.weights import Exported
 from medar.segmentation.segmenter import Segmenter
 
-LICENCE = "To be stated by whoever trained the network and may pass it on.\n"
+LICENCE = "To be stated by the author of the network.\n"
 
 
 def export_bundle(path: str | Path, out: str | Path, modality: str | None = None) -> Exported:
@@ -36,7 +36,7 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     Args:
         path: folder of a segmentation network, or of its run.
         out: the bundle's folder.
-        modality: whose intensity rule to use, if the plan has several.
+        modality: selects the intensity rule, if the plan has several.
 
     Raises:
         MedarError: no such network, MONAI has no such backbone, several rules and no modality, or
@@ -79,8 +79,8 @@ def _readme(model: Segmenter) -> str:
     labels = ", ".join(f"{value} {name}" for value, name in model.plan.labels.items())
     return (
         "# A segmentation network trained with medar\n\n"
-        "Not a medical device: for research only. Data, licence and limits are to be stated by\n"
-        "whoever trained it.\n\n"
+        "Not a medical device: for research only. Data, licence and limitations are to be stated\n"
+        "by its author.\n\n"
         f"Labels: {labels}.\n\n"
         "Put volumes, .nii or .nii.gz, into `input`; label maps are written to `eval`:\n\n"
         "    python -m monai.bundle run --config_file configs/inference.json\n\n"

@@ -1,6 +1,6 @@
-"""`Pretext`: what a backbone sees of a volume, what it predicts, and the loss.
+"""`Pretext`: the view of a volume that a backbone sees, the prediction, and the loss.
 
-    volumes -> view: what is seen -> backbone -> features -> compute_loss: loss per item, metrics
+    volumes -> view -> backbone -> features -> compute_loss: loss per item, metrics
 
 A pretext task holds the backbone and a head of its own, which is discarded after training. All
 randomness comes from one generator per item, so that a view depends neither on the batch nor on the
@@ -33,7 +33,7 @@ SumAndCount = tuple[Tensor, int]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class View:
-    """What is seen of a batch and, in subclasses, what is to be predicted."""
+    """The visible part of a batch and, in subclasses, the targets."""
 
     seen: Tensor
     """(B, C, X, Y, Z)."""
@@ -57,7 +57,7 @@ class Pretext(nn.Module, ABC):
         backbone: to be pretrained.
         plan: of the volumes.
         settings: of the pretext task.
-        tokenizer: to learn from; None where none is needed.
+        tokenizer: to learn from, for kinds that need one.
     """
 
     needs_tokenizer: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class Pretext(nn.Module, ABC):
 
     @abstractmethod
     def view(self, volumes: Tensor, random: Generators) -> Any:
-        """The `View` of (B, C, X, Y, Z): what is seen, and what is to be predicted."""
+        """The `View` of (B, C, X, Y, Z): visible part and targets."""
 
     @abstractmethod
     def compute_loss(self, features: Tensor, view: Any) -> PretextLoss:
@@ -96,14 +96,14 @@ class Pretext(nn.Module, ABC):
 
         Args:
             volumes: (B, C, X, Y, Z) in [-1, 1].
-            random: B generators, which decide what is seen.
+            random: B generators, which determine the views.
         """
         with torch.no_grad():
             view: View = self.view(volumes, random)
         return self.compute_loss(self.backbone(self.backbone_input(view)), view)
 
     def compile(self, *args: Any, **options: Any) -> None:
-        """Compile the backbone only: what is predicted changes from step to step."""
+        """Compile the backbone only, since the targets change from step to step."""
         self.backbone.compile(*args, **options)
 
     def backbone_input(self, view: View) -> Tensor:
@@ -148,7 +148,7 @@ def make_pretext(
     pretext = PRETEXTS[settings.kind]
     if pretext.needs_tokenizer and tokenizer is None:
         raise MedarError(
-            f"pretext.kind {settings.kind} needs a tokenizer; name the folder of a trained one "
+            f"pretext.kind {settings.kind} needs a tokenizer; give the folder of a trained one "
             "(--tokenizer, pretext.tokenizer), or choose pretext.kind masked"
         )
     made: Pretext = pretext(backbone, plan, settings, tokenizer)

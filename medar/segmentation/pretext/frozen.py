@@ -3,7 +3,7 @@
     volumes -> latent -> tokens of each scale
     tokens of the scales up to k -> the volume that they decode to, k chosen per item
 
-It is not a module: it is neither trained, averaged nor saved, and moves to the volumes' device.
+It is not a module, since it is not trained, averaged or saved; it moves to the volumes' device.
 
 B batch, C channels, X Y Z voxels, D code width, x y z sites of the latent, T tokens of one scale,
 K scales.
@@ -48,10 +48,7 @@ class FrozenTokenizer:
                     f"{own[key]}; prepare them with the tokenizer's plan, or use another tokenizer"
                 )
         if len(tokenizer.config.schedule) < 2:
-            raise MedarError(
-                f"{name}: has a single scale, {tokenizer.config.schedule}; a tokenizer with "
-                "several scales is needed"
-            )
+            raise MedarError(f"{name}: must have several scales, got {tokenizer.config.schedule}")
         self.tokenizer = tokenizer.requires_grad_(False).eval()
         self.digest = tokenizer.digest
 
@@ -60,7 +57,7 @@ class FrozenTokenizer:
         """Load the tokenizer of a model folder or a training run.
 
         Raises:
-            MedarError: there is none, or see above.
+            MedarError: the folder has no tokenizer, or see above.
         """
         return cls(Tokenizer.from_pretrained(folder, "cpu"), plan, folder)
 

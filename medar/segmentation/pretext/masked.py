@@ -37,7 +37,7 @@ Sites = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedView(View):
-    """What is seen, and the voxels to predict."""
+    """The visible part, and the voxels to predict."""
 
     masked: Tensor
     """(B, 1, X, Y, Z) bool: the voxels that count."""
@@ -154,6 +154,6 @@ def site_voxels(sites: Sites, block: Shape3, shape: Sequence[int]) -> Tensor:
 
 
 def resample_sites(sites: Sites, grids: Sequence[Shape3]) -> list[Sites]:
-    """A selection on a fine grid, on other grids: sites of which at least half is selected."""
+    """Resample a selection of sites to other grids: sites that are selected to at least half."""
     fine = torch.from_numpy(sites).float()[None]
     return [(adaptive_avg_pool3d(fine, grid)[0] >= 0.5).numpy() for grid in grids]

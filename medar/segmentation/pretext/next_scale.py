@@ -62,7 +62,7 @@ class MixturePretext(TokenPretext):
     masks: ClassVar[bool] = True
 
     def view(self, volumes: Tensor, random: Generators) -> TokenView:
-        """(B, C, X, Y, Z), each item as the prediction drawn for it shows it."""
+        """(B, C, X, Y, Z), each item masked or decoded as the prediction drawn for it requires."""
         tokens = self.tokenizer.tokens(self.tokenizer.latent(volumes))
         sites, scales, predicted = [], [], []
         for one in random:
@@ -84,7 +84,7 @@ class MixturePretext(TokenPretext):
         )
 
     def _draw(self, random: np.random.Generator) -> tuple[Sites, int, list[Sites]]:
-        """Masked sites (none for a prefix), number of scales seen, predicted sites of an item."""
+        """Draw masked sites (none for a prefix), number of visible scales, and predicted sites."""
         schedule, settings = self.schedule, self.settings
         weights = np.array([settings.mixture.random, settings.mixture.next, settings.mixture.all])
         part = random.choice(3, p=weights / weights.sum())

@@ -35,7 +35,7 @@ from medar.segmentation.pretext.tokens import SiteHead, pool_parts, site_feature
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OrderView(View):
-    """What is seen, and the features to predict."""
+    """The visible part, and the features to predict."""
 
     target: Tensor
     """(B, T, D): features of all sites, normalised to mean 0 and variance 1."""
@@ -52,7 +52,7 @@ class SemanticOrderPretext(Pretext):
         backbone: to be pretrained.
         plan: of the volumes.
         settings: uses `stages` and `difficulty`.
-        tokenizer: whose features are predicted.
+        tokenizer: its features are predicted.
     """
 
     needs_tokenizer: ClassVar[bool] = True

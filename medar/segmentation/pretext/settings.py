@@ -54,7 +54,7 @@ class MixtureSettings:
 
     def __post_init__(self) -> None:
         if not (self.random or self.next or self.all):
-            raise MedarError("random, next and all are all 0; one of them must be above 0")
+            raise MedarError("at least one of random, next and all must be above 0")
 
 
 @settings(
@@ -67,7 +67,7 @@ class MixtureSettings:
     }
 )
 class PretextSettings:
-    """What the backbone sees and what it predicts.
+    """The pretext task: the view of the backbone, and the prediction.
 
     Raises:
         MedarError: an unknown kind, or options for a kind that has none.
@@ -96,8 +96,8 @@ class PretextSettings:
     stages: Annotated[int, Field(ge=2)] = 4
     """"semantic_order": number of parts, of equally many sites, in which a volume is revealed."""
     difficulty: Literal["residual", "similarity"] = "residual"
-    """"semantic_order": what makes a site hard. "residual": what the coarser half of the scales
-    leaves of its feature; "similarity": how unlike the mean feature of the volume it is."""
+    """"semantic_order": difficulty of a site. "residual": the part of its feature that the coarser
+    half of the scales does not explain; "similarity": distance from the volume's mean feature."""
     options: dict[str, Any] = field(default_factory=dict)
     """Settings of a registered class, which reads them itself."""
 

@@ -1,4 +1,4 @@
-"""`TokenPretext`: what pretext tasks share that predict a tokenizer's tokens.
+"""`TokenPretext`: common base of the pretext tasks that predict a tokenizer's tokens.
 
     features -> averages over the parts of each site -> norm, MLP with the scale -> logits
 
@@ -6,7 +6,7 @@ A code is predicted digit by digit if the codebook has digits: the bits of BSQ, 
 Other codes are a single digit of V values. The cross-entropies of the digits add up to that of the
 code, in nats. The frequencies of digits at each scale are counted before training. The head
 predicts the difference from their logarithms, and the cross-entropy under the frequencies alone is
-logged for comparison: what can be known without looking at the image.
+logged for comparison, as the best value without looking at the image.
 
 B batch, C channels, X Y Z voxels, W features per voxel, x y z sites of a grid, T = x y z tokens of
 one scale (z fastest), P parts of a site, K scales, V codebook size, N digits of a code, R values of
@@ -41,12 +41,12 @@ HIDDEN_WIDTH = 256
 INIT_STD = 0.01
 """Initial standard deviation of a head's last weights, so that its output is almost 0 at first."""
 PARTS = 2
-"""Parts of a site per axis; their features side by side show where in it something lies."""
+"""Parts of a site per axis; concatenating their features preserves positions within the site."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenView(View):
-    """What is seen, and which tokens are to be predicted."""
+    """The visible part, and the tokens to predict."""
 
     tokens: tuple[Tensor, ...]
     """(B, T) int64 of each scale."""
@@ -62,7 +62,7 @@ class TokenPretext(Pretext, ABC):
         backbone: to be pretrained.
         plan: of the volumes.
         settings: uses `scale_exponent`.
-        tokenizer: whose tokens are predicted.
+        tokenizer: its tokens are predicted.
     """
 
     needs_tokenizer: ClassVar[bool] = True
@@ -234,7 +234,7 @@ def token_weights(items: Sequence[Sequence[Sites]], exponent: float) -> list[Ten
 
 
 def draw_scale(schedule: ScaleSchedule, exponent: float, random: np.random.Generator) -> int:
-    """Draw how many scales are seen, 1 to K - 1, by the number of tokens of the next one."""
+    """Draw the number of visible scales, 1 to K - 1, weighted by the tokens of the next scale."""
     weights = np.array(schedule.tokens[1:], dtype=np.float64) ** exponent
     return 1 + int(random.choice(len(weights), p=weights / weights.sum()))
 

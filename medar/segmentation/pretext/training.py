@@ -2,8 +2,8 @@
 
     volumes, one generator per item -> Pretext -> mean of the items' losses
 
-What an item shows in a step depends only on the seed, the step and the case: a resumed run, or one
-with several processes, sees the same as an uninterrupted one.
+The view of an item depends only on the seed, the step and the case, so that a resumed run, or a run
+with several processes, trains on the same views.
 
 B batch, C channels, X Y Z voxels.
 """
@@ -39,8 +39,8 @@ STATISTICS_VOLUMES = 64
 EVALUATION_BATCH = 4
 """Volumes per batch in an evaluation."""
 TRAINING, VALIDATION = 1, 2
-"""Last entry of the seeds here. Seeds of patches, (seed, epoch, index), have neither: in epochs of
-a single step, what is predicted would otherwise depend on where the patch lies."""
+"""Last entry of the seeds here. Seeds of patches, (seed, epoch, index), do not have it: otherwise,
+in epochs of a single step, the view would depend on the position of the patch."""
 
 
 class PretextTask(Task[Item]):
@@ -113,7 +113,7 @@ class PretextTask(Task[Item]):
         return weighted_means(parts)
 
     def describe(self) -> dict[str, Any]:
-        """Backbone, pretext and data: what a resumed run must share."""
+        """Backbone, pretext and data, which must not change on resumption."""
         return {
             "backbone": to_dict(self.settings.backbone),
             "pretext": self._pretext(),
