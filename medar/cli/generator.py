@@ -1,5 +1,6 @@
 """`medar generator`: train generators of token pyramids."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,7 +74,7 @@ def train(
 
 def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:
     """The folder of tokens: DATA itself, or one encoded from it now."""
-    from medar.generator.training import encode_tokens
+    from medar.tokenizer.encoding import encode_data_set
     from medar.tokenizer.tokens import INDEX
     from medar.training.distributed import current_ranks
 
@@ -95,6 +96,9 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
             "and give its folder"
         )
     try:
-        return encode_tokens(settings, data, tokenizer, out / "tokens")
+        done = encode_data_set(data, out / "tokens", tokenizer, **settings.encoding())
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue") from None
+    for case, reason in done.failed.items():
+        warnings.warn(f"{case} is skipped: {reason}", stacklevel=2)
+    return done.folder

@@ -5,7 +5,7 @@
 """
 
 from dataclasses import field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -253,6 +253,16 @@ class GeneratorSettings:
     tokens: TokenSettings = field(default_factory=TokenSettings)
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings
+
+    def encoding(self) -> dict[str, Any]:
+        """Arguments of `encode_data_set` that give the tokens to train on."""
+        return {
+            "device": self.training.device,
+            "variants": self.tokens.variants,
+            "augmentation": self.tokens.augmentation,
+            "maps": self.condition.map == "label",
+            "workers": self.data.workers,
+        }
 
     def within(self, minutes: float | None) -> "GeneratorSettings":
         """The same with another time limit, where one is given."""

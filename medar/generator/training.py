@@ -1,7 +1,6 @@
 """`train_generator`: from a folder of tokens and settings to a trained generator."""
 
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -14,7 +13,6 @@ from medar.generator.mixers.ssd import scan_path
 from medar.generator.settings import ConditionConfig, GeneratorConfig, GeneratorSettings
 from medar.generator.task import GeneratorTask, Preview
 from medar.settings import SettingsSource, resolve_settings
-from medar.tokenizer.encoding import encode_data_set
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TokenDataset
 from medar.training import Outcome, fit
@@ -85,34 +83,3 @@ def make_task(
         config = GeneratorConfig(model=settings.model, condition=condition)
         model = Generator.for_tokenizer(config, tokenizer)
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)
-
-
-def encode_tokens(
-    settings: GeneratorSettings, data: str | Path, tokenizer: str | Path, out: str | Path
-) -> Path:
-    """Encode a data set into `out` according to the settings; existing tokens are kept.
-
-    Cases that cannot be prepared are skipped with a warning.
-
-    Args:
-        settings: `tokens`, `condition.map` and `training.device` are used.
-        data: a folder that `prepare` filled by the tokenizer's plan, or a data set.
-        tokenizer: its model folder, or that of its training run.
-        out: the folder for tokens.
-
-    Raises:
-        MedarError: there is no tokenizer, or `encode_data_set` raises it.
-    """
-    done = encode_data_set(
-        data,
-        out,
-        tokenizer,
-        device=settings.training.device,
-        variants=settings.tokens.variants,
-        augmentation=settings.tokens.augmentation,
-        maps=settings.condition.map == "label",
-        workers=settings.data.workers,
-    )
-    for case, reason in done.failed.items():
-        warnings.warn(f"{case} is skipped: {reason}", stacklevel=2)
-    return done.folder

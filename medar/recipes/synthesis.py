@@ -7,6 +7,7 @@ its result depends on. Run it with `medar run synthesis`.
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -118,12 +119,18 @@ def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...
 
 def _encode(settings: SynthesisSettings, context: StageContext) -> Facts:
     """Encode every case, and augmented variants of it, as tokens."""
-    from medar.generator.training import encode_tokens
+    from medar.tokenizer.encoding import encode_data_set
     from medar.tokenizer.tokens import TokenIndex
 
     log_prepared(context, "encoding")
-    data, tokenizer = context.out / PREPARED, context.out / TOKENIZER
-    encode_tokens(settings.generator, data, tokenizer, context.folder)
+    done = encode_data_set(
+        context.out / PREPARED,
+        context.folder,
+        context.out / TOKENIZER,
+        **settings.generator.encoding(),
+    )
+    for case, reason in done.failed.items():
+        warnings.warn(f"{case} is skipped: {reason}", stacklevel=2)
     index = TokenIndex.load(context.folder)
     return {
         "cases": len(index.cases),

@@ -202,7 +202,7 @@ def test_an_interrupted_encoding_says_how_to_go_on(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medar.generator.training.encode_data_set", interrupted)
+    monkeypatch.setattr("medar.tokenizer.encoding.encode_data_set", interrupted)
     said = train(medar, config, split, tmp_path / "run", "--tokenizer", tokenizer)
     assert said.code == 130
     assert said.err == "medar: interrupted: run the same command again to continue\n"
