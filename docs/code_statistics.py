@@ -2,8 +2,8 @@
 
 Counts the Python files of medar/ and pipelines/ below ROOT (default: this checkout): files, lines,
 classes, the median file, rooms (sub-packages and modules of medar) and the floors that their
-imports arrange them in, circles of imports between files, and near-duplicates: pairs of places that
-share `WINDOW` or more consecutive lines of the same shape, names and values left aside.
+imports arrange them in, import cycles between files, and near-duplicates: pairs of passages
+with `WINDOW` or more consecutive lines of the same shape, ignoring names and values.
 """
 
 import ast
@@ -19,9 +19,9 @@ from pathlib import Path
 
 FOLDERS = ("medar", "pipelines")
 WINDOW = 6
-"""Lines that two places must share to count as near-duplicates."""
+"""Number of common lines from which two passages count as near-duplicates."""
 COMMON = 6
-"""A run of lines that stands in more places than this is idiom rather than duplication."""
+"""Passages that occur more often than this count as idiom, not as duplication."""
 
 Graph = dict[str, set[str]]
 
@@ -106,7 +106,7 @@ def room_graph(graph: Graph) -> Graph:
 def floors(rooms: Graph) -> dict[str, int]:
     """The floor of each room: one above the highest that it imports.
 
-    Rooms that import each other share a floor.
+    Rooms that import each other are on the same level.
     """
     group = {room: frozenset([room]) for room in rooms}
     group |= {room: frozenset(circle) for circle in circles(rooms) for room in circle}
@@ -145,16 +145,16 @@ def shapes(path: Path) -> list[tuple[int, str]]:
 
 
 def near_duplicates(modules: dict[str, Path]) -> list[tuple[str, str]]:
-    """Pairs of modules that share a run of `WINDOW` lines of the same shape."""
-    places: dict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
+    """Pairs of modules with a common run of `WINDOW` lines of the same shape."""
+    occurrences: dict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
     for name, path in modules.items():
         lines = shapes(path)
         for first in range(len(lines) - WINDOW + 1):
             window = tuple(shape for _, shape in lines[first : first + WINDOW])
             if sum(len(shape) for shape in window) > 10 * WINDOW:
-                places[window].append((name, first))
+                occurrences[window].append((name, first))
     pairs = set()
-    for found in places.values():
+    for found in occurrences.values():
         if 2 <= len(found) <= COMMON:
             for (one, first), (other, second) in combinations(found, 2):
                 if one != other or abs(first - second) >= WINDOW:
