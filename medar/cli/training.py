@@ -59,7 +59,8 @@ class Training:
         if self.untracked:
             yield None
             return
-        name = f"{kind} {out.resolve().name}"
+        folder = out.resolve().name
+        name = kind if folder == kind else f"{kind} {folder}"
         with MlflowTracker(out, name=name, tags={"medar.kind": kind}) as tracker:
             yield tracker
 

@@ -79,7 +79,7 @@ class CodeUsage:
                 sentences.append(
                     f"scale {k} ({grid}, {tokens} tokens) uses {used} of {possible} codes "
                     f"({used / possible:.0%}): its codebook has collapsed; {advice}, or "
-                    "use fewer codes"
+                    "reduce the codebook size"
                 )
         return sentences
 

@@ -228,7 +228,7 @@ def test_a_collapsed_codebook_recovers(
         found = task.evaluate()
     assert (found["codebook_usage"] > 0.6) == restarts
     assert (
-        any("has collapsed; switch on restart_dead_codes" in str(one.message) for one in caught)
+        any("has collapsed; enable restart_dead_codes" in str(one.message) for one in caught)
         != restarts
     )
 

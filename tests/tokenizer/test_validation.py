@@ -29,9 +29,9 @@ def test_usage_and_perplexity_over_batches() -> None:
 
 
 def test_a_collapsed_scale_gives_a_warning() -> None:
-    (sentence,) = count(torch.arange(4).repeat(2, 16)).warnings("switch on restarts")
+    (sentence,) = count(torch.arange(4).repeat(2, 16)).warnings("enable restarts")
     assert sentence.startswith("scale 1 (4x4x4, 64 tokens) uses 4 of 32 codes (12%)")
-    assert sentence.endswith("has collapsed; switch on restarts, or use fewer codes")
+    assert sentence.endswith("has collapsed; enable restarts, or reduce the codebook size")
     assert "\n" not in sentence
 
 

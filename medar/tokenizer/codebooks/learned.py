@@ -31,8 +31,8 @@ class EMACodebook(Codebook):
     """V codes as moving averages; everything learned is in the buffers."""
 
     collapse_advice = (
-        "switch on restart_dead_codes, or lower ema_decay or raise dead_code_threshold so that "
-        "dead codes come back sooner"
+        "enable restart_dead_codes, or restart dead codes sooner with a lower ema_decay or a "
+        "higher dead_code_threshold"
     )
 
     codes: Tensor
