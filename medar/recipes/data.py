@@ -19,7 +19,7 @@ from medar.data.prepared import HASHES_FILE, MANIFEST_FILE, Prepared
 from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.files import digest, file_digest
+from medar.files import TEMPORARY, digest, file_digest
 from medar.parallel import default_workers
 from medar.progress import track
 from medar.recipes.settings import DataSettings
@@ -224,7 +224,7 @@ def data_digests(data: DataSettings, out: Path) -> dict[str, str]:
 
 
 def folder_digest(name: str, folder: Path | None, out: Path) -> dict[str, str]:
-    """The digest of all files of a folder, by description; empty without a folder.
+    """The digest of all files of a folder but unfinished ones, by description; empty without one.
 
     Raises:
         MedarError: no such folder.
@@ -233,7 +233,8 @@ def folder_digest(name: str, folder: Path | None, out: Path) -> dict[str, str]:
         return {}
     if not folder.is_dir():
         raise MedarError(f"{name} {folder}: no such folder")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    finished = (path for path in folder.rglob("*") if not path.name.startswith(TEMPORARY))
+    files = sorted(path for path in finished if path.is_file())
     names = [file.relative_to(folder).as_posix() for file in files]
     return {f"the content of {name}": digest([names, _hashes(files, out)])}
 

@@ -15,6 +15,7 @@ from medar.data.plan import IntensityRule, Plan
 from medar.data.prepare import prepare
 from medar.data.prepared import CASES_FILE
 from medar.errors import MedarError
+from medar.files import LOCK
 from medar.recipes.data import (
     check_data,
     copy_hashes,
@@ -83,6 +84,7 @@ def test_folders_count_by_content(tmp_path: Path) -> None:
     before = folder_digest("pairs", tmp_path / "pairs", tmp_path)
     assert list(before) == ["the content of pairs"]
     (tmp_path / "pairs").rename(tmp_path / "moved")
+    (tmp_path / "moved" / LOCK).touch()  # left by a process that was killed
     assert folder_digest("pairs", tmp_path / "moved", tmp_path) == before
     add(tmp_path / "moved", 0, value=2.0)
     assert folder_digest("pairs", tmp_path / "moved", tmp_path) != before
