@@ -8,6 +8,8 @@ that `import medar` and `medar --help` are fast.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medar.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from medar.data.augmentation import Augmentation as Augmentation
     from medar.data.check import check as check
@@ -65,7 +67,6 @@ if TYPE_CHECKING:
     from medar.volume import resample as resample
     from medar.volume import write_nifti as write_nifti
 
-__version__ = "0.1.0"
 
 _MODULES = {
     "medar.data.augmentation": ("Augmentation",),

@@ -5,9 +5,9 @@ import platform
 import subprocess
 from pathlib import Path
 
-import medar
+from medar.version import __version__
 
-SOURCE = Path(medar.__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[1]
 
 
 def environment() -> dict[str, str]:
@@ -17,7 +17,7 @@ def environment() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "medar": medar.__version__,
+        "medar": __version__,
         "hardware": _hardware(),
         "host": platform.node(),
         **git_state(SOURCE),

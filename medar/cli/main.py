@@ -13,8 +13,8 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from medar import __version__
 from medar.errors import MedarError
+from medar.version import __version__
 
 HELP = """Generate and understand 3D medical volumes with scale-wise autoregressive models.
 

@@ -15,7 +15,7 @@ from medar.errors import MedarError
 if TYPE_CHECKING:
     from medar.recipes.configs import Kind as ConfigKind
     from medar.tracking import MlflowTracker
-    from medar.tracking.models import Kind
+    from medar.tracking.names import Kind
     from medar.training import Outcome
 
 S = TypeVar("S")

@@ -10,86 +10,71 @@ README.md           the model card
 from pathlib import Path
 from typing import Any
 
-from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
-from medar.generator.generator import Generator
 from medar.generator.mixers import MIXERS, Mixer
 from medar.generator.settings import GeneratorConfig, SamplingSettings
-from medar.model_folder import (
-    CONFIG,
-    digest_of,
-    find_model,
-    load_weights,
-    model_card,
-    read_config,
-    weight_bytes,
-    write_model,
-)
+from medar.model_folder import CONFIG, find_model, model_card, read_config, write_model
 from medar.settings import from_dict, to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 
 CLASS, FORMAT_VERSION = "Generator", 2
 TOKENIZER = "tokenizer"
-QUANTISER = "quantiser."
-"""Prefix of the weights that are the tokenizer's."""
 
 
-def save_generator(
+def write_folder(
     folder: str | Path,
-    generator: Generator,
-    tokenizer: Tokenizer | str | Path,
-    sampling: SamplingSettings | None = None,
+    config: GeneratorConfig,
+    weights: bytes,
+    parameters: int,
+    tokenizer: Tokenizer,
+    sampling: SamplingSettings,
 ) -> None:
     """Write a model folder, file by file atomically, config.json last.
 
     Args:
         folder: to be written.
-        generator: its weights and config.
-        tokenizer: whose tokens it predicts, or the tokenizer's folder.
+        config: of the generator.
+        weights: the content of model.safetensors.
+        parameters: their number, for the model card.
+        tokenizer: whose tokens the generator predicts.
         sampling: the folder's default sampling settings.
 
     Raises:
-        MedarError: the tokenizer's folder holds none, or the sampling settings do not fit.
+        MedarError: the sampling settings do not fit the tokenizer's scales.
     """
-    folder = Path(folder)
-    if not isinstance(tokenizer, Tokenizer):
-        tokenizer = Tokenizer.from_pretrained(tokenizer, "cpu")
-    sampling = sampling or SamplingSettings()
-    sampling.check(generator.schedule)
+    folder, schedule = Path(folder), tokenizer.config.schedule
+    sampling.check(schedule)
     tokenizer.save_pretrained(folder / TOKENIZER)
-    config = {
+    values = {
         "class": CLASS,
-        **to_dict(generator.config),
+        **to_dict(config),
         "tokenizer": tokenizer.digest,
         "sampling": to_dict(sampling),
     }
-    if path := MIXERS.import_path(generator.config.model.mixer.kind):
-        config["imports"] = {"mixer": path}
+    if path := MIXERS.import_path(config.model.mixer.kind):
+        values["imports"] = {"mixer": path}
     write_model(
         folder,
-        config=config,
+        config=values,
         version=FORMAT_VERSION,
-        weights=_weights(generator),
-        card=_card(generator, tokenizer),
+        weights=weights,
+        card=_card(config, parameters, tokenizer),
     )
 
 
-def load_generator(
-    path: str | Path, device: DeviceName = "auto"
-) -> tuple[Generator, Tokenizer, SamplingSettings]:
-    """Read what `save_generator` wrote.
+def read_folder(path: str | Path) -> tuple[Path, GeneratorConfig, Tokenizer, SamplingSettings]:
+    """Read what `write_folder` wrote, except the weights.
 
     Args:
         path: the model folder, or that of its training run.
-        device: "auto" is CUDA where available.
 
     Returns:
-        The generator and its tokenizer, in evaluation mode on the device, and the folder's default
+        The model folder, the generator's config, its tokenizer on the CPU, and the folder's default
         sampling settings.
 
     Raises:
-        MedarError: a file is absent, damaged or of another class or format; a tokenizer that the
-            generator was not trained with; or no such device.
+        MedarError: a file is absent, damaged or of another class or format; or a tokenizer that the
+            generator was not trained with.
     """
     folder = find_model(path, "generator")
     values = read_config(folder, (CLASS,), FORMAT_VERSION, "generator")
@@ -105,11 +90,7 @@ def load_generator(
     _import_mixer(values)
     config = from_dict(GeneratorConfig, values, str(folder / CONFIG))
     sampling = from_dict(SamplingSettings, chosen, f"{folder / CONFIG}: sampling")
-    generator = Generator.for_tokenizer(config, tokenizer)
-    load_weights(generator, folder, elsewhere=QUANTISER)
-    to_device(tokenizer, device)
-    generator.to(device_of(tokenizer))
-    return generator.eval(), tokenizer, sampling
+    return folder, config, tokenizer, sampling
 
 
 def _import_mixer(values: dict[str, Any]) -> None:
@@ -120,23 +101,11 @@ def _import_mixer(values: dict[str, Any]) -> None:
         MIXERS.load_external(str(mixer.get("kind")), str(imports["mixer"]), Mixer)
 
 
-def generator_digest(generator: Generator) -> str:
-    """A hash of a generator's config and weights, without the quantiser's."""
-    return digest_of(_weights(generator))
-
-
-def _weights(generator: Generator) -> bytes:
-    state = generator.state_dict()
-    own = {name: value for name, value in state.items() if not name.startswith(QUANTISER)}
-    return weight_bytes(own, f"{CLASS} {to_dict(generator.config)}")
-
-
-def _card(generator: Generator, tokenizer: Tokenizer) -> str:
-    own = (p for name, p in generator.named_parameters() if not name.startswith(QUANTISER))
+def _card(config: GeneratorConfig, parameters: int, tokenizer: Tokenizer) -> str:
     size = " x ".join(map(str, tokenizer.config.size))
     plan = tokenizer.plan
     spacing = " x ".join(f"{s:g}" for s in plan.spacing) if plan else "unknown"
-    model, condition = generator.config.model, generator.config.condition
+    model, condition = config.model, config.condition
     attributes = (
         f"{one.name} ({', '.join(one.values)})"
         if one.categorical
@@ -146,8 +115,8 @@ def _card(generator: Generator, tokenizer: Tokenizer) -> str:
     lines = [
         f"depth {model.depth}, width {model.width}, mixer {model.mixer.kind}",
         f"volumes: {size} voxels, spacing {spacing} mm",
-        f"scales: {generator.schedule}",
-        f"parameters: {sum(p.numel() for p in own):,}, without the tokenizer",
+        f"scales: {tokenizer.config.schedule}",
+        f"parameters: {parameters:,}, without the tokenizer",
         f"attributes: {'; '.join(attributes) or 'none'}",
         f"map: {condition.map}",
     ]

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from medar.devices import DeviceName
+from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
 from medar.generator.conditions import AttributeEmbedding, Condition
+from medar.generator.folder import read_folder, write_folder
 from medar.generator.known import KnownTokens
 from medar.generator.maps import MapEncoder
 from medar.generator.mixers import State
@@ -37,9 +38,14 @@ from medar.generator.positions import (
     token_scales,
 )
 from medar.generator.settings import GeneratorConfig, SamplingSettings
+from medar.model_folder import digest_of, load_weights, weight_bytes
+from medar.settings import to_dict
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
+
+QUANTISER = "quantiser."
+"""Prefix of the weights that are the tokenizer's."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -121,15 +127,37 @@ class Generator(nn.Module):
         return cls(config, tokenizer.quantiser, tokenizer.config.network.downsampling)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: DeviceName = "auto") -> "Generator":
-        """The generator of a model folder, or of the training run that left one.
+    def from_pretrained(cls, path: str | Path, device: DeviceName = "auto") -> "Generator":
+        """The generator of a model folder, in evaluation mode.
+
+        Args:
+            path: the model folder, or that of its training run.
+            device: "auto" is CUDA where available.
 
         Raises:
-            MedarError: see `medar.generator.folder.load_generator`.
+            MedarError: see `load`.
         """
-        from medar.generator.folder import load_generator
+        return cls.load(path, device)[0]
 
-        return load_generator(folder, device)[0]
+    @classmethod
+    def load(
+        cls, path: str | Path, device: DeviceName = "auto"
+    ) -> tuple["Generator", Tokenizer, SamplingSettings]:
+        """A generator with its tokenizer, both in evaluation mode, and default sampling settings.
+
+        Args:
+            path: the model folder, or that of its training run.
+            device: "auto" is CUDA where available.
+
+        Raises:
+            MedarError: a file is absent, damaged or of another class or format; a tokenizer that
+                the generator was not trained with; or no such device.
+        """
+        folder, config, tokenizer, sampling = read_folder(path)
+        generator = cls.for_tokenizer(config, tokenizer)
+        load_weights(generator, folder, elsewhere=QUANTISER)
+        to_device(tokenizer, device)
+        return generator.to(device_of(tokenizer)).eval(), tokenizer, sampling
 
     def save_pretrained(
         self,
@@ -137,10 +165,33 @@ class Generator(nn.Module):
         tokenizer: Tokenizer | str | Path,
         sampling: SamplingSettings | None = None,
     ) -> None:
-        """Write a model folder; see `medar.generator.folder.save_generator`."""
-        from medar.generator.folder import save_generator
+        """Write a model folder that `from_pretrained` reads.
 
-        save_generator(folder, self, tokenizer, sampling)
+        Args:
+            folder: to be written.
+            tokenizer: whose tokens it predicts, or the tokenizer's folder.
+            sampling: the folder's default sampling settings.
+
+        Raises:
+            MedarError: the tokenizer's folder holds none, or the sampling settings do not fit.
+        """
+        if not isinstance(tokenizer, Tokenizer):
+            tokenizer = Tokenizer.from_pretrained(tokenizer, "cpu")
+        named = self.named_parameters()
+        parameters = sum(p.numel() for name, p in named if not name.startswith(QUANTISER))
+        write_folder(
+            folder,
+            self.config,
+            self._weights(),
+            parameters,
+            tokenizer,
+            sampling or SamplingSettings(),
+        )
+
+    @property
+    def digest(self) -> str:
+        """A hash of config and weights, without the quantiser's."""
+        return digest_of(self._weights())
 
     def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
         """Logits of every token given the tokens of coarser scales, (B, L, V).
@@ -262,6 +313,12 @@ class Generator(nn.Module):
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self.head(self.norm(x))
         return logits
+
+    def _weights(self) -> bytes:
+        """The weights as a safetensors file, without the quantiser's."""
+        state = self.state_dict()
+        own = {name: value for name, value in state.items() if not name.startswith(QUANTISER)}
+        return weight_bytes(own, f"{type(self).__name__} {to_dict(self.config)}")
 
     def _blocks(self) -> Iterator[Block]:
         for block in self.blocks:

@@ -17,14 +17,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import medar
 from medar.files import digest
 
-PACKAGE = Path(medar.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 NEUTRAL = frozenset({
     "medar", "medar.environment", "medar.errors", "medar.files", "medar.parallel", "medar.progress",
-    "medar.records", "medar.registry", "medar.settings",
+    "medar.records", "medar.registry", "medar.settings", "medar.version",
 })  # fmt: skip
 """Modules that do not count: they read, write, check and report, and change no result."""
 

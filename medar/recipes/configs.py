@@ -7,7 +7,6 @@ are those of the files: `hippocampus_mr`, `tokenizer/hippocampus_mr`.
 from pathlib import Path
 from typing import Literal
 
-import medar
 from medar.errors import MedarError
 from medar.settings import did_you_mean
 
@@ -21,7 +20,7 @@ def configs_folder() -> Path:
     Raises:
         MedarError: an incomplete installation.
     """
-    package = Path(medar.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "demo.yaml").exists():
             return folder

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from medar import __version__
 from medar.errors import MedarError
 from medar.files import write_bytes, write_text
 from medar.report.blocks import Block, Code, KeyFigures, Notes, Picture, Report, Table, Text
+from medar.version import __version__
 
 HTML_FILE, MARKDOWN_FILE, PICTURES = "report.html", "report.md", "report"
 SPECIAL = re.compile(r"([\\`*_\[\]#|~])")

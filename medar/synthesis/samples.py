@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from medar import __version__
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, exclusive, read_json, remove_temporaries, write_json
 from medar.synthesis.job import SynthesisJob
 from medar.synthesis.synthesizer import Preview, Synthesizer, SyntheticVolume
+from medar.version import __version__
 from medar.volume import Volume, write_nifti
 
 SHEET, PREVIEW = "contact_sheet.png", "preview.png"

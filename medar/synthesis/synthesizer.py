@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 
-from medar import __version__
 from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY, attribute_values
 from medar.generator.conditions import Condition
-from medar.generator.folder import generator_digest, load_generator
 from medar.generator.generator import Generator, SamplingState
 from medar.generator.sampling import decode_sample, fitting_batch_size, sample_and_decode
 from medar.generator.settings import SamplingSettings
@@ -32,6 +30,7 @@ from medar.synthesis.request import Request
 from medar.synthesis.upscaling import upscaling_job
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
+from medar.version import __version__
 from medar.volume import Volume
 
 Preview = Callable[[int, list[Volume]], None]
@@ -85,9 +84,9 @@ class Synthesizer:
         """The synthesizer of a model folder, or of the training run that left one.
 
         Raises:
-            MedarError: see `medar.generator.folder.load_generator`.
+            MedarError: see `Generator.load`.
         """
-        return cls(*load_generator(folder, device))
+        return cls(*Generator.load(folder, device))
 
     def __call__(
         self,
@@ -244,7 +243,7 @@ class Synthesizer:
             "synthetic": True,
             "medar": __version__,
             "class": type(self.model).__name__,
-            "model": generator_digest(self.model),
+            "model": self.model.digest,
             "tokenizer": self.tokenizer.digest,
         }
 

@@ -1,4 +1,4 @@
-"""Whole volumes through a trained tokenizer: prepare, encode, decode, restore.
+"""Decoded volumes: as arrays, on their own grid, by overlapping windows, and their PSNR.
 
 The plan's mode decides how. In volume mode each volume becomes one array of the plan's size, and
 what lies outside it cannot be reconstructed. In patch mode a volume keeps its extent: overlapping
@@ -7,6 +7,7 @@ Gaussian weights).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,11 +17,9 @@ import torch
 from torch import Tensor
 
 from medar.data.plan import Plan, Window
-from medar.data.preparation import Trace, prepare_image, restore_image, restore_label
-from medar.devices import device_of
+from medar.data.preparation import Trace
 from medar.tokenizer.tiles import DecodedMap
-from medar.tokenizer.tokenizer import Tokenizer
-from medar.volume import Volume, resample
+from medar.volume import Shape3, Volume, resample
 
 Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer]
@@ -51,26 +50,6 @@ class Reconstructed:
     """dB, within the plan's field of view; see `psnr_within`."""
     outside: float
     """Fraction of the volume's voxels outside the plan's grid."""
-
-
-def reconstruct(tokenizer: Tokenizer, volume: Volume, upto: int | None = None) -> Reconstructed:
-    """Encode and decode a volume; see `Tokenizer.reconstruct`."""
-    plan = tokenizer.require_plan()
-    array, trace = prepare_image(volume, plan)
-    batch = torch.from_numpy(array.copy())[None].to(device_of(tokenizer))
-    if array.shape[1:] == plan.size:
-        decoded = tokenizer.decode_map(tokenizer.encode(batch), upto)
-    else:
-        decoded = _by_windows(tokenizer, batch, upto)
-    arrays = decoded_arrays(decoded, plan)
-    image = restore_image(arrays.image, trace)
-    inside = field_of_view(trace)
-    return Reconstructed(
-        image=image,
-        label=None if arrays.label is None else restore_label(arrays.label, trace),
-        psnr=psnr_within(inside, volume, image, trace.windows),
-        outside=float(1 - inside.mean()),
-    )
 
 
 def decoded_arrays(decoded: DecodedMap, plan: Plan) -> DecodedArrays:
@@ -106,21 +85,24 @@ def psnr_within(
     return 10 * math.log10(4 / square) if square > 0 else math.inf
 
 
-def _by_windows(tokenizer: Tokenizer, batch: Tensor, upto: int | None) -> DecodedMap:
-    """Reconstruct (1, C, X, Y, Z) of any size by overlapping windows, class probabilities too."""
-    from monai.inferers import sliding_window_inference
+def by_windows(
+    network: Callable[[Tensor], tuple[Tensor, ...]], batch: Tensor, size: Shape3
+) -> DecodedMap:
+    """Reconstruct a volume of any size by overlapping windows.
 
-    def window(part: Tensor) -> tuple[Tensor, ...]:
-        decoded = tokenizer.decode(tokenizer.encode(part), upto)
-        if decoded.logits is None:
-            return (decoded.volume,)
-        return decoded.volume, decoded.logits.softmax(1)
+    Args:
+        network: from windows (B, C, *size) to their reconstructions and, with a label head, class
+            probabilities.
+        batch: (1, C, X, Y, Z).
+        size: of a window.
+    """
+    from monai.inferers import sliding_window_inference
 
     blended = sliding_window_inference(
         batch,
-        roi_size=tokenizer.config.size,
+        roi_size=size,
         sw_batch_size=1,
-        predictor=window,
+        predictor=network,
         overlap=OVERLAP,
         mode="gaussian",
         cval=-1.0,

@@ -10,13 +10,15 @@ B batch, C channels, X Y Z voxels.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from medar.data.plan import Plan
+from medar.data.preparation import prepare_image, restore_image, restore_label
 from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.model_folder import (
@@ -33,15 +35,19 @@ from medar.model_folder import (
 )
 from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
+from medar.tokenizer.inference import (
+    Reconstructed,
+    by_windows,
+    decoded_arrays,
+    field_of_view,
+    psnr_within,
+)
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tiles import BUDGET, DecodedMap, decode_within
 from medar.volume import Shape3, Volume
-
-if TYPE_CHECKING:
-    from medar.tokenizer.inference import Reconstructed
 
 FORMAT_VERSION = 2
 
@@ -197,7 +203,7 @@ class Tokenizer(nn.Module):
         latent = self.latent(pyramid.to(device_of(self)), upto)
         return decode_within(self.decoder, latent, budget)
 
-    def reconstruct(self, volume: Volume, upto: int | None = None) -> "Reconstructed":
+    def reconstruct(self, volume: Volume, upto: int | None = None) -> Reconstructed:
         """Encode a volume as read from a file and decode it onto its own grid and intensities.
 
         Args:
@@ -208,9 +214,24 @@ class Tokenizer(nn.Module):
             MedarError: no plan, no intensity rule for the volume in the plan, or `upto` beyond the
                 scales.
         """
-        from medar.tokenizer.inference import reconstruct
-
-        return reconstruct(self, volume, upto)
+        plan = self.require_plan()
+        array, trace = prepare_image(volume, plan)
+        batch = torch.from_numpy(array.copy())[None].to(device_of(self))
+        if array.shape[1:] == plan.size:
+            decoded = self.decode_map(self.encode(batch), upto)
+        else:
+            decoded = by_windows(
+                partial(self._reconstruct_window, upto=upto), batch, self.config.size
+            )
+        arrays = decoded_arrays(decoded, plan)
+        image = restore_image(arrays.image, trace)
+        inside = field_of_view(trace)
+        return Reconstructed(
+            image=image,
+            label=None if arrays.label is None else restore_label(arrays.label, trace),
+            psnr=psnr_within(inside, volume, image, trace.windows),
+            outside=float(1 - inside.mean()),
+        )
 
     def require_plan(self) -> Plan:
         """The plan that leads from files to the tokenizer and back.
@@ -268,6 +289,13 @@ class Tokenizer(nn.Module):
         tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
         load_weights(tokenizer, folder)
         return to_device(tokenizer, device).eval()
+
+    def _reconstruct_window(self, window: Tensor, *, upto: int | None) -> tuple[Tensor, ...]:
+        """A window's reconstruction and, with a label head, its class probabilities."""
+        decoded = self.decode(self.encode(window), upto)
+        if decoded.logits is None:
+            return (decoded.volume,)
+        return decoded.volume, decoded.logits.softmax(1)
 
     def _weights(self) -> bytes:
         return weight_bytes(self.state_dict(), str(to_dict(self.config)))

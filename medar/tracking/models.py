@@ -11,40 +11,20 @@ import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import medar
 from medar.errors import MedarError, one_line
-from medar.files import digest, file_digest, read_json_object
+from medar.files import digest, file_digest
 from medar.tracking.client import METRICS, client_env, client_of, global_tracking_uri
-from medar.tracking.names import check_names, finite, log, public, resumed
+from medar.tracking.names import Kind, check_names, finite, kind_of, log, public, resumed
 from medar.tracking.tracker import MlflowTracker
-
-Kind = Literal["tokenizer", "generator", "segmenter"]
-
-CLASSES: dict[str, Kind] = {"Tokenizer": "tokenizer", "Segmenter": "segmenter"}
-"""Kinds of the classes that model folders name; all other classes are generators."""
+from medar.version import __version__
 
 DIGEST = "medar.digest"
 """The tag with the hash of a model's files."""
 
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "120", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Timeouts while weights are sent; whether the server answers is known by then."""
-
-
-def kind_of(folder: Path) -> Kind:
-    """The kind of the model in a folder.
-
-    Raises:
-        MedarError: the folder holds no model.
-    """
-    config = folder / "config.json"
-    if not config.exists():
-        raise MedarError(f"{folder}: no model (no {config.name}); give a model folder")
-    name = read_json_object(config).get("class")
-    if not isinstance(name, str):
-        raise MedarError(f"{config}: names no class; give a model folder")
-    return CLASSES.get(name, "generator")
 
 
 def log_model(
@@ -177,7 +157,7 @@ class ModelRegistry:
                 artifacts={"model": folder.resolve().as_uri()},
                 signature=signature(kind),
                 pip_requirements=requirements(),
-                metadata={"medar": medar.__version__, "kind": kind},
+                metadata={"medar": __version__, "kind": kind},
             )
             for left in written.rglob("__pycache__"):
                 shutil.rmtree(left)
@@ -226,4 +206,4 @@ def requirements() -> list[str]:
     from importlib.metadata import version
 
     torch = version("torch").partition("+")[0]
-    return [f"medar=={medar.__version__}", f"mlflow=={version('mlflow')}", f"torch=={torch}"]
+    return [f"medar=={__version__}", f"mlflow=={version('mlflow')}", f"torch=={torch}"]

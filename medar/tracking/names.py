@@ -1,14 +1,21 @@
-"""Names and messages: parameter names, addresses without secrets, names in the registry."""
+"""Names and messages: kinds of models, parameters, addresses without secrets, the registry."""
 
 import math
 import posixpath
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from medar.errors import MedarError, one_line
+from medar.files import read_json_object
 from medar.settings import plain
+
+Kind = Literal["tokenizer", "generator", "segmenter"]
+
+CLASSES: dict[str, Kind] = {"Tokenizer": "tokenizer", "Segmenter": "segmenter"}
+"""Kinds of the classes that model folders name; all other classes are generators."""
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -86,3 +93,18 @@ def check_registration(register: str | None, alias: str | None, *, tracked: bool
     if register is not None and not tracked:
         raise MedarError(f"--register {register} needs MLflow; leave out --untracked")
     check_names(register, alias)
+
+
+def kind_of(folder: Path) -> Kind:
+    """The kind of the model in a folder.
+
+    Raises:
+        MedarError: the folder holds no model.
+    """
+    config = folder / "config.json"
+    if not config.exists():
+        raise MedarError(f"{folder}: no model (no {config.name}); give a model folder")
+    name = read_json_object(config).get("class")
+    if not isinstance(name, str):
+        raise MedarError(f"{config}: names no class; give a model folder")
+    return CLASSES.get(name, "generator")

@@ -30,7 +30,7 @@ from medar.synthesis.request import Request
 from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.tracking.models import Kind, kind_of
+from medar.tracking.names import Kind, kind_of
 from medar.volume import Volume, read_volume, write_nifti
 
 Row = dict[str, Any]

@@ -13,8 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from medar import __version__
 from medar.errors import MedarError
+from medar.version import __version__
 from medar.view.panels import PRESETS, Panel, overlap
 
 NIIVUE = "0.69.0"

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar.generator.folder import save_generator
-
 from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
 Medar = Callable[..., Any]
@@ -157,7 +155,7 @@ def test_patches_need_the_size_of_the_plan(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that left a tiny generator, which takes label maps."""
     folder, tokenizer = tmp_path_factory.mktemp("run"), tiny_tokenizer()
-    save_generator(folder / "model", tiny_model(tokenizer), tokenizer)
+    tiny_model(tokenizer).save_pretrained(folder / "model", tokenizer)
     return folder
 
 
@@ -221,7 +219,7 @@ def test_generators_that_cannot_be_evaluated_are_one_line(
 ) -> None:
     write("files/a.nii.gz")
     tokenizer = tiny_tokenizer()
-    save_generator(tmp_path / "plain", tiny_model(tokenizer, maps=False), tokenizer)
+    tiny_model(tokenizer, maps=False).save_pretrained(tmp_path / "plain", tokenizer)
     judge = ["--judge", tmp_path / "judge"]
     for arguments, said in (
         (

@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medar.generator.folder import save_generator
 from medar.synthesis import samples
 
 from ..synthesis.tiny import tiny_model, tiny_tokenizer
@@ -22,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that left a tiny generator."""
     folder = tmp_path_factory.mktemp("run")
     tokenizer = tiny_tokenizer()
-    save_generator(folder / "model", tiny_model(tokenizer), tokenizer)
+    tiny_model(tokenizer).save_pretrained(folder / "model", tokenizer)
     return folder
 
 

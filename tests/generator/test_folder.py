@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medar.errors import MedarError
-from medar.generator.folder import generator_digest, load_generator, save_generator
 from medar.generator.generator import Generator
 from medar.generator.settings import SamplingSettings
 
@@ -20,21 +19,21 @@ def test_round_trip(tmp_path: Path) -> None:
     model = tiny_model(tokenizer)
     sampling = SamplingSettings(guidance_scale=1.5, top_k=(4, 8, 0))
     model.save_pretrained(tmp_path / "run" / "model", tokenizer, sampling)
-    loaded, its_tokenizer, its_sampling = load_generator(tmp_path / "run", "cpu")
+    loaded, its_tokenizer, its_sampling = Generator.load(tmp_path / "run", "cpu")
     assert (loaded.config, its_sampling) == (model.config, sampling)
     assert its_tokenizer.digest == tokenizer.digest
     assert its_tokenizer.plan == tokenizer.plan
     for name, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value), name
     assert not loaded.training
-    assert generator_digest(loaded) == generator_digest(model)
+    assert loaded.digest == model.digest
     bare = Generator.from_pretrained(tmp_path / "run", "cpu")
-    assert generator_digest(bare) == generator_digest(model)
+    assert bare.digest == model.digest
 
 
 def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    save_generator(tmp_path, tiny_model(tokenizer), tokenizer)
+    tiny_model(tokenizer).save_pretrained(tmp_path, tokenizer)
     names = load_file(tmp_path / "model.safetensors")
     assert names
     assert not [name for name in names if name.startswith("quantiser.")]
@@ -46,30 +45,30 @@ def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
 def test_a_tokenizer_may_be_named_by_its_folder(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    save_generator(tmp_path / "model", tiny_model(tokenizer), tmp_path / "tokenizer")
-    assert load_generator(tmp_path / "model", "cpu")[1].digest == tokenizer.digest
+    tiny_model(tokenizer).save_pretrained(tmp_path / "model", tmp_path / "tokenizer")
+    assert Generator.load(tmp_path / "model", "cpu")[1].digest == tokenizer.digest
 
 
 def test_the_digest_tells_weights_and_sizes_apart() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
-    before = generator_digest(model)
-    assert before == generator_digest(tiny_model(tokenizer))
-    assert before != generator_digest(tiny_model(tokenizer, maps=False))
+    before = model.digest
+    assert before == tiny_model(tokenizer).digest
+    assert before != tiny_model(tokenizer, maps=False).digest
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).add_(1e-3)
-    assert before != generator_digest(model)
+    assert before != model.digest
 
 
 def test_damaged_folders(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    save_generator(tmp_path, tiny_model(tokenizer), tokenizer)
+    tiny_model(tokenizer).save_pretrained(tmp_path, tokenizer)
     config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
     good, tensors = json.loads(config.read_text()), load_file(weights)
 
     def refused(match: str) -> None:
         with pytest.raises(MedarError, match=match) as error:
-            load_generator(tmp_path, "cpu")
+            Generator.load(tmp_path, "cpu")
         assert "\n" not in str(error.value)
 
     def write(**changes: object) -> None:
@@ -96,8 +95,8 @@ def test_damaged_folders(tmp_path: Path) -> None:
     save_file({n: t for n, t in tensors.items() if n != "head.bias"}, weights)
     refused("not the weights of this configuration \\(at 'head.bias'\\)")
     save_file({**tensors, "quantiser.gains": torch.ones(3)}, weights)
-    load_generator(tmp_path, "cpu")
+    Generator.load(tmp_path, "cpu")
     weights.write_bytes(b"nothing")
     refused("not the weights of this configuration")
     with pytest.raises(MedarError, match="no generator"):
-        load_generator(tmp_path / "gone")
+        Generator.load(tmp_path / "gone")

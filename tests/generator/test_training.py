@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.generator.conditions import Condition
-from medar.generator.folder import load_generator
 from medar.generator.generator import Generator
 from medar.generator.maps import one_hot
 from medar.generator.mixers import MIXERS, Mixer, MixerSettings, State, register_mixer
@@ -69,7 +68,7 @@ def test_training_leaves_a_generator_that_knows_the_classes(tokens: Path, tmp_pa
     assert found[-1]["train/loss"] < 0.5 * found[0]["train/loss"]
     metrics = outcome.metrics
     assert metrics["cross_entropy"] < metrics["marginal"] - 0.5
-    loaded, tokenizer, _ = load_generator(tmp_path / "model", "cpu")
+    loaded, tokenizer, _ = Generator.load(tmp_path / "model", "cpu")
     assert tokenizer.plan == tiny_tokenizer().plan
     classes = torch.tensor([[0.0], [1.0]])
     assert min(matching_fractions(loaded, Condition(attributes=classes))) > 0.75

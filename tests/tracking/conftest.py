@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from medar.generator.folder import save_generator
 from medar.tracking import MlflowTracker
 
 from ..segmentation.small_segmenters import make_segmenter
@@ -56,7 +55,7 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder, with a tokenizer in it."""
     folder = tmp_path_factory.mktemp("models") / "generator"
     tokenizer = tiny_tokenizer()
-    save_generator(folder, tiny_model(tokenizer), tokenizer)
+    tiny_model(tokenizer).save_pretrained(folder, tokenizer)
     return folder
 
 

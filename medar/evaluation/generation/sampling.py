@@ -25,7 +25,6 @@ from medar.evaluation.generation.files import as_volume
 from medar.evaluation.reconstruction.cases import check_fit
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
-from medar.generator.folder import generator_digest
 from medar.generator.known import KnownTokens
 from medar.generator.maps import label_classes, one_hot
 from medar.generator.sampling import sample_and_decode
@@ -122,7 +121,7 @@ class SampledVolumes:
         maps = " and label maps" if model.config.condition.map == "label" else ""
         generator = {
             "class": type(model).__name__,
-            "model": generator_digest(model),
+            "model": model.digest,
             "tokenizer": self.synthesizer.tokenizer.digest,
             "sampling": to_dict(self.settings),
             "seeds": [first, first + self._count - 1],
@@ -224,7 +223,7 @@ def protocol_of(
         "plan": dataset.plan.digest,
         "cases": dataset.prepared.digest,
         "class": type(synthesizer.model).__name__,
-        "model": generator_digest(synthesizer.model),
+        "model": synthesizer.model.digest,
         "sampling": to_dict(settings),
         "seed": seed,
     }

@@ -3,7 +3,6 @@
 import shlex
 from typing import Any
 
-from medar import __version__
 from medar.errors import MedarError
 from medar.files import read_json_object
 from medar.records import CONFIG_FILE, ENVIRONMENT_FILE, SEGMENTATION, STAGES, SYNTHESIS
@@ -17,6 +16,7 @@ from medar.report.formatting import (
     format_number,
     format_time,
 )
+from medar.version import __version__
 
 ENVIRONMENT = {
     "medar": "medar", "git.commit": "commit", "git.dirty": "uncommitted changes",

@@ -4,12 +4,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from medar import __version__
 from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.interchange.monai import definition
 from medar.segmentation.segmenter import Segmenter
+from medar.version import __version__
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
