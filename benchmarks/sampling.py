@@ -322,7 +322,7 @@ def ratio(one: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
 def table(rows: list[dict[str, Any]]) -> str:
     """All rows as Markdown."""
     lines = [
-        "| grid | row | parameters | tokens | seconds a volume (range) | ratio | held MiB | "
+        "| grid | row | parameters | tokens | seconds per volume (range) | ratio | held MiB | "
         "peak MiB |",
         "|---|---|---|---|---|---|---|---|",
     ]

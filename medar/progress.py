@@ -16,7 +16,7 @@ def track(
     Args:
         items: the items.
         total: their number.
-        label: what is being done, in a word or two.
+        label: of the progress bar, a word or two.
         unit: name of an item.
         every: seconds between plain lines.
     """
@@ -39,7 +39,7 @@ class Gauge:
     """Progress of one long piece of work, as a fraction.
 
     Args:
-        label: what is being done, in a word or two.
+        label: of the progress bar, a word or two.
         fraction: done before, from 0 to 1.
         every: seconds between plain lines.
         quiet: show nothing.

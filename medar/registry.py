@@ -94,7 +94,7 @@ class Registry(Generic[T]):
         return None if path.startswith("medar.") else path
 
     def load_external(self, name: str, path: str | None, base: type = object) -> None:
-        """Make available what a model folder names, by importing its module.
+        """Make a class that a model folder names available, by importing its module.
 
         A folder may come from anywhere, so its word is no reason to import a file that merely lies
         in the current directory, and what it names must be a subclass of `base` or be registered

@@ -2,8 +2,8 @@
 
     python pipelines/segmentation.py --config segment_hippocampus_mr --data PATH --out runs/y
 
-Each step is one call of the library, and MLflow keeps what it gave. To skip finished steps, resume
-interrupted ones and get a report, use `medar run segmentation`, which runs the same steps.
+Each step is one call of the library, and its results are logged to MLflow. To skip finished steps,
+resume interrupted ones and get a report, use `medar run segmentation`, which runs the same steps.
 """
 
 import argparse

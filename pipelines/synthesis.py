@@ -2,8 +2,8 @@
 
     python pipelines/synthesis.py --config demo --data PATH --out runs/x --minutes 10
 
-Each step is one call of the library, and MLflow keeps what it gave. To skip finished steps, resume
-interrupted ones and get a report, use `medar run synthesis`, which runs the same steps.
+Each step is one call of the library, and its results are logged to MLflow. To skip finished steps,
+resume interrupted ones and get a report, use `medar run synthesis`, which runs the same steps.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         data = medar.prepare(manifest, plan, out / "prepared", workers=workers).folder
 
-        # 2. Train a tokenizer, and measure what it loses on the validation split.
+        # 2. Train a tokenizer, and measure its reconstructions on the validation split.
         training = settings.tokenizer.within(options.minutes)
         with tracker("tokenizer") as t:
             medar.train_tokenizer(training, data, out / "tokenizer", t)

@@ -59,7 +59,7 @@ def tokenizer(
     workers: int | None = None,
     dataset: DataSet = DATASET,
 ) -> int:
-    """Reconstruct the cases of a split and measure what is lost, by prefix of scales.
+    """Reconstruct the cases of a split and measure the loss of quality, by prefix of scales.
 
     Exit code 1 if some cases of a data set could not be prepared: the report covers the others.
 

@@ -82,7 +82,7 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
         if tokenizer is not None:
             raise MedarError(
                 f"--tokenizer {tokenizer}: {data} already holds tokens and their tokenizer; leave "
-                "it out, or give the data set that they were made from"
+                "it out, or give the data set that they were encoded from"
             )
         return data
     if tokenizer is None:

@@ -138,12 +138,12 @@ class Plan:
     """What stays in the middle when a volume is cropped or padded: the image's centre, or that of
     the box around its foreground."""
     intensity: dict[str, IntensityRule] = field(default_factory=dict)
-    """Rules by channel name, or by modality for one channel; "other" for what is not named."""
+    """Rules by channel name, or by modality for one channel; "other" for all others."""
     interpolation: Literal["linear", "bspline"] = "linear"
     label_interpolation: Literal["linear", "nearest"] = "linear"
     """"linear": each label is interpolated on its own and the largest wins."""
     channels: tuple[str, ...] = ()
-    """Channel names, where there are several."""
+    """Channel names, if there are several."""
     labels: dict[PositiveInt, str] = field(default_factory=dict)
     ignore_label: int | None = None
     reading: ReadOptions = field(default_factory=ReadOptions)

@@ -23,7 +23,7 @@ SAME_SPACING = 1e-3
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trace:
-    """Record of how a volume was brought to the plan's form, which makes it invertible."""
+    """Record of the preparation of a volume, for its inverse."""
 
     source: Grid
     """The volume's grid before, RAS+."""

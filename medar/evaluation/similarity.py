@@ -76,7 +76,7 @@ class FidelityMeter:
         Args:
             volumes: (B, C, X, Y, Z) in [-1, 1].
             reconstruction: the same shape.
-            unit: (B, C), what a difference of 1 is worth in the unit of the mean absolute error;
+            unit: (B, C), intensity difference per unit, for the mean absolute error;
                 default 1.
         """
         real, decoded = volumes.float(), reconstruction.float()

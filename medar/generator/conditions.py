@@ -33,7 +33,7 @@ class Condition:
 
     attributes: Tensor
     """(B, A) float32, in the order of the model's attributes: the index of a category among its
-    values, or a number as it is; NaN if unknown or left open."""
+    values, or a number as it is; NaN if unknown or unspecified."""
     map: Tensor | None = None
     """(B, M, X, Y, Z) on the volume's grid, or (1, M, X, Y, Z) for all items, for models that take
     a map; 0 in all channels of unknown voxels; None for no map."""

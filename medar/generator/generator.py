@@ -64,7 +64,7 @@ class SamplingState:
     scales: list[Tensor] = field(default_factory=list)
     """(B, T) tokens per scale, so far."""
     forced: Tensor | None = None
-    """(B, T): what the known tokens of the next scale must be, given the scales so far."""
+    """(B, T): the known tokens of the next scale, given the scales so far."""
 
     @property
     def tokens(self) -> Tensor:
@@ -197,7 +197,7 @@ class Generator(nn.Module):
         """Logits of every token given the tokens of coarser scales, (B, L, V).
 
         Args:
-            tokens: (B, L) int64, what the model sees.
+            tokens: (B, L) int64, the input.
             condition: of B volumes.
             known: (B, L) bool, known tokens, which are seen at all scales; default none.
         """

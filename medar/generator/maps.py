@@ -66,7 +66,7 @@ class MapEncoder(nn.Module):
             nn.init.zeros_(level.bias)  # type: ignore[arg-type]
 
     def forward(self, map_: Tensor | None) -> Tensor:
-        """What a map adds to each token: (B, L, E), or (1, L, E) for None, no map.
+        """Contribution of a map to each token: (B, L, E), or (1, L, E) for None, no map.
 
         Raises:
             MedarError: the map's channels or size are not the model's.

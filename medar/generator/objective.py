@@ -1,4 +1,4 @@
-"""What the generator learns: corrupted prefixes, cross-entropy per token, weights of the scales.
+"""The generator's objective: corrupted prefixes, cross-entropy per token, weights of the scales.
 
 Corruption is the self-correction of Infinity (arXiv 2412.04431). Teacher forcing shows a model
 perfect prefixes, but while sampling it meets its own errors. So random tokens are replaced by other
@@ -37,7 +37,7 @@ def corrupt(
         known: (B, L) bool, tokens that are never replaced.
 
     Returns:
-        (B, L) what the model sees, and (B, L) its targets, which are the tokens themselves up to
+        (B, L) inputs of the model, and (B, L) its targets, which are the tokens themselves up to
         and including the scale of an item's first error.
     """
     if not fraction:

@@ -34,7 +34,7 @@ FREE_FRACTION = 0.5
 
 FEATURES, CHOICES = 48, 10
 """Float32 numbers per token of the largest scale, in multiples of E (activations of a block) and V
-(logits and what is computed from them). Measured: 34 to 46, by mixer, and 4 to 10, with top-p (E
+(logits and derived values). Measured: 34 to 46, by mixer, and 4 to 10, with top-p (E
 192 and 256, V 512 and 4096, 1400 tokens at the last scale, on a CPU)."""
 
 

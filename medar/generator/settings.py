@@ -1,4 +1,4 @@
-"""Settings of a generator: what a YAML in configs/generator holds, and what a model folder keeps.
+"""Settings of a generator: the content of YAMLs in configs/generator and of model folders.
 
 `GeneratorSettings` is one training run. `GeneratorConfig` is what a trained network is built from:
 `ModelSettings` as in the YAML, and the conditions as they were found in the training data.

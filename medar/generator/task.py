@@ -1,4 +1,4 @@
-"""`GeneratorTask`: what the training loop needs to train a generator.
+"""`GeneratorTask`: the training of a generator, for the training loop.
 
     tokens -> corrupted, targets recomputed -> generator, some conditions dropped
            -> cross-entropy of each token that is not known, weighted by scale

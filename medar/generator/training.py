@@ -40,7 +40,7 @@ def train_generator(
         preview: called with samples at each evaluation.
 
     Raises:
-        MedarError: the tokens lack what the settings need, or `fit` raises it.
+        MedarError: the tokens do not fit the settings, or `fit` raises it.
         KeyboardInterrupt: interrupted; the same call resumes from the checkpoint.
     """
     settings = resolve_settings(GeneratorSettings, settings)

@@ -11,7 +11,7 @@ from medar.errors import MedarError
 from medar.settings import did_you_mean
 
 Kind = Literal["recipes", "tokenizer", "generator", "segmentation", "plans"]
-"""What a configuration is for: a recipe, or one training."""
+"""The purpose of a configuration: a recipe, or one training."""
 
 
 def configs_folder() -> Path:
@@ -40,7 +40,7 @@ def find_config(name_or_path: str | Path, kind: Kind | None = None) -> Path:
     Args:
         name_or_path: a file, or the name of a configuration that comes with medar, in the folder
             of `kind` or below configs/.
-        kind: what it is for.
+        kind: recipe or training.
 
     Raises:
         MedarError: neither a file nor a name; similar names are suggested.

@@ -63,11 +63,11 @@ def log_stage_model(
     register: str | None = None,
     alias: str | None = None,
 ) -> str:
-    """Log the model that a training left; a model that is already logged is not copied again.
+    """Log the model of a training; a model that is already logged is not copied again.
 
     Args:
         tracker: of the stage.
-        kind: what the model is.
+        kind: of the model.
         facts: of the stage; numbers become metrics of the model.
         register: name in the registry; the model becomes its next version.
         alias: of that version.

@@ -70,7 +70,7 @@ class Recipe:
         return Records(self.out)
 
     def plan(self, selection: StageSelection) -> list[Step]:
-        """What a run would do; nothing is written.
+        """The plan of a run; nothing is written.
 
         Raises:
             MedarError: what `run` would raise before a stage starts.
@@ -87,7 +87,7 @@ class Recipe:
         return steps
 
     def estimates(self, steps: Sequence[Step]) -> list[TimeEstimate]:
-        """Expected time of each step, where it is known."""
+        """Expected time of each step, if known."""
         return estimate_times(steps, self.stages, self.records, self.max_minutes)
 
     def run(self, selection: StageSelection) -> list[Step]:

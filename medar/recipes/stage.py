@@ -1,4 +1,4 @@
-"""`Stage`: one step of a recipe, as it is declared; `StageContext`: what its function receives."""
+"""`Stage`: the declaration of one step of a recipe; `StageContext`: arguments of its function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -69,7 +69,7 @@ class FailedCase:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRecord:
-    """What a report needs of the record of a synthetic volume."""
+    """Values that a report reads of the record of a synthetic volume."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
 

@@ -97,7 +97,7 @@ class Segmenter(nn.Module):
 
         Args:
             path: the model folder, or that of the training run, which holds it as `model`.
-            device: where to put it; "auto" is CUDA where available.
+            device: of the network; "auto" is CUDA if available.
 
         Raises:
             MedarError: a file is absent or damaged, the folder holds another class or format, its

@@ -1,4 +1,4 @@
-"""`Request`: which volumes to make; and how a class and attributes become the model's."""
+"""`Request`: the volumes to synthesize; conversion of a class and attributes to the model's."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -32,7 +32,7 @@ class DecodedFile:
     grid: Target
     """"source": the grid and intensities of the case's own file."""
     notes: tuple[str, ...]
-    """What the file does not state, and what was assumed instead."""
+    """Assumptions about values that the file does not state."""
 
 
 def decode_file(
@@ -122,7 +122,7 @@ def own_grid(plan: Plan) -> Grid:
 def windows_of(
     trace: Trace | None, plan: Plan, modality: str | None = None
 ) -> tuple[tuple[Window, ...], tuple[str, ...]]:
-    """The intensity window of each channel, and notes on what was assumed.
+    """The intensity window of each channel, and notes on assumptions.
 
     Args:
         trace: of the volume, if there is one.

@@ -214,7 +214,7 @@ class MultiScaleQuantiser(nn.Module):
         return [self.contribution(k, one) for k, one in enumerate(indices)]
 
     def contribution(self, k: int, indices: Tensor) -> Tensor:
-        """What the indices of scale k, (B, T), add to the latent, (B, D, X, Y, Z)."""
+        """Contribution of the indices of scale k, (B, T), to the latent, (B, D, X, Y, Z)."""
         with _fp32(indices):
             return self._spread(k, self.gains[k] * self.codebook.lookup(indices))
 
@@ -224,7 +224,7 @@ class MultiScaleQuantiser(nn.Module):
         return total if tuple(total.shape[2:]) == grid else adaptive_avg_pool3d(total, grid)
 
     def inputs(self, indices: Sequence[Tensor], upto: int | None = None) -> tuple[Tensor, ...]:
-        """What a generator sees before each scale but the first: the sum so far, on its grid.
+        """Input of a generator for each scale but the first: the sum so far, on its grid.
 
         Args:
             indices: per scale (B, T), coarse to fine; during sampling, those drawn so far.

@@ -29,7 +29,7 @@ from medar.volume import Shape3
 
 @settings(renamed=RENAMED)
 class ModelSettings:
-    """The tokenizer without what the plan determines: channels, size, downsampling and labels."""
+    """The tokenizer without the plan's values: channels, size, downsampling and labels."""
 
     patch_size: PositiveInt = 2
     """Voxels per side that are folded into the channels of one site."""

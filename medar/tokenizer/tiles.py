@@ -39,10 +39,10 @@ class Span(NamedTuple):
 
     start: int
     stop: int
-    """start to stop: what the tile contributes."""
+    """start to stop: range that the tile contributes."""
     low: int
     high: int
-    """low to high: what is decoded for it, margin included."""
+    """low to high: range that is decoded, including the margin."""
 
 
 def decode_within(decoder: Decoder, latent: Tensor, budget: int = BUDGET) -> DecodedMap:

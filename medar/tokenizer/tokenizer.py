@@ -275,7 +275,7 @@ class Tokenizer(nn.Module):
 
         Args:
             path: the model folder, or that of the training run, which holds it as `model`.
-            device: where to put it; "auto" is CUDA where available.
+            device: of the tokenizer; "auto" is CUDA if available.
 
         Raises:
             MedarError: a file is absent or damaged, the folder holds a model of another class or

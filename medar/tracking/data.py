@@ -20,7 +20,7 @@ class DataSet(NamedTuple):
     source: str
     """Where it is."""
     context: str
-    """What it is used for."""
+    """Its purpose, such as "training"."""
     profile: dict[str, Any]
     """Numbers to show, such as the number of cases."""
 
@@ -33,7 +33,7 @@ def data_set(folder: str | Path, context: str = "training") -> DataSet:
 
     Args:
         folder: written by `medar data prepare` or `medar tokenizer encode`.
-        context: what it is used for, such as "training" or "evaluation".
+        context: purpose, such as "training" or "evaluation".
 
     Raises:
         MedarError: it holds neither, or is damaged.

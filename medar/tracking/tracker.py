@@ -158,8 +158,8 @@ class MlflowTracker(Tracker):
         Args:
             name: of the data set, at most 500 characters.
             digest: hash of its content or of its plan, at most 36 characters.
-            source: where it is.
-            context: what it is for, such as "training" or "evaluation".
+            source: its location.
+            context: purpose, such as "training" or "evaluation".
 
         Raises:
             MedarError: a name or a digest that MLflow does not accept.
@@ -226,7 +226,7 @@ class MlflowTracker(Tracker):
             self._wait = min(2 * self._wait, LONGEST)
             return
         if self._wait > INTERVAL:
-            log(f"MLflow at {public(self.uri)} has received what was kept for it")
+            log(f"MLflow at {public(self.uri)} has received the stored entries")
         self._wait, self._due = INTERVAL, self._clock() + INTERVAL
 
     def _deliver(self, status: str | None) -> None:

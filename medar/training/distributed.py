@@ -64,7 +64,7 @@ def process_group(
 
     Args:
         ranks: this process.
-        device: where its tensors are.
+        device: of its tensors.
         timeout: of collective operations; torch's default is 30 minutes, 10 with NCCL.
     """
     if ranks.world_size == 1 or dist.is_initialized():

@@ -58,7 +58,7 @@ class Meter:
 
 
 class Tracker(Protocol):
-    """Receives what a run logs. The loop calls it in rank 0 only, and never closes it."""
+    """Receives settings, metrics and files. Only rank 0 calls it; the loop never closes it."""
 
     def log_parameters(self, parameters: dict[str, Any]) -> None:
         """Log the settings; called once per start, also if the run is resumed or has finished."""

@@ -70,7 +70,7 @@ class Header:
 
     @property
     def provenance(self) -> Provenance:
-        """The header as it is kept in `Volume.provenance`."""
+        """The header in the form of `Volume.provenance`."""
         return Provenance(
             path=str(self.path),
             format=self.format,

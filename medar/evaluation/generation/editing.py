@@ -8,8 +8,8 @@ space: intensities are not measured again on the remaining part of a volume. The
 compared with simple baselines without anatomy, and with the tokenizer's reconstruction of the whole
 real volume, which no sample can be expected to surpass by much.
 
-A mean over samples keeps only what they agree on: it is blurred, and closer in PSNR than any single
-sample.
+A mean over samples keeps only their common content: it is blurred, and closer in PSNR than any
+single sample.
 
 S samples, C channels, X Y Z voxels.
 """

@@ -249,7 +249,7 @@ def _wasserstein(first: SetStatistics, second: SetStatistics, units: Floats) -> 
     Args:
         first: a set.
         second: another set.
-        units: (C,), what a difference of 1 in [-1, 1] is worth in each channel.
+        units: (C,), intensity difference per unit of [-1, 1] in each channel.
     """
     from scipy.stats import wasserstein_distance
 

@@ -40,7 +40,7 @@ SHOWN = 8
 
 
 class SampledVolumes:
-    """Batches of generated volumes, and what they cost.
+    """Batches of generated volumes, with time and memory.
 
     Sample i has the seed `seed + i` and the conditions of one of the held-out cases, in their
     order, repeated if there are more samples than cases.

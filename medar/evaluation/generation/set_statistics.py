@@ -1,4 +1,4 @@
-"""`SetStatistics`: what the evaluation keeps of a set of volumes, accumulated batch by batch.
+"""`SetStatistics`: statistics of a set of volumes, accumulated batch by batch.
 
 The same class serves generated, held-out and training volumes. Whole volumes are kept of a small
 random subset only; features, thumbnails and histograms cover all volumes.

@@ -1,7 +1,7 @@
 """`evaluate_tokenizer`: how well a tokenizer reconstructs volumes, by prefix of its scales.
 
 The cases of one split are encoded and decoded in fp32, without augmentation; the prefix of k scales
-is what the decoder makes of the coarsest k alone. Fidelity (PSNR, SSIM, errors) compares a
+is decoded from the coarsest k scales only. Fidelity (PSNR, SSIM, errors) compares a
 reconstruction with its own original, realism (`medar.evaluation.reconstruction.realism`) the
 reconstructions as a set with other real volumes.
 

@@ -19,7 +19,7 @@ from medar.settings import PositiveInt, settings
 from medar.tokenizer.schedule import ScaleSchedule
 
 State = dict[str, Tensor]
-"""What a mixer carries from one scale to the next: tensors whose first axis is the batch."""
+"""State of a mixer between scales: tensors whose first axis is the batch."""
 
 
 @settings(renamed={"state": "state_dim", "conv": "conv_kernel", "chunk": "chunk_size"})

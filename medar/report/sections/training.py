@@ -27,28 +27,28 @@ class Kind:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerModel:
-    """What a report needs of a tokenizer's configuration."""
+    """Values that a report reads of a tokenizer's configuration."""
 
     schedule: ScaleSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerTask:
-    """What a report needs of a tokenizer's training."""
+    """Values that a report reads of a tokenizer's training."""
 
     model: TokenizerModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorModel:
-    """What a report needs of a generator's configuration."""
+    """Values that a report reads of a generator's configuration."""
 
     condition: ConditionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorTask:
-    """What a report needs of a generator's training."""
+    """Values that a report reads of a generator's training."""
 
     model: GeneratorModel
     parameters: int
@@ -56,7 +56,7 @@ class GeneratorTask:
 
 @dataclass(frozen=True, kw_only=True)
 class PretextTask:
-    """What a report needs of a pretraining."""
+    """Values that a report reads of a pretraining."""
 
     backbone: Kind
     pretext: Kind
@@ -72,7 +72,7 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationTask:
-    """What a report needs of the training of a segmentation network."""
+    """Values that a report reads of the training of a segmentation network."""
 
     backbone: Kind
     data: Labels

@@ -1,4 +1,4 @@
-"""Pretext tasks: what a backbone learns from volumes without labels, behind one interface."""
+"""Pretext tasks for pretraining a backbone on volumes without labels, behind one interface."""
 
 from medar.segmentation.pretext.base import (
     MaskToken,

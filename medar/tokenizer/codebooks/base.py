@@ -59,7 +59,7 @@ def register_codebook(name: str) -> Callable[[C], C]:
 
 @settings(renamed=RENAMED)
 class CodebookSettings:
-    """Which codebook, and how it learns."""
+    """Kind and learning of a codebook."""
 
     kind: str = "ema"
     """"ema": moving averages, with k-means initialisation and restarts of dead codes. "gradient":
