@@ -58,8 +58,8 @@ def in_two_processes() -> Callable[..., None]:
             )
             for rank in ("0", "1")
         ]
-        said = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], said
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], errors
 
     return run
 

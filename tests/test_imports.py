@@ -85,20 +85,26 @@ def test_every_folder_is_a_package() -> None:
 
 def test_the_command_line_starts_light() -> None:
     code = "import sys, medar.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not HEAVY & set(said.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not HEAVY & set(result.stdout.split())
 
 
 def test_preparing_loads_no_torch() -> None:
     code = "import sys, medar.data.prepare, medar.data.check; print(*sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "monai", "matplotlib"} & set(said.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "monai", "matplotlib"} & set(result.stdout.split())
 
 
 def test_tracking_loads_mlflow_when_a_run_says_something() -> None:
     code = "import sys, medar.tracking, medar.tracking.models; print(*sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"mlflow", "psutil", "pandas"} & set(said.stdout.split())
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"mlflow", "psutil", "pandas"} & set(result.stdout.split())
 
 
 def test_the_folder_mlflow_does_not_shadow_the_package() -> None:

@@ -99,16 +99,16 @@ def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
     torch.testing.assert_close(stepped.float(), forced.float(), atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("place", [0, 1, 8, 9, 25])
-def test_a_token_is_seen_by_those_after_it_alone(place: int) -> None:
+@pytest.mark.parametrize("index", [0, 1, 8, 9, 25])
+def test_a_token_is_seen_by_those_after_it_alone(index: int) -> None:
     model = make_model()
     tokens, condition = draw(model)
     other = tokens.clone()
-    other[:, place] = (other[:, place] + 1) % model.codebook_size
+    other[:, index] = (other[:, index] + 1) % model.codebook_size
     with torch.no_grad():
         change = (model(tokens, condition) - model(other, condition)).abs().amax((0, 2))
-    assert change[: place + 1].max() == 0
-    assert change[place + 1 :].min() > 0
+    assert change[: index + 1].max() == 0
+    assert change[index + 1 :].min() > 0
 
 
 def test_the_condition_is_seen_everywhere_and_unknown_is_a_value() -> None:
@@ -125,9 +125,9 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
     tokens, condition = draw(model)
     together, _ = steps(model, tokens, model.begin(condition))
     for item in range(3):
-        one = slice(item, item + 1)
-        alone, _ = steps(model, tokens[one], model.begin(condition[one]))
-        torch.testing.assert_close(alone, together[one], atol=1e-5, rtol=1e-5)
+        single = slice(item, item + 1)
+        alone, _ = steps(model, tokens[single], model.begin(condition[single]))
+        torch.testing.assert_close(alone, together[single], atol=1e-5, rtol=1e-5)
 
 
 def test_every_trained_weight_learns_and_the_codes_stay() -> None:

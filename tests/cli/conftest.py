@@ -13,7 +13,7 @@ from medar.volume import Volume, write_nifti
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command left behind."""
 
     code: int
@@ -30,7 +30,7 @@ class Said:
         return self.err
 
 
-Medar = Callable[..., Said]
+Medar = Callable[..., CommandResult]
 Write = Callable[..., Path]
 
 
@@ -39,11 +39,11 @@ def medar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     """Run `medar` with the arguments given; in this process, unless they ask for more."""
     monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
 
-    def run(*arguments: object) -> Said:
+    def run(*arguments: object) -> CommandResult:
         with pytest.raises(SystemExit) as left:
             main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Said(code=int(left.value.code or 0), out=said.out, err=said.err)
+        captured = capsys.readouterr()
+        return CommandResult(code=int(left.value.code or 0), out=captured.out, err=captured.err)
 
     return run
 

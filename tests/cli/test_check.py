@@ -15,27 +15,27 @@ Write = Callable[..., Path]
 
 
 def test_a_sound_data_set_leaves_with_0(medar: Medar, data: Path) -> None:
-    said = medar("data", "check", data, "--deep")
-    assert (said.code, said.err) == (0, "")
-    assert "4, 4 labelled" in said.out
-    assert "0 errors" in said.out
+    result = medar("data", "check", data, "--deep")
+    assert (result.code, result.err) == (0, "")
+    assert "4, 4 labelled" in result.out
+    assert "0 errors" in result.out
 
 
 def test_an_error_leaves_with_1_and_names_case_and_file(
     medar: Medar, data: Path, write: Write
 ) -> None:
     write("data/labels/c2.nii.gz", np.ones((8, 10, 5), np.uint8))
-    said = medar("data", "check", data, "--json")
-    assert (said.code, said.err) == (1, "")
-    report = json.loads(said.out)
+    result = medar("data", "check", data, "--json")
+    assert (result.code, result.err) == (1, "")
+    report = json.loads(result.out)
     assert report["errors"] == 1
-    (found,) = [one for one in report["problems"] if one["severity"] == "error"]
+    (found,) = [problem for problem in report["problems"] if problem["severity"] == "error"]
     assert (found["code"], found["case"]) == ("shape-mismatch", "c2")
     assert found["path"] == "labels/c2.nii.gz"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["chek", "x"], "chek"),
         (["check"], "PATH"),
@@ -51,10 +51,10 @@ def test_an_error_leaves_with_1_and_names_case_and_file(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+    medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(data)
-    assert said in medar("data", *arguments).refusal
+    assert message in medar("data", *arguments).refusal
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"\x1f\x8b\x08"])
@@ -121,10 +121,10 @@ def test_a_link_to_a_folder_above_adds_no_case(medar: Medar, data: Path) -> None
 
 def test_files_of_other_formats_are_counted(medar: Medar, data: Path) -> None:
     (data / "images" / "brain.mgz").write_bytes(b"x")
-    said = medar("data", "check", data)
-    assert said.code == 0
-    assert "1 files of formats that medar does not read" in said.out
-    assert "images/brain.mgz" in said.out
+    result = medar("data", "check", data)
+    assert result.code == 0
+    assert "1 files of formats that medar does not read" in result.out
+    assert "images/brain.mgz" in result.out
 
 
 def test_dicom_files_beside_other_volumes_are_noticed(medar: Medar, data: Path) -> None:
@@ -148,7 +148,7 @@ def test_one_line_whatever_a_file_is_called(medar: Medar, write: Write) -> None:
 
 
 def test_python_m_medar_is_the_command_line() -> None:
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "medar", "--version"], capture_output=True, text=True, check=True
     )
-    assert said.stdout.strip()[0].isdigit()
+    assert result.stdout.strip()[0].isdigit()

@@ -56,17 +56,17 @@ def test_a_data_set_is_prepared_measured_and_drawn(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    said = medar(
+    result = medar(
         "evaluate", "tokenizer", model, test_set, "--json", "--out", out, "--device", "cpu"
     )
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert (found["cases"], found["split"]) == (4, "test")
     assert {"psnr", "codebook_usage", "frechet", "frechet_floor", "power_ratio"} <= found.keys()
     assert len(found["psnr_per_scale"]) == 2
     assert json.loads((out / "report.json").read_text()) == found
     assert (out / "montage.png").read_bytes().startswith(b"\x89PNG")
-    assert "temporary folder" in said.err
+    assert "temporary folder" in result.err
 
 
 def test_a_kept_folder_is_measured_again_and_read_by_people(
@@ -88,10 +88,10 @@ def test_cases_set_aside_are_told(
 ) -> None:
     model = make_model(tmp_path / "with_labels", labels=2)
     write("data/labels/c1.nii.gz", np.full((8, 10, 6), 9, np.uint8))
-    said = medar("evaluate", "tokenizer", model, test_set, "--json")
-    assert said.code == 1
-    assert "c1 was set aside: label values 9" in said.err
-    found = json.loads(said.out)
+    result = medar("evaluate", "tokenizer", model, test_set, "--json")
+    assert result.code == 1
+    assert "c1 was set aside: label values 9" in result.err
+    found = json.loads(result.out)
     assert found["cases"] == 3
     assert found["dice"].keys() == {"1", "2"}
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_is_one_line(
     kept = tmp_path / "kept"
     assert medar("evaluate", "tokenizer", model, test_set, "--prepared", kept).code == 0
     bare = make_model(tmp_path / "bare", plan=False)
-    for arguments, said in (
+    for arguments, message in (
         ([tmp_path / "none", kept], "no tokenizer"),
         ([bare, kept], "has no plan (preprocess.json"),
         ([model, kept, "--split", "val"], "no case in the split 'val'"),
@@ -112,7 +112,7 @@ def test_what_cannot_be_measured_is_one_line(
         ([model, kept, "--out", kept / "plan.yaml"], "is a file"),
         ([model, tmp_path / "none"], "no such file or folder"),
     ):
-        assert said in medar("evaluate", "tokenizer", *arguments).refusal
+        assert message in medar("evaluate", "tokenizer", *arguments).refusal
     plan = Plan.load(kept / "plan.yaml")
     assert medar(
         "data", "prepare", test_set, "--out", tmp_path / "other", "--spacing", 2, 2, 2,

@@ -55,7 +55,7 @@ def ct_set(prepared: Callable[..., Path]) -> Path:
     label = np.zeros((16, 16, 8), np.uint8)
     label[2:7, 3:9, 2:6], label[9:13, 4:12, 1:6] = 1, 4
     noises = [np.random.default_rng(k).normal(50, 60, label.shape) for k in range(7)]
-    images = [(one + 80 * (label > 0)).astype(np.float32) for one in noises]
+    images = [(image + 80 * (label > 0)).astype(np.float32) for image in noises]
     labels = [np.roll(label, number % 3, axis=1) for number in range(7)]
     options = ("--size", 16, 16, 8, "--downsampling", 4, 4, 2, "--modality", "CT")
     return prepared(["train"] * 4 + ["val"] + ["test"] * 2, images, labels, *options)
@@ -77,9 +77,9 @@ def test_files_are_evaluated_and_drawn(
     medar: Medar, files: Path, mr_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    said = medar("evaluate", "generation", files, mr_set, "--json", "--out", out)
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = medar("evaluate", "generation", files, mr_set, "--json", "--out", out)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 5)
     assert found["distances"].keys() == {"radiomics-v1", "texture-v1", "shape-v1"}
     assert json.loads((out / "report.json").read_text()) == found
@@ -87,26 +87,26 @@ def test_files_are_evaluated_and_drawn(
 
 
 def test_the_report_is_read_by_people(medar: Medar, files: Path, mr_set: Path) -> None:
-    said = medar(
+    result = medar(
         "evaluate", "generation", files, mr_set, "--split", "held-out", "--samples", 2,
         "--extractor", "texture-v1", "--seed", 3,
     )  # fmt: skip
-    assert (said.code, said.err) == (0, "")
+    assert (result.code, result.err) == (0, "")
     words = (
         "2 volumes compared with 5", "4 others (all but", "texture-v1 (45)", "shape-v1", "MS-SSIM",
         "suspects", "note: 2 generated volumes", "generation-v1, seed 3",
     )  # fmt: skip
     for word in words:
-        assert word in said.out, said.out
-    assert "radiomics-v1" not in said.out
+        assert word in result.out, result.out
+    assert "radiomics-v1" not in result.out
 
 
 def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Write) -> None:
     for number in range(3):
         write(f"copies/s{number}.nii.gz", noise(number))
-    said = medar("evaluate", "generation", tmp_path / "copies", mr_set)
-    assert "suspected copy by voxels: volume 1 of c1" in said.out
-    assert "shape-v1" not in said.out
+    result = medar("evaluate", "generation", tmp_path / "copies", mr_set)
+    assert "suspected copy by voxels: volume 1 of c1" in result.out
+    assert "shape-v1" not in result.out
 
 
 def test_files_that_cannot_be_evaluated_are_one_line(
@@ -119,7 +119,7 @@ def test_files_that_cannot_be_evaluated_are_one_line(
     write("odd/a.nii.gz", noise(0))
     write("odd/a_label.nii.gz", np.full((8, 12, 8), 7, np.uint8))
     write("flat/a.nii.gz", np.ones((8, 12, 8), np.float32))
-    for arguments, said in (
+    for arguments, message in (
         ([tmp_path / "none", mr_set], "none: no such folder"),
         ([tmp_path / "empty", mr_set], "empty: contains no volumes"),
         ([files, tmp_path / "set"], "not a prepared data set"),
@@ -132,7 +132,7 @@ def test_files_that_cannot_be_evaluated_are_one_line(
         ([files, mr_set, "--extractor", "medicalnet-v1"], "needs its weights"),
         ([files, mr_set, "--out", mr_set / "plan.yaml"], "is a file"),
     ):
-        assert said in medar("evaluate", "generation", *arguments).refusal
+        assert message in medar("evaluate", "generation", *arguments).refusal
 
 
 def test_patches_need_the_size_of_the_plan(
@@ -163,9 +163,11 @@ def test_a_generator_is_evaluated_by_its_samples(
     medar: Medar, model: Path, ct_set: Path, tmp_path: Path
 ) -> None:
     call = ["evaluate", "generation", model, ct_set, "--samples", 3, "--seed", 5]
-    said = medar(*call, "--guidance-scale", 1.5, "--top-k", 4, "--json", "--out", tmp_path / "out")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = medar(
+        *call, "--guidance-scale", 1.5, "--top-k", 4, "--json", "--out", tmp_path / "out"
+    )
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 4)
     assert "shape-v1" in found["distances"]  # label maps come from the same tokens
     assert min(found["seconds_per_volume"], found["peak_memory"]) > 0
@@ -178,8 +180,8 @@ def test_a_generator_is_evaluated_by_its_samples(
 
 def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, ct_set: Path) -> None:
     call = ["evaluate", "editing", model / "model", ct_set, "--samples", 2, "--box", 0.4]
-    said = medar(*call, "--limit", 1)
-    assert said.code == 0, said.err
+    result = medar(*call, "--limit", 1)
+    assert result.code == 0, result.err
     for word in (
         "1 cases of the split test",
         "smooth filling",
@@ -187,7 +189,7 @@ def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, ct_se
         "editing-v1",
         "note: 1",
     ):
-        assert word in said.out, said.out
+        assert word in result.out, result.out
     found = json.loads(medar(*call, "--json", "--split", "val", "--known-scales", 2).out)
     assert (found["cases"], found["split"], found["known_scales"]) == (1, "val", 2)
     assert found["inpainting"]["similarity"].keys() > {"mean filling", "sampled", "reconstructed"}
@@ -197,8 +199,8 @@ def test_conditions_are_told_and_the_judge_is_kept(
     medar: Medar, model: Path, ct_set: Path, tmp_path: Path
 ) -> None:
     call = ["evaluate", "conditions", model, ct_set, "--judge", tmp_path / "judge"]
-    said = medar(*call, "--max-minutes", 0.01, "--device", "cpu")
-    assert said.code == 0, said.err
+    result = medar(*call, "--max-minutes", 0.01, "--device", "cpu")
+    assert result.code == 0, result.err
     for word in (
         "Dice with 2 label maps",
         "samples",
@@ -206,7 +208,7 @@ def test_conditions_are_told_and_the_judge_is_kept(
         "another case's",
         "conditions-v2",
     ):
-        assert word in said.out, said.out
+        assert word in result.out, result.out
     again = medar(*call, "--max-minutes", 0.01, "--device", "cpu", "--json")
     assert "already finished" in again.err
     found = json.loads(again.out)
@@ -221,7 +223,7 @@ def test_generators_that_cannot_be_evaluated_are_one_line(
     tokenizer = tiny_tokenizer()
     tiny_model(tokenizer, maps=False).save_pretrained(tmp_path / "plain", tokenizer)
     judge = ["--judge", tmp_path / "judge"]
-    for arguments, said in (
+    for arguments, message in (
         (
             ["generation", tmp_path / "files", ct_set, "--guidance-scale", 1],
             "files: holds files, not a generator",
@@ -234,4 +236,4 @@ def test_generators_that_cannot_be_evaluated_are_one_line(
         (["conditions", tmp_path / "plain", ct_set, *judge], "plain: was trained without label"),
         (["conditions", model, ct_set, *judge, "--max-minutes", 0], "minutes"),
     ):
-        assert said in medar("evaluate", *arguments).refusal
+        assert message in medar("evaluate", *arguments).refusal

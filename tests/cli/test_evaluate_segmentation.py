@@ -43,16 +43,16 @@ def test_a_network_beside_finished_maps(
 ) -> None:
     maps, out = Path(shutil.copytree(test_set / "labels", tmp_path / "maps")), tmp_path / "out"
     common = ("evaluate", "segmentation", model, test_set, "--predictions", maps)
-    said = medar(*common, "--json", "--out", out, "--device", "cpu")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = medar(*common, "--json", "--out", out, "--device", "cpu")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert json.loads((out / "report.json").read_text()) == found
     network, files = found["models"]
     assert found["dice_mean"] == network["dice_mean"] < files["dice_mean"] == 1
     assert (found["cases"], found["split"], found["tolerance"]) == (4, "test", 2)
-    assert {one["case"] for one in files["cases"]} == {"c0", "c1", "c2", "c3"}
+    assert {case["case"] for case in files["cases"]} == {"c0", "c1", "c2", "c3"}
     assert found["comparisons"][0]["overall"]["dice"]["difference"] > 0
-    assert {"report.html", "report.md", "cases.csv"} <= {one.name for one in out.iterdir()}
+    assert {"report.html", "report.md", "cases.csv"} <= {path.name for path in out.iterdir()}
 
     people = medar(*common, "--limit", 2, "--mirrors", "none", "--device", "cpu")
     assert people.code == 0, people.err
@@ -63,9 +63,9 @@ def test_a_network_beside_finished_maps(
 
 def test_finished_maps_alone_before_the_data(medar: Medar, test_set: Path) -> None:
     (test_set / "labels.json").write_text('{"1": "left", "2": "right"}')
-    said = medar("evaluate", "segmentation", "--predictions", test_set / "labels", test_set)
-    assert said.code == 0, said.err
-    assert "1.000" in said.out
+    result = medar("evaluate", "segmentation", "--predictions", test_set / "labels", test_set)
+    assert result.code == 0, result.err
+    assert "1.000" in result.out
 
 
 def test_wrong_calls_are_one_line(
@@ -92,8 +92,8 @@ def test_a_prepared_folder_has_its_own_splits(
     prepared = tmp_path / "prepared"
     plan = ("--spacing", 1, 1, 2, "--size", 8, 8, 8, "--mode", "volume")
     assert medar("data", "prepare", test_set, "--out", prepared, *plan).code == 0
-    said = medar("evaluate", "segmentation", model, prepared, "--seed", 3)
-    assert "is prepared already" in said.refusal
+    result = medar("evaluate", "segmentation", model, prepared, "--seed", 3)
+    assert "is prepared already" in result.refusal
     assert medar("evaluate", "segmentation", model, prepared, "--limit", 1).code == 0
     maps = medar("evaluate", "segmentation", prepared, "--predictions", test_set / "labels")
     assert maps.code == 0, "its plan has names for the labels, which the data set has not"

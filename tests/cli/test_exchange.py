@@ -44,15 +44,15 @@ def test_several_networks_and_their_chances(
     medar: Medar, run: Path, data: Path, tmp_path: Path
 ) -> None:
     image, made = data / "images" / "c3.nii.gz", tmp_path / "made"
-    said = medar("segment", run, made / "c3.nii.gz")
-    assert "MODEL... IN OUT" in said.refusal
+    result = medar("segment", run, made / "c3.nii.gz")
+    assert "MODEL... IN OUT" in result.refusal
     assert medar("segment", run, image, made / "one.nii.gz", "--probabilities").code == 0
-    said = medar("segment", run, run / "model", image, made / "two.nii.gz", "--probabilities")
-    assert said.code == 0, said.err
-    one, two = (nib.load(made / f"{name}_probabilities.nii.gz") for name in ("one", "two"))
-    assert one.shape == (*nib.load(image).shape, 3)
-    np.testing.assert_allclose(one.affine, nib.load(image).affine)
-    assert np.array_equal(one.get_fdata(), two.get_fdata())
+    result = medar("segment", run, run / "model", image, made / "two.nii.gz", "--probabilities")
+    assert result.code == 0, result.err
+    first, second = (nib.load(made / f"{name}_probabilities.nii.gz") for name in ("one", "two"))
+    assert first.shape == (*nib.load(image).shape, 3)
+    np.testing.assert_allclose(first.affine, nib.load(image).affine)
+    assert np.array_equal(first.get_fdata(), second.get_fdata())
     about = json.loads((made / "two.json").read_text())
     assert about["model"].count("+") == 1
     assert about["probabilities"] == list(about["labels"].values())
@@ -67,10 +67,10 @@ def test_networks_of_other_data_do_not_go_together(
     plan["spacing"] = [9.0, 9.0, 9.0]
     (tmp_path / "other" / "preprocess.json").write_text(json.dumps(plan))
     image = data / "images" / "c3.nii.gz"
-    said = medar("segment", run, tmp_path / "other", image, tmp_path / "made.nii.gz")
-    assert "its plan has spacing" in said.refusal
-    said = medar("segment", tmp_path / "other", image, tmp_path / "made.nii.gz")
-    assert said.code == 0
+    result = medar("segment", run, tmp_path / "other", image, tmp_path / "made.nii.gz")
+    assert "its plan has spacing" in result.refusal
+    result = medar("segment", tmp_path / "other", image, tmp_path / "made.nii.gz")
+    assert result.code == 0
 
 
 @pytest.mark.filterwarnings("default::medar.errors.RangeWarning")
@@ -80,45 +80,45 @@ def test_a_volume_unlike_training_is_said(
     coarse = write("coarse.nii.gz")
     image = nib.load(coarse)
     nib.save(nib.Nifti1Image(image.get_fdata(), np.diag([1, 1, 10, 1])), coarse)
-    said = medar("segment", run, coarse, tmp_path / "made.nii.gz")
-    assert said.code == 0
-    assert "medar: warning: " in said.err
-    assert "spacing 1 x 1 x 10 mm, training volumes had 1 x 1 x 2 mm" in said.err
+    result = medar("segment", run, coarse, tmp_path / "made.nii.gz")
+    assert result.code == 0
+    assert "medar: warning: " in result.err
+    assert "spacing 1 x 1 x 10 mm, training volumes had 1 x 1 x 2 mm" in result.err
     notes = json.loads((tmp_path / "made.json").read_text())["notes"]
     assert notes
-    assert all(note in said.err for note in notes)
+    assert all(note in result.err for note in notes)
 
 
 @pytest.mark.parametrize("to", ["monai", "nnunet"])
 def test_weights_go_out_and_come_in(
     to: str, medar: Medar, run: Path, config: Path, tmp_path: Path
 ) -> None:
-    said = medar("export", run, tmp_path / "w.pth", "--to", to)
-    assert said.code == 0, said.err
-    assert said.out.startswith(f"{tmp_path / 'w.pth'}: ")
-    assert ("filled in" in said.err) == (to == "nnunet")
-    assert len(said.err.splitlines()) <= 1
+    result = medar("export", run, tmp_path / "w.pth", "--to", to)
+    assert result.code == 0, result.err
+    assert result.out.startswith(f"{tmp_path / 'w.pth'}: ")
+    assert ("filled in" in result.err) == (to == "nnunet")
+    assert len(result.err.splitlines()) <= 1
     words = ("--config", config, "--data", run / "prepared", "--head", "--json")
-    said = medar("import", tmp_path / "w.pth", tmp_path / "start", *words)
-    assert said.code == 0, said.err
-    made = json.loads(said.out)
+    result = medar("import", tmp_path / "w.pth", tmp_path / "start", *words)
+    assert result.code == 0, result.err
+    made = json.loads(result.out)
     assert (made["layout"], made["initialised"]) == (to, [])
     words = ("--data", run / "prepared", "--out", tmp_path / "next", "--untracked")
-    said = medar("segmentation", "train", config, *words, "--pretrained", tmp_path / "start")
-    assert said.code == 0, said.err
+    result = medar("segmentation", "train", config, *words, "--pretrained", tmp_path / "start")
+    assert result.code == 0, result.err
     words = ("--config", config, "--data", run / "prepared", "backbone.width=8")
-    said = medar("import", tmp_path / "w.pth", tmp_path / "wide", *words)
-    assert "need [8, 1, 3, 3, 3]" in said.refusal
+    result = medar("import", tmp_path / "w.pth", tmp_path / "wide", *words)
+    assert "need [8, 1, 3, 3, 3]" in result.refusal
 
 
 def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:
-    said = medar("export", run, tmp_path / "bundle", "--to", "bundle", "--json")
-    assert said.code == 0, said.err
-    assert all(Path(file).is_file() for file in json.loads(said.out)["files"])
+    result = medar("export", run, tmp_path / "bundle", "--to", "bundle", "--json")
+    assert result.code == 0, result.err
+    assert all(Path(file).is_file() for file in json.loads(result.out)["files"])
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["export", "run", "w.txt", "--to", "monai"], "written as .pt or .pth"),
         (["export", "nowhere", "w.pt", "--to", "monai"], "nowhere: no model"),
@@ -130,7 +130,7 @@ def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:
 )
 def test_a_wrong_call_is_one_line(
     words: list[str],
-    said: str,
+    message: str,
     medar: Medar,
     run: Path,
     config: Path,
@@ -139,5 +139,5 @@ def test_a_wrong_call_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     more = ["--config", config, "--data", run / "prepared"] if words[0] == "import" else []
-    assert said in medar(*words, *more).refusal
+    assert message in medar(*words, *more).refusal
     assert not (tmp_path / "start").exists()

@@ -90,9 +90,9 @@ def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> A
 
 def test_tokens_are_trained_on(medar: Medar, config: Path, tokens: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    said = train(medar, config, tokens, out, "--json", "condition.attributes=[side]")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = train(medar, config, tokens, out, "--json", "condition.attributes=[side]")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert set(found) == {"out", "model", "step", "seconds", "best", "best_step", "metrics"}
     assert found["step"] == 2
     names = {f"{name}{scale}" for name in ("cross_entropy", "accuracy", "marginal")
@@ -126,8 +126,8 @@ def test_a_data_set_is_encoded_and_trained_on(
         plan.write_text((tokenizer / "preprocess.json").read_text())
         done = medar("data", "prepare", split, "--out", data, "--plan", plan, "--modality", "CT")
         assert done.code == 0, done.err
-    said = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
-    assert said.code == 0, said.err
+    result = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
+    assert result.code == 0, result.err
     found = TokenDataset(out / "tokens", maps=True)
     assert found.about.variants == 1
     assert found.about.maps == {1: "a", 2: "b"}
@@ -140,7 +140,7 @@ def test_a_data_set_is_encoded_and_trained_on(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--tokenizer", "tokenizer"], "already holds tokens and their tokenizer; leave it out"),
         (["training.stepz=3"], "did you mean 'steps'"),
@@ -154,10 +154,10 @@ def test_a_data_set_is_encoded_and_trained_on(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    words: list[str], said: str, medar: Medar, config: Path, tokens: Path, tmp_path: Path
+    words: list[str], message: str, medar: Medar, config: Path, tokens: Path, tmp_path: Path
 ) -> None:
     refused = train(medar, config, tokens, tmp_path / "run", *words)
-    assert said in refused.refusal
+    assert message in refused.refusal
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -203,6 +203,6 @@ def test_an_interrupted_encoding_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("medar.tokenizer.encoding.encode_data_set", interrupted)
-    said = train(medar, config, split, tmp_path / "run", "--tokenizer", tokenizer)
-    assert said.code == 130
-    assert said.err == "medar: interrupted: run the same command again to continue\n"
+    result = train(medar, config, split, tmp_path / "run", "--tokenizer", tokenizer)
+    assert result.code == 130
+    assert result.err == "medar: interrupted: run the same command again to continue\n"

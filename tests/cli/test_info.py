@@ -16,8 +16,8 @@ def test_info_names_versions_and_device(medar: Medar) -> None:
     assert sorted(facts) == ["device", "kernels", "paths", "threads", "versions"]
     assert facts["versions"]["torch"]
     assert facts["device"]["type"] in ("cpu", "cuda")
-    said = medar("info").out
-    assert all(heading in said for heading in facts)
+    output = medar("info").out
+    assert all(heading in output for heading in facts)
 
 
 def test_version(medar: Medar) -> None:
@@ -32,11 +32,11 @@ def test_an_unexpected_argument_is_one_line(medar: Medar) -> None:
 
 @pytest.mark.parametrize("command", ["check", "plan", "prepare", "show", "phantoms"])
 def test_every_option_is_described(medar: Medar, command: str) -> None:
-    said = medar("data", command, "--help")
-    assert said.code == 0
-    rows = [line.strip("\u2502 *").split("  ") for line in said.out.splitlines()]
+    result = medar("data", command, "--help")
+    assert result.code == 0
+    rows = [line.strip("\u2502 *").split("  ") for line in result.out.splitlines()]
     options = [row for row in rows if row[0].startswith("--")]
     assert options
     assert not [row[0] for row in options if not any(cell.strip() for cell in row[1:])]
-    assert "--no-" not in said.out
-    assert "--empty-" not in said.out
+    assert "--no-" not in result.out
+    assert "--empty-" not in result.out

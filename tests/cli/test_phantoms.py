@@ -11,15 +11,15 @@ Medar = Callable[..., Any]
 
 def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: Path) -> None:
     folder = tmp_path / "phantoms"
-    said = medar("data", "phantoms", folder, "--n", "2", "--spacing", "20")
-    assert (said.code, said.out.strip()) == (0, f"{folder}: 2 CT phantoms")
+    result = medar("data", "phantoms", folder, "--n", "2", "--spacing", "20")
+    assert (result.code, result.out.strip()) == (0, f"{folder}: 2 CT phantoms")
     medar("data", "phantoms", folder, "--n", "1", "--spacing", "20", "--modality", "mr")
     assert len(list((folder / "imagesTr").iterdir())) == 1
     assert medar("data", "check", folder, "--deep").code == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--n 0", "n must be at least 1, got 0"),
         ("--spacing 0", "mm, got 0"),
@@ -29,10 +29,10 @@ def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: 
     ],
 )
 def test_odd_values_are_one_line_and_write_nothing(
-    medar: Medar, tmp_path: Path, arguments: str, said: str
+    medar: Medar, tmp_path: Path, arguments: str, message: str
 ) -> None:
     folder = tmp_path / "phantoms"
-    assert said in medar("data", "phantoms", folder, *arguments.split()).refusal
+    assert message in medar("data", "phantoms", folder, *arguments.split()).refusal
     assert not folder.exists()
 
 

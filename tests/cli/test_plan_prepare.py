@@ -31,7 +31,7 @@ def prepared(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ("--spacing 0 0 0", "spacing"),
         ("--spacing nan 1 1", "spacing"),
@@ -53,10 +53,10 @@ def prepared(out: Path) -> dict[str, dict[str, Any]]:
 )
 @pytest.mark.parametrize("command", ["plan", "prepare"])
 def test_values_that_cannot_be_are_refused_before_anything_is_measured(
-    medar: Medar, data: Path, tmp_path: Path, command: str, arguments: str, said: str
+    medar: Medar, data: Path, tmp_path: Path, command: str, arguments: str, message: str
 ) -> None:
     out = tmp_path / "out"
-    assert said in medar("data", command, data, "--out", out, *arguments.split()).refusal
+    assert message in medar("data", command, data, "--out", out, *arguments.split()).refusal
     assert not out.exists()
 
 
@@ -71,7 +71,7 @@ def test_a_folder_that_cannot_be_is_one_line(medar: Medar, data: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("\nspacing:", "\nspacin:", "did you mean 'spacing'"),
         ("kind: percentiles", "kind: percentile", "intensity.other.kind"),
@@ -82,7 +82,7 @@ def test_a_folder_that_cannot_be_is_one_line(medar: Medar, data: Path, tmp_path:
     ],
 )
 def test_a_plan_with_a_mistake_names_file_and_key(
-    medar: Medar, data: Path, tmp_path: Path, old: str, new: str, said: str
+    medar: Medar, data: Path, tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     out = tmp_path / "out"
     assert medar("data", "plan", data, "--out", out).code == 0
@@ -92,7 +92,7 @@ def test_a_plan_with_a_mistake_names_file_and_key(
     plan.write_text(text.replace(old, new))
     refusal = medar("data", "prepare", data, "--out", out).refusal
     assert str(plan) in refusal
-    assert said in refusal
+    assert message in refusal
     assert not (out / "cases.jsonl").exists()
 
 
@@ -112,13 +112,13 @@ def test_a_plan_names_the_cases_it_could_not_measure(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     (data / "images" / "c1.nii.gz").write_bytes(b"")
-    said = medar("data", "plan", data, "--out", tmp_path / "out")
-    assert said.code == 1
-    line = next(line for line in said.out.splitlines() if "not measured" in line)
+    result = medar("data", "plan", data, "--out", tmp_path / "out")
+    assert result.code == 1
+    line = next(line for line in result.out.splitlines() if "not measured" in line)
     assert line.split()[0] == "c1"
     assert str(data / "images" / "c1.nii.gz") in line
-    said = medar("data", "plan", data, "--out", tmp_path / "out", "--json")
-    assert (said.code, list(json.loads(said.out)["failed"])) == (1, ["c1"])
+    result = medar("data", "plan", data, "--out", tmp_path / "out", "--json")
+    assert (result.code, list(json.loads(result.out)["failed"])) == (1, ["c1"])
 
 
 def test_a_bad_case_is_set_aside_with_its_reason(
@@ -128,9 +128,9 @@ def test_a_bad_case_is_set_aside_with_its_reason(
     odd = np.zeros((8, 10, 6), np.int16)
     odd[4, 4, 4] = -1
     write("data/labels/c2.nii.gz", odd)
-    said = medar("data", "prepare", data, "--out", tmp_path / "out", "--json")
-    assert said.code == 1
-    failed = json.loads(said.out)["failed"]
+    result = medar("data", "prepare", data, "--out", tmp_path / "out", "--json")
+    assert result.code == 1
+    failed = json.loads(result.out)["failed"]
     assert sorted(failed) == ["c1", "c2"]
     assert "Empty file" in failed["c1"]
     assert "label values -1" in failed["c2"]
@@ -173,9 +173,9 @@ def test_cases_of_another_number_of_channels_are_set_aside(
     noise = np.random.default_rng(0).normal(size=(2, 8, 10, 6)).astype(np.float32)
     write_nifti(data / "images" / "two.nii.gz", Volume.from_array(noise, np.eye(4)))
     out = tmp_path / "out"
-    said = medar("data", "prepare", data, "--out", out, "--channels", "--json")
-    told = "2 channels; the plan has 1; give it all of these and no others"
-    assert json.loads(said.out)["failed"] == {"two": told}
+    result = medar("data", "prepare", data, "--out", out, "--channels", "--json")
+    reason = "2 channels; the plan has 1; give it all of these and no others"
+    assert json.loads(result.out)["failed"] == {"two": reason}
 
 
 def test_unnamed_channels_of_ct_are_windowed(medar: Medar, tmp_path: Path) -> None:
@@ -198,16 +198,16 @@ def test_ct_without_a_stated_modality_is_said_on_standard_error(
     write("set/a.nii.gz", air)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        said = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--json")
-    assert said.err.startswith("medar: warning: 1 volumes of unknown modality")
-    assert "--modality CT" in said.err
-    assert json.loads(said.out)["intensity"]["other"]["kind"] == "percentiles"
+        result = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--json")
+    assert result.err.startswith("medar: warning: 1 volumes of unknown modality")
+    assert "--modality CT" in result.err
+    assert json.loads(result.out)["intensity"]["other"]["kind"] == "percentiles"
     again = ("data", "prepare", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         assert "its rule 'other' applies to CT volumes" in medar(*again).err
-    said = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
-    assert said.err == ""
+    result = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")
+    assert result.err == ""
     assert medar(*again).err == ""
 
 

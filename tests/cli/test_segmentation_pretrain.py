@@ -46,11 +46,11 @@ def prepared(medar: Medar, data: Path, tmp_path: Path) -> Path:
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
     (data / "cases.csv").write_text("id,split\n" + "".join(f"{a},{b}\n" for a, b in rows))
-    said = medar(
+    result = medar(
         "tokenizer", "train", tmp_path / "tokenizer.yaml", "--data", data, "--out",
         tmp_path / "tokenizer", "--untracked", "--attributes", data / "cases.csv",
     )  # fmt: skip
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     return tmp_path / "tokenizer" / "prepared"
 
 
@@ -62,16 +62,16 @@ def pretrain(medar: Medar, prepared: Path, out: Path, *more: object) -> Any:
 
 def test_from_volumes_to_a_network(medar: Medar, prepared: Path, tmp_path: Path) -> None:
     tokenizer, out = tmp_path / "tokenizer", tmp_path / "backbone"
-    said = pretrain(medar, prepared, out, "--tokenizer", tokenizer, "--json")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = pretrain(medar, prepared, out, "--tokenizer", tokenizer, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert found["step"] == 2
     assert found["metrics"]["loss"] == found["best"]
     assert {path.name for path in out.iterdir()} >= {
         "model", "config.yaml", "metrics.jsonl", "checkpoints"
     }  # fmt: skip
-    told = yaml.safe_load((out / "config.yaml").read_text())
-    assert told["task"]["pretext"]["kind"] == "next_scale"
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["task"]["pretext"]["kind"] == "next_scale"
     masked = pretrain(medar, prepared, tmp_path / "masked", "pretext.kind=masked")
     assert masked.code == 0, masked.err
     for start in (out, tmp_path / "masked"):
@@ -80,8 +80,8 @@ def test_from_volumes_to_a_network(medar: Medar, prepared: Path, tmp_path: Path)
             "--out", start / "tuned", "--pretrained", start, "--untracked",
         )  # fmt: skip
         assert tuned.code == 0, tuned.err
-        told = yaml.safe_load((start / "tuned" / "config.yaml").read_text())
-        assert told["task"]["pretrained"] != "none"
+        saved = yaml.safe_load((start / "tuned" / "config.yaml").read_text())
+        assert saved["task"]["pretrained"] != "none"
 
 
 def test_a_run_in_mlflow(
@@ -93,13 +93,13 @@ def test_a_run_in_mlflow(
     uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     out = tmp_path / "tracked"
-    said = medar(
+    result = medar(
         "segmentation", "pretrain", tmp_path / "pretrain.yaml", "pretext.kind=masked",
         "--data", prepared, "--out", out,
     )  # fmt: skip
-    assert said.code == 0, said.err
+    assert result.code == 0, result.err
     client = mlflow.MlflowClient(tracking_uri=uri)
-    experiments = [one.experiment_id for one in client.search_experiments()]
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, "tags.`medar.kind` = 'backbone'")
     run = next(run for run in runs if run.info.run_name == "backbone tracked")
     assert run.data.metrics["validation/loss"] > 0
@@ -107,7 +107,7 @@ def test_a_run_in_mlflow(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "pretext.kind next_scale needs a tokenizer"),
         (["pretext.kind=semantic_order"], "pretext.kind semantic_order needs a tokenizer"),
@@ -120,9 +120,9 @@ def test_a_run_in_mlflow(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    words: list[str], said: str, medar: Medar, prepared: Path, tmp_path: Path
+    words: list[str], message: str, medar: Medar, prepared: Path, tmp_path: Path
 ) -> None:
-    assert said in pretrain(medar, prepared, tmp_path / "run", *words).refusal
+    assert message in pretrain(medar, prepared, tmp_path / "run", *words).refusal
     assert not (tmp_path / "run" / "model").exists()
 
 
@@ -132,9 +132,9 @@ def test_a_tokenizer_of_other_volumes(medar: Medar, prepared: Path, tmp_path: Pa
         tmp_path / "data" / "cases.csv", "--size", 12, 8, 8, "--downsampling", 4, 4, 4,
     )  # fmt: skip
     assert other.code == 0, other.err
-    said = medar(
+    result = medar(
         "segmentation", "pretrain", tmp_path / "pretrain.yaml", "plan={}",
         "--data", tmp_path / "other", "--out", tmp_path / "run", "--untracked",
         "--tokenizer", tmp_path / "tokenizer",
     )  # fmt: skip
-    assert "the data were prepared with [12, 8, 8]" in said.refusal
+    assert "the data were prepared with [12, 8, 8]" in result.refusal

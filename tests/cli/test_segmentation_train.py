@@ -58,22 +58,22 @@ def test_a_data_set_is_prepared_and_trained_on(
     medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    said = train(medar, config, split, out, "--json", "--labels", "50%", "training.steps=3")
-    assert said.code == 0, said.err
-    found = json.loads(said.out)
+    result = train(medar, config, split, out, "--json", "--labels", "50%", "training.steps=3")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
     assert found["step"] == 3
     assert "dice" in found["metrics"]
-    told = yaml.safe_load((out / "config.yaml").read_text())
-    assert (told["task"]["data"]["label_fraction"], told["task"]["data"]["subjects"]) == (0.5, 1)
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert (saved["task"]["data"]["label_fraction"], saved["task"]["data"]["subjects"]) == (0.5, 1)
     words = (out / "prepared", tmp_path / "next", "--pretrained", out, "transfer.layer_decay=0.7")
     again = train(medar, config, *words)
     assert again.code == 0, again.err
-    told = yaml.safe_load((tmp_path / "next" / "config.yaml").read_text())
-    assert told["task"]["pretrained"] != "none"
+    saved = yaml.safe_load((tmp_path / "next" / "config.yaml").read_text())
+    assert saved["task"]["pretrained"] != "none"
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--labels", "10"], "labels must be a fraction of the subjects"),
         (["--pretrained", "nowhere"], "nowhere: no model"),
@@ -85,17 +85,17 @@ def test_a_data_set_is_prepared_and_trained_on(
     ],
 )
 def test_a_wrong_call_is_one_line(
-    words: list[str], said: str, medar: Medar, config: Path, split: Path, tmp_path: Path
+    words: list[str], message: str, medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
-    assert said in train(medar, config, split, tmp_path / "run", *words).refusal
+    assert message in train(medar, config, split, tmp_path / "run", *words).refusal
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_a_file_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: Path) -> None:
     image, out = split / "images" / "c3.nii.gz", tmp_path / "made" / "c3.nii"
-    said = medar("segment", model, image, out)
-    assert said.code == 0, said.err
-    assert said.out == f"{out}: labels of {image}\n"
+    result = medar("segment", model, image, out)
+    assert result.code == 0, result.err
+    assert result.out == f"{out}: labels of {image}\n"
     made, given = nib.load(out), nib.load(image)
     assert made.shape == given.shape
     np.testing.assert_allclose(made.affine, given.affine)
@@ -109,13 +109,13 @@ def test_a_file_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: P
 
 def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path: Path) -> None:
     (split / "images" / "broken.nii").write_bytes(b"no volume")
-    said = medar("segment", model, split / "images", tmp_path / "made", "--json")
-    assert said.code == 1
-    found = json.loads(said.out)
+    result = medar("segment", model, split / "images", tmp_path / "made", "--json")
+    assert result.code == 1
+    found = json.loads(result.out)
     names = [f"c{n}.nii.gz" for n in range(4)]
     assert [Path(path).name for path in found["labels"]] == names
     assert list(found["failed"]) == [str(split / "images" / "broken.nii")]
-    assert "broken.nii" in said.err
+    assert "broken.nii" in result.err
     written = {path.name for path in (tmp_path / "made").iterdir()}
     assert written == {*names, *(f"c{n}.json" for n in range(4))}
     plain = medar("segment", model, split / "images", tmp_path / "plain", "--mirrors", "none")
@@ -124,7 +124,7 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("volume", "out", "more", "said"),
+    ("volume", "out", "more", "message"),
     [
         ("images/c0.nii.gz", "made.mha", [], "written as .nii or .nii.gz"),
         ("images", "made.nii.gz", [], "must be a folder"),
@@ -135,10 +135,10 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
     ],
 )
 def test_wrong_calls_of_segment(
-    volume: str, out: str, more: list[str], said: str,
+    volume: str, out: str, more: list[str], message: str,
     medar: Medar, model: Path, split: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    assert said in medar("segment", model, split / volume, tmp_path / out, *more).refusal
+    assert message in medar("segment", model, split / volume, tmp_path / out, *more).refusal
     assert not (tmp_path / "made.nii").exists()
 
 
@@ -147,14 +147,14 @@ def test_nothing_but_label_maps_of_its_own_is_replaced(
 ) -> None:
     images = split / "images"
     before = {path: path.read_bytes() for path in images.iterdir()}
-    said = medar("segment", model, images / "c0.nii.gz", images / "c1.nii.gz")
-    assert "c1.nii.gz: exists and was not written by medar segment" in said.refusal
-    said = medar("segment", model, images, split)
-    assert "contains the input" in said.refusal
+    result = medar("segment", model, images / "c0.nii.gz", images / "c1.nii.gz")
+    assert "c1.nii.gz: exists and was not written by medar segment" in result.refusal
+    result = medar("segment", model, images, split)
+    assert "contains the input" in result.refusal
     shutil.copytree(images, tmp_path / "others")
-    said = medar("segment", model, images, tmp_path / "others")
-    assert (said.code, said.out) == (1, "")
-    assert said.err.count("exists and was not written by") == len(before)
+    result = medar("segment", model, images, tmp_path / "others")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.count("exists and was not written by") == len(before)
     for _ in range(2):
         assert medar("segment", model, images / "c0.nii.gz", tmp_path / "own.nii.gz").code == 0
     assert {path: path.read_bytes() for path in images.iterdir()} == before

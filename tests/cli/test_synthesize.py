@@ -46,8 +46,8 @@ def scan(tmp_path: Path) -> Path:
 def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
-    said = medar(*call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--preview")
-    assert (said.code, said.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
+    result = medar(*call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--preview")
+    assert (result.code, result.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
     names = [
         f"sample_000{k}{end}" for k in range(3) for end in (".json", ".nii.gz", "_label.nii.gz")
     ]
@@ -56,16 +56,16 @@ def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -
         "preview.png",
         *names,
     ]
-    for place in range(3):
-        about = json.loads((out / f"sample_000{place}.json").read_text())
+    for index in range(3):
+        about = json.loads((out / f"sample_000{index}.json").read_text())
         assert about["synthetic"] is True
-        assert (about["seed"], about["attributes"]) == (4 + place, {"organ": "liver", "age": 61.0})
+        assert (about["seed"], about["attributes"]) == (4 + index, {"organ": "liver", "age": 61.0})
         assert (about["sampling"]["guidance_scale"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
         image, label = (nib.load(out / about[name]) for name in ("image", "label"))
-        for one in (image, label):
-            assert one.shape == (16, 16, 8)
-            assert np.array_equal(one.affine, np.diag([1.0, 1.0, 2.0, 1.0]))
-            assert bytes(one.header["descrip"]).startswith(b"synthetic, medar")
+        for nifti in (image, label):
+            assert nifti.shape == (16, 16, 8)
+            assert np.array_equal(nifti.affine, np.diag([1.0, 1.0, 2.0, 1.0]))
+            assert bytes(nifti.header["descrip"]).startswith(b"synthetic, medar")
         values = image.get_fdata()
         assert (values.min(), values.max()) == (-100.0, 300.0)
         assert set(np.unique(label.get_fdata())) <= {0, 1, 4}
@@ -76,9 +76,9 @@ def test_the_same_command_goes_on(medar: Medar, model: Path, tmp_path: Path) -> 
     assert medar("synthesize", model, out, "-n", 2).code == 0
     before = (out / "sample_0000.nii.gz").stat().st_mtime_ns
     (out / "sample_0001.json").unlink()  # as an interrupted run leaves it
-    said = medar("synthesize", model, out, "-n", 3, "--json")
-    facts = json.loads(said.out)
-    assert (said.code, facts["made"], facts["kept"]) == (0, 2, 1)
+    result = medar("synthesize", model, out, "-n", 3, "--json")
+    facts = json.loads(result.out)
+    assert (result.code, facts["made"], facts["kept"]) == (0, 2, 1)
     assert facts["images"] == [str(out / f"sample_000{k}.nii.gz") for k in range(3)]
     assert facts["contact_sheet"] == str(out / "contact_sheet.png")
     assert (out / "sample_0000.nii.gz").stat().st_mtime_ns == before
@@ -101,8 +101,8 @@ def test_an_interrupted_run_keeps_whole_samples(
         write(path, *arguments, **options)
 
     monkeypatch.setattr(samples, "write_nifti", stop)
-    said = medar("synthesize", model, out, "-n", 3)
-    assert (said.code, said.err) == (
+    result = medar("synthesize", model, out, "-n", 3)
+    assert (result.code, result.err) == (
         130,
         "medar: interrupted: the same command resumes\n",
     )
@@ -121,10 +121,10 @@ def test_inpainting_keeps_the_file_but_for_the_region(
     nib.save(nib.Nifti1Image(hole.astype(np.uint8), before.affine), drawn)
     # The file's axes are superior, left, anterior; the box is along right, anterior, superior.
     for name, region in (("drawn", drawn), ("box", "7:13,4:9,3:6")):
-        said = medar(
+        result = medar(
             "synthesize", model, tmp_path / name, "-n", 2, "--inpaint", scan, "--region", region
         )
-        assert said.code == 0
+        assert result.code == 0
     for name in ("sample_0000", "sample_0001"):
         after = nib.load(tmp_path / "drawn" / f"{name}.nii.gz")
         assert np.array_equal(after.affine, before.affine)
@@ -144,8 +144,8 @@ def test_inpainting_in_scanner_coordinates(
     medar: Medar, model: Path, scan: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    said = medar("synthesize", model, out, "--inpaint", scan, "--region", "-2.5:1.5,0:6,32:38mm")
-    assert said.code == 0
+    result = medar("synthesize", model, out, "--inpaint", scan, "--region", "-2.5:1.5,0:6,32:38mm")
+    assert result.code == 0
     old, new = (np.asarray(nib.load(p).dataobj) for p in (scan, out / "sample_0000.nii.gz"))
     changed = np.argwhere(old != new)
     assert changed.min(axis=0).tolist() == [1, 10, 4]
@@ -171,14 +171,14 @@ def test_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
     made = nib.load(tmp_path / "out" / "sample_0000.nii.gz")
     assert np.allclose(made.affine[:3, 3], [-4.0, -4.0, 30.0])
     odd = file(tmp_path / "odd.nii.gz", values + 1, (2.0, 1.0, 1.0), np.uint8)
-    said = medar("synthesize", model, tmp_path / "no", "--mask", odd).refusal
-    assert f"{odd}: label values 5 are not among the plan's 0, 1, 4" in said
+    result = medar("synthesize", model, tmp_path / "no", "--mask", odd).refusal
+    assert f"{odd}: label values 5 are not among the plan's 0, 1, 4" in result
 
 
 def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
-    said = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
-    assert "no volume found" in said
+    result = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
+    assert "no volume found" in result
     for name, value in (("a", 1), ("b", 4)):
         values = np.zeros((8, 16, 16))
         values[2:5, 4:9, 4:12] = value
@@ -193,19 +193,19 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
             assert about["mask"]["file"] == str(tmp_path / "maps" / f"{name}.nii.gz")
             assert (tmp_path / "out" / name / about["label"]).exists()
     (tmp_path / "maps" / "b.nii").touch()
-    said = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
-    assert "has the same name as b.nii" in said
-    one = tmp_path / "one"
-    assert medar("synthesize", model, one, "--mask", tmp_path / "maps" / "b.nii.gz").code == 0
+    result = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
+    assert "has the same name as b.nii" in result
+    single = tmp_path / "one"
+    assert medar("synthesize", model, single, "--mask", tmp_path / "maps" / "b.nii.gz").code == 0
     alone, among = (
         nib.load(folder / "sample_0000.nii.gz").get_fdata()
-        for folder in (one, tmp_path / "out" / "b")
+        for folder in (single, tmp_path / "out" / "b")
     )
     assert np.array_equal(alone, among)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["gone", "OUT"], "gone: no generator (neither config.json nor model/config.json)"),
         (["TOKENIZER", "OUT"], "class 'Tokenizer' is not a generator; expected Generator"),
@@ -241,7 +241,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_calls(
-    medar: Medar, model: Path, scan: Path, tmp_path: Path, arguments: list[str], said: str
+    medar: Medar, model: Path, scan: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "other.txt").write_text("mine")
@@ -252,6 +252,9 @@ def test_wrong_calls(
         "FULL": tmp_path / "full",
         "SCAN": scan,
     }
-    assert said in medar("synthesize", *(known.get(one, one) for one in arguments)).refusal
+    assert (
+        message
+        in medar("synthesize", *(known.get(argument, argument) for argument in arguments)).refusal
+    )
     assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["other.txt"]

@@ -83,8 +83,8 @@ def test_data_and_models_of_finished_trainings_are_in_mlflow(
     assert medar("tokenizer", "encode", first / "prepared", tokens, "--model", first).code == 0
     train = ["generator", "train", written(tmp_path / "g.yaml", GENERATOR), "--data", tokens]
     kept[1] = "tiny generator"
-    said = medar(*train, "--out", second, *kept, "--json")
-    assert said.code == 0, said.err
+    result = medar(*train, "--out", second, *kept, "--json")
+    assert result.code == 0, result.err
     model, run = the_model(client, "tiny generator")
     (given,) = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("tokens", data_set(tokens).digest)
@@ -93,7 +93,7 @@ def test_data_and_models_of_finished_trainings_are_in_mlflow(
     index = moved / "tokens.json"
     index.write_text(index.read_text().replace('"split": "test"', '"split": "val"'))
     assert data_set(moved).digest != data_set(tokens).digest
-    best = json.loads(said.out)["best"]
+    best = json.loads(result.out)["best"]
     assert {metric.key: metric.value for metric in model.metrics}["cross_entropy"] == best
 
 
@@ -107,9 +107,9 @@ def test_a_model_that_cannot_be_registered_is_said(
     train = ["tokenizer", "train", written(tmp_path / "t.yaml", TOKENIZER), "--data", data]
     train += ["--attributes", data / "cases.csv", "--out", tmp_path / "run"]
     assert medar(*train).code == 0
-    said = medar(*train, "--register", "tiny")
-    assert said.code == 1
-    assert "127.0.0.1:9 (no run there)" in said.err
+    result = medar(*train, "--register", "tiny")
+    assert result.code == 1
+    assert "127.0.0.1:9 (no run there)" in result.err
     assert (tmp_path / "run" / "model" / "config.json").exists()
 
 
@@ -144,7 +144,7 @@ def test_commands_close_the_tracker_in_every_case(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--alias", "best"], "name one (--register)"),
         (["--register", "a/b"], "register 'a/b'"),
@@ -152,10 +152,10 @@ def test_commands_close_the_tracker_in_every_case(
     ],
 )
 def test_names_are_looked_at_before_training(
-    words: list[str], said: str, medar: Medar, data: Path, tmp_path: Path
+    words: list[str], message: str, medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     config = written(tmp_path / "t.yaml", TOKENIZER)
     out = tmp_path / "run"
     refused = medar("tokenizer", "train", config, "--data", data, "--out", out, *words)
-    assert said in refused.refusal
+    assert message in refused.refusal
     assert not out.exists()

@@ -27,11 +27,11 @@ def test_columns_become_fields_and_attributes(tmp_path: Path) -> None:
         "pt_9,test,SpinalCord,1,1,C,1\n"
     )
     joined = join_attributes(manifest(tmp_path, "train_pt_1", "pt_2", "pt_12"))
-    one, two, other = joined.cases
-    assert (one.split, one.annotated) == ("val", (1, 2))
-    assert one.attributes == {"age": 61, "weight": 70.5, "site": "A", "code": "007"}
-    assert (two.split, two.annotated) == ("train", ())
-    assert two.attributes == {"weight": 80.0, "site": "B", "code": "012"}
+    first, second, other = joined.cases
+    assert (first.split, first.annotated) == ("val", (1, 2))
+    assert first.attributes == {"age": 61, "weight": 70.5, "site": "A", "code": "007"}
+    assert (second.split, second.annotated) == ("train", ())
+    assert second.attributes == {"weight": 80.0, "site": "B", "code": "012"}
     assert (other.split, other.annotated, other.attributes) == (None, None, {})
     assert joined.notes == (
         "attributes from index.csv: 2 of 3 cases joined, 1 rows without a case",
@@ -85,7 +85,7 @@ def test_labels_by_value_and_separator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("id,age\n1,3\n", "matches the cases 'a_1' and 'b_1'"),
         ("id,age\na_1,3\na_1,4\n", "two rows"),
@@ -99,10 +99,10 @@ def test_labels_by_value_and_separator(tmp_path: Path) -> None:
         ("id,subject,split\na_1,s,train\nb_1,s,test\n", "it must be in one"),
     ],
 )
-def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "t.csv"
     table.write_text(text)
-    with pytest.raises(MedarError, match=said) as caught:
+    with pytest.raises(MedarError, match=message) as caught:
         join_attributes(manifest(tmp_path, "a_1", "b_1"), table)
     assert str(table) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -40,15 +40,15 @@ def test_zero_probabilities_change_nothing() -> None:
 
 def test_the_same_seed_gives_the_same_result() -> None:
     settings = Augmentation(flips=("x", "y", "z"))
-    one, other = Augmenter(settings, LABELS), Augmenter(settings, LABELS)
-    other(item(), 3)  # what was drawn before does not matter
+    first, second = Augmenter(settings, LABELS), Augmenter(settings, LABELS)
+    second(item(), 3)  # what was drawn before does not matter
     results = []
     for seed in range(8):
-        a, b = one(item(), seed), other(item(), seed)
+        a, b = first(item(), seed), second(item(), seed)
         assert torch.equal(a["image"], b["image"])
         assert torch.equal(a["label"], b["label"])
         results.append(a["image"])
-    assert all(not torch.equal(results[0], other) for other in results[1:])
+    assert all(not torch.equal(results[0], second) for second in results[1:])
 
 
 def test_ranges_types_and_label_values_stay() -> None:

@@ -43,9 +43,9 @@ def in_memory(path: Path) -> Any:
 def found(report: Report) -> dict[str, list[str]]:
     """The cases of each code, without what is only worth knowing."""
     cases: dict[str, list[str]] = {}
-    for one in report.problems:
-        if one.severity != "info":
-            cases.setdefault(one.code, []).append(one.case)
+    for problem in report.problems:
+        if problem.severity != "info":
+            cases.setdefault(problem.code, []).append(problem.case)
     return cases
 
 
@@ -145,7 +145,7 @@ def test_headers_show_what_they_can(broken: Manifest) -> None:
 def test_every_problem_is_found_in_its_case(broken: Manifest) -> None:
     report = check(broken, deep=True, workers=1)
     assert found(report) == DEEP
-    assert {one.code for one in report.problems if one.severity == "info"} == {
+    assert {problem.code for problem in report.problems if problem.severity == "info"} == {
         "missing-label",
         "orientation-mix",
         "dtype-mix",
@@ -160,9 +160,9 @@ def test_every_problem_is_found_in_its_case(broken: Manifest) -> None:
 def test_the_report_is_json(broken: Manifest) -> None:
     report = check(broken, deep=True, workers=1).to_dict()
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    severities = [one["severity"] for one in report["problems"]]
+    severities = [problem["severity"] for problem in report["problems"]]
     assert severities == sorted(severities, key=["error", "warning", "info"].index)
-    assert all(not one["path"].startswith("/") for one in report["problems"])
+    assert all(not problem["path"].startswith("/") for problem in report["problems"])
 
 
 def test_processes_find_the_same(broken: Manifest) -> None:
@@ -184,7 +184,7 @@ def test_a_sound_data_set_has_no_problem(tmp_path: Path, write: Write) -> None:
 def test_labels_without_names(tmp_path: Path, write: Write) -> None:
     case = Case(id="a", images=(write("a.nii"),), label=write("l.nii", labels(4, 2)))
     report = check(manifest(tmp_path, case), deep=True)
-    assert [(one.code, one.message) for one in report.problems] == [
+    assert [(problem.code, problem.message) for problem in report.problems] == [
         ("unnamed-labels", "labels have no names (values: 2, 4); write labels.json")
     ]
 
@@ -231,7 +231,7 @@ def test_a_crash_in_one_case_spares_the_others(
 
     monkeypatch.setattr(examining, "_describe", describe)
     report = check(manifest(tmp_path, *cases))
-    assert [(one.code, one.case, one.message) for one in report.problems] == [
+    assert [(problem.code, problem.case, problem.message) for problem in report.problems] == [
         ("unreadable", "b", "KeyError: 'surprise'")
     ]
 

@@ -67,11 +67,11 @@ def test_the_shape_is_along_ras_axes(tmp_path: Path) -> None:
 
 
 def test_channels_in_one_file_or_in_several(tmp_path: Path, write: Write) -> None:
-    one, two = write("1.nii.gz"), write("2.nii.gz")
+    first, second = write("1.nii.gz"), write("2.nii.gz")
     stack = np.random.default_rng(0).normal(size=(2, 6, 5, 4)).astype(np.float32)
     write_nifti(tmp_path / "4d.nii.gz", Volume(array=stack, affine=np.eye(4)))
     cases = (
-        Case(id="several", images=(one, two)),
+        Case(id="several", images=(first, second)),
         Case(id="one", images=(tmp_path / "4d.nii.gz",)),
     )
     taken = take(of(*cases, channels=("T1", "T2")))

@@ -32,11 +32,11 @@ def test_integers_are_normalised_as_numbers() -> None:
 
 def test_percentiles_do_not_see_the_units() -> None:
     array = np.random.default_rng(0).gamma(2.0, 50.0, (9, 8, 7)).astype(np.float32)
-    one, other = (
+    first, second = (
         PERCENTILES.fit(volume).normalise(volume) for volume in (array, array * np.float32(15000))
     )
-    assert one == pytest.approx(other, abs=1e-5)
-    assert (one.min(), one.max()) == (-1, 1)
+    assert first == pytest.approx(second, abs=1e-5)
+    assert (first.min(), first.max()) == (-1, 1)
 
 
 def test_percentiles_do_not_see_the_empty_surroundings() -> None:

@@ -172,8 +172,8 @@ def test_workers_change_nothing(prepared: Prepare) -> None:
     data = PreparedDataset(prepared(5, mode="patch", size=(4, 4, 4)), augmentation=STRONG, seed=7)
     alone, helped = epochs(data, 0), epochs(data, 2)
     assert len(alone) == len(helped) == 4  # the last, short batch is dropped
-    for one, other in zip(alone, helped, strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in one)
+    for expected, actual in zip(alone, helped, strict=True):
+        assert all(torch.equal(expected[key], actual[key]) for key in expected)
     orders = [torch.cat([b["index"] for b in alone[k : k + 2]]).tolist() for k in (0, 2)]
     assert orders[0] != orders[1]
     assert not any(torch.equal(alone[0]["image"], batch["image"]) for batch in alone[1:])

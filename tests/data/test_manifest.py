@@ -80,12 +80,12 @@ def test_refuses_ids_that_are_no_file_names(name: str) -> None:
 
 
 def test_refuses_contradictions(tmp_path: Path) -> None:
-    one = Case(id="a", images=(Path("a.nii"),), subject="s", split="train")
+    case = Case(id="a", images=(Path("a.nii"),), subject="s", split="train")
     other = Case(id="b", images=(Path("b.nii"),), subject="s", split="test")
     with pytest.raises(MedarError, match="two cases"):
-        manifest(tmp_path, cases=(one, one))
+        manifest(tmp_path, cases=(case, case))
     with pytest.raises(MedarError, match="it must be in one"):
-        manifest(tmp_path, cases=(one, other))
+        manifest(tmp_path, cases=(case, other))
     with pytest.raises(MedarError, match="no volume"):
         manifest(tmp_path, cases=())
     with pytest.raises(MedarError, match="no name"):
@@ -98,7 +98,7 @@ CASE = {"id": "a", "image": "a.nii"}
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("{", "not valid JSON"),
         ([1], "must be a JSON object"),
@@ -124,10 +124,10 @@ CASE = {"id": "a", "image": "a.nii"}
         ({"medar_manifest": 1, "label": {}}, "unknown key 'label'"),
     ],
 )
-def test_a_wrong_line_is_one_line_of_error(tmp_path: Path, line: Any, said: str) -> None:
+def test_a_wrong_line_is_one_line_of_error(tmp_path: Path, line: Any, message: str) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(line if isinstance(line, str) else json.dumps(line))
-    with pytest.raises(MedarError, match=said) as caught:
+    with pytest.raises(MedarError, match=message) as caught:
         Manifest.load(path)
     assert str(caught.value).startswith(f"{path}:1: ")
     assert "\n" not in str(caught.value)

@@ -291,7 +291,7 @@ def test_a_new_set_replaces_an_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"n": 0}, "n must be at least 1, got 0"),
         ({"modality": "pet"}, "modality must be ct or mr, got 'pet'"),
@@ -299,8 +299,10 @@ def test_a_new_set_replaces_an_old_one(tmp_path: Path) -> None:
         ({"spacing": 0.1}, "spacing must be 2 to 20 mm, got 0.1"),
     ],
 )
-def test_wrong_settings_are_refused(tmp_path: Path, change: dict[str, object], said: str) -> None:
-    with pytest.raises(MedarError, match=re.escape(said)):
+def test_wrong_settings_are_refused(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    with pytest.raises(MedarError, match=re.escape(message)):
         write_phantoms(tmp_path / "out", **change)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

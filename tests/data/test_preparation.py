@@ -148,11 +148,15 @@ def test_the_units_of_mr_do_not_matter(plan: MakePlan) -> None:
     array = np.random.default_rng(0).gamma(2.0, 40.0, (1, 8, 7, 6)).astype(np.float32)
     chosen = plan(intensity={"MR": PERCENTILES})
     volumes = [Volume(array=a, affine=np.eye(4), modality="MR") for a in (array, array * 15000)]
-    (one, first), (other, second) = (prepare_image(volume, chosen) for volume in volumes)
-    assert one == pytest.approx(other, abs=1e-5)
-    assert second.windows[0].high == pytest.approx(15000 * first.windows[0].high, rel=1e-5)
-    low, high = first.windows[0].low, first.windows[0].high
-    assert restore_image(one, first).array == pytest.approx(array.clip(low, high), abs=1e-3)
+    (prepared, intensity), (rescaled, second) = (
+        prepare_image(volume, chosen) for volume in volumes
+    )
+    assert prepared == pytest.approx(rescaled, abs=1e-5)
+    assert second.windows[0].high == pytest.approx(15000 * intensity.windows[0].high, rel=1e-5)
+    low, high = intensity.windows[0].low, intensity.windows[0].high
+    assert restore_image(prepared, intensity).array == pytest.approx(
+        array.clip(low, high), abs=1e-3
+    )
 
 
 def test_channels_have_windows_of_their_own(plan: MakePlan) -> None:

@@ -206,16 +206,16 @@ def test_bad_cases_are_set_aside(tmp_path: Path, dataset: MakeDataset, plan: Mak
     rules = {**plan().intensity, **MR}
     done = prepare(manifest, plan(intensity=rules), tmp_path / "out", workers=1)
     assert (done.made, done.kept) == (1, 0)
-    told = {line["id"]: line for line in lines(tmp_path / "out" / "failed.jsonl")}
-    assert {k: line["reason"] for k, line in told.items()} == done.failed
-    assert set(told) == {"c0", "c1", "c2", "c3", "c4"}
+    failed = {line["id"]: line for line in lines(tmp_path / "out" / "failed.jsonl")}
+    assert {k: line["reason"] for k, line in failed.items()} == done.failed
+    assert set(failed) == {"c0", "c1", "c2", "c3", "c4"}
     assert str(c0.images[0]) in done.failed["c0"]
     assert "must have its image's shape 8x7x6, got 8x7x5" in done.failed["c1"]
     assert "label values 9 are not among" in done.failed["c2"]
     assert "No such file" in done.failed["c3"]
     assert "constant volume" in done.failed["c4"]
     assert all("\n" not in reason for reason in done.failed.values())
-    assert all(line["trace"] is None for line in told.values())
+    assert all(line["trace"] is None for line in failed.values())
     assert [case["id"] for case in lines(tmp_path / "out" / "cases.jsonl")[1:]] == ["c5"]
     assert len(times(tmp_path / "out")) == 2
 
@@ -268,9 +268,9 @@ def test_remembered_places_hold_their_label(
     meta = prepared.cache.meta(key)
     for value in (1, 2):
         assert meta["voxels"][str(value)] == (values == value).sum()
-        places = np.frombuffer(meta["locations"][str(value)], np.int32).reshape(-1, 3)
-        assert len(np.unique(places, axis=0)) == 20
-        assert (values[0][tuple(places.T)] == value).all()
+        indices = np.frombuffer(meta["locations"][str(value)], np.int32).reshape(-1, 3)
+        assert len(np.unique(indices, axis=0)) == 20
+        assert (values[0][tuple(indices.T)] == value).all()
 
 
 def test_numbers_without_a_point_are_the_same_plan(

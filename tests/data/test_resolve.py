@@ -28,7 +28,7 @@ def test_a_prepared_folder_is_taken_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         (
             {"spacing": (2.0, 1.0, 1.0)},
@@ -41,10 +41,10 @@ def test_a_prepared_folder_is_taken_as_it_is(
     ],
 )
 def test_another_plan_is_refused_by_what_differs(
-    dataset: Dataset, plan: MakePlan, tmp_path: Path, changed: dict[str, Any], said: str
+    dataset: Dataset, plan: MakePlan, tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         prepare_for_model(tmp_path / "prepared", plan(**changed), tmp_path)
 
 
@@ -78,15 +78,15 @@ def test_the_way_of_reading_is_the_callers(
     dataset: Dataset, plan: MakePlan, tmp_path: Path
 ) -> None:
     manifest = dataset(2)
-    asked = []
+    calls = []
 
     def read(path: Path, before: Manifest | None) -> Manifest:
-        asked.append((path, before is None))
+        calls.append((path, before is None))
         return manifest.with_cases(tuple(replace(c, split="test") for c in manifest))
 
     for _ in range(2):
         prepare_for_model(tmp_path / "x", plan(), tmp_path / "out", workers=1, read=read)
-    assert asked == [(tmp_path / "x", True), (tmp_path / "x", False)]
+    assert calls == [(tmp_path / "x", True), (tmp_path / "x", False)]
     assert Prepared(tmp_path / "out")[0].split == "test"
 
 

@@ -134,8 +134,8 @@ def test_single_volumes(tmp_path: Path) -> None:
     assert ids(read_manifest(tmp_path / "p.img")) == ["p"]
     assert ids(read_manifest(tmp_path / "d")) == ["d"]
     assert ids(read_manifest(tmp_path / "d" / "1")) == ["1"]
-    for path, said in ((tmp_path / "text.txt", "no volume found"), (tmp_path / "q", "no such")):
-        with pytest.raises(MedarError, match=said):
+    for path, message in ((tmp_path / "text.txt", "no volume found"), (tmp_path / "q", "no such")):
+        with pytest.raises(MedarError, match=message):
             read_manifest(path)
 
 
@@ -250,7 +250,7 @@ def test_regions_keep_their_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    ("keys", "message"),
     [
         ({"name": "x"}, "neither MSD's key 'training'"),
         ({"training": {}}, "training must be a list, got {}"),
@@ -285,10 +285,10 @@ def test_regions_keep_their_values(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_description_is_one_line_of_error(
-    tmp_path: Path, keys: dict[str, Any], said: str
+    tmp_path: Path, keys: dict[str, Any], message: str
 ) -> None:
     path = described(tmp_path, **keys)
-    with pytest.raises(MedarError, match=said) as caught:
+    with pytest.raises(MedarError, match=message) as caught:
         read_manifest(tmp_path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

@@ -78,11 +78,11 @@ AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 NAMES = {1: "cube", 4: "block"}
 
 
-def cubes(shift: int = 0, **places: Any) -> npt.NDArray[np.uint8]:
+def cubes(shift: int = 0, **values: Any) -> npt.NDArray[np.uint8]:
     """(X, Y, Z): label 1 at low x, label 4 at high x, moved by `shift` voxels along x."""
     array = np.zeros(SIDES, np.uint8)
-    array[2 + shift : 6 + shift, 3:7, 2:6] = places.get("one", 1)
-    array[9 + shift : 12 + shift, 3:9, 4:8] = places.get("four", 4)
+    array[2 + shift : 6 + shift, 3:7, 2:6] = values.get("one", 1)
+    array[9 + shift : 12 + shift, 3:9, 4:8] = values.get("four", 4)
     return array
 
 

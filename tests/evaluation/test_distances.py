@@ -26,19 +26,19 @@ def sample(count: int, width: int, seed: int, shift: float = 0.0) -> NDArray[np.
 
 def test_equal_sets_have_no_distance_and_order_does_not_matter() -> None:
     first, second = sample(30, 6, 0), 2 * sample(20, 6, 1) + 1
-    one, other = Gaussian.fit(first), Gaussian.fit(second)
-    assert one.distance(one) == pytest.approx(0, abs=1e-9)
-    assert one.distance(other) == pytest.approx(other.distance(one))
+    fitted, other_fit = Gaussian.fit(first), Gaussian.fit(second)
+    assert fitted.distance(fitted) == pytest.approx(0, abs=1e-9)
+    assert fitted.distance(other_fit) == pytest.approx(other_fit.distance(fitted))
     assert Reference(first).distance(first[::-1]) == pytest.approx(0, abs=1e-9)
 
 
 def test_diagonal_covariances_have_the_closed_form() -> None:
     means, deviations = sample(2, 5, 0), np.abs(sample(2, 5, 1))
-    one, other = (
+    first, second = (
         Gaussian(mean=m, covariance=np.diag(d**2)) for m, d in zip(means, deviations, strict=True)
     )
     expected = np.square(means[0] - means[1]).sum() + np.square(np.subtract(*deviations)).sum()
-    assert one.distance(other) == pytest.approx(expected)
+    assert first.distance(second) == pytest.approx(expected)
 
 
 def test_covariances_are_shrunk_less_the_more_volumes_there_are() -> None:
@@ -75,12 +75,12 @@ def test_the_frechet_distance_is_that_of_monai() -> None:
     from monai.metrics.fid import get_fid_score
 
     first, second = sample(60, 6, 0), 1.5 * sample(40, 6, 1) + 0.5
-    one, other = (
+    gaussian, other_gaussian = (
         Gaussian(mean=rows.mean(axis=0), covariance=np.cov(rows, rowvar=False))
         for rows in (first, second)
     )
     expected = get_fid_score(torch.from_numpy(first), torch.from_numpy(second))
-    assert one.distance(other) == pytest.approx(float(expected), rel=1e-6)
+    assert gaussian.distance(other_gaussian) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize(("count", "width"), [(50, 4), (8, 30)])
@@ -212,11 +212,13 @@ def test_sets_of_other_sizes_are_compared_at_equal_numbers() -> None:
 
 def test_intervals_hold_the_estimate_and_narrow_with_more_volumes() -> None:
     reference, held_out = sample(80, 4, 0), sample(200, 4, 1)
-    found = [set_distance(sample(n, 4, 2, 1.0), held_out, reference, seed=0) for n in (10, 100)]
-    for one in found:
-        assert one.frechet_interval[0] < one.frechet < one.frechet_interval[1]
-        assert one.kernel_interval[0] < one.kernel < one.kernel_interval[1]
-    few, many = (np.diff([one.frechet_interval, one.kernel_interval], axis=1) for one in found)
+    results = [set_distance(sample(n, 4, 2, 1.0), held_out, reference, seed=0) for n in (10, 100)]
+    for result in results:
+        assert result.frechet_interval[0] < result.frechet < result.frechet_interval[1]
+        assert result.kernel_interval[0] < result.kernel < result.kernel_interval[1]
+    few, many = (
+        np.diff([result.frechet_interval, result.kernel_interval], axis=1) for result in results
+    )
     assert (many < few).all()
 
 

@@ -99,7 +99,7 @@ def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
@@ -111,7 +111,7 @@ def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> N
     ],
 )
 def test_what_cannot_be_measured_is_refused(
-    loaded: Synthesizer, prepared: Path, changes: dict[str, Any], said: str
+    loaded: Synthesizer, prepared: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         evaluate_editing(loaded, prepared, **changes)

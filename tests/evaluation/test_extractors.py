@@ -144,7 +144,7 @@ def test_the_weights_of_the_file_are_used(medicalnet: Path, radimagenet: Path) -
 
 
 def test_what_cannot_be_made_is_refused_in_a_line(medicalnet: Path, tmp_path: Path) -> None:
-    for names, weights, said in (
+    for names, weights, message in (
         (("inception",), None, "unknown extractor 'inception'; known extractors: .*radiomics-v1"),
         (("medicalnet-v1",), None, "medicalnet-v1 needs its weights"),
         (("radimagenet-v1",), medicalnet, "other weights .* use .*ResNet50.pt"),
@@ -153,7 +153,7 @@ def test_what_cannot_be_made_is_refused_in_a_line(medicalnet: Path, tmp_path: Pa
         (("texture-v1",), medicalnet, "weights are for the extractors"),
         ((), None, "extractors must not be empty"),
     ):
-        with pytest.raises(MedarError, match=said) as caught:
+        with pytest.raises(MedarError, match=message) as caught:
             make_extractors(names, weights, "cpu")
         assert "\n" not in str(caught.value)
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ Prepare = Callable[..., Path]
 
 def real(folder: Path, split: str) -> torch.Tensor:
     dataset = PreparedDataset(folder, split=split)
-    return torch.stack([dataset[place]["image"] for place in range(len(dataset))])
+    return torch.stack([dataset[index]["image"] for index in range(len(dataset))])
 
 
 def values(report: GenerationReport) -> dict:
@@ -57,14 +58,17 @@ def test_intensities_are_compared_in_hounsfield_units(prepared: Path) -> None:
     assert evaluate_generation([real(prepared, "train")], prepared).intensity_distance == 0
     assert shifted.intensity_distance > base.intensity_distance
     offset = real(prepared, "train").clamp(max=0.8)
-    pair = [evaluate_generation([one], prepared).intensity_distance for one in (offset, offset - 1)]
+    pair = [
+        evaluate_generation([volume], prepared).intensity_distance
+        for volume in (offset, offset - 1)
+    ]
     assert pair[0] < 20 < 300 < pair[1]
 
 
 def test_the_training_set_is_found_to_be_copied(prepared: Path) -> None:
     report = evaluate_generation([real(prepared, "train")], prepared)
     for audit in report.memorisation.values():
-        assert [one.case for one in sorted(audit.suspects, key=lambda one: one.index)] == [
+        assert [suspect.case for suspect in sorted(audit.suspects, key=attrgetter("index"))] == [
             "c0", "c1", "c2", "c3",
         ]  # fmt: skip
         assert audit.ratio < 1e-3
@@ -121,7 +125,7 @@ def test_what_cannot_be_evaluated_is_refused(
     broken[1, 0, 0, 0, 0] = float("nan")
     all_train = replace(data, cases=tuple(replace(case, split="train") for case in data.cases))
     alone = prepare_with(all_train)
-    for batches, folder, options, said in (
+    for batches, folder, options, message in (
         ([made[:1]], prepared, {}, "number of generated volumes must be at least 2, got 1"),
         ([], prepared, {}, "number of generated volumes must be at least 2, got 0"),
         ([smooth(2, 8, 8, 9)], prepared, {}, r"shape \(B, 1, 8, 8, 8\), got \(2, 1, 8, 8, 9\)"),
@@ -138,21 +142,23 @@ def test_what_cannot_be_evaluated_is_refused(
         ),
         ([made], prepared.parent, {}, "not a prepared data set"),
     ):
-        with pytest.raises(MedarError, match=said) as caught:
+        with pytest.raises(MedarError, match=message) as caught:
             evaluate_generation(batches, folder, **options)
         assert "\n" not in str(caught.value)
 
 
 def test_volumes_kept_whole_are_a_fair_choice() -> None:
-    places: list[int] = []
+    indices: list[int] = []
     for seed in range(40):
         gathered = SetStatistics([], make_plan(), seed, torch.device("cpu"))
         volumes = torch.zeros(4 * KEPT, 1, 8, 8, 8)
         volumes += torch.linspace(-1, 1, len(volumes)).view(-1, 1, 1, 1, 1)
         gathered.update(volumes)
         assert len(gathered.kept) == KEPT
-        places += [round((float(one.mean()) + 1) / 2 * (len(volumes) - 1)) for one in gathered.kept]
-    early = np.mean(np.array(places) < 2 * KEPT)
+        indices += [
+            round((float(item.mean()) + 1) / 2 * (len(volumes) - 1)) for item in gathered.kept
+        ]
+    early = np.mean(np.array(indices) < 2 * KEPT)
     assert early == pytest.approx(0.5, abs=0.06)
 
 
@@ -168,8 +174,8 @@ def test_real_volumes_pass_and_blurred_ones_do_not(shared_data: Path, tmp_path: 
     fresh = real(tmp_path / "prepared", "val")
     blurred = torch.from_numpy(gaussian_filter(fresh.numpy(), (0, 0, 0.8, 0.8, 0.8)))
     passed, failed = (
-        evaluate_generation([one], tmp_path / "prepared").distances["radiomics-v1"]
-        for one in (fresh, blurred)
+        evaluate_generation([volumes], tmp_path / "prepared").distances["radiomics-v1"]
+        for volumes in (fresh, blurred)
     )
     assert passed.frechet < 2 * passed.frechet_floor
     assert failed.frechet_interval[0] > 5 * failed.frechet_floor

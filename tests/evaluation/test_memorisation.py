@@ -19,12 +19,14 @@ def noisy(volumes: torch.Tensor, deviation: float) -> torch.Tensor:
 
 
 def by_voxels(made: torch.Tensor) -> Audit:
-    return audit_voxels(*(thumbnails(one).numpy() for one in (made, HELD_OUT, TRAIN)), CASES)
+    return audit_voxels(
+        *(thumbnails(volumes).numpy() for volumes in (made, HELD_OUT, TRAIN)), CASES
+    )
 
 
 def by_features(made: torch.Tensor) -> Audit:
     against = Reference(radiomics(TRAIN).numpy())
-    rows = (against.standardise(radiomics(one).numpy()) for one in (made, HELD_OUT, TRAIN))
+    rows = (against.standardise(radiomics(volumes).numpy()) for volumes in (made, HELD_OUT, TRAIN))
     return audit_features(*rows, CASES)
 
 
@@ -33,9 +35,12 @@ def test_copies_are_flagged_and_fresh_draws_are_not(audit, deviation: float) -> 
     mixed = FRESH.clone()
     mixed[[4, 9]] = noisy(TRAIN[[20, 7]], deviation)
     found = audit(mixed)
-    assert {(one.index, one.case) for one in found.suspects} == {(4, "case_20"), (9, "case_7")}
-    assert [one.distance for one in found.suspects] == sorted(
-        one.distance for one in found.suspects
+    assert {(suspect.index, suspect.case) for suspect in found.suspects} == {
+        (4, "case_20"),
+        (9, "case_7"),
+    }
+    assert [suspect.distance for suspect in found.suspects] == sorted(
+        suspect.distance for suspect in found.suspects
     )
     fresh = audit(FRESH)
     assert fresh.suspects == []

@@ -29,7 +29,7 @@ def test_the_report_is_what_decoding_gives(prepared: Path) -> None:
     assert tokenizer.training
     tokenizer.eval()
     dataset = PreparedDataset(prepared, split="test")
-    volumes = torch.stack([dataset[place]["image"] for place in range(len(dataset))])
+    volumes = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
     pyramid = tokenizer.encode(volumes)
     for upto, found in enumerate(report.psnr_per_scale, 1):
         expected = psnr(tokenizer.decode(pyramid, upto).volume, volumes).mean()
@@ -46,14 +46,14 @@ def test_the_report_is_what_decoding_gives(prepared: Path) -> None:
 
 def test_batches_change_nothing_and_prefixes_can_be_left_out(prepared: Path) -> None:
     tokenizer = make_tokenizer(make_plan())
-    one = evaluate_tokenizer(tokenizer, prepared, "train", batch_size=3).to_dict()
+    expected = evaluate_tokenizer(tokenizer, prepared, "train", batch_size=3).to_dict()
     other = evaluate_tokenizer(tokenizer, prepared, "train", by_scale=False).to_dict()
     for name, value in other.items():
         if isinstance(value, float):
-            assert value == pytest.approx(one[name], rel=1e-3), name
+            assert value == pytest.approx(expected[name], rel=1e-3), name
     assert other["psnr_per_scale"] == []
     assert len(other["usage_per_scale"]) == 2
-    json.dumps(one, allow_nan=False)
+    json.dumps(expected, allow_nan=False)
 
 
 def test_each_split_has_other_real_volumes_to_compare_with(prepared: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_error_has_the_unit_of_the_window(
     report = evaluate_tokenizer(tokenizer, folder, "test")
     assert report.mae_unit.startswith(unit)
     dataset = PreparedDataset(folder, split="test")
-    volumes = torch.stack([dataset[place]["image"] for place in range(2)])
+    volumes = torch.stack([dataset[index]["image"] for index in range(2)])
     apart = (tokenizer(volumes).volume - volumes).abs().mean().detach()
     assert report.mae == pytest.approx(factor * float(apart), rel=1e-4)
 
@@ -156,6 +156,6 @@ def test_the_protocol_prints_itself() -> None:
         extractor="radiomics-v1", features=54, samples=7, reference="train split",
         reference_samples=9,
     )  # fmt: skip
-    said = str(protocol)
+    text = str(protocol)
     for part in ("radiomics-v1", "54", "7 volumes", "9 real", "train split", "floor", "deviation"):
-        assert part in said
+        assert part in text

@@ -20,9 +20,9 @@ def test_volumes_are_those_of_the_synthesizer() -> None:
     volumes, labels = sample_volumes(
         loaded, Condition(attributes=condition), [3, 4], loaded.sampling
     )
-    theirs = Synthesizer(loaded.model, loaded.tokenizer)(n=2, seed=3, modality="CT")
+    expected = Synthesizer(loaded.model, loaded.tokenizer)(n=2, seed=3, modality="CT")
     assert labels is not None
-    for volume, label, other in zip(volumes, labels, theirs, strict=True):
+    for volume, label, other in zip(volumes, labels, expected, strict=True):
         assert other.label is not None
         assert torch.equal(label, torch.from_numpy(other.label.array.copy()))
         restored = torch.from_numpy(other.image.array.copy()) / 1000  # the window is -1000 to 1000
@@ -73,9 +73,9 @@ def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
     assert report.volumes == 3
     assert (report.seconds_per_volume or 0) > 0
     assert (report.peak_memory or 0) > 1 << 20
-    told = report.protocol["generator"]
-    assert (told["seeds"], told["batch"], told["class"]) == ([2, 4], 2, "Generator")
-    assert told["sampling"]["temperature"] == 1.0
+    recorded = report.protocol["generator"]
+    assert (recorded["seeds"], recorded["batch"], recorded["class"]) == ([2, 4], 2, "Generator")
+    assert recorded["sampling"]["temperature"] == 1.0
 
 
 def test_what_does_not_fit_is_refused(prepared: Path) -> None:
@@ -94,8 +94,8 @@ def test_fewer_samples_than_cases_take_them_evenly(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     (made,) = SampledVolumes(loaded, prepared, split="held-out", samples=2)
     every = PreparedDataset(prepared)
-    for place, case in enumerate((4, 6)):  # the first and the last of three
+    for index, case in enumerate((4, 6)):  # the first and the last of three
         alone, _ = sample_volumes(
-            loaded, conditions(loaded, every, [case]), [place], loaded.sampling
+            loaded, conditions(loaded, every, [case]), [index], loaded.sampling
         )
-        torch.testing.assert_close(made[place], alone[0])
+        torch.testing.assert_close(made[index], alone[0])

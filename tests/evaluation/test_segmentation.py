@@ -49,7 +49,10 @@ class ByBrightness(torch.nn.Module):
 def data(tmp_path: Path) -> Manifest:
     """Four cases of three subjects."""
     subjects = ("a", "a", "b", "c")
-    cases = [write_case(tmp_path, f"c{k}", cubes(), subject=one) for k, one in enumerate(subjects)]
+    cases = [
+        write_case(tmp_path, f"c{k}", cubes(), subject=subject)
+        for k, subject in enumerate(subjects)
+    ]
     return data_set(tmp_path, cases)
 
 
@@ -108,7 +111,7 @@ def test_a_network_is_evaluated_as_the_files_that_it_writes(data: Manifest, tmp_
     report = evaluate([network, FilesPredictor(tmp_path / "maps")], data)
     first, second = report.models
     assert first.cases == second.cases
-    assert any(one.dice for one in first.cases), "something of it is right"
+    assert any(case.dice for case in first.cases), "something of it is right"
 
 
 def test_files_score_by_their_shift(data: Manifest, tmp_path: Path) -> None:
@@ -135,7 +138,7 @@ def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
     assert (report.cases, block.cases, block.unknown, block.false_positive) == (2, 1, 1, 0)
     assert block.dice == 1
     assert report.models[0].labels["cube"].dice == pytest.approx(0.75)
-    assert any("2 cases of the split test are not annotated" in one for one in report.notes)
+    assert any("2 cases of the split test are not annotated" in note for note in report.notes)
 
 
 def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
@@ -177,17 +180,19 @@ def test_a_label_that_no_case_holds(tmp_path: Path) -> None:
 def test_models_are_compared_with_the_first(data: Manifest, tmp_path: Path) -> None:
     models = [files(tmp_path / f"m{k}", k, k, k, k) for k in (1, 0, 2)]
     report = evaluate(models, data)
-    better, worse = (one.overall["dice"] for one in report.comparisons)
+    better, worse = (comparison.overall["dice"] for comparison in report.comparisons)
     assert better is not None
     assert worse is not None
     assert better.difference > 0 > worse.difference
     assert (better.effect, worse.effect) == (1, -1)
     assert better.subjects == 3
-    dice = [one.dice_mean for one in report.models]
+    dice = [model.dice_mean for model in report.models]
     assert dice[0] is not None
     assert dice[1] is not None
     assert better.difference == pytest.approx(dice[1] - dice[0])
-    assert [one.second for one in report.comparisons] == [one.name for one in report.models[1:]]
+    assert [comparison.second for comparison in report.comparisons] == [
+        model.name for model in report.models[1:]
+    ]
     assert evaluate(models, data).to_dict() == report.to_dict(), "drawn by the seed"
 
 
@@ -196,7 +201,7 @@ def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
     models = [files(tmp_path / "one", 0, 1, 2, 0), files(tmp_path / "two", 0, 0, 0, 0)]
     report = evaluate(models, data, worst=worst)
     write_segmentation(report, worst, out)
-    assert [one.name for one in worst.kept] == ["c2", "c1"]
+    assert [item.name for item in worst.kept] == ["c2", "c1"]
     stored = read_json(out / "report.json")
     assert stored == json.loads(json.dumps(report.to_dict()))
     with (out / "cases.csv").open(newline="") as file:
@@ -224,10 +229,10 @@ def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_pat
     assert case.name == "c3"
     sagittal, _, axial = case.slices
     assert sagittal.image.shape[0] == axial.image.shape[2] == 1
-    for one in (sagittal, axial):
-        wrong = one.truth.array != one.predicted.array
+    for slice_ in (sagittal, axial):
+        wrong = slice_.truth.array != slice_.predicted.array
         assert int(wrong.sum()) == 16
-        assert one.image.grid.matches(one.truth.grid)
+        assert slice_.image.grid.matches(slice_.truth.grid)
     np.testing.assert_allclose(
         axial.image.affine[2, 3], AFFINE[2, 2] * 5, err_msg="it knows where it lies"
     )
@@ -236,7 +241,7 @@ def test_worst_cases_show_the_slices_that_are_most_wrong(data: Manifest, tmp_pat
 def test_the_picture_of_a_perfect_case_shows_labels(data: Manifest, tmp_path: Path) -> None:
     worst = WorstCases(most=1)
     evaluate(files(tmp_path / "maps", 0, 0, 0, 0), data, worst=worst)
-    assert all(one.truth.array.any() for one in worst.kept[0].slices)
+    assert all(slice_.truth.array.any() for slice_ in worst.kept[0].slices)
 
 
 def moved(folder: Path) -> FilesPredictor:
@@ -256,7 +261,7 @@ def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> 
     renamed = replace(data, labels={1: "cube", 4: "brick"})
     unlabelled = replace(data, labels={}, cases=data.cases)
     gone = replace(data, cases=(replace(data.cases[0], label=tmp_path / "gone.nii.gz"),))
-    for models, manifest, settings, said in (
+    for models, manifest, settings, message in (
         ([], data, {}, "no model to evaluate"),
         ([maps, maps], data, {}, "the same name"),
         (files(tmp_path / "few", 0), data, {}, "3 of 4 cases have no label map.*c1.nii.gz"),
@@ -271,11 +276,11 @@ def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> 
         (maps, unlabelled, {}, "names no labels"),
         (maps, gone, {}, "gone.nii.gz: no such file; label maps are evaluated on"),
     ):
-        with pytest.raises(MedarError, match=said) as refused:
+        with pytest.raises(MedarError, match=message) as refused:
             evaluate(models, manifest, **settings)
         assert "\n" not in str(refused.value)
 
 
 def test_a_limit_is_spread_over_the_split(data: Manifest, tmp_path: Path) -> None:
     report = evaluate(files(tmp_path / "maps", 0, 0, 0, 1), data, limit=2)
-    assert {one.case for one in report.models[0].cases} == {"c0", "c3"}
+    assert {case.case for case in report.models[0].cases} == {"c0", "c3"}

@@ -25,10 +25,10 @@ def surface(mask: Any) -> Any:
     """In mm, voxel by voxel: those with a neighbour outside the mask."""
     padded = np.pad(mask, 1)
     found = []
-    for place in np.argwhere(mask):
+    for index in np.argwhere(mask):
         steps = [s * np.eye(3, dtype=int)[axis] for axis, s in product(range(3), (1, -1))]
-        if not all(padded[tuple(place + 1 + step)] for step in steps):
-            found.append(place * SPACING)
+        if not all(padded[tuple(index + 1 + step)] for step in steps):
+            found.append(index * SPACING)
     return np.array(found)
 
 
@@ -37,7 +37,7 @@ def brute(truth: Any, predicted: Any, tolerance: float) -> tuple[float, float, f
     apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
     distances = apart.min(axis=1), apart.min(axis=0)
     dice = 2 * (truth & predicted).sum() / (truth.sum() + predicted.sum())
-    hd95 = max(np.percentile(one, 95) for one in distances)
+    hd95 = max(np.percentile(distance, 95) for distance in distances)
     return dice, hd95, np.mean(np.concatenate(distances) <= tolerance)
 
 
@@ -60,11 +60,11 @@ def test_a_cube_that_is_moved(axis: int, voxels: int) -> None:
 @pytest.mark.parametrize("tolerance", [0.5, 2.0, 3.7])
 def test_shapes_as_brute_force_and_monai_score_them(seed: int, tolerance: float) -> None:
     volumes = [smooth(1, 9, 8, 7, seed=seed + k)[0, 0].numpy() for k in (0, 9)]
-    truth, predicted = (one > 0.2 for one in volumes)
+    truth, predicted = (volume > 0.2 for volume in volumes)
     found = score(truth.astype(np.uint8), predicted.astype(np.int16), tolerance)
     expected = brute(truth, predicted, tolerance)
     assert (found["dice"], found["hd95"], found["nsd"]) == pytest.approx(expected)
-    batch = [torch.from_numpy(one)[None, None].float() for one in (predicted, truth)]
+    batch = [torch.from_numpy(mask)[None, None].float() for mask in (predicted, truth)]
     settings: dict[str, Any] = {"include_background": True, "spacing": list(SPACING)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one of MONAI's functions warns of another
@@ -78,7 +78,7 @@ def test_shapes_as_brute_force_and_monai_score_them(seed: int, tolerance: float)
 @pytest.mark.parametrize("seed", range(3))
 def test_scores_are_the_same_both_ways_and_nsd_grows_with_its_tolerance(seed: int) -> None:
     volumes = [smooth(1, 9, 8, 7, seed=seed + k)[0, 0].numpy() > 0.3 for k in (0, 5)]
-    truth, predicted = (one.astype(np.uint8) for one in volumes)
+    truth, predicted = (volume.astype(np.uint8) for volume in volumes)
     ways = score(truth, predicted), score(predicted, truth)
     assert [ways[0][k] for k in ("dice", "hd95", "nsd")] == pytest.approx(
         [ways[1][k] for k in ("dice", "hd95", "nsd")]

@@ -91,7 +91,7 @@ def test_copies_are_alike_and_others_are_not() -> None:
     volumes = list(smooth(4, 12, 12, 12))
     assert pairwise_ms_ssim(volumes[:1] * 4, seed=0) == pytest.approx(1, abs=1e-5)
     noise = 0.1 * torch.randn(4, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
-    near = [volumes[0] + one for one in noise]
+    near = [volumes[0] + sample for sample in noise]
     assert pairwise_ms_ssim(volumes, seed=0) < pairwise_ms_ssim(near, seed=0) < 1
 
 

@@ -50,22 +50,22 @@ def test_values_say_what_an_attribute_is() -> None:
 
 
 def test_the_modality_counts_by_itself_where_there_are_several() -> None:
-    assert [one.name for one in attributes_of(CASES)] == ["modality"]
+    assert [attribute.name for attribute in attributes_of(CASES)] == ["modality"]
     assert attributes_of(CASES[:2]) == ()
     assert attributes_of([case(None), case("CT")]) == ()
     assert attributes_of(CASES, ()) == ()
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["agee"], r"'agee': no training case has it; they have: age, .*; did you mean 'age'\?$"),
         (["weight"], r"they have: age, code, grade, modality, score, sick, side$"),
         (["age", "age"], "'age' is repeated"),
     ],
 )
-def test_attributes_that_no_case_has_are_refused(names: list[str], said: str) -> None:
-    with pytest.raises(MedarError, match=said):
+def test_attributes_that_no_case_has_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(MedarError, match=message):
         attributes_of(CASES, names)
 
 
@@ -93,7 +93,7 @@ def test_a_request_in_the_order_of_the_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"sides": "left"}, r"'sides': this model does not know it; it knows: side, age; did"),
         (
@@ -109,8 +109,8 @@ def test_a_request_in_the_order_of_the_schema() -> None:
         ({"age": 10**400}, r"'age': must be a finite number, got 10+"),
     ],
 )
-def test_wrong_requests(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(MedarError, match=said):
+def test_wrong_requests(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedarError, match=message):
         attribute_values((SIDE, AGE), values)
 
 

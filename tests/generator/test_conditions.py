@@ -141,7 +141,7 @@ def test_a_single_attribute_is_dropped_by_its_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "values", "said"),
+    ("kind", "values", "message"),
     [
         (Attribute, {"name": "age", "deviation": 0.0}, "deviation must be greater than 0"),
         (Attribute, {"name": "age", "deviation": math.nan}, "deviation must be finite"),
@@ -152,7 +152,7 @@ def test_a_single_attribute_is_dropped_by_its_share() -> None:
         (ConditionConfig, {"map_width": 0}, "map_width must be at least 1, got 0"),
     ],
 )
-def test_configurations_that_cannot_be(kind: type, values: dict[str, Any], said: str) -> None:
-    with pytest.raises(MedarError, match=said) as refused:
+def test_configurations_that_cannot_be(kind: type, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(MedarError, match=message) as refused:
         from_dict(kind, values, "config.json")
     assert "\n" not in str(refused.value)

@@ -81,8 +81,8 @@ def test_items_hold_what_belongs_together(folder: Path) -> None:
             variant = int(item["tokens"][0])
             # The values 0, 2 and 4 are the classes 0, 2 and 1 of the model.
             assert int(item["map"][0, 0, 0]) == (0, 2, 1)[variant]
-            for value, place in ((0, 0), (2, 2), (4, 1), (-1, -1)):
-                assert torch.equal(item["map"] == place, plain["map"] == value)
+            for value, index in ((0, 0), (2, 2), (4, 1), (-1, -1)):
+                assert torch.equal(item["map"] == index, plain["map"] == value)
             seen.add(variant)
     assert seen == {0, 1, 2}
     attributes = torch.stack([data[k]["attributes"] for k in range(4)])
@@ -107,7 +107,7 @@ def test_a_batch_becomes_a_condition(folder: Path) -> None:
 def test_loaders_draw_by_the_epoch(folder: Path) -> None:
     data = GeneratorDataset(TokenDataset(folder, maps=True, seed=1), ATTRIBUTES)
     copy = pickle.loads(pickle.dumps(data))
-    loader, other = (make_loader(one, batch_size=4, shuffle=False) for one in (data, copy))
+    loader, other = (make_loader(dataset, batch_size=4, shuffle=False) for dataset in (data, copy))
     seen = []
     for epoch in range(3):
         set_epoch(loader, epoch)

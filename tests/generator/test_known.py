@@ -20,9 +20,9 @@ def draw(batch: int, boxes: float, scales: float, schedule: ScaleSchedule = SCHE
 
 def is_box(taken: Tensor) -> bool:
     """Whether the sites that are taken, (x, y, z) bool, fill a box."""
-    places = taken.nonzero()
-    low, high = places.amin(0), places.amax(0) + 1
-    return bool((high - low).prod() == len(places))
+    indices = taken.nonzero()
+    low, high = indices.amin(0), indices.amax(0) + 1
+    return bool((high - low).prod() == len(indices))
 
 
 def test_fractions_of_known_items() -> None:
@@ -93,8 +93,8 @@ def test_a_region_leaves_known_what_it_hardly_touches() -> None:
         wanted = []
         for grid in schedule.grids:
             sides = [n // g for n, g in zip(schedule.latent, grid, strict=True)]
-            for place in product(*map(range, grid)):
-                cell = tuple(slice(i * n, (i + 1) * n) for i, n in zip(place, sides, strict=True))
+            for index in product(*map(range, grid)):
+                cell = tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, sides, strict=True))
                 wanted.append(bool(sites[b][cell].float().mean() <= MISSING))
         assert found[b].tolist() == wanted
         assert torch.equal(schedule.split(found[b : b + 1])[-1][0], ~sites[b].flatten())

@@ -91,11 +91,11 @@ def test_what_a_scale_says_reaches_finer_scales_alone(name: str, schedule: Scale
         other = [part.clone() for part in schedule.split(x)]
         other[changed] += torch.randn_like(other[changed])
         after = schedule.split(mixer(torch.cat(other, dim=1)))
-        for k, (one, two) in enumerate(zip(before, after, strict=True)):
-            differs = (one - two).abs().amax() > 1e-5
+        for k, (old, new) in enumerate(zip(before, after, strict=True)):
+            differs = (old - new).abs().amax() > 1e-5
             reached = k == changed if name == "none" else k >= changed
             assert bool(differs) == reached, (changed, k)
-            assert k >= changed or torch.equal(one, two)
+            assert k >= changed or torch.equal(old, new)
 
 
 @pytest.mark.parametrize("name", [name for name in MIXING if not name.startswith("mamba")])
@@ -127,7 +127,7 @@ def test_part_of_a_scale_is_refused(name: str) -> None:
 def test_a_batch_equals_one_at_a_time(name: str) -> None:
     schedule = SCHEDULES[1]
     mixer, x = make(name, schedule), tokens(schedule, batch=3)
-    alone = torch.cat([walk(mixer, one, schedule)[0] for one in x.split(1)])
+    alone = torch.cat([walk(mixer, part, schedule)[0] for part in x.split(1)])
     close(mixer(x), alone, atol=1e-5, rtol=1e-5)
 
 
@@ -137,8 +137,8 @@ def test_the_size_of_the_state_is_what_it_holds(name: str, schedule: ScaleSchedu
     mixer = make(name, schedule)
     _, states = walk(mixer, tokens(schedule), schedule)
     for state in states:
-        assert all(len(one) == 2 for one in state.values()), "the batch comes first"
-    largest = max(sum(one[0].numel() for one in state.values()) for state in states)
+        assert all(len(value) == 2 for value in state.values()), "the batch comes first"
+    largest = max(sum(value[0].numel() for value in state.values()) for state in states)
     assert mixer.state_size == largest
 
 
@@ -246,7 +246,7 @@ def test_attention_is_masked_attention_over_all_tokens() -> None:
     mixer, x = make("attention", schedule), tokens(schedule)
     assert isinstance(mixer, BlockCausalAttention)
     queries, keys, values = (
-        one.unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in mixer.into(x).chunk(3, dim=-1)
+        part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in mixer.into(x).chunk(3, dim=-1)
     )
     turn = Rotary(schedule_coordinates(schedule), WIDTH // HEADS, max(schedule.latent))
     queries, keys = turn(mixer.query_norm(queries)), turn(mixer.key_norm(keys))
@@ -265,7 +265,7 @@ def test_scale_ssm_follows_its_equations() -> None:
     z, inputs = mixer._project(x)
     h, outputs = mixer.start(x)["h"], []
     for k, grid in enumerate(schedule.grids):
-        u, b, c, dt = (schedule.split(one)[k] for one in inputs)
+        u, b, c, dt = (schedule.split(tensor)[k] for tensor in inputs)
         decay = torch.exp(-dt).repeat_interleave(WIDTH // HEADS, dim=-1)  # (B, T, I)
         raised = upsample(h, grid).flatten(1, 3).mT  # (B, T, I, N)
         new = decay[..., None] * raised + ((1 - decay) * u)[..., None] * b[:, :, None]
@@ -304,9 +304,9 @@ def test_states_are_brought_up_to_where_they_lie(
     coarse: tuple[int, int, int], fine: tuple[int, int, int]
 ) -> None:
     """A state that grows linearly in space does so afterwards, up to the volume's edges."""
-    places = coordinates(coarse)
-    raised = upsample(places.reshape(1, *coarse, 1, 3), fine).reshape(-1, 3)
-    close(raised, coordinates(fine).clamp(places.amin(0), places.amax(0)))
+    indices = coordinates(coarse)
+    raised = upsample(indices.reshape(1, *coarse, 1, 3), fine).reshape(-1, 3)
+    close(raised, coordinates(fine).clamp(indices.amin(0), indices.amax(0)))
 
 
 def test_inverse_softplus_is_the_inverse() -> None:

@@ -61,9 +61,9 @@ def test_targets_stay_up_to_the_scale_of_the_first_error(
     quantiser: MultiScaleQuantiser, tokens: Tensor
 ) -> None:
     seen, targets = corrupt(quantiser, tokens, 0.05, seeded())
-    wrong = torch.stack([one.any(1) for one in SCHEDULE.split(seen != targets)], dim=1)
+    wrong = torch.stack([part.any(1) for part in SCHEDULE.split(seen != targets)], dim=1)
     before = wrong.int().cumsum(1) - wrong.int() == 0
-    kept = torch.stack([one.all(1) for one in SCHEDULE.split(targets == tokens)], dim=1)
+    kept = torch.stack([part.all(1) for part in SCHEDULE.split(targets == tokens)], dim=1)
     assert bool(kept[before].all())
     assert not bool(kept[~before].all())
     clean = ~wrong.any(dim=1)
@@ -100,11 +100,11 @@ def test_the_targets_are_those_of_a_plain_reading(
 
 
 def test_a_generator_gives_the_same_errors(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
-    one, other = (corrupt(quantiser, tokens, 0.2, seeded()) for _ in range(2))
-    assert torch.equal(one[0], other[0])
-    assert torch.equal(one[1], other[1])
+    first, second = (corrupt(quantiser, tokens, 0.2, seeded()) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
     third = corrupt(quantiser, tokens, 0.2, torch.Generator().manual_seed(3))
-    assert not torch.equal(one[0], third[0])
+    assert not torch.equal(first[0], third[0])
 
 
 def test_known_tokens_are_never_wrong(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:

@@ -185,9 +185,9 @@ def test_the_sampled_latent_is_that_of_the_tokens(mixer: str) -> None:
 
 def test_batches_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     model, plain = tiny_model(tiny_tokenizer()), SamplingSettings()
-    one = bytes_per_volume(model, plain)
-    assert one > 4 * (model.state_size + 64 * model.codebook_size)
-    assert bytes_per_volume(model, SamplingSettings(guidance_scale=1.0)) > one
-    for free, size in ((0, 1), (7 * one, 3), (10**6 * one, 64)):
+    size_per_volume = bytes_per_volume(model, plain)
+    assert size_per_volume > 4 * (model.state_size + 64 * model.codebook_size)
+    assert bytes_per_volume(model, SamplingSettings(guidance_scale=1.0)) > size_per_volume
+    for free, size in ((0, 1), (7 * size_per_volume, 3), (10**6 * size_per_volume, 64)):
         monkeypatch.setattr("medar.generator.sampling.free_memory", lambda _, free=free: free)
         assert fitting_batch_size(model, plain) == size

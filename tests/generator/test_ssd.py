@@ -81,7 +81,7 @@ def test_gradients_equal_those_token_by_token(length: int, chunk: int) -> None:
     weight, last_weight = torch.randn(BATCH, length, HEADS, WIDTH), first_state(2)
     found = []
     for chunked in (True, False):
-        leaves = [one.requires_grad_() for one in (*inputs(length), first_state())]
+        leaves = [tensor.requires_grad_() for tensor in (*inputs(length), first_state())]
         *sequence, state = leaves
         if chunked:
             y, last = ssd.ssd_chunked(*sequence, chunk, state)
@@ -121,7 +121,7 @@ def test_scan_takes_steps_and_rates() -> None:
 
 
 def test_under_autocast_the_scan_is_fp32_inside() -> None:
-    x, _, b, c = (one.bfloat16() for one in inputs(40))
+    x, _, b, c = (tensor.bfloat16() for tensor in inputs(40))
     dt, rates = steps_and_rates(40)
     expected, expected_last = ssd.scan(x.float(), dt, rates, b.float(), c.float(), 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -135,8 +135,8 @@ def test_the_path_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> No
     assert ssd.scan_path("cpu") == "state-space scan: plain torch in chunks (on cpu)"
     assert ssd.scan_path().startswith("state-space scan: ")
     monkeypatch.setattr(ssd, "_KERNEL", "No module named 'mamba_ssm'")
-    told = ssd.scan_path("cuda")
-    assert re.search(r"plain torch in chunks \(no mamba_ssm: No module named", told)
+    description = ssd.scan_path("cuda")
+    assert re.search(r"plain torch in chunks \(no mamba_ssm: No module named", description)
 
 
 @pytest.mark.gpu
@@ -156,7 +156,7 @@ def test_the_kernel_equals_chunks() -> None:
     state = normal(2, 4, 32, 16)
     found = []
     for fast in (True, False):
-        leaves = [one.clone().requires_grad_() for one in (x, dt, rates, b, c, state)]
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, dt, rates, b, c, state)]
         u, step, rate, key, query, before = leaves
         if fast:
             y, last = ssd.scan(u, step, rate, key, query, 64, before)

@@ -82,7 +82,7 @@ def test_the_loss_is_the_mean_over_tokens_or_over_scales(tokens: Path) -> None:
             logits = task.model(batch["tokens"], Condition(attributes=batch["attributes"]))
             each = token_losses(logits, batch["tokens"])
             losses[balance], named = task.loss(batch, 0)
-        scales = torch.stack([one.mean() for one in each.split([1, 8, 64], dim=1)])
+        scales = torch.stack([part.mean() for part in each.split([1, 8, 64], dim=1)])
         expected = each.mean() if balance else scales.mean()
         torch.testing.assert_close(losses[balance], expected)
         torch.testing.assert_close(torch.stack([named[f"scale_{k}"] for k in range(3)]), scales)
@@ -109,16 +109,16 @@ def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
     assert float(marginals.frequencies[1, 9]) == pytest.approx((count + PRIOR) / total)
     entropy = marginals.entropy(rows)
     assert entropy.shape == rows.shape
-    place = (rows[:, 1:9] == 9).nonzero()[0]
-    found = float(entropy[:, 1:9][place[0], place[1]])
+    index = (rows[:, 1:9] == 9).nonzero()[0]
+    found = float(entropy[:, 1:9][index[0], index[1]])
     assert found == pytest.approx(float(-marginals.frequencies[1, 9].log()))
 
 
 def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
-    said = make_task(settings(), tokens).describe()
-    assert said == make_task(settings(), tokens).describe()
-    assert json.loads(json.dumps(said)) == said
-    assert said["model"]["condition"]["attributes"][0]["values"] == ["a", "b"]
+    description = make_task(settings(), tokens).describe()
+    assert description == make_task(settings(), tokens).describe()
+    assert json.loads(json.dumps(description)) == description
+    assert description["model"]["condition"]["attributes"][0]["values"] == ["a", "b"]
     changed = {
         "model": settings(model__depth=3),
         "drop_probability": settings(condition__drop_probability=0.3),
@@ -126,9 +126,9 @@ def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
         "data": settings(data__batch_size=2),
     }
     for name, chosen in changed.items():
-        assert make_task(chosen, tokens).describe()[name] != said[name]
+        assert make_task(chosen, tokens).describe()[name] != description[name]
     other = write_tokens(tmp_path, tiny_tokenizer(), cases=8, noise=0.1)
-    assert make_task(settings(), other).describe()["data"]["train"] != said["data"]["train"]
+    assert make_task(settings(), other).describe()["data"]["train"] != description["data"]["train"]
 
 
 def test_the_seed_decides_the_weights(tokens: Path) -> None:

@@ -76,9 +76,9 @@ def test_training_leaves_a_generator_that_knows_the_classes(tokens: Path, tmp_pa
     # What was evaluated is what was left: the mean over validation tokens, by hand.
     data = TokenDataset(tokens, split="val", variant=0)
     rows = torch.stack([item["indices"] for item in data])
-    place = torch.tensor([["ab".index(case.attributes["class"])] for case in data.cases])
+    index = torch.tensor([["ab".index(case.attributes["class"])] for case in data.cases])
     with torch.no_grad():
-        logits = loaded(rows, Condition(attributes=place.float()))
+        logits = loaded(rows, Condition(attributes=index.float()))
     each = -logits.log_softmax(-1).gather(-1, rows[..., None])[..., 0]
     assert metrics["cross_entropy"] == pytest.approx(float(each.mean()), abs=1e-5)
     assert metrics["cross_entropy/scale_1"] == pytest.approx(float(each[:, 1:9].mean()), abs=1e-5)
@@ -121,8 +121,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         train_generator(chosen, tokens, tmp_path / "a")
     assert train_generator(chosen, tokens, tmp_path / "a").step == 6
     train_generator(chosen, tokens, tmp_path / "b")
-    ours, theirs = lines(tmp_path / "a"), lines(tmp_path / "b")
-    assert [line["train/loss"] for line in ours] == [line["train/loss"] for line in theirs]
+    actual, expected = lines(tmp_path / "a"), lines(tmp_path / "b")
+    assert [line["train/loss"] for line in actual] == [line["train/loss"] for line in expected]
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name
     with pytest.raises(
@@ -194,9 +194,9 @@ def test_two_processes_equal_one(
     script = Path(__file__).with_name("trainer.py")
     in_two_processes(script, tokens, tmp_path / "two", tmp_path / "settings.json")
     train_generator(chosen, tokens, tmp_path / "one")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
 
 
 def test_samples_are_shown_at_each_evaluation(tokens: Path, tmp_path: Path) -> None:
@@ -218,12 +218,12 @@ def test_the_scan_is_named_where_there_is_one(
     mixer = {"kind": "mamba", "state_dim": 4, "chunk_size": 16}
     for name, chosen in (("mamba", settings(model__mixer=mixer)), ("none", settings())):
         train_generator(chosen, tokens, tmp_path / name)
-        said = capsys.readouterr().err
-        assert ("state-space scan: plain torch in chunks (on cpu)" in said) == (name == "mamba")
+        captured = capsys.readouterr().err
+        assert ("state-space scan: plain torch in chunks (on cpu)" in captured) == (name == "mamba")
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"condition": {"map": "label"}}, "no label maps beside the tokens; .* with --maps"),
         ({"condition": {"attributes": ["clas"]}}, "did you mean 'class'"),
@@ -249,8 +249,8 @@ def test_the_scan_is_named_where_there_is_one(
         ({"tokens": {"variants": -1}}, "tokens.variants must be at least 0, got -1"),
     ],
 )
-def test_what_cannot_be_is_said(changes: dict[str, Any], said: str, tokens: Path) -> None:
-    with pytest.raises(MedarError, match=said) as refused:
+def test_what_cannot_be_is_said(changes: dict[str, Any], message: str, tokens: Path) -> None:
+    with pytest.raises(MedarError, match=message) as refused:
         make_task(settings(**changes), tokens)
     assert "\n" not in str(refused.value)
 

@@ -79,8 +79,8 @@ def all_stages() -> list[Any]:
     stages = [*synthesis_stages(synthesis, Path()), *segmentation_stages(segmentation, Path())]
     recipes = ["synthesis"] * 7 + ["segmentation"] * 7
     return [
-        pytest.param(one, id=f"{name}-{one.name}")
-        for name, one in zip(recipes, stages, strict=True)
+        pytest.param(stage, id=f"{name}-{stage.name}")
+        for name, stage in zip(recipes, stages, strict=True)
     ]
 
 
@@ -119,13 +119,13 @@ def test_a_stage_is_stale_when_a_module_it_uses_changes(
     assert changed == stale
 
 
-@pytest.mark.parametrize("one", all_stages())
-def test_only_the_report_depends_on_the_code_that_shows(one: Stage) -> None:
-    digests = code_digests(one.run)
+@pytest.mark.parametrize("stage", all_stages())
+def test_only_the_report_depends_on_the_code_that_shows(stage: Stage) -> None:
+    digests = code_digests(stage.run)
     assert "medar.recipes" in digests  # the function itself
     assert not {"medar.cli", "medar.tracking", "medar.view"} & digests.keys()
-    assert ("medar.report" in digests) == (one.name == "report")
-    assert ("medar.evaluation" in digests) == (one.name in ("evaluate", "report"))
+    assert ("medar.report" in digests) == (stage.name == "report")
+    assert ("medar.evaluation" in digests) == (stage.name in ("evaluate", "report"))
 
 
 def test_functions_of_anybody_count_with_their_own_module() -> None:

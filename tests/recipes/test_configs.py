@@ -47,8 +47,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in printed for name in config_names())
     code, printed, _ = call(capsys, "list", "--json")
     listed = json.loads(printed)["configs"]
-    assert [one["name"] for one in listed] == config_names()
-    assert all(one["description"] for one in listed)
+    assert [config["name"] for config in listed] == config_names()
+    assert all(config["description"] for config in listed)
     code, printed, _ = call(capsys, "show", "demo")
     assert printed == (configs_folder() / "demo.yaml").read_text()
 

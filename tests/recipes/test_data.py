@@ -219,7 +219,7 @@ def test_tokens_count_by_their_content(tmp_path: Path) -> None:
     ways = {"image": "image-2", "label": "label-2", "trace": {"path": "there"}}
     assert tokens(tmp_path / "b", **ways) == before
     others = [{"file": b"2"}, {"voxel": 1}, {"split": "val"}, {"attributes": {"age": 2}}]
-    found = [tokens(tmp_path / str(n), **one) for n, one in enumerate(others)]  # type: ignore[arg-type]
+    found = [tokens(tmp_path / str(n), **options) for n, options in enumerate(others)]  # type: ignore[arg-type]
     assert len({before, *found}) == 5
 
 

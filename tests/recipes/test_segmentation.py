@@ -175,7 +175,7 @@ def test_data_that_cannot_be_evaluated_are_refused_before_any_training(
 ) -> None:
     data = Path(shutil.copytree(workspace / "phantoms", tmp_path / "data"))
     about = json.loads((data / "dataset.json").read_text())
-    test = next(one for one in about["training"] if "0005" in one["image"])  # seed 0 tests it
+    test = next(case for case in about["training"] if "0005" in case["image"])  # seed 0 tests it
     (data / test.pop("label")).unlink()
     (data / "dataset.json").write_text(json.dumps(about))
     out = tmp_path / "out"
@@ -208,11 +208,11 @@ def test_synthetic_pairs_count_by_content(workspace: Path) -> None:
 def test_memory_and_pace_of_prediction_change_nothing(workspace: Path) -> None:
     def settings_with(*words: str) -> list[Any]:
         settings = load_recipe(SegmentationRecipeSettings, workspace / "tiny.yaml", words)
-        return [one.settings for one in segmentation_stages(settings, workspace)]
+        return [stage.settings for stage in segmentation_stages(settings, workspace)]
 
     before = settings_with()
     words = ("prediction.memory_gib=1", "prediction.batch_size=2", "segmentation.data.workers=2")
     assert settings_with(*words) == before
     changed = settings_with("prediction.mirrors=[x]")
     pairs = zip(NAMES, before, changed, strict=True)
-    assert [name for name, one, other in pairs if one != other] == ["predict", "evaluate"]
+    assert [name for name, old, new in pairs if old != new] == ["predict", "evaluate"]

@@ -157,7 +157,7 @@ def test_kill_9_at_ten_moments_changes_nothing(workspace: Path) -> None:
     tokenizer = next(run for run in children if run.info.run_name == "tokenizer")
     assert tokenizer.data.params["training.steps"] == "4"
     assert tokenizer.data.metrics["psnr"] == entries["tokenizer"]["facts"]["psnr"]
-    assert [one.dataset.name for one in tokenizer.inputs.dataset_inputs] == ["prepared"]
+    assert [dataset.dataset.name for dataset in tokenizer.inputs.dataset_inputs] == ["prepared"]
     champion = client.get_model_version_by_alias("tiny", "champion")
     generator = next(run for run in children if run.info.run_name == "generator")
     assert champion.source == entries["generator"]["facts"]["model"]
@@ -170,7 +170,7 @@ def runs_in(database: Path) -> tuple[Any, list[Any]]:
 
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
     return client, list(
-        client.search_runs([one.experiment_id for one in client.search_experiments()])
+        client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     )
 
 

@@ -56,6 +56,6 @@ def test_other_formats() -> None:
     )
     assert format_time(datetime(2026, 3, 4, 9, 5, 59, tzinfo=UTC)) == "4 March 2026, 09:05"
     assert (format_count(1, "case"), format_count(1200, "case")) == ("1 case", "1,200 cases")
-    assert [join_words(one) for one in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+    assert [join_words(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c",
     ]  # fmt: skip

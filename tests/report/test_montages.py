@@ -71,12 +71,14 @@ def test_real_volumes_lie_below_and_set_the_display_range(
 
 
 def test_a_contact_sheet_shows_the_middle_slices(tmp_path: Path, figures: list[Figure]) -> None:
-    one = volume(0)
-    contact_sheet([one], tmp_path / "x.png")
+    sample = volume(0)
+    contact_sheet([sample], tmp_path / "x.png")
     sagittal, coronal, axial = slices(figures[0])
     for ax, cut in (
-        (sagittal, one.array[0, 2]), (coronal, one.array[0, :, 3]), (axial, one.array[0, :, :, 3])
-    ):  # fmt: skip
+        (sagittal, sample.array[0, 2]),
+        (coronal, sample.array[0, :, 3]),
+        (axial, sample.array[0, :, :, 3]),
+    ):
         np.testing.assert_array_equal(ax.get_images()[0].get_array(), cut.T)
     # The patient's right is on the left of the picture.
     flipped = [ax.xaxis_inverted() for ax in (sagittal, coronal, axial)]
@@ -172,10 +174,10 @@ def test_a_row_holds_original_prefixes_and_error(
 
 
 def test_the_error_is_reconstruction_minus_original(tmp_path: Path, figures: list[Figure]) -> None:
-    one = example("one", 1)
-    save_reconstructions(tmp_path / "x.png", [one])
+    sample = example("one", 1)
+    save_reconstructions(tmp_path / "x.png", [sample])
     drawn = np.asarray(figures[0].axes[2].get_images()[0].get_array())
-    error = (one.prefixes[-1].array - one.original.array)[0, :, :, 3]
+    error = (sample.prefixes[-1].array - sample.original.array)[0, :, :, 3]
     np.testing.assert_allclose(drawn, error.T, rtol=1e-6)
     assert figures[0].axes[2].xaxis_inverted()  # the patient's right is on the left
     assert figures[0].axes[1].get_title() == "reconstruction"
@@ -204,7 +206,7 @@ def worst_cases() -> list[WorstCase]:
     label = np.zeros((1, 14, 9, 8), np.uint8)
     label[:, 4:8, 3:6, 3:6] = 2
     worst = WorstCases()
-    volumes = [Volume(array=one, affine=affine) for one in (image, label, np.roll(label, 1, 1))]
+    volumes = [Volume(array=array, affine=affine) for array in (image, label, np.roll(label, 1, 1))]
     worst.update("one", *volumes, 0.75)
     return worst.kept
 
@@ -214,9 +216,9 @@ def test_outlines_lie_where_the_labels_do(tmp_path: Path, figures: list[Figure])
     axial = figures[0].axes[2]
     assert axial.xaxis_inverted(), "the patient's right is on the left"
     spans = {}
-    for one in axial.collections:
-        corners = np.concatenate([path.vertices for path in one.get_paths()])
-        spans[to_hex(one.get_edgecolor()[0])] = corners.min(axis=0), corners.max(axis=0)
+    for collection in axial.collections:
+        corners = np.concatenate([path.vertices for path in collection.get_paths()])
+        spans[to_hex(collection.get_edgecolor()[0])] = corners.min(axis=0), corners.max(axis=0)
     # Voxel centres lie at whole millimetres; an outline runs half a voxel around them.
     for colour, (low, high) in {TRUTH: (3.5, 7.5), PREDICTION: (4.5, 8.5)}.items():
         np.testing.assert_allclose(spans[colour][0], (low, 5), atol=1e-6)

@@ -19,9 +19,9 @@ BRIGHT = (8, 6, 5)
 """A voxel to the right of, in front of and above the middle of an (11, 9, 7) volume."""
 
 
-def volume(place: tuple[int, int, int] = BRIGHT, modality: str | None = None) -> Volume:
+def volume(index: tuple[int, int, int] = BRIGHT, modality: str | None = None) -> Volume:
     array = np.zeros((1, 11, 9, 7), np.float32)
-    array[0][place] = 1
+    array[0][index] = 1
     return Volume(array=array, affine=AFFINE, modality=modality)
 
 

@@ -89,9 +89,9 @@ def test_nothing_leads_outside(run: Path) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_hostile_names_stay_words(run: Path) -> None:
     page = write_report(run)
-    places = "five, voxels are {}<", "<td>Bonn (2), {} (2)</td>", "<td>{}</td><td>voxels</td>"
-    for place in places:
-        assert place.format("&lt;script&gt;alert(1)&lt;/script&gt;|*x*") in page.read_text()
+    indices = "five, voxels are {}<", "<td>Bonn (2), {} (2)</td>", "<td>{}</td><td>voxels</td>"
+    for index in indices:
+        assert index.format("&lt;script&gt;alert(1)&lt;/script&gt;|*x*") in page.read_text()
     markdown = page.with_suffix(".md").read_text()
     assert "<script" not in markdown
     assert r"&lt;script>alert(1)&lt;/script>\|\*x\*" in markdown
@@ -109,7 +109,7 @@ def test_the_markdown_twin_says_the_same(run: Path) -> None:
     for part in SECTIONS[SYNTHESIS]:
         assert f"\n## {part.title}\n" in markdown
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
-    assert sorted(linked) == sorted(f"report/{one.name}" for one in (run / "report").iterdir())
+    assert sorted(linked) == sorted(f"report/{path.name}" for path in (run / "report").iterdir())
     for row in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
         bars = [len(re.findall(r"(?<!\\)\|", line)) for line in row.splitlines()]
         assert len(set(bars)) == 1, row

@@ -86,4 +86,4 @@ def pretrain_settings(tokenizer: object, **changes: Any) -> PretrainSettings:
 
 def wanted(weights: Sequence[Tensor | None]) -> list[list[int]]:
     """How many tokens of each scale and item are to be predicted; [] where no item is asked."""
-    return [[] if one is None else (one > 0).sum(1).tolist() for one in weights]
+    return [[] if weight is None else (weight > 0).sum(1).tolist() for weight in weights]

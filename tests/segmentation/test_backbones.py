@@ -76,17 +76,19 @@ def test_stages_name_every_weight_once(kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", ["dynunet", "segresnet", "trunk"])
 def test_encoder_weights_in_and_out(kind: str) -> None:
     plan = make_plan()
-    one, other = build(kind, plan, 0).eval(), build(kind, plan, 1).eval()
-    before = other.decode(one.features(volume(plan)))
-    assert not torch.equal(one.features(volume(plan))[-1], other.features(volume(plan))[-1])
-    other.load_encoder(one.encoder_weights())
-    for ours, theirs in zip(one.features(volume(plan)), other.features(volume(plan)), strict=True):
-        assert torch.equal(ours, theirs)
-    assert torch.equal(other(volume(plan)), before), "the decoder has stayed"
-    weights = one.encoder_weights()
+    source, target = build(kind, plan, 0).eval(), build(kind, plan, 1).eval()
+    before = target.decode(source.features(volume(plan)))
+    assert not torch.equal(source.features(volume(plan))[-1], target.features(volume(plan))[-1])
+    target.load_encoder(source.encoder_weights())
+    for actual, expected in zip(
+        source.features(volume(plan)), target.features(volume(plan)), strict=True
+    ):
+        assert torch.equal(actual, expected)
+    assert torch.equal(target(volume(plan)), before), "the decoder has stayed"
+    weights = source.encoder_weights()
     first = next(iter(weights))
     with pytest.raises(MedarError, match=f"{first}.*got none"):
-        other.load_encoder({name: w for name, w in weights.items() if name != first})
+        target.load_encoder({name: w for name, w in weights.items() if name != first})
 
 
 def test_dynunet_is_monais() -> None:
@@ -169,7 +171,7 @@ def test_several_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"kind": "swinunetr", "width": 16}, "width must be a multiple of 12"),
         ({"kind": "segresnet", "width": 12}, "width must be a multiple of 8"),
@@ -183,8 +185,8 @@ def test_several_channels() -> None:
         ({"levels": 4}, "'levels' has a new name: max_levels"),
     ],
 )
-def test_invalid_settings_are_refused(values: Any, said: str) -> None:
-    with pytest.raises(MedarError, match=said):
+def test_invalid_settings_are_refused(values: Any, message: str) -> None:
+    with pytest.raises(MedarError, match=message):
         BackboneSettings(**values)
 
 

@@ -47,9 +47,9 @@ def test_channels_in_files_of_their_own_are_those_in_one(model: Segmenter, tmp_p
     made = labels(tmp_path / "out" / "b.nii.gz")
     assert len(np.unique(made)) > 1
     assert np.array_equal(labels(tmp_path / "out" / "a.nii.gz"), made)
-    for one in (first, second):
-        target = tmp_path / f"{one.name[:6]}.nii.gz"
-        list(segment_files(model, one, target, PLAIN))
+    for path in (first, second):
+        target = tmp_path / f"{path.name[:6]}.nii.gz"
+        list(segment_files(model, path, target, PLAIN))
         assert np.array_equal(labels(target), made)
 
 

@@ -26,7 +26,7 @@ def test_shares_are_nested(prepared: Path) -> None:
 def test_a_subject_comes_with_all_its_cases(prepared: Path) -> None:
     for seed in range(9):
         data = AnnotatedDataset(prepared, DataSettings(label_fraction=0.25, label_seed=seed))
-        ids = [data.base.prepared[place].id for place in data.indices]
+        ids = [data.base.prepared[index].id for index in data.indices]
         assert ids == (["c0", "c1"] if data.subjects == ["s1"] else [f"c{data.subjects[0][1:]}"])
         assert {int(data[item]["index"]) for item in range(len(data))} == set(data.indices)
 
@@ -53,7 +53,7 @@ def test_folds_share_out_the_annotated_subjects(prepared: Path) -> None:
         splits = fold_splits(prepared, DataSettings(fold=fold, folds=3))
         train = AnnotatedDataset(prepared, DataSettings(fold=fold, folds=3), splits=splits)
         validation = PreparedDataset(prepared, split="val", splits=splits)
-        held = {validation.prepared[place].subject for place in range(len(validation))}
+        held = {validation.prepared[index].subject for index in range(len(validation))}
         assert held.isdisjoint(train.subjects)
         assert sorted({*held, *train.subjects}) == ["s1", "s2", "s3", "s4", "s6", "s7"]
         held_out += sorted(held)

@@ -29,10 +29,10 @@ PLAIN = PredictionSettings(mirrors=())
 AFFINE = np.array([[-1.0, 0, 0, 4], [0, 0, 1.5, 5], [0, 1.2, 0, 6], [0, 0, 0, 1]])
 
 
-def chances_by(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
+def probabilities_of(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
     image = torch.from_numpy(smooth(*sides))[None]
-    [(_, chances)] = predict_slabs(models, image, PLAIN)
-    return chances[0].numpy()
+    [(_, probabilities)] = predict_slabs(models, image, PLAIN)
+    return probabilities[0].numpy()
 
 
 def other_segmenter() -> Segmenter:
@@ -42,19 +42,19 @@ def other_segmenter() -> Segmenter:
 
 
 def test_one_network_twice_is_that_network() -> None:
-    one = make_segmenter()
-    assert np.array_equal(chances_by(one, one), chances_by(one))
+    model = make_segmenter()
+    assert np.array_equal(probabilities_of(model, model), probabilities_of(model))
 
 
 def test_an_ensemble_is_the_mean_of_the_chances() -> None:
-    one, other = make_segmenter(), other_segmenter()
-    mean = (chances_by(one) + chances_by(other)) / 2
-    np.testing.assert_allclose(chances_by(one, other), mean, atol=1e-6)
-    assert np.abs(chances_by(one) - mean).max() > 0.01
+    first, second = make_segmenter(), other_segmenter()
+    mean = (probabilities_of(first) + probabilities_of(second)) / 2
+    np.testing.assert_allclose(probabilities_of(first, second), mean, atol=1e-6)
+    assert np.abs(probabilities_of(first) - mean).max() > 0.01
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"labels": {3: "spleen", 7: "liver"}}, "network 2 .* labels"),
         ({"labels": {7: "spleen", 3: "liver"}}, "network 2 .* labels"),
@@ -62,10 +62,10 @@ def test_an_ensemble_is_the_mean_of_the_chances() -> None:
         ({"size": (16, 12, 12)}, "size"),
     ],
 )
-def test_networks_of_other_plans_are_refused(changes: dict[str, object], said: str) -> None:
+def test_networks_of_other_plans_are_refused(changes: dict[str, object], message: str) -> None:
     other = make_segmenter(make_plan(**changes))
-    with pytest.raises(MedarError, match=said):
-        chances_by(make_segmenter(), other)
+    with pytest.raises(MedarError, match=message):
+        probabilities_of(make_segmenter(), other)
     with pytest.raises(MedarError, match="no network"):
         predict_classes([], torch.zeros(1, 16, 12, 8))
 
@@ -78,12 +78,12 @@ def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Pat
     [(_, made)] = segment_files(
         model, tmp_path / "c.nii", out, PLAIN, modality="CT", probabilities=True
     )
-    chances = nib.load(out.parent / f"c_probabilities{ending}")
-    assert chances.shape == (15, 9, 11, 3)
-    assert chances.get_data_dtype() == np.float32
-    np.testing.assert_allclose(chances.affine, AFFINE)
-    np.testing.assert_allclose(chances.get_qform(), AFFINE, atol=1e-5)
-    values = chances.get_fdata()
+    probabilities = nib.load(out.parent / f"c_probabilities{ending}")
+    assert probabilities.shape == (15, 9, 11, 3)
+    assert probabilities.get_data_dtype() == np.float32
+    np.testing.assert_allclose(probabilities.affine, AFFINE)
+    np.testing.assert_allclose(probabilities.get_qform(), AFFINE, atol=1e-5)
+    values = probabilities.get_fdata()
     np.testing.assert_allclose(values.sum(-1), 1, atol=1e-6)
     assert values.min() >= 0
     about = json.loads((out.parent / "c.json").read_text())
@@ -110,10 +110,10 @@ def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
 def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
     model = make_segmenter()
     volume = Volume.from_array(1000 * smooth(16, 12, 8), np.eye(4), modality="CT")
-    chances = predict_probabilities(model, volume, PLAIN).array
+    probabilities = predict_probabilities(model, volume, PLAIN).array
     label = segment(model, volume, PLAIN).array[0]
-    assert np.array_equal(np.array([0, 3, 7])[chances.argmax(0)], label)
-    np.testing.assert_allclose(chances, chances_by(model), atol=1e-6)
+    assert np.array_equal(np.array([0, 3, 7])[probabilities.argmax(0)], label)
+    np.testing.assert_allclose(probabilities, probabilities_of(model), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::medar.errors.RangeWarning")
@@ -130,9 +130,9 @@ def test_label_maps_and_chances_reach_the_volumes_border(spacing: float) -> None
 
 def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
     volume = Volume.from_array(1000 * smooth(24, 12, 8), np.eye(4), modality="CT")
-    chances = predict_probabilities(make_segmenter(), volume, PLAIN).array
-    assert np.array_equal(chances[0, :4], np.ones((4, 12, 8)))
-    assert chances[0, 4:20].max() < 1
+    probabilities = predict_probabilities(make_segmenter(), volume, PLAIN).array
+    assert np.array_equal(probabilities[0, :4], np.ones((4, 12, 8)))
+    assert probabilities[0, 4:20].max() < 1
 
 
 def test_chances_that_the_disk_has_no_room_for_are_refused(
@@ -170,16 +170,16 @@ def with_range(model: Segmenter, ranges: TrainingRange | None) -> Segmenter:
 
 def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
     cases = Prepared(prepared, split="train")
-    places = list(range(len(cases)))
-    ranges = TrainingRange.measure(cases, places)
-    assert TrainingRange.measure(cases, places[:1]) != ranges
-    for place in places:
-        found = out_of_range(ranges, cases.plan, (1.0, 1.0, 1.0), cases.image(cases[place]))
+    indices = list(range(len(cases)))
+    ranges = TrainingRange.measure(cases, indices)
+    assert TrainingRange.measure(cases, indices[:1]) != ranges
+    for index in indices:
+        found = out_of_range(ranges, cases.plan, (1.0, 1.0, 1.0), cases.image(cases[index]))
         assert found == []
 
 
 @pytest.mark.parametrize(
-    ("spacing", "scale", "offset", "said"),
+    ("spacing", "scale", "offset", "message"),
     [
         (5.0, 1000, 0, "spacing 1 x 1 x 5 mm, training volumes had 1 x 1 x 1 mm"),
         (1.0, 1000, 1500, "intensities: percentile 5 is"),
@@ -187,17 +187,17 @@ def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
     ],
 )
 def test_volumes_unlike_training_are_said(
-    spacing: float, scale: float, offset: float, said: str, prepared: Path, tmp_path: Path
+    spacing: float, scale: float, offset: float, message: str, prepared: Path, tmp_path: Path
 ) -> None:
     model = make_task(make_settings(), prepared).model.eval()
     array = offset + scale * smooth(16, 12, 8)
     volume = Volume.from_array(array, np.diag([1, 1, spacing, 1]), modality="CT")
     path = tmp_path / "odd.nii"
     write_nifti(path, volume)
-    with pytest.warns(RangeWarning, match=f"odd.nii: .*{said}"):
+    with pytest.warns(RangeWarning, match=f"odd.nii: .*{message}"):
         list(segment_files(model, path, tmp_path / "out.nii.gz", PLAIN))
     [note] = json.loads((tmp_path / "out.json").read_text())["notes"]
-    assert said in note
+    assert message in note
 
 
 def test_without_ranges_the_plans_spacing_is_compared(tmp_path: Path) -> None:

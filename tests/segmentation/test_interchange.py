@@ -107,8 +107,8 @@ def test_plain_blocks_are_nnunets_plain_network(tmp_path: Path) -> None:
     twin = twin_of(tmp_path, made.files)
     volume = given(16, 12, 8)
     with torch.no_grad():
-        theirs = twin(volume.transpose(2, 4)).transpose(2, 4)
-        torch.testing.assert_close(theirs, model(volume), rtol=1e-4, atol=1e-4)
+        expected = twin(volume.transpose(2, 4)).transpose(2, 4)
+        torch.testing.assert_close(expected, model(volume), rtol=1e-4, atol=1e-4)
     assert made.left_out == ()
     back = imported(tmp_path / "again", "plain", tmp_path / "w.pth", model.plan, head=True)
     assert (back.layout, back.initialised) == ("nnunet", ())
@@ -135,9 +135,9 @@ def test_residual_blocks_fit_nnunets_but_for_the_first_skip(tmp_path: Path) -> N
     }  # fmt: skip
     assert "encoder.stages.0.blocks.0.conv1.conv.weight" in made.filled
     twin = twin_of(tmp_path, made.files)
-    ours = model.backbone.state_dict()["network.bottleneck.conv1.conv.weight"]
-    theirs = twin.state_dict()["encoder.stages.2.blocks.0.conv1.conv.weight"]
-    assert torch.equal(theirs.transpose(2, 4), ours)
+    actual = model.backbone.state_dict()["network.bottleneck.conv1.conv.weight"]
+    expected = twin.state_dict()["encoder.stages.2.blocks.0.conv1.conv.weight"]
+    assert torch.equal(expected.transpose(2, 4), actual)
     plain = twin(given(8, 12, 16))
     assert plain.shape == (1, 3, 8, 12, 16)
     back = imported(tmp_path / "again", "dynunet", tmp_path / "w.pth", model.plan)
@@ -169,17 +169,17 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
     other = make("segresnet", seed=1)
     other.load_backbone(tmp_path / "again", "encoder")
     volume = given(16, 16, 8)
-    for ours, theirs in zip(
+    for actual, expected in zip(
         backbone.features(volume), other.backbone.features(volume), strict=True
     ):
-        assert torch.equal(ours, theirs)
+        assert torch.equal(actual, expected)
     whole = export_weights(tmp_path / "pre", tmp_path / "whole.pt", "monai")
     assert whole.weights == len(backbone.state_dict())
     assert not any("conv_final.2" in name for name in read_weights(tmp_path / "whole.pt"))
 
 
 @pytest.mark.parametrize(
-    ("kind", "to", "changes", "said"),
+    ("kind", "to", "changes", "message"),
     [
         (
             "trunk",
@@ -198,10 +198,10 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
     ],
 )
 def test_what_has_no_counterpart_is_refused(
-    kind: str, to: Any, changes: Any, said: str, tmp_path: Path
+    kind: str, to: Any, changes: Any, message: str, tmp_path: Path
 ) -> None:
     make(kind, **changes).save_pretrained(tmp_path / "model")
-    with pytest.raises(MedarError, match=said) as caught:
+    with pytest.raises(MedarError, match=message) as caught:
         export_weights(tmp_path / "model", tmp_path / "w.pt", to)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "w.pt").exists()
@@ -246,13 +246,13 @@ def test_weights_are_found_wherever_they_lie(tmp_path: Path) -> None:
     assert set(read_weights(tmp_path / "w.safetensors")) == set(weights)
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
-    for name, said in (("empty", "no weights"), ("text", "not a checkpoint"), ("no", "no such")):
-        with pytest.raises(MedarError, match=said):
+    for name, message in (("empty", "no weights"), ("text", "not a checkpoint"), ("no", "no such")):
+        with pytest.raises(MedarError, match=message):
             read_weights(tmp_path / f"{name}.pt")
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "message"),
     [
         ("segresnet", {}, "weight 'convInit.conv.weight': got none"),
         ("plain", {"channels": ("T1", "T2")}, r"got \[4, 1, 3, 3, 3\], need \[4, 2, 3, 3, 3\]"),
@@ -260,11 +260,11 @@ def test_weights_are_found_wherever_they_lie(tmp_path: Path) -> None:
     ],
 )
 def test_checkpoints_of_other_networks_are_refused(
-    kind: str, changes: Any, said: str, tmp_path: Path
+    kind: str, changes: Any, message: str, tmp_path: Path
 ) -> None:
     saved(tmp_path / "model", "plain")
     export_weights(tmp_path / "model", tmp_path / "w.pt", "monai")
-    with pytest.raises(MedarError, match=said) as caught:
+    with pytest.raises(MedarError, match=message) as caught:
         imported(tmp_path / "again", kind, tmp_path / "w.pt", make_plan(**changes), head=True)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "w.pt"))
@@ -310,12 +310,12 @@ def test_a_bundle_segments_what_medar_segments(mode: str, tmp_path: Path) -> Non
         assert part is not None
     made = nib.load(root / "eval" / "c_labels.nii.gz")
     volume = read_volume(root / "input" / "c.nii.gz", modality="CT")
-    ours = segment(model, volume, PredictionSettings(mirrors=()))
-    theirs = read_volume(root / "eval" / "c_labels.nii.gz")
+    actual = segment(model, volume, PredictionSettings(mirrors=()))
+    expected = read_volume(root / "eval" / "c_labels.nii.gz")
     assert made.shape == (20, 18, 12)
     np.testing.assert_allclose(made.affine, affine)
-    assert len(np.unique(ours.array)) > 1
-    assert np.array_equal(theirs.array, ours.array)
+    assert len(np.unique(actual.array)) > 1
+    assert np.array_equal(expected.array, actual.array)
 
 
 def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
@@ -326,14 +326,14 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     export_bundle(tmp_path / "model", tmp_path / "bundle")
     readme = (tmp_path / "bundle" / "docs" / "README.md").read_text()
-    for said in ("all voxels", "bspline", "foreground", "[16, 12, 8]", "Mirror images"):
-        assert said in readme
+    for message in ("all voxels", "bspline", "foreground", "[16, 12, 8]", "Mirror images"):
+        assert message in readme
     assert len(differences(make("dynunet"))) == 4
     assert json.loads((tmp_path / "bundle/configs/metadata.json").read_text())["monai_version"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said"),
+    ("kind", "changes", "message"),
     [
         ("trunk", {}, "no counterpart in MONAI"),
         ("dynunet", {"intensity": {m: IntensityRule(kind="percentiles", low=1, high=99)
@@ -344,9 +344,9 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
          "different intensity rules"),
     ],
 )  # fmt: skip
-def test_bundles_that_cannot_be(kind: str, changes: Any, said: str, tmp_path: Path) -> None:
+def test_bundles_that_cannot_be(kind: str, changes: Any, message: str, tmp_path: Path) -> None:
     make(kind, **changes).save_pretrained(tmp_path / "model")
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         export_bundle(tmp_path / "model", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
     (tmp_path / "model" / "configs").mkdir()  # of whatever else

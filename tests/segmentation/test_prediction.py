@@ -107,11 +107,11 @@ def test_a_slab_sees_every_window_that_reaches_into_it() -> None:
     for size, wide, overlap in product((17, 40, 41, 63), (8, 9), (0.0, 0.3, 0.5)):
         settings = PredictionSettings(overlap=overlap, memory_gib=1e-9)
         step = max(1, int(wide * (1 - overlap)))
-        places = windows(size, wide, step)
+        indices = windows(size, wide, step)
         for part in slabs((size, 4, 4), (wide, 4, 4), 0, settings, 3):
-            ours = [part.start + at for at in windows(part.stop - part.start, wide, step)]
-            needed = [at for at in places if at < part.high and at + wide > part.low]
-            assert set(needed) <= set(ours) <= set(places)
+            actual = [part.start + at for at in windows(part.stop - part.start, wide, step)]
+            needed = [at for at in indices if at < part.high and at + wide > part.low]
+            assert set(needed) <= set(actual) <= set(indices)
 
 
 def windows(size: int, wide: int, step: int) -> list[int]:
@@ -159,11 +159,11 @@ def test_settings_as_they_are_typed() -> None:
     assert PredictionSettings.from_options(None, 0.5).mirrors is None
     assert PredictionSettings.from_options("none", 0.5).mirrors == ()
     assert PredictionSettings.from_options("zx", 0.5).mirrors == ("x", "z")
-    for mirrors, overlap, said in (
+    for mirrors, overlap, message in (
         ("xw", 0.5, "letters xyz"),
         (None, 1.0, "overlap must be less than 1"),
     ):
-        with pytest.raises(MedarError, match=said):
+        with pytest.raises(MedarError, match=message):
             PredictionSettings.from_options(mirrors, overlap)
     with pytest.raises(MedarError, match="no counterpart"):
         model = make_segmenter(make_plan(labels={1: "left lung"}))

@@ -107,10 +107,10 @@ def test_swinunetr_learns_too(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_seen_follows_from_the_generator(kind: str) -> None:
     pretext, images = make_small(kind), volumes()
-    one, same = (pretext.view(images, generators(4)) for _ in range(2))
-    assert torch.equal(pretext.backbone_input(one), pretext.backbone_input(same))
+    first, same = (pretext.view(images, generators(4)) for _ in range(2))
+    assert torch.equal(pretext.backbone_input(first), pretext.backbone_input(same))
     last = pretext.view(images[2:], generators(4)[2:])
-    torch.testing.assert_close(pretext.backbone_input(one)[2:], pretext.backbone_input(last))
+    torch.testing.assert_close(pretext.backbone_input(first)[2:], pretext.backbone_input(last))
     others = [pretext.backbone_input(pretext.view(images, generators(seed))) for seed in range(6)]
     assert any(not torch.equal(a, b) for a, b in pairwise(others))
 
@@ -134,8 +134,8 @@ def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
     pyramid = tokenizer.encode(images)
     view = pretext.view(images, generators())
     assert all(torch.equal(a, b) for a, b in zip(view.tokens, pyramid.indices, strict=True))
-    for item, one in enumerate(generators()):
-        k = draw_scale(pretext.schedule, pretext.settings.scale_exponent, one)
+    for item, generator in enumerate(generators()):
+        k = draw_scale(pretext.schedule, pretext.settings.scale_exponent, generator)
         expected = [0] * len(pretext.schedule)
         expected[k] = pretext.schedule.tokens[k]
         assert [row[item] if row else 0 for row in wanted(view.weights)] == expected
@@ -149,10 +149,10 @@ def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
 
 def test_scales_are_drawn_by_their_tokens() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (1, 1, 2), (2, 2, 2), (4, 4, 4)))
-    drawn = [draw_scale(schedule, 1.0, one) for one in generators(number=600)]
+    drawn = [draw_scale(schedule, 1.0, generator) for generator in generators(number=600)]
     shares = [drawn.count(k) / 600 for k in (1, 2, 3)]
     assert shares == pytest.approx([2 / 74, 8 / 74, 64 / 74], abs=0.05)
-    even = [draw_scale(schedule, 0.0, one) for one in generators(number=600)]
+    even = [draw_scale(schedule, 0.0, generator) for generator in generators(number=600)]
     assert [even.count(k) / 600 for k in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=0.06)
 
 
@@ -170,23 +170,23 @@ def test_parts_of_the_mixture() -> None:
     following = make_small("mixture", mixture={**ONE, "next": 1})
     view = following.view(images, generators())
     assert not view.masked.any()
-    asked = [row for row in wanted(view.weights) if row]
-    assert [sum(n > 0 for n in item) for item in zip(*asked, strict=True)] == [1, 1, 1]
+    counts = [row for row in wanted(view.weights) if row]
+    assert [sum(n > 0 for n in item) for item in zip(*counts, strict=True)] == [1, 1, 1]
     every = make_small("mixture", mixture={**ONE, "all": 1}, scale_exponent=1)
     for seed in range(4):
         view = every.view(images, generators(seed))
-        asked = [row or [0] * 3 for row in wanted(view.weights)]
-        for first, *rest in zip(*asked, strict=True):
+        counts = [row or [0] * 3 for row in wanted(view.weights)]
+        for first, *rest in zip(*counts, strict=True):
             assert first == 0
             assert rest in ([8, 24], [0, 24])
         assert view.weights[2] is not None
         for item in range(3):
-            seen = 1 if asked[1][item] else 2
+            seen = 1 if counts[1][item] else 2
             share = tokens[2] / sum(tokens[seen:])
             assert float(view.weights[2][item].sum()) == pytest.approx(share)
     mixed = make_small("mixture")
     assert isinstance(mixed, MixturePretext)
-    hidden = [mixed._draw(one)[0].any() for one in generators(number=300)]
+    hidden = [mixed._draw(generator)[0].any() for generator in generators(number=300)]
     assert sum(hidden) / 300 == pytest.approx(1 / 3, abs=0.08)
 
 
@@ -304,11 +304,11 @@ def test_codes_of_every_codebook(kind: str, size: int, radices: list[int]) -> No
     digits, codes = Digits(radices), torch.arange(codebook.size)[None]
     assert torch.equal((digits.split(codes) * digits.basis).sum(-1), codes)
     logits = torch.randn(1, 1, digits.values).expand(1, codebook.size, -1)
-    chances = (-digits.cross_entropy(logits, codes)).exp()
-    assert float(chances.sum()) == pytest.approx(1, abs=1e-5)
+    probabilities = (-digits.cross_entropy(logits, codes)).exp()
+    assert float(probabilities.sum()) == pytest.approx(1, abs=1e-5)
     right = digits.correct(logits, codes)
     assert right.sum() == 1
-    assert right.argmax() == chances.argmax()
+    assert right.argmax() == probabilities.argmax()
     check_gradients(make_small("next_scale", tokenizer=tokenizer), volumes())
 
 
@@ -374,7 +374,7 @@ def test_a_tokenizer_is_needed(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"spacing": (1.0, 1.0, 2.0)}, r"spacing \[1.0, 1.0, 1.0\], the data .* \[1.0, 1.0, 2.0\]"),
         ({"size": (8, 8, 8)}, r"size \[16, 12, 8\]"),
@@ -382,14 +382,14 @@ def test_a_tokenizer_is_needed(kind: Any) -> None:
         ({"intensity": {}}, "intensity"),
     ],
 )
-def test_tokenizers_of_other_volumes_are_refused(changes: Any, said: str) -> None:
-    with pytest.raises(MedarError, match=said):
+def test_tokenizers_of_other_volumes_are_refused(changes: Any, message: str) -> None:
+    with pytest.raises(MedarError, match=message):
         FrozenTokenizer(make_tokenizer(), make_plan(**changes), "somewhere")
     FrozenTokenizer(make_tokenizer(), make_plan(labels={}, downsampling=(2, 2, 2)), "somewhere")
 
 
 def test_settings_that_cannot_be() -> None:
-    for make, said in (
+    for make, message in (
         (lambda: PretextSettings(scale_exponent=2.0), "scale_exponent must be at most 1"),
         (lambda: PretextSettings(mask_ratio=1.0), "mask_ratio must be less than 1"),
         (
@@ -406,7 +406,7 @@ def test_settings_that_cannot_be() -> None:
         (lambda: PretextSettings(hidden=0.5), "'hidden' has a new name: mask_ratio"),
         (lambda: PretextSettings(options={"a": 1}), "options are for registered pretexts"),
     ):
-        with pytest.raises(MedarError, match=said):
+        with pytest.raises(MedarError, match=message):
             make()
 
 

@@ -111,8 +111,8 @@ def test_labels_are_not_looked_at(
     }
     for name, folder in folders.items():
         pretrain_backbone(settings, folder, tmp_path / name)
-    one, other = weights(tmp_path / "with"), weights(tmp_path / "without")
-    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    first, second = weights(tmp_path / "with"), weights(tmp_path / "without")
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_patches_are_the_same_ones_at_each_evaluation(
@@ -131,22 +131,22 @@ def test_questions_are_not_drawn_as_patches_are(prepared: Path) -> None:
     """Epochs of one step: neither the patch nor an evaluation says what is asked in training."""
     settings = pretrain_settings(None, pretext__kind="masked", data__batch_size=6)
     task = make_task(settings, prepared)
-    forward, asked, cut = task.model.forward, [], []
+    forward, drawn, cut = task.model.forward, [], []
 
     def noted(volumes: Tensor, random: Any) -> Any:
-        asked.extend(deepcopy(one).random() for one in random)
+        drawn.extend(deepcopy(generator).random() for generator in random)
         return forward(volumes, random)
 
     task.model.forward = noted  # type: ignore[method-assign]
     for step in range(3):
         batch = next(task.batches(step, 0))
         task.loss(batch, step)
-        places = batch["index"].tolist()
-        cut += [np.random.default_rng([0, step, place]).random() for place in places]
+        indices = batch["index"].tolist()
+        cut += [np.random.default_rng([0, step, index]).random() for index in indices]
     with torch.no_grad():
         task.evaluate()
-    assert len(set(asked)) == len(asked) == 3 * 6 + 2
-    assert not set(asked) & set(cut)
+    assert len(set(drawn)) == len(drawn) == 3 * 6 + 2
+    assert not set(drawn) & set(cut)
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
@@ -209,12 +209,12 @@ def test_two_processes_pretrain_the_same_backbone(
     script = Path(__file__).with_name("pretrainer.py")
     in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json")
     pretrain_backbone(chosen, prepared, tmp_path / "one")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     start = make_task(chosen, prepared).model.backbone.state_dict()
     moved = apart = 0.0
-    for name, value in one.items():
+    for name, value in first.items():
         moved += float((value - start[name.removeprefix("backbone.")]).abs().sum())
-        apart += float((value - two[name]).abs().sum())
+        apart += float((value - second[name]).abs().sum())
     assert apart < 0.01 * moved  # AdamW makes much of gradients that are next to nothing
 
 

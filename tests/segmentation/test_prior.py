@@ -21,10 +21,10 @@ class Cases:
     def __init__(self, *cases: tuple[list[int], list[int]]) -> None:
         self.cases = [(np.array(voxels), annotated) for voxels, annotated in cases]
 
-    def __getitem__(self, place: int) -> PreparedCase:
+    def __getitem__(self, index: int) -> PreparedCase:
         return PreparedCase(
-            id=str(place), subject=str(place), split="train", modality="CT", image="",
-            annotated=tuple(self.cases[place][1]), attributes={}, label="",
+            id=str(index), subject=str(index), split="train", modality="CT", image="",
+            annotated=tuple(self.cases[index][1]), attributes={}, label="",
         )  # fmt: skip
 
     def label(self, case: PreparedCase) -> npt.NDArray[Any]:
@@ -36,9 +36,9 @@ def shares(*cases: tuple[list[int], list[int]]) -> list[float]:
 
 
 def test_a_share_is_the_mean_over_the_cases_annotated_for_the_label() -> None:
-    one = ([3, 7] + [0] * 18, [3, 7])
-    two = ([3, 3, 3, 7] + [0] * 16, [3])
-    assert shares(one, two) == pytest.approx([0.1, 0.05])
+    first = ([3, 7] + [0] * 18, [3, 7])
+    second = ([3, 3, 3, 7] + [0] * 16, [3])
+    assert shares(first, second) == pytest.approx([0.1, 0.05])
 
 
 def test_unknown_voxels_count_nowhere() -> None:

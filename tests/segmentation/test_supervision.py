@@ -76,7 +76,7 @@ def test_the_loss_is_that_of_all_levels(prepare_with: Callable[..., Path]) -> No
     total, parts = task.loss(batch, 0)
     classes = to_classes(batch["label"], [3, 7])
     levels = task.deep(task.model, batch["image"], classes)
-    each = [label_losses(one.logits, one.classes, batch["annotated"]) for one in levels]
+    each = [label_losses(level.logits, level.classes, batch["annotated"]) for level in levels]
     losses = [entropy + 0.5 * dice for entropy, dice in each]
     torch.testing.assert_close(total, (2 * losses[0] + losses[1]) / 3)
     assert torch.equal(parts["cross_entropy"], each[0].cross_entropy)

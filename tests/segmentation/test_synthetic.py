@@ -64,22 +64,22 @@ def test_the_fraction_holds_over_a_run(
     fraction: float, prepared: Path, pairs: Path, tmp_path: Path
 ) -> None:
     data = mixed(prepared, pairs, tmp_path, fraction)
-    real = [data.real.base.prepared[place].id for place in data.real.indices]
-    made = [data.synthetic.prepared[place].id for place in range(3)]
+    real = [data.real.base.prepared[position].id for position in data.real.indices]
+    made = [data.synthetic.prepared[position].id for position in range(3)]
     seen: list[tuple[bool, int]] = []
     data.real.draw = lambda number, _: seen.append((False, number % len(real)))  # type: ignore
-    data.synthetic.draw = lambda place, _: seen.append((True, place))  # type: ignore
+    data.synthetic.draw = lambda position, _: seen.append((True, position))  # type: ignore
     epochs = 24
     for epoch in range(epochs):
         data.set_epoch(epoch)
         for index in range(len(data)):
             data[index]
     assert len(data) == len(data.real) == 5
-    synthetic = [place for is_made, place in seen if is_made]
-    others = [place for is_made, place in seen if not is_made]
+    synthetic = [position for is_made, position in seen if is_made]
+    others = [position for is_made, position in seen if not is_made]
     assert abs(len(synthetic) - fraction * epochs * 5) < 1
-    for places, ids in ((synthetic, made), (others, real)):
-        assert places == [n % len(ids) for n in range(len(places))], "each in its turn"
+    for indices, ids in ((synthetic, made), (others, real)):
+        assert indices == [n % len(ids) for n in range(len(indices))], "each in its turn"
 
 
 def test_items_of_both_kinds_alike(prepared: Path, pairs: Path, tmp_path: Path) -> None:
@@ -152,17 +152,21 @@ def test_another_fraction_or_other_pairs_are_another_run(
     # The same pairs elsewhere, prepared or not, are the same run.
     train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
     there = prepare_synthetic(pairs, make_plan(), tmp_path / "prepared", workers=1)
-    one = make_task(
+    first = make_task(
         settings_with(pairs, 0.5), prepared, synthetic_folder=tmp_path / "a", workers=1
     ).describe()
-    two = make_task(settings_with(there, 0.5), prepared, synthetic_folder=tmp_path / "b").describe()
-    assert one["data"]["train"] != make_task(make_settings(), prepared).describe()["data"]["train"]
+    second = make_task(
+        settings_with(there, 0.5), prepared, synthetic_folder=tmp_path / "b"
+    ).describe()
+    assert (
+        first["data"]["train"] != make_task(make_settings(), prepared).describe()["data"]["train"]
+    )
     assert not (tmp_path / "b").exists()
-    assert one == two
+    assert first == second
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda folder: None, "no volume found"),
         (lambda folder: pair(folder, 7, label=False), "sample_0007 has no label map"),
@@ -177,11 +181,11 @@ def test_another_fraction_or_other_pairs_are_another_run(
     ],
 )
 def test_pairs_that_cannot_be_used(
-    make: Callable[[Path], object], said: str, tmp_path: Path
+    make: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "pairs").mkdir()
     make(tmp_path / "pairs")
-    with pytest.raises(MedarError, match=said) as error:
+    with pytest.raises(MedarError, match=message) as error:
         prepare_synthetic(tmp_path / "pairs", make_plan(), tmp_path / "out", workers=1)
     assert str(tmp_path / "pairs") in str(error.value)
     assert "\n" not in str(error.value)

@@ -76,7 +76,7 @@ def test_a_share_of_the_labels_is_part_of_the_run(prepared: Path, tmp_path: Path
 
 def test_a_fold_is_held_out(prepared: Path) -> None:
     task = make_task(make_settings(data__fold=1, data__folds=3), prepared)
-    held = {task.validation.prepared[place].subject for place in range(len(task.validation))}
+    held = {task.validation.prepared[index].subject for index in range(len(task.validation))}
     assert isinstance(task.train, AnnotatedDataset)
     assert len(held) == 2
     assert len(task.train.subjects) == 4
@@ -105,7 +105,8 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
     train_segmenter(settings, prepared, tmp_path)
     after = Segmenter.from_pretrained(tmp_path, "cpu")
     stages = [
-        [*one.backbone.stage_parameters(), list(one.head.parameters())] for one in (before, after)
+        [*model.backbone.stage_parameters(), list(model.head.parameters())]
+        for model in (before, after)
     ]
     moved = [
         max(float((q - p).detach().abs().max()) for p, q in zip(old, new, strict=True))
@@ -159,7 +160,7 @@ def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("settings", "plan", "said"),
+    ("settings", "plan", "message"),
     [
         ({"width": 8}, {}, r"has backbone\.width 4, this network has 8"),
         (
@@ -175,10 +176,12 @@ def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> No
         ({"width": 4}, {"size": (64, 64, 64)}, r"strides .* this network has"),
     ],
 )
-def test_another_backbone_is_refused(settings: Any, plan: Any, said: str, tmp_path: Path) -> None:
+def test_another_backbone_is_refused(
+    settings: Any, plan: Any, message: str, tmp_path: Path
+) -> None:
     make_segmenter().save_pretrained(tmp_path)
     other = Segmenter(BackboneSettings(**settings), make_plan(**plan))
-    with pytest.raises(MedarError, match=said):
+    with pytest.raises(MedarError, match=message):
         other.load_backbone(tmp_path)
 
 
@@ -225,7 +228,7 @@ def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be() -> None:
-    for make, said in (
+    for make, message in (
         (
             lambda: DataSettings(label_fraction=0.0),
             "label_fraction must be greater than 0",
@@ -240,7 +243,7 @@ def test_settings_that_cannot_be() -> None:
         (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them must be above 0"),
         (lambda: TransferSettings(layer_decay=0.0), "layer_decay must be greater than 0, got 0.0"),
     ):
-        with pytest.raises(MedarError, match=said):
+        with pytest.raises(MedarError, match=message):
             make()
     assert make_settings().within(3.0).training.minutes == 3.0
     settings = make_settings()
@@ -265,11 +268,11 @@ def test_two_processes_train_the_same_network(
     start = tmp_path / "start"
     in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json", start)
     train_segmenter(chosen, prepared, tmp_path / "one", pretrained=start)
-    one, two = (
+    first, second = (
         Segmenter.from_pretrained(tmp_path / name, "cpu").state_dict() for name in ("one", "two")
     )
-    for name, value in one.items():
-        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-4)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu

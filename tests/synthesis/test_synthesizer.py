@@ -41,10 +41,10 @@ def scan(
     return Volume.from_array(voxels, affine, modality="CT")
 
 
-def equal(one: SyntheticVolume, other: SyntheticVolume) -> bool:
-    pair = one.label, other.label
+def equal(first: SyntheticVolume, second: SyntheticVolume) -> bool:
+    pair = first.label, second.label
     labels = all(pair) and np.array_equal(*(label.array for label in pair if label))
-    return labels and np.array_equal(one.image.array, other.image.array)
+    return labels and np.array_equal(first.image.array, second.image.array)
 
 
 def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesizer) -> None:
@@ -67,21 +67,21 @@ def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesize
 
 def test_a_sample_depends_on_its_seed_alone(synthesizer: Synthesizer) -> None:
     batch = synthesizer(3, seed=5, class_="liver", guidance_scale=1.5)
-    for place, sample in enumerate(batch):
-        assert equal(sample, synthesizer(seed=5 + place, class_="liver", guidance_scale=1.5)[0])
-    for one, other in zip(
+    for index, sample in enumerate(batch):
+        assert equal(sample, synthesizer(seed=5 + index, class_="liver", guidance_scale=1.5)[0])
+    for expected, actual in zip(
         batch, synthesizer(3, seed=5, class_="liver", guidance_scale=1.5, batch_size=2), strict=True
     ):
-        assert equal(one, other)
-        assert one.about == other.about
+        assert equal(expected, actual)
+        assert expected.about == actual.about
     assert not equal(batch[0], batch[1])
 
 
 def test_guidance_0_is_the_model_itself(synthesizer: Synthesizer) -> None:
-    asked: dict[str, Any] = {"attributes": {"organ": "spleen", "age": 70}}
-    plain = synthesizer(2, **asked)
-    assert all(map(equal, plain, synthesizer(2, guidance_scale=0.0, **asked)))
-    guided = synthesizer(2, guidance_scale=6.0, **asked)
+    options: dict[str, Any] = {"attributes": {"organ": "spleen", "age": 70}}
+    plain = synthesizer(2, **options)
+    assert all(map(equal, plain, synthesizer(2, guidance_scale=0.0, **options)))
+    guided = synthesizer(2, guidance_scale=6.0, **options)
     assert not all(map(equal, plain, guided))
     assert guided[0].about["sampling"]["guidance_scale"] == 6.0
     (left_out,) = synthesizer(guidance_scale=6.0)
@@ -101,7 +101,7 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "message"),
     [
         ({"class_": "heart"}, "class 'heart': this model knows organ: liver, spleen"),
         ({"class_": "none"}, "organ and lesion have this value; name the attribute"),
@@ -127,11 +127,11 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
     ],
 )
 def test_what_cannot_be_asked_for(
-    synthesizer: Synthesizer, asked: dict[str, Any], said: str
+    synthesizer: Synthesizer, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MedarError) as error:
-        synthesizer(**asked)
-    assert said in str(error.value)
+        synthesizer(**options)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -222,7 +222,7 @@ def test_nothing_of_the_region_reaches_the_model(synthesizer: Synthesizer) -> No
     volume, region = scan(), Box.parse("5:11,4:9,3:6")
     hole = region.mask(volume.grid)
     other = volume.with_array(np.where(hole, 12345.0, volume.array))
-    made = [synthesizer(inpaint=one, region=region)[0] for one in (volume, other)]
+    made = [synthesizer(inpaint=source, region=region)[0] for source in (volume, other)]
     assert equal(*made)
     filled = without(other, hole)
     assert np.abs(filled.array).max() <= 900
@@ -251,13 +251,13 @@ def test_regions(synthesizer: Synthesizer) -> None:
     assert str(box) == "-3.5:2,-7:-4,3:6mm"
     # The middles of voxels along x lie at -12, -11 ... 5 mm, along y at -7 ..., along z at 3, 5 ...
     assert np.array_equal(np.argwhere(box.mask(volume.grid))[[0, -1]], [[9, 0, 0], [13, 2, 1]])
-    for region, said in (
+    for region, message in (
         (Box.parse("90:91,0:1,0:1"), "region 90:91,0:1,0:1: holds no voxel"),
         (Box.parse("0:18,0:15,0:9"), "covers the whole volume"),
         (Box.parse("0:17,0:15,0:9"), "beyond the model's field of view of 16 x 16 x 16 mm"),
         (scan(shape=(4, 4, 4)), "is not on the grid of the volume to fill"),
     ):
-        with pytest.raises(MedarError, match=said):
+        with pytest.raises(MedarError, match=message):
             synthesizer(inpaint=volume, region=region)
     for text in ("1:2,3:4", "a:b,0:1,0:1", "2:1,0:1,0:1", "gone.nii.gz"):
         with pytest.raises(MedarError):
@@ -301,18 +301,18 @@ def test_upscaling_keeps_the_field_of_view(synthesizer: Synthesizer) -> None:
     pyramids = [sample.pyramid.indices for sample in made]
     same = [torch.equal(*pair) for pair in zip(*pyramids, strict=True)]
     assert same == [True, True, False]
-    (one,) = synthesizer(upscale=low, known_scales=1)
-    assert one.about["known_scales"] == 1
+    (first,) = synthesizer(upscale=low, known_scales=1)
+    assert first.about["known_scales"] == 1
 
 
 def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
-    for asked, said in (
+    for options, message in (
         ({"upscale": scan()}, "hardly coarser than the plan's 1 x 1 x 2 mm"),
         ({"upscale": scan(), "known_scales": 3}, "known scales 3: must be from 1 to 2"),
         ({"upscale": scan(), "known_scales": 0}, "known scales 0: must be from 1 to 2"),
     ):
-        with pytest.raises(MedarError, match=said):
-            synthesizer(**asked)
+        with pytest.raises(MedarError, match=message):
+            synthesizer(**options)
     wide = synthesizer(upscale=scan(shape=(12, 7, 4), sides=(-2.0, 2.0, 4.0)))[0]
     assert wide.image.shape == (24, 14, 8)
     assert "33.3% of the field of view" in wide.about["notes"][0]

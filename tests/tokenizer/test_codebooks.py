@@ -224,21 +224,21 @@ def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
 
 def test_learning_resumes_exactly_from_a_saved_state() -> None:
     settings = CodebookSettings(size=32, width=4, dead_code_threshold=0.5)
-    one = EMACodebook(settings)
-    one.start(clusters(200))
-    learn(one, 3)
-    state = {key: value.clone() for key, value in one.state_dict().items()}
+    codebook = EMACodebook(settings)
+    codebook.start(clusters(200))
+    learn(codebook, 3)
+    state = {key: value.clone() for key, value in codebook.state_dict().items()}
     random = torch.get_rng_state()
-    learn(one, 5)
-    other = EMACodebook(settings)
-    assert other.needs_start()
-    other.load_state_dict(state)
+    learn(codebook, 5)
+    resumed = EMACodebook(settings)
+    assert resumed.needs_start()
+    resumed.load_state_dict(state)
     torch.set_rng_state(random)
-    assert not other.needs_start()
-    learn(other, 5)
-    assert torch.equal(one.codes, other.codes)
-    nn.Module.load_state_dict(other, EMACodebook(settings).state_dict())
-    assert other.needs_start()
+    assert not resumed.needs_start()
+    learn(resumed, 5)
+    assert torch.equal(codebook.codes, resumed.codes)
+    nn.Module.load_state_dict(resumed, EMACodebook(settings).state_dict())
+    assert resumed.needs_start()
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ print(type(tokenizer.quantiser.codebook).__name__, tokenizer.digest)
 
 
 @pytest.fixture
-def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def package_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on sys.path with a codebook, forgotten after the test."""
     folder = tmp_path / "site"
     folder.mkdir()
@@ -317,7 +317,7 @@ def load(model: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_model_with_a_user_s_codebook_loads_in_another_process(
-    theirs: Path, prepared: Path, tmp_path: Path, settings: Callable[..., TokenizerSettings]
+    package_folder: Path, prepared: Path, tmp_path: Path, settings: Callable[..., TokenizerSettings]
 ) -> None:
     codebook = {"kind": "bit_signs", "width": 8, "options": {"bits": 4}}
     train_tokenizer(
@@ -327,10 +327,10 @@ def test_a_model_with_a_user_s_codebook_loads_in_another_process(
     config = json.loads((model / "config.json").read_text())
     assert config["imports"] == {"codebook": "signs_of_numbers:Signs"}
     digest = Tokenizer.from_pretrained(model, "cpu").digest
-    assert load(model, theirs).stdout == f"Signs {digest}\n"
+    assert load(model, package_folder).stdout == f"Signs {digest}\n"
     # Code beside the weights is not an import path.
     (model / "signs_of_numbers.py").write_text(THEIRS)
-    sys.path.remove(str(theirs))
+    sys.path.remove(str(package_folder))
     refused = load(model)
     assert refused.returncode
     message = "codebook 'bit_signs': signs_of_numbers:Signs cannot be imported (No module named"

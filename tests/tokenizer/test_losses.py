@@ -93,9 +93,9 @@ def test_background_shares_its_probability_with_labels_not_annotated(
     fraction = torch.rand_like(both)
     moved = logits.clone()
     moved[:, 0], moved[:, 2] = both + fraction.log(), both + (1 - fraction).log()
-    before, after = (label_losses(one, classes, annotated) for one in (logits, moved))
+    before, after = (label_losses(tensor, classes, annotated) for tensor in (logits, moved))
     torch.testing.assert_close(tuple(after), tuple(before))
-    counted, recounted = (label_losses(one, classes, ALL) for one in (logits, moved))
+    counted, recounted = (label_losses(tensor, classes, ALL) for tensor in (logits, moved))
     assert (recounted.cross_entropy - counted.cross_entropy).abs() > 0.01
 
 
@@ -182,11 +182,11 @@ def test_feature_matching_teaches_the_reconstruction_alone() -> None:
 
 def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
-    one, other = 6 * weight.square().sum() / 2, weight @ torch.tensor([0.0, 2.0])
-    assert adaptive_weight(one, other, weight).item() == pytest.approx(6 * 5 / 2, rel=1e-3)
-    assert adaptive_weight(one, other, weight, limit=2.0).item() == 2
-    assert adaptive_weight(one, 0 * other, weight).item() == 1e4
-    (one + other).backward()
+    first, second = 6 * weight.square().sum() / 2, weight @ torch.tensor([0.0, 2.0])
+    assert adaptive_weight(first, second, weight).item() == pytest.approx(6 * 5 / 2, rel=1e-3)
+    assert adaptive_weight(first, second, weight, limit=2.0).item() == 2
+    assert adaptive_weight(first, 0 * second, weight).item() == 1e4
+    (first + second).backward()
     assert weight.grad is not None
 
 

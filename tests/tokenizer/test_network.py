@@ -92,8 +92,8 @@ def test_checkpointing_changes_nothing_but_memory() -> None:
     for loss in losses:
         loss.backward()
     assert losses[0] == losses[1]
-    for one, other in zip(plain.parameters(), frugal.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
+    for expected, actual in zip(plain.parameters(), frugal.parameters(), strict=True):
+        torch.testing.assert_close(expected.grad, actual.grad)
 
 
 def test_checkpointing_keeps_fewer_activations() -> None:

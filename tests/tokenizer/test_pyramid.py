@@ -24,11 +24,11 @@ def make(codes: int = 512, batch: int = 3) -> TokenPyramid:
     return TokenPyramid.from_flat(flat, SCHEDULE, codes, "abc")
 
 
-def same(one: TokenPyramid, other: TokenPyramid) -> bool:
-    about = (one.schedule, one.codebook_size, one.tokenizer) == (
-        other.schedule, other.codebook_size, other.tokenizer,
+def same(first: TokenPyramid, second: TokenPyramid) -> bool:
+    about = (first.schedule, first.codebook_size, first.tokenizer) == (
+        second.schedule, second.codebook_size, second.tokenizer,
     )  # fmt: skip
-    return about and torch.equal(one.flatten(), other.flatten())
+    return about and torch.equal(first.flatten(), second.flatten())
 
 
 def test_flatten_and_back() -> None:
@@ -56,7 +56,7 @@ def test_saved_and_loaded_is_equal(tmp_path: Path, codes: int, stored: str) -> N
         pyramid.save(path)
         loaded = TokenPyramid.load(path)
         assert same(loaded, pyramid)
-        assert all(one.dtype == torch.int64 for one in loaded.indices)
+        assert all(index.dtype == torch.int64 for index in loaded.indices)
     with safe_open(path, framework="pt") as file:
         assert file.get_slice("indices").get_dtype() == stored
 

@@ -29,7 +29,9 @@ KINDS = [
     CodebookSettings(kind="bsq", size=64, width=6),
     CodebookSettings(kind="bsq", size=32, width=6),
 ]
-every_kind = pytest.mark.parametrize("codebook", KINDS, ids=lambda one: f"{one.kind}-{one.size}")
+every_kind = pytest.mark.parametrize(
+    "codebook", KINDS, ids=lambda settings: f"{settings.kind}-{settings.size}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +67,7 @@ def test_contributions_add_up_to_the_quantised_latent(codebook: CodebookSettings
         torch.nn.init.normal_(phi.conv.weight, std=0.1)  # type: ignore[arg-type,union-attr]
     latent = latents()
     taken = quantiser(latent)
-    assert [one.shape for one in taken.indices] == [(2, tokens) for tokens in SCHEDULE.tokens]
+    assert [index.shape for index in taken.indices] == [(2, tokens) for tokens in SCHEDULE.tokens]
     torch.testing.assert_close(
         torch.stack(quantiser.contributions(taken.indices)).sum(0),
         taken.latent,
@@ -74,8 +76,8 @@ def test_contributions_add_up_to_the_quantised_latent(codebook: CodebookSettings
     )
     torch.testing.assert_close(quantiser.decode(taken.indices), taken.latent, atol=1e-5, rtol=1e-5)
     assert torch.equal(quantiser.decode(taken.indices, upto=4), quantiser.decode(taken.indices))
-    for one, again in zip(taken.indices, quantiser.encode(latent), strict=True):
-        assert torch.equal(one, again)
+    for indices, again in zip(taken.indices, quantiser.encode(latent), strict=True):
+        assert torch.equal(indices, again)
 
 
 def test_encoding_matches_a_plain_reading_of_the_algorithm() -> None:
@@ -126,12 +128,12 @@ def test_inputs_are_the_sums_so_far_on_the_next_grids() -> None:
     quantiser = fitted()
     indices = quantiser.encode(latents())
     inputs = quantiser.inputs(indices)
-    assert [one.shape[2:] for one in inputs] == list(SCHEDULE.grids[1:])
-    for k, one in enumerate(inputs, 1):
+    assert [tensor.shape[2:] for tensor in inputs] == list(SCHEDULE.grids[1:])
+    for k, actual in enumerate(inputs, 1):
         wanted = torch.nn.functional.adaptive_avg_pool3d(
             quantiser.decode(indices, upto=k), SCHEDULE.grids[k]
         )
-        torch.testing.assert_close(one, wanted)
+        torch.testing.assert_close(actual, wanted)
     for prefix in (quantiser.inputs(indices[:2]), quantiser.inputs(indices, upto=2)):
         assert len(prefix) == 2
         assert all(torch.equal(a, b) for a, b in zip(prefix, inputs, strict=False))
@@ -222,9 +224,9 @@ def test_autocast_around_it_changes_nothing(codebook: CodebookSettings) -> None:
     assert torch.equal(cast.latent, plain.latent)
     assert cast.latent.dtype == decoded.dtype == torch.float32
     assert torch.equal(decoded, quantiser.decode(plain.indices))
-    for one, other, third in zip(plain.indices, cast.indices, again, strict=True):
-        assert torch.equal(one, other)
-        assert torch.equal(one, third)
+    for index, other, third in zip(plain.indices, cast.indices, again, strict=True):
+        assert torch.equal(index, other)
+        assert torch.equal(index, third)
 
 
 def test_the_codebook_starts_with_the_first_training_batch_only() -> None:

@@ -79,7 +79,9 @@ def test_maps_moved_as_their_images_were(
             assert torch.equal(intensity[0], labels[0].float())
         for value in (0, 1, 2, 5):
             near = volumes[:, 0][labels == value] * 10
-            right = torch.stack([(near - one).abs() for one in neighbours[value]]).amin(dim=0)
+            right = torch.stack([(near - neighbour).abs() for neighbour in neighbours[value]]).amin(
+                dim=0
+            )
             assert right.median() < 0.5
         assert not torch.equal(labels[0], labels[1])
     item = tokens[1]

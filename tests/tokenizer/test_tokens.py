@@ -81,14 +81,14 @@ def test_tokens_are_those_of_the_prepared_volumes(data: Path, model: Model, tmp_
 
 def test_variants_are_drawn_by_seed_and_epoch(data: Path, model: Model, tmp_path: Path) -> None:
     encode(data, tmp_path / "tokens", model())
-    one, other = (TokenDataset(tmp_path / "tokens", seed=5) for _ in range(2))
-    rows = one.pyramid(1).flatten()
+    first, second = (TokenDataset(tmp_path / "tokens", seed=5) for _ in range(2))
+    rows = first.pyramid(1).flatten()
     seen = set()
     for epoch in range(12):
-        one.set_epoch(epoch)
-        other.set_epoch(epoch)
-        indices = one[1]["indices"]
-        assert torch.equal(indices, other[1]["indices"])
+        first.set_epoch(epoch)
+        second.set_epoch(epoch)
+        indices = first[1]["indices"]
+        assert torch.equal(indices, second[1]["indices"])
         seen.add(int((rows == indices).all(1).int().argmax()))
     assert seen == {0, 1, 2}
 

@@ -134,12 +134,12 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     assert killed.returncode == -signal.SIGKILL
     train_tokenizer(chosen, prepared, tmp_path / "a")
     train_tokenizer(chosen, prepared, tmp_path / "b")
-    one, other = (
+    first, second = (
         torch.load(tmp_path / run / "checkpoints" / "step-00000006.pt", weights_only=True)
         for run in ("a", "b")
     )
     for part in ("model", "companions", "average"):
-        assert str(one[part]) == str(other[part])
+        assert str(first[part]) == str(second[part])
     for name, value in weights(tmp_path / "a").items():
         assert torch.equal(value, weights(tmp_path / "b")[name]), name
 
@@ -159,9 +159,9 @@ def test_two_processes_equal_one(
     script = Path(__file__).with_name("trainer.py")
     in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json")
     train_tokenizer(chosen, prepared, tmp_path / "one")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-4)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
 
 
 def test_downsampling_concerns_the_model_alone(prepared: Path, settings: Settings) -> None:
@@ -228,7 +228,7 @@ def test_a_collapsed_codebook_recovers(
         found = task.evaluate()
     assert (found["codebook_usage"] > 0.6) == restarts
     assert (
-        any("has collapsed; enable restart_dead_codes" in str(one.message) for one in caught)
+        any("has collapsed; enable restart_dead_codes" in str(w.message) for w in caught)
         != restarts
     )
 

@@ -13,8 +13,8 @@ SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (4, 4, 4)))
 
 def count(*fine: torch.Tensor, codes: int = 32) -> CodeUsage:
     usage = CodeUsage(SCHEDULE, codes)
-    for one in fine:
-        usage.update((torch.zeros(len(one), 1, dtype=torch.int64), one))
+    for indices in fine:
+        usage.update((torch.zeros(len(indices), 1, dtype=torch.int64), indices))
     return usage
 
 

@@ -174,10 +174,16 @@ def test_a_model_belongs_to_its_run_and_is_measured(
         ("frechet", 57.0, 7)
     ]
     assert model.params == {"depth": "2"}
-    assert [(one.model_id, one.step) for one in run.outputs.model_outputs] == [(model.model_id, 7)]
+    assert [(output.model_id, output.step) for output in run.outputs.model_outputs] == [
+        (model.model_id, 7)
+    ]
     assert run.data.metrics["frechet"] == 57.0
     loaded = load(uri).metadata
-    assert [one.name for one in loaded.get_input_schema().inputs][:3] == ["seed", "n", "class"]
+    assert [tensor.name for tensor in loaded.get_input_schema().inputs][:3] == [
+        "seed",
+        "n",
+        "class",
+    ]
     assert loaded.model_id == model.model_id
 
 
@@ -215,7 +221,9 @@ def test_an_interrupted_upload_is_repeated(
     assert "\n" not in str(error.value)
     uri = log_model(tracker, generator, kind="generator", metrics={})
     experiment = client.get_run(tracker.run_id).info.experiment_id
-    assert [f"models:/{one.model_id}" for one in client.search_logged_models([experiment])] == [uri]
+    assert [f"models:/{model.model_id}" for model in client.search_logged_models([experiment])] == [
+        uri
+    ]
     assert len(client.get_run(tracker.run_id).outputs.model_outputs) == 1
     assert len(load(uri).predict({"seed": 0})) == 1
 

@@ -59,8 +59,8 @@ def test_system_metrics_go_to_mlflow_alone(client: Any, make: Make, tmp_path: Pa
         "system/network_receive_megabytes",
     } <= set(metrics)
     assert 0 < metrics["system/system_memory_usage_percentage"] <= 100
-    (one,) = client.get_metric_history(tracker.run_id, "system/cpu_utilization_percentage")
-    assert one.step == 4
+    (first,) = client.get_metric_history(tracker.run_id, "system/cpu_utilization_percentage")
+    assert first.step == 4
     assert "system" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 

@@ -189,7 +189,9 @@ def test_mlflow_runs_a_stage_of_the_project(
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (out / "cases.jsonl").exists()
-    (run,) = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    (run,) = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    )
     assert run.info.status == "FINISHED"
     assert run.data.params["out"] == str(out)
 

@@ -47,12 +47,12 @@ def same_runs() -> Callable[[Path, Path], None]:
         names = sorted(path.name for path in (a / "checkpoints").iterdir())
         assert names == sorted(path.name for path in (b / "checkpoints").iterdir())
         for name in names:
-            one, other = (
+            first, second = (
                 torch.load(out / "checkpoints" / name, weights_only=True) for out in (a, b)
             )
-            for content in (one, other):
+            for content in (first, second):
                 del content["state"]["elapsed"]
-            assert_same(one, other, name)
+            assert_same(first, second, name)
         model = "model/model.safetensors"
         assert (a / model).read_bytes() == (b / model).read_bytes()
 

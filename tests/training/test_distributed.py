@@ -53,9 +53,11 @@ def test_two_processes_equal_one_even_if_one_is_interrupted(
     assert not torch.equal(first, second)
     run_two(tmp_path / "two", *words)
     fit(Toy(batch_size=8), settings(accumulation_steps=2, steps=12), tmp_path / "one")
-    one, two = (load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two"))
-    for name in one:
-        torch.testing.assert_close(one[name], two[name], rtol=0, atol=1e-6)
+    single, double = (
+        load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two")
+    )
+    for name in single:
+        torch.testing.assert_close(single[name], double[name], rtol=0, atol=1e-6)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert a["step"] == b["step"]
         if "train/loss" in a:

@@ -73,8 +73,8 @@ def test_the_patients_right_is_on_the_left(chromium: Any, tmp_path: Path) -> Non
 
     files = []
     for name, affine in TURNED.items():
-        places = np.moveaxis(np.indices((24, 24, 24)), 0, -1) - 11.5
-        right, front, _ = np.moveaxis(places @ affine[:3, :3].T, -1, 0)
+        indices = np.moveaxis(np.indices((24, 24, 24)), 0, -1) - 11.5
+        right, front, _ = np.moveaxis(indices @ affine[:3, :3].T, -1, 0)
         array = np.where(right > 6, 200, np.where((front > 6) & (right > -6), 100, 0))
         files.append(tmp_path / f"{name}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), affine), files[-1])
@@ -99,7 +99,7 @@ def test_the_patients_right_is_on_the_left(chromium: Any, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_click_moves_both_crosshairs(opened: Any, pair: tuple[Path, Path]) -> None:
     page = opened.page
-    assert [one["synthetic"] for one in state(page)] == [False, True]
+    assert [panel["synthetic"] for panel in state(page)] == [False, True]
     assert page.locator(".mark").all_inner_texts() == ["synthetic"]
     assert min(colours(page, 0), colours(page, 1)) > 50
     before = state(page)
@@ -109,9 +109,9 @@ def test_a_click_moves_both_crosshairs(opened: Any, pair: tuple[Path, Path]) -> 
     for old, new, path in zip(before, after, pair, strict=True):
         assert np.linalg.norm(np.subtract(old["mm"], new["mm"])) > 2
         volume = read_volume(path)
-        place = (np.linalg.inv(volume.affine) @ [*new["mm"], 1.0])[:3]
+        index = (np.linalg.inv(volume.affine) @ [*new["mm"], 1.0])[:3]
         # The page's coordinates, voxel and value are those of the file.
-        assert np.abs(place - new["voxel"]).max() <= 0.501
+        assert np.abs(index - new["voxel"]).max() <= 0.501
         assert new["value"] == volume.array[0][tuple(new["voxel"])]
     np.testing.assert_allclose(after[0]["mm"], after[1]["mm"], atol=0.05)
     assert opened.errors == []
@@ -135,14 +135,14 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
     assert state(page)[1]["mm"] == there
     page.keyboard.press("r")
     assert page.evaluate("window.medar.link") == "mm"
-    assert [one["mm"] for one in state(page)] == [one["mm"] for one in start]
+    assert [panel["mm"] for panel in state(page)] == [panel["mm"] for panel in start]
 
     page.locator("input.black").first.fill("100")
     page.locator("input.black").first.press("Enter")
-    assert [one["window"][0] for one in state(page)] == [100, 100]
+    assert [panel["window"][0] for panel in state(page)] == [100, 100]
     page.locator("input.black").first.fill("")
     page.locator("input.black").first.press("Enter")
-    assert [one["window"][0] for one in state(page)] == [100, 100]
+    assert [panel["window"][0] for panel in state(page)] == [100, 100]
     assert page.locator("input.black").first.input_value() == "100"
     page.locator("#same").uncheck()
     box = page.locator("canvas").nth(1).bounding_box()
@@ -194,7 +194,7 @@ def test_the_label_at_the_crosshair_is_named(opened: Any, label: Any) -> None:
     # The second volume reaches farther to the front than the first.
     for _ in range(20):
         page.keyboard.press("ArrowUp")
-    assert [one["outside"] for one in state(page)] == [True, False]
+    assert [panel["outside"] for panel in state(page)] == [True, False]
     assert "outside" in page.locator(".message").first.inner_text()
     assert page.locator(".readout .value").first.inner_text() == ""
     assert opened.errors == []

@@ -21,7 +21,7 @@ def test_a_sample_is_synthetic_and_brings_its_label(pair: tuple[Path, Path]) -> 
 
 def test_a_folder_of_samples_shows_no_label_as_a_volume(pair: tuple[Path, Path]) -> None:
     made = pair[1]
-    assert [one.image for one in select_files([made.parent]).volumes] == [made]
+    assert [volume.image for volume in select_files([made.parent]).volumes] == [made]
 
 
 def test_a_record_of_another_file_marks_nothing(pair: tuple[Path, Path]) -> None:
@@ -49,8 +49,8 @@ def test_a_record_without_the_name_of_a_label_brings_none(
     made.with_name("sample_0000_label.nii.gz").unlink()
     write_json(made.with_name("sample_0000.json"), {"synthetic": True, "label": named})
     for where in (made, made.parent):
-        (one,) = select_files([where]).volumes
-        assert (one.synthetic, one.label) == (True, None)
+        (first,) = select_files([where]).volumes
+        assert (first.synthetic, first.label) == (True, None)
 
 
 def test_folders_without_a_name_are_folders(
@@ -58,7 +58,7 @@ def test_folders_without_a_name_are_folders(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for where in (Path(), Path(tmp_path.anchor)):
-        assert [one.synthetic for one in select_files([where]).volumes] == [False]
+        assert [volume.synthetic for volume in select_files([where]).volumes] == [False]
 
 
 def test_labels_of_a_folder_have_their_images_names(write: Any, label: Any, tmp_path: Path) -> None:
@@ -66,7 +66,9 @@ def test_labels_of_a_folder_have_their_images_names(write: Any, label: Any, tmp_
         write(f"images/{name}.nii.gz")
         write(f"labels/{name}.nii.gz", label)
     shown = select_files([tmp_path / "images"], [str(tmp_path / "labels")]).volumes
-    assert [one.label for one in shown] == [tmp_path / f"labels/{name}.nii.gz" for name in "ab"]
+    assert [volume.label for volume in shown] == [
+        tmp_path / f"labels/{name}.nii.gz" for name in "ab"
+    ]
     (tmp_path / "labels/b.nii.gz").unlink()
     with pytest.raises(MedarError, match=r"b\.nii\.gz: no such label map"):
         select_files([tmp_path / "images"], [str(tmp_path / "labels")])
@@ -76,7 +78,7 @@ def test_a_large_folder_is_cut_but_many_files_are_refused(tmp_path: Path) -> Non
     for number in range(MAX_PANELS + 2):
         (tmp_path / f"{number:02d}.nii.gz").touch()
     selection = select_files([tmp_path])
-    assert [one.image.name for one in selection.volumes] == [
+    assert [volume.image.name for volume in selection.volumes] == [
         f"{k:02d}.nii.gz" for k in range(MAX_PANELS)
     ]
     assert f"the first {MAX_PANELS} of {MAX_PANELS + 2}" in selection.notes[0]

@@ -35,12 +35,12 @@ def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_pa
 def test_label_indices_lead_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
     shown = VolumeFile(image=write("v.nii.gz"), label=write("l.nii.gz", label))
     panel = make_panels([shown], OPTIONS, names={300: "liver"})[0]
-    values = np.array([0, *(one["value"] for one in panel.facts["labels"])])
+    values = np.array([0, *(label["value"] for label in panel.facts["labels"])])
     assert panel.label is not None
     np.testing.assert_array_equal(
         values[unpacked(panel.label, tmp_path, labels=True).array[0]], label
     )
-    assert [one["name"] for one in panel.facts["labels"]] == ["", "liver"]
+    assert [label["name"] for label in panel.facts["labels"]] == ["", "liver"]
     # 3 x 6 x 3 voxels of 1.5 x 1 x 2 mm
     assert panel.facts["labels"][1]["ml"] == pytest.approx(0.162)
 
@@ -49,8 +49,8 @@ def test_the_crosshair_starts_in_a_label(write: Any, label: Any) -> None:
     label[label == 2] = 0
     shown = VolumeFile(image=write("v.nii.gz"), label=write("l.nii.gz", label))
     facts = make_panels([shown], OPTIONS)[0].facts
-    place = np.linalg.inv(read_volume(shown.image).affine) @ [*facts["start"], 1.0]
-    assert label[tuple(np.rint(place[:3]).astype(int))] == 300
+    index = np.linalg.inv(read_volume(shown.image).affine) @ [*facts["start"], 1.0]
+    assert label[tuple(np.rint(index[:3]).astype(int))] == 300
 
 
 def test_an_image_is_no_label_map(write: Any) -> None:

@@ -98,8 +98,8 @@ def test_headers_let_nothing_in_or_out(server: PageServer) -> None:
 
 
 def test_addresses_cannot_be_guessed() -> None:
-    with PageServer({}) as one, PageServer({}) as other:
-        first, second = urlsplit(one.url), urlsplit(other.url)
+    with PageServer({}) as server, PageServer({}) as other_server:
+        first, second = urlsplit(server.url), urlsplit(other_server.url)
     assert first.hostname == "127.0.0.1"
     assert first.path != second.path
     assert len(first.path) > 20
@@ -139,8 +139,8 @@ def test_names_of_files_cannot_end_the_script(panels: list[Panel]) -> None:
 
 
 def test_niivue_is_the_published_one() -> None:
-    said = (VENDOR / "README.md").read_text()
+    text = (VENDOR / "README.md").read_text()
     digest = hashlib.sha256((VENDOR / "niivue.umd.js").read_bytes()).hexdigest()
-    assert digest in said
-    assert page.NIIVUE in said
+    assert digest in text
+    assert page.NIIVUE in text
     assert "Niivue" in (VENDOR / "LICENSE").read_text()

@@ -66,15 +66,15 @@ def test_every_file_is_in_a_table(awkward):
 @pytest.mark.parametrize("name", READ)
 def test_read(name, read):
     shape, orientation, spacing, _ = READ[name]
-    volume, said = read(name)
+    volume, messages = read(name)
     assert volume.array.shape == shape
     assert volume.provenance.grid.orientation == orientation
     assert volume.spacing == pytest.approx(spacing, abs=1e-4)
     assert np.isfinite(volume.array).all()
     assert np.ptp(volume.array) > 0
     expected = SAID.get(name, [])
-    assert len(said) == len(expected)
-    for message, fragment in zip(said, expected, strict=True):
+    assert len(messages) == len(expected)
+    for message, fragment in zip(messages, expected, strict=True):
         assert fragment in message
 
 

@@ -54,8 +54,8 @@ def test_agrees_with_scipy_on_an_oblique_target(interpolation, order, oblique):
     affine[:3, 3] = (oblique @ [5.5, 5, 4.5, 1])[:3] - affine[:3, :3] @ [4.5, 4.5, 4.5]
     grid = Grid(shape=(10, 10, 10), affine=affine)
     to_source = np.linalg.solve(volume.affine, grid.affine)
-    ours = resample(volume, grid, interpolation=interpolation, antialias=False, fill=0.0).array[0]
-    theirs = affine_transform(
+    actual = resample(volume, grid, interpolation=interpolation, antialias=False, fill=0.0).array[0]
+    expected = affine_transform(
         volume.array[0],
         to_source[:3, :3],
         to_source[:3, 3],
@@ -68,7 +68,7 @@ def test_agrees_with_scipy_on_an_oblique_target(interpolation, order, oblique):
     last = np.array(volume.shape)[:, None, None, None] - 1
     inside = ((at >= 0) & (at <= last)).all(axis=0)
     assert inside.sum() > 100
-    assert ours[inside] == pytest.approx(theirs[inside], abs=1e-4)
+    assert actual[inside] == pytest.approx(expected[inside], abs=1e-4)
 
 
 def test_outside_is_filled():
@@ -123,8 +123,8 @@ def test_a_label_block_keeps_its_size():
 
 
 def test_channels_are_resampled_alike():
-    one = noise()
-    both = Volume(array=np.concatenate([one.array, 2 * one.array]), affine=one.affine)
+    volume = noise()
+    both = Volume(array=np.concatenate([volume.array, 2 * volume.array]), affine=volume.affine)
     out = resample(both, turned(20), fill=0.0)
     assert out.array[1] == pytest.approx(2 * out.array[0], abs=1e-5)
 
