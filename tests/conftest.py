@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures shared by all tests."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is t
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real volumes beside the checkout; tests that need it skip without it."""
+    """The folder of real volumes next to the checkout; tests that need it are skipped without it."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("MEDAR_SHARED_DATA", beside))
     if not folder.is_dir():
@@ -28,7 +28,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database of MLflow's, to be copied: making its tables takes seconds."""
+    """An MLflow database to copy, because creating its tables takes seconds."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
         warnings.simplefilter("ignore")  # MLflow's own, as it is imported
@@ -41,7 +41,7 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_two_processes() -> Callable[..., None]:
-    """Runs a script as two processes that find each other, as torchrun starts them."""
+    """Run a script as two connected processes, as torchrun would."""
     root = Path(__file__).resolve().parents[1]
 
     def run(script: Path, *words: object) -> None:
@@ -81,23 +81,23 @@ MANNERS = (
 
 @dataclass(frozen=True)
 class Chromium:
-    """A page in a headless browser, and what happens in it."""
+    """A page in a headless browser, with its errors and requests."""
 
     page: Any
     """Playwright's `Page`."""
     errors: list[str] = field(default_factory=list)
     """What the console says of level error or warning, and exceptions that nobody caught."""
     requests: list[str] = field(default_factory=list)
-    """Addresses that were asked for; data inside the page is not among them."""
+    """Requested addresses, without data URLs inside the page."""
 
     @property
     def outside(self) -> list[str]:
-        """Those of `requests` that lead off this machine."""
+        """The requests to other machines."""
         own = ("file://", "blob:", "http://127.0.0.1", "http://localhost")
         return [address for address in self.requests if not address.startswith(own)]
 
     def listen(self) -> None:
-        """Note errors and requests from now on."""
+        """Record errors and requests from now on."""
 
         def hear(message: Any) -> None:
             if message.type in ("error", "warning"):
@@ -114,7 +114,7 @@ class Chromium:
 
 @pytest.fixture
 def chromium() -> Iterator[Chromium]:
-    """A page of a headless Chromium; tests that need it skip where none is on the PATH."""
+    """A page of a headless Chromium; tests that need it are skipped if none is on the PATH."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser on the PATH ({', '.join(BROWSERS)})")

@@ -1,4 +1,4 @@
-"""Every YAML in configs/ loads, and its header promises something."""
+"""Every YAML in configs/ loads, and its header states data, hardware and time."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def load_plan(path: Path) -> None:
 
 
 def load_tokenizer(path: Path) -> None:
-    """The settings load, and where they give a size, its tokenizer can be described."""
+    """Load the settings; if they contain a size, describe its tokenizer."""
     settings = load_yaml(TokenizerSettings, path)
     least = check_values(settings.plan, None)
     if "size" in settings.plan:
@@ -36,14 +36,14 @@ def load_tokenizer(path: Path) -> None:
 
 
 def load_generator(path: Path) -> None:
-    """The settings load, and there is a tokenizer's recipe that makes the tokens."""
+    """Load the settings, and check that a tokenizer config produces the tokens."""
     settings = load_yaml(GeneratorSettings, path)
     assert settings.tokens.variants > 0
     assert (CONFIGS / "tokenizer" / path.name).exists()
 
 
 def load_segmentation(path: Path) -> None:
-    """The settings load, and where they give a size, its network can be built."""
+    """Load the settings; if they contain a size, build its network."""
     if path.name.startswith("pretrain_"):
         load_pretraining(path)
         return
@@ -57,9 +57,9 @@ def load_segmentation(path: Path) -> None:
 
 
 def load_pretraining(path: Path) -> None:
-    """The backbone is that of the recipe to fine-tune by, the volumes are the tokenizer's.
+    """Check that the backbone fits the fine-tuning config and the volumes fit the tokenizer.
 
-    One key chooses the pretext task.
+    One key selects the pretext task.
     """
     settings = load_yaml(PretrainSettings, path)
     name = path.name.removeprefix("pretrain_")
@@ -72,7 +72,7 @@ def load_pretraining(path: Path) -> None:
 
 
 def load_whole_recipe(path: Path) -> None:
-    """Its parts load, what they say of the plan agrees, and it says what data it is for."""
+    """Load the parts of a recipe; their plans must agree and the data set must be named."""
     assert "# Data: " in path.read_text()
     if path.name.startswith("segment_"):
         recipe = load_recipe(SegmentationRecipeSettings, path)

@@ -22,5 +22,5 @@ def test_a_module_is_moved_to_a_device() -> None:
     assert device_of(module) == torch.device("cpu")
 
 
-def test_there_is_free_memory() -> None:
+def test_free_memory_is_reported() -> None:
     assert free_memory(torch.device("cpu")) > 1 << 20

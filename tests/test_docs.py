@@ -23,7 +23,7 @@ def name(page: Path) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with configs/ to run in; to be quick, phantoms are coarse, no process is started."""
+    """A working folder with configs/; for speed, phantoms are coarse and no process is started."""
     copy = shutil.copy(mlflow_database, tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy}")
     monkeypatch.chdir(tmp_path)
@@ -44,7 +44,7 @@ def run_command(line: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if FENCE.search(p.read_text())], ids=name)
-def test_what_a_page_tells_to_run_runs(page: Path, folder: Path) -> None:
+def test_commands_in_documentation_run(page: Path, folder: Path) -> None:
     text = page.read_text()
     if "medar data phantoms" not in text and '"prepared"' in text:
         run_command("medar data phantoms phantoms --n 6")
@@ -58,7 +58,7 @@ def test_what_a_page_tells_to_run_runs(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_existing_targets(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), f"{name(page)} links to {target}"
 

@@ -27,7 +27,7 @@ def no_space(*_: object, **__: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failed_block_keeps_the_old_file_and_adds_nothing(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
     write_text(file, "old")
     with pytest.raises(TypeError), atomic_path(file) as temporary:
@@ -36,7 +36,7 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_old_file_is_seen_until_the_block_ends(tmp_path: Path) -> None:
+def test_the_old_file_is_visible_until_the_block_ends(tmp_path: Path) -> None:
     file = tmp_path / "new" / "a.nii.gz"
     with atomic_path(file) as temporary:
         temporary.write_bytes(b"new")
@@ -70,7 +70,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe\xff"])
-def test_bad_json_is_one_line(tmp_path: Path, content: bytes) -> None:
+def test_bad_json_gives_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(MedarError, match=r"a\.json: not valid JSON \(.*\)$"):
         read_json(tmp_path / "a.json")
@@ -98,7 +98,7 @@ def test_file_digests_follow_the_content(tmp_path: Path) -> None:
     assert a == b != c
 
 
-def test_a_lock_keeps_others_out_and_leaves_no_file(tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_leaves_no_file(tmp_path: Path) -> None:
     with exclusive(tmp_path):
         remove_temporaries(tmp_path)  # as the work inside may do
         with pytest.raises(MedarError, match="another medar is at work"), exclusive(tmp_path):

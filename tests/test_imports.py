@@ -1,4 +1,4 @@
-"""The rooms of medar: which may import which, and what starting the command line may load."""
+"""The sub-packages of medar: allowed imports, and what the command line loads at its start."""
 
 import ast
 import subprocess
@@ -42,13 +42,13 @@ HEAVY = {"torch", "numpy", "scipy", "monai", "nibabel", "SimpleITK", "matplotlib
 
 
 def room_of(path: Path) -> str:
-    """The room that a file is in, or is by itself; "" for what all rooms share."""
+    """The sub-package of a file, or the file itself; "" for files shared by all sub-packages."""
     name = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return name if name in ROOMS else ""
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever it does."""
+    """Every module that a file imports, at the top level or inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -57,7 +57,7 @@ def imports(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-def test_training_knows_no_other_room() -> None:
+def test_training_imports_no_other_subpackage() -> None:
     allowed = {"devices", "errors", "files", "settings", "progress", "training"}
     for path in (PACKAGE / "training").glob("*.py"):
         for name in imports(path):
@@ -67,7 +67,7 @@ def test_training_knows_no_other_room() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_rooms_import_what_stands_below_them(path: Path) -> None:
+def test_subpackages_import_only_lower_ones(path: Path) -> None:
     room = room_of(path)
     for name in imports(path):
         top, _, rest = name.partition(".")
@@ -79,11 +79,11 @@ def test_rooms_import_what_stands_below_them(path: Path) -> None:
 
 
 def test_every_folder_is_a_package() -> None:
-    """Others would be left out of the wheel."""
+    """Folders that are no packages would be missing in the wheel."""
     assert all((path.parent / "__init__.py").exists() for path in FILES)
 
 
-def test_the_command_line_starts_light() -> None:
+def test_the_command_line_imports_nothing_heavy() -> None:
     code = "import sys, medar.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -91,7 +91,7 @@ def test_the_command_line_starts_light() -> None:
     assert not HEAVY & set(result.stdout.split())
 
 
-def test_preparing_loads_no_torch() -> None:
+def test_data_preparation_does_not_import_torch() -> None:
     code = "import sys, medar.data.prepare, medar.data.check; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -99,7 +99,7 @@ def test_preparing_loads_no_torch() -> None:
     assert not {"torch", "monai", "matplotlib"} & set(result.stdout.split())
 
 
-def test_tracking_loads_mlflow_when_a_run_says_something() -> None:
+def test_mlflow_is_imported_on_the_first_logging_call() -> None:
     code = "import sys, medar.tracking, medar.tracking.models; print(*sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

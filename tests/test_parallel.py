@@ -1,4 +1,4 @@
-"""Parallel work: everything is answered for, whatever becomes of one item.
+"""Parallel work: every item has an outcome, whatever happens to the others.
 
 The work is `eval` and the items are expressions: spawned workers cannot import this file.
 """
@@ -28,7 +28,7 @@ def outcomes(items: list[str], workers: int) -> dict[str, Outcome[str, object]]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_every_item_has_an_outcome(workers: int) -> None:
+def test_every_item_gives_an_outcome(workers: int) -> None:
     found = outcomes(["1 + 1", "2 * 3", "1 / 0", WRONG, "open('/no/such/file')"], workers)
     assert [found["1 + 1"].value, found["2 * 3"].value] == [2, 6]
     defect, expected, system = found["1 / 0"], found[WRONG], found["open('/no/such/file')"]
@@ -45,7 +45,7 @@ def test_one_worker_means_this_process() -> None:
     assert str(outcomes([expression, "1"], 2)[expression].value) != here
 
 
-def test_a_dead_worker_takes_only_its_own_item() -> None:
+def test_a_dead_worker_fails_only_its_own_item() -> None:
     found = outcomes(["1", DIE, "2", "3", KILLED, "4"], 2)
     assert [found[n].value for n in "1234"] == [1, 2, 3, 4]
     for item in (DIE, KILLED):
@@ -53,7 +53,7 @@ def test_a_dead_worker_takes_only_its_own_item() -> None:
         assert found[item].value is None
 
 
-def test_a_script_that_works_when_imported_gets_a_hint(tmp_path: Path) -> None:
+def test_a_script_without_a_main_guard_gets_a_hint(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from medar.parallel import run_parallel\n"
@@ -74,7 +74,7 @@ def test_a_full_disk_stops_everything(workers: int) -> None:
         list(run_parallel(eval, [FULL, "1", "2"], workers=workers))
 
 
-def test_no_item_no_outcome() -> None:
+def test_no_items_give_no_outcomes() -> None:
     assert list(run_parallel(eval, [], workers=4)) == []
 
 

@@ -1,4 +1,4 @@
-"""Progress: plain lines on standard error where there is no terminal, a bar where there is."""
+"""Progress: plain lines on standard error, or a bar on a terminal."""
 
 import sys
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from medar import progress
 
 
 class Terminal:
-    """Standard error that says it is a terminal."""
+    """Standard error that claims to be a terminal."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -32,7 +32,7 @@ def ticking(step: float) -> Iterator[float]:
         now += step
 
 
-def test_a_plain_line_every_few_seconds(
+def test_without_a_terminal_a_line_is_printed_every_few_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = ticking(2.0)

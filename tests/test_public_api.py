@@ -23,7 +23,7 @@ def test_every_name_resolves_and_is_documented(name: str) -> None:
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    """The imports under TYPE_CHECKING are those of the table."""
+    """The imports under TYPE_CHECKING equal the table of lazy names."""
     (block,) = [
         node
         for node in ast.parse(Path(medar.__file__).read_text()).body
@@ -55,7 +55,7 @@ def test_importing_medar_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_way_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_documented_workflow_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(PAGE.parents[1] / "whole_way.py"))["main"](tmp_path)
     printed = capsys.readouterr().out
     for line in ("one volume reconstructed: PSNR", "Frechet distance", "Dice: {"):

@@ -33,7 +33,7 @@ def test_builtin_implementations_are_imported_when_needed() -> None:
         made["absent"]
 
 
-def test_a_decorator_adds_a_name_once() -> None:
+def test_a_name_is_registered_only_once() -> None:
     made = registry()
     assert made.register("own")(Own) is Own
     made.register("own")(Own)  # a module that is imported again

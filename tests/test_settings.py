@@ -1,4 +1,4 @@
-"""Settings from and to YAML: what goes in comes out, and errors name the key."""
+"""Settings: YAML round trips, and errors that name the key."""
 
 from dataclasses import field, replace
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_errors_name_the_file_and_the_key(values: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- x"])
-def test_bad_yaml_is_one_line(tmp_path: Path, text: str) -> None:
+def test_bad_yaml_gives_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(MedarError, match=r"s\.yaml: not valid YAML") as caught:
         load_yaml(Settings, tmp_path / "s.yaml")
@@ -109,7 +109,7 @@ def test_bad_yaml_is_one_line(tmp_path: Path, text: str) -> None:
         load_yaml(Settings, tmp_path / "none.yaml")
 
 
-def test_an_empty_file_lacks_keys(tmp_path: Path) -> None:
+def test_an_empty_file_is_missing_keys(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("# nothing\n")
     with pytest.raises(MedarError, match="key 'size' is missing"):
         load_yaml(Settings, tmp_path / "s.yaml")

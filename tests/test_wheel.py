@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 
 def test_the_wheel_holds_every_file(wheel: zipfile.ZipFile) -> None:
-    """Those of the package, and configs/ as medar/configs."""
+    """The files of the package, and configs/ as medar/configs."""
     expected = {path.relative_to(ROOT) for path in (ROOT / "medar").rglob("*") if path.is_file()}
     expected |= {"medar" / path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
     expected = {path for path in expected if path.suffix != ".pyc"}

@@ -35,7 +35,7 @@ def files(suffixes: set[str]) -> list[Path]:
 
 
 def holding(pattern: str, suffixes: set[str], flags: int = 0) -> list[str]:
-    """Places that match a pattern, as file:line."""
+    """Matches of a pattern, as file:line."""
     found = []
     for path in files(suffixes):
         text = path.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Makes the modules of benchmarks/ importable, as they are when a benchmark runs."""
+"""Make the modules of benchmarks/ importable."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The raster model: what it sees, cached steps, known tokens, what it refuses."""
+"""The raster model: causality, cached steps, known tokens, and errors."""
 
 import math
 from dataclasses import replace
@@ -40,7 +40,7 @@ CONFIG = GeneratorConfig(
 
 
 def make_model(schedule: ScaleSchedule = PYRAMID, config: GeneratorConfig = CONFIG) -> RasterModel:
-    """A model of 11 codes whose weights are all at work."""
+    """A model of 11 codes without zero weights."""
     torch.manual_seed(0)
     codebook = make_codebook(CodebookSettings(size=11, width=4))
     model = RasterModel(config, MultiScaleQuantiser(codebook, schedule))
@@ -51,7 +51,7 @@ def make_model(schedule: ScaleSchedule = PYRAMID, config: GeneratorConfig = CONF
 
 
 def draw(model: RasterModel, batch: int = 3) -> tuple[Tensor, Condition]:
-    """Tokens and conditions, some of them unknown."""
+    """Random tokens and conditions, some of them unknown."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(model.codebook_size, (batch, model.schedule.length), generator=generator)
     attributes = torch.tensor([[0.0, 40.0], [torch.nan, 70.0], [2.0, torch.nan]])[:batch]
@@ -59,7 +59,7 @@ def draw(model: RasterModel, batch: int = 3) -> tuple[Tensor, Condition]:
 
 
 def steps(model: RasterModel, tokens: Tensor, state: RasterState) -> tuple[Tensor, Tensor]:
-    """Logits and tokens when `tokens` are chosen one after the other."""
+    """Logits and tokens when `tokens` are selected step by step."""
     logits, taken = [], []
     for index in range(model.schedule.length):
         logits.append(model.next_logits(state))
@@ -79,7 +79,7 @@ def test_cached_steps_equal_teacher_forcing(schedule: ScaleSchedule) -> None:
     assert torch.equal(taken, tokens)
 
 
-def test_a_step_can_be_looked_at_twice() -> None:
+def test_next_logits_can_be_called_twice() -> None:
     model = make_model()
     tokens, condition = draw(model)
     state = model.begin(condition)
@@ -88,7 +88,7 @@ def test_a_step_can_be_looked_at_twice() -> None:
     assert torch.equal(model.next_logits(state), model.next_logits(state))
 
 
-def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
+def test_steps_under_autocast_are_close_to_teacher_forcing() -> None:
     model = make_model()
     tokens, condition = draw(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -100,7 +100,7 @@ def test_steps_under_autocast_come_close_to_teacher_forcing() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 8, 9, 25])
-def test_a_token_is_seen_by_those_after_it_alone(index: int) -> None:
+def test_a_token_affects_only_later_tokens(index: int) -> None:
     model = make_model()
     tokens, condition = draw(model)
     other = tokens.clone()
@@ -111,7 +111,7 @@ def test_a_token_is_seen_by_those_after_it_alone(index: int) -> None:
     assert change[index + 1 :].min() > 0
 
 
-def test_the_condition_is_seen_everywhere_and_unknown_is_a_value() -> None:
+def test_the_condition_affects_every_token_and_unknown_is_a_value() -> None:
     model = make_model()
     tokens, condition = draw(model)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_an_item_does_not_depend_on_its_batch() -> None:
         torch.testing.assert_close(alone, together[single], atol=1e-5, rtol=1e-5)
 
 
-def test_every_trained_weight_learns_and_the_codes_stay() -> None:
+def test_every_trained_weight_gets_a_gradient_and_the_codes_do_not() -> None:
     model = make_model().train()
     tokens, condition = draw(model)
     cross_entropy(model(tokens, condition).flatten(0, 1), tokens.flatten()).backward()
@@ -139,7 +139,7 @@ def test_every_trained_weight_learns_and_the_codes_stay() -> None:
     assert not any(name.startswith("quantiser") for name in trained)
 
 
-def test_at_first_the_model_says_nothing_and_training_lowers_the_loss() -> None:
+def test_initial_logits_are_uniform_and_training_lowers_the_loss() -> None:
     torch.manual_seed(0)
     codebook = make_codebook(CodebookSettings(size=11, width=4))
     model = RasterModel(CONFIG, MultiScaleQuantiser(codebook, PYRAMID))
@@ -168,7 +168,7 @@ def test_known_tokens_replace_the_chosen_ones() -> None:
     assert torch.equal(taken[[0, 2]], tokens[[0, 2]])
 
 
-def test_known_tokens_make_up_for_what_coarser_scales_turned_out_to_be() -> None:
+def test_known_tokens_compensate_for_coarser_scales() -> None:
     model = make_model()
     tokens, condition = draw(model)
     latent = torch.randn(3, 4, 3, 2, 3)
@@ -185,14 +185,14 @@ def test_known_tokens_make_up_for_what_coarser_scales_turned_out_to_be() -> None
         torch.testing.assert_close(logits, model(taken, condition), atol=1e-4, rtol=0)
 
 
-def test_the_state_is_that_of_the_caches() -> None:
+def test_the_state_size_equals_the_caches() -> None:
     model = make_model()
     _, condition = draw(model)
     state = model.begin(condition)
     assert model.state_size == (state.keys.numel() + state.values.numel()) // 3
 
 
-def test_weights_survive_a_state_dict() -> None:
+def test_state_dict_round_trip() -> None:
     model = make_model()
     tokens, condition = draw(model)
     other = make_model()

@@ -1,4 +1,4 @@
-"""The voxel tokenizer: levels there and back, folders, and the raster model over it."""
+"""The voxel tokenizer: round trips, folders, and the raster model trained on it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 def make_tokenizer(
     size: Shape3 = (8, 12, 8), grid: Shape3 = (2, 3, 4), levels: int = 16
 ) -> VoxelTokenizer:
-    """For volumes of a plan that downsamples otherwise."""
+    """A voxel tokenizer for the volumes of a plan with another downsampling."""
     plan = Plan(
         spacing=(1.0, 1.0, 1.0),
         mode="volume",
@@ -36,13 +36,13 @@ def make_tokenizer(
 
 
 def volumes(size: Shape3 = (8, 12, 8), batch: int = 2) -> torch.Tensor:
-    """Noise over all of [-1, 1]."""
+    """Uniform noise in [-1, 1]."""
     noise = torch.rand(batch, 1, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     noise[:, :, 0, 0, :2] = torch.tensor([-1.0, 1.0])
     return noise
 
 
-def test_on_its_own_grid_a_volume_comes_back_within_half_a_level() -> None:
+def test_a_volume_round_trips_within_half_a_level() -> None:
     tokenizer = make_tokenizer(size=(3, 4, 5), grid=(3, 4, 5), levels=16)
     given = volumes((3, 4, 5))
     pyramid = tokenizer.encode(given)
@@ -70,14 +70,14 @@ def test_larger_volumes_are_averaged_and_interpolated() -> None:
     torch.testing.assert_close(tokenizer.decode(pyramid).volume, smooth)
 
 
-def test_tiles_decode_to_the_same() -> None:
+def test_tiled_decoding_gives_the_same() -> None:
     tokenizer = make_tokenizer(size=(16, 12, 8), grid=(8, 6, 4))
     pyramid = tokenizer.encode(volumes((16, 12, 8)))
     whole = tokenizer.decode(pyramid).volume
     torch.testing.assert_close(tokenizer.decode_map(pyramid, budget=1).volume, whole)
 
 
-def test_a_folder_gives_the_same_tokenizer(tmp_path: Path) -> None:
+def test_saving_and_loading_gives_the_same_tokenizer(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     again = read_tokenizer(tmp_path)
@@ -92,7 +92,7 @@ def test_a_folder_gives_the_same_tokenizer(tmp_path: Path) -> None:
         Tokenizer.from_pretrained(tmp_path, "cpu")
 
 
-def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
+def test_a_folder_of_the_other_kind_is_read(tmp_path: Path) -> None:
     network = NetworkConfig(width=4, width_multipliers=(1,), downsampling=(2, 2, 2))
     other = Tokenizer(TokenizerConfig(schedule=ScaleSchedule(grids=((2, 2, 2),)), network=network))
     other.save_pretrained(tmp_path)
@@ -103,7 +103,7 @@ def test_a_folder_of_the_other_kind_is_read_too(tmp_path: Path) -> None:
         VoxelTokenizer.from_pretrained(tmp_path, "cpu")
 
 
-def test_another_tokenizers_pyramid_is_refused() -> None:
+def test_a_pyramid_of_another_tokenizer_is_refused() -> None:
     pyramid = make_tokenizer().encode(volumes())
     with pytest.raises(MedarError, match="decode it with its own tokenizer"):
         make_tokenizer(levels=17).decode(pyramid)
@@ -131,7 +131,7 @@ def test_the_raster_model_samples_voxels_and_its_steps_equal_teacher_forcing() -
     assert sample.abs().max() <= 1
 
 
-def test_what_it_cannot_be_is_refused() -> None:
+def test_invalid_configurations_are_refused() -> None:
     with pytest.raises(MedarError, match=r"voxel grid \[3, 3, 4\]: each side must be .* \[8, 12"):
         voxel_config((8, 12, 8), (3, 3, 4))
     with pytest.raises(MedarError, match=r"voxel grid \[0, 3, 4\]: each side must be"):

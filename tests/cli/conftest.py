@@ -1,4 +1,4 @@
-"""The command line as a user meets it: arguments in; exit code, standard output and error out."""
+"""The command line from a user's view: arguments in; exit code, standard output and error out."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from medar.volume import Volume, write_nifti
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command left behind."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -22,7 +22,7 @@ class CommandResult:
 
     @property
     def refusal(self) -> str:
-        """The one line of a wrong call or input, after which nothing is on standard output."""
+        """The single error line of an invalid call; nothing may be on standard output."""
         assert self.code == 2, (self.out, self.err)
         assert self.out == ""
         assert self.err.startswith("medar: ")
@@ -36,7 +36,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def medar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Medar:
-    """Run `medar` with the arguments given; in this process, unless they ask for more."""
+    """Run `medar` with the given arguments, in this process unless they request workers."""
     monkeypatch.setattr("medar.parallel.default_workers", lambda: 1)
 
     def run(*arguments: object) -> CommandResult:
@@ -50,7 +50,7 @@ def medar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a small image below `tmp_path`: noise of a seed, or the given array."""
+    """Write a small image below `tmp_path`: seeded noise, or the given array."""
 
     def write_one(name: str, array: Any = None, *, seed: int = 0) -> Path:
         if array is None:
@@ -64,7 +64,7 @@ def write(tmp_path: Path) -> Write:
 
 @pytest.fixture
 def data(tmp_path: Path, write: Write) -> Path:
-    """A folder of four images, c0 to c3, with the labels 1 and 2."""
+    """A folder of four images, c0 to c3, with labels 1 and 2."""
     label = np.zeros((8, 10, 6), np.uint8)
     label[2:4, 3:6, 2:4], label[5:7, 3:6, 2:4] = 1, 2
     for number in range(4):

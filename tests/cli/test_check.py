@@ -1,4 +1,4 @@
-"""`medar data check` from the command line, and what every command does with a wrong call."""
+"""`medar data check`, and how every command reports invalid arguments."""
 
 import json
 import subprocess
@@ -14,14 +14,14 @@ Medar = Callable[..., Any]
 Write = Callable[..., Path]
 
 
-def test_a_sound_data_set_leaves_with_0(medar: Medar, data: Path) -> None:
+def test_a_valid_data_set_exits_with_0(medar: Medar, data: Path) -> None:
     result = medar("data", "check", data, "--deep")
     assert (result.code, result.err) == (0, "")
     assert "4, 4 labelled" in result.out
     assert "0 errors" in result.out
 
 
-def test_an_error_leaves_with_1_and_names_case_and_file(
+def test_an_error_exits_with_1_and_names_case_and_file(
     medar: Medar, data: Path, write: Write
 ) -> None:
     write("data/labels/c2.nii.gz", np.ones((8, 10, 5), np.uint8))
@@ -50,7 +50,7 @@ def test_an_error_leaves_with_1_and_names_case_and_file(
         (["check", ".", "--nonfinite", "nan"], "nonfinite"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(data)
@@ -58,7 +58,7 @@ def test_a_wrong_call_is_one_line(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", b"\x1f\x8b\x08"])
-def test_a_path_without_a_volume_is_one_line(
+def test_a_path_without_a_volume_gives_one_line(
     medar: Medar, tmp_path: Path, content: bytes | None
 ) -> None:
     path = tmp_path / "x"
@@ -82,19 +82,19 @@ def test_a_path_without_a_volume_is_one_line(
     ],
     ids=["digits", "depth", "list", "surrogate", "minus", "superscript", "large"],
 )
-def test_a_hostile_manifest_is_one_line(medar: Medar, tmp_path: Path, line: str) -> None:
+def test_a_malformed_manifest_gives_one_line(medar: Medar, tmp_path: Path, line: str) -> None:
     file = tmp_path / "cases.jsonl"
     file.write_text(line + "\n", encoding="utf-8")
     assert f"{file}:1: " in medar("data", "check", file).refusal
 
 
-def test_two_cases_of_one_id_name_the_manifest(medar: Medar, tmp_path: Path) -> None:
+def test_duplicate_case_ids_name_the_manifest(medar: Medar, tmp_path: Path) -> None:
     file = tmp_path / "cases.jsonl"
     file.write_text('{"id": "a", "image": "a.nii"}\n' * 2)
     assert f"{file}: two cases have the id 'a'" in medar("data", "check", file).refusal
 
 
-def test_line_ends_inside_a_text_are_not_line_ends_of_the_file(
+def test_line_breaks_inside_strings_do_not_split_lines(
     medar: Medar, write: Write, tmp_path: Path
 ) -> None:
     write("a.nii")
@@ -105,7 +105,7 @@ def test_line_ends_inside_a_text_are_not_line_ends_of_the_file(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
-def test_a_name_that_is_no_text_is_named(medar: Medar, write: Write, tmp_path: Path) -> None:
+def test_undecodable_file_names_are_reported(medar: Medar, write: Write, tmp_path: Path) -> None:
     name = write("set/a.nii").with_name("b\udcff.nii")
     write("set/b.nii").rename(name)
     assert (
@@ -114,7 +114,7 @@ def test_a_name_that_is_no_text_is_named(medar: Medar, write: Write, tmp_path: P
     )
 
 
-def test_a_link_to_a_folder_above_adds_no_case(medar: Medar, data: Path) -> None:
+def test_a_link_to_a_parent_folder_adds_no_case(medar: Medar, data: Path) -> None:
     (data / "images" / "loop").symlink_to(data / "images", target_is_directory=True)
     assert json.loads(medar("data", "check", data, "--json").out)["cases"] == 4
 
@@ -132,7 +132,7 @@ def test_dicom_files_beside_other_volumes_are_noticed(medar: Medar, data: Path) 
     assert "DICOM files in images itself" in medar("data", "check", data).out
 
 
-def test_a_quoted_line_end_stays_in_its_cell(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_a_quoted_line_break_stays_in_its_cell(medar: Medar, data: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_bytes(b'\xef\xbb\xbfid,note,age\r\nc0,"a, ""b""\r\nc",50\r\nc1,d,60\r\n')
     out = tmp_path / "out"
@@ -141,13 +141,13 @@ def test_a_quoted_line_end_stays_in_its_cell(medar: Medar, data: Path, tmp_path:
     assert cases[0]["attributes"] == {"note": 'a, "b"\nc', "age": 50}
 
 
-def test_one_line_whatever_a_file_is_called(medar: Medar, write: Write) -> None:
+def test_unusual_file_names_give_one_line(medar: Medar, write: Write) -> None:
     path = write("two\nlines.nii")
     path.write_bytes(b"hello")
     assert "two lines.nii" in medar("data", "show", path).refusal
 
 
-def test_python_m_medar_is_the_command_line() -> None:
+def test_python_m_medar_runs_the_command_line() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "medar", "--version"], capture_output=True, text=True, check=True
     )

@@ -19,7 +19,7 @@ Medar = Callable[..., Any]
 
 
 def make_model(folder: Path, *, plan: bool = True, labels: int = 0) -> Path:
-    """A tokenizer of 8 x 8 x 8 voxels in the folder of a run."""
+    """A tokenizer of 8 x 8 x 8 voxels in a run folder."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     config = TokenizerConfig(
@@ -46,7 +46,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def test_set(data: Path) -> Path:
-    """The four images of `data`, all in the split test."""
+    """The four images of `data`, all in the test split."""
     rows = "".join(f"c{k},test\n" for k in range(4))
     (data / "attributes.csv").write_text("id,split\n" + rows)
     return data
@@ -69,7 +69,7 @@ def test_a_data_set_is_prepared_measured_and_drawn(
     assert "temporary folder" in result.err
 
 
-def test_a_kept_folder_is_measured_again_and_read_by_people(
+def test_a_prepared_folder_is_reused_and_the_text_report_printed(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
@@ -83,7 +83,7 @@ def test_a_kept_folder_is_measured_again_and_read_by_people(
     assert medar("evaluate", "tokenizer", model, kept, "--limit", 2).code == 0
 
 
-def test_cases_set_aside_are_told(
+def test_skipped_cases_are_reported(
     medar: Medar, test_set: Path, tmp_path: Path, write: Callable[..., Path]
 ) -> None:
     model = make_model(tmp_path / "with_labels", labels=2)
@@ -96,7 +96,7 @@ def test_cases_set_aside_are_told(
     assert found["dice"].keys() == {"1", "2"}
 
 
-def test_what_cannot_be_measured_is_one_line(
+def test_impossible_measurements_give_one_line(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
@@ -123,6 +123,6 @@ def test_what_cannot_be_measured_is_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
-def test_a_device_that_is_not_there_is_refused(medar: Medar, model: Path, data: Path) -> None:
+def test_an_unavailable_device_is_refused(medar: Medar, model: Path, data: Path) -> None:
     refusal = medar("evaluate", "tokenizer", model, data, "--device", "cuda").refusal
     assert "device 'cuda' is not available here" in refusal

@@ -1,4 +1,4 @@
-"""`medar evaluate` on generated volumes and on a generator: its samples, edits and label maps."""
+"""`medar evaluate` on generated volumes and on a generator (samples, edits and label maps)."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def noise(seed: int) -> Any:
 
 @pytest.fixture
 def prepared(medar: Medar, write: Write, tmp_path: Path) -> Callable[..., Path]:
-    """Write and prepare cases with these images and label maps, split as given."""
+    """Write and prepare cases with the given images, label maps and splits."""
 
     def prepare(splits: list[str], images: list[Any], labels: list[Any], *options: object) -> Path:
         for number, (image, label) in enumerate(zip(images, labels, strict=True)):
@@ -63,7 +63,7 @@ def ct_set(prepared: Callable[..., Path]) -> Path:
 
 @pytest.fixture
 def files(write: Write, tmp_path: Path) -> Path:
-    """Three generated volumes with label maps, and a note that is no volume."""
+    """Three generated volumes with label maps, and a text file."""
     label = np.zeros((8, 12, 8), np.uint8)
     label[1:5, 3:8, 2:6] = 1
     for number in range(3):
@@ -86,7 +86,7 @@ def test_files_are_evaluated_and_drawn(
     assert (out / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_report_is_read_by_people(medar: Medar, files: Path, mr_set: Path) -> None:
+def test_the_text_report(medar: Medar, files: Path, mr_set: Path) -> None:
     result = medar(
         "evaluate", "generation", files, mr_set, "--split", "held-out", "--samples", 2,
         "--extractor", "texture-v1", "--seed", 3,
@@ -109,7 +109,7 @@ def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Wri
     assert "shape-v1" not in result.out
 
 
-def test_files_that_cannot_be_evaluated_are_one_line(
+def test_invalid_files_give_one_line(
     medar: Medar, files: Path, mr_set: Path, tmp_path: Path, write: Write
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -135,7 +135,7 @@ def test_files_that_cannot_be_evaluated_are_one_line(
         assert message in medar("evaluate", "generation", *arguments).refusal
 
 
-def test_patches_need_the_size_of_the_plan(
+def test_patches_must_have_the_plan_size(
     medar: Medar, files: Path, mr_set: Path, write: Write, tmp_path: Path
 ) -> None:
     out = tmp_path / "patches"
@@ -153,7 +153,7 @@ def test_patches_need_the_size_of_the_plan(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that left a tiny generator, which takes label maps."""
+    """The run folder of a tiny generator conditioned on label maps."""
     folder, tokenizer = tmp_path_factory.mktemp("run"), tiny_tokenizer()
     tiny_model(tokenizer).save_pretrained(folder / "model", tokenizer)
     return folder
@@ -178,7 +178,7 @@ def test_a_generator_is_evaluated_by_its_samples(
     assert (tmp_path / "out" / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, ct_set: Path) -> None:
+def test_editing_is_reported_as_text_and_json(medar: Medar, model: Path, ct_set: Path) -> None:
     call = ["evaluate", "editing", model / "model", ct_set, "--samples", 2, "--box", 0.4]
     result = medar(*call, "--limit", 1)
     assert result.code == 0, result.err
@@ -195,7 +195,7 @@ def test_editing_is_told_to_people_and_programs(medar: Medar, model: Path, ct_se
     assert found["inpainting"]["similarity"].keys() > {"mean filling", "sampled", "reconstructed"}
 
 
-def test_conditions_are_told_and_the_judge_is_kept(
+def test_conditions_are_reported_and_the_judge_is_cached(
     medar: Medar, model: Path, ct_set: Path, tmp_path: Path
 ) -> None:
     call = ["evaluate", "conditions", model, ct_set, "--judge", tmp_path / "judge"]
@@ -216,7 +216,7 @@ def test_conditions_are_told_and_the_judge_is_kept(
     assert len(found["samples"]) == 2
 
 
-def test_generators_that_cannot_be_evaluated_are_one_line(
+def test_invalid_generators_give_one_line(
     medar: Medar, model: Path, ct_set: Path, tmp_path: Path, write: Write
 ) -> None:
     write("files/a.nii.gz")

@@ -32,13 +32,13 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def test_set(data: Path) -> Path:
-    """The four images of `data`, all in the split test."""
+    """The four images of `data`, all in the test split."""
     rows = "".join(f"c{k},test\n" for k in range(4))
     (data / "attributes.csv").write_text("id,split\n" + rows)
     return data
 
 
-def test_a_network_beside_finished_maps(
+def test_a_network_compared_with_existing_label_maps(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     maps, out = Path(shutil.copytree(test_set / "labels", tmp_path / "maps")), tmp_path / "out"
@@ -61,14 +61,14 @@ def test_a_network_beside_finished_maps(
         assert word in people.out
 
 
-def test_finished_maps_alone_before_the_data(medar: Medar, test_set: Path) -> None:
+def test_existing_label_maps_without_a_model(medar: Medar, test_set: Path) -> None:
     (test_set / "labels.json").write_text('{"1": "left", "2": "right"}')
     result = medar("evaluate", "segmentation", "--predictions", test_set / "labels", test_set)
     assert result.code == 0, result.err
     assert "1.000" in result.out
 
 
-def test_wrong_calls_are_one_line(
+def test_invalid_arguments_give_one_line(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     def refused(*words: object) -> str:
@@ -86,7 +86,7 @@ def test_wrong_calls_are_one_line(
     assert "absent" in refused(model, tmp_path / "absent")
 
 
-def test_a_prepared_folder_has_its_own_splits(
+def test_a_prepared_folder_keeps_its_splits(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     prepared = tmp_path / "prepared"

@@ -1,4 +1,4 @@
-"""`medar export`, `medar import`, and `medar segment` with several networks and chances."""
+"""`medar export`, `medar import`, and `medar segment` with several networks and probabilities."""
 
 import json
 import shutil
@@ -33,14 +33,14 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(medar: Medar, config: Path, data: Path, tmp_path: Path) -> Path:
-    """The run of a network that learnt next to nothing."""
+    """The run folder of a barely trained network."""
     (data / "cases.csv").write_text("id,split\nc0,train\nc1,train\nc2,val\nc3,test\n")
     words = ("--data", data, "--attributes", data / "cases.csv", "--untracked")
     assert medar("segmentation", "train", config, *words, "--out", tmp_path / "run").code == 0
     return tmp_path / "run"
 
 
-def test_several_networks_and_their_chances(
+def test_several_networks_and_their_probabilities(
     medar: Medar, run: Path, data: Path, tmp_path: Path
 ) -> None:
     image, made = data / "images" / "c3.nii.gz", tmp_path / "made"
@@ -59,7 +59,7 @@ def test_several_networks_and_their_chances(
 
 
 @pytest.mark.filterwarnings("default::medar.errors.RangeWarning")
-def test_networks_of_other_data_do_not_go_together(
+def test_networks_with_different_plans_are_refused(
     medar: Medar, run: Path, data: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(run / "model", tmp_path / "other")
@@ -74,7 +74,7 @@ def test_networks_of_other_data_do_not_go_together(
 
 
 @pytest.mark.filterwarnings("default::medar.errors.RangeWarning")
-def test_a_volume_unlike_training_is_said(
+def test_a_volume_outside_the_training_range_gives_a_warning(
     medar: Medar, run: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
     coarse = write("coarse.nii.gz")
@@ -90,7 +90,7 @@ def test_a_volume_unlike_training_is_said(
 
 
 @pytest.mark.parametrize("to", ["monai", "nnunet"])
-def test_weights_go_out_and_come_in(
+def test_weights_are_exported_and_imported(
     to: str, medar: Medar, run: Path, config: Path, tmp_path: Path
 ) -> None:
     result = medar("export", run, tmp_path / "w.pth", "--to", to)
@@ -128,7 +128,7 @@ def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:
         (["segment", "run", "run", "nowhere.nii", "made.nii"], "nowhere.nii"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     words: list[str],
     message: str,
     medar: Medar,

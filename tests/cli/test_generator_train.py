@@ -69,7 +69,7 @@ def tokenizer(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def split(data: Path) -> Path:
-    """The four images of `data` with a table that says which is in which split."""
+    """The four images of `data` with a table of splits."""
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
     table = "id,split,side\n" + "".join(f"{a},{b},{'lr'[int(a[1]) % 2]}\n" for a, b in rows)
     (data / "attributes.csv").write_text(table)
@@ -78,7 +78,7 @@ def split(data: Path) -> Path:
 
 @pytest.fixture
 def tokens(medar: Medar, split: Path, tokenizer: Path, tmp_path: Path) -> Path:
-    """Such a data set, encoded."""
+    """The data set of `split`, encoded to tokens."""
     out = tmp_path / "tokens"
     assert medar("tokenizer", "encode", split, out, "--model", tokenizer).code == 0
     return out
@@ -88,7 +88,9 @@ def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> A
     return medar("generator", "train", config, "--data", data, "--out", out, "--untracked", *more)
 
 
-def test_tokens_are_trained_on(medar: Medar, config: Path, tokens: Path, tmp_path: Path) -> None:
+def test_a_generator_is_trained_on_tokens(
+    medar: Medar, config: Path, tokens: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     result = train(medar, config, tokens, out, "--json", "condition.attributes=[side]")
     assert result.code == 0, result.err
@@ -116,7 +118,7 @@ def test_tokens_are_trained_on(medar: Medar, config: Path, tokens: Path, tmp_pat
 
 
 @pytest.mark.parametrize("prepared", [True, False])
-def test_a_data_set_is_encoded_and_trained_on(
+def test_a_data_set_is_encoded_before_training(
     prepared: bool, medar: Medar, config: Path, split: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     data, out = split, tmp_path / "run"
@@ -153,7 +155,7 @@ def test_a_data_set_is_encoded_and_trained_on(
         (["--stepz", "3"], "unknown option --stepz"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     words: list[str], message: str, medar: Medar, config: Path, tokens: Path, tmp_path: Path
 ) -> None:
     refused = train(medar, config, tokens, tmp_path / "run", *words)
@@ -186,12 +188,12 @@ def test_a_run_needs_a_folder(medar: Medar, config: Path, tokens: Path, tmp_path
     )
 
 
-def test_a_config_that_is_not_there(medar: Medar, tokens: Path, tmp_path: Path) -> None:
+def test_a_missing_config_is_refused(medar: Medar, tokens: Path, tmp_path: Path) -> None:
     refused = train(medar, tmp_path / "no.yaml", tokens, tmp_path / "run")
     assert "no.yaml: no such file" in refused.refusal
 
 
-def test_an_interrupted_encoding_says_how_to_go_on(
+def test_an_interrupted_encoding_prints_how_to_resume(
     medar: Medar,
     config: Path,
     split: Path,

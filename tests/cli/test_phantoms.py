@@ -9,7 +9,7 @@ import pytest
 Medar = Callable[..., Any]
 
 
-def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: Path) -> None:
+def test_phantoms_form_a_valid_data_set_and_are_replaced(medar: Medar, tmp_path: Path) -> None:
     folder = tmp_path / "phantoms"
     result = medar("data", "phantoms", folder, "--n", "2", "--spacing", "20")
     assert (result.code, result.out.strip()) == (0, f"{folder}: 2 CT phantoms")
@@ -28,7 +28,7 @@ def test_phantoms_are_a_sound_data_set_and_are_replaced(medar: Medar, tmp_path: 
         ("--modality pet", "pet"),
     ],
 )
-def test_odd_values_are_one_line_and_write_nothing(
+def test_invalid_values_give_one_line_and_write_nothing(
     medar: Medar, tmp_path: Path, arguments: str, message: str
 ) -> None:
     folder = tmp_path / "phantoms"

@@ -25,7 +25,7 @@ Write = Callable[..., Path]
 
 
 def prepared(out: Path) -> dict[str, dict[str, Any]]:
-    """The lines of cases.jsonl by case."""
+    """The records of cases.jsonl by case id."""
     lines = [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()[1:]]
     return {line["id"]: line for line in lines}
 
@@ -52,7 +52,7 @@ def prepared(out: Path) -> dict[str, dict[str, Any]]:
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "prepare"])
-def test_values_that_cannot_be_are_refused_before_anything_is_measured(
+def test_invalid_values_are_refused_before_measuring(
     medar: Medar, data: Path, tmp_path: Path, command: str, arguments: str, message: str
 ) -> None:
     out = tmp_path / "out"
@@ -60,7 +60,7 @@ def test_values_that_cannot_be_are_refused_before_anything_is_measured(
     assert not out.exists()
 
 
-def test_a_folder_that_cannot_be_is_one_line(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_an_invalid_folder_gives_one_line(medar: Medar, data: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     for command in ("plan", "prepare"):
@@ -108,7 +108,7 @@ def test_json_is_one_object_and_nothing_else(medar: Medar, data: Path, tmp_path:
     assert (again["made"], again["kept"], again["failed"]) == (0, 4, {})
 
 
-def test_a_plan_names_the_cases_it_could_not_measure(
+def test_the_plan_lists_cases_that_could_not_be_measured(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     (data / "images" / "c1.nii.gz").write_bytes(b"")
@@ -121,7 +121,7 @@ def test_a_plan_names_the_cases_it_could_not_measure(
     assert (result.code, list(json.loads(result.out)["failed"])) == (1, ["c1"])
 
 
-def test_a_bad_case_is_set_aside_with_its_reason(
+def test_a_bad_case_is_skipped_with_its_reason(
     medar: Medar, data: Path, write: Write, tmp_path: Path
 ) -> None:
     (data / "images" / "c1.nii.gz").write_bytes(b"")
@@ -157,7 +157,7 @@ def test_a_changing_data_set_keeps_splits_and_leaves_no_stale_entry(
     assert {path.stem for path in (out / "arrays").iterdir()} == named
 
 
-def test_reading_options_given_later_leave_the_others_of_the_plan(
+def test_later_reading_options_keep_the_others_of_the_plan(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -167,7 +167,7 @@ def test_reading_options_given_later_leave_the_others_of_the_plan(
     assert (reading.assume_spacing, reading.nonfinite) == ((1.0, 1.0, 2.5), "min")
 
 
-def test_cases_of_another_number_of_channels_are_set_aside(
+def test_cases_with_another_number_of_channels_are_skipped(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).normal(size=(2, 8, 10, 6)).astype(np.float32)
@@ -189,7 +189,7 @@ def test_unnamed_channels_of_ct_are_windowed(medar: Medar, tmp_path: Path) -> No
     assert {rule.kind for rule in plan.intensity.values()} == {"window"}
 
 
-def test_ct_without_a_stated_modality_is_said_on_standard_error(
+def test_ct_without_a_stated_modality_gives_a_warning(
     medar: Medar, write: Write, tmp_path: Path
 ) -> None:
     air = np.full((8, 10, 6), -1000.0, np.float32)
@@ -211,7 +211,7 @@ def test_ct_without_a_stated_modality_is_said_on_standard_error(
     assert medar(*again).err == ""
 
 
-def test_a_folder_at_work_is_left_alone(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_a_folder_in_use_is_not_touched(medar: Medar, data: Path, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     out = tmp_path / "out"
     with exclusive(out):

@@ -10,7 +10,7 @@ from medar.files import write_json
 Medar = Callable[..., Any]
 
 
-def test_the_page_is_written_again(medar: Medar, tmp_path: Path) -> None:
+def test_the_report_is_rewritten(medar: Medar, tmp_path: Path) -> None:
     stage = {"name": "prepare", "status": "failed", "seconds": 2.0, "attempts": 3}
     write_json(tmp_path / "stages" / "prepare.json", stage)
     page = tmp_path / "report.html"

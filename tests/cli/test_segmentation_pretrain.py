@@ -1,4 +1,4 @@
-"""`medar segmentation pretrain` from the command line, and fine-tuning from what it leaves."""
+"""`medar segmentation pretrain` from the command line, and fine-tuning from its result."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def prepared(medar: Medar, data: Path, tmp_path: Path) -> Path:
-    """The four images of `data`, prepared, and a YAML of each kind beside them."""
+    """The four images of `data`, prepared, with a YAML file of each kind."""
     for name, values in CONFIGS.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
@@ -119,14 +119,16 @@ def test_a_run_in_mlflow(
         (["pretext.kind=masked", "plan.spacing=[2,2,2]"], "was prepared with spacing"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     words: list[str], message: str, medar: Medar, prepared: Path, tmp_path: Path
 ) -> None:
     assert message in pretrain(medar, prepared, tmp_path / "run", *words).refusal
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_tokenizer_of_other_volumes(medar: Medar, prepared: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_another_plan_is_refused(
+    medar: Medar, prepared: Path, tmp_path: Path
+) -> None:
     other = medar(
         "data", "prepare", tmp_path / "data", "--out", tmp_path / "other", "--attributes",
         tmp_path / "data" / "cases.csv", "--size", 12, 8, 8, "--downsampling", 4, 4, 4,

@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def split(data: Path) -> Path:
-    """The four images of `data` with a table that says which is in which split."""
+    """The four images of `data` with a table of splits."""
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
     (data / "cases.csv").write_text("id,split\n" + "".join(f"{a},{b}\n" for a, b in rows))
     return data
@@ -49,12 +49,12 @@ def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> A
 
 @pytest.fixture
 def model(medar: Medar, config: Path, split: Path, tmp_path: Path) -> Path:
-    """The run of a network that learnt next to nothing."""
+    """The run folder of a barely trained network."""
     assert train(medar, config, split, tmp_path / "run").code == 0
     return tmp_path / "run"
 
 
-def test_a_data_set_is_prepared_and_trained_on(
+def test_a_data_set_is_prepared_and_used_for_training(
     medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -84,7 +84,7 @@ def test_a_data_set_is_prepared_and_trained_on(
         (["--max-minutes", "0"], "minutes must be greater than 0"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     words: list[str], message: str, medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     assert message in train(medar, config, split, tmp_path / "run", *words).refusal
@@ -134,7 +134,7 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
         ("images/c0.nii.gz", "made.nii", ["--overlap", "1"], "overlap must be less than 1"),
     ],
 )
-def test_wrong_calls_of_segment(
+def test_invalid_arguments_of_segment(
     volume: str, out: str, more: list[str], message: str,
     medar: Medar, model: Path, split: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
@@ -142,7 +142,7 @@ def test_wrong_calls_of_segment(
     assert not (tmp_path / "made.nii").exists()
 
 
-def test_nothing_but_label_maps_of_its_own_is_replaced(
+def test_only_its_own_label_maps_are_replaced(
     medar: Medar, model: Path, split: Path, tmp_path: Path
 ) -> None:
     images = split / "images"
@@ -160,7 +160,7 @@ def test_nothing_but_label_maps_of_its_own_is_replaced(
     assert {path: path.read_bytes() for path in images.iterdir()} == before
 
 
-def test_an_empty_folder_and_a_model_that_is_none(
+def test_an_empty_folder_and_an_invalid_model_are_refused(
     medar: Medar, model: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()

@@ -60,7 +60,7 @@ def test_the_thinnest_volumes_are_drawn(
         (["images"], "no DICOM image"),
     ],
 )
-def test_impossible_pictures_give_one_line(
+def test_invalid_inputs_give_one_line(
     medar: Medar, data: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(data)
@@ -68,9 +68,7 @@ def test_impossible_pictures_give_one_line(
     assert not list(data.glob("*.png"))
 
 
-def test_the_picture_that_cannot_be_written_is_named(
-    medar: Medar, data: Path, tmp_path: Path
-) -> None:
+def test_an_unwritable_image_file_is_named(medar: Medar, data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     target = tmp_path / "file" / "x.png"
     refusal = medar("data", "show", data / "images" / "c0.nii.gz", "--out", target).refusal

@@ -18,7 +18,7 @@ Medar = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that left a tiny generator."""
+    """The run folder of a tiny generator."""
     folder = tmp_path_factory.mktemp("run")
     tokenizer = tiny_tokenizer()
     tiny_model(tokenizer).save_pretrained(folder / "model", tokenizer)
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def file(
     path: Path, voxels: Any, sides: tuple[float, float, float], dtype: type = np.int16
 ) -> Path:
-    """A NIfTI file whose first axis points to the left and whose axes are in another order."""
+    """A NIfTI file with permuted axes, the first of which points left."""
     affine = np.zeros((4, 4))
     affine[2, 0], affine[0, 1], affine[1, 2] = sides[0], -sides[1], sides[2]
     affine[:, 3] = 11.0, -4.0, 30.0, 1.0
@@ -43,7 +43,7 @@ def scan(tmp_path: Path) -> Path:
     return file(tmp_path / "scan.nii.gz", voxels, (2.0, 1.0, 1.0))
 
 
-def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
+def test_volumes_are_written_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
     result = medar(*call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--preview")
@@ -71,7 +71,7 @@ def test_volumes_with_their_records(medar: Medar, model: Path, tmp_path: Path) -
         assert set(np.unique(label.get_fdata())) <= {0, 1, 4}
 
 
-def test_the_same_command_goes_on(medar: Medar, model: Path, tmp_path: Path) -> None:
+def test_the_same_command_resumes(medar: Medar, model: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "out", tmp_path / "other"
     assert medar("synthesize", model, out, "-n", 2).code == 0
     before = (out / "sample_0000.nii.gz").stat().st_mtime_ns
@@ -111,7 +111,7 @@ def test_an_interrupted_run_keeps_whole_samples(
     assert "2 volumes made, 1 kept" in medar("synthesize", model, out, "-n", 3).out
 
 
-def test_inpainting_keeps_the_file_but_for_the_region(
+def test_inpainting_changes_only_the_region(
     medar: Medar, model: Path, scan: Path, tmp_path: Path
 ) -> None:
     before = nib.load(scan)
@@ -240,7 +240,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["MODEL", "OUT", "--device", "tpu"], "device"),
     ],
 )
-def test_wrong_calls(
+def test_invalid_arguments(
     medar: Medar, model: Path, scan: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "full").mkdir()

@@ -78,7 +78,7 @@ def test_round_trip(medar: Medar, data: Path, tmp_path: Path) -> None:
     assert result.out == f"{back}: 8x8x4 voxels on the plan's grid\n"
 
 
-def test_labels_that_the_tokenizer_does_not_know_stay_out(
+def test_labels_unknown_to_the_tokenizer_are_left_out(
     medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     model = save_model(tmp_path / "model", names=False)
@@ -90,7 +90,7 @@ def test_labels_that_the_tokenizer_does_not_know_stay_out(
     )
 
 
-def test_label_maps_beside_the_tokens(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_label_maps_are_stored_with_the_tokens(medar: Medar, data: Path, tmp_path: Path) -> None:
     model, out = save_model(tmp_path / "model"), tmp_path / "tokens"
     assert medar("tokenizer", "encode", data, out, "--model", model, "--maps").code == 0
     found = TokenDataset(out, maps=True)[0]["map"]
@@ -150,7 +150,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["encode", "DATA", "IN", "--model", "MODEL"], "must be a folder, got a file"),
     ],
 )
-def test_wrong_calls(
+def test_invalid_arguments(
     medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     arguments: list[str], message: str,
 ) -> None:  # fmt: skip
@@ -168,7 +168,7 @@ def test_wrong_calls(
     assert not list(tmp_path.glob("o.nii"))
 
 
-def test_a_missing_entry_ends_in_one_line(
+def test_a_missing_entry_gives_one_line(
     medar: Medar, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "tokens"

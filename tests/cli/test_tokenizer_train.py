@@ -37,7 +37,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def split(data: Path) -> Path:
-    """The four images of `data` with a table that says which is in which split."""
+    """The four images of `data` with a table of splits."""
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
     (data / "cases.csv").write_text("id,split\n" + "".join(f"{a},{b}\n" for a, b in rows))
     return data
@@ -49,7 +49,7 @@ def train(medar: Medar, config: Path, data: Path, out: Path, *more: object) -> A
     return medar("tokenizer", "train", config, "--data", data, "--out", out, *words, *more)
 
 
-def test_a_data_set_is_prepared_and_trained_on(
+def test_a_data_set_is_prepared_and_used_for_training(
     medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
@@ -85,7 +85,7 @@ def test_a_data_set_is_prepared_and_trained_on(
         (["data.batch_size=0"], "batch_size must be at least 1"),
     ],
 )
-def test_a_wrong_call_is_one_line(
+def test_invalid_arguments_give_one_line(
     words: list[str], message: str, medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
     refused = train(medar, config, split, tmp_path / "run", "--untracked", *words)
@@ -93,7 +93,7 @@ def test_a_wrong_call_is_one_line(
     assert not (tmp_path / "run" / "model").exists()
 
 
-def test_a_config_that_is_not_there(medar: Medar, split: Path, tmp_path: Path) -> None:
+def test_a_missing_config_is_refused(medar: Medar, split: Path, tmp_path: Path) -> None:
     refused = train(medar, tmp_path / "no.yaml", split, tmp_path / "run")
     assert "no.yaml: no such file" in refused.refusal
 
@@ -105,7 +105,7 @@ def test_several_processes_need_prepared_data(
     assert "is not prepared" in train(medar, config, split, tmp_path / "run").refusal
 
 
-def test_overrides_are_typed_either_way() -> None:
+def test_overrides_accept_both_spellings() -> None:
     typed = ["a.b=1", "--c.d", "[1, 2]", "--e.f=x=y"]
     assert assignments(typed) == ["a.b=1", "c.d=[1, 2]", "e.f=x=y"]
     with pytest.raises(MedarError, match="needs a value"):

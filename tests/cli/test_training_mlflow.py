@@ -1,4 +1,4 @@
-"""What the training commands tell MLflow: data sets and, once they have finished, models."""
+"""What the training commands log to MLflow: data sets and, when finished, models."""
 
 import json
 import shutil
@@ -49,13 +49,13 @@ def written(path: Path, values: dict[str, Any]) -> Path:
 
 
 def the_model(client: Any, name: str) -> Any:
-    """Which the alias leads to; its run; and how many there are."""
+    """The model version behind the alias, its run, and the number of versions."""
     version = client.get_model_version_by_alias(name, "best")
     model = client.get_logged_model(version.source.removeprefix("models:/"))
     return model, client.get_run(model.source_run_id)
 
 
-def test_data_and_models_of_finished_trainings_are_in_mlflow(
+def test_finished_trainings_log_data_and_models_to_mlflow(
     client: Any, medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     rows = [("c0", "train"), ("c1", "train"), ("c2", "val"), ("c3", "test")]
@@ -97,7 +97,7 @@ def test_data_and_models_of_finished_trainings_are_in_mlflow(
     assert {metric.key: metric.value for metric in model.metrics}["cross_entropy"] == best
 
 
-def test_a_model_that_cannot_be_registered_is_said(
+def test_a_failed_registration_is_reported(
     medar: Medar, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -151,7 +151,7 @@ def test_commands_close_the_tracker_in_every_case(
         (["--register", "a", "--untracked"], "leave out --untracked"),
     ],
 )
-def test_names_are_looked_at_before_training(
+def test_model_names_are_checked_before_training(
     words: list[str], message: str, medar: Medar, data: Path, tmp_path: Path
 ) -> None:
     config = written(tmp_path / "t.yaml", TOKENIZER)

@@ -33,7 +33,7 @@ def test_ctrl_c_ends_the_server_with_0(write: Write) -> None:
         assert process.stderr.read() == ""
 
 
-def test_a_browser_that_waits_for_its_page_gets_it(
+def test_a_waiting_browser_gets_its_page(
     medar: Medar, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -48,7 +48,7 @@ def test_a_browser_that_waits_for_its_page_gets_it(
     assert seen == [200]
 
 
-def test_one_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
+def test_a_single_html_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     answer = medar(
         "view", data / "images/c0.nii.gz", data / "images/c1.nii.gz", "--label", "none",
@@ -79,13 +79,13 @@ def test_a_data_set_names_its_labels(medar: Medar, tmp_path: Path) -> None:
         (["--modality", "PET"], "modality"),
     ],
 )
-def test_wrong_calls_are_refused(
+def test_invalid_arguments_are_refused(
     options: list[str], message: str, medar: Medar, write: Write
 ) -> None:
     assert message in medar("view", write("a.nii.gz"), *options).refusal
 
 
-def test_wrong_files_are_refused(medar: Medar, write: Write, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(medar: Medar, write: Write, tmp_path: Path) -> None:
     assert "no such file" in medar("view", tmp_path / "absent.nii").refusal
     image, small = write("a.nii.gz"), write("small.nii.gz", np.zeros((3, 4, 5), np.uint8))
     assert "shape 8x10x6" in medar("view", image, "--label", small).refusal

@@ -16,7 +16,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a small volume below `tmp_path`: noise, or the given array on the given spacing."""
+    """Write a small volume below `tmp_path`: noise, or the given array with the given spacing."""
 
     def write_one(
         name: str,
@@ -60,7 +60,7 @@ def dataset(tmp_path: Path) -> Callable[..., Manifest]:
 
 @pytest.fixture
 def plan() -> Callable[..., Plan]:
-    """A plan for `dataset`'s volumes, with some values changed."""
+    """A plan for the volumes of `dataset`, with some values changed."""
 
     def make(**changes: Any) -> Plan:
         values: dict[str, Any] = {

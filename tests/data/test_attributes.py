@@ -1,4 +1,4 @@
-"""Joining tables: which row meets which case, and what its columns become."""
+"""Joining tables: matching rows to cases, and columns to fields and attributes."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_subject_and_modality_columns(tmp_path: Path) -> None:
     assert joined.cases[1].attributes == {"modality": "PET"}
 
 
-def test_words_that_are_no_labels_stay_an_attribute(tmp_path: Path) -> None:
+def test_values_that_are_no_labels_become_an_attribute(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
     table.write_text('id,structures\na,"spinal cord, heart"\n')
     joined = join_attributes(manifest(tmp_path, "a"), table)
@@ -68,7 +68,7 @@ def test_words_that_are_no_labels_stay_an_attribute(tmp_path: Path) -> None:
     assert "'heart' is not a label name" in joined.notes[-1]
 
 
-def test_annotated_words_that_are_no_labels_stay_text(tmp_path: Path) -> None:
+def test_annotated_values_that_are_no_labels_stay_text(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("id,annotated\na,liver heart\nb,liver\n")
     joined = join_attributes(manifest(tmp_path, "a", "b"))
     assert [case.annotated for case in joined] == [None, None]
@@ -99,7 +99,7 @@ def test_labels_by_value_and_separator(tmp_path: Path) -> None:
         ("id,subject,split\na_1,s,train\nb_1,s,test\n", "it must be in one"),
     ],
 )
-def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, message: str) -> None:
+def test_an_invalid_table_gives_one_line(tmp_path: Path, text: str, message: str) -> None:
     table = tmp_path / "t.csv"
     table.write_text(text)
     with pytest.raises(MedarError, match=message) as caught:
@@ -108,14 +108,14 @@ def test_a_wrong_table_is_one_line_of_error(tmp_path: Path, text: str, message: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_found_by_chance_may_be_about_something_else(tmp_path: Path) -> None:
+def test_an_unrelated_table_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("name,colour\nx,red\n")
     joined = join_attributes(manifest(tmp_path, "a"))
     assert joined.cases == manifest(tmp_path, "a").cases
     assert "index.csv is not used" in joined.notes[0]
 
 
-def test_head_and_neck(shared_data: Path) -> None:
+def test_head_and_neck_table(shared_data: Path) -> None:
     from medar.data.sources import read_manifest
 
     found = read_manifest(shared_data / "headneck_ct")

@@ -1,4 +1,4 @@
-"""Augmentation: only what anatomy allows, and the same for the same seed."""
+"""Augmentation: anatomically plausible, and determined by the seed."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def item(seed: int = 0) -> dict[str, Any]:
     }
 
 
-def test_zero_amounts_change_nothing() -> None:
+def test_zero_magnitudes_change_nothing() -> None:
     augmenter = Augmenter(NOTHING, LABELS)
     for seed in range(10):
         before, after = item(seed), augmenter(item(seed), seed)
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     assert all(not torch.equal(results[0], second) for second in results[1:])
 
 
-def test_ranges_types_and_label_values_stay() -> None:
+def test_ranges_types_and_label_values_are_preserved() -> None:
     strong = Augmentation(
         flips=("x", "y", "z"), affine_probability=1, intensity_probability=1, rotation=45,
         scaling=0.5, contrast=1, brightness=1, gamma=1, noise=1,
@@ -67,7 +67,7 @@ def test_ranges_types_and_label_values_stay() -> None:
         assert {type(after[key]) for key in ("image", "label")} == {torch.Tensor}
 
 
-def test_a_turned_image_stays_in_its_range() -> None:
+def test_a_rotated_image_stays_in_its_range() -> None:
     turning = Augmenter(Augmentation(affine_probability=1, intensity_probability=0), {})
     for seed in range(10):
         for edge in (-1.0, 1.0):
@@ -75,7 +75,7 @@ def test_a_turned_image_stays_in_its_range() -> None:
             assert image.abs().max() <= 1
 
 
-def test_the_input_is_left_as_it_was() -> None:
+def test_the_input_is_not_modified() -> None:
     before = item()
     Augmenter(Augmentation(flips=("x",), affine_probability=1), LABELS)(before, 1)
     assert torch.equal(before["image"], item()["image"])
@@ -125,7 +125,7 @@ def test_a_flip_mirrors_one_axis_half_of_the_time(axis: Any, dim: int) -> None:
     assert 10 < flipped < 30
 
 
-def test_images_alone_are_augmented_too() -> None:
+def test_images_without_labels_are_augmented() -> None:
     augmenter = Augmenter(Augmentation(flips=("x",), affine_probability=1), LABELS)
     after = augmenter({"image": item()["image"], "index": 0}, 4)
     assert set(after) == {"image", "index"}
@@ -155,13 +155,13 @@ def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
         Augmentation(**wrong)
 
 
-def test_sides_are_words_of_a_name() -> None:
+def test_left_and_right_are_whole_words() -> None:
     labels = {1: "LeftParotid", 2: "RightParotid", 3: "hippocampus_l", 4: "hippocampus_r"}
     assert mirrored_labels(labels) == {1: 2, 2: 1, 3: 4, 4: 3}
     assert mirrored_labels({1: "bright spot", 2: "cleft"}) == {}
 
 
-def test_rotations_are_of_the_patient_and_not_of_the_voxels() -> None:
+def test_rotations_account_for_spacing() -> None:
     spacing = np.diag([1.0, 1.0, 5.0])
     augmenter = Augmenter(Augmentation(rotation=30, scaling=0), {}, (1.0, 1.0, 5.0))
     for seed in range(5):

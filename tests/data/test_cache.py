@@ -1,4 +1,4 @@
-"""The array cache: whole or absent, read back as written, damage told in one line."""
+"""The array cache: atomic entries, exact round trips, damage reported in one line."""
 
 import pickle
 from pathlib import Path
@@ -25,7 +25,7 @@ ARRAYS = {
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", ARRAYS)
-def test_arrays_come_back(tmp_path: Path, name: str, whole: bool) -> None:
+def test_arrays_round_trip(tmp_path: Path, name: str, whole: bool) -> None:
     array = ARRAYS[name]
     cache = ArrayCache(tmp_path / "a")
     cache.put("k", array, {"trace": {"low": 0.1, "list": [1, 2]}, "bytes": b"\0x"}, whole=whole)
@@ -47,7 +47,7 @@ def test_the_same_array_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
-def test_a_truncated_entry_is_not_there(tmp_path: Path, share: float) -> None:
+def test_a_truncated_entry_is_missing(tmp_path: Path, share: float) -> None:
     cache = ArrayCache(tmp_path)
     cache.put("k", ARRAYS["noise"], {}, whole=True)
     file = cache.path("k")
@@ -63,7 +63,7 @@ def test_a_truncated_entry_is_not_there(tmp_path: Path, share: float) -> None:
     assert file.read_bytes() == whole
 
 
-def test_a_damaged_entry_is_one_line(tmp_path: Path) -> None:
+def test_a_damaged_entry_gives_one_line(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path)
     cache.put("k", ARRAYS["smooth"], {}, whole=True)
     content = cache.path("k").read_bytes()
@@ -73,7 +73,7 @@ def test_a_damaged_entry_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_absent_entry_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_entry_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"none\.b2nd: this cache entry does not exist"):
         ArrayCache(tmp_path).open("none")
 
@@ -100,7 +100,7 @@ def test_pickles_without_its_open_entries(tmp_path: Path) -> None:
     assert np.array_equal(other.read("k"), ARRAYS["labels"])
 
 
-def test_pruning_keeps_what_is_named(tmp_path: Path) -> None:
+def test_pruning_keeps_the_listed_entries(tmp_path: Path) -> None:
     cache = ArrayCache(tmp_path)
     for key in "abc":
         cache.put(key, ARRAYS["one voxel"], {}, whole=True)

@@ -1,4 +1,4 @@
-"""Checks: each code comes from exactly the case that deserves it, and nothing stops a check."""
+"""Checks: each code is reported for exactly the affected case, and nothing stops a check."""
 
 import json
 import os
@@ -35,13 +35,13 @@ def manifest(root: Path, *cases: Case, **fields: Any) -> Manifest:
 
 
 def in_memory(path: Path) -> Any:
-    """An image that no longer needs its file, which may then be overwritten."""
+    """A copy of an image in memory, so that its file may be overwritten."""
     image = nib.load(path)
     return nib.Nifti1Image(np.asarray(image.dataobj).copy(), image.affine, image.header)
 
 
 def found(report: Report) -> dict[str, list[str]]:
-    """The cases of each code, without what is only worth knowing."""
+    """The cases of each problem code, without codes of severity info."""
     cases: dict[str, list[str]] = {}
     for problem in report.problems:
         if problem.severity != "info":
@@ -51,7 +51,7 @@ def found(report: Report) -> dict[str, list[str]]:
 
 @pytest.fixture
 def broken(tmp_path: Path, write: Write) -> Manifest:
-    """One case a problem, among cases without any."""
+    """One case per problem, among cases without problems."""
 
     def case(name: str, **fields: Any) -> Case:
         image = tmp_path / f"{name}.nii"
@@ -136,13 +136,13 @@ DEEP = {
 }
 
 
-def test_headers_show_what_they_can(broken: Manifest) -> None:
+def test_header_problems_are_found_without_reading_voxels(broken: Manifest) -> None:
     report = check(broken)
     assert found(report) == SHALLOW
     assert report.splits == {"train": 25, "val": 1, "test": 0}
 
 
-def test_every_problem_is_found_in_its_case(broken: Manifest) -> None:
+def test_every_problem_is_reported_for_its_case(broken: Manifest) -> None:
     report = check(broken, deep=True, workers=1)
     assert found(report) == DEEP
     assert {problem.code for problem in report.problems if problem.severity == "info"} == {
@@ -165,16 +165,16 @@ def test_the_report_is_json(broken: Manifest) -> None:
     assert all(not problem["path"].startswith("/") for problem in report["problems"])
 
 
-def test_processes_find_the_same(broken: Manifest) -> None:
+def test_several_processes_give_the_same_report(broken: Manifest) -> None:
     assert check(broken, deep=True, workers=2) == check(broken, deep=True, workers=1)
 
 
-def test_replaced_voxels_are_no_problem(broken: Manifest) -> None:
+def test_replaced_voxels_are_not_reported(broken: Manifest) -> None:
     report = check(broken, deep=True, workers=1, options=ReadOptions(nonfinite="min"))
     assert "nonfinite" not in found(report)
 
 
-def test_a_sound_data_set_has_no_problem(tmp_path: Path, write: Write) -> None:
+def test_a_valid_data_set_has_no_problem(tmp_path: Path, write: Write) -> None:
     cases = [Case(id=n, images=(write(f"{n}.nii.gz"),)) for n in ("a", "b")]
     report = check(manifest(tmp_path, *cases), deep=True)
     assert report.problems == ()
@@ -207,7 +207,7 @@ def test_channels_of_one_file_and_of_several(tmp_path: Path, write: Write) -> No
     }
 
 
-def test_the_file_knows_its_modality(
+def test_the_modality_is_read_from_the_file(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = examining.read_header
@@ -218,7 +218,7 @@ def test_the_file_knows_its_modality(
     assert found(check(manifest(tmp_path, *cases))) == {"modality-mismatch": ["CT"]}
 
 
-def test_a_crash_in_one_case_spares_the_others(
+def test_a_crash_in_one_case_does_not_affect_the_others(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cases = [Case(id=n, images=(write(f"{n}.nii"),)) for n in "abc"]
@@ -237,13 +237,13 @@ def test_a_crash_in_one_case_spares_the_others(
 
 
 class _Deadly:
-    """Ends the process that unpickles it."""
+    """An object that kills the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return os._exit, (1,)
 
 
-def test_a_dying_process_loses_its_own_case_only(
+def test_a_killed_process_loses_only_its_case(
     tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checking, "POOL_FROM", 2)

@@ -1,4 +1,4 @@
-"""Fingerprints: right figures, taken once."""
+"""Fingerprints: correct statistics, measured once."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,7 +30,7 @@ def of(*cases: Case, **changes: tuple[str, ...]) -> Manifest:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The ids of the cases that were really measured."""
+    """The ids of the cases that were measured, not read from the cache."""
     ids: list[str] = []
     measure = module._measure
 
@@ -42,7 +42,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return ids
 
 
-def test_figures_of_a_case(write: Write) -> None:
+def test_statistics_of_a_case(write: Write) -> None:
     image = write("a.nii.gz", np.arange(120.0).reshape(6, 5, 4) - 20, spacing=(1.0, 2.0, 5.0))
     values = np.zeros((6, 5, 4), np.uint8)
     values[0, 0], values[1] = 3, 1
@@ -78,7 +78,7 @@ def test_channels_in_one_file_or_in_several(tmp_path: Path, write: Write) -> Non
     assert [len(case.quantiles) for case in taken.cases] == [2, 2]
 
 
-def test_comes_back_from_json(tmp_path: Path, dataset: MakeDataset) -> None:
+def test_json_round_trip(tmp_path: Path, dataset: MakeDataset) -> None:
     taken = replace(take(dataset(2)), failed={"x": "why"})
     taken.save(tmp_path / "f.json")
     assert Fingerprint.load(tmp_path / "f.json") == taken
@@ -87,7 +87,7 @@ def test_comes_back_from_json(tmp_path: Path, dataset: MakeDataset) -> None:
         Fingerprint.load(tmp_path / "f.json")
 
 
-def test_what_is_known_is_taken_over(dataset: MakeDataset, measured: list[str]) -> None:
+def test_unchanged_cases_are_not_measured_again(dataset: MakeDataset, measured: list[str]) -> None:
     manifest = dataset(3)
     first = take(manifest)
     assert measured == ["c0", "c1", "c2"]
@@ -102,7 +102,7 @@ def test_what_is_known_is_taken_over(dataset: MakeDataset, measured: list[str]) 
     assert (second.cases[0], second.cases[2]) == (first.cases[0], first.cases[2])
 
 
-def test_a_renamed_case_is_known(dataset: MakeDataset, measured: list[str]) -> None:
+def test_a_renamed_case_is_not_measured_again(dataset: MakeDataset, measured: list[str]) -> None:
     manifest = dataset(2)
     first = take(manifest)
     renamed = replace(manifest.cases[0], id="other", subject="other")
@@ -111,7 +111,9 @@ def test_a_renamed_case_is_known(dataset: MakeDataset, measured: list[str]) -> N
     assert len(measured) == 2
 
 
-def test_other_reading_or_modality_measures_anew(dataset: MakeDataset, measured: list[str]) -> None:
+def test_changed_reading_options_or_modality_are_measured_again(
+    dataset: MakeDataset, measured: list[str]
+) -> None:
     manifest = dataset(1)
     first = take(manifest)
     as_mr = manifest.with_cases((replace(manifest.cases[0], modality="MR"),))
@@ -121,7 +123,7 @@ def test_other_reading_or_modality_measures_anew(dataset: MakeDataset, measured:
     assert measured == ["c0"] * 3
 
 
-def test_bad_cases_are_named_and_the_others_go_on(dataset: MakeDataset, write: Write) -> None:
+def test_bad_cases_are_reported_and_the_others_continue(dataset: MakeDataset, write: Write) -> None:
     manifest = dataset(1)
     bad = write("bad.nii.gz")
     bad.write_bytes(b"\x1f\x8bnothing")
@@ -159,7 +161,7 @@ def test_a_file_that_cannot_be_hashed_fails_its_case(
     assert set(take(manifest, taken).failed) == {"c0"}
 
 
-def test_nothing_readable_is_an_error(dataset: MakeDataset) -> None:
+def test_no_readable_case_is_an_error(dataset: MakeDataset) -> None:
     manifest = dataset(2)
     for case in manifest:
         case.images[0].write_bytes(b"")

@@ -1,4 +1,4 @@
-"""The hash index: it never misses a change, and hashes nothing twice."""
+"""The hash index: it detects every change and hashes nothing twice."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from medar.files import file_digest
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were really hashed; files count as settled at once."""
+    """The names of the files that were hashed; new files are trusted at once."""
     names: list[str] = []
 
     def spy(path: Path) -> str:
@@ -57,7 +57,7 @@ def test_a_touched_file_has_the_same_hash(tmp_path: Path, hashed: list[str]) -> 
 
 
 @pytest.mark.usefixtures("hashed")
-def test_a_change_behind_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
+def test_a_change_with_equal_size_and_time_is_detected(tmp_path: Path) -> None:
     file = tmp_path / "a"
     file.write_bytes(b"x")
     index = HashIndex()
@@ -70,7 +70,7 @@ def test_a_change_behind_the_same_size_and_time_is_seen(tmp_path: Path) -> None:
     assert index[file] != before
 
 
-def test_a_fresh_file_is_not_trusted(tmp_path: Path) -> None:
+def test_a_recently_written_file_is_hashed_again(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     index = HashIndex(tmp_path / "index.json")
     _ = index[tmp_path / "a"]
@@ -79,7 +79,7 @@ def test_a_fresh_file_is_not_trusted(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("hashed")
-def test_every_file_of_a_volume_counts(tmp_path: Path) -> None:
+def test_every_file_of_a_volume_is_hashed(tmp_path: Path) -> None:
     series = tmp_path / "series"
     series.mkdir()
     for name in ("1.dcm", "2.dcm"):
@@ -95,7 +95,7 @@ def test_every_file_of_a_volume_counts(tmp_path: Path) -> None:
     assert before[1] != after[1]
 
 
-def test_many_files_side_by_side(tmp_path: Path, hashed: list[str]) -> None:
+def test_many_files_in_parallel(tmp_path: Path, hashed: list[str]) -> None:
     files = [tmp_path / str(k) for k in range(6)]
     for file in files:
         np.arange(5).tofile(file)
@@ -107,13 +107,13 @@ def test_many_files_side_by_side(tmp_path: Path, hashed: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"a": 3}', '{"a": [1, 2]}'])
-def test_a_damaged_index_starts_empty(tmp_path: Path, content: str) -> None:
+def test_a_damaged_index_is_discarded(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)
     (tmp_path / "a").write_bytes(b"x")
     assert HashIndex(tmp_path / "index.json")[tmp_path / "a"] == file_digest(tmp_path / "a")
 
 
-def test_an_absent_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     shutil.move(tmp_path / "a", tmp_path / "b")
     with pytest.raises(MedarError, match=r"a: cannot be read \(No such file"):

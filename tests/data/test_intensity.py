@@ -30,7 +30,7 @@ def test_integers_are_normalised_as_numbers() -> None:
     assert array.tolist() == [-1000, 0, 1000]
 
 
-def test_percentiles_do_not_see_the_units() -> None:
+def test_percentiles_do_not_depend_on_units() -> None:
     array = np.random.default_rng(0).gamma(2.0, 50.0, (9, 8, 7)).astype(np.float32)
     first, second = (
         PERCENTILES.fit(volume).normalise(volume) for volume in (array, array * np.float32(15000))
@@ -39,7 +39,7 @@ def test_percentiles_do_not_see_the_units() -> None:
     assert (first.min(), first.max()) == (-1, 1)
 
 
-def test_percentiles_do_not_see_the_empty_surroundings() -> None:
+def test_percentiles_ignore_the_background() -> None:
     array = np.random.default_rng(0).uniform(100, 200, (8, 8, 8)).astype(np.float32)
     padded = np.pad(array, 8)
     inside, outside = PERCENTILES.fit(array), PERCENTILES.fit(padded)
@@ -58,7 +58,7 @@ def test_a_constant_volume_has_no_range() -> None:
         PERCENTILES.fit(np.full((3, 3, 3), 7.0, np.float32))
 
 
-def test_a_fixed_window_asks_nothing_of_the_volume() -> None:
+def test_a_fixed_window_does_not_depend_on_the_volume() -> None:
     rule = IntensityRule(kind="window", low=-100, high=300)
     assert rule.fit(np.zeros((2, 2, 2))) == Window(low=-100, high=300)
 

@@ -1,4 +1,4 @@
-"""Preparation that is killed, interrupted or out of space goes on where it stopped."""
+"""Preparation that was killed, interrupted or out of space resumes where it stopped."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Deadly(str):
-    """A text that kills the worker process that it is sent to."""
+    """A string that kills the worker process that receives it."""
 
     __slots__ = ()
 
@@ -38,7 +38,7 @@ def entries(out: Path) -> dict[str, bytes]:
 
 
 def start_slowly(tmp_path: Path, manifest: Manifest, plan: Plan) -> subprocess.Popen[str]:
-    """`medar data prepare` with two slow workers, once some entries are there."""
+    """Start `medar data prepare` with two slow workers; return once some entries exist."""
     manifest.save(tmp_path / "in" / "manifest.jsonl")
     plan.save(tmp_path / "given.yaml")
     source, given, out = tmp_path / "in" / "manifest.jsonl", tmp_path / "given.yaml", tmp_path / "a"
@@ -62,7 +62,7 @@ def start_slowly(tmp_path: Path, manifest: Manifest, plan: Plan) -> subprocess.P
 
 
 def go_on(tmp_path: Path, manifest: Manifest, plan: Plan) -> None:
-    """A second run completes the first one and equals an undisturbed one, byte for byte."""
+    """Check that a second run completes the first and equals an uninterrupted one byte for byte."""
     before = entries(tmp_path / "a")
     assert 6 <= len(before) < 2 * len(manifest)
     (tmp_path / "a" / "arrays" / ".tmp-x-image-1.b2nd").write_bytes(b"half")
@@ -95,7 +95,7 @@ def test_interrupted(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> No
     go_on(tmp_path, manifest, plan(mode="patch"))
 
 
-def test_a_dead_worker_takes_only_its_case(
+def test_a_dead_worker_fails_only_its_case(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan
 ) -> None:
     manifest = dataset(3)
@@ -146,7 +146,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(small_disk: Path, dataset: MakeDataset, plan: MakePlan) -> None:
+def test_a_disk_that_is_actually_full(
+    small_disk: Path, dataset: MakeDataset, plan: MakePlan
+) -> None:
     manifest, chosen = dataset(6, shape=(16, 16, 16)), plan(size=(16, 16, 16))
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(170_000))
@@ -166,7 +168,7 @@ def test_a_disk_that_is_really_full(small_disk: Path, dataset: MakeDataset, plan
 
 
 def fill_up(disk: Path, manifest: Manifest, plan: Plan, out: Path) -> None:
-    """Leave no room at all, then prepare."""
+    """Fill the disk completely, then prepare."""
     with (disk / "ballast").open("wb", buffering=0) as file:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""The torch data set: items by seed, epoch and index alone, whoever makes them."""
+"""The torch data set: items depend only on seed, epoch and index, not on the worker."""
 
 import gc
 import pickle
@@ -29,7 +29,7 @@ Prepare = Callable[..., Path]
 
 @pytest.fixture
 def prepared(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> Prepare:
-    """Prepare a tiny data set by a changed plan."""
+    """Prepare a tiny data set with a changed plan."""
 
     def make(n: int = 3, change: Any = None, **changes: Any) -> Path:
         manifest = dataset(n)
@@ -61,7 +61,7 @@ def test_one_split(prepared: Prepare) -> None:
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_what_nobody_looked_at_is_unknown(prepared: Prepare, mode: str) -> None:
+def test_unannotated_cases_are_unknown(prepared: Prepare, mode: str) -> None:
     def change(cases: Any) -> Any:
         return (replace(cases[0], label=None), replace(cases[1], annotated=(2,)), cases[2])
 
@@ -84,7 +84,7 @@ def test_the_ignore_label_is_unknown(prepared: Prepare) -> None:
     assert item["annotated"].tolist() == [True]
 
 
-def test_without_labels_there_are_none(prepared: Prepare) -> None:
+def test_items_without_labels(prepared: Prepare) -> None:
     folder = prepared(1, lambda cases: tuple(replace(c, label=None) for c in cases), labels={})
     assert set(PreparedDataset(folder)[0]) == {"image", "index"}
 
@@ -121,7 +121,7 @@ def test_volumes_smaller_than_a_patch_are_padded(prepared: Prepare) -> None:
 
 
 def lesion(cases: Any) -> Any:
-    """Two labels of one voxel each, and a large region to ignore."""
+    """A label map with two labels of one voxel each and a large ignored region."""
     values = np.zeros((8, 7, 6), np.uint8)
     values[4:] = 9
     values[1, 1, 1], values[2, 6, 5] = 1, 2
@@ -131,7 +131,7 @@ def lesion(cases: Any) -> Any:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_patches_holds_a_label(prepared: Prepare, share: float) -> None:
+def test_a_fraction_of_the_patches_contains_a_label(prepared: Prepare, share: float) -> None:
     folder = prepared(1, lesion, mode="patch", size=(2, 2, 2), ignore_label=9)
     data = PreparedDataset(folder, foreground=share, seed=3)
     hits = {1: 0, 2: 0}
@@ -145,7 +145,7 @@ def test_a_share_of_the_patches_holds_a_label(prepared: Prepare, share: float) -
         assert abs(count / 200 - share / 2) < 0.12
 
 
-def test_seed_epoch_and_index_decide(prepared: Prepare) -> None:
+def test_items_depend_on_seed_epoch_and_index(prepared: Prepare) -> None:
     folder = prepared(mode="patch", size=(4, 4, 4))
     data = PreparedDataset(folder, augmentation=STRONG, seed=1)
     same, other = (PreparedDataset(folder, augmentation=STRONG, seed=s) for s in (1, 2))
@@ -168,7 +168,7 @@ def epochs(data: PreparedDataset, workers: int) -> list[dict[str, Any]]:
     return batches
 
 
-def test_workers_change_nothing(prepared: Prepare) -> None:
+def test_workers_do_not_change_items(prepared: Prepare) -> None:
     data = PreparedDataset(prepared(5, mode="patch", size=(4, 4, 4)), augmentation=STRONG, seed=7)
     alone, helped = epochs(data, 0), epochs(data, 2)
     assert len(alone) == len(helped) == 4  # the last, short batch is dropped
@@ -179,7 +179,7 @@ def test_workers_change_nothing(prepared: Prepare) -> None:
     assert not any(torch.equal(alone[0]["image"], batch["image"]) for batch in alone[1:])
 
 
-def test_processes_share_the_cases(prepared: Prepare) -> None:
+def test_cases_are_divided_among_processes(prepared: Prepare) -> None:
     data = PreparedDataset(prepared(4))
     seen: list[int] = []
     for rank in (0, 1):
@@ -189,7 +189,7 @@ def test_processes_share_the_cases(prepared: Prepare) -> None:
     assert sorted(seen) == [0, 1, 2, 3]
 
 
-def test_in_order_nothing_is_dropped(prepared: Prepare) -> None:
+def test_ordered_loading_drops_nothing(prepared: Prepare) -> None:
     loader = make_loader(PreparedDataset(prepared(3)), batch_size=2, shuffle=False)
     assert [batch["index"].tolist() for batch in loader] == [[0, 1], [2]]
     loader = make_loader(PreparedDataset(prepared(3)), batch_size=4)
@@ -211,7 +211,7 @@ def test_an_error_names_its_case(prepared: Prepare, workers: int) -> None:
         batches._shutdown_workers()  # left to the garbage collector, torch waits five seconds
 
 
-def test_epochs_leave_nothing_behind(prepared: Prepare) -> None:
+def test_epochs_leave_no_worker_behind(prepared: Prepare) -> None:
     data = PreparedDataset(prepared(mode="patch", size=(4, 4, 4)))
 
     def epoch(number: int) -> None:

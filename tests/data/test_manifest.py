@@ -1,4 +1,4 @@
-"""Manifests: what they refuse, and that they come back from JSONL as they went."""
+"""Manifests: validation, and the JSONL round trip."""
 
 import json
 import shutil
@@ -37,13 +37,13 @@ def manifest(root: Path, **changes: Any) -> Manifest:
     return Manifest(**{**fields, **changes})
 
 
-def test_comes_back_as_it_went(tmp_path: Path) -> None:
+def test_manifest_round_trip(tmp_path: Path) -> None:
     before = manifest(tmp_path)
     before.save(tmp_path / "m.jsonl")
     assert Manifest.load(tmp_path / "m.jsonl") == before
 
 
-def test_moves_with_its_folder(tmp_path: Path) -> None:
+def test_a_manifest_moves_with_its_folder(tmp_path: Path) -> None:
     before = manifest(tmp_path / "here")
     before.save(tmp_path / "here" / "m.jsonl")
     shutil.move(tmp_path / "here", tmp_path / "there")
@@ -59,7 +59,7 @@ def test_relative_and_absolute_paths_are_one_manifest(
     assert manifest(Path()).digest == manifest(tmp_path).digest
 
 
-def test_digest_follows_what_it_says(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content(tmp_path: Path) -> None:
     before = manifest(tmp_path)
     assert manifest(tmp_path, notes=()).digest == before.digest
     assert manifest(tmp_path, labels={1: "lung", 2: "spleen"}).digest != before.digest
@@ -124,7 +124,7 @@ CASE = {"id": "a", "image": "a.nii"}
         ({"medar_manifest": 1, "label": {}}, "unknown key 'label'"),
     ],
 )
-def test_a_wrong_line_is_one_line_of_error(tmp_path: Path, line: Any, message: str) -> None:
+def test_an_invalid_line_gives_one_line(tmp_path: Path, line: Any, message: str) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text(line if isinstance(line, str) else json.dumps(line))
     with pytest.raises(MedarError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Phantoms: determinism, anatomy on the right side, tissue values, geometry of the files."""
+"""Phantoms: determinism, anatomy on the correct side, tissue values, geometry of the files."""
 
 import csv
 import filecmp
@@ -85,7 +85,7 @@ def test_same_seed_gives_same_bytes(tmp_path: Path, modality: str) -> None:
     assert len(same) == 8, others
 
 
-def test_volumes_do_not_depend_on_how_many_there_are(dataset: Path, tmp_path: Path) -> None:
+def test_volumes_do_not_depend_on_their_number(dataset: Path, tmp_path: Path) -> None:
     write_phantoms(tmp_path, n=2, spacing=SPACING)
     for kind in ("imagesTr", "labelsTr"):
         for path in (tmp_path / kind).iterdir():
@@ -107,7 +107,7 @@ def test_description_follows_the_decathlon(dataset: Path) -> None:
         assert (dataset / entry["label"]).is_file()
 
 
-def test_files_are_read_back_as_they_were_made(dataset: Path) -> None:
+def test_files_are_read_back_unchanged(dataset: Path) -> None:
     for k, row in enumerate(rows(dataset)):
         made = phantom(k)
         image = read_volume(dataset / "imagesTr" / f"{row['id']}.nii.gz")
@@ -131,7 +131,7 @@ def test_spacing_and_orientation_vary(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize("code", ORIENTATIONS)
-def test_stored_orientation_keeps_every_voxel_in_place(code: str) -> None:
+def test_the_stored_orientation_does_not_move_voxels(code: str) -> None:
     stored = stored_as(FINE, code)
     assert stored.orientation == code
     assert stored.to_ras().matches(FINE, tolerance=1e-6)
@@ -153,7 +153,7 @@ def test_all_labels_are_present_in_most_volumes() -> None:
 
 
 @pytest.mark.parametrize("k", range(4))
-def test_organs_lie_on_their_side(k: int) -> None:
+def test_organs_are_on_the_correct_side(k: int) -> None:
     label = phantom(k).label
     at = {name: centre(label.array[0], label.affine, name) for name in VALUES if name != "lesion"}
     for organ in ("lung", "kidney"):
@@ -176,7 +176,7 @@ def test_hounsfield_units_of_tissues() -> None:
     np.testing.assert_array_equal(image, np.rint(image))
 
 
-def test_contrast_agent_reaches_aorta_first_and_liver_later() -> None:
+def test_the_contrast_agent_reaches_the_aorta_first_and_the_liver_later() -> None:
     labels, native = plain()
     anatomy = Anatomy()
     rendering = render(anatomy, FINE)
@@ -187,7 +187,7 @@ def test_contrast_agent_reaches_aorta_first_and_liver_later() -> None:
     assert native[organ].mean() < arterial[organ].mean() < venous[organ].mean() - 15
 
 
-def test_partial_volume_lies_between_its_tissues() -> None:
+def test_partial_volume_is_between_its_tissues() -> None:
     labels, image = plain()
     lung = labels == VALUES["lung_right"]
     edge = ndimage.binary_dilation(lung) & ~lung
@@ -245,7 +245,7 @@ def test_lesion_matches_its_attributes(site: str, side: str) -> None:
     assert around.argmax() + 1 == VALUES[organ], around
 
 
-def test_lesion_label_is_there_exactly_where_the_attribute_says_so() -> None:
+def test_the_lesion_label_matches_the_attribute() -> None:
     classes = set()
     for k in range(9):
         made = phantom(k)
@@ -275,7 +275,7 @@ def test_attributes_change_the_anatomy() -> None:
     assert body("heavy") > 1.15 * body("young")
 
 
-def test_anatomies_are_drawn_within_their_bounds() -> None:
+def test_anatomies_are_within_their_bounds() -> None:
     drawn = [draw_anatomy(rng(seed)) for seed in range(60)]
     assert {a.sex for a in drawn} == {"F", "M"}
     assert {a.lesion.site for a in drawn} == {"none", "liver", "kidney", "lung"}
@@ -299,7 +299,7 @@ def test_a_new_set_replaces_an_old_one(tmp_path: Path) -> None:
         ({"spacing": 0.1}, "spacing must be 2 to 20 mm, got 0.1"),
     ],
 )
-def test_wrong_settings_are_refused(
+def test_invalid_settings_are_refused(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     with pytest.raises(MedarError, match=re.escape(message)):

@@ -1,4 +1,4 @@
-"""Plans: YAML and back, and errors that name the key."""
+"""Plans: YAML round trips, and errors that name the key."""
 
 from collections.abc import Callable
 from pathlib import Path

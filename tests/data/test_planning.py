@@ -1,4 +1,4 @@
-"""The rules that lead from a fingerprint to a plan, one by one."""
+"""The rules that derive a plan from a fingerprint, one by one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def found(
     channels: int = 1,
     label_ml: dict[int, float] | None = None,
 ) -> Fingerprint:
-    """A fingerprint of volumes with these shapes; the last spacing holds for the rest."""
+    """A fingerprint of volumes with these shapes; the last spacing is used for the rest."""
     quantiles = tuple(top if q == 99.9 else 0.0 for q in QUANTILES)
     cases = tuple(
         CaseFingerprint(
@@ -102,14 +102,14 @@ def test_the_budget_makes_the_finest_axes_coarser(
     assert fit_spacing(spacing, np.array([5.0, 5.0, 5.0]), voxels) == spacing
 
 
-def test_whole_volumes_may_grow_coarser_up_to_twice() -> None:
+def test_whole_volumes_are_coarsened_at_most_twofold() -> None:
     plan = make_plan(found([(128, 128, 128)]), manifest(), voxels=80**3)
     assert plan.mode == "volume"
     assert plan.spacing == pytest.approx((1.6, 1.6, 1.6), rel=0.02)
     assert plan.size == (80, 80, 80)
 
 
-def test_beyond_that_patches_are_cut() -> None:
+def test_larger_volumes_use_patches() -> None:
     plan = make_plan(found([(256, 256, 64)], [(1.0, 1.0, 3.0)]), manifest(), voxels=64 * 64 * 32)
     assert (plan.mode, plan.spacing) == ("patch", (1, 1, 3))
     # As near to a cube in mm as the multiples of the downsampling allow.
@@ -153,7 +153,7 @@ def test_labels_without_names_are_named_by_value() -> None:
     assert plan.ignore_label == 9
 
 
-def test_what_depends_on_an_override_follows() -> None:
+def test_dependent_values_follow_an_override() -> None:
     cases = found([(128, 128, 64)])
     plan = make_plan(cases, manifest(), overrides={"spacing": (2, 2, 4)})
     assert (plan.spacing, plan.size, plan.downsampling) == ((2, 2, 4), (64, 64, 16), (8, 8, 4))
@@ -170,7 +170,7 @@ def test_what_depends_on_an_override_follows() -> None:
     assert plan.centre == "foreground"
 
 
-def test_a_given_spacing_is_kept_and_the_budget_too() -> None:
+def test_a_fixed_spacing_and_the_budget_are_both_kept() -> None:
     plan = make_plan(
         found([(128, 128, 128)]), manifest(), voxels=80**3, overrides={"spacing": (1, 1, 1)}
     )
@@ -190,12 +190,12 @@ def test_a_given_spacing_is_kept_and_the_budget_too() -> None:
         ({"mode": "slices"}, "'slices'"),
     ],
 )
-def test_overrides_that_do_not_fit(overrides: dict[str, Any], message: str) -> None:
+def test_invalid_overrides_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(MedarError, match=message):
         make_plan(found([(64, 64, 64)]), manifest(), overrides=overrides)
 
 
-def test_the_spacing_follows_a_size_that_is_given() -> None:
+def test_the_spacing_follows_a_fixed_size() -> None:
     plan = make_plan(found([(100, 100, 50)]), manifest(), overrides={"size": (48, 96, 48)})
     assert plan.mode == "volume"
     assert plan.spacing == (2.09, 1, 1)

@@ -1,4 +1,4 @@
-"""One volume to the plan's form and back: exact where nothing is interpolated."""
+"""Preparing and restoring one volume: exact where nothing is interpolated."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ PERCENTILES = IntensityRule(kind="percentiles", low=0.5, high=99.5)
 
 
 def affine_of(kind: str) -> Any:
-    """Axes that point as three letters say, or oblique ones, with spacing 1, 2 and 3 mm."""
+    """The affine of an orientation code or of oblique axes, with spacing 1, 2 and 3 mm."""
     if kind == "oblique":
         turn = nib.eulerangles.euler2mat(z=np.radians(25), x=np.radians(15))
         return nib.affines.from_matvec(turn @ np.diag([1.0, 2.0, 3.0]), [-5.0, 6.0, 7.5])
@@ -53,7 +53,7 @@ def image_and_label(
 @pytest.mark.parametrize("mode", ["volume", "patch"])
 @pytest.mark.parametrize("centre", ["image", "foreground"])
 @pytest.mark.parametrize("kind", ["RAS", "LPS", "PIR", "SAL", "oblique"])
-def test_cropping_and_padding_come_back_exactly(
+def test_cropping_and_padding_round_trip_exactly(
     plan: MakePlan, kind: str, mode: str, centre: str
 ) -> None:
     image, label = image_and_label(kind)
@@ -74,7 +74,7 @@ def test_cropping_and_padding_come_back_exactly(
 
 
 @pytest.mark.parametrize("kind", ["RAS", "LPS", "PIR", "SAL", "oblique"])
-def test_files_come_back_in_their_own_orientation(
+def test_restored_files_have_their_original_orientation(
     plan: MakePlan, tmp_path: Path, kind: str
 ) -> None:
     stored = np.random.default_rng(1).integers(-1000, 1001, (8, 7, 6)).astype(np.int16)
@@ -98,7 +98,7 @@ def test_values_outside_the_window_are_clipped(plan: MakePlan) -> None:
     assert (np.abs(back - image.array) > 1).any()
 
 
-def test_what_was_cropped_comes_back_empty(plan: MakePlan) -> None:
+def test_cropped_regions_are_restored_as_background(plan: MakePlan) -> None:
     image, label = image_and_label()
     chosen = plan(spacing=image.spacing, size=(4, 4, 4))
     array, trace = prepare_image(image, chosen)
@@ -135,7 +135,7 @@ def test_another_spacing_loses_little_of_a_smooth_volume(
     assert dice > 0.92
 
 
-def test_nearly_the_same_spacing_is_left_alone(plan: MakePlan) -> None:
+def test_nearly_equal_spacing_is_not_resampled(plan: MakePlan) -> None:
     image, _ = image_and_label()
     affine = image.affine @ np.diag([1.0005, 1.0005, 1.0005, 1])
     almost = Volume(array=image.array, affine=affine, modality="CT")
@@ -144,7 +144,7 @@ def test_nearly_the_same_spacing_is_left_alone(plan: MakePlan) -> None:
     assert restore_image(array, trace).array == pytest.approx(image.array, abs=1e-3)
 
 
-def test_the_units_of_mr_do_not_matter(plan: MakePlan) -> None:
+def test_mr_preparation_does_not_depend_on_units(plan: MakePlan) -> None:
     array = np.random.default_rng(0).gamma(2.0, 40.0, (1, 8, 7, 6)).astype(np.float32)
     chosen = plan(intensity={"MR": PERCENTILES})
     volumes = [Volume(array=a, affine=np.eye(4), modality="MR") for a in (array, array * 15000)]
@@ -159,7 +159,7 @@ def test_the_units_of_mr_do_not_matter(plan: MakePlan) -> None:
     )
 
 
-def test_channels_have_windows_of_their_own(plan: MakePlan) -> None:
+def test_channels_have_separate_windows(plan: MakePlan) -> None:
     image, _ = image_and_label(channels=2, modality="MR")
     image = image.with_array(image.array * np.array([1, 100], "f4").reshape(2, 1, 1, 1))
     rules = {"T1": IntensityRule(kind="percentiles", low=0, high=100), "T2": PERCENTILES}
@@ -175,7 +175,7 @@ def test_channels_have_windows_of_their_own(plan: MakePlan) -> None:
         prepare_image(image_and_label()[0], chosen)
 
 
-def test_the_foreground_can_be_the_middle(plan: MakePlan) -> None:
+def test_the_crop_can_be_centred_on_the_foreground(plan: MakePlan) -> None:
     array = np.full((1, 16, 16, 16), -1000, np.float32)
     array[0, 12:15, 1:4, 5:8] = 50
     image = Volume(array=array, affine=np.eye(4), modality="CT")
@@ -199,8 +199,8 @@ def test_label_values_without_a_name_are_refused(plan: MakePlan) -> None:
     assert np.array_equal(kept, odd.array)
 
 
-def test_a_prepared_case_is_what_it_was(plan: MakePlan) -> None:
-    """Whoever changes these numbers changes what caches hold."""
+def test_prepared_cases_round_trip(plan: MakePlan) -> None:
+    """These numbers change only together with the contents of caches."""
     advice = "the prepared form has changed: raise medar.data.preparation.VERSION, then this test"
     voxels = (np.arange(336) * 37 % 2049 - 1024).reshape(8, 7, 6)
     image = Volume.from_array(voxels.astype("f4"), affine_of("PIR"), modality="CT")
@@ -221,7 +221,7 @@ def test_a_prepared_case_is_what_it_was(plan: MakePlan) -> None:
 
 
 @pytest.mark.parametrize("spacing", [3.0, 4.3, 0.7])
-def test_images_reach_the_volumes_border(plan: MakePlan, spacing: float) -> None:
+def test_images_reach_the_volume_border(plan: MakePlan, spacing: float) -> None:
     bright = np.full((16, 10, 13), 900.0, np.float32)
     bright[8, 5, 6] = -900.0
     image = Volume.from_array(bright, np.diag([1, 0.7, 1.3, 1]), modality="CT")

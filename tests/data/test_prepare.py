@@ -1,4 +1,4 @@
-"""Preparing data sets: only what has to be made is made, and one bad case stops nothing."""
+"""Preparing data sets: only missing entries are built, and a bad case does not stop the rest."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MR = {"MR": IntensityRule(kind="percentiles", low=0.5, high=99.5)}
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is really made: ids of images and labels, in order."""
+    """The ids of the images and labels that are built, in order."""
     names: list[str] = []
     put = ArrayCache.put
 
@@ -46,7 +46,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_everything_that_training_reads(
+def test_prepared_cases_contain_everything_for_training(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan
 ) -> None:
     manifest = dataset(3)
@@ -65,7 +65,7 @@ def test_everything_that_training_reads(
     assert (tmp_path / "out" / "failed.jsonl").read_text() == ""
 
 
-def test_a_second_run_does_nothing(
+def test_a_second_run_prepares_nothing(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, made: list[str]
 ) -> None:
     manifest = dataset(3)
@@ -96,7 +96,7 @@ def test_a_second_run_does_nothing(
         ("patch", {"mode": "volume"}, {"image", "label"}),
     ],
 )
-def test_only_what_depends_on_a_setting_is_made_anew(
+def test_only_entries_that_depend_on_a_setting_are_rebuilt(
     tmp_path: Path,
     dataset: MakeDataset,
     plan: MakePlan,
@@ -120,7 +120,7 @@ def test_only_what_depends_on_a_setting_is_made_anew(
     assert len(Prepared(tmp_path / "out")) == 2
 
 
-def test_a_changed_label_file_is_redone_alone(
+def test_a_changed_label_file_rebuilds_only_its_entry(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, made: list[str]
 ) -> None:
     manifest = dataset(3)
@@ -139,7 +139,7 @@ def test_a_changed_label_file_is_redone_alone(
     assert values.sum() == 8 * 7 * 6
 
 
-def test_a_changed_split_is_a_line_in_a_file(
+def test_a_changed_split_rewrites_only_the_case_list(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, made: list[str]
 ) -> None:
     manifest = dataset(3)
@@ -164,7 +164,7 @@ def test_another_modality_moves_the_foreground_of_image_and_label(
     assert sorted(made) == ["image", "label"]
 
 
-def test_removed_cases_leave_the_cache(
+def test_removed_cases_are_pruned_from_the_cache(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan
 ) -> None:
     manifest = dataset(3)
@@ -177,7 +177,7 @@ def test_removed_cases_leave_the_cache(
     assert [case["id"] for case in lines(tmp_path / "out" / "cases.jsonl")[1:]] == ["c0"]
 
 
-def test_a_truncated_entry_is_made_again(
+def test_a_truncated_entry_is_rebuilt(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, made: list[str]
 ) -> None:
     manifest = dataset(2)
@@ -191,7 +191,7 @@ def test_a_truncated_entry_is_made_again(
     assert entry.read_bytes() == whole
 
 
-def test_bad_cases_are_set_aside(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
+def test_bad_cases_are_skipped(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
     manifest = dataset(6)
     c0, c1, c2, c3, c4, c5 = manifest.cases
     c0.images[0].write_bytes(c0.images[0].read_bytes()[:60])
@@ -220,7 +220,7 @@ def test_bad_cases_are_set_aside(tmp_path: Path, dataset: MakeDataset, plan: Mak
     assert len(times(tmp_path / "out")) == 2
 
 
-def test_a_defect_keeps_its_trace(
+def test_unexpected_errors_keep_their_traceback(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = dataset(2)
@@ -237,7 +237,7 @@ def test_a_defect_keeps_its_trace(
     assert "Traceback" in lines(tmp_path / "out" / "failed.jsonl")[0]["trace"]
 
 
-def test_nothing_prepared_is_an_error(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
+def test_no_prepared_case_is_an_error(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
     manifest = dataset(2)
     with pytest.raises(MedarError, match=r"no case could be prepared; the first: .*'MR'|'CT'"):
         prepare(manifest, plan(intensity=MR), tmp_path / "out", workers=1)
@@ -256,7 +256,7 @@ def test_channels_and_patches(tmp_path: Path, dataset: MakeDataset, plan: MakePl
     assert np.array_equal(image[0], image[1])
 
 
-def test_remembered_places_hold_their_label(
+def test_stored_label_positions_have_their_label(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "LOCATIONS", 20)
@@ -273,7 +273,7 @@ def test_remembered_places_hold_their_label(
         assert (values[0][tuple(indices.T)] == value).all()
 
 
-def test_numbers_without_a_point_are_the_same_plan(
+def test_integers_and_floats_give_the_same_plan(
     tmp_path: Path, dataset: MakeDataset, plan: MakePlan
 ) -> None:
     prepare(dataset(1), plan(spacing=(1, 1, 1)), tmp_path / "out", workers=1)

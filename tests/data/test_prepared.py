@@ -1,4 +1,4 @@
-"""Reading a prepared folder, and refusing one that is not what it was."""
+"""Reading a prepared folder, and refusing one that was changed."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, manifest: Manifest, plan: MakePlan) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_cases_lead_back_to_their_files(
+def test_cases_refer_to_their_files(
     tmp_path: Path, manifest: Manifest, plan: MakePlan, mode: str
 ) -> None:
     chosen = plan(mode=mode)
@@ -58,7 +58,7 @@ def test_splits(folder: Path) -> None:
         Prepared(folder, split="test")
 
 
-def test_cases_by_id_and_by_place(folder: Path) -> None:
+def test_cases_by_id_and_by_index(folder: Path) -> None:
     prepared = Prepared(folder)
     assert prepared.find("c1") == prepared[1]
     with pytest.raises(MedarError, match="no case 'c9'; the first is 'c0'"):
@@ -68,7 +68,7 @@ def test_cases_by_id_and_by_place(folder: Path) -> None:
             prepared[index]
 
 
-def test_letters_beyond_ascii_survive(tmp_path: Path, manifest: Manifest, plan: MakePlan) -> None:
+def test_non_ascii_names_round_trip(tmp_path: Path, manifest: Manifest, plan: MakePlan) -> None:
     case = replace(manifest.cases[0], id="Größe", subject="Größe", attributes={"ort": "Köln\u2028"})
     manifest = manifest.with_cases((case, manifest.cases[1]))
     prepared = Prepared(prepare(manifest, plan(), tmp_path / "out", workers=1).folder)
@@ -84,7 +84,7 @@ def test_pickles(folder: Path) -> None:
     assert np.array_equal(other.image(other[1]), prepared.image(prepared[1]))
 
 
-def test_a_folder_that_was_not_prepared(tmp_path: Path, folder: Path) -> None:
+def test_an_unprepared_folder_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(MedarError, match="not a prepared data set"):
         Prepared(tmp_path / "in")
     (folder / "cases.jsonl").unlink()
@@ -92,7 +92,7 @@ def test_a_folder_that_was_not_prepared(tmp_path: Path, folder: Path) -> None:
         Prepared(folder)
 
 
-def test_an_edited_plan_is_noticed(folder: Path, plan: MakePlan) -> None:
+def test_an_edited_plan_is_detected(folder: Path, plan: MakePlan) -> None:
     file = folder / "plan.yaml"
     file.write_text(file.read_text() + "# a comment changes nothing\n")
     Prepared(folder)
@@ -102,7 +102,7 @@ def test_an_edited_plan_is_noticed(folder: Path, plan: MakePlan) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "[]\n", '{"plan"', "header\n"])
-def test_a_damaged_list_of_cases_is_one_line(folder: Path, content: str) -> None:
+def test_a_damaged_case_list_gives_one_line(folder: Path, content: str) -> None:
     (folder / "cases.jsonl").write_text(content)
     with pytest.raises(MedarError, match=r"cases\.jsonl: damaged \(.*\); run `medar data prepare"):
         Prepared(folder)

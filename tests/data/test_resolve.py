@@ -1,4 +1,4 @@
-"""A data set in a model's form: taken, made or refused."""
+"""A data set in a model's form: used as it is, prepared, or refused."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ Dataset = Callable[..., Manifest]
 MakePlan = Callable[..., Plan]
 
 
-def test_a_prepared_folder_is_taken_as_it_is(
+def test_a_prepared_folder_is_used_directly(
     dataset: Dataset, plan: MakePlan, tmp_path: Path
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
@@ -40,7 +40,7 @@ def test_a_prepared_folder_is_taken_as_it_is(
         ({"labels": {1: "liver"}}, "prepared with labels"),
     ],
 )
-def test_another_plan_is_refused_by_what_differs(
+def test_a_different_plan_is_refused_with_the_difference(
     dataset: Dataset, plan: MakePlan, tmp_path: Path, changed: dict[str, Any], message: str
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
@@ -48,7 +48,7 @@ def test_another_plan_is_refused_by_what_differs(
         prepare_for_model(tmp_path / "prepared", plan(**changed), tmp_path)
 
 
-def test_labels_and_downsampling_need_not_agree_where_nothing_depends_on_them(
+def test_unused_labels_and_downsampling_may_differ(
     dataset: Dataset, plan: MakePlan, tmp_path: Path
 ) -> None:
     prepare(dataset(), plan(), tmp_path / "prepared", workers=1)
@@ -57,7 +57,7 @@ def test_labels_and_downsampling_need_not_agree_where_nothing_depends_on_them(
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_a_data_set_is_prepared_with_the_models_plan(
+def test_a_data_set_is_prepared_with_the_model_plan(
     dataset: Dataset, plan: MakePlan, tmp_path: Path, labels: bool
 ) -> None:
     manifest = dataset(4)
@@ -74,7 +74,7 @@ def test_a_data_set_is_prepared_with_the_models_plan(
     assert [prepared[k].split for k in range(4)] == [case.split for case in manifest]
 
 
-def test_the_way_of_reading_is_the_callers(
+def test_reading_options_come_from_the_caller(
     dataset: Dataset, plan: MakePlan, tmp_path: Path
 ) -> None:
     manifest = dataset(2)
@@ -90,7 +90,7 @@ def test_the_way_of_reading_is_the_callers(
     assert Prepared(tmp_path / "out")[0].split == "test"
 
 
-def test_cases_set_aside_are_told(dataset: Dataset, plan: MakePlan, tmp_path: Path) -> None:
+def test_skipped_cases_are_reported(dataset: Dataset, plan: MakePlan, tmp_path: Path) -> None:
     manifest = dataset(3)
     manifest.save(tmp_path / "in.jsonl")
     manifest.cases[1].images[0].write_bytes(b"broken")

@@ -1,4 +1,4 @@
-"""Every layout of a data set becomes the right manifest."""
+"""Every data set layout gives the correct manifest."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ from medar.volume import Volume, write_nifti
 
 
 def touch(root: Path, *names: str) -> None:
-    """Empty files: nothing is opened while a manifest is read, DICOM apart."""
+    """Create empty files: reading a manifest opens none but DICOM."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
 
 
 def dicom(root: Path, *names: str) -> None:
-    """Files with no more than DICOM's preamble."""
+    """Create files with only a DICOM preamble."""
     touch(root, *names)
     for name in names:
         (root / name).write_bytes(b"\0" * 128 + b"DICM")
@@ -46,7 +46,7 @@ def described(root: Path, **keys: Any) -> Path:
 # Folders
 
 
-def test_a_dicomdir_is_no_series(tmp_path: Path) -> None:
+def test_a_dicomdir_is_not_a_series(tmp_path: Path) -> None:
     dicom(tmp_path, "DICOMDIR", "p1/DICOMDIR", "p1/images/1", "p2/DICOMDIR", "p2/images/1")
     found = read_manifest(tmp_path)
     assert ids(found) == ["p1_images", "p2_images"]
@@ -66,7 +66,7 @@ def test_a_nested_folder_of_every_format(tmp_path: Path) -> None:
     assert found["more_deep"].images == (tmp_path / "more" / "deep",)
 
 
-def test_ids_are_unique_and_steady(tmp_path: Path) -> None:
+def test_ids_are_unique_and_stable(tmp_path: Path) -> None:
     touch(tmp_path, "a/b.nii", "a_b.nii", "c:d.nii")
     found = ids(read_manifest(tmp_path))
     assert len(set(found)) == 3
@@ -139,7 +139,7 @@ def test_single_volumes(tmp_path: Path) -> None:
             read_manifest(path)
 
 
-def test_an_empty_folder_says_what_is_read(tmp_path: Path) -> None:
+def test_an_empty_folder_error_lists_the_formats(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"no volume found.*NIfTI"):
         read_manifest(tmp_path)
 
@@ -160,7 +160,7 @@ def test_jsonl_by_path_or_in_its_folder(tmp_path: Path) -> None:
         )
 
 
-def test_a_label_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_label_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii")
     (tmp_path / "m.jsonl").write_text('{"id": "a", "image": "a.nii", "label": "l.nii"}')
     found = read_manifest(tmp_path / "m.jsonl")
@@ -191,7 +191,7 @@ def test_msd(tmp_path: Path) -> None:
     assert labelled(found) == {"a": "a.nii.gz"}
 
 
-def test_msd_with_only_training_has_no_split_of_its_own(tmp_path: Path) -> None:
+def test_msd_with_only_training_cases_has_no_split(tmp_path: Path) -> None:
     training = [{"image": f"{n}.nii"} for n in "abcdefghij"]
     described(tmp_path, modality={"0": "CT"}, labels={"liver": 1}, training=training, test=[])
     found = read_manifest(tmp_path)
@@ -199,7 +199,7 @@ def test_msd_with_only_training_has_no_split_of_its_own(tmp_path: Path) -> None:
     assert {case.modality for case in found} == {"CT"}
 
 
-def test_msd_names_that_repeat(tmp_path: Path) -> None:
+def test_msd_duplicate_names(tmp_path: Path) -> None:
     described(tmp_path, training=[{"image": "a/ct.nii"}, {"image": "b/ct.nii"}])
     assert ids(read_manifest(tmp_path)) == ["a_ct", "b_ct"]
     described(tmp_path, training=[{"image": "a.nii"}, {"image": "./a.nii"}])
@@ -212,7 +212,7 @@ def test_msd_names_that_repeat(tmp_path: Path) -> None:
 NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
 
 
-def test_nnunet_scanned(tmp_path: Path) -> None:
+def test_nnunet_folders(tmp_path: Path) -> None:
     names = [f"imagesTr/{case}_000{c}.nii.gz" for case in ("a", "b", "c_1") for c in (1, 0)]
     touch(tmp_path, *names, "labelsTr/a.nii.gz", "labelsTr/c_1.nii.gz", "imagesTr/readme.txt")
     touch(tmp_path, "imagesTs/t_0000.nii.gz", "imagesTs/t_0001.nii.gz", "labelsTs/t.nii.gz")
@@ -239,7 +239,7 @@ def test_nnunet_with_named_files(tmp_path: Path) -> None:
     assert (found["p"].modality, labelled(found)) == ("CT", {"p": "y.nii.gz"})
 
 
-def test_regions_keep_their_values(tmp_path: Path) -> None:
+def test_region_based_labels_keep_their_values(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/a_0000.nii.gz")
     labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
     found = read_manifest(described(tmp_path, **{**NNUNET, "labels": labels}))
@@ -284,7 +284,7 @@ def test_regions_keep_their_values(tmp_path: Path) -> None:
         (NNUNET, "no case"),
     ],
 )
-def test_a_wrong_description_is_one_line_of_error(
+def test_an_invalid_description_gives_one_line(
     tmp_path: Path, keys: dict[str, Any], message: str
 ) -> None:
     path = described(tmp_path, **keys)
@@ -294,7 +294,7 @@ def test_a_wrong_description_is_one_line_of_error(
     assert "\n" not in str(caught.value)
 
 
-def test_a_description_that_is_no_object(tmp_path: Path) -> None:
+def test_a_description_must_be_an_object(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("[]")
     with pytest.raises(MedarError, match="must hold a JSON object, got a list"):
         read_manifest(tmp_path)
@@ -335,7 +335,7 @@ def test_bids(tmp_path: Path) -> None:
     assert len({case.split for case in found if case.subject == "sub-01"}) == 1
 
 
-def test_bids_with_several_labels_takes_none(tmp_path: Path) -> None:
+def test_bids_with_several_labels_uses_none(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_desc-a_dseg.nii.gz")
     touch(tmp_path, "sub-01/anat/sub-01_desc-b_dseg.nii.gz")
     found = read_manifest(tmp_path)
@@ -343,7 +343,7 @@ def test_bids_with_several_labels_takes_none(tmp_path: Path) -> None:
     assert "several label maps" in found.notes[0]
 
 
-def test_a_folder_of_subjects_without_bids_names(tmp_path: Path) -> None:
+def test_subject_folders_without_bids_names(tmp_path: Path) -> None:
     touch(tmp_path, "sub-01/brain.nii.gz")
     found = read_manifest(tmp_path)
     assert (found.source, ids(found)) == ("folder", ["sub-01_brain"])

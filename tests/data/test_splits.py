@@ -1,4 +1,4 @@
-"""Splits: by subject, in the right shares, and unmoved by cases that come later."""
+"""Splits: by subject, in the requested fractions, and stable when cases are added."""
 
 from collections import Counter
 from pathlib import Path
@@ -39,7 +39,7 @@ def by_subject(found: Manifest) -> dict[str, str | None]:
 
 
 @given(subjects=SUBJECTS, fractions=FRACTIONS, seed=st.integers(0, 5))
-def test_shares_are_kept(
+def test_split_fractions_are_kept(
     subjects: set[str], fractions: tuple[float, float, float], seed: int
 ) -> None:
     counts = Counter(
@@ -58,7 +58,7 @@ def test_shares_are_kept(
 
 
 @pytest.mark.parametrize("size", [20, 57, 200])
-def test_shares_are_within_one_subject(size: int) -> None:
+def test_split_fractions_are_within_one_subject(size: int) -> None:
     subjects = [f"s{number}" for number in range(size)]
     for fractions in ((0.8, 0.1, 0.1), (0.5, 0.25, 0.25), (0.7, 0.2, 0.1)):
         counts = Counter(
@@ -69,7 +69,9 @@ def test_shares_are_within_one_subject(size: int) -> None:
 
 
 @given(subjects=SUBJECTS, order=st.randoms(use_true_random=False), more=SUBJECTS)
-def test_more_cases_move_none(subjects: set[str], order: object, more: set[str]) -> None:
+def test_additional_cases_move_no_existing_case(
+    subjects: set[str], order: object, more: set[str]
+) -> None:
     before = assign_splits(manifest(sorted(subjects)))
     everyone = sorted(subjects | more)
     order.shuffle(everyone)  # type: ignore[attr-defined]
@@ -85,20 +87,20 @@ def test_the_order_of_cases_does_not_matter(subjects: set[str], order: object) -
     assert by_subject(assign_splits(manifest(shuffled))) == expected
 
 
-def test_the_same_on_every_machine() -> None:
+def test_splits_are_the_same_on_every_machine() -> None:
     found = by_subject(assign_splits(manifest([f"s{n}" for n in range(10)]), seed=0))
     assert [subject for subject, split in found.items() if split != "train"] == ["s0", "s2"]
     assert by_subject(assign_splits(manifest([f"s{n}" for n in range(10)]), seed=1)) != found
 
 
-def test_given_splits_stand() -> None:
+def test_existing_splits_are_kept() -> None:
     fixed: dict[str, Split] = {"a": "test", "b": "val", "c": "train"}
     found = by_subject(assign_splits(manifest(["a", "b", "c", "d"], fixed)))
     assert found | fixed == found
     assert found["d"] == "train"
 
 
-def test_val_is_carved_from_train_once() -> None:
+def test_validation_cases_are_taken_from_train_once() -> None:
     subjects = [f"s{n}" for n in range(20)]
     fixed: dict[str, Split] = {s: "test" if n < 2 else "train" for n, s in enumerate(subjects)}
     first = assign_splits(manifest(subjects, fixed))
@@ -108,7 +110,7 @@ def test_val_is_carved_from_train_once() -> None:
     assert by_subject(again) == by_subject(first)
 
 
-def test_nothing_is_carved_without_a_share_for_it() -> None:
+def test_no_validation_cases_without_a_fraction() -> None:
     fixed: dict[str, Split] = {"a": "train", "b": "train", "c": "test"}
     found = assign_splits(manifest(["a", "b", "c"], fixed), fractions=(0.8, 0.0, 0.2))
     assert by_subject(found) == fixed
@@ -121,6 +123,6 @@ def test_a_contradiction_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bad", [(0.8, 0.1), (0.8, 0.1, 0.2), (1.1, -0.1, 0.0), (0.0, 0.5, 0.5)])
-def test_fractions_are_shares(bad: tuple[float, float, float]) -> None:
+def test_invalid_fractions_are_refused(bad: tuple[float, float, float]) -> None:
     with pytest.raises(MedarError, match="sum to 1"):
         assign_splits(manifest(["a"]), fractions=bad)

@@ -51,7 +51,7 @@ def prepared(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepare_with(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Prepare the volumes under a changed plan, or changed cases."""
+    """Prepare the volumes with a changed plan or changed cases."""
 
     def make(manifest: Manifest = data, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp("changed") / "prepared"

@@ -55,7 +55,7 @@ def make_tokenizer(plan: Plan | None, *, labels: int = 0) -> Tokenizer:
 
 
 def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Synthesizer:
-    """A generator of a tokenizer's tokens, with no weight at zero, so that conditions tell."""
+    """A generator of a tokenizer's tokens without zero weights, so that conditions have an effect."""
     tokenizer = make_tokenizer(plan, labels=labels)
     condition = ConditionConfig(
         attributes=(Attribute(name="modality", values=("CT", "MR")),),
@@ -87,7 +87,7 @@ def cubes(shift: int = 0, **values: Any) -> npt.NDArray[np.uint8]:
 
 
 def write_case(folder: Path, name: str, truth: npt.NDArray[Any] | None, **about: Any) -> Case:
-    """An image as bright as its labels, and its truth."""
+    """A case whose image equals its label map."""
     shown = cubes() if truth is None else truth
     noise = np.random.default_rng(0).normal(0, 0.1, shown.shape)
     image = folder / f"{name}.nii.gz"
@@ -106,7 +106,7 @@ def data_set(folder: Path, cases: Sequence[Case], **changes: Any) -> Manifest:
 
 
 def write_maps(folder: Path, maps: dict[str, npt.NDArray[Any]]) -> Path:
-    """Finished label maps by case."""
+    """Write label maps by case."""
     for name, array in maps.items():
         write_nifti(folder / f"{name}.nii.gz", Volume.from_array(array, AFFINE))
     return folder

@@ -17,7 +17,7 @@ from medar.evaluation.generation.agreement import evaluate_conditions, judge_set
 
 
 class Threshold(nn.Module):
-    """Calls "left" what is bright, as it is in every second case; knows no "right"."""
+    """Segments bright voxels, as in every second case, as "left", and nothing as "right"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Threshold(nn.Module):
         return torch.cat([-apart, apart, torch.full_like(apart, -9.0)], dim=1)
 
 
-def test_the_judge_is_checked_on_real_volumes(prepared: Path) -> None:
+def test_the_judge_is_validated_on_real_volumes(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     report = evaluate_conditions(loaded, prepared, Threshold(), "train", seed=3)
     assert report == evaluate_conditions(loaded, prepared, Threshold(), "train", seed=3)
@@ -39,7 +39,9 @@ def test_the_judge_is_checked_on_real_volumes(prepared: Path) -> None:
     assert report.to_dict()["protocol"]["name"] == "conditions-v2"
 
 
-def test_samples_that_follow_their_maps(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_follow_their_maps_score_high(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = iter(PreparedDataset(prepared, split="train")[k]["image"][None] for k in range(4))
     monkeypatch.setattr(agreement, "sample_volumes", lambda *_: (next(real), None))
     report = evaluate_conditions(make_generator(make_plan()), prepared, Threshold(), "train")
@@ -47,13 +49,13 @@ def test_samples_that_follow_their_maps(prepared: Path, monkeypatch: pytest.Monk
     assert (report.unrelated["left"] or 0) < 0.6
 
 
-def test_one_case_has_no_other(prepared: Path) -> None:
+def test_agreement_needs_two_cases(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     report = evaluate_conditions(loaded, prepared, Threshold(), "train", limit=1)
     assert report.unrelated == {"left": None, "right": None}
 
 
-def test_what_takes_no_maps_is_refused(prepared: Path) -> None:
+def test_generators_without_maps_are_refused(prepared: Path) -> None:
     without = make_generator(make_plan(), maps=False)
     with pytest.raises(MedarError, match="was trained without label maps"):
         evaluate_conditions(without, prepared, Threshold())

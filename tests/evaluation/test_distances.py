@@ -1,4 +1,4 @@
-"""Frechet and kernel distances: definitions, properties of a metric, floors and intervals."""
+"""Frechet and kernel distances: definitions, metric properties, floors and intervals."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def sample(count: int, width: int, seed: int, shift: float = 0.0) -> NDArray[np.
     return np.random.default_rng(seed).normal(loc=shift, size=(count, width))
 
 
-def test_equal_sets_have_no_distance_and_order_does_not_matter() -> None:
+def test_equal_sets_have_zero_distance_and_order_does_not_matter() -> None:
     first, second = sample(30, 6, 0), 2 * sample(20, 6, 1) + 1
     fitted, other_fit = Gaussian.fit(first), Gaussian.fit(second)
     assert fitted.distance(fitted) == pytest.approx(0, abs=1e-9)
@@ -49,7 +49,7 @@ def test_covariances_are_shrunk_less_the_more_volumes_there_are() -> None:
     assert np.linalg.eigvalsh(few).min() > 0.1  # of rank 4 before it is shrunk
 
 
-def test_more_volumes_bring_equal_populations_nearer() -> None:
+def test_more_volumes_bring_equal_populations_closer() -> None:
     reference = Reference(sample(400, 20, 0))
     few, many = (
         np.mean([reference.distance(sample(n, 20, k)) for k in range(1, 6)]) for n in (10, 100)
@@ -71,7 +71,7 @@ SCIPY = tuple(int(part) for part in scipy.__version__.split(".")[:2])
 
 @pytest.mark.skipif(SCIPY >= (1, 18), reason="MONAI's Frechet distance needs SciPy below 1.18")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MONAI's call of scipy.linalg.sqrtm
-def test_the_frechet_distance_is_that_of_monai() -> None:
+def test_the_frechet_distance_equals_monai() -> None:
     from monai.metrics.fid import get_fid_score
 
     first, second = sample(60, 6, 0), 1.5 * sample(40, 6, 1) + 0.5
@@ -84,14 +84,14 @@ def test_the_frechet_distance_is_that_of_monai() -> None:
 
 
 @pytest.mark.parametrize(("count", "width"), [(50, 4), (8, 30)])
-def test_the_shrunk_covariance_is_that_of_scikit_learn(count: int, width: int) -> None:
+def test_the_shrunk_covariance_equals_scikit_learn(count: int, width: int) -> None:
     covariance = pytest.importorskip("sklearn.covariance")
     rows = sample(count, width, 0) * np.linspace(1, 3, width)
     expected, _ = covariance.ledoit_wolf(rows)
     np.testing.assert_allclose(Gaussian.fit(rows).covariance, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_the_kernel_distance_is_that_of_monai() -> None:
+def test_the_kernel_distance_equals_monai() -> None:
     """MONAI's kernel is linear: the cubic one is linear in all products of three features."""
     from monai.metrics import MMDMetric
 
@@ -158,7 +158,7 @@ def test_the_kernel_distance_is_the_unbiased_estimate() -> None:
     assert KernelReference(second).distance(first) == pytest.approx(expected)
 
 
-def test_the_kernel_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunked_kernel_equals_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = KernelReference(sample(7, 5, 1)).distance(sample(4, 5, 0))
     monkeypatch.setattr(distances, "ROWS", 3)
     assert KernelReference(sample(7, 5, 1)).distance(sample(4, 5, 0)) == pytest.approx(whole)
@@ -189,7 +189,7 @@ def test_a_kernel_distance_needs_two_volumes_per_set(count: int) -> None:
         KernelReference(sample(3, 5, 0)).distance(sample(count, 5, 0))
 
 
-def test_fresh_draws_are_at_the_floor_and_others_far() -> None:
+def test_new_draws_reach_the_floor_and_others_do_not() -> None:
     reference, held_out = sample(80, 4, 0), sample(30, 4, 1)
     fresh = set_distance(sample(30, 4, 2), held_out, reference, seed=0)
     far = set_distance(sample(30, 4, 2, shift=2.0), held_out, reference, seed=0)
@@ -199,8 +199,8 @@ def test_fresh_draws_are_at_the_floor_and_others_far() -> None:
     assert far.kernel > 10 * abs(far.kernel_floor)
 
 
-def test_sets_of_other_sizes_are_compared_at_equal_numbers() -> None:
-    """Many volumes do not lie nearer than few for being many."""
+def test_sets_of_different_sizes_are_compared_at_equal_numbers() -> None:
+    """Larger sets do not get smaller distances."""
     reference = sample(200, 4, 0)
     many = set_distance(sample(120, 4, 1), sample(10, 4, 2), reference, seed=0)
     assert many.frechet_samples == 10
@@ -210,7 +210,7 @@ def test_sets_of_other_sizes_are_compared_at_equal_numbers() -> None:
     assert few.frechet_floor == pytest.approx(many.frechet, rel=0.3)
 
 
-def test_intervals_hold_the_estimate_and_narrow_with_more_volumes() -> None:
+def test_intervals_contain_the_estimate_and_narrow_with_more_volumes() -> None:
     reference, held_out = sample(80, 4, 0), sample(200, 4, 1)
     results = [set_distance(sample(n, 4, 2, 1.0), held_out, reference, seed=0) for n in (10, 100)]
     for result in results:
@@ -228,7 +228,7 @@ def test_the_same_seed_gives_the_same_values() -> None:
     assert set_distance(*sets, seed=3) != set_distance(*sets, seed=4)
 
 
-def test_what_too_few_volumes_leave_open_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_too_few_volumes_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     lone = set_distance(sample(5, 4, 0), sample(1, 4, 1), sample(9, 4, 2), seed=0)
     assert (lone.frechet_floor, lone.kernel_floor, lone.frechet_samples) == (None, None, 5)
     two = set_distance(sample(2, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0)

@@ -23,7 +23,7 @@ def loaded() -> Synthesizer:
     return make_generator(make_plan(), maps=False)
 
 
-def test_nothing_of_the_box_is_known() -> None:
+def test_inpainting_hides_the_whole_box() -> None:
     tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
     edit = box_removed(tokenizer, real, 0.5, [0, 3])
     box = (slice(None), *edit.part)
@@ -41,7 +41,7 @@ def test_nothing_of_the_box_is_known() -> None:
     assert edit.baselines["mean filling"][box].unique().numel() == 1
 
 
-def test_boxes_lie_anywhere_by_their_seed() -> None:
+def test_box_positions_are_determined_by_the_seed() -> None:
     tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
     starts = {
         tuple(s.start for s in box_removed(tokenizer, real, 0.25, [k]).part) for k in range(9)
@@ -49,7 +49,7 @@ def test_boxes_lie_anywhere_by_their_seed() -> None:
     assert len(starts) > 5
 
 
-def test_only_means_of_blocks_are_known() -> None:
+def test_upscaling_uses_only_block_means() -> None:
     tokenizer, (real,) = make_tokenizer(make_plan()), smooth(1, 8, 8, 8)
     edit = lowered(tokenizer, real, 2, 1)
     ripple = torch.tensor([0.1, -0.1]).repeat(4)[:, None, None].expand(8, 8, 8)
@@ -64,7 +64,7 @@ def test_only_means_of_blocks_are_known() -> None:
     np.testing.assert_allclose(edit.baselines["trilinear"].numpy(), same, atol=1e-5)
 
 
-def test_the_smooth_filling_goes_on_with_a_slope() -> None:
+def test_the_smooth_filling_continues_a_slope() -> None:
     slope = np.broadcast_to(np.linspace(-1, 1, 12, dtype=np.float32)[:, None, None], (12, 12, 12))
     hole = np.zeros((12, 12, 12), bool)
     hole[3:9, 4:8, 2:9] = True
@@ -72,7 +72,7 @@ def test_the_smooth_filling_goes_on_with_a_slope() -> None:
     np.testing.assert_allclose(smooth_filling(emptied, hole)[0], slope, atol=1e-3)
 
 
-def test_results_stand_beside_others(loaded: Synthesizer, prepared: Path) -> None:
+def test_results_are_compared_with_baselines(loaded: Synthesizer, prepared: Path) -> None:
     report = evaluate_editing(loaded, prepared, samples=1, box=0.4)
     assert report == evaluate_editing(loaded, prepared, samples=1, box=0.4)
     assert (report.cases, report.known_scales, report.upscaling.known_fraction) == (2, 1, 1 / 9)
@@ -89,7 +89,9 @@ def test_results_stand_beside_others(loaded: Synthesizer, prepared: Path) -> Non
     assert report.notes == ["2 cases, fewer than 20: all values are rough estimates"]
 
 
-def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> None:
+def test_the_number_of_samples_and_the_seed_can_be_changed(
+    loaded: Synthesizer, prepared: Path
+) -> None:
     first = evaluate_editing(loaded, prepared, samples=3, limit=1, scales=1)
     other = evaluate_editing(loaded, prepared, samples=3, limit=1, seed=9)
     assert first.upscaling.similarity[SAMPLED] != first.upscaling.similarity[AVERAGED]
@@ -110,7 +112,7 @@ def test_more_samples_and_another_seed(loaded: Synthesizer, prepared: Path) -> N
         ({"scales": 2}, "known scales must be from 1 to 1, got 2"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(
+def test_impossible_measurements_are_refused(
     loaded: Synthesizer, prepared: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MedarError, match=message):

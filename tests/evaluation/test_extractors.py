@@ -1,4 +1,4 @@
-"""Extractors by name, learnt ones with untrained weights of the right form; their features."""
+"""Extractors by name, learned ones with untrained weights of the right shapes; their features."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ RADIOMICS_NAMES, TEXTURE_NAMES = radiomics_names(), texture_names()
 
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is forgotten after it."""
+    """Remove what a test registered after it."""
     monkeypatch.setattr(EXTRACTORS, "_registered", dict(EXTRACTORS._registered))
 
 
@@ -93,7 +93,7 @@ def medicalnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def radimagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As the authors' file: a sequence of the network's children, named by number."""
+    """Weights laid out as in the authors' file: the children of the network, named by number."""
     from monai.networks.nets import resnet50
 
     network = resnet50(
@@ -109,14 +109,14 @@ def radimagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("name", "width"), [("radiomics-v1", 68), ("texture-v1", 45)])
-def test_those_without_weights(name: str, width: int) -> None:
+def test_extractors_without_weights(name: str, width: int) -> None:
     extractor = make_extractor(name)
     assert (extractor.name, extractor.weights) == (name, None)
     assert extractor.compute(smooth(2, 8, 8, 8)).shape == (2, width)
 
 
 @pytest.mark.parametrize(("name", "width"), [("medicalnet-v1", 512), ("radimagenet-v1", 2048)])
-def test_learnt_ones_see_each_volume_by_itself(
+def test_learned_extractors_do_not_mix_volumes(
     name: str, width: int, medicalnet: Path, radimagenet: Path
 ) -> None:
     path = medicalnet if name == "medicalnet-v1" else radimagenet
@@ -132,7 +132,7 @@ def test_learnt_ones_see_each_volume_by_itself(
     assert not torch.allclose(found[:, :width], alone, rtol=1e-3)
 
 
-def test_the_weights_of_the_file_are_used(medicalnet: Path, radimagenet: Path) -> None:
+def test_weights_are_loaded_from_the_file(medicalnet: Path, radimagenet: Path) -> None:
     deep = make_extractor("radimagenet-v1", radimagenet).compute.network
     found = torch.load(radimagenet, weights_only=True)
     assert torch.equal(deep.layer4[0].conv3.weight, found["backbone.7.0.conv3.weight"])
@@ -143,7 +143,7 @@ def test_the_weights_of_the_file_are_used(medicalnet: Path, radimagenet: Path) -
     assert not any(parameter.requires_grad for parameter in solid.parameters())
 
 
-def test_what_cannot_be_made_is_refused_in_a_line(medicalnet: Path, tmp_path: Path) -> None:
+def test_invalid_extractors_are_refused_in_one_line(medicalnet: Path, tmp_path: Path) -> None:
     for names, weights, message in (
         (("inception",), None, "unknown extractor 'inception'; known extractors: .*radiomics-v1"),
         (("medicalnet-v1",), None, "medicalnet-v1 needs its weights"),
@@ -189,7 +189,7 @@ def test_quantiles_and_moments_are_those_of_the_voxels() -> None:
     assert found["intensity_kurtosis"] == pytest.approx(torch.tensor(1.8).log().item(), abs=0.01)
 
 
-def test_a_place_is_told_from_another() -> None:
+def test_features_depend_on_position() -> None:
     volume = torch.full((1, 1, 8, 8, 8), -1.0)
     volume[..., 4:, :4, :4] = 1
     found = radiomics_of(volume)
@@ -207,7 +207,7 @@ def test_sharpness_and_noise_move_the_features_of_detail() -> None:
         ), name
 
 
-def test_rises_are_between_neighbouring_scales() -> None:
+def test_gradients_are_between_neighbouring_scales() -> None:
     found = radiomics_of(smooth(1, 16, 16, 16))
     for rise, after, before in (
         ("power_rise_at_0.17", "power_from_0.17", "power_from_0.00"),
@@ -228,7 +228,7 @@ def texture_of(volume: torch.Tensor) -> dict[str, float]:
     return dict(zip(TEXTURE_NAMES, texture(volume)[0].tolist(), strict=True))
 
 
-def test_texture_of_each_volume_and_channel_by_itself() -> None:
+def test_texture_is_computed_per_volume_and_channel() -> None:
     volumes = smooth(4, 8, 9, 10).reshape(2, 2, 8, 9, 10)
     found = texture(volumes)
     assert found.shape == (2, 2 * len(TEXTURE_NAMES))
@@ -243,7 +243,7 @@ def test_flat_volumes_have_texture_too() -> None:
     assert found["contrast_4_z"] == pytest.approx(torch.tensor(FLOOR).log().item())
 
 
-def test_stripes_show_along_their_axis_alone() -> None:
+def test_stripes_affect_only_their_axis() -> None:
     volume = torch.full((1, 1, 8, 8, 8), -1.0)
     volume[..., ::2, :] = 1  # changes with every step along y, and is back after two
     found = texture_of(volume)
@@ -278,7 +278,7 @@ def test_a_box_is_shape_of() -> None:
     assert tuple(absent.values()) == ABSENT
 
 
-def test_forms_are_measured_in_millimetres() -> None:
+def test_shapes_are_measured_in_millimetres() -> None:
     labels = np.zeros((8, 8, 8), np.uint8)
     labels[2:6, 2:6, 2:6] = 2
     labels[0, 0, 0] = 1

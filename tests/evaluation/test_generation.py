@@ -1,4 +1,4 @@
-"""Evaluation of generated volumes: real ones pass, others do not, and JSON holds the report."""
+"""Evaluation of generated volumes: real ones pass, others do not; the report as JSON."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def real(folder: Path, split: str) -> torch.Tensor:
 
 
 def values(report: GenerationReport) -> dict:
-    """The report as programs read it; NaN and Inf are refused."""
+    """The report as strict JSON, without NaN and Inf."""
     return json.loads(json.dumps(report.to_dict(), allow_nan=False))
 
 
@@ -65,7 +65,7 @@ def test_intensities_are_compared_in_hounsfield_units(prepared: Path) -> None:
     assert pair[0] < 20 < 300 < pair[1]
 
 
-def test_the_training_set_is_found_to_be_copied(prepared: Path) -> None:
+def test_copies_of_the_training_set_are_detected(prepared: Path) -> None:
     report = evaluate_generation([real(prepared, "train")], prepared)
     for audit in report.memorisation.values():
         assert [suspect.case for suspect in sorted(audit.suspects, key=attrgetter("index"))] == [
@@ -91,7 +91,7 @@ def test_held_out_is_every_case_but_train(prepared: Path) -> None:
     assert (report.held_out, report.protocol["held_out"]) == (3, "all but the train split")
 
 
-def test_no_more_volumes_than_asked_for_are_taken(prepared: Path) -> None:
+def test_no_more_volumes_than_requested_are_used(prepared: Path) -> None:
     taken = []
 
     def endless():
@@ -104,7 +104,7 @@ def test_no_more_volumes_than_asked_for_are_taken(prepared: Path) -> None:
     assert any("3 of 4 training volumes" in note for note in report.notes)
 
 
-def test_the_seed_alone_decides(prepared: Path) -> None:
+def test_results_depend_only_on_the_seed(prepared: Path) -> None:
     made = smooth(5, 8, 8, 8, seed=9)
     first = values(evaluate_generation(made.split(2), prepared, seed=1))
     assert first == values(evaluate_generation([made], prepared, seed=1, batch_size=1))
@@ -117,9 +117,7 @@ def test_patches_are_evaluated_as_patches(prepare_with: Prepare) -> None:
     assert any(note.startswith("patches") for note in report.notes)
 
 
-def test_what_cannot_be_evaluated_is_refused(
-    prepared: Path, data: Manifest, prepare_with: Prepare
-) -> None:
+def test_invalid_inputs_are_refused(prepared: Path, data: Manifest, prepare_with: Prepare) -> None:
     made = smooth(3, 8, 8, 8)
     broken = made.clone()
     broken[1, 0, 0, 0, 0] = float("nan")
@@ -147,7 +145,7 @@ def test_what_cannot_be_evaluated_is_refused(
         assert "\n" not in str(caught.value)
 
 
-def test_volumes_kept_whole_are_a_fair_choice() -> None:
+def test_kept_volumes_are_a_uniform_sample() -> None:
     indices: list[int] = []
     for seed in range(40):
         gathered = SetStatistics([], make_plan(), seed, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The audit: copies of training volumes are found, fresh draws are not."""
+"""The audit: copies of training volumes are found, new draws are not flagged."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def by_features(made: torch.Tensor) -> Audit:
 
 
 @pytest.mark.parametrize(("audit", "deviation"), [(by_voxels, 0.1), (by_features, 0.005)])
-def test_copies_are_flagged_and_fresh_draws_are_not(audit, deviation: float) -> None:
+def test_copies_are_flagged_and_new_draws_are_not(audit, deviation: float) -> None:
     mixed = FRESH.clone()
     mixed[[4, 9]] = noisy(TRAIN[[20, 7]], deviation)
     found = audit(mixed)
@@ -57,7 +57,7 @@ def test_brightness_and_contrast_do_not_hide_a_copy() -> None:
     assert len(by_voxels(mean + 0.5 * (TRAIN[:3] - mean) + 0.2).suspects) == 3
 
 
-def test_constant_volumes_are_like_none() -> None:
+def test_constant_volumes_resemble_no_other() -> None:
     rows = np.random.default_rng(0).normal(size=(5, 6))
     flat = np.tile(rows.mean(axis=0), (3, 1))  # nothing but the mean training volume
     found = audit_voxels(flat, rows[:2], rows, CASES[:5])
@@ -65,7 +65,7 @@ def test_constant_volumes_are_like_none() -> None:
     assert found.suspects == []
 
 
-def test_held_out_volumes_that_are_training_volumes_leave_no_ratio() -> None:
+def test_held_out_volumes_equal_to_training_volumes_give_no_ratio() -> None:
     rows = np.random.default_rng(0).normal(size=(5, 6))
     found = audit_features(rows[:2] + 0.1, rows, rows, CASES[:5])
     assert found.median_held_out == 0

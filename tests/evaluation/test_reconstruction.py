@@ -1,4 +1,4 @@
-"""The report on a tokenizer: prefixes, units, references, and data that does not fit."""
+"""The report on a tokenizer: prefixes, units, references, and mismatched data."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from medar.evaluation.similarity import psnr
 PrepareWith = Callable[..., Path]
 
 
-def test_the_report_is_what_decoding_gives(prepared: Path) -> None:
+def test_the_report_equals_scores_of_the_decoded_volumes(prepared: Path) -> None:
     tokenizer = make_tokenizer(make_plan()).train()
     report = evaluate_tokenizer(tokenizer, prepared, "test", batch_size=1)
     assert tokenizer.training
@@ -56,7 +56,7 @@ def test_batches_change_nothing_and_prefixes_can_be_left_out(prepared: Path) -> 
     json.dumps(expected, allow_nan=False)
 
 
-def test_each_split_has_other_real_volumes_to_compare_with(prepared: Path) -> None:
+def test_each_split_is_compared_with_other_real_volumes(prepared: Path) -> None:
     tokenizer = make_tokenizer(make_plan())
     test = evaluate_tokenizer(tokenizer, prepared, "test")
     assert test.protocol["frechet"]["reference"] == "train split"
@@ -85,7 +85,7 @@ def test_a_data_set_without_a_train_split_is_divided(
     assert report.protocol["frechet"]["reference_samples"] == 3
 
 
-def test_dice_is_taken_where_labels_were_looked_for(prepared: Path) -> None:
+def test_dice_uses_annotated_labels(prepared: Path) -> None:
     tokenizer = make_tokenizer(make_plan(), labels=2)
     report = evaluate_tokenizer(tokenizer, prepared, "test")
     assert report.dice is not None
@@ -125,7 +125,7 @@ def test_patches_are_the_same_each_time(prepare_with: PrepareWith) -> None:
     assert any("patches" in note for note in first["notes"])
 
 
-def test_what_does_not_fit_is_refused(prepared: Path, prepare_with: PrepareWith) -> None:
+def test_mismatched_inputs_are_refused(prepared: Path, prepare_with: PrepareWith) -> None:
     tokenizer = make_tokenizer(None)
     with pytest.raises(MedarError, match=r"size \[16, 8, 8\], but the tokenizer was trained for"):
         evaluate_tokenizer(tokenizer, prepare_with(size=(16, 8, 8)))
@@ -151,7 +151,7 @@ def test_examples_are_in_the_units_of_their_volumes(prepared: Path) -> None:
     assert math.isfinite(float(examples[0].prefixes[0].array.sum()))
 
 
-def test_the_protocol_prints_itself() -> None:
+def test_the_protocol_is_printable() -> None:
     protocol = FrechetProtocol(
         extractor="radiomics-v1", features=54, samples=7, reference="train split",
         reference_samples=9,

@@ -1,4 +1,4 @@
-"""Volumes that a generator makes for an evaluation."""
+"""Sampling volumes from a generator for an evaluation."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from medar.generator.conditions import Condition
 from medar.synthesis.synthesizer import Synthesizer
 
 
-def test_volumes_are_those_of_the_synthesizer() -> None:
+def test_sampling_equals_the_synthesizer() -> None:
     loaded = make_generator(make_plan(), labels=2)
     condition = torch.tensor([[0.0], [0.0]])
     volumes, labels = sample_volumes(
@@ -44,7 +44,7 @@ def test_each_sample_has_its_seed_and_its_case(prepared: Path) -> None:
     assert not torch.allclose(other, again)
 
 
-def test_conditions_are_the_cases_own(prepared: Path) -> None:
+def test_conditions_come_from_the_cases(prepared: Path) -> None:
     dataset = PreparedDataset(prepared, split="train")
     loaded = make_generator(make_plan())
     given = conditions(loaded, dataset, [0, 1])
@@ -58,13 +58,13 @@ def test_conditions_are_the_cases_own(prepared: Path) -> None:
     assert conditions(make_generator(make_plan(), maps=False), dataset, [0]).map is None
 
 
-def test_as_many_as_held_out_cases_but_enough(prepared: Path) -> None:
+def test_the_default_number_of_samples(prepared: Path) -> None:
     loaded = make_generator(make_plan(), maps=False)
     assert len(SampledVolumes(loaded, prepared, split="held-out").seeds) == 20
     assert len(SampledVolumes(loaded, prepared, samples=2).seeds) == 2
 
 
-def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
+def test_the_report_records_cost_and_origin(prepared: Path) -> None:
     loaded = make_generator(make_plan(), maps=False)
     sampled = SampledVolumes(loaded, prepared, samples=3, seed=2, batch_size=2)
     report = sampled.complete(
@@ -78,7 +78,7 @@ def test_a_report_tells_cost_and_origin(prepared: Path) -> None:
     assert recorded["sampling"]["temperature"] == 1.0
 
 
-def test_what_does_not_fit_is_refused(prepared: Path) -> None:
+def test_mismatched_inputs_are_refused(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     for name, value in (("samples", 0), ("seed", -1), ("batch_size", 0)):
         with pytest.raises(MedarError, match=rf"{name} must be at least \d, got {value}"):
@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused(prepared: Path) -> None:
         SampledVolumes(other, prepared)
 
 
-def test_fewer_samples_than_cases_take_them_evenly(prepared: Path) -> None:
+def test_fewer_samples_than_cases_are_spread_evenly(prepared: Path) -> None:
     loaded = make_generator(make_plan())
     (made,) = SampledVolumes(loaded, prepared, split="held-out", samples=2)
     every = PreparedDataset(prepared)

@@ -1,4 +1,4 @@
-"""`evaluate_segmentation`: what counts and what does not, how models differ, what is refused."""
+"""`evaluate_segmentation`: annotated voxels, comparison of models, and errors."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from medar.volume import Volume, write_nifti
 
 
 class ByBrightness(torch.nn.Module):
-    """Knows labels by the intensities that `write_case` gives them, here in [-1, 1]."""
+    """Segments labels by the intensities that `write_case` gives them, here in [-1, 1]."""
 
     digest = "by brightness"
 
@@ -57,7 +57,7 @@ def data(tmp_path: Path) -> Manifest:
 
 
 def files(folder: Path, *shifts: int) -> FilesPredictor:
-    """Finished label maps, moved by some voxels."""
+    """Write label maps shifted by some voxels."""
     maps = {f"c{k}": cubes(shift) for k, shift in enumerate(shifts)}
     return FilesPredictor(write_maps(folder, maps))
 
@@ -82,7 +82,7 @@ def test_a_perfect_network(data: Manifest) -> None:
     assert report.to_dict()["dice_mean"] == 1
 
 
-def test_what_a_network_does_not_see_counts_against_it(data: Manifest) -> None:
+def test_missed_structures_lower_the_scores(data: Manifest) -> None:
     """The middle eight of sixteen voxels along x: half of the cube, all of the block."""
     narrow: Any = ByBrightness(size=(8, 12, 12))
     first = evaluate(narrow, data).models[0]
@@ -91,7 +91,7 @@ def test_what_a_network_does_not_see_counts_against_it(data: Manifest) -> None:
     assert first.labels["block"].dice == 1
 
 
-def test_truth_lies_on_the_files_own_grid_even_for_a_prepared_folder(
+def test_the_reference_is_on_the_original_grid_even_for_a_prepared_folder(
     data: Manifest, tmp_path: Path
 ) -> None:
     coarse = replace(ByBrightness().plan, spacing=(4.0, 4.0, 6.0), size=(4, 8, 8))
@@ -101,7 +101,7 @@ def test_truth_lies_on_the_files_own_grid_even_for_a_prepared_folder(
     assert from_folder.to_dict() == from_data.to_dict()
 
 
-def test_a_network_is_evaluated_as_the_files_that_it_writes(data: Manifest, tmp_path: Path) -> None:
+def test_evaluating_a_network_equals_evaluating_its_files(data: Manifest, tmp_path: Path) -> None:
     torch.manual_seed(0)
     plan = replace(ByBrightness().plan, spacing=(1.5, 1.5, 3.0))
     network = Segmenter(BackboneSettings(width=4), plan).eval()
@@ -126,7 +126,7 @@ def test_files_score_by_their_shift(data: Manifest, tmp_path: Path) -> None:
     assert cube.dice_interval[0] <= cube.dice <= cube.dice_interval[1]
 
 
-def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
+def test_unannotated_labels_are_ignored(tmp_path: Path) -> None:
     cases = [
         write_case(tmp_path, "c0", cubes()),
         write_case(tmp_path, "c1", cubes(four=0), annotated=(1,)),
@@ -141,7 +141,7 @@ def test_what_was_not_looked_for_does_not_count(tmp_path: Path) -> None:
     assert any("2 cases of the split test are not annotated" in note for note in report.notes)
 
 
-def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
+def test_unknown_voxels_are_ignored(tmp_path: Path) -> None:
     truth = cubes()
     truth[4:8] = np.where(cubes(2)[4:8] == 1, 9, truth[4:8])
     manifest = data_set(tmp_path, [write_case(tmp_path, "c0", truth)], ignore_label=9)
@@ -154,7 +154,7 @@ def test_voxels_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
     assert calibration.error < 0.05, "what is as bright as label 9 is unknown"
 
 
-def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
+def test_a_label_missing_on_one_side(tmp_path: Path) -> None:
     truths = {"c0": cubes(four=0), "c1": cubes(), "c2": cubes(four=0), "c3": cubes()}
     made = {"c0": cubes(), "c1": cubes(four=0), "c2": cubes(four=0), "c3": cubes()}
     cases = [write_case(tmp_path, name, truth) for name, truth in truths.items()]
@@ -168,7 +168,7 @@ def test_a_label_that_one_side_lacks(tmp_path: Path) -> None:
     assert block.volume.bias == 0
 
 
-def test_a_label_that_no_case_holds(tmp_path: Path) -> None:
+def test_a_label_absent_from_every_case(tmp_path: Path) -> None:
     manifest = data_set(tmp_path, [write_case(tmp_path, "c0", cubes(four=0))])
     maps = write_maps(tmp_path / "maps", {"c0": cubes(four=0)})
     report = evaluate(FilesPredictor(maps), manifest)
@@ -196,7 +196,7 @@ def test_models_are_compared_with_the_first(data: Manifest, tmp_path: Path) -> N
     assert evaluate(models, data).to_dict() == report.to_dict(), "drawn by the seed"
 
 
-def test_what_is_written_agrees(data: Manifest, tmp_path: Path) -> None:
+def test_written_files_agree_with_the_report(data: Manifest, tmp_path: Path) -> None:
     out, worst = tmp_path / "out", WorstCases(most=2)
     models = [files(tmp_path / "one", 0, 1, 2, 0), files(tmp_path / "two", 0, 0, 0, 0)]
     report = evaluate(models, data, worst=worst)
@@ -252,7 +252,7 @@ def moved(folder: Path) -> FilesPredictor:
     return FilesPredictor(folder)
 
 
-def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(data: Manifest, tmp_path: Path) -> None:
     maps = files(tmp_path / "maps", 0, 0, 0, 0)
     odd = FilesPredictor(write_maps(tmp_path / "odd", {f"c{k}": 7 * cubes() for k in range(4)}))
     for part in "ab":
@@ -281,6 +281,6 @@ def test_what_cannot_be_evaluated_is_refused(data: Manifest, tmp_path: Path) -> 
         assert "\n" not in str(refused.value)
 
 
-def test_a_limit_is_spread_over_the_split(data: Manifest, tmp_path: Path) -> None:
+def test_the_limit_picks_cases_evenly_from_the_split(data: Manifest, tmp_path: Path) -> None:
     report = evaluate(files(tmp_path / "maps", 0, 0, 0, 1), data, limit=2)
     assert {case.case for case in report.models[0].cases} == {"c0", "c3"}

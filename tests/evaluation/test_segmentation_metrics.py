@@ -1,4 +1,4 @@
-"""Dice, HD95, NSD, calibration and statistics of label maps: references and known answers."""
+"""Dice, HD95, NSD, calibration and statistics of label maps, against reference values."""
 
 import warnings
 from itertools import product
@@ -22,7 +22,7 @@ def score(truth: Any, predicted: Any, tolerance: float = 1.0, label: int = 1) ->
 
 
 def surface(mask: Any) -> Any:
-    """In mm, voxel by voxel: those with a neighbour outside the mask."""
+    """Surface voxels of a mask, in mm: those with a neighbour outside it."""
     padded = np.pad(mask, 1)
     found = []
     for index in np.argwhere(mask):
@@ -94,7 +94,7 @@ def test_a_perfect_label_map() -> None:
         assert (found["dice"], found["hd95"], found["nsd"]) == (1, 0, 1)
 
 
-def test_labels_that_one_side_lacks() -> None:
+def test_labels_missing_on_one_side() -> None:
     truth, other = cubes(four=0), cubes(one=0)
     assert score(truth, truth, label=4) == {"state": "absent", "truth_ml": 0, "predicted_ml": 0}
     missed, extra = score(truth, other), score(truth, other, label=4)
@@ -105,7 +105,7 @@ def test_labels_that_one_side_lacks() -> None:
     assert (missed["truth_ml"], missed["predicted_ml"]) == (64 * ML, 0)
 
 
-def test_labels_that_do_not_meet_are_both_there() -> None:
+def test_disjoint_labels_have_zero_dice() -> None:
     truth, far = np.zeros((2, 20, 5, 5), np.uint8)
     truth[0, 0, 0], far[19, 0, 0] = 1, 1
     found = score(truth, far)
@@ -125,7 +125,7 @@ def test_means_are_over_cases_then_labels() -> None:
     assert mean(np.full((2, 2), NAN)) is None
 
 
-def test_intervals_are_those_of_the_normal_distribution() -> None:
+def test_intervals_match_the_normal_distribution() -> None:
     values = np.random.default_rng(0).normal(0.8, 0.1, (400, 1))
     interval = Bootstrap(names(400), seed=0).interval(values)
     assert interval is not None
@@ -133,14 +133,14 @@ def test_intervals_are_those_of_the_normal_distribution() -> None:
     assert interval == pytest.approx((values.mean() - error, values.mean() + error), abs=2e-3)
 
 
-def test_draws_are_decided_by_the_seed() -> None:
+def test_draws_are_determined_by_the_seed() -> None:
     values = np.random.default_rng(0).random((10, 2))
     first, again, other = (Bootstrap(names(10), seed).interval(values) for seed in (0, 0, 1))
     assert first == again != other
 
 
-def test_subjects_are_drawn_not_cases() -> None:
-    """Ten scans of each of two patients say no more than two."""
+def test_the_bootstrap_draws_subjects_not_cases() -> None:
+    """Ten scans of each of two patients carry no more information than two scans."""
     values = np.array([0.0] * 10 + [1.0] * 10)[:, None]
     assert Bootstrap(["a"] * 10 + ["b"] * 10, 0).interval(values) == (0, 1)
     narrow = Bootstrap(names(20), 0).interval(values)
@@ -153,7 +153,7 @@ def test_one_subject_has_no_interval() -> None:
     assert Bootstrap(["a", "b"], 0).interval(np.array([[0.1], [NAN]])) is None
 
 
-def test_the_better_model_is_found_whichever_comes_first() -> None:
+def test_the_better_model_is_found_in_either_order() -> None:
     random = np.random.default_rng(0)
     first = random.random((12, 2))
     second = first + 0.05 + 0.04 * random.random((12, 2))
@@ -171,7 +171,7 @@ def test_the_better_model_is_found_whichever_comes_first() -> None:
     assert up.subjects == 11
 
 
-def test_models_that_are_alike_do_not_differ() -> None:
+def test_similar_models_do_not_differ_significantly() -> None:
     values = np.random.default_rng(0).random((6, 2))
     same = compare(values, values.copy(), Bootstrap(names(6), 0))
     assert same is not None
@@ -179,7 +179,7 @@ def test_models_that_are_alike_do_not_differ() -> None:
     assert compare(values, np.full_like(values, NAN), Bootstrap(names(6), 0)) is None
 
 
-def test_volume_agreement_of_known_differences() -> None:
+def test_volume_agreement_of_constructed_differences() -> None:
     truth = np.array([10.0, 20.0, 30.0])
     found = volume_agreement(truth, truth + np.array([1.0, 2.0, 3.0]))
     assert found is not None
@@ -192,7 +192,7 @@ def test_volume_agreement_of_known_differences() -> None:
 
 
 def predictor(sharpen: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities of three classes, and classes drawn from them; then they are sharpened."""
+    """Probabilities of three classes, sharpened after classes were drawn from them."""
     torch.manual_seed(0)
     logits = torch.randn(1, 3, 40, 40, 40) * 2
     drawn = torch.multinomial(logits[0].flatten(1).T.softmax(1), 1).view(1, 40, 40, 40)
@@ -211,7 +211,7 @@ def test_calibrated_probabilities() -> None:
     assert 0 < found.overlooked < 0.01
 
 
-def test_a_predictor_that_is_too_sure() -> None:
+def test_overconfident_predictions() -> None:
     meter = CalibrationMeter()
     meter.update(*predictor(3.0))
     found = meter.result()
@@ -220,7 +220,7 @@ def test_a_predictor_that_is_too_sure() -> None:
     assert np.dot(found.fraction, found.confidence) > np.dot(found.fraction, found.accuracy) + 0.1
 
 
-def test_calibration_by_parts_is_that_of_the_whole() -> None:
+def test_calibration_merges_over_batches() -> None:
     probabilities, classes = predictor(1.0)
     whole, parts = CalibrationMeter(), CalibrationMeter()
     whole.update(probabilities, classes)
@@ -233,7 +233,7 @@ def test_calibration_by_parts_is_that_of_the_whole() -> None:
     assert (a.voxels, a.overlooked) == (b.voxels, b.overlooked)
 
 
-def test_sure_background_and_unknown_voxels_do_not_count() -> None:
+def test_certain_background_and_unknown_voxels_are_ignored() -> None:
     probabilities = torch.zeros(1, 2, 1, 1, 4)
     probabilities[:, 0] = torch.tensor([0.99, 0.99, 0.5, 0.2])
     probabilities[:, 1] = 1 - probabilities[:, 0]

@@ -1,4 +1,4 @@
-"""PSNR, SSIM, errors and Dice compared with values from elsewhere; MS-SSIM of pairs."""
+"""PSNR, SSIM, errors and Dice against reference values; MS-SSIM of pairs."""
 
 import math
 
@@ -13,7 +13,7 @@ from medar.segmentation.dice import DiceMeter
 from medar.tokenizer.validation import psnr
 
 
-def test_psnr_is_that_of_each_volume_with_the_peak_two() -> None:
+def test_psnr_is_computed_per_volume_with_peak_two() -> None:
     real, made = smooth(3, 8, 8, 8), smooth(3, 8, 8, 8, seed=1)
     expected = [
         peak_signal_noise_ratio(r.numpy(), m.numpy(), data_range=2)
@@ -24,13 +24,13 @@ def test_psnr_is_that_of_each_volume_with_the_peak_two() -> None:
 
 
 @pytest.mark.parametrize("sides", [(8, 9, 10), (4, 16, 5)])
-def test_ssim_is_one_at_equality_and_less_beside_it(sides: tuple[int, int, int]) -> None:
+def test_ssim_is_one_for_equal_volumes_and_lower_otherwise(sides: tuple[int, int, int]) -> None:
     real = smooth(2, *sides)
     assert torch.allclose(ssim(real, real), torch.ones(2))
     assert (ssim(real, smooth(2, *sides, seed=1)) < 0.5).all()
 
 
-def test_every_volume_counts_the_same_in_whatever_batches() -> None:
+def test_scores_do_not_depend_on_the_batch_size() -> None:
     real, made = smooth(5, 8, 8, 8), smooth(5, 8, 8, 8, seed=1)
     whole, parts = FidelityMeter(), FidelityMeter()
     whole.update(real, made)
@@ -42,7 +42,7 @@ def test_every_volume_counts_the_same_in_whatever_batches() -> None:
     assert together.mae == pytest.approx(float((real - made).abs().mean()), rel=1e-5)
 
 
-def test_errors_have_the_unit_that_is_asked_for() -> None:
+def test_errors_have_the_requested_unit() -> None:
     real = torch.zeros(2, 2, 8, 8, 8)
     made = real.clone()
     made[:, 1] = 0.5
@@ -51,7 +51,7 @@ def test_errors_have_the_unit_that_is_asked_for() -> None:
     assert meter.result().mae == pytest.approx((25 + 50) / 2)
 
 
-def test_dice_counts_annotated_labels_over_known_voxels() -> None:
+def test_dice_counts_annotated_labels_over_annotated_voxels() -> None:
     classes = torch.tensor([[0, 1, 1, 2, -1], [0, 1, 2, 2, 2], [0, 0, 0, 2, 2]])
     chosen = torch.tensor([[0, 1, 0, 1, 1], [0, 1, 1, 2, 2], [0, 0, 0, 2, 2]])
     logits = torch.nn.functional.one_hot(chosen, 4).float().movedim(-1, 1)[..., None, None]
@@ -64,7 +64,7 @@ def test_dice_counts_annotated_labels_over_known_voxels() -> None:
     assert found["third"] is None
 
 
-def test_the_ratio_of_power_is_that_of_totals() -> None:
+def test_the_power_ratio_uses_totals() -> None:
     real = torch.cat([smooth(1, 8, 8, 8), 2 * smooth(1, 8, 8, 8)])
     made = torch.cat([smooth(1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)])
     meter = FidelityMeter()
@@ -87,7 +87,7 @@ def test_larger_volumes_have_more_scales() -> None:
     assert scales == [1, 2, 3, 4, 5, 5]
 
 
-def test_copies_are_alike_and_others_are_not() -> None:
+def test_copies_are_similar_and_others_are_not() -> None:
     volumes = list(smooth(4, 12, 12, 12))
     assert pairwise_ms_ssim(volumes[:1] * 4, seed=0) == pytest.approx(1, abs=1e-5)
     noise = 0.1 * torch.randn(4, 1, 12, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_copies_are_alike_and_others_are_not() -> None:
     assert pairwise_ms_ssim(volumes, seed=0) < pairwise_ms_ssim(near, seed=0) < 1
 
 
-def test_pairs_follow_from_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_are_determined_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(similarity, "PAIRS", 2)
     volumes = list(smooth(5, 8, 8, 8))
     assert pairwise_ms_ssim(volumes, seed=0) == pairwise_ms_ssim(volumes, seed=0)

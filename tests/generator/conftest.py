@@ -1,4 +1,4 @@
-"""A tiny quantiser, models over it, and tokens that it could have made."""
+"""A tiny quantiser, models of its tokens, and valid tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ MakeModel = Callable[..., Generator]
 
 @pytest.fixture
 def quantiser() -> MultiScaleQuantiser:
-    """Three scales, 11 codes of width 4, with gains and phis that do something."""
+    """Three scales and 11 codes of width 4, with nontrivial gains and phis."""
     torch.manual_seed(0)
     codebook = make_codebook(CodebookSettings(size=CODES, width=4))
     quantiser = MultiScaleQuantiser(codebook, SCHEDULE)
@@ -42,7 +42,7 @@ def quantiser() -> MultiScaleQuantiser:
 
 @pytest.fixture
 def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
-    """A generator over it with random weights everywhere; keywords change its configuration."""
+    """A generator of its tokens with random weights; keywords change its configuration."""
 
     def make(*, mixer: str = "none", map_channels: int = 0, **changes: Any) -> Generator:
         condition = ConditionConfig(
@@ -63,7 +63,7 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
 
 
 def shaken(model: Generator) -> Generator:
-    """No weight at zero, so that nothing is cut off as it is at the start of training."""
+    """Set random weights, because zero-initialised ones would cut off parts of the model."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -74,13 +74,13 @@ def shaken(model: Generator) -> Generator:
 
 @pytest.fixture
 def tokens() -> Tensor:
-    """(3, L) tokens."""
+    """Tokens (3, L)."""
     torch.manual_seed(2)
     return torch.randint(CODES, (3, SCHEDULE.length))
 
 
 @pytest.fixture
 def condition() -> Condition:
-    """Of three volumes: known, partly known, unknown."""
+    """Conditions of three volumes: known, partly known, unknown."""
     nan = torch.nan
     return Condition(attributes=torch.tensor([[0.0, 61.0], [1.0, nan], [nan, nan]]))

@@ -1,4 +1,4 @@
-"""The schema of attributes, and what cases and users say in its terms."""
+"""The schema of attributes, and values of cases and requests encoded with it."""
 
 import math
 from dataclasses import replace
@@ -35,7 +35,7 @@ SIDE = Attribute(name="side", values=("left", "right"))
 AGE = Attribute(name="age", mean=40.0, deviation=8.0)
 
 
-def test_values_say_what_an_attribute_is() -> None:
+def test_attribute_types_are_inferred_from_values() -> None:
     names = ["side", "age", "sick", "modality", "grade", "code", "score"]
     side, age, sick, modality, grade, code, score = attributes_of(CASES, names)
     assert side == SIDE
@@ -49,7 +49,7 @@ def test_values_say_what_an_attribute_is() -> None:
     assert (score.mean, score.deviation) == (2.0, 1.0)
 
 
-def test_the_modality_counts_by_itself_where_there_are_several() -> None:
+def test_the_modality_is_an_attribute_if_there_are_several() -> None:
     assert [attribute.name for attribute in attributes_of(CASES)] == ["modality"]
     assert attributes_of(CASES[:2]) == ()
     assert attributes_of([case(None), case("CT")]) == ()
@@ -64,25 +64,25 @@ def test_the_modality_counts_by_itself_where_there_are_several() -> None:
         (["age", "age"], "'age' is repeated"),
     ],
 )
-def test_attributes_that_no_case_has_are_refused(names: list[str], message: str) -> None:
+def test_attributes_without_any_value_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(MedarError, match=message):
         attributes_of(CASES, names)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"a": 1}])
-def test_values_that_are_not_plain_are_refused(value: Any) -> None:
+def test_nested_values_are_refused(value: Any) -> None:
     cases = [case(age=1), case(age=value)]
     assert attributes_of(cases) == ()
     with pytest.raises(MedarError, match=r"^attribute 'age' holds .*values must be"):
         attributes_of(cases, ["age"])
 
 
-def test_a_number_beyond_all_floats_is_refused() -> None:
+def test_a_number_beyond_the_float_range_is_refused() -> None:
     with pytest.raises(MedarError, match=r"'age': must be a finite number, got 10+"):
         attributes_of([case(age=1), case(age=10**400)], ["age"])
 
 
-def test_a_request_in_the_order_of_the_schema() -> None:
+def test_requested_values_follow_the_schema_order() -> None:
     sick = Attribute(name="sick", values=("false", "true"))
     grade = Attribute(name="grade", values=("1", "2"))
     schema = (SIDE, AGE, sick, grade)
@@ -109,12 +109,12 @@ def test_a_request_in_the_order_of_the_schema() -> None:
         ({"age": 10**400}, r"'age': must be a finite number, got 10+"),
     ],
 )
-def test_wrong_requests(values: dict[str, Any], message: str) -> None:
+def test_invalid_requests_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(MedarError, match=message):
         attribute_values((SIDE, AGE), values)
 
 
-def test_what_a_case_does_not_tell_is_not_known() -> None:
+def test_missing_attributes_are_unknown() -> None:
     modality = Attribute(name="modality", values=("CT", "MR"))
     schema = (SIDE, AGE, modality)
     assert case_values(schema, case(side="right", age=35)) == [1.0, 35.0, 1.0]

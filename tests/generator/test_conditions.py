@@ -1,4 +1,4 @@
-"""Attributes as vectors: what is known counts, what is not has a vector of its own."""
+"""Attribute embeddings; an unknown attribute has an embedding of its own."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def embed(*rows: list[float], schema: tuple[Attribute, ...] = SCHEMA) -> Tensor:
     return embedded
 
 
-def test_every_attribute_and_its_absence_count() -> None:
+def test_every_attribute_and_its_absence_matter() -> None:
     rows = [
         [50.0, 0.0, 1.0, 2.0],
         [60.0, 0.0, 1.0, 2.0],
@@ -52,18 +52,18 @@ def test_attributes_add_up() -> None:
     torch.testing.assert_close(mixed[0] + mixed[1], mixed[2] + mixed[3])
 
 
-def test_items_do_not_see_each_other() -> None:
+def test_batch_items_are_independent() -> None:
     rows = [[40.0, 1.0, 2.0, 0.0], [NAN, 0.0, NAN, 1.0]]
     assert torch.equal(embed(*rows)[1:], embed(rows[1]))
 
 
-def test_near_numbers_lie_near_and_far_ones_are_held() -> None:
+def test_embeddings_are_smooth_and_clamped_outside_the_range() -> None:
     ages = embed(*([age, 0.0, 0.0, 0.0] for age in (50.0, 50.5, 60.0, 90.0, 900.0)))
     assert torch.dist(ages[0], ages[1]) < 0.3 * torch.dist(ages[0], ages[2])
     assert torch.equal(ages[3], ages[4])
 
 
-def test_no_attribute_gives_one_learnt_vector() -> None:
+def test_without_attributes_one_learned_vector_is_used() -> None:
     torch.manual_seed(0)
     model = AttributeEmbedding((), 16)
     embedded = model(torch.empty(3, 0))
@@ -74,12 +74,12 @@ def test_no_attribute_gives_one_learnt_vector() -> None:
 
 
 @pytest.mark.parametrize("schema", [(AGE, SIZE), (MODALITY, SIDE)])
-def test_numbers_or_categories_alone(schema: tuple[Attribute, ...]) -> None:
+def test_only_numbers_or_only_categories(schema: tuple[Attribute, ...]) -> None:
     embedded = embed([1.0, 1.0], [1.0, 0.0], [NAN, NAN], schema=schema)
     assert torch.unique(embedded, dim=0).shape == (3, 16)
 
 
-def test_what_is_not_known_gives_finite_gradients() -> None:
+def test_unknown_values_give_finite_gradients() -> None:
     model = AttributeEmbedding(SCHEMA, 16)
     model(torch.tensor([[NAN, NAN, 3.0, 1.0], [50.0, 0.0, NAN, NAN]])).square().sum().backward()
     for parameter in model.parameters():
@@ -134,7 +134,7 @@ def test_nothing_or_all_is_dropped() -> None:
     assert torch.equal(given.without_attributes().map, given.map)  # type: ignore[arg-type]
 
 
-def test_a_single_attribute_is_dropped_by_its_share() -> None:
+def test_single_attributes_are_dropped_with_their_probability() -> None:
     given = Condition(attributes=torch.zeros(4000, 1))
     gone = drop(given, 0.2, torch.Generator().manual_seed(0)).attributes.isnan()
     assert gone.float().mean() == pytest.approx(0.2, abs=0.03)
@@ -152,7 +152,9 @@ def test_a_single_attribute_is_dropped_by_its_share() -> None:
         (ConditionConfig, {"map_width": 0}, "map_width must be at least 1, got 0"),
     ],
 )
-def test_configurations_that_cannot_be(kind: type, values: dict[str, Any], message: str) -> None:
+def test_invalid_configurations_are_refused(
+    kind: type, values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(MedarError, match=message) as refused:
         from_dict(kind, values, "config.json")
     assert "\n" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Items of training: tokens, attributes and maps that belong together."""
+"""Training items: matching tokens, attributes and maps."""
 
 import pickle
 from pathlib import Path
@@ -29,7 +29,7 @@ AGES: tuple[dict[str, Any], ...] = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Tokens of four cases with two augmented variants; token 0 and voxel 0 tell the variant."""
+    """Tokens of four cases with two augmented variants; token 0 and voxel 0 encode the variant."""
     cases = tuple(
         TokenCase(
             id=f"c{k}",
@@ -67,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_items_hold_what_belongs_together(folder: Path) -> None:
+def test_items_contain_matching_parts(folder: Path) -> None:
     tokens = TokenDataset(folder, maps=True)
     data = GeneratorDataset(tokens, ATTRIBUTES)
     assert (len(data), data.map_channels) == (4, 3)
@@ -104,7 +104,7 @@ def test_a_batch_becomes_a_condition(folder: Path) -> None:
     assert condition_of(item).map is None
 
 
-def test_loaders_draw_by_the_epoch(folder: Path) -> None:
+def test_loaders_draw_variants_per_epoch(folder: Path) -> None:
     data = GeneratorDataset(TokenDataset(folder, maps=True, seed=1), ATTRIBUTES)
     copy = pickle.loads(pickle.dumps(data))
     loader, other = (make_loader(dataset, batch_size=4, shuffle=False) for dataset in (data, copy))

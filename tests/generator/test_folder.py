@@ -1,4 +1,4 @@
-"""The model folder of a generator: there and back, and what is wrong with one."""
+"""The model folder of a generator: round trips and damaged folders."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert bare.digest == model.digest
 
 
-def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
+def test_saved_weights_equal_the_model(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tiny_model(tokenizer).save_pretrained(tmp_path, tokenizer)
     names = load_file(tmp_path / "model.safetensors")
@@ -42,14 +42,14 @@ def test_the_weights_are_the_models_own(tmp_path: Path) -> None:
     assert "organ (liver, spleen, none)" in card
 
 
-def test_a_tokenizer_may_be_named_by_its_folder(tmp_path: Path) -> None:
+def test_a_tokenizer_can_be_given_as_a_folder(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     tiny_model(tokenizer).save_pretrained(tmp_path / "model", tmp_path / "tokenizer")
     assert Generator.load(tmp_path / "model", "cpu")[1].digest == tokenizer.digest
 
 
-def test_the_digest_tells_weights_and_sizes_apart() -> None:
+def test_the_digest_depends_on_weights_and_sizes() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
     before = model.digest

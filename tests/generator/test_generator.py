@@ -1,4 +1,4 @@
-"""The next-scale transformer: what may depend on what, and sampling equal to teacher forcing."""
+"""The next-scale transformer: causality, and sampling equal to teacher forcing."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ MIXERS = ("none", "attention", "mamba", "scale_ssm")
 def stepped(
     model: Generator, tokens: Tensor, condition: Condition, known: KnownTokens | None
 ) -> Tensor:
-    """Logits as sampling sees them when exactly these tokens are chosen."""
+    """The logits of the sampler when exactly these tokens are selected."""
     state = model.start(condition, known)
     logits = []
     for scale in model.schedule.split(tokens):
@@ -47,7 +47,7 @@ def test_steps_equal_teacher_forcing(
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("scale", range(len(SCHEDULE)))
 @torch.no_grad()
-def test_a_scale_moves_finer_ones_alone(
+def test_a_scale_changes_only_finer_ones(
     make_model: MakeModel, tokens: Tensor, condition: Condition, mixer: str, scale: int
 ) -> None:
     model = make_model(mixer=mixer)
@@ -62,7 +62,7 @@ def test_a_scale_moves_finer_ones_alone(
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @torch.no_grad()
-def test_each_volume_for_itself(
+def test_volumes_in_a_batch_are_independent(
     make_model: MakeModel, tokens: Tensor, condition: Condition, mixer: str
 ) -> None:
     model = make_model(mixer=mixer)
@@ -74,7 +74,7 @@ def test_each_volume_for_itself(
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
-def test_every_weight_learns(
+def test_every_weight_gets_a_gradient(
     make_model: MakeModel, tokens: Tensor, condition: Condition, mixer: str
 ) -> None:
     model = make_model(mixer=mixer, map_channels=3).train()
@@ -89,7 +89,7 @@ def test_every_weight_learns(
 
 
 @torch.no_grad()
-def test_known_sites_are_seen_by_the_others(
+def test_known_tokens_are_visible_to_the_others(
     make_model: MakeModel, tokens: Tensor, condition: Condition
 ) -> None:
     model = make_model()
@@ -104,7 +104,7 @@ def test_known_sites_are_seen_by_the_others(
 
 
 @torch.no_grad()
-def test_known_tokens_come_out_and_steps_agree(
+def test_known_tokens_are_kept_and_steps_agree(
     make_model: MakeModel, tokens: Tensor, condition: Condition
 ) -> None:
     model = make_model(mixer="attention")
@@ -123,13 +123,13 @@ def test_known_tokens_come_out_and_steps_agree(
 
 
 @torch.no_grad()
-def test_the_quantiser_stays_as_it_is(make_model: MakeModel) -> None:
+def test_the_quantiser_is_not_trained(make_model: MakeModel) -> None:
     model = make_model().train()
     assert model.training
     assert not model.quantiser.training
 
 
-def test_maps_need_a_model_for_them(
+def test_maps_need_a_model_with_map_conditioning(
     make_model: MakeModel, tokens: Tensor, condition: Condition
 ) -> None:
     given = Condition(attributes=condition.attributes, map=torch.zeros(3, 3, 6, 4, 6))
@@ -145,7 +145,7 @@ def test_the_size_of_the_state_is_stated(make_model: MakeModel) -> None:
 
 
 @torch.no_grad()
-def test_windows_change_large_grids_alone(
+def test_windows_affect_only_large_grids(
     make_model: MakeModel, tokens: Tensor, condition: Condition
 ) -> None:
     whole = make_model()(tokens, condition)

@@ -19,7 +19,7 @@ def draw(batch: int, boxes: float, scales: float, schedule: ScaleSchedule = SCHE
 
 
 def is_box(taken: Tensor) -> bool:
-    """Whether the sites that are taken, (x, y, z) bool, fill a box."""
+    """Whether the true sites of a mask (x, y, z) fill a box."""
     indices = taken.nonzero()
     low, high = indices.amin(0), indices.amax(0) + 1
     return bool((high - low).prod() == len(indices))
@@ -41,7 +41,7 @@ def test_fractions_of_known_items() -> None:
     assert not draw(50, 0.0, 1.0, ScaleSchedule(grids=((2, 2, 2),))).any()
 
 
-def test_boxes_are_what_is_known_or_what_is_not() -> None:
+def test_boxes_are_the_known_region_or_its_complement() -> None:
     known = draw(400, 1.0, 0.0)
     assert not known.all(dim=1).any()
     inward = 0
@@ -53,7 +53,7 @@ def test_boxes_are_what_is_known_or_what_is_not() -> None:
     assert 0.3 * INSIDE < inward / 400 < 1.2 * INSIDE
 
 
-def test_coarse_tokens_are_known_where_most_sites_below_are() -> None:
+def test_coarse_tokens_are_known_where_most_finer_sites_are() -> None:
     whole = 0
     for item in draw(60, 1.0, 0.0)[:, None]:
         first, second, _, sites = SCHEDULE.split(item)
@@ -80,8 +80,8 @@ def test_known_scales_are_a_prefix() -> None:
             known_scales(SCHEDULE, count)
 
 
-def test_a_region_leaves_known_what_it_hardly_touches() -> None:
-    """Against a plain reading in loops, on a volume of 2 x 2 x 2 voxels a site."""
+def test_barely_touched_tokens_stay_known() -> None:
+    """Compare with a plain implementation in loops, with 2 x 2 x 2 voxels per site."""
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3), (6, 4, 6)))
     region = torch.zeros(2, 12, 8, 12, dtype=torch.bool)
     region[0, 3:6, 2, 7] = True

@@ -40,8 +40,8 @@ def test_every_scale_sees_a_single_voxel() -> None:
         assert (was - now).abs().max() > 1e-4
 
 
-def test_tokens_see_what_is_at_their_place() -> None:
-    """A change in one corner moves the finest token there more than that in the other corner."""
+def test_tokens_see_the_map_at_their_position() -> None:
+    """A change in one corner affects the finest token there more than that in the other corner."""
     encoder, given = make(), random_map(1)
     changed = given.clone()
     changed[0, :, :2, :2, :2] = 0
@@ -59,7 +59,7 @@ def test_a_missing_map_is_unknown_everywhere() -> None:
     assert (none - encoder(random_map(1))).abs().max() > 1e-3
 
 
-def test_it_starts_silent_and_learns_to_steer() -> None:
+def test_the_map_starts_without_effect_and_learns_to_steer() -> None:
     encoder, given = make(steering=False), random_map()
     assert not encoder(given).any()
     optimiser = torch.optim.SGD(encoder.parameters(), lr=0.1)
@@ -75,7 +75,7 @@ def test_it_starts_silent_and_learns_to_steer() -> None:
     assert all(p.grad is not None and p.grad.any() for p in encoder.parameters())
 
 
-def test_items_do_not_see_each_other() -> None:
+def test_batch_items_are_independent() -> None:
     encoder, given = make(), random_map()
     torch.testing.assert_close(encoder(given)[1:], encoder(given[1:]))
 
@@ -89,7 +89,7 @@ def test_other_channels_and_sizes_are_refused() -> None:
         make()(torch.zeros(1, 3, 12, 8, 8))
 
 
-def test_labels_become_classes_in_the_models_order() -> None:
+def test_labels_become_classes_in_the_model_order() -> None:
     labels = torch.tensor([[0, 7, 300], [2, -1, 7]], dtype=torch.int16)
     classes = label_classes(labels, [7, 2, 300])
     assert classes.dtype == torch.int16
@@ -98,12 +98,12 @@ def test_labels_become_classes_in_the_models_order() -> None:
 
 
 @pytest.mark.parametrize("odd", [3, 301, 60000, -2, -60000])
-def test_labels_that_the_model_does_not_know_are_refused(odd: int) -> None:
+def test_labels_unknown_to_the_model_are_refused(odd: int) -> None:
     with pytest.raises(MedarError, match=rf"holds the value {odd}; .* 0 \(background\), 7, 2, 300"):
         label_classes(torch.tensor([0, odd, 7]), [7, 2, 300])
 
 
-def test_one_hot_of_what_is_unknown_is_nothing() -> None:
+def test_the_one_hot_encoding_of_unknown_is_zero() -> None:
     hot = one_hot(torch.tensor([0, 2, -1, 1], dtype=torch.int16).view(1, 4, 1, 1), 3)
     assert hot.shape == (1, 3, 4, 1, 1)
     assert hot.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""Every mixer: steps with a state against all scales at once, causality, sizes, precision."""
+"""Every mixer: stateful steps equal the parallel pass, causality, sizes, precision."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -50,7 +50,7 @@ def seeded() -> Iterator[None]:
 
 
 def make(name: str, schedule: ScaleSchedule) -> Mixer:
-    """The mixer, norms away from 1 and all else as it starts."""
+    """A mixer at its initialisation, except for norms away from 1."""
     settings, layer = VARIANTS[name]
     mixer = make_mixer(settings, WIDTH, HEADS, schedule, layer)
     for module in mixer.modules():
@@ -64,7 +64,7 @@ def tokens(schedule: ScaleSchedule, batch: int = 2) -> Tensor:
 
 
 def walk(mixer: Mixer, x: Tensor, schedule: ScaleSchedule) -> tuple[Tensor, list[State]]:
-    """All scales, one after the other, and the states from the first to the last."""
+    """Run all scales one after the other; outputs and states."""
     states, mixed = [mixer.start(x)], []
     for k, part in enumerate(schedule.split(x)):
         y, state = mixer.step(k, part, states[-1])
@@ -84,7 +84,7 @@ def test_steps_with_a_state_equal_all_scales_at_once(name: str, schedule: ScaleS
 
 @every_schedule
 @every_mixer
-def test_what_a_scale_says_reaches_finer_scales_alone(name: str, schedule: ScaleSchedule) -> None:
+def test_a_scale_affects_only_finer_scales(name: str, schedule: ScaleSchedule) -> None:
     mixer, x = make(name, schedule), tokens(schedule)
     before = schedule.split(mixer(x))
     for changed in range(len(schedule)):
@@ -99,7 +99,7 @@ def test_what_a_scale_says_reaches_finer_scales_alone(name: str, schedule: Scale
 
 
 @pytest.mark.parametrize("name", [name for name in MIXING if not name.startswith("mamba")])
-def test_every_token_of_a_finer_scale_knows_a_coarser_one(name: str) -> None:
+def test_every_token_sees_all_coarser_scales(name: str) -> None:
     schedule = SCHEDULES[1]
     mixer, x = make(name, schedule), tokens(schedule, batch=1)
     other = x.clone()
@@ -109,7 +109,7 @@ def test_every_token_of_a_finer_scale_knows_a_coarser_one(name: str) -> None:
 
 @every_schedule
 @every_mixer
-def test_fewer_scales_give_the_same_for_those(name: str, schedule: ScaleSchedule) -> None:
+def test_the_first_scales_do_not_depend_on_later_ones(name: str, schedule: ScaleSchedule) -> None:
     mixer, x = make(name, schedule), tokens(schedule)
     whole = mixer(x)
     for start, count in zip(schedule.offsets, schedule.tokens, strict=True):
@@ -124,7 +124,7 @@ def test_part_of_a_scale_is_refused(name: str) -> None:
 
 
 @every_mixer
-def test_a_batch_equals_one_at_a_time(name: str) -> None:
+def test_a_batch_equals_single_items(name: str) -> None:
     schedule = SCHEDULES[1]
     mixer, x = make(name, schedule), tokens(schedule, batch=3)
     alone = torch.cat([walk(mixer, part, schedule)[0] for part in x.split(1)])
@@ -133,7 +133,7 @@ def test_a_batch_equals_one_at_a_time(name: str) -> None:
 
 @every_schedule
 @every_mixer
-def test_the_size_of_the_state_is_what_it_holds(name: str, schedule: ScaleSchedule) -> None:
+def test_the_stated_state_size_is_correct(name: str, schedule: ScaleSchedule) -> None:
     mixer = make(name, schedule)
     _, states = walk(mixer, tokens(schedule), schedule)
     for state in states:
@@ -142,7 +142,7 @@ def test_the_size_of_the_state_is_what_it_holds(name: str, schedule: ScaleSchedu
     assert mixer.state_size == largest
 
 
-def test_the_state_of_mamba_depends_on_no_grid() -> None:
+def test_the_mamba_state_does_not_depend_on_the_grid() -> None:
     sizes = {make("mamba", schedule).state_size for schedule in SCHEDULES}
     assert len(sizes) == 1
 
@@ -161,7 +161,7 @@ def test_gradients_reach_all_parameters(name: str, schedule: ScaleSchedule) -> N
 
 
 @every_mixer
-def test_bf16_is_near_fp32(name: str) -> None:
+def test_bf16_is_close_to_fp32(name: str) -> None:
     schedule = SCHEDULES[1]
     mixer, x = make(name, schedule), tokens(schedule)
     expected = mixer(x)
@@ -177,14 +177,14 @@ def test_bf16_is_near_fp32(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_outputs_start_out_usable(name: str) -> None:
+def test_initial_outputs_have_a_usable_scale(name: str) -> None:
     mixer = make(name, SCHEDULES[1])
     for scale in (0.1, 1.0, 10.0):
         size = mixer(tokens(SCHEDULES[1]) * scale).square().mean().sqrt().item()
         assert 0.01 < size < 10
 
 
-def test_each_kind_gives_its_mixer() -> None:
+def test_each_kind_builds_its_mixer() -> None:
     kinds = {
         "none": NoMixer,
         "attention": BlockCausalAttention,
@@ -226,7 +226,7 @@ def test_every_other_mamba_reads_each_scale_backwards() -> None:
 
 
 def test_mamba_follows_its_equations() -> None:
-    """Token by token: the convolution as a sum over the tokens before, the scan as a recurrence."""
+    """Token by token: the convolution as a sum over earlier tokens, the scan as a recurrence."""
     schedule = SCHEDULES[1]
     mixer, x = make("mamba", schedule), tokens(schedule)
     assert isinstance(mixer, MambaMixer)
@@ -276,7 +276,7 @@ def test_scale_ssm_follows_its_equations() -> None:
     close(mixer(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_state_of_scale_ssm_stays_within_what_it_was_given() -> None:
+def test_the_scale_ssm_state_is_bounded_by_its_inputs() -> None:
     schedule = ScaleSchedule.from_latent((9, 7, 8), 9)
     mixer = make("scale_ssm", schedule)
     assert isinstance(mixer, ScaleSSM)
@@ -287,7 +287,7 @@ def test_the_state_of_scale_ssm_stays_within_what_it_was_given() -> None:
     assert all(state["h"].abs().amax() <= given for state in states)
 
 
-def test_scale_ssm_remembers_from_one_scale_to_all_of_them() -> None:
+def test_scale_ssm_can_remember_from_one_scale_to_all() -> None:
     schedule = ScaleSchedule.from_latent((9, 7, 8), 9)
     mixer = make_mixer(MixerSettings(kind="scale_ssm"), 64, 64, schedule, 0)
     assert isinstance(mixer, ScaleSSM)
@@ -300,15 +300,15 @@ def test_scale_ssm_remembers_from_one_scale_to_all_of_them() -> None:
 @pytest.mark.parametrize(
     ("coarse", "fine"), [((1, 1, 1), (3, 2, 4)), ((2, 3, 2), (3, 5, 2)), ((2, 2, 2), (4, 3, 5))]
 )
-def test_states_are_brought_up_to_where_they_lie(
+def test_states_are_upsampled_at_the_right_positions(
     coarse: tuple[int, int, int], fine: tuple[int, int, int]
 ) -> None:
-    """A state that grows linearly in space does so afterwards, up to the volume's edges."""
+    """A state that is linear in space stays linear, up to the edges of the volume."""
     indices = coordinates(coarse)
     raised = upsample(indices.reshape(1, *coarse, 1, 3), fine).reshape(-1, 3)
     close(raised, coordinates(fine).clamp(indices.amin(0), indices.amax(0)))
 
 
-def test_inverse_softplus_is_the_inverse() -> None:
+def test_inverse_softplus_inverts_softplus() -> None:
     values = torch.tensor([1e-4, 1e-3, 0.1, 1.0, 20.0])
     close(nn.functional.softplus(inverse_softplus(values)), values)

@@ -1,4 +1,4 @@
-"""Errors put into prefixes, and targets that mend them."""
+"""Errors injected into prefixes, and the targets that correct them."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CODES = 11
 
 @pytest.fixture(scope="module")
 def quantiser() -> MultiScaleQuantiser:
-    """A codebook that has learnt random latents."""
+    """A codebook trained on random latents."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     codebook = make_codebook(CodebookSettings(kind="ema", size=CODES, width=3))
@@ -27,7 +27,7 @@ def quantiser() -> MultiScaleQuantiser:
 
 @pytest.fixture(scope="module")
 def tokens(quantiser: MultiScaleQuantiser) -> Tensor:
-    """Of 64 latents, (64, L)."""
+    """Tokens (64, L) of 64 latents."""
     torch.manual_seed(1)
     return torch.cat(quantiser.encode(torch.randn(64, 3, *SCHEDULE.latent)), dim=1)
 
@@ -43,7 +43,7 @@ def test_without_errors_nothing_changes(quantiser: MultiScaleQuantiser, tokens: 
         assert torch.equal(targets, tokens)
 
 
-def test_errors_are_as_many_as_asked_for(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
+def test_the_error_rate_is_as_requested(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
     seen, targets = corrupt(quantiser, tokens, 0.3, seeded())
     wrong = seen != targets
     assert wrong.float().mean() == pytest.approx(0.3, abs=0.04)
@@ -57,7 +57,7 @@ def test_errors_are_as_many_as_asked_for(quantiser: MultiScaleQuantiser, tokens:
     assert 0.3 < erred.float().mean() < 0.7
 
 
-def test_targets_stay_up_to_the_scale_of_the_first_error(
+def test_targets_change_only_after_the_first_error(
     quantiser: MultiScaleQuantiser, tokens: Tensor
 ) -> None:
     seen, targets = corrupt(quantiser, tokens, 0.05, seeded())
@@ -72,7 +72,7 @@ def test_targets_stay_up_to_the_scale_of_the_first_error(
 
 
 def test_targets_aim_at_the_latent(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
-    """Errors in the first scale alone: a model that says the targets then comes nearer."""
+    """With errors in the first scale only, predicting the targets brings the latent closer."""
     aim = quantiser.decode(SCHEDULE.split(tokens))
     first = SCHEDULE.tokens[0]
     known = torch.ones_like(tokens, dtype=torch.bool)
@@ -88,7 +88,7 @@ def test_targets_aim_at_the_latent(quantiser: MultiScaleQuantiser, tokens: Tenso
     assert mended.mean() < 0.9 * left.mean()
 
 
-def test_the_targets_are_those_of_a_plain_reading(
+def test_the_targets_match_a_plain_implementation(
     quantiser: MultiScaleQuantiser, tokens: Tensor
 ) -> None:
     seen, targets = corrupt(quantiser, tokens, 0.5, seeded())
@@ -99,7 +99,7 @@ def test_the_targets_are_those_of_a_plain_reading(
     assert torch.equal(aims[1][erred], quantiser.encode_scale(1, rest)[erred])
 
 
-def test_a_generator_gives_the_same_errors(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
+def test_seeded_errors_are_reproducible(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
     first, second = (corrupt(quantiser, tokens, 0.2, seeded()) for _ in range(2))
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
@@ -107,7 +107,7 @@ def test_a_generator_gives_the_same_errors(quantiser: MultiScaleQuantiser, token
     assert not torch.equal(first[0], third[0])
 
 
-def test_known_tokens_are_never_wrong(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
+def test_known_tokens_are_never_corrupted(quantiser: MultiScaleQuantiser, tokens: Tensor) -> None:
     known = torch.rand(tokens.shape, generator=seeded()) < 0.5
     seen, targets = corrupt(quantiser, tokens, 0.9, seeded(), known=known)
     assert torch.equal(seen[known], targets[known])

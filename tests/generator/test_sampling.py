@@ -1,4 +1,4 @@
-"""Choosing tokens: seeds, filters, guidance."""
+"""Sampling tokens: seeds, filters, guidance."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condit
     assert torch.equal(plain[2], guided[2])  # it had no condition to be guided by
 
 
-def test_guidance_by_nothing_costs_nothing(
+def test_guidance_without_a_condition_costs_nothing(
     make_model: MakeModel, condition: Condition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_model()
@@ -62,12 +62,12 @@ def test_guidance_by_nothing_costs_nothing(
     assert len(started) == 2
 
 
-def test_guidance_rises_within_its_window() -> None:
+def test_guidance_increases_within_its_window() -> None:
     settings = SamplingSettings(guidance_scale=2.0, guidance_from=1, guidance_to=4)
     assert [settings.guidance_at(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
 
 
-def test_choices_follow_the_distribution() -> None:
+def test_samples_follow_the_distribution() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 20_000, 4)
     numbers = torch.rand(1, 20_000)
@@ -87,13 +87,13 @@ def test_choices_follow_the_distribution() -> None:
         ({"temperature": (1.0, 1.0)}, {0, 1, 2, 3}),
     ],
 )
-def test_filters_leave_the_likeliest(settings: dict[str, float], left: set[int]) -> None:
+def test_filters_keep_the_most_likely_tokens(settings: dict[str, float], left: set[int]) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 2_000, 4)
     made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1)  # type: ignore[arg-type]
     assert set(made.unique().tolist()) == left
 
 
-def test_the_ends_of_the_unit_interval_are_possible_tokens() -> None:
+def test_the_ends_of_the_unit_interval_give_valid_tokens() -> None:
     logits = torch.tensor([[[-torch.inf, 0.0, 0.0, -torch.inf]]]).expand(1, 2, 4)
     numbers = torch.tensor([[0.0, 1 - 2**-24]])
     assert choose(logits, numbers, SamplingSettings(), 0).tolist() == [[1, 2]]
@@ -104,7 +104,7 @@ def test_top_p_keeps_at_least_one() -> None:
     assert filtered(logits, 0, 1e-6).isfinite().sum() == 1
 
 
-def test_random_numbers_are_each_seeds_own() -> None:
+def test_each_seed_has_its_own_random_numbers() -> None:
     assert torch.equal(draw_numbers([3, 4], 5)[1], draw_numbers([4], 5)[0])
 
 
@@ -150,7 +150,7 @@ def test_guidance_must_act_on_a_scale(scales: dict[str, int]) -> None:
     SamplingSettings(**scales).check(SCHEDULE)
 
 
-def test_the_state_is_shown_after_each_scale(make_model: MakeModel, condition: Condition) -> None:
+def test_the_callback_runs_after_each_scale(make_model: MakeModel, condition: Condition) -> None:
     model, seen = make_model(), []
 
     def note(state: SamplingState) -> None:
@@ -162,8 +162,8 @@ def test_the_state_is_shown_after_each_scale(make_model: MakeModel, condition: C
 
 
 @pytest.mark.parametrize("mixer", ["none", "mamba"])
-def test_the_sampled_latent_is_that_of_the_tokens(mixer: str) -> None:
-    """Volumes are decoded from it, so that tokens need not be embedded again."""
+def test_the_sampled_latent_equals_the_decoded_tokens(mixer: str) -> None:
+    """Volumes are decoded from this latent, without embedding the tokens again."""
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer, mixer=mixer)
     condition = Condition(attributes=torch.full((1, 3), torch.nan)).expand(3)

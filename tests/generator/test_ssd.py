@@ -1,4 +1,4 @@
-"""The state-space scan: chunks against token by token, carried state, gradients, extremes."""
+"""The state-space scan: chunked and sequential results, carried state, gradients, extremes."""
 
 import re
 from collections.abc import Iterator
@@ -111,7 +111,7 @@ def steps_and_rates(length: int) -> tuple[Tensor, Tensor]:
     return torch.rand(BATCH, length, HEADS) + 0.01, -torch.rand(HEADS) - 0.1
 
 
-def test_scan_takes_steps_and_rates() -> None:
+def test_the_scan_accepts_steps_and_rates() -> None:
     x, _, b, c = inputs(20)
     dt, rates = steps_and_rates(20)
     y, last = ssd.scan(x, dt, rates, b, c, 6, first_state())
@@ -131,7 +131,7 @@ def test_under_autocast_the_scan_is_fp32_inside() -> None:
     assert torch.equal(y, expected.bfloat16())
 
 
-def test_the_path_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scan_path_is_reported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ssd.scan_path("cpu") == "state-space scan: plain torch in chunks (on cpu)"
     assert ssd.scan_path().startswith("state-space scan: ")
     monkeypatch.setattr(ssd, "_KERNEL", "No module named 'mamba_ssm'")

@@ -1,4 +1,4 @@
-"""The task of a generator: its loss, what it compares with, what it says of itself."""
+"""The training task of a generator: its loss, reference values and description."""
 
 import json
 from collections.abc import Callable
@@ -21,11 +21,11 @@ from .toy_tokens import CERTAIN, settings, write_tokens
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen cases of two classes, a tenth of their tokens being any at all."""
+    """Sixteen cases of two classes; a tenth of their tokens are random."""
     return write_tokens(tmp_path_factory.mktemp("tokens"), tiny_tokenizer(), noise=0.1)
 
 
-def test_known_tokens_are_never_replaced_nor_learnt(
+def test_known_tokens_are_neither_corrupted_nor_trained_on(
     tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = {
@@ -61,7 +61,7 @@ def test_known_tokens_are_never_replaced_nor_learnt(
     assert bool((everything <= 1).all())
 
 
-def test_scales_are_weighed() -> None:
+def test_scales_are_weighted() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
     assert scale_weights(schedule, 0).tolist() == pytest.approx([1 / 3] * 3)
     assert scale_weights(schedule, 1).tolist() == pytest.approx([n / 27 for n in (1, 8, 18)])
@@ -114,7 +114,7 @@ def test_marginals_are_frequencies_by_scale(tokens: Path) -> None:
     assert found == pytest.approx(float(-marginals.frequencies[1, 9].log()))
 
 
-def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
+def test_the_run_description_is_complete(tokens: Path, tmp_path: Path) -> None:
     description = make_task(settings(), tokens).describe()
     assert description == make_task(settings(), tokens).describe()
     assert json.loads(json.dumps(description)) == description
@@ -131,7 +131,7 @@ def test_what_a_run_says_of_itself(tokens: Path, tmp_path: Path) -> None:
     assert make_task(settings(), other).describe()["data"]["train"] != description["data"]["train"]
 
 
-def test_the_seed_decides_the_weights(tokens: Path) -> None:
+def test_the_seed_determines_the_weights(tokens: Path) -> None:
     biases = [
         make_task(settings(training__seed=seed), tokens).model.state_dict()["embed.weight"]
         for seed in (0, 0, 1)
@@ -140,7 +140,7 @@ def test_the_seed_decides_the_weights(tokens: Path) -> None:
     assert not torch.equal(biases[0], biases[2])
 
 
-def test_an_evaluation_takes_no_more_at_once_than_training(
+def test_evaluation_batches_are_no_larger_than_training_batches(
     tokens: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []

@@ -1,4 +1,4 @@
-"""Training a generator: what it learns, what it leaves, resuming, several processes."""
+"""Training a generator: learning, outputs, resuming, several processes."""
 
 import json
 import math
@@ -35,13 +35,13 @@ LONG = {"training__steps": 50, "training__evaluate_every": 50, "training__save_e
 
 @pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixteen cases of two classes, a tenth of their tokens being any at all."""
+    """Sixteen cases of two classes; a tenth of their tokens are random."""
     return write_tokens(tmp_path_factory.mktemp("tokens"), tiny_tokenizer(), noise=0.1)
 
 
 @pytest.fixture(scope="session")
 def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with label maps that tell the class."""
+    """The same, with label maps that encode the class."""
     folder = tmp_path_factory.mktemp("mapped")
     return write_tokens(folder, tiny_tokenizer(), noise=0.1, maps=True)
 
@@ -55,13 +55,13 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def matching_fractions(model: Generator, condition: Condition) -> list[float]:
-    """Fraction of the sampled tokens that are those of class "a", then "b"."""
+    """Fractions of the sampled tokens that match class "a" and class "b"."""
     found = sample(model, condition, range(2), SamplingSettings()).tokens
     right = found == torch.tensor(list(CODES.values()))[:, None]
     return right.float().mean(1).tolist()
 
 
-def test_training_leaves_a_generator_that_knows_the_classes(tokens: Path, tmp_path: Path) -> None:
+def test_a_trained_generator_reproduces_the_classes(tokens: Path, tmp_path: Path) -> None:
     chosen = settings(**LONG, training__log_every=10)
     outcome = train_generator(chosen, tokens, tmp_path)
     found = lines(tmp_path)
@@ -87,7 +87,7 @@ def test_training_leaves_a_generator_that_knows_the_classes(tokens: Path, tmp_pa
     assert metrics["accuracy/scale_2"] == pytest.approx(float(right[:, 9:].mean()), abs=1e-5)
 
 
-def test_a_map_tells_what_no_attribute_does(mapped: Path, tmp_path: Path) -> None:
+def test_a_map_carries_information_beyond_attributes(mapped: Path, tmp_path: Path) -> None:
     chosen = settings(condition={"attributes": [], "map": "label", "map_width": 4}, **LONG)
     outcome = train_generator(chosen, mapped, tmp_path)
     assert outcome.metrics["cross_entropy"] < outcome.metrics["marginal"] - 0.5
@@ -98,10 +98,10 @@ def test_a_map_tells_what_no_attribute_does(mapped: Path, tmp_path: Path) -> Non
     assert min(matching_fractions(loaded, condition)) > 0.75
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(
+def test_an_interrupted_run_resumes_bit_for_bit(
     tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known boxes, replaced tokens, dropped conditions and dropout included."""
+    """Including known boxes, replaced tokens, dropped conditions and dropout."""
     changes: dict[str, Any] = {
         "objective": {"known_box_fraction": 0.4, "known_scale_fraction": 0.2},
         "model__dropout": 0.1,
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
 
 
 class CoarseMean(Mixer):
-    """A user's mixer: adds a linear map of the mean over all coarser tokens."""
+    """A custom mixer that adds a linear map of the mean over all coarser tokens."""
 
     def __init__(
         self, settings: MixerSettings, width: int, heads: int, schedule: ScaleSchedule, layer: int
@@ -199,7 +199,7 @@ def test_two_processes_equal_one(
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
 
 
-def test_samples_are_shown_at_each_evaluation(tokens: Path, tmp_path: Path) -> None:
+def test_previews_are_written_at_each_evaluation(tokens: Path, tmp_path: Path) -> None:
     shown: list[tuple[int, torch.Size]] = []
 
     def preview(step: int, volumes: torch.Tensor) -> None:
@@ -212,7 +212,7 @@ def test_samples_are_shown_at_each_evaluation(tokens: Path, tmp_path: Path) -> N
     assert shown == []
 
 
-def test_the_scan_is_named_where_there_is_one(
+def test_the_scan_path_is_printed_if_used(
     tokens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mixer = {"kind": "mamba", "state_dim": 4, "chunk_size": 16}
@@ -249,7 +249,9 @@ def test_the_scan_is_named_where_there_is_one(
         ({"tokens": {"variants": -1}}, "tokens.variants must be at least 0, got -1"),
     ],
 )
-def test_what_cannot_be_is_said(changes: dict[str, Any], message: str, tokens: Path) -> None:
+def test_invalid_configurations_give_a_clear_error(
+    changes: dict[str, Any], message: str, tokens: Path
+) -> None:
     with pytest.raises(MedarError, match=message) as refused:
         make_task(settings(**changes), tokens)
     assert "\n" not in str(refused.value)
@@ -273,7 +275,7 @@ def test_another_tokenizer_beside_the_tokens(tmp_path: Path) -> None:
         make_task(settings(), folder)
 
 
-def test_several_modalities_are_an_attribute_unasked(tmp_path: Path) -> None:
+def test_several_modalities_become_an_attribute_automatically(tmp_path: Path) -> None:
     folder = write_tokens(tmp_path, tiny_tokenizer(), cases=8)
     task = make_task(settings(condition={}), folder)
     assert task.model.config.condition.attributes == ()

@@ -51,14 +51,14 @@ def settings(**changes: Any) -> GeneratorSettings:
 def write_tokens(
     folder: Path, tokenizer: Tokenizer, *, cases: int = 16, noise: float = 0.0, maps: bool = False
 ) -> Path:
-    """Cases of either class in turn, three quarters of them to train on.
+    """Write cases of alternating classes, three quarters of them for training.
 
     Args:
         folder: the folder to fill.
-        tokenizer: whose schedule the tokens have, and whose folder lies beside them.
-        cases: how many.
-        noise: share of the tokens that are any at all.
-        maps: label maps too.
+        tokenizer: the tokenizer whose schedule is used; it is saved next to the tokens.
+        cases: number of cases.
+        noise: fraction of random tokens.
+        maps: whether to write label maps.
     """
     plan, schedule = tokenizer.plan, tokenizer.config.schedule
     assert plan is not None

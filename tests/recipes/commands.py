@@ -1,4 +1,4 @@
-"""`medar run` and the scripts of pipelines/, called in the tests' own process."""
+"""`medar run` and the scripts of pipelines/, called in the process of the tests."""
 
 import importlib.util
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def runner(recipe: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a recipe with a YAML of a folder, on its phantoms unless --data names other data."""
+    """Run a recipe with a YAML of a folder, on its phantoms unless --data names other data."""
 
     def run_it(*words: object, config: object = "tiny.yaml") -> tuple[int, str, str]:
         data = [] if "--data" in words else ["--data", folder / "phantoms"]

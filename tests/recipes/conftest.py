@@ -1,4 +1,4 @@
-"""Fixtures of this folder's tests, which can import `fakes.py` and `commands.py`."""
+"""Fixtures; the tests of this folder can import `fakes.py` and `commands.py`."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ from fakes import FakeRecipe
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRecipe:
-    """Recipes in an empty folder; versions and hardware are not read each time."""
+    """Fake recipes in an empty folder, without the slow collection of versions and hardware."""
     monkeypatch.setattr(recipe, "environment", lambda: {"python": "3"})
     return FakeRecipe(tmp_path / "out")
 

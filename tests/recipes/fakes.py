@@ -1,4 +1,4 @@
-"""Recipes of stages that only write a file, and note in a list that they ran."""
+"""Recipes whose stages only write a file and record in a list that they ran."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +19,17 @@ class FakeSettings:
 
 
 class FakeRecipe:
-    """Makes recipes of three stages, `first`, `second`, `third`; each needs those before it.
+    """Builds recipes of three stages, `first`, `second`, `third`; each depends on the earlier ones.
 
     Attributes:
         ran: names of the stages that ran, in order.
         minutes: time limit of each stage that ran.
         values: the settings of each stage, which may be changed between runs.
-        fails: an error that a stage raises once, by name, after it has started its file.
-        acts: what a stage does besides, once, by name.
+        fails: by stage name, an error that the stage raises once after it started its file.
+        acts: by stage name, a function that the stage calls once.
         digests: of the data that `first` reads.
-        content: whether stages take the digest of what they left.
-        describing: the stage that describes how the others were made.
+        content: whether stages compute the digest of their output.
+        describing: the stage that describes how the others were built.
         options: further options of the recipe.
     """
 
@@ -61,7 +61,7 @@ class FakeRecipe:
         )
 
     def run(self, **selection: Any) -> list[str]:
-        """Run the recipe; the names of the stages that ran this time."""
+        """Run the recipe and return the names of the stages that ran."""
         self.ran.clear()
         self.recipe().run(StageSelection(**selection))
         return list(self.ran)

@@ -60,12 +60,12 @@ def entry(out: Path, name: str) -> dict[str, Any]:
 
 
 def attempts(out: Path, names: tuple[str, ...]) -> int:
-    """How often some stages have begun, together."""
+    """The number of started attempts of some stages together."""
     return sum(entry(out, name)["attempts"] for name in names)
 
 
 def run(call: list[str], out: Path, name: str = "", delay: float = 0.0) -> int:
-    """A run; if a stage is named, killed a while after it, or a later one, has begun.
+    """Run the recipe; if a stage is named, kill the run some time after it or a later one started.
 
     Returns:
         Its exit code, or the signal's number below 0.

@@ -13,7 +13,7 @@ from medar.records import Records
 
 
 def took(fake: FakeRecipe, name: str, seconds: float) -> None:
-    """Pretend that a stage took so long."""
+    """Record a duration for a stage."""
     records = Records(fake.out)
     entry = records.read(name)
     assert entry is not None
@@ -21,7 +21,7 @@ def took(fake: FakeRecipe, name: str, seconds: float) -> None:
     records.write(entry)
 
 
-def test_a_training_gets_its_part_of_what_is_left(fake: FakeRecipe) -> None:
+def test_each_training_gets_its_part_of_the_remaining_time(fake: FakeRecipe) -> None:
     fake.budget = 10.0
     fake.run(last="first")
     took(fake, "first", 240.0)
@@ -30,7 +30,7 @@ def test_a_training_gets_its_part_of_what_is_left(fake: FakeRecipe) -> None:
     assert fake.minutes == {"first": None, "second": 4.0, "third": None}
 
 
-def test_the_minutes_of_a_stage_do_not_move(fake: FakeRecipe) -> None:
+def test_the_time_of_a_stage_stays_fixed(fake: FakeRecipe) -> None:
     fake.budget = 9.0
     fake.fails["second"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def test_the_minutes_of_a_stage_do_not_move(fake: FakeRecipe) -> None:
     assert fake.run() == []
 
 
-def test_another_budget_does_not_train_anew(fake: FakeRecipe) -> None:
+def test_a_changed_budget_does_not_repeat_training(fake: FakeRecipe) -> None:
     fake.budget = 9.0
     fake.fails["second"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_another_budget_does_not_train_anew(fake: FakeRecipe) -> None:
     assert fake.minutes["second"] == pytest.approx(20.0, abs=0.01)
 
 
-def test_a_budget_that_is_used_up(fake: FakeRecipe) -> None:
+def test_an_exhausted_budget(fake: FakeRecipe) -> None:
     fake.budget = 2.0
     fake.run(last="first")
     took(fake, "first", 180.0)
@@ -70,7 +70,7 @@ def test_a_budget_that_is_used_up(fake: FakeRecipe) -> None:
         fake.run()
 
 
-def test_a_budget_that_is_refused_leaves_what_is_there(fake: FakeRecipe) -> None:
+def test_a_refused_budget_changes_no_files(fake: FakeRecipe) -> None:
     fake.run()
     took(fake, "first", 180.0)
     fake.budget = 2.0
@@ -83,7 +83,7 @@ def test_a_budget_that_is_refused_leaves_what_is_there(fake: FakeRecipe) -> None
     assert not (fake.out / "old").exists()
 
 
-def test_a_budget_that_leaves_no_time_to_speak_of(fake: FakeRecipe) -> None:
+def test_a_budget_without_enough_time_is_refused(fake: FakeRecipe) -> None:
     fake.budget = 2.00001
     fake.run(last="first")
     took(fake, "first", 120.0)
@@ -91,7 +91,7 @@ def test_a_budget_that_leaves_no_time_to_speak_of(fake: FakeRecipe) -> None:
         fake.run()
 
 
-def test_a_plan_says_what_each_training_will_get(fake: FakeRecipe) -> None:
+def test_the_dry_run_shows_the_time_of_each_training(fake: FakeRecipe) -> None:
     fake.budget = 10.0
     assert fake.recipe().estimates(fake.plan())[1].seconds == pytest.approx(5 * 60)
     fake.run(last="first")
@@ -101,18 +101,18 @@ def test_a_plan_says_what_each_training_will_get(fake: FakeRecipe) -> None:
     assert second.time == "4.0 min (from the budget)"
 
 
-def test_no_budget_no_limit(fake: FakeRecipe) -> None:
+def test_without_a_budget_training_has_no_time_limit(fake: FakeRecipe) -> None:
     fake.run()
     assert set(fake.minutes.values()) == {None}
 
 
-def test_what_cannot_be_estimated_is_unknown(fake: FakeRecipe) -> None:
+def test_estimates_that_cannot_be_computed_are_unknown(fake: FakeRecipe) -> None:
     first, second, _ = fake.recipe().estimates(fake.plan())
     assert (first.seconds, first.time) == (None, "unknown")
     assert second.time == "unknown"  # 100 steps, at an unknown rate
 
 
-def test_what_was_measured_before_is_shown(fake: FakeRecipe) -> None:
+def test_earlier_measurements_are_shown(fake: FakeRecipe) -> None:
     fake.run()
     took(fake, "first", 12.0)
     lines = [{"step": 10, "steps_per_second": 2.0, "seconds": 5.0}, {"step": 12}]
@@ -128,7 +128,7 @@ def test_what_was_measured_before_is_shown(fake: FakeRecipe) -> None:
     assert (third.seconds, third.time) == (0.0, "-")
 
 
-def test_a_resumed_training_takes_what_is_left(fake: FakeRecipe) -> None:
+def test_a_resumed_training_gets_the_remaining_time(fake: FakeRecipe) -> None:
     fake.budget = 1.0
     fake.fails["second"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -152,7 +152,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone says it")
-def test_the_peak_is_that_of_the_stage() -> None:
+def test_peak_memory_is_measured_per_stage() -> None:
     large = bytearray(200 * 2**20)
     large[:: 2**12] = b"x" * len(large[:: 2**12])
     high = peak_memory_mib()

@@ -1,4 +1,4 @@
-"""The code a stage depends on: what its function imports; comments and docstrings do not count."""
+"""The code a stage depends on: the imports of its function, without comments and docstrings."""
 
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ def load():
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package with a module that imports, loads and only names others."""
+    """A package with a module that imports, loads and mentions other modules."""
     folder = tmp_path / "medar"
     for name in ("inner", "plugin", "types", "other"):
         (folder / "room").mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,9 @@ def digest_of(tmp_path: Path, text: str) -> str:
     return module_digest("medar.cube", folder)
 
 
-def test_comments_docstrings_annotations_and_layout_do_not_count(tmp_path: Path) -> None:
+def test_comments_docstrings_annotations_and_layout_do_not_change_the_digest(
+    tmp_path: Path,
+) -> None:
     changed = MODULE.replace("A module", "The best of modules").replace("The volume", "In mm3")
     changed = changed.replace("  # a cube", "").replace('"""In mm."""\n', "")
     changed = changed.replace("side: float", "side: int")
@@ -64,7 +66,7 @@ def test_comments_docstrings_annotations_and_layout_do_not_count(tmp_path: Path)
 
 
 @pytest.mark.parametrize("change", [("side**3", "side**2"), ("SIDE = 3", "SIDE = 4")])
-def test_code_counts(tmp_path: Path, change: tuple[str, str]) -> None:
+def test_code_changes_the_digest(tmp_path: Path, change: tuple[str, str]) -> None:
     assert digest_of(tmp_path, MODULE) != digest_of(tmp_path, MODULE.replace(*change))
 
 
@@ -120,7 +122,7 @@ def test_a_stage_is_stale_when_a_module_it_uses_changes(
 
 
 @pytest.mark.parametrize("stage", all_stages())
-def test_only_the_report_depends_on_the_code_that_shows(stage: Stage) -> None:
+def test_only_the_report_depends_on_report_code(stage: Stage) -> None:
     digests = code_digests(stage.run)
     assert "medar.recipes" in digests  # the function itself
     assert not {"medar.cli", "medar.tracking", "medar.view"} & digests.keys()
@@ -128,7 +130,7 @@ def test_only_the_report_depends_on_the_code_that_shows(stage: Stage) -> None:
     assert ("medar.evaluation" in digests) == (stage.name in ("evaluate", "report"))
 
 
-def test_functions_of_anybody_count_with_their_own_module() -> None:
+def test_external_functions_are_digested_with_their_module() -> None:
     def work() -> None:
         from medar import train_generator  # noqa: F401
 

@@ -17,7 +17,7 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, 
     return int(ended.value.code or 0), printed.out, printed.err
 
 
-def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_take_precedence_over_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()  # a folder is no configuration
     assert find_config("demo") == configs_folder() / "demo.yaml"
@@ -36,7 +36,7 @@ def test_a_file_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("no/such/file.yaml", None, "no/such/file.yaml: no such file"),
     ],
 )
-def test_an_unknown_name_is_one_line_with_a_hint(name: str, kind: None, message: str) -> None:
+def test_an_unknown_name_gives_one_line_with_a_hint(name: str, kind: None, message: str) -> None:
     with pytest.raises(MedarError, match=message):
         find_config(name, kind)
 
@@ -53,7 +53,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed == (configs_folder() / "demo.yaml").read_text()
 
 
-def test_copy_takes_the_parts_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_includes_referenced_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, printed, _ = call(capsys, "copy", "hippocampus_mr", tmp_path / "mine")
     assert (code, printed.strip()) == (0, str(tmp_path / "mine" / "hippocampus_mr.yaml"))
     copied = sorted(p.relative_to(tmp_path / "mine").as_posix()
@@ -67,7 +67,9 @@ def test_copy_takes_the_parts_along(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "exists already" in error
 
 
-def test_trainings_take_names_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_commands_accept_config_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command in (("tokenizer", "train"), ("generator", "train"), ("segmentation", "pretrain")):
         name = "pretrain_dmo" if "pretrain" in command else "dmo"
         with pytest.raises(SystemExit) as ended:

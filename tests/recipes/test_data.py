@@ -1,4 +1,4 @@
-"""The data set of a recipe: what it must be, and digests of files and results."""
+"""The data set of a recipe: requirements, and digests of files and results."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def add(folder: Path, number: int, value: float = 1.0) -> None:
     write_nifti(folder / f"c{number}.nii.gz", volume)
 
 
-def test_a_data_set_is_named_and_there(tmp_path: Path) -> None:
+def test_the_data_set_must_exist(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text("")
     for path, message in (
         (None, "no data set: name one with --data"),
@@ -59,7 +59,7 @@ def test_a_data_set_is_named_and_there(tmp_path: Path) -> None:
             check_data(DataSettings(path=path))
 
 
-def test_a_run_does_not_lie_in_its_data(data: DataSettings, tmp_path: Path) -> None:
+def test_a_run_inside_its_data_folder_is_refused(data: DataSettings, tmp_path: Path) -> None:
     assert data.path is not None
     check_data(data, tmp_path / "data-runs" / "x")
     for out in (data.path, data.path / "runs" / "x"):
@@ -67,7 +67,7 @@ def test_a_run_does_not_lie_in_its_data(data: DataSettings, tmp_path: Path) -> N
             check_data(data, out)
 
 
-def test_single_files_count_by_content(tmp_path: Path) -> None:
+def test_single_files_are_identified_by_content(tmp_path: Path) -> None:
     (tmp_path / "w").write_text("1")
     before = file_digests({"weights": tmp_path / "w", "nothing": None})
     assert list(before) == ["the content of weights"]
@@ -79,7 +79,7 @@ def test_single_files_count_by_content(tmp_path: Path) -> None:
         file_digests({"weights": tmp_path / "w"})
 
 
-def test_folders_count_by_content(tmp_path: Path) -> None:
+def test_folders_are_identified_by_content(tmp_path: Path) -> None:
     add(tmp_path / "pairs", 0)
     before = folder_digest("pairs", tmp_path / "pairs", tmp_path)
     assert list(before) == ["the content of pairs"]
@@ -93,7 +93,7 @@ def test_folders_count_by_content(tmp_path: Path) -> None:
         folder_digest("pairs", tmp_path / "pairs", tmp_path)
 
 
-def test_a_folder_that_may_only_be_read_can_be_planned(
+def test_a_read_only_folder_can_be_planned(
     data: DataSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, text: str) -> None:
@@ -124,14 +124,14 @@ def test_digests_follow_the_content(data: DataSettings, tmp_path: Path) -> None:
     assert data_digests(moved, out)["the list of cases"] != before["the list of cases"]
 
 
-def test_hashes_are_copied_once(tmp_path: Path) -> None:
+def test_hashes_are_cached_once(tmp_path: Path) -> None:
     copy_hashes(tmp_path, tmp_path / "prepared")  # there is nothing to copy, and no error
     (tmp_path / "hashes.json").write_text("{}")
     copy_hashes(tmp_path, tmp_path / "prepared")
     assert (tmp_path / "prepared" / "hashes.json").read_text() == "{}"
 
 
-def test_splits_stay_when_the_data_grow(data: DataSettings, tmp_path: Path) -> None:
+def test_splits_are_stable_when_data_are_added(data: DataSettings, tmp_path: Path) -> None:
     assert data.path is not None
     out = tmp_path / "out"
     first = manifest_in(data, out)
@@ -156,7 +156,7 @@ PLAN = Plan(
 
 
 def prepared(data: Path, out: Path, **changes: Any) -> str:
-    """Prepare the volume of a folder, its case changed; the digest."""
+    """Prepare the volume of a folder with a changed case and return the digest."""
     file = data / "c0.nii.gz"
     if not file.exists():
         array = np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32)
@@ -167,7 +167,7 @@ def prepared(data: Path, out: Path, **changes: Any) -> str:
     return prepared_result(out)
 
 
-def test_prepared_data_count_by_their_values(
+def test_prepared_data_are_identified_by_their_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = prepared(tmp_path / "data", tmp_path / "a")
@@ -179,7 +179,7 @@ def test_prepared_data_count_by_their_values(
     assert names[0] != names[1]
 
 
-def test_code_that_gives_other_values_is_seen(
+def test_code_that_changes_values_changes_the_digest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = prepared(tmp_path / "data", tmp_path / "a")
@@ -197,7 +197,7 @@ def test_code_that_gives_other_values_is_seen(
 
 
 def tokens(folder: Path, file: bytes = b"1", voxel: int = 0, **changes: Any) -> str:
-    """A folder of one case in tokens; its digest."""
+    """Write the tokens of one case and return the digest of the folder."""
     values: dict[str, Any] = {
         "id": "c0", "subject": "c0", "split": "train", "modality": "MR", "attributes": {"age": 1},
         "annotated": (1,), "image": "image-1", "label": "label-1", "trace": {"path": "here"},
@@ -214,7 +214,7 @@ def tokens(folder: Path, file: bytes = b"1", voxel: int = 0, **changes: Any) -> 
     return tokens_result(folder)
 
 
-def test_tokens_count_by_their_content(tmp_path: Path) -> None:
+def test_tokens_are_identified_by_content(tmp_path: Path) -> None:
     before = tokens(tmp_path / "a")
     ways = {"image": "image-2", "label": "label-2", "trace": {"path": "there"}}
     assert tokens(tmp_path / "b", **ways) == before
@@ -223,7 +223,7 @@ def test_tokens_count_by_their_content(tmp_path: Path) -> None:
     assert len({before, *found}) == 5
 
 
-def test_files_count_by_name_and_bytes(tmp_path: Path) -> None:
+def test_files_are_identified_by_name_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "model" / "inner").mkdir(parents=True)
     (tmp_path / "model" / "inner" / "a").write_text("1")
     (tmp_path / "log").write_text("1")

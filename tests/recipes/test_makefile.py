@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-def test_the_demo_takes_data_from_anywhere() -> None:
+def test_the_demo_accepts_any_data_folder() -> None:
     call = ["make", "-n", "demo", "DATA=a b", "PYTHON=true"]
     printed = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     check, recipe = [shlex.split(line) for line in printed.splitlines() if "a b" in line]

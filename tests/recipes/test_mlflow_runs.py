@@ -1,4 +1,4 @@
-"""Runs in MLflow: one for the recipe and one for each stage, each with its end."""
+"""Runs in MLflow: one for the recipe and one for each stage, each with a final status."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ LOGGED: list[tuple[str, ...]] = []
 
 
 class Recorder:
-    """Notes what is logged, by the name of its run, and leaves a mlflow.json."""
+    """Records what is logged by run name, and writes an mlflow.json."""
 
     def __init__(
         self, out: Path, *, name: str, uri: str = "there", parent: str = "", tags: Any = None
@@ -68,14 +68,14 @@ def test_a_run_for_the_recipe_and_one_for_each_stage(tracked: FakeRecipe) -> Non
     assert logged("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
 
 
-def test_nothing_to_do_logs_nothing(tracked: FakeRecipe) -> None:
+def test_a_run_without_work_logs_nothing(tracked: FakeRecipe) -> None:
     tracked.run()
     LOGGED.clear()
     tracked.run()
     assert LOGGED == []
 
 
-def test_a_recipe_killed_at_its_very_end_gets_its_end(tracked: FakeRecipe) -> None:
+def test_a_recipe_killed_at_its_end_is_completed(tracked: FakeRecipe) -> None:
     tracked.run()
     LOGGED.clear()
     (tracked.out / RUN_FILE).write_text('{"status": "running"}')
@@ -110,7 +110,7 @@ def test_an_interrupted_run_that_does_not_resume_is_ended(tracked: FakeRecipe) -
         ({"alias": "champion"}, "alias champion belongs to a registered model"),
     ],
 )
-def test_what_cannot_be_registered_is_refused_at_once(
+def test_unregistrable_models_are_refused_at_the_start(
     tracked: FakeRecipe, options: dict[str, Any], message: str
 ) -> None:
     tracked.options = options
@@ -119,7 +119,7 @@ def test_what_cannot_be_registered_is_refused_at_once(
     assert tracked.ran == []
 
 
-def test_a_model_that_is_not_there_yet_is_not_registered(tracked: FakeRecipe) -> None:
+def test_a_missing_model_is_not_registered(tracked: FakeRecipe) -> None:
     tracked.options = {"register": "name"}
     with pytest.raises(MedarError, match="--register name: second is not done yet"):
         tracked.run(last="first")

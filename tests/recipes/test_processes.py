@@ -33,7 +33,7 @@ def test_the_slurm_script_parses(tmp_path: Path) -> None:
 
 
 def check_call(words: list[str]) -> dict[str, str]:
-    """The options of a call of `medar run`, after its words were checked."""
+    """Check the arguments of a `medar run` call and return its options."""
     assert words[:4] == ["-m", "medar", "run", "synthesis"]
     assert find_config(words[4], "recipes").is_file()
     options = dict(zip(words[5::2], words[6::2], strict=True))
@@ -41,7 +41,7 @@ def check_call(words: list[str]) -> dict[str, str]:
     return options
 
 
-def test_the_train_job_names_what_there_is() -> None:
+def test_the_train_job_names_existing_recipes() -> None:
     job: dict[str, Any] = yaml.safe_load(fence("yaml", "TrainJob"))
     assert (job["apiVersion"], job["kind"]) == ("trainer.kubeflow.org/v1alpha1", "TrainJob")
     launcher, *words = job["spec"]["trainer"]["command"]
@@ -55,7 +55,7 @@ def test_the_train_job_names_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["demo", "hippocampus_mr", "headneck_ct"])
-def test_every_recipe_divides_its_batches_among_two(name: str) -> None:
+def test_every_recipe_supports_two_processes(name: str) -> None:
     settings = load_recipe(SynthesisSettings, find_config(name))
     assert settings.tokenizer.data.batch_size % 2 == 0
     assert settings.generator.data.batch_size % 2 == 0
@@ -63,7 +63,7 @@ def test_every_recipe_divides_its_batches_among_two(name: str) -> None:
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What rank 0 sent, which is what the others receive."""
+    """The messages that rank 0 sent to the other ranks."""
     sent: list[Any] = []
 
     def all_gather_object(value: Any) -> list[Any]:
@@ -83,7 +83,7 @@ def test_all_ranks_get_the_result_of_rank_zero(messages: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("error", "code"), [(MedarError("x"), 2), (ValueError("x"), 1), (KeyboardInterrupt(), 130)]
 )
-def test_the_others_end_with_rank_zero(
+def test_other_ranks_end_with_rank_zero(
     messages: list[Any], error: BaseException, code: int
 ) -> None:
     def fail() -> None:
@@ -96,7 +96,7 @@ def test_the_others_end_with_rank_zero(
     assert left.value.code == code
 
 
-def test_an_error_is_not_hidden_by_ranks_that_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_not_hidden_by_ended_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     def all_gather_object(_: Any) -> list[Any]:
         raise RuntimeError("connection closed by peer")
 

@@ -1,4 +1,4 @@
-"""Stages that only write a file: which run, resume, are skipped and are moved aside."""
+"""Recipes of simple stages: which run, resume, are skipped, and whose results are archived."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def result(fake: FakeRecipe, name: str) -> str:
     return (fake.out / f"{name}-folder" / "result").read_text()
 
 
-def test_a_run_leaves_records_and_settings(fake: FakeRecipe) -> None:
+def test_a_run_writes_records_and_settings(fake: FakeRecipe) -> None:
     assert fake.run() == ALL
     assert yaml.safe_load((fake.out / "config.yaml").read_text()) == {"word": "hello"}
     assert json.loads((fake.out / "environment.json").read_text()) == {"python": "3"}
@@ -44,7 +44,9 @@ def test_a_run_leaves_records_and_settings(fake: FakeRecipe) -> None:
     assert second["started"] <= second["ended"]
 
 
-def test_nothing_is_done_twice(fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_stages_are_not_repeated(
+    fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.run()
     before = {name: entry(fake, name) for name in ALL}
     monkeypatch.setattr(recipe, "environment", lambda: {"python": "4"})
@@ -78,7 +80,7 @@ def test_a_killed_stage_resumes(fake: FakeRecipe) -> None:
     assert result(fake, "first") == "ff"
 
 
-def test_a_changed_setting_moves_the_old_result_aside(fake: FakeRecipe) -> None:
+def test_a_changed_setting_archives_the_old_result(fake: FakeRecipe) -> None:
     fake.run()
     fake.values["second"] = {"size": 2}
     steps = fake.plan()
@@ -100,7 +102,7 @@ def test_a_changed_setting_moves_the_old_result_aside(fake: FakeRecipe) -> None:
     ]  # fmt: skip
 
 
-def test_moving_aside_is_printed(fake: FakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_archived_results_are_printed(fake: FakeRecipe, capsys: pytest.CaptureFixture[str]) -> None:
     fake.run()
     capsys.readouterr()
     fake.run(forced=("third",))
@@ -108,7 +110,7 @@ def test_moving_aside_is_printed(fake: FakeRecipe, capsys: pytest.CaptureFixture
     assert f"third: the old result is now in {fake.out / 'old' / 'third-1'}" in values
 
 
-def test_changed_data_change_all(fake: FakeRecipe) -> None:
+def test_changed_data_reruns_every_stage(fake: FakeRecipe) -> None:
     fake.run()
     fake.digests = {"the content of files": "abd"}
     assert fake.plan()[0].why == "the content of files has changed"
@@ -117,12 +119,12 @@ def test_changed_data_change_all(fake: FakeRecipe) -> None:
 
 @pytest.fixture
 def other_code(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Changes the code of all stages."""
+    """Change the code of all stages."""
     other = {"fakes": "other"}
     return lambda: monkeypatch.setattr("medar.recipes.plan.code_digests", lambda _: other)
 
 
-def test_changed_code_redoes_what_is_no_training(
+def test_changed_code_reruns_everything_but_training(
     fake: FakeRecipe, other_code: Callable[[], None]
 ) -> None:
     fake.content = True
@@ -138,7 +140,7 @@ def test_changed_code_redoes_what_is_no_training(
     assert fake.plan()[1].why == "done, nothing has changed"
 
 
-def test_a_setting_that_came_with_the_code_does_not_train_anew(fake: FakeRecipe) -> None:
+def test_a_new_default_setting_does_not_repeat_training(fake: FakeRecipe) -> None:
     fake.values["second"] = {"loss": {"size": 1, "old": 2}}
     fake.run()
     fake.values["second"] = {"loss": {"size": 1, "new": 3}}
@@ -148,7 +150,7 @@ def test_a_setting_that_came_with_the_code_does_not_train_anew(fake: FakeRecipe)
     assert fake.plan()[1].why == "loss.size was 1, now 2"
 
 
-def test_an_interrupted_training_resumes_with_other_code(
+def test_an_interrupted_training_resumes_after_a_code_change(
     fake: FakeRecipe, other_code: Callable[[], None]
 ) -> None:
     fake.content = True
@@ -161,7 +163,7 @@ def test_an_interrupted_training_resumes_with_other_code(
     assert (result(fake, "first"), result(fake, "second")) == ("f", "ss")
 
 
-def test_the_same_result_changes_nothing_after_it(
+def test_an_equal_result_does_not_rerun_later_stages(
     fake: FakeRecipe, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.content = True
@@ -177,7 +179,7 @@ def test_the_same_result_changes_nothing_after_it(
     assert fake.actions() == "first skip, second skip, third skip"
 
 
-def test_another_result_changes_what_needs_it(fake: FakeRecipe) -> None:
+def test_a_changed_result_reruns_dependent_stages(fake: FakeRecipe) -> None:
     fake.content = True
     fake.run()
     file = fake.out / "first-folder" / "result"
@@ -194,7 +196,7 @@ def test_another_result_changes_what_needs_it(fake: FakeRecipe) -> None:
     assert fake.run() == ["second", "third"]
 
 
-def test_a_stage_that_describes_others_runs_again_with_them(fake: FakeRecipe) -> None:
+def test_a_stage_that_describes_others_reruns_with_them(fake: FakeRecipe) -> None:
     fake.content, fake.describing = True, "third"
     fake.run()
     assert fake.run(forced=("first",)) == ["first", "third"]
@@ -212,20 +214,20 @@ def test_records_without_digests_are_used(fake: FakeRecipe) -> None:
     assert fake.run() == []
 
 
-def test_force_redoes_a_stage_and_those_that_need_it(fake: FakeRecipe) -> None:
+def test_force_reruns_a_stage_and_its_dependents(fake: FakeRecipe) -> None:
     fake.run()
     assert fake.run(forced=("second",)) == ["second", "third"]
     assert fake.run() == []
 
 
-def test_a_stage_knows_that_what_it_needs_was_made_anew(fake: FakeRecipe) -> None:
+def test_a_stage_detects_that_its_input_was_rebuilt(fake: FakeRecipe) -> None:
     fake.run()
     assert fake.run(forced=("first",), last="first") == ["first"]
     assert fake.plan()[1].why == "the result of first has changed"
     assert fake.run() == ["second", "third"]
 
 
-def test_a_stage_that_is_left_out_changes_what_was_made_from_it(fake: FakeRecipe) -> None:
+def test_an_omitted_stage_reruns_its_dependents(fake: FakeRecipe) -> None:
     fake.content = True
     fake.run()
     first = fake.values.pop("first")
@@ -236,7 +238,7 @@ def test_a_stage_that_is_left_out_changes_what_was_made_from_it(fake: FakeRecipe
     assert fake.run() == []
 
 
-def test_a_result_that_is_gone_is_made_again(fake: FakeRecipe) -> None:
+def test_a_missing_result_is_rebuilt(fake: FakeRecipe) -> None:
     fake.run()
     (fake.out / "third-folder" / "result").unlink()
     (fake.out / "third-folder").rmdir()
@@ -244,7 +246,7 @@ def test_a_result_that_is_gone_is_made_again(fake: FakeRecipe) -> None:
     assert fake.run() == ["third"]
 
 
-def test_what_lies_where_a_stage_writes_is_kept(fake: FakeRecipe) -> None:
+def test_existing_files_in_an_output_folder_are_kept(fake: FakeRecipe) -> None:
     folder = fake.out / "first-folder"
     folder.mkdir(parents=True)
     (folder / "result").write_text("mine")
@@ -282,7 +284,9 @@ def test_until_and_from(fake: FakeRecipe) -> None:
         ({"forced": ("third",), "last": "first"}, "--force third: not among the selected stages"),
     ],
 )
-def test_choices_that_cannot_be(fake: FakeRecipe, choice: dict[str, Any], message: str) -> None:
+def test_invalid_stage_selections_are_refused(
+    fake: FakeRecipe, choice: dict[str, Any], message: str
+) -> None:
     with pytest.raises(MedarError, match=message):
         fake.run(**choice)
 
@@ -298,7 +302,7 @@ def test_two_runs_in_one_folder_are_refused(fake: FakeRecipe) -> None:
     assert fake.run() == ALL
 
 
-def test_interruptions_say_how_to_resume(fake: FakeRecipe) -> None:
+def test_an_interruption_prints_how_to_resume(fake: FakeRecipe) -> None:
     fake.fails["first"] = KeyboardInterrupt("whatever")
     with pytest.raises(KeyboardInterrupt, match=r"^run the same command again to continue$"):
         fake.run()
@@ -307,7 +311,7 @@ def test_interruptions_say_how_to_resume(fake: FakeRecipe) -> None:
         fake.run(forced=("first",))
 
 
-def test_sigterm_ends_as_ctrl_c_does(fake: FakeRecipe) -> None:
+def test_sigterm_acts_like_ctrl_c(fake: FakeRecipe) -> None:
     before = signal.getsignal(signal.SIGTERM)
     fake.acts["first"] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt, match="run the same command again to continue"):
@@ -315,13 +319,13 @@ def test_sigterm_ends_as_ctrl_c_does(fake: FakeRecipe) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_file_where_the_folder_should_be(fake: FakeRecipe, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(fake: FakeRecipe, tmp_path: Path) -> None:
     fake.out.write_text("")
     with pytest.raises(MedarError, match="is a file; --out names a folder"):
         fake.plan()
 
 
-def test_a_damaged_record_is_one_line(fake: FakeRecipe) -> None:
+def test_a_damaged_record_gives_one_line(fake: FakeRecipe) -> None:
     fake.run(last="first")
     (fake.out / "stages" / "first.json").write_text("{")
     with pytest.raises(MedarError, match=r"first\.json: not valid JSON .*; delete it to run"):
@@ -329,7 +333,7 @@ def test_a_damaged_record_is_one_line(fake: FakeRecipe) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{"])
-def test_a_damaged_state_is_written_anew(fake: FakeRecipe, text: str) -> None:
+def test_a_damaged_state_is_rebuilt(fake: FakeRecipe, text: str) -> None:
     fake.run()
     (fake.out / "recipe.json").write_text(text)
     assert fake.run() == []
@@ -353,7 +357,7 @@ def test_a_folder_of_another_recipe_is_refused(fake: FakeRecipe) -> None:
     assert fake.run() == []
 
 
-def test_a_run_that_was_killed_at_its_very_beginning_is_no_other(
+def test_a_run_killed_at_its_start_is_resumed(
     fake: FakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, value: Any) -> None:

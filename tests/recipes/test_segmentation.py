@@ -1,4 +1,4 @@
-"""`medar run segmentation` on tiny data: whole, from scratch, and wrong calls."""
+"""`medar run segmentation` on tiny data: complete runs and invalid arguments."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the recipe in this process: exit code, standard output and error."""
+    """Run the recipe in this process; exit code, standard output and error."""
     return runner("segmentation", workspace, capsys)
 
 
@@ -136,7 +136,7 @@ def test_the_script_takes_the_same_steps(workspace: Path, tmp_path: Path) -> Non
     assert (out / "pretrained" / "model" / "config.json").exists()
 
 
-def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
+def test_invalid_arguments_give_one_line(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, message in (
         (("segmentation.m=3",), "unknown key 'segmentation.m'"),
@@ -158,7 +158,7 @@ def test_wrong_calls_are_one_line(run: Run, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_data_without_labels_are_refused_beforehand(
+def test_unlabelled_data_are_refused_at_the_start(
     run: Run, workspace: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bare").mkdir()
@@ -170,7 +170,7 @@ def test_data_without_labels_are_refused_beforehand(
     assert "in the split 'train' is labelled" in error
 
 
-def test_data_that_cannot_be_evaluated_are_refused_before_any_training(
+def test_data_without_a_test_set_are_refused_before_training(
     run: Run, workspace: Path, tmp_path: Path
 ) -> None:
     data = Path(shutil.copytree(workspace / "phantoms", tmp_path / "data"))
@@ -192,7 +192,7 @@ def test_masked_pretraining_needs_no_tokenizer(workspace: Path) -> None:
     assert [stage.name for stage in stages] == ["prepare", *NAMES[2:]]
 
 
-def test_synthetic_pairs_count_by_content(workspace: Path) -> None:
+def test_synthetic_pairs_are_identified_by_content(workspace: Path) -> None:
     words = ["segmentation.data.synthetic.folder=pairs", "pretrain=null"]
     settings = load_recipe(
         SegmentationRecipeSettings, workspace / "tiny.yaml", words
@@ -205,7 +205,7 @@ def test_synthetic_pairs_count_by_content(workspace: Path) -> None:
         train.inputs()
 
 
-def test_memory_and_pace_of_prediction_change_nothing(workspace: Path) -> None:
+def test_memory_and_speed_settings_do_not_rerun_stages(workspace: Path) -> None:
     def settings_with(*words: str) -> list[Any]:
         settings = load_recipe(SegmentationRecipeSettings, workspace / "tiny.yaml", words)
         return [stage.settings for stage in segmentation_stages(settings, workspace)]

@@ -59,14 +59,16 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
         ("tokenizer: {training: {steps: 1}}\n", "key 'generator' is missing"),
     ],
 )
-def test_wrong_settings_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_settings_give_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(MedarError, match=message) as refused:
         load_recipe(SynthesisSettings, tmp_path / "recipe.yaml")
     assert "\n" not in str(refused.value)
 
 
-def test_paths_hold_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_settings_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").write_text(
         PARTS + "data: {path: here, attributes: a.csv}\n"

@@ -1,4 +1,4 @@
-"""`medar run synthesis` on tiny data: whole, killed ten times, in two processes."""
+"""`medar run synthesis` on tiny data: complete, killed ten times, in two processes."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the recipe in this process: exit code, standard output and error."""
+    """Run the recipe in this process; exit code, standard output and error."""
     return runner("synthesis", workspace, capsys)
 
 
@@ -165,7 +165,7 @@ def test_kill_9_at_ten_moments_changes_nothing(workspace: Path) -> None:
 
 
 def runs_in(database: Path) -> tuple[Any, list[Any]]:
-    """A client of a database, and all its runs."""
+    """An MLflow client of a database, and all runs in it."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{database}")
@@ -208,7 +208,7 @@ def test_the_script_takes_the_same_steps(workspace: Path, own_mlflow: str, tmp_p
     assert {"psnr", "ssim", "frechet_radiomics-v1"} <= whole.data.metrics.keys()
 
 
-def test_wrong_calls_are_one_line(run: Run, workspace: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_give_one_line(run: Run, workspace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, message in (
         (("--out", out, "samples.m=3"), "unknown key 'samples.m'"),
@@ -228,7 +228,7 @@ def test_wrong_calls_are_one_line(run: Run, workspace: Path, tmp_path: Path) -> 
     assert not out.exists()
 
 
-def test_a_plan_that_will_be_derived_again_is_no_obstacle(run: Run, tmp_path: Path) -> None:
+def test_a_plan_that_will_be_recomputed_is_accepted(run: Run, tmp_path: Path) -> None:
     stored = {"spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16]}
     text = yaml.safe_dump({**stored, "downsampling": [8, 8, 8], "intensity": {}, "labels": {}})
     (tmp_path / "out" / "prepared").mkdir(parents=True)
@@ -248,7 +248,7 @@ def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path
     assert not (tmp_path / "out" / "tokenizer").exists()
 
 
-def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
+def test_the_budget_is_passed_to_the_trainings(run: Run, tmp_path: Path) -> None:
     _, printed, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert plan["tokenizer"]["time"] == "4.0 min (from the budget)"
@@ -256,7 +256,7 @@ def test_a_budget_reaches_the_trainings(run: Run, tmp_path: Path) -> None:
     assert plan["prepare"]["time"] == "unknown"
 
 
-def test_cases_that_cannot_be_prepared_may_leave_too_few(run: Run, tmp_path: Path) -> None:
+def test_too_few_prepared_cases_are_refused(run: Run, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "four", n=4, spacing=20.0)
     words = ("--data", tmp_path / "four", "--out", tmp_path / "out", "--untracked")
     assert run(*words, "--until", "prepare")[0] == 0
@@ -271,7 +271,7 @@ def test_cases_that_cannot_be_prepared_may_leave_too_few(run: Run, tmp_path: Pat
     assert not (tmp_path / "out" / "tokenizer").exists()
 
 
-def test_volumes_that_do_not_state_their_modality(run: Run, tmp_path: Path) -> None:
+def test_volumes_without_a_modality(run: Run, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "data", n=4, spacing=20.0)
     data = tmp_path / "data" / "imagesTr"  # plain NIfTI files, of which nothing is known
     rule = "{kind: window, low: -1000, high: 1000}"

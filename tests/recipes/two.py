@@ -1,4 +1,4 @@
-"""Runs `medar` with the words given, as one of several processes."""
+"""Run `medar` with the given arguments, as one of several processes."""
 
 import os
 import sys

@@ -45,7 +45,7 @@ def lines(path: Path, *values: Any) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; do not modify it, see `run`."""
+    """A finished run, shared by all tests: use `run` to modify it."""
     out = tmp_path_factory.mktemp("run") / "small"
     _prepared(out / "prepared")
     _tokenizer(out / "tokenizer")

@@ -16,13 +16,13 @@ BRIGHTNESS = "Number(getComputedStyle(document.body).backgroundColor.match(/\\d+
 
 @pytest.fixture(scope="module")
 def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a finished run, and nothing beside it."""
+    """The report of a finished run, alone in a folder."""
     folder = tmp_path_factory.mktemp("alone")
     made = write_report(Path(shutil.copytree(finished, folder / "small")))
     return made.rename(folder / "moved.html")
 
 
-def test_the_report_opens_by_itself(chromium: Any, page: Path) -> None:
+def test_the_report_needs_no_other_files(chromium: Any, page: Path) -> None:
     browser = chromium.page
     browser.goto(page.as_uri())
     pictures = browser.evaluate(PICTURES)
@@ -35,7 +35,7 @@ def test_the_report_opens_by_itself(chromium: Any, page: Path) -> None:
     assert chromium.requests == [page.as_uri()]
 
 
-def test_it_fits_every_screen_by_day_and_night(chromium: Any, page: Path) -> None:
+def test_the_report_fits_every_screen_size_and_colour_scheme(chromium: Any, page: Path) -> None:
     browser = chromium.page
     charts = []
     for width in (360, 1400):

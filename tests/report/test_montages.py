@@ -55,7 +55,7 @@ def titles(figure: Figure) -> list[str]:
     return [title for ax in figure.axes if (title := ax.get_title())]
 
 
-def test_real_volumes_lie_below_and_set_the_display_range(
+def test_real_volumes_are_shown_below_and_set_the_display_range(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
     generated = [volume(k, scale=9.0) for k in range(3)]
@@ -92,7 +92,7 @@ def test_titles_are_not_parsed(tmp_path: Path, figures: list[Figure]) -> None:
     assert texts(figures[0]) == names
 
 
-def test_many_volumes_continue_below(tmp_path: Path, figures: list[Figure]) -> None:
+def test_many_volumes_wrap_to_more_rows(tmp_path: Path, figures: list[Figure]) -> None:
     names = [f"seed {k}" for k in range(COLUMNS + 2)]
     contact_sheet([volume(k) for k in range(COLUMNS + 2)], tmp_path / "x.png", titles=names)
     assert len(slices(figures[0])) == 3 * (COLUMNS + 2)
@@ -211,7 +211,7 @@ def worst_cases() -> list[WorstCase]:
     return worst.kept
 
 
-def test_outlines_lie_where_the_labels_do(tmp_path: Path, figures: list[Figure]) -> None:
+def test_outlines_follow_the_labels(tmp_path: Path, figures: list[Figure]) -> None:
     save_worst_cases(tmp_path / "x.png", worst_cases())
     axial = figures[0].axes[2]
     assert axial.xaxis_inverted(), "the patient's right is on the left"

@@ -1,4 +1,4 @@
-"""Orthogonal slices: the right way round, with and without a label."""
+"""Orthogonal slices: correct orientation, with and without a label."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def volume(index: tuple[int, int, int] = BRIGHT, modality: str | None = None) ->
 
 
 def labelled(value: int = 1) -> Volume:
-    """A label at the bright voxel, so that all planes go through it."""
+    """A label at the bright voxel, so that all slices pass through it."""
     array = np.zeros((1, 11, 9, 7), np.uint8)
     array[0][BRIGHT] = value
     return Volume(array=array, affine=AFFINE)
@@ -34,7 +34,7 @@ def labelled(value: int = 1) -> Volume:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would be saved, laid out; pixels and files have tests of their own."""
+    """The figures that would be saved, drawn but not written."""
     saved: list[Figure] = []
 
     def spy(figure: Figure, *rest: Any, **options: Any) -> None:
@@ -46,7 +46,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def seen_at(ax: Any) -> tuple[float, float]:
-    """Where in the picture the bright voxel is: from 0, 0 at the lower left to 1, 1."""
+    """Position of the bright voxel in the picture: from (0, 0) at the lower left to (1, 1)."""
     image = ax.images[0]
     (row, column), (rows, columns) = np.argwhere(image.get_array() == 1)[0], image.get_array().shape
     left, right, bottom, top = image.get_extent()
@@ -58,7 +58,7 @@ def seen_at(ax: Any) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("label", [None, labelled()])
-def test_the_patients_right_is_on_the_left(
+def test_the_patient_right_is_on_the_image_left(
     tmp_path: Path, figures: list[Figure], monkeypatch: pytest.MonkeyPatch, label: Volume | None
 ) -> None:
     monkeypatch.setattr(orthoslices, "_centre", lambda *_: BRIGHT)
@@ -79,7 +79,7 @@ def test_the_patients_right_is_on_the_left(
 
 
 @pytest.mark.parametrize("label", [None, labelled()])
-def test_letters_and_millimetres(
+def test_orientation_letters_and_scale_bar(
     tmp_path: Path, figures: list[Figure], label: Volume | None
 ) -> None:
     save_orthoslices(tmp_path / "a.png", [volume()], titles=["a"], label=label)
@@ -100,8 +100,8 @@ def test_letters_and_millimetres(
     assert all(ax.get_aspect() == 1 for ax in figures[0].axes)
 
 
-def test_pixels_agree(tmp_path: Path) -> None:
-    """The saved picture: the grey half of the patient, the right one, is on the left."""
+def test_pixels_equal_the_voxels(tmp_path: Path) -> None:
+    """In the saved picture the grey half, the patient's right, is on the left."""
     array = np.zeros((1, 12, 12, 12), np.float32)
     array[0, 6:] = 0.5
     image = Volume(array=array, affine=np.eye(4))
@@ -115,9 +115,7 @@ def test_pixels_agree(tmp_path: Path) -> None:
         assert grey.mean() + 100 < black.mean()
 
 
-def test_labels_up_to_twenty_have_colours_of_their_own(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_up_to_twenty_labels_have_distinct_colours(tmp_path: Path, figures: list[Figure]) -> None:
     array = np.zeros((1, 11, 9, 7), np.uint8)
     array[0, :10, :2, 3] = np.arange(1, 21).reshape(10, 2)
     label = Volume(array=array, affine=AFFINE)
@@ -137,7 +135,7 @@ def test_labels_up_to_twenty_have_colours_of_their_own(
         assert tuple(shown[:3]) == pytest.approx(colours[name][:3], abs=0.01)
 
 
-def test_planes_go_through_the_label(tmp_path: Path, figures: list[Figure]) -> None:
+def test_slices_pass_through_the_label(tmp_path: Path, figures: list[Figure]) -> None:
     save_orthoslices(tmp_path / "a.png", [volume()], titles=["a"], label=labelled())
     assert all((ax.images[0].get_array() == 1).any() for ax in figures[0].axes)
     save_orthoslices(tmp_path / "b.png", [volume((5, 4, 3))], titles=["b"])

@@ -28,7 +28,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def undrawn(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Charts stay empty, which is quick."""
+    """Leave charts empty, to be quick."""
     monkeypatch.setattr(Figure, "savefig", lambda _, file, **__: file.write("<svg></svg>"))
 
 
@@ -66,7 +66,7 @@ def test_the_text_describes_the_run(run: Path) -> None:
     assert "secret" not in text  # the name of the machine
 
 
-def test_nothing_leads_outside(run: Path) -> None:
+def test_the_report_has_no_external_links(run: Path) -> None:
     text = write_report(run).read_text()
     assert "<script" not in text
     pictures = EMBEDDED.findall(text)
@@ -87,7 +87,7 @@ def test_nothing_leads_outside(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_hostile_names_stay_words(run: Path) -> None:
+def test_html_in_names_is_escaped(run: Path) -> None:
     page = write_report(run)
     indices = "five, voxels are {}<", "<td>Bonn (2), {} (2)</td>", "<td>{}</td><td>voxels</td>"
     for index in indices:
@@ -104,7 +104,7 @@ def test_the_same_files_give_the_same_report(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_markdown_twin_says_the_same(run: Path) -> None:
+def test_the_markdown_report_has_the_same_content(run: Path) -> None:
     markdown = write_report(run).with_suffix(".md").read_text()
     for part in SECTIONS[SYNTHESIS]:
         assert f"\n## {part.title}\n" in markdown
@@ -257,7 +257,7 @@ def test_a_damaged_record_is_refused(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_times_are_utc_wherever_the_run_was(run: Path) -> None:
+def test_times_are_in_utc(run: Path) -> None:
     path = run / "stages" / "evaluate.json"
     write_json(path, {**read_json(path), "ended": "2026-03-05T01:30:00+02:00"})
     assert (
@@ -266,7 +266,7 @@ def test_times_are_utc_wherever_the_run_was(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_stage_at_its_first_attempt_took_no_time_yet(run: Path) -> None:
+def test_a_running_stage_has_no_duration(run: Path) -> None:
     path = run / "stages" / "evaluate.json"
     stage = {**read_json(path), "status": "running", "seconds": 0.0, "facts": {"psnr": None}}
     write_json(path, stage)
@@ -277,7 +277,7 @@ def test_a_stage_at_its_first_attempt_took_no_time_yet(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printed_commands_work_from_any_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
     text = write_report(Path()).read_text()
     assert f"medar run synthesis {run / 'config.yaml'} " in text
@@ -294,7 +294,7 @@ def test_a_missing_floor_is_mentioned_once(run: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_text_fits_the_numbers(run: Path) -> None:
+def test_the_text_agrees_with_the_numbers(run: Path) -> None:
     path = run / "evaluation" / "report.json"
     report = read_json(path)
     suspect = report["memorisation"]["voxels"]["suspects"][0]

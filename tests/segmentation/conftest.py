@@ -22,14 +22,14 @@ torch.set_num_threads(1)
 
 SPLITS: tuple[Split, ...] = ("train",) * 6 + ("val",) * 2
 ANNOTATED: dict[int, tuple[int, ...]] = {4: (3,), 5: ()}
-"""Case 4 was looked at for one label alone, case 5 for none."""
+"""Case 4 is annotated for one label only, case 5 for none."""
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Eight CT volumes of 16 x 12 x 8; what is bright is organ 3 at low x, organ 7 at high x.
+    """Eight CT volumes of 16 x 12 x 8; bright voxels are organ 3 at low x and organ 7 at high x.
 
-    Cases 0 and 1 are of one subject.
+    Cases 0 and 1 belong to one subject.
     """
     folder = tmp_path_factory.mktemp("data")
     cases = []
@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="session")
 def prepare_with(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Prepare the volumes under a changed plan, or changed cases."""
+    """Prepare the volumes with a changed plan or changed cases."""
 
     def make(manifest: Manifest = data, **changes: Any) -> Path:
         folder = tmp_path_factory.mktemp("changed") / "prepared"
@@ -68,6 +68,6 @@ def prepared(prepare_with: Callable[..., Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def unlabelled(data: Manifest, prepare_with: Callable[..., Path]) -> Path:
-    """The volumes alone."""
+    """The volumes without label maps."""
     cases = tuple(replace(case, label=None, annotated=None) for case in data.cases)
     return prepare_with(replace(data, cases=cases, labels={}), labels={})

@@ -27,7 +27,7 @@ GRIDS = {
 
 
 def make_tokenizer(plan: Plan | None = None, *, codebook: str = "ema", size: int = 11) -> Tokenizer:
-    """A tokenizer with random weights, whose codes and gains have seen volumes."""
+    """A tokenizer with random weights, whose codes and gains were fitted to volumes."""
     plan = plan or make_plan()
     torch.manual_seed(1)
     config = TokenizerConfig(
@@ -85,5 +85,5 @@ def pretrain_settings(tokenizer: object, **changes: Any) -> PretrainSettings:
 
 
 def wanted(weights: Sequence[Tensor | None]) -> list[list[int]]:
-    """How many tokens of each scale and item are to be predicted; [] where no item is asked."""
+    """Number of tokens to predict per scale and item; [] for scales without any."""
     return [[] if weight is None else (weight > 0).sum(1).tolist() for weight in weights]

@@ -34,7 +34,7 @@ def make_plan(**changes: Any) -> Plan:
 
 
 def make_segmenter(plan: Plan | None = None, *, mirrors: tuple[str, ...] = ()) -> Segmenter:
-    """A tiny network with weights of one seed, in evaluation mode."""
+    """A tiny network with seeded weights, in evaluation mode."""
     torch.manual_seed(0)
     return Segmenter(BackboneSettings(width=4), plan or make_plan(), mirrors).eval()
 

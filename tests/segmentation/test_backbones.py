@@ -1,4 +1,4 @@
-"""Every backbone behind the one interface; MONAI's own networks give the same."""
+"""Every backbone through the common interface; MONAI's own networks give the same results."""
 
 import json
 import sys
@@ -48,7 +48,7 @@ def volume(plan: Plan, channels: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_levels_are_as_announced(kind: str, name: str) -> None:
+def test_feature_levels_match_the_declared_channels_and_steps(kind: str, name: str) -> None:
     plan = PLANS[name]
     backbone = build(kind, plan)
     given = backbone.padded(volume(plan))
@@ -63,7 +63,7 @@ def test_levels_are_as_announced(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
-def test_stages_name_every_weight_once(kind: str, name: str) -> None:
+def test_stages_contain_every_weight_once(kind: str, name: str) -> None:
     backbone = build(kind, PLANS[name])
     named = [p for stage in backbone.stage_parameters() for p in stage]
     assert len(named) == len({id(p) for p in named})
@@ -74,7 +74,7 @@ def test_stages_name_every_weight_once(kind: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["dynunet", "segresnet", "trunk"])
-def test_encoder_weights_in_and_out(kind: str) -> None:
+def test_encoder_weights_can_be_saved_and_loaded(kind: str) -> None:
     plan = make_plan()
     source, target = build(kind, plan, 0).eval(), build(kind, plan, 1).eval()
     before = target.decode(source.features(volume(plan)))
@@ -91,7 +91,7 @@ def test_encoder_weights_in_and_out(kind: str) -> None:
         target.load_encoder({name: w for name, w in weights.items() if name != first})
 
 
-def test_dynunet_is_monais() -> None:
+def test_dynunet_equals_monai() -> None:
     from monai.networks.nets.dynunet import DynUNet
 
     plan = make_plan(spacing=(1.0, 1.0, 3.0), size=(16, 16, 6), downsampling=(1, 1, 1))
@@ -104,7 +104,7 @@ def test_dynunet_is_monais() -> None:
     compare(backbone, own, "output_block", plan)
 
 
-def test_segresnet_is_monais() -> None:
+def test_segresnet_equals_monai() -> None:
     from monai.networks.nets.segresnet import SegResNet
 
     plan = make_plan(size=(16, 24, 16))
@@ -114,7 +114,7 @@ def test_segresnet_is_monais() -> None:
     compare(backbone, own, None, plan)
 
 
-def test_swinunetr_is_monais_and_keeps_the_interface() -> None:
+def test_swinunetr_equals_monai_and_keeps_the_interface() -> None:
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     plan = make_plan(size=(40, 32, 32), downsampling=(1, 1, 1))
@@ -133,7 +133,7 @@ def test_swinunetr_is_monais_and_keeps_the_interface() -> None:
 
 
 def compare(backbone: Any, own: nn.Module, head: str | None, plan: Plan) -> None:
-    """The wrapped network's own forward, its head taken away, gives what the backbone gives."""
+    """Check that the wrapped network without its head equals the backbone."""
     copy_weights(backbone, own, head)
     with torch.no_grad():
         given = backbone.padded(volume(plan))
@@ -148,7 +148,7 @@ def copy_weights(backbone: Any, own: nn.Module, head: str | None) -> None:
     assert all(name.startswith("skip_layers.") for name in missing)
 
 
-def test_thick_slices_wait() -> None:
+def test_thick_slices_are_downsampled_later() -> None:
     assert halvings((1, 1, 1), (40, 56, 40)) == [(2, 2, 2)] * 3
     assert halvings((1, 1, 4), (64, 64, 16))[:2] == [(2, 2, 1), (2, 2, 1)]
     assert halvings((1, 1, 4), (64, 64, 16))[2] == (2, 2, 2)
@@ -159,7 +159,7 @@ def test_thick_slices_wait() -> None:
 
 
 @pytest.mark.parametrize("size", [(40, 56, 40), (32, 32, 6), (9, 16, 8), (7, 5, 3)])
-def test_thin_volumes_fit(size: Any) -> None:
+def test_thin_volumes_are_supported(size: Any) -> None:
     backbone = build("dynunet", make_plan(size=size, downsampling=(1, 1, 1)))
     with torch.no_grad():
         assert backbone(torch.zeros(1, 1, *size)).shape == (1, 4, *size)
@@ -223,7 +223,7 @@ class SingleConvolution(Backbone):
 """
 
 
-def test_a_users_own_backbone_is_saved_with_its_import_path_and_loads_again(
+def test_a_custom_backbone_is_saved_with_its_import_path_and_loads_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_backbones.py").write_text(OWN_BACKBONE)

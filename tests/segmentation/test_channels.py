@@ -25,7 +25,7 @@ def model() -> Segmenter:
 
 
 def write(path: Path, *channels: int, shift: float = 0.0) -> Path:
-    """A volume of smooth noise; each channel of its own seed."""
+    """Write a volume of smooth noise; each channel has its own seed."""
     arrays = [smooth(16, 12, 8, seed=channel) for channel in channels]
     affine = np.eye(4)
     affine[0, 3] = shift
@@ -38,7 +38,9 @@ def labels(path: Path) -> np.ndarray:
     return np.asarray(nib.load(path).dataobj)
 
 
-def test_channels_in_files_of_their_own_are_those_in_one(model: Segmenter, tmp_path: Path) -> None:
+def test_separate_channel_files_equal_one_multichannel_file(
+    model: Segmenter, tmp_path: Path
+) -> None:
     first = write(tmp_path / "in" / "a_0000.nii.gz", 0)
     second = write(tmp_path / "in" / "a_0001.nii.gz", 1)
     write(tmp_path / "in" / "b.nii.gz", 0, 1)
@@ -53,7 +55,7 @@ def test_channels_in_files_of_their_own_are_those_in_one(model: Segmenter, tmp_p
         assert np.array_equal(labels(target), made)
 
 
-def test_the_order_is_that_of_the_numbers(model: Segmenter, tmp_path: Path) -> None:
+def test_channels_are_ordered_by_their_number(model: Segmenter, tmp_path: Path) -> None:
     write(tmp_path / "in" / "a_0001.nii.gz", 0)
     write(tmp_path / "in" / "a_0000.nii.gz", 1)
     other = write(tmp_path / "b.nii.gz", 1, 0)
@@ -62,7 +64,7 @@ def test_the_order_is_that_of_the_numbers(model: Segmenter, tmp_path: Path) -> N
     assert np.array_equal(labels(tmp_path / "out" / "a.nii.gz"), labels(tmp_path / "other.nii.gz"))
 
 
-def test_numbers_that_are_no_channels_are_volumes(model: Segmenter, tmp_path: Path) -> None:
+def test_numbered_names_that_are_no_channels_are_volumes(model: Segmenter, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         write(tmp_path / "in" / f"case_{number:04}.nii.gz", 0, 1)
     found = dict(segment_files(model, tmp_path / "in", tmp_path / "out", PLAIN))
@@ -81,7 +83,7 @@ def test_a_missing_channel_and_another_grid_are_refused(model: Segmenter, tmp_pa
     assert not (tmp_path / "out.nii.gz").exists()
 
 
-def test_two_volumes_of_a_name_are_refused(model: Segmenter, tmp_path: Path) -> None:
+def test_two_volumes_with_one_name_are_refused(model: Segmenter, tmp_path: Path) -> None:
     for name, channels in (("a_0000", (0,)), ("a_0001", (1,)), ("a", (0, 1))):
         write(tmp_path / "in" / f"{name}.nii.gz", *channels)
     with pytest.raises(MedarError, match="two volumes are named 'a'; rename one of them"):

@@ -1,4 +1,4 @@
-"""Which cases are learnt from, and in what share."""
+"""Selection of training cases: label fractions, folds and annotated subjects."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def subjects(folder: Path, share: float, seed: int = 0) -> list[str]:
     return AnnotatedDataset(folder, DataSettings(label_fraction=share, label_seed=seed)).subjects
 
 
-def test_shares_are_nested(prepared: Path) -> None:
+def test_label_fractions_are_nested(prepared: Path) -> None:
     whole = subjects(prepared, 1.0)
     assert sorted(whole) == ["s1", "s2", "s3", "s4"], "nobody looked at the case of s5"
     for share, count in ((0.01, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)):
@@ -31,7 +31,7 @@ def test_a_subject_comes_with_all_its_cases(prepared: Path) -> None:
         assert {int(data[item]["index"]) for item in range(len(data))} == set(data.indices)
 
 
-def test_an_epoch_is_as_long_whatever_the_share(prepared: Path) -> None:
+def test_the_epoch_length_does_not_depend_on_the_label_fraction(prepared: Path) -> None:
     few = AnnotatedDataset(prepared, DataSettings(label_fraction=0.25, label_seed=1), seed=3)
     assert len(few) == len(AnnotatedDataset(prepared, DataSettings())) == 5
     first, again = few[0]["image"], few[len(few.indices)]["image"]
@@ -40,14 +40,14 @@ def test_an_epoch_is_as_long_whatever_the_share(prepared: Path) -> None:
     assert few.digest != AnnotatedDataset(prepared, DataSettings()).digest
 
 
-def test_items_say_what_was_looked_for(prepared: Path) -> None:
+def test_items_contain_the_annotated_labels(prepared: Path) -> None:
     data = AnnotatedDataset(prepared, DataSettings(augmentation=None))
     known = {int(data[n]["index"]): data[n]["annotated"].tolist() for n in range(len(data))}
     assert known[0] == [True, True]
     assert known[4] == [True, False]
 
 
-def test_folds_share_out_the_annotated_subjects(prepared: Path) -> None:
+def test_folds_partition_the_annotated_subjects(prepared: Path) -> None:
     held_out = []
     for fold in range(3):
         splits = fold_splits(prepared, DataSettings(fold=fold, folds=3))
@@ -61,7 +61,7 @@ def test_folds_share_out_the_annotated_subjects(prepared: Path) -> None:
     assert fold_splits(prepared, DataSettings()) is None
 
 
-def test_folds_that_cannot_be_are_refused(prepared: Path) -> None:
+def test_invalid_folds_are_refused(prepared: Path) -> None:
     with pytest.raises(MedarError, match="folds must be at most 6"):
         fold_splits(prepared, DataSettings(fold=0, folds=7))
     with pytest.raises(MedarError, match="fold must be at most folds - 1 = 4, got 5"):
@@ -83,7 +83,7 @@ def test_data_without_labels_are_refused(unlabelled: Path) -> None:
         annotated_indices(PreparedDataset(unlabelled, split="val"), 4)
 
 
-def test_shares_as_they_are_typed() -> None:
+def test_fractions_are_parsed() -> None:
     assert [parse_fraction(text) for text in ("10%", "10 %", "0.1", ".1", "100%", "1", "2.5%")] == [
         0.1, 0.1, 0.1, 0.1, 1.0, 1.0, 0.025,
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Several networks, chances of all classes, and volumes unlike those that were trained on."""
+"""Ensembles, class probabilities, and volumes outside the training range."""
 
 import json
 import warnings
@@ -41,12 +41,12 @@ def other_segmenter() -> Segmenter:
     return Segmenter(model.settings, model.plan).eval()
 
 
-def test_one_network_twice_is_that_network() -> None:
+def test_an_ensemble_of_equal_networks_equals_one_network() -> None:
     model = make_segmenter()
     assert np.array_equal(probabilities_of(model, model), probabilities_of(model))
 
 
-def test_an_ensemble_is_the_mean_of_the_chances() -> None:
+def test_an_ensemble_averages_probabilities() -> None:
     first, second = make_segmenter(), other_segmenter()
     mean = (probabilities_of(first) + probabilities_of(second)) / 2
     np.testing.assert_allclose(probabilities_of(first, second), mean, atol=1e-6)
@@ -62,7 +62,9 @@ def test_an_ensemble_is_the_mean_of_the_chances() -> None:
         ({"size": (16, 12, 12)}, "size"),
     ],
 )
-def test_networks_of_other_plans_are_refused(changes: dict[str, object], message: str) -> None:
+def test_networks_with_different_plans_are_refused(
+    changes: dict[str, object], message: str
+) -> None:
     other = make_segmenter(make_plan(**changes))
     with pytest.raises(MedarError, match=message):
         probabilities_of(make_segmenter(), other)
@@ -71,7 +73,7 @@ def test_networks_of_other_plans_are_refused(changes: dict[str, object], message
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
-def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Path) -> None:
+def test_probabilities_are_on_the_input_grid_and_sum_to_one(ending: str, tmp_path: Path) -> None:
     model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
     nib.save(nib.Nifti1Image(1000 * smooth(15, 9, 11), AFFINE), tmp_path / "c.nii")
     out = tmp_path / "made" / f"c{ending}"
@@ -98,7 +100,7 @@ def test_chances_lie_on_the_files_grid_and_sum_to_one(ending: str, tmp_path: Pat
     assert np.array_equal(segment(model, volume, PLAIN).array, read_volume(made, labels=True).array)
 
 
-def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
+def test_probabilities_do_not_depend_on_slabs(tmp_path: Path) -> None:
     model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
     volume = Volume.from_array(1000 * smooth(61, 9, 8), np.eye(4), modality="CT")
     whole = predict_probabilities(model, volume, PLAIN).array
@@ -107,7 +109,7 @@ def test_chances_by_slabs_are_those_of_the_whole(tmp_path: Path) -> None:
     np.testing.assert_allclose(made.probabilities, whole, atol=1e-6)
 
 
-def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
+def test_labels_are_the_argmax_of_the_probabilities() -> None:
     model = make_segmenter()
     volume = Volume.from_array(1000 * smooth(16, 12, 8), np.eye(4), modality="CT")
     probabilities = predict_probabilities(model, volume, PLAIN).array
@@ -118,7 +120,7 @@ def test_chances_of_a_grid_that_fits_decide_the_labels() -> None:
 
 @pytest.mark.filterwarnings("ignore::medar.errors.RangeWarning")
 @pytest.mark.parametrize("spacing", [3.0, 4.3, 0.7])
-def test_label_maps_and_chances_reach_the_volumes_border(spacing: float) -> None:
+def test_label_maps_and_probabilities_reach_the_volume_border(spacing: float) -> None:
     model = make_segmenter(make_plan(mode="patch", spacing=(spacing,) * 3))
     with torch.no_grad():
         model.head.weight.zero_()
@@ -128,14 +130,14 @@ def test_label_maps_and_chances_reach_the_volumes_border(spacing: float) -> None
     np.testing.assert_allclose(predict_probabilities(model, volume, PLAIN).array[1], 1, atol=1e-3)
 
 
-def test_chances_are_those_of_the_background_where_nothing_is_seen() -> None:
+def test_probabilities_outside_the_image_are_background() -> None:
     volume = Volume.from_array(1000 * smooth(24, 12, 8), np.eye(4), modality="CT")
     probabilities = predict_probabilities(make_segmenter(), volume, PLAIN).array
     assert np.array_equal(probabilities[0, :4], np.ones((4, 12, 8)))
     assert probabilities[0, 4:20].max() < 1
 
 
-def test_chances_that_the_disk_has_no_room_for_are_refused(
+def test_probabilities_that_exceed_disk_space_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Full:
@@ -149,7 +151,7 @@ def test_chances_that_the_disk_has_no_room_for_are_refused(
     assert not list((tmp_path / "made").iterdir())
 
 
-def test_training_notes_what_it_saw(prepared: Path, tmp_path: Path) -> None:
+def test_training_records_the_range_of_its_data(prepared: Path, tmp_path: Path) -> None:
     task = make_task(make_settings(), prepared)
     ranges = task.model.training_range
     assert ranges is not None
@@ -168,7 +170,7 @@ def with_range(model: Segmenter, ranges: TrainingRange | None) -> Segmenter:
     return model
 
 
-def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
+def test_volumes_within_the_training_range_give_no_warning(prepared: Path) -> None:
     cases = Prepared(prepared, split="train")
     indices = list(range(len(cases)))
     ranges = TrainingRange.measure(cases, indices)
@@ -186,7 +188,7 @@ def test_what_is_like_training_is_not_remarked(prepared: Path) -> None:
         (1.0, 30, -900, "percentile 25 is"),
     ],
 )
-def test_volumes_unlike_training_are_said(
+def test_volumes_outside_the_training_range_give_a_warning(
     spacing: float, scale: float, offset: float, message: str, prepared: Path, tmp_path: Path
 ) -> None:
     model = make_task(make_settings(), prepared).model.eval()
@@ -200,7 +202,7 @@ def test_volumes_unlike_training_are_said(
     assert message in note
 
 
-def test_without_ranges_the_plans_spacing_is_compared(tmp_path: Path) -> None:
+def test_without_a_training_range_the_plan_spacing_is_compared(tmp_path: Path) -> None:
     model = make_segmenter()
     usual = Volume.from_array(5000 * smooth(16, 12, 8), np.diag([1, 1, 1.9, 1]), modality="CT")
     with warnings.catch_warnings():

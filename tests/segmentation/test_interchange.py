@@ -117,7 +117,7 @@ def test_plain_blocks_are_nnunets_plain_network(tmp_path: Path) -> None:
 
 
 def twin_of(folder: Path, files: tuple[Path, ...]) -> nn.Module:
-    """nnU-Net's network, as its plans would build it, with all of its weights."""
+    """nnU-Net's network as its plans would build it, with all weights."""
     assert [file.name for file in files] == ["w.pth", "w.json"]
     about = json.loads((folder / "w.json").read_text())["architecture"]
     twin = Twin(about, channels=1, classes=3).eval()
@@ -159,7 +159,7 @@ def test_equal_widths_have_no_skip_convolution_in_nnunet(tmp_path: Path) -> None
     assert not any(".stages.2.blocks.0.skip" in name for name in weights)
 
 
-def test_an_encoder_alone(tmp_path: Path) -> None:
+def test_encoder_only_checkpoints(tmp_path: Path) -> None:
     model = make("segresnet")
     backbone = model.backbone
     save_backbone(tmp_path / "pre", backbone, model.settings, model.plan, {"pretext": "masked"})
@@ -197,7 +197,7 @@ def test_an_encoder_alone(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_has_no_counterpart_is_refused(
+def test_networks_without_a_counterpart_are_refused(
     kind: str, to: Any, changes: Any, message: str, tmp_path: Path
 ) -> None:
     make(kind, **changes).save_pretrained(tmp_path / "model")
@@ -209,7 +209,7 @@ def test_what_has_no_counterpart_is_refused(
         export_weights(tmp_path / "model", tmp_path / "w.onnx", to)
 
 
-def test_encoders_of_thick_slices_go_to_nnunet(tmp_path: Path) -> None:
+def test_anisotropic_encoders_are_exported_to_nnunet(tmp_path: Path) -> None:
     model = make("plain", spacing=(1.0, 1.0, 3.0), size=(16, 16, 8))
     model.save_pretrained(tmp_path / "model")
     made = export_weights(tmp_path / "model", tmp_path / "w.pth", "nnunet", "encoder")
@@ -225,7 +225,7 @@ class Evil:
         return (print, ("this must not run",))
 
 
-def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoints_execute_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"state_dict": {"a": torch.ones(1)}, "more": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(MedarError, match=r"evil\.pt: not a checkpoint of tensors") as caught:
         read_weights(tmp_path / "evil.pt")
@@ -233,7 +233,7 @@ def test_nothing_in_a_checkpoint_is_run(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == ""
 
 
-def test_weights_are_found_wherever_they_lie(tmp_path: Path) -> None:
+def test_weights_are_found_under_every_usual_key(tmp_path: Path) -> None:
     weights = {"a.weight": torch.ones(2), "b.bias": torch.zeros(1)}
     logging = {"mean_fg_dice": [np.float64(0.5), np.float32(0.25)], "epochs": np.int64(3)}
     parallel = {f"module.{name}": value for name, value in weights.items()}
@@ -318,7 +318,7 @@ def test_a_bundle_segments_what_medar_segments(mode: str, tmp_path: Path) -> Non
     assert np.array_equal(expected.array, actual.array)
 
 
-def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
+def test_bundles_document_their_differences(tmp_path: Path) -> None:
     percentiles = {"other": IntensityRule(kind="percentiles", low=0.5, high=99.5)}
     plan = make_plan(intensity=percentiles, centre="foreground", size=(15, 12, 8),
                      downsampling=(1, 1, 1), interpolation="bspline")  # fmt: skip
@@ -344,7 +344,9 @@ def test_bundles_say_where_they_differ(tmp_path: Path) -> None:
          "different intensity rules"),
     ],
 )  # fmt: skip
-def test_bundles_that_cannot_be(kind: str, changes: Any, message: str, tmp_path: Path) -> None:
+def test_unsupported_bundles_are_refused(
+    kind: str, changes: Any, message: str, tmp_path: Path
+) -> None:
     make(kind, **changes).save_pretrained(tmp_path / "model")
     with pytest.raises(MedarError, match=message):
         export_bundle(tmp_path / "model", tmp_path / "bundle")

@@ -1,4 +1,4 @@
-"""From a volume to its labels: on its own grid, in any orientation, by slabs and mirrors."""
+"""Prediction: on the grid of the volume, in any orientation, by slabs, with mirroring."""
 
 from collections.abc import Sequence
 from itertools import permutations, product
@@ -38,7 +38,7 @@ PLAIN = PredictionSettings(mirrors=())
 
 
 class Bright(torch.nn.Module):
-    """Calls class 1 what is bright."""
+    """Segments bright voxels as class 1."""
 
     def __init__(self, **changes: Any) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Bright(torch.nn.Module):
         return torch.cat([-apart, apart, torch.full_like(apart, -99.0)], dim=1)
 
 
-def test_all_orientations_give_one_segmentation(tmp_path: Path) -> None:
+def test_every_orientation_gives_the_same_segmentation(tmp_path: Path) -> None:
     assert len(set(ORIENTATIONS)) == 48
     model = make_segmenter(make_plan(spacing=(1.0, 1.0, 1.5)))
     affine = np.array([[1.0, 0.1, 0, 4], [-0.1, 1.0, 0, 5], [0, 0, 2, 6], [0, 0, 0, 1]])
@@ -75,7 +75,7 @@ def test_all_orientations_give_one_segmentation(tmp_path: Path) -> None:
         assert np.array_equal(read_volume(made, labels=True).array, expected.array), code
 
 
-def test_labels_have_the_plans_values_and_the_volumes_grid() -> None:
+def test_labels_have_the_plan_values_on_the_volume_grid() -> None:
     array = 1000 * smooth(20, 12, 8)
     volume = Volume.from_array(array, np.eye(4), modality="CT")
     model: Any = Bright()
@@ -89,7 +89,7 @@ def test_labels_have_the_plans_values_and_the_volumes_grid() -> None:
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])
-def test_slabs_give_what_the_whole_gives(overlap: float) -> None:
+def test_slabs_equal_the_whole_volume(overlap: float) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
     model = make_segmenter(plan)
     image = torch.from_numpy(smooth(61, 9, 8))[None]
@@ -115,7 +115,7 @@ def test_a_slab_sees_every_window_that_reaches_into_it() -> None:
 
 
 def windows(size: int, wide: int, step: int) -> list[int]:
-    """Where MONAI's windows begin along an axis."""
+    """The start positions of MONAI's windows along an axis."""
     count = next(n for n in range(size) if n * step + wide >= size) + 1
     return [min(n * step, size - wide) for n in range(count)]
 
@@ -147,7 +147,7 @@ def test_mirrors_are_mirrored_back() -> None:
     assert not torch.allclose(mean, plain)
 
 
-def test_the_models_own_mirrors_are_the_default() -> None:
+def test_mirrors_default_to_those_of_the_model() -> None:
     image = torch.from_numpy(smooth(16, 12, 8))[None]
     model = make_segmenter(mirrors=("y",))
     own = predict_classes(model, image)
@@ -155,7 +155,7 @@ def test_the_models_own_mirrors_are_the_default() -> None:
     assert not torch.equal(own, predict_classes(model, image, PLAIN))
 
 
-def test_settings_as_they_are_typed() -> None:
+def test_settings_are_parsed_from_strings() -> None:
     assert PredictionSettings.from_options(None, 0.5).mirrors is None
     assert PredictionSettings.from_options("none", 0.5).mirrors == ()
     assert PredictionSettings.from_options("zx", 0.5).mirrors == ("x", "z")
@@ -191,7 +191,7 @@ REFUSED = {
 
 
 def coarse_segmenter() -> Segmenter:
-    """Of any volume, at 20 mm, so that real ones are quick."""
+    """A segmenter for any volume at 20 mm, so that real volumes are quick."""
     intensity = {"other": {"kind": "percentiles", "low": 0.5, "high": 99.5}}
     values = {**to_dict(make_plan(mode="patch", size=(8, 8, 8))), "intensity": intensity}
     return make_segmenter(from_dict(Plan, {**values, "spacing": [20.0, 20.0, 20.0]}, "plan"))
@@ -204,7 +204,7 @@ def test_every_awkward_file_is_in_a_table(shared_data: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
 @pytest.mark.parametrize("name", AWKWARD)
-def test_awkward_files_get_labels_on_their_very_grid(
+def test_awkward_files_get_labels_on_their_own_grid(
     name: str, shared_data: Path, tmp_path: Path
 ) -> None:
     path, options = shared_data / "awkward" / name, ReadOptions(**AWKWARD[name])  # type: ignore[arg-type]
@@ -220,7 +220,9 @@ def test_awkward_files_get_labels_on_their_very_grid(
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_awkward_files_are_refused_in_a_line(name: str, shared_data: Path, tmp_path: Path) -> None:
+def test_unreadable_files_are_refused_in_one_line(
+    name: str, shared_data: Path, tmp_path: Path
+) -> None:
     path = shared_data / "awkward" / name
     with pytest.raises(MedarError, match=REFUSED[name]) as caught:
         list(segment_files(coarse_segmenter(), path, tmp_path / "made.nii.gz", PLAIN))

@@ -1,4 +1,4 @@
-"""Pretext tasks: what is seen, what is to be predicted, and that a backbone learns from it."""
+"""Pretext tasks: visible input, prediction targets, and training of a backbone."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -67,7 +67,7 @@ ONE = {"random": 0, "next": 0, "all": 0}
 
 
 class Says(torch.nn.Module):
-    """A head that says what it was told to."""
+    """A head that returns fixed logits."""
 
     def __init__(self, values: Tensor) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def test_swinunetr_learns_too(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_seen_follows_from_the_generator(kind: str) -> None:
+def test_masking_depends_only_on_the_random_generator(kind: str) -> None:
     pretext, images = make_small(kind), volumes()
     first, same = (pretext.view(images, generators(4)) for _ in range(2))
     assert torch.equal(pretext.backbone_input(first), pretext.backbone_input(same))
@@ -116,7 +116,7 @@ def test_what_is_seen_follows_from_the_generator(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", HIDING)
-def test_hidden_voxels_are_not_seen(kind: str) -> None:
+def test_masked_voxels_are_not_visible(kind: str) -> None:
     pretext, images = make_small(kind, mixture={**ONE, "random": 1}), volumes()
     view = pretext.view(images, generators())
     assert view.masked.any()
@@ -127,7 +127,7 @@ def test_hidden_voxels_are_not_seen(kind: str) -> None:
     assert (shown[view.masked] == pretext.mask_token.value).all()
 
 
-def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
+def test_next_scale_sees_only_the_previous_scales() -> None:
     pretext, images = make_small("next_scale"), volumes()
     assert isinstance(pretext, NextScalePretext)
     tokenizer = pretext.tokenizer.tokenizer
@@ -147,7 +147,7 @@ def test_next_scale_sees_the_scales_before_and_nothing_else() -> None:
     torch.testing.assert_close(sum(w.sum(1) for w in view.weights if w is not None), torch.ones(3))
 
 
-def test_scales_are_drawn_by_their_tokens() -> None:
+def test_scales_are_drawn_in_proportion_to_their_tokens() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (1, 1, 2), (2, 2, 2), (4, 4, 4)))
     drawn = [draw_scale(schedule, 1.0, generator) for generator in generators(number=600)]
     shares = [drawn.count(k) / 600 for k in (1, 2, 3)]
@@ -156,7 +156,7 @@ def test_scales_are_drawn_by_their_tokens() -> None:
     assert [even.count(k) / 600 for k in (1, 2, 3)] == pytest.approx([1 / 3] * 3, abs=0.06)
 
 
-def test_parts_of_the_mixture() -> None:
+def test_the_mixture_combines_its_parts() -> None:
     images = volumes()
     tokens = (1, 8, 24)
     random = make_small("mixture", mixture={**ONE, "random": 1}, mask_ratio=0.5, scale_exponent=1)
@@ -190,7 +190,7 @@ def test_parts_of_the_mixture() -> None:
     assert sum(hidden) / 300 == pytest.approx(1 / 3, abs=0.08)
 
 
-def test_easier_sites_are_seen_first() -> None:
+def test_easier_sites_are_revealed_first() -> None:
     for difficulty in ("residual", "similarity"):
         pretext, images = make_small("semantic_order", difficulty=difficulty), volumes()
         assert isinstance(pretext, SemanticOrderPretext)
@@ -210,7 +210,7 @@ def test_easier_sites_are_seen_first() -> None:
             assert torch.equal(voxels, ~view.visible)
 
 
-def test_features_that_are_right_cost_nothing() -> None:
+def test_correct_features_have_zero_loss() -> None:
     pretext = make_small("semantic_order")
     view = pretext.view(volumes(), generators())
     torch.testing.assert_close(view.target.mean(-1), torch.zeros(3, 24), atol=1e-5, rtol=0)
@@ -221,7 +221,7 @@ def test_features_that_are_right_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("distance", ["l1", "l2"])
-def test_masked_counts_hidden_voxels_alone(distance: str) -> None:
+def test_the_masked_loss_uses_hidden_voxels_only(distance: str) -> None:
     pretext, images = make_small("masked", loss=distance), volumes()
     assert isinstance(pretext, MaskedPretext)
     view = pretext.view(images, generators())
@@ -283,7 +283,7 @@ def test_sites_and_voxels() -> None:
 
 
 @pytest.mark.parametrize("grid", [(1, 1, 1), (2, 2, 2), (3, 4, 3), (4, 5, 4), (5, 7, 5)])
-def test_features_come_from_where_the_quantiser_averages(grid: tuple[int, int, int]) -> None:
+def test_features_are_sampled_at_the_quantiser_grid(grid: tuple[int, int, int]) -> None:
     latent = torch.randn(2, 3, 5, 7, 5)
     features = latent
     for axis in (2, 3, 4):
@@ -313,7 +313,7 @@ def test_codes_of_every_codebook(kind: str, size: int, radices: list[int]) -> No
 
 
 @pytest.mark.parametrize(("codebook", "size"), [("ema", 11), ("bsq", 16)])
-def test_the_frequencies_of_tokens_stand_beside_the_loss(codebook: str, size: int) -> None:
+def test_the_marginal_entropy_is_reported_with_the_loss(codebook: str, size: int) -> None:
     tokenizer, images = make_tokenizer(codebook=codebook, size=size), volumes()
     pretext = make_small("next_scale", tokenizer=tokenizer)
     assert isinstance(pretext, NextScalePretext)
@@ -350,7 +350,7 @@ def test_a_backbone_learns_a_pretext_task() -> None:
         assert losses[-1] < 0.8 * losses[0], kind
 
 
-def test_the_backbone_alone_is_compiled() -> None:
+def test_only_the_backbone_is_compiled() -> None:
     pretext, images, seen = make_small("next_scale"), volumes(), []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> Any:
@@ -382,13 +382,13 @@ def test_a_tokenizer_is_needed(kind: Any) -> None:
         ({"intensity": {}}, "intensity"),
     ],
 )
-def test_tokenizers_of_other_volumes_are_refused(changes: Any, message: str) -> None:
+def test_tokenizers_with_another_plan_are_refused(changes: Any, message: str) -> None:
     with pytest.raises(MedarError, match=message):
         FrozenTokenizer(make_tokenizer(), make_plan(**changes), "somewhere")
     FrozenTokenizer(make_tokenizer(), make_plan(labels={}, downsampling=(2, 2, 2)), "somewhere")
 
 
-def test_settings_that_cannot_be() -> None:
+def test_invalid_settings_are_refused() -> None:
     for make, message in (
         (lambda: PretextSettings(scale_exponent=2.0), "scale_exponent must be at most 1"),
         (lambda: PretextSettings(mask_ratio=1.0), "mask_ratio must be less than 1"),
@@ -410,7 +410,7 @@ def test_settings_that_cannot_be() -> None:
             make()
 
 
-def test_a_users_own_pretext_is_trained(prepared: Path, tmp_path: Path) -> None:
+def test_a_custom_pretext_is_trained(prepared: Path, tmp_path: Path) -> None:
     @register_pretext("mean_intensity")
     class MeanIntensity(Pretext):
         masks = False

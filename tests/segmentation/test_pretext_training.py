@@ -1,4 +1,4 @@
-"""Pretraining: what it leaves, that it can be repeated and gone on with, and started from."""
+"""Pretraining: outputs, reproducibility, resuming, and fine-tuning from the result."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_pretraining_leaves(
+def test_pretraining_writes_a_backbone(
     kind: str, prepared: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     settings = pretrain_settings(tokenizer, pretext__kind=kind)
@@ -71,7 +71,7 @@ def test_what_pretraining_leaves(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_run_that_was_interrupted_is_one_that_was_not(
+def test_an_interrupted_run_equals_an_uninterrupted_one(
     kind: str, prepared: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = pretrain_settings(
@@ -97,10 +97,10 @@ def test_a_run_that_was_interrupted_is_one_that_was_not(
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_labels_are_not_looked_at(
+def test_pretraining_does_not_read_labels(
     mode: str, data: Manifest, prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Not where patches are cut, nor in mirrors: a name without a counterpart does not matter."""
+    """Neither for patch positions nor for mirroring: a label without a counterpart does not matter."""
     changes: dict[str, Any] = {"mode": "patch", "size": (8, 8, 8)} if mode == "patch" else {}
     make_tokenizer(make_plan(**changes)).save_pretrained(tmp_path / "tokenizer")
     settings = pretrain_settings(tmp_path / "tokenizer", data__augmentation={"flips": ["x"]})
@@ -115,7 +115,7 @@ def test_labels_are_not_looked_at(
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_patches_are_the_same_ones_at_each_evaluation(
+def test_every_evaluation_uses_the_same_patches(
     prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
@@ -127,8 +127,8 @@ def test_patches_are_the_same_ones_at_each_evaluation(
     assert bool(task.loss(next(task.batches(0, 0)), 0)[0].isfinite())
 
 
-def test_questions_are_not_drawn_as_patches_are(prepared: Path) -> None:
-    """Epochs of one step: neither the patch nor an evaluation says what is asked in training."""
+def test_masks_and_patches_use_independent_random_numbers(prepared: Path) -> None:
+    """With epochs of one step, training masks depend neither on patch positions nor on evaluations."""
     settings = pretrain_settings(None, pretext__kind="masked", data__batch_size=6)
     task = make_task(settings, prepared)
     forward, drawn, cut = task.model.forward, [], []
@@ -150,7 +150,7 @@ def test_questions_are_not_drawn_as_patches_are(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
-def test_fine_tuning_starts_from_it(
+def test_fine_tuning_starts_from_the_pretrained_backbone(
     part: Any, prepared: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     pretrain_backbone(pretrain_settings(tokenizer), prepared, tmp_path / "pretrained")
@@ -169,7 +169,9 @@ def test_fine_tuning_starts_from_it(
     assert origin in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_another_pretext_does_not_go_on(prepared: Path, tokenizer: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_another_pretext(
+    prepared: Path, tokenizer: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     pretrain_backbone(pretrain_settings(tokenizer), prepared, out)
     with pytest.raises(MedarError, match=r"task\.pretext"):
@@ -185,7 +187,7 @@ def test_another_pretext_does_not_go_on(prepared: Path, tokenizer: Path, tmp_pat
         (tmp_path / "moved").rename(tokenizer)
 
 
-def test_settings_change_one_thing(tokenizer: Path) -> None:
+def test_each_setting_changes_one_thing(tokenizer: Path) -> None:
     settings = pretrain_settings(tokenizer)
     assert settings.within(3.0).training.minutes == 3.0
     assert settings.within(None) == settings.with_tokenizer(None) == settings

@@ -1,4 +1,4 @@
-"""What a network says before it has learnt anything."""
+"""Initial predictions: head biases from the label fractions of the training cases."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from medar.segmentation.training import MAX_TOTAL_FRACTION, MIN_FRACTION, label_
 
 
 class Cases:
-    """Label maps and what they were annotated for, in place of a prepared data set."""
+    """Label maps and their annotated labels, as a substitute for a prepared data set."""
 
     def __init__(self, *cases: tuple[list[int], list[int]]) -> None:
         self.cases = [(np.array(voxels), annotated) for voxels, annotated in cases]
@@ -35,17 +35,17 @@ def shares(*cases: tuple[list[int], list[int]]) -> list[float]:
     return label_fractions(Cases(*cases), range(len(cases)), make_plan())  # type: ignore[arg-type]
 
 
-def test_a_share_is_the_mean_over_the_cases_annotated_for_the_label() -> None:
+def test_label_fractions_are_means_over_annotated_cases() -> None:
     first = ([3, 7] + [0] * 18, [3, 7])
     second = ([3, 3, 3, 7] + [0] * 16, [3])
     assert shares(first, second) == pytest.approx([0.1, 0.05])
 
 
-def test_unknown_voxels_count_nowhere() -> None:
+def test_unknown_voxels_are_ignored() -> None:
     assert shares(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, MIN_FRACTION])
 
 
-def test_shares_have_bounds() -> None:
+def test_label_fractions_are_bounded() -> None:
     assert shares(([0] * 10, [3])) == [MIN_FRACTION, MIN_FRACTION]
     assert sum(shares(([3] * 9 + [7], [3, 7]))) == pytest.approx(MAX_TOTAL_FRACTION)
     assert shares(([3] * 9 + [7], [3, 7])) == pytest.approx(
@@ -53,12 +53,12 @@ def test_shares_have_bounds() -> None:
     )
 
 
-def test_large_label_maps_are_thinned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_label_maps_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medar.segmentation.training.SAMPLED_VOXELS", 10)
     assert shares(([3, 0] * 500, [3, 7]))[0] == pytest.approx(0.5, abs=0.1)
 
 
-def test_every_head_begins_with_the_shares_of_the_training_cases(prepared: Path) -> None:
+def test_head_biases_start_at_the_label_fractions(prepared: Path) -> None:
     task = make_task(make_settings(loss__deep_supervision_levels=1), prepared)
     cases = [n for n in range(6) if n != 5]
     expected = label_fractions(Prepared(prepared), cases, task.train.plan)

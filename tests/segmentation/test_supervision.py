@@ -1,4 +1,4 @@
-"""Deep supervision: every level against the labels at its voxels, heads that stay behind."""
+"""Deep supervision: losses of all levels, and auxiliary heads that are not exported."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -28,7 +28,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_levels_are_the_networks_own(kind: str) -> None:
+def test_supervision_levels_match_the_decoder(kind: str) -> None:
     torch.manual_seed(0)
     model = Segmenter(KINDS[kind], make_plan(size=SIZE)).eval()
     backbone = model.backbone
@@ -50,7 +50,7 @@ def test_levels_are_the_networks_own(kind: str) -> None:
         DeepSupervision(model, most + 1)
 
 
-def test_a_site_has_the_class_of_its_middle_and_padding_none() -> None:
+def test_coarse_labels_are_sampled_at_voxel_centres_and_padding_is_ignored() -> None:
     model = make_segmenter(make_plan(size=(16, 16, 16)))
     assert model.backbone.multiple == (4, 4, 4)
     classes = torch.arange(13 * 16 * 15).view(1, 1, 13, 16, 15)
@@ -63,7 +63,7 @@ def test_a_site_has_the_class_of_its_middle_and_padding_none() -> None:
     assert torch.equal(coarse.classes, fine.classes[:, :, 1::2, 1::2, 1::2])
 
 
-def test_the_loss_is_that_of_all_levels(prepare_with: Callable[..., Path]) -> None:
+def test_the_loss_is_the_weighted_sum_over_levels(prepare_with: Callable[..., Path]) -> None:
     folder = prepare_with(size=(16, 16, 8))
     settings = make_settings(
         loss__deep_supervision_levels=1, loss__dice=0.5, data__augmentation=None
@@ -83,7 +83,7 @@ def test_the_loss_is_that_of_all_levels(prepare_with: Callable[..., Path]) -> No
     assert torch.equal(parts["dice"], each[0].dice)
 
 
-def test_heads_are_trained_and_left_behind(
+def test_auxiliary_heads_are_trained_but_not_exported(
     prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = prepare_with(size=(16, 16, 8))

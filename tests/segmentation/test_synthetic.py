@@ -1,4 +1,4 @@
-"""Synthetic pairs: what a generator leaves becomes training cases, by a stated fraction."""
+"""Synthetic pairs of a generator as training cases, at a configured fraction."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ from medar.volume import Volume, write_nifti
 
 
 def pair(folder: Path, number: int, value: int = 3, *, label: bool = True) -> None:
-    """A volume of the plan's grid, and its label map, as `medar synthesize` names them."""
+    """A volume on the plan's grid and its label map, named as by `medar synthesize`."""
     image = smooth(16, 12, 8, seed=100 + number) * 1000
     stem = f"sample_{number:04d}"
     write_nifti(folder / f"{stem}.nii.gz", Volume.from_array(image, np.eye(4)))
@@ -60,7 +60,7 @@ def settings_with(pairs: Path, fraction: float, **changes: object) -> Segmentati
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.1, 1 / 3, 0.5, 0.75, 1.0])
-def test_the_fraction_holds_over_a_run(
+def test_the_synthetic_fraction_holds_over_a_run(
     fraction: float, prepared: Path, pairs: Path, tmp_path: Path
 ) -> None:
     data = mixed(prepared, pairs, tmp_path, fraction)
@@ -82,7 +82,9 @@ def test_the_fraction_holds_over_a_run(
         assert indices == [n % len(ids) for n in range(len(indices))], "each in its turn"
 
 
-def test_items_of_both_kinds_alike(prepared: Path, pairs: Path, tmp_path: Path) -> None:
+def test_real_and_synthetic_items_have_the_same_form(
+    prepared: Path, pairs: Path, tmp_path: Path
+) -> None:
     data = mixed(prepared, pairs, tmp_path, 0.5)
     first, second = data[0], data[1]
     whole = Prepared(tmp_path)
@@ -94,7 +96,7 @@ def test_items_of_both_kinds_alike(prepared: Path, pairs: Path, tmp_path: Path) 
     assert second["annotated"].all()
 
 
-def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path) -> None:
+def test_generated_volumes_train_a_network(prepared: Path, tmp_path: Path) -> None:
     plan = make_plan()
     torch.manual_seed(0)
     tokenizer = Tokenizer(
@@ -121,7 +123,9 @@ def test_what_a_generator_leaves_trains_a_network(prepared: Path, tmp_path: Path
     assert Segmenter.from_pretrained(tmp_path / "run", "cpu").plan.labels == plan.labels
 
 
-def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_weights(
+    prepared: Path, pairs: Path, tmp_path: Path
+) -> None:
     def run(name: str, steps: int, resume: object = "auto") -> dict[str, torch.Tensor]:
         chosen = settings_with(pairs, 0.5, training__steps=steps, training__learning_rate=0.01)
         training = replace(chosen.training, warmup_fraction=0.0, min_learning_rate=0.01)
@@ -136,7 +140,7 @@ def test_a_run_goes_on_to_the_same_weights(prepared: Path, pairs: Path, tmp_path
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
-def test_another_fraction_or_other_pairs_are_another_run(
+def test_changed_synthetic_data_or_fraction_is_another_run(
     prepared: Path, pairs: Path, tmp_path: Path
 ) -> None:
     train_segmenter(settings_with(pairs, 0.5), prepared, tmp_path / "run", workers=1)
@@ -180,7 +184,7 @@ def test_another_fraction_or_other_pairs_are_another_run(
         ),
     ],
 )
-def test_pairs_that_cannot_be_used(
+def test_unusable_pairs_are_refused(
     make: Callable[[Path], object], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "pairs").mkdir()
@@ -191,7 +195,7 @@ def test_pairs_that_cannot_be_used(
     assert "\n" not in str(error.value)
 
 
-def test_pairs_of_another_plan_are_refused(
+def test_pairs_with_another_plan_are_refused(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = prepare_synthetic(

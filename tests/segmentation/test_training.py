@@ -1,4 +1,4 @@
-"""Training: what is learnt from, taken over, kept still, slowed down, and left behind."""
+"""Training: patches, pretrained and frozen weights, learning rates, and outputs."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) -> None:
+def test_training_reduces_the_loss_and_saves_a_network(prepared: Path, tmp_path: Path) -> None:
     settings = make_settings(
         training__steps=40, training__learning_rate=0.01, training__ema_decay=0.5,
         training__evaluate_every=20, data__augmentation=None,
@@ -45,7 +45,7 @@ def test_training_learns_and_leaves_a_network(prepared: Path, tmp_path: Path) ->
     assert task.evaluate()["dice"] == pytest.approx(outcome.best, abs=1e-4)
 
 
-def test_a_label_that_was_not_looked_for_teaches_nothing(prepared: Path) -> None:
+def test_unannotated_labels_give_no_gradient(prepared: Path) -> None:
     task = make_task(make_settings(data__batch_size=1, data__augmentation=None), prepared)
     batch = next(b for b in task.batches(0, 0) if not b["annotated"].all())
     before = task.loss(batch, 0)[0]
@@ -67,14 +67,14 @@ def test_patches(prepare_with: Callable[..., Path], tmp_path: Path) -> None:
     assert 0 <= outcome.metrics["dice"] <= 1
 
 
-def test_a_share_of_the_labels_is_part_of_the_run(prepared: Path, tmp_path: Path) -> None:
+def test_the_label_fraction_is_part_of_the_run(prepared: Path, tmp_path: Path) -> None:
     settings = make_settings()
     train_segmenter(settings.with_label_fraction(0.25), prepared, tmp_path)
     with pytest.raises(MedarError, match=r"task\.data"):
         train_segmenter(settings, prepared, tmp_path)
 
 
-def test_a_fold_is_held_out(prepared: Path) -> None:
+def test_the_validation_fold_is_held_out(prepared: Path) -> None:
     task = make_task(make_settings(data__fold=1, data__folds=3), prepared)
     held = {task.validation.prepared[index].subject for index in range(len(task.validation))}
     assert isinstance(task.train, AnnotatedDataset)
@@ -94,7 +94,7 @@ def test_learning_rates_decay_towards_the_input(prepared: Path) -> None:
     assert all(p.ndim <= 1 for g in groups if g.get("weight_decay") == 0 for p in g["params"])
 
 
-def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> None:
+def test_weights_move_in_proportion_to_their_learning_rate(prepared: Path, tmp_path: Path) -> None:
     """AdamW's first step moves every weight with a gradient by the learning rate."""
     settings = make_settings(
         transfer__layer_decay=0.5, training__steps=1, training__warmup_fraction=0.0,
@@ -117,7 +117,7 @@ def test_weights_move_as_far_as_their_rate(prepared: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
-def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(part: str, prepared: Path, tmp_path: Path) -> None:
     start = make_segmenter()
     start.save_pretrained(tmp_path / "start")
     settings = make_settings(transfer__frozen=True, transfer__part=part, training__ema_decay=0.0)
@@ -135,7 +135,7 @@ def test_frozen_weights_stay(part: str, prepared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["backbone", "encoder"])
-def test_a_pretrained_backbone_is_taken_over(part: Any, tmp_path: Path) -> None:
+def test_a_pretrained_backbone_is_loaded(part: Any, tmp_path: Path) -> None:
     settings, plan = BackboneSettings(width=4), make_plan(labels={})
     torch.manual_seed(5)
     backbone = make_backbone(settings, plan)
@@ -152,7 +152,7 @@ def test_a_pretrained_backbone_is_taken_over(part: Any, tmp_path: Path) -> None:
         Segmenter.from_pretrained(tmp_path / "pretrained", "cpu")
 
 
-def test_where_a_run_started_is_part_of_it(prepared: Path, tmp_path: Path) -> None:
+def test_the_pretrained_weights_are_part_of_the_run(prepared: Path, tmp_path: Path) -> None:
     make_segmenter().save_pretrained(tmp_path / "start")
     train_segmenter(make_settings(), prepared, tmp_path / "run", pretrained=tmp_path / "start")
     with pytest.raises(MedarError, match=r"made with task\.pretrained .* now it is none"):
@@ -214,7 +214,7 @@ def test_a_folder_of_an_older_format_is_refused_in_one_line(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mirrors", [5, "xy", ["w"], [["x"]]])
-def test_mirrors_that_cannot_be(mirrors: Any, tmp_path: Path) -> None:
+def test_invalid_mirror_axes_are_refused(mirrors: Any, tmp_path: Path) -> None:
     make_segmenter().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "mirrors": mirrors}))
@@ -227,7 +227,7 @@ def test_unlabelled_data_are_refused(unlabelled: Path, tmp_path: Path) -> None:
         train_segmenter(make_settings(), unlabelled, tmp_path)
 
 
-def test_settings_that_cannot_be() -> None:
+def test_invalid_settings_are_refused() -> None:
     for make, message in (
         (
             lambda: DataSettings(label_fraction=0.0),
@@ -257,7 +257,7 @@ def test_settings_that_cannot_be() -> None:
 def test_two_processes_train_the_same_network(
     prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
 ) -> None:
-    """With a frozen encoder, in one epoch; without Dice, which is of each process's own batch."""
+    """One epoch with a frozen encoder; without Dice, which each process computes on its own batch."""
     make_segmenter().save_pretrained(tmp_path / "start")
     chosen = make_settings(
         training__steps=2, training__ema_decay=0.0, training__learning_rate=1e-3, loss__dice=0.0,

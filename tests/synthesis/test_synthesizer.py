@@ -1,4 +1,4 @@
-"""Synthesis: geometry, intensities, seeds, conditions; filled regions and raised resolution."""
+"""Synthesis: geometry, intensities, seeds, conditions, inpainting and upscaling."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,14 +27,14 @@ RANGES = {"CT": 300.0, "MR": 900.0}
 
 @pytest.fixture(scope="module")
 def synthesizer() -> Synthesizer:
-    """With attributes, maps and a label head."""
+    """A synthesizer with attributes, maps and a label head."""
     return tiny_synthesizer()
 
 
 def scan(
     shape: tuple[int, int, int] = (18, 15, 9), sides: tuple[float, ...] = (-1.0, 1.0, 2.0)
 ) -> Volume:
-    """Noise of whole numbers, on a grid whose first axis points to the left."""
+    """Integer noise on a grid whose first axis points left."""
     voxels = np.random.default_rng(0).integers(-900, 900, shape).astype(np.float32)
     affine = np.diag([*sides, 1.0])
     affine[:3, 3] = 5.0, -7.0, 3.0
@@ -47,7 +47,7 @@ def equal(first: SyntheticVolume, second: SyntheticVolume) -> bool:
     return labels and np.array_equal(first.image.array, second.image.array)
 
 
-def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesizer) -> None:
+def test_volumes_have_the_plan_geometry_and_intensities(synthesizer: Synthesizer) -> None:
     (sample,) = synthesizer(seed=3, class_="liver")
     image, label = sample.image, sample.label
     assert (image.shape, image.spacing, image.modality) == ((16, 16, 8), (1.0, 1.0, 2.0), "CT")
@@ -65,7 +65,7 @@ def test_volumes_have_the_plans_geometry_and_intensities(synthesizer: Synthesize
     assert sample.pyramid.tokenizer == about["tokenizer"] == synthesizer.tokenizer.digest
 
 
-def test_a_sample_depends_on_its_seed_alone(synthesizer: Synthesizer) -> None:
+def test_a_sample_depends_only_on_its_seed(synthesizer: Synthesizer) -> None:
     batch = synthesizer(3, seed=5, class_="liver", guidance_scale=1.5)
     for index, sample in enumerate(batch):
         assert equal(sample, synthesizer(seed=5 + index, class_="liver", guidance_scale=1.5)[0])
@@ -101,7 +101,7 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
         ({"class_": "heart"}, "class 'heart': this model knows organ: liver, spleen"),
         ({"class_": "none"}, "organ and lesion have this value; name the attribute"),
@@ -126,7 +126,7 @@ def test_settings_and_previews(synthesizer: Synthesizer) -> None:
         ),
     ],
 )
-def test_what_cannot_be_asked_for(
+def test_invalid_requests_are_refused(
     synthesizer: Synthesizer, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(MedarError) as error:
@@ -135,7 +135,7 @@ def test_what_cannot_be_asked_for(
     assert "\n" not in str(error.value)
 
 
-def test_masks_steer_and_place_samples(synthesizer: Synthesizer) -> None:
+def test_masks_steer_samples_and_set_their_geometry(synthesizer: Synthesizer) -> None:
     values = np.zeros((1, 16, 16, 8), np.uint8)
     values[:, 2:9, 3:12, 2:6] = 4
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -178,13 +178,13 @@ def test_without_a_label_head_the_mask_is_the_label() -> None:
 
 
 def mask_of(image: Volume) -> Volume:
-    """A block of organ 4 on an image's grid."""
+    """A block of organ 4 on the grid of an image."""
     values = np.zeros_like(image.array, dtype=np.uint8)
     values[:, 4:12, 3:12, 2:6] = 4
     return image.with_array(values)
 
 
-def test_masks_that_do_not_fit(synthesizer: Synthesizer) -> None:
+def test_mismatched_masks_are_refused(synthesizer: Synthesizer) -> None:
     values = np.full((1, 16, 16, 8), 7, np.uint8)
     mask = Volume(array=values, affine=np.diag([1.0, 1.0, 2.0, 1.0]))
     with pytest.raises(MedarError, match="mask: label values 7 are not among the plan's 0, 1, 4"):
@@ -199,7 +199,7 @@ def test_masks_that_do_not_fit(synthesizer: Synthesizer) -> None:
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
 @pytest.mark.parametrize("sides", [(-1.0, 1.0, 2.0), (-1.1, 0.9, 1.7)])
-def test_inpainting_changes_the_region_alone(mode: str, sides: tuple[float, ...]) -> None:
+def test_inpainting_changes_only_the_region(mode: str, sides: tuple[float, ...]) -> None:
     synthesizer = tiny_synthesizer(mode=mode)
     volume = scan(sides=sides)
     region = Box.parse("5:11,4:9,3:6")
@@ -218,7 +218,7 @@ def test_inpainting_changes_the_region_alone(mode: str, sides: tuple[float, ...]
     assert equal(made[0], synthesizer(inpaint=volume, region=drawn)[0])
 
 
-def test_nothing_of_the_region_reaches_the_model(synthesizer: Synthesizer) -> None:
+def test_the_model_does_not_see_the_region(synthesizer: Synthesizer) -> None:
     volume, region = scan(), Box.parse("5:11,4:9,3:6")
     hole = region.mask(volume.grid)
     other = volume.with_array(np.where(hole, 12345.0, volume.array))
@@ -229,7 +229,7 @@ def test_nothing_of_the_region_reaches_the_model(synthesizer: Synthesizer) -> No
     assert len(np.unique(filled.array[0][hole])) == 1
 
 
-def test_tokens_beyond_the_region_follow_the_volume(synthesizer: Synthesizer) -> None:
+def test_tokens_outside_the_region_follow_the_volume(synthesizer: Synthesizer) -> None:
     request = Request(inpaint=scan(shape=(16, 16, 8)), region=Box.parse("0:2,0:2,0:1"))
     job = synthesizer.job(request)
     known = job.known
@@ -305,7 +305,7 @@ def test_upscaling_keeps_the_field_of_view(synthesizer: Synthesizer) -> None:
     assert first.about["known_scales"] == 1
 
 
-def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
+def test_invalid_upscaling_inputs_are_refused(synthesizer: Synthesizer) -> None:
     for options, message in (
         ({"upscale": scan()}, "hardly coarser than the plan's 1 x 1 x 2 mm"),
         ({"upscale": scan(), "known_scales": 3}, "known scales 3: must be from 1 to 2"),
@@ -319,8 +319,8 @@ def test_what_cannot_be_upscaled(synthesizer: Synthesizer) -> None:
 
 
 @pytest.mark.parametrize(("start", "sides"), [(0, 16), (-3, 22), (3, 10)])
-def test_upscaled_volumes_agree_with_what_was_given(start: int, sides: int) -> None:
-    """On grids that end with the volume, reach beyond it, or lie within it."""
+def test_upscaled_volumes_agree_with_the_input(start: int, sides: int) -> None:
+    """On grids that end at the volume border, beyond it, or inside it."""
     random = np.random.default_rng(0)
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = 0.5
@@ -341,8 +341,8 @@ def test_upscaled_volumes_agree_with_what_was_given(start: int, sides: int) -> N
     assert np.abs(agreed).max() <= 1
 
 
-def test_upscaled_volumes_have_no_rim() -> None:
-    """What lies around a volume, here as dark as can be, is not made up for within it."""
+def test_upscaled_volumes_have_no_border_artefact() -> None:
+    """The surroundings of a volume, here minimal, do not change the intensities inside it."""
     low = Volume(array=np.full((1, 8, 8, 8), 0.5, np.float32), affine=np.diag([2.0, 2.0, 2.0, 1.0]))
     fine = low.grid.at_spacing((1.0, 1.0, 1.0)).window((-2, -2, -2), (20, 20, 20))
     made = np.full((1, 20, 20, 20), -1.0, np.float32)
@@ -350,7 +350,7 @@ def test_upscaled_volumes_have_no_rim() -> None:
     assert np.allclose(agreeing(made, low.array, fine, low.grid), made, atol=1e-5)
 
 
-def test_scales_that_a_resolution_gives() -> None:
+def test_the_known_scales_of_a_resolution() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 3, 2), (4, 6, 4), (8, 12, 8)))
     fine = (1.0, 1.0, 1.0)
     given: Callable[..., int] = lambda *coarse: scales_given(schedule, fine, coarse)  # noqa: E731
@@ -362,7 +362,7 @@ def test_scales_that_a_resolution_gives() -> None:
         given(1, 1, 1)
 
 
-def test_the_modality_decides_on_intensities() -> None:
+def test_the_modality_determines_the_intensities() -> None:
     rules = {name: IntensityRule(kind="window", low=0.0, high=h) for name, h in RANGES.items()}
     synthesizer = tiny_synthesizer(intensity=rules)
     for name, high in RANGES.items():
@@ -376,7 +376,7 @@ def test_the_modality_decides_on_intensities() -> None:
     assert "values run from 0 to 1000" in sample.about["notes"][0]
 
 
-def test_a_tokenizer_of_another_schedule_is_refused() -> None:
+def test_a_tokenizer_with_another_schedule_is_refused() -> None:
     tokenizer = tiny_tokenizer()
     model = tiny_model(tokenizer)
     model.codebook_size = 17

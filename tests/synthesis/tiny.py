@@ -56,7 +56,7 @@ def tiny_tokenizer(**changes: Any) -> Tokenizer:
 
 
 def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") -> Generator:
-    """A generator with no weight at zero, so that every condition tells."""
+    """A generator without zero weights, so that every condition has an effect."""
     condition = ConditionConfig(
         attributes=ATTRIBUTES,
         map="label" if maps else "none",
@@ -77,6 +77,6 @@ def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") 
 
 
 def tiny_synthesizer(**changes: Any) -> Synthesizer:
-    """Both together; keywords change the plan."""
+    """A synthesizer of both; keywords change the plan."""
     tokenizer = tiny_tokenizer(**changes)
     return Synthesizer(tiny_model(tokenizer), tokenizer)

@@ -1,4 +1,4 @@
-"""A tiny tokenizer with its plan, volumes for it, and what is needed to train one."""
+"""A tiny tokenizer with its plan, volumes for it, and settings and data to train one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +70,7 @@ def model(tmp_path: Path, make_tokenizer: MakeTokenizer) -> Callable[..., Path]:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Write a small CT below `tmp_path`: a seed's noise of some shape, on some affine."""
+    """Write a small CT below `tmp_path`: seeded noise with the given shape and affine."""
 
     def write_one(
         name: str, shape: tuple[int, int, int] = (8, 8, 8), affine: Any = None, seed: int = 0

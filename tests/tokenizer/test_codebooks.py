@@ -40,7 +40,7 @@ ANY = [*NATIVE, *(CodebookSettings(kind=kind, size=64, width=10) for kind in ("f
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """The same draws every time; one thread, as several only wait for each other here."""
+    """Seed torch and use one thread, because several would only wait for each other here."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -57,14 +57,14 @@ def clusters(number: int, width: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize("settings", ANY, ids=name)
-def test_every_code_is_nearest_to_itself(settings: CodebookSettings) -> None:
+def test_every_code_is_its_own_nearest_code(settings: CodebookSettings) -> None:
     codebook = make_codebook(settings)
     indices = torch.arange(codebook.size)
     assert torch.equal(codebook.quantise(codebook.lookup(indices).detach()), indices)
 
 
 @pytest.mark.parametrize("settings", ANY, ids=name)
-def test_quantised_vectors_are_what_indices_look_up(settings: CodebookSettings) -> None:
+def test_quantised_vectors_equal_the_codes_of_their_indices(settings: CodebookSettings) -> None:
     codebook = make_codebook(settings)
     vectors = torch.randn(50, settings.width, requires_grad=True)
     taken = codebook(vectors)
@@ -99,8 +99,8 @@ def test_chunked_distances_equal_the_full_ones() -> None:
         assert torch.equal(nearest(vectors, codes, chunk_bytes=chunk_bytes), full)
 
 
-def test_fsq_rounds_as_the_paper_does() -> None:
-    """An independent reading of the paper's listing, on its own codes in [-1, 1]."""
+def test_fsq_rounds_as_in_the_paper() -> None:
+    """An independent implementation of the paper's listing, with codes in [-1, 1]."""
     levels = torch.tensor([8, 5, 6])
     codebook = FiniteScalarCodebook(CodebookSettings(kind="fsq", fsq_levels=(8, 5, 6), width=3))
     vectors = 2 * torch.randn(5000, 3)
@@ -113,7 +113,7 @@ def test_fsq_rounds_as_the_paper_does() -> None:
 
 
 @pytest.mark.parametrize("size", [16, 256, 512, 1000, 4096, 16384])
-def test_levels_come_close_to_a_size_and_report_the_real_size(size: int) -> None:
+def test_levels_approximate_a_size_and_report_the_actual_size(size: int) -> None:
     codebook = make_codebook(CodebookSettings(kind="fsq", size=size, width=3))
     levels = choose_levels(size)
     assert codebook.size == torch.tensor(levels).prod()
@@ -165,7 +165,7 @@ def test_kmeans_with_fewer_vectors_than_centres_covers_them_all() -> None:
 
 
 def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> float:
-    """Train on steps of random vectors; the fraction of the codes that the last ones use."""
+    """Train on random vectors and return the fraction of codes that the last step uses."""
     for _ in range(steps):
         batch = clusters(300, codebook.width) if vectors is None else vectors
         indices = codebook.quantise(batch.flatten(0, 1)).view(batch.shape[:2])
@@ -174,7 +174,7 @@ def learn(codebook: Codebook, steps: int, vectors: Tensor | None = None) -> floa
     return len(seen.unique()) / codebook.size
 
 
-def test_averages_are_those_of_the_vectors_that_chose() -> None:
+def test_codes_are_averages_of_their_assigned_vectors() -> None:
     codebook = EMACodebook(
         CodebookSettings(size=3, width=2, ema_decay=0.5, restart_dead_codes=False)
     )
@@ -193,7 +193,7 @@ def bad_start(codebook: EMACodebook, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["scaled", "equal"])
-def test_restarts_mend_a_collapsed_codebook_and_nothing_else_does(kind: str) -> None:
+def test_only_restarts_recover_a_collapsed_codebook(kind: str) -> None:
     for restarts in (True, False):
         codebook = EMACodebook(CodebookSettings(size=32, width=4, restart_dead_codes=restarts))
         bad_start(codebook, kind)
@@ -202,7 +202,7 @@ def test_restarts_mend_a_collapsed_codebook_and_nothing_else_does(kind: str) -> 
         assert usage > 0.8 if restarts else usage < 0.2
 
 
-def test_kmeans_start_uses_the_codes_at_once() -> None:
+def test_kmeans_initialisation_uses_every_code_at_once() -> None:
     codebook = EMACodebook(CodebookSettings(size=64, width=4))
     assert codebook.needs_start()
     codebook.start(clusters(1000))
@@ -316,7 +316,7 @@ def load(model: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_model_with_a_user_s_codebook_loads_in_another_process(
+def test_a_model_with_a_custom_codebook_loads_in_another_process(
     package_folder: Path, prepared: Path, tmp_path: Path, settings: Callable[..., TokenizerSettings]
 ) -> None:
     codebook = {"kind": "bit_signs", "width": 8, "options": {"bits": 4}}
@@ -337,7 +337,7 @@ def test_a_model_with_a_user_s_codebook_loads_in_another_process(
     assert message in refused.stderr.splitlines()[-1]
 
 
-def test_medar_s_own_codebooks_need_no_import_path(
+def test_builtin_codebooks_need_no_import_path(
     make_tokenizer: Callable[[], Tokenizer], tmp_path: Path
 ) -> None:
     make_tokenizer().save_pretrained(tmp_path)
@@ -358,7 +358,7 @@ def test_options_are_for_external_codebooks() -> None:
         CodebookSettings(kind="ema", options={"ema_decay": 0.9})
 
 
-def test_what_is_no_codebook_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_that_are_no_codebook_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CODEBOOKS._registered, "none", torch.nn.Linear)
     with pytest.raises(MedarError, match=r"torch\.nn.*Linear is not a subclass of Codebook"):
         make_codebook(CodebookSettings(kind="none"))

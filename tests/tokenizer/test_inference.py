@@ -24,7 +24,7 @@ Write = Callable[..., Path]
 
 
 def file_on(tmp_path: Path, affine: Any, shape: tuple[int, int, int]) -> Path:
-    """A NIfTI file stored on a grid as it is, smooth so that interpolation costs little."""
+    """A NIfTI file stored on a grid, smooth so that interpolation errors are small."""
     axes = np.meshgrid(*(np.linspace(0, 2, n) for n in shape), indexing="ij")
     voxels = (300 * np.sin(axes[0] + 1.3 * axes[1] - 0.7 * axes[2])).astype(np.float32)
     image = nib.Nifti1Image(voxels, affine)
@@ -34,7 +34,7 @@ def file_on(tmp_path: Path, affine: Any, shape: tuple[int, int, int]) -> Path:
 
 
 def perfect(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
-    """Let a tokenizer give back what it was given."""
+    """Replace a tokenizer's network by the identity."""
     seen: list[torch.Tensor] = []
     encode = tokenizer.encode
 
@@ -86,7 +86,7 @@ def test_every_grid_is_restored(
     assert made.psnr > 30
 
 
-def test_a_volume_of_the_plans_form_is_what_the_network_decodes(
+def test_decoding_a_planned_volume_equals_the_network_output(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
@@ -104,7 +104,7 @@ def test_a_volume_of_the_plans_form_is_what_the_network_decodes(
         tokenizer.reconstruct(volume, 0)
 
 
-def test_beyond_the_field_of_view_lies_the_lowest_intensity(
+def test_outside_the_field_of_view_is_the_lowest_intensity(
     make_tokenizer: MakeTokenizer, write: Write
 ) -> None:
     tokenizer = make_tokenizer()
@@ -132,7 +132,7 @@ def test_patches_cover_the_whole_volume(
     assert np.allclose(tokenizer.reconstruct(volume).image.array, volume.array, atol=0.1)
 
 
-def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: Write) -> None:
+def test_label_maps_contain_the_plan_values(make_tokenizer: MakeTokenizer, write: Write) -> None:
     tokenizer = make_tokenizer(labels={3: "a", 7: "b"})
     volume = read_for_plan(tokenizer.require_plan(), write("in.nii"))
     made = tokenizer.reconstruct(volume)
@@ -145,7 +145,7 @@ def test_label_maps_hold_the_plans_values(make_tokenizer: MakeTokenizer, write: 
     assert np.array_equal(made.label.array[0], expected)
 
 
-def test_psnr_counts_what_lies_inside_the_window() -> None:
+def test_psnr_uses_values_inside_the_window() -> None:
     def volume(value: float) -> Volume:
         array = np.full((1, 2, 2, 2), value, np.float32)
         array[0, 0] = 0
@@ -159,7 +159,9 @@ def test_psnr_counts_what_lies_inside_the_window() -> None:
     assert psnr_within(~inside, volume(50), volume(30), window) == np.inf
 
 
-def test_a_file_is_read_as_the_plan_says(make_tokenizer: MakeTokenizer, tmp_path: Path) -> None:
+def test_a_file_is_read_according_to_the_plan(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
     voxels = np.full((8, 8, 8), np.nan, np.float32)
     voxels[:4] = 7
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "nan.nii")
@@ -174,7 +176,7 @@ def test_a_file_is_read_as_the_plan_says(make_tokenizer: MakeTokenizer, tmp_path
         read_for_plan(careless, tmp_path / "nan.nii", ReadOptions(nonfinite="keep"))
 
 
-def test_a_tokenizer_without_a_plan_or_with_anothers_is_refused(
+def test_a_tokenizer_without_a_matching_plan_is_refused(
     make_tokenizer: MakeTokenizer,
 ) -> None:
     tokenizer = make_tokenizer(labels={1: "a"})

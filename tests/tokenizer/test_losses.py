@@ -1,4 +1,4 @@
-"""Losses: zero at equality, masked where a case was not annotated; the perceptual loss."""
+"""Losses: zero at equality, masked for labels that are not annotated; the perceptual loss."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_dice_is_that_of_each_label_over_the_known_voxels() -> None:
     assert loss.item() == pytest.approx(1 - (first + second) / 2, abs=1e-4)
 
 
-def test_both_vanish_at_the_truth(case: tuple[Tensor, Tensor]) -> None:
+def test_both_losses_are_zero_at_the_target(case: tuple[Tensor, Tensor]) -> None:
     _, classes = case
     sure = 50.0 * nn.functional.one_hot(classes[:, 0].clamp(min=0), 4).movedim(-1, 1)
     losses = label_losses(sure, classes, ALL)
@@ -83,10 +83,10 @@ def test_unknown_voxels_contribute_nothing(case: tuple[Tensor, Tensor]) -> None:
     assert not logits.grad.any()
 
 
-def test_background_shares_its_probability_with_labels_not_annotated(
+def test_unannotated_labels_are_merged_into_background(
     case: tuple[Tensor, Tensor],
 ) -> None:
-    """Probability moved between the background and label 2, not annotated, changes nothing."""
+    """Moving probability between the background and label 2, not annotated, changes nothing."""
     logits, classes = case
     annotated = torch.tensor([[True, False, True]] * 2)
     both = torch.logaddexp(logits[:, 0], logits[:, 2])
@@ -99,7 +99,7 @@ def test_background_shares_its_probability_with_labels_not_annotated(
     assert (recounted.cross_entropy - counted.cross_entropy).abs() > 0.01
 
 
-def test_a_label_that_the_case_was_not_annotated_for_is_not_believed(
+def test_labels_outside_the_annotated_set_are_ignored(
     case: tuple[Tensor, Tensor],
 ) -> None:
     logits, classes = case
@@ -108,7 +108,7 @@ def test_a_label_that_the_case_was_not_annotated_for_is_not_believed(
     assert label_losses(logits, classes, annotated) == label_losses(logits, without, annotated)
 
 
-def test_no_label_is_pushed_towards_background_by_a_case_that_lacks_it() -> None:
+def test_unannotated_labels_are_not_pushed_towards_background() -> None:
     logits = torch.zeros(1, 3, 2, 2, 2, requires_grad=True)
     annotated = torch.tensor([[True, False]])
     background = torch.zeros(1, 1, 2, 2, 2)
@@ -135,14 +135,14 @@ def discriminator(**changes: Any) -> Discriminator:
     return Discriminator(DiscriminatorConfig(**{"width": 4, "layers": 2, **changes}))
 
 
-def test_each_scale_judges_patches_and_gives_its_features() -> None:
+def test_each_scale_scores_patches_and_returns_features() -> None:
     judged = discriminator(layers=1, discriminators=2)(torch.randn(2, 1, 16, 8, 12))
     assert [score.shape[:2] for score in judged.scores] == [(2, 1), (2, 1)]
     assert judged.scores[0].shape[2:] > judged.scores[1].shape[2:]
     assert len(judged.features) == 2 + 3
 
 
-def test_the_smallest_side_is_enough_and_less_is_refused() -> None:
+def test_sizes_below_the_minimum_are_refused() -> None:
     judge = discriminator()
     side = judge.config.smallest
     assert judge(torch.randn(1, 1, side, side, side)).scores[0].numel() >= 1
@@ -150,7 +150,7 @@ def test_the_smallest_side_is_enough_and_less_is_refused() -> None:
         judge(torch.randn(1, 1, side, side, side - 1))
 
 
-def test_a_discriminator_learns_to_tell_noise_from_blur() -> None:
+def test_a_discriminator_learns_to_separate_noise_from_blur() -> None:
     judge = discriminator()
     optimiser = torch.optim.Adam(judge.parameters(), lr=1e-2, betas=(0.5, 0.9))
     losses = []
@@ -165,14 +165,14 @@ def test_a_discriminator_learns_to_tell_noise_from_blur() -> None:
     assert sum(losses[-5:]) / 5 < 0.6 * losses[0]
 
 
-def test_the_hinge_costs_nothing_beyond_its_margin() -> None:
+def test_the_hinge_loss_is_zero_beyond_its_margin() -> None:
     good, bad = [torch.full((1, 1, 2, 2, 2), 1.5)], [torch.full((1, 1, 2, 2, 2), -1.5)]
     assert discriminator_loss(good, bad) == 0
     assert discriminator_loss(bad, good) == 2.5
     assert adversarial_loss(bad) == 1.5
 
 
-def test_feature_matching_teaches_the_reconstruction_alone() -> None:
+def test_feature_matching_gradients_reach_only_the_reconstruction() -> None:
     real, fake = (torch.randn(1, 2, 3, 3, 3, requires_grad=True) for _ in range(2))
     assert feature_matching([real], [real]) == 0
     feature_matching([real], [fake]).backward()
@@ -194,14 +194,14 @@ def test_the_adaptive_weight_is_the_ratio_of_gradients() -> None:
     ("changes", "words"),
     [({"layers": 0}, "layers must be at least 1"), ({"width": 6}, "multiple of 4")],
 )
-def test_nonsense_is_refused(changes: dict[str, int], words: str) -> None:
+def test_invalid_values_are_refused(changes: dict[str, int], words: str) -> None:
     with pytest.raises(MedarError, match=words):
         DiscriminatorConfig(**changes)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file laid out as MedicalNet's: under "state_dict", each name behind "module."."""
+    """A file laid out as MedicalNet's: under "state_dict", with names prefixed by "module."."""
     from monai.networks.nets import resnet10
 
     torch.manual_seed(0)
@@ -214,7 +214,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_is_zero_at_equality_and_grows_with_blur(weights: Path) -> None:
+def test_the_perceptual_loss_is_zero_at_equality_and_grows_with_blur(weights: Path) -> None:
     loss, volume = PerceptualLoss(weights), torch.randn(1, 2, 12, 12, 12)
     slight = nn.functional.avg_pool3d(volume, 3, stride=1, padding=1)
     strong = nn.functional.avg_pool3d(volume, 5, stride=1, padding=2)
@@ -223,7 +223,7 @@ def test_it_is_zero_at_equality_and_grows_with_blur(weights: Path) -> None:
     assert loss(slight, volume) < loss(strong, volume)
 
 
-def test_only_the_reconstruction_learns(weights: Path) -> None:
+def test_perceptual_gradients_reach_only_the_reconstruction(weights: Path) -> None:
     loss = PerceptualLoss(weights).train()
     before = {name: value.clone() for name, value in loss.state_dict().items()}
     volume = torch.randn(1, 1, 12, 12, 12)
@@ -236,14 +236,14 @@ def test_only_the_reconstruction_learns(weights: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
 
 
-def test_the_weights_of_the_file_are_used(weights: Path) -> None:
+def test_weights_are_loaded_from_the_file(weights: Path) -> None:
     found = torch.load(weights, weights_only=True)["state_dict"]
     used = PerceptualLoss(weights).stages.state_dict()
     assert torch.equal(used["0.0.weight"], found["module.conv1.weight"])
     assert torch.equal(used["2.0.conv2.weight"], found["module.layer2.0.conv2.weight"])
 
 
-def test_other_files_are_refused_in_a_line(tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     other, text = tmp_path / "other.pth", tmp_path / "text.pth"
     torch.save({"conv1.weight": torch.zeros(2)}, other)
     text.write_text("hello")

@@ -31,7 +31,7 @@ def loss_of(network: nn.ModuleDict, volume: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("factors", FACTORS, ids=str)
-def test_a_volume_becomes_a_latent_and_a_volume_again(factors: Shape3) -> None:
+def test_encode_and_decode_shapes(factors: Shape3) -> None:
     settings = config(downsampling=factors, channels=2, labels=3)
     network = both(settings)
     latent = (2, 1, 3)
@@ -71,7 +71,7 @@ def test_unfolding_undoes_folding() -> None:
 
 
 @pytest.mark.parametrize("patch", [0, 3, 16])
-def test_a_patch_that_cannot_be_is_refused(patch: int) -> None:
+def test_an_invalid_patch_is_refused(patch: int) -> None:
     with pytest.raises(MedarError, match="patch_size must be"):
         config(downsampling=(8, 8, 8), patch_size=patch)
 
@@ -119,7 +119,7 @@ def test_the_memory_format_changes_no_value() -> None:
     torch.testing.assert_close(network["decoder"](latent).volume, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_bf16_autocast_runs_close_to_float32() -> None:
+def test_bf16_autocast_is_close_to_float32() -> None:
     network, volume = both(config(labels=1)), torch.randn(1, 1, 8, 8, 8)
     expected = loss_of(network, volume)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -141,8 +141,8 @@ def test_bf16_autocast_runs_close_to_float32() -> None:
     ],
     ids=str,
 )
-def test_the_reach_is_what_an_impulse_shows(settings: dict[str, Any]) -> None:
-    """A site changes the voxels within the decoder's reach along each axis, and no others."""
+def test_the_receptive_field_equals_the_impulse_response(settings: dict[str, Any]) -> None:
+    """A site changes exactly the voxels within the decoder's reach along each axis."""
     decoder = Decoder(config(**settings)).eval()
     for axis, (reach, factor) in enumerate(
         zip(decoder.reach, decoder.config.downsampling, strict=True)
@@ -159,7 +159,7 @@ def test_the_reach_is_what_an_impulse_shows(settings: dict[str, Any]) -> None:
         assert (sites.min(), sites.max()) == (centre - reach, centre + reach)
 
 
-def test_the_cost_counts_what_is_there() -> None:
+def test_the_cost_counts_existing_layers() -> None:
     settings = config(downsampling=(1, 1, 1))
     counted = cost(settings, (4, 4, 4))
     network = both(settings)
@@ -168,7 +168,7 @@ def test_the_cost_counts_what_is_there() -> None:
     assert counted.flops == 2 * 4**3 * weights
 
 
-def test_the_config_survives_its_dictionary() -> None:
+def test_config_dictionary_round_trip() -> None:
     settings = config(downsampling=(8, 8, 4), labels=2, width_multipliers=(1, 3))
     assert from_dict(NetworkConfig, to_dict(settings), "network.yaml") == settings
 
@@ -184,11 +184,11 @@ def test_the_config_survives_its_dictionary() -> None:
     ],
     ids=str,
 )
-def test_nonsense_is_refused(changes: dict[str, Any], words: str) -> None:
+def test_invalid_values_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(MedarError, match=words):
         config(**changes)
 
 
-def test_a_side_that_does_not_divide_is_refused() -> None:
+def test_an_indivisible_size_is_refused() -> None:
     with pytest.raises(MedarError, match="9 x 8 x 8 voxels: each side must be a multiple"):
         Encoder(config())(torch.zeros(1, 1, 9, 8, 8))

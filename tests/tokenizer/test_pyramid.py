@@ -1,4 +1,4 @@
-"""Token pyramids: flat and back, files, and what is refused."""
+"""Token pyramids: flattening, files, and validation."""
 
 import json
 from dataclasses import replace
@@ -31,14 +31,14 @@ def same(first: TokenPyramid, second: TokenPyramid) -> bool:
     return about and torch.equal(first.flatten(), second.flatten())
 
 
-def test_flatten_and_back() -> None:
+def test_flatten_round_trip() -> None:
     pyramid = make()
     assert len(pyramid) == 3
     assert pyramid.flatten().shape == (3, SCHEDULE.length)
     assert same(TokenPyramid.from_flat(pyramid.flatten(), SCHEDULE, 512, "abc"), pyramid)
 
 
-def test_some_items_and_some_scales() -> None:
+def test_selecting_items_and_scales() -> None:
     pyramid = make()
     assert torch.equal(pyramid[1:].flatten(), pyramid.flatten()[1:])
     coarse = pyramid.upto(2)
@@ -61,7 +61,7 @@ def test_saved_and_loaded_is_equal(tmp_path: Path, codes: int, stored: str) -> N
         assert file.get_slice("indices").get_dtype() == stored
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
     make().save(path)
 
@@ -75,7 +75,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_wrong_files_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_invalid_files_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     reasons = [
         ("cannot be read", lambda: None),
@@ -94,7 +94,7 @@ def test_wrong_files_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_disagrees_with_itself_is_refused(tmp_path: Path) -> None:
+def test_an_inconsistent_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make().save(path)
     with safe_open(path, framework="pt") as file:

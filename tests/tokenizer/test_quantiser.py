@@ -36,7 +36,7 @@ every_kind = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """The same draws every time; one thread, as several only wait for each other here."""
+    """Seed torch and use one thread, because several would only wait for each other here."""
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def latents(batch: int = 2) -> Tensor:
 
 
 def fitted(steps: int = 30) -> MultiScaleQuantiser:
-    """An EMA codebook that has learnt random latents, phi as it was."""
+    """A quantiser with an EMA codebook trained on random latents and an untrained phi."""
     quantiser = make()
     for _ in range(steps):
         quantiser(latents(8))
@@ -80,8 +80,8 @@ def test_contributions_add_up_to_the_quantised_latent(codebook: CodebookSettings
         assert torch.equal(indices, again)
 
 
-def test_encoding_matches_a_plain_reading_of_the_algorithm() -> None:
-    """Scale by scale with nothing shared: average, divide, nearest, multiply, up, phi, subtract."""
+def test_encoding_matches_a_plain_implementation() -> None:
+    """Step by step per scale: average, divide, nearest, multiply, upsample, phi, subtract."""
     quantiser = fitted()
     codes = quantiser.codebook.lookup(torch.arange(32))
     rest = latents()
@@ -115,7 +115,7 @@ def test_gains_are_the_magnitudes_of_what_each_scale_quantises() -> None:
     assert torch.equal(same.gains, torch.ones(4))
 
 
-def test_items_bypass_the_quantiser_in_training_alone() -> None:
+def test_items_bypass_the_quantiser_only_in_training() -> None:
     quantiser, latent = make(bypass_probability=1.0, scale_dropout=0.5), latents()
     assert torch.equal(quantiser(latent).latent, latent)
     assert not torch.equal(quantiser.eval()(latent).latent, latent)
@@ -124,7 +124,7 @@ def test_items_bypass_the_quantiser_in_training_alone() -> None:
     assert 8 < passed.sum() < 32
 
 
-def test_inputs_are_the_sums_so_far_on_the_next_grids() -> None:
+def test_inputs_are_running_sums_on_the_next_grids() -> None:
     quantiser = fitted()
     indices = quantiser.encode(latents())
     inputs = quantiser.inputs(indices)
@@ -139,7 +139,7 @@ def test_inputs_are_the_sums_so_far_on_the_next_grids() -> None:
         assert all(torch.equal(a, b) for a, b in zip(prefix, inputs, strict=False))
 
 
-def test_each_scale_of_a_fitted_codebook_leaves_less() -> None:
+def test_each_scale_reduces_the_residual() -> None:
     left = fitted()(latents(8)).residual_energy
     assert left.shape == (4,)
     assert bool((left.diff() <= 0).all())
@@ -155,7 +155,7 @@ def test_residual_energy_is_relative_to_the_latent() -> None:
 
 
 @every_kind
-def test_gradients_pass_straight_to_the_latent(codebook: CodebookSettings) -> None:
+def test_gradients_pass_straight_through_to_the_latent(codebook: CodebookSettings) -> None:
     quantiser = make(codebook)
     latent = latents().requires_grad_()
     weights = latents()
@@ -204,7 +204,7 @@ def test_dropout_keeps_a_prefix_of_each_item() -> None:
     assert 4 < int((kept == 4).sum()) < 20
 
 
-def test_dropout_is_for_training_alone() -> None:
+def test_scale_dropout_applies_only_in_training() -> None:
     quantiser = fitted()
     quantiser.settings = QuantiserSettings(scale_dropout=1.0)
     latent = latents()
@@ -213,7 +213,7 @@ def test_dropout_is_for_training_alone() -> None:
 
 
 @every_kind
-def test_autocast_around_it_changes_nothing(codebook: CodebookSettings) -> None:
+def test_outer_autocast_changes_nothing(codebook: CodebookSettings) -> None:
     quantiser = make(codebook).eval()
     latent = latents()
     plain = quantiser(latent)
@@ -258,14 +258,14 @@ def test_a_collapsed_codebook_recovers_or_warns(restarts: bool) -> None:
     assert bool(usage.warnings("")) != restarts
 
 
-def test_vars_choice_of_phis() -> None:
+def test_phis_are_assigned_as_in_var() -> None:
     assert [nearest_phi(k, 8, 4) for k in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [nearest_phi(k, 5, 1) for k in range(5)] == [0] * 5
     assert nearest_phi(0, 1, 4) == 0
 
 
 @pytest.mark.parametrize(("scales", "phis", "made"), [(1, 4, 1), (2, 4, 2), (4, 4, 4), (4, 2, 2)])
-def test_no_phi_is_idle(scales: int, phis: int, made: int) -> None:
+def test_every_phi_is_used(scales: int, phis: int, made: int) -> None:
     schedule = ScaleSchedule.from_latent((3, 5, 4), scales)
     codebook = make_codebook(KINDS[0])
     quantiser = MultiScaleQuantiser(codebook, schedule, QuantiserSettings(phi_count=phis))
@@ -302,7 +302,7 @@ def test_bad_calls_are_refused(call: Callable[[MultiScaleQuantiser], Any], reaso
 
 
 def train(latent: Tensor, rank: int, world: int) -> dict[str, Tensor]:
-    """Some steps of a quantiser's own learning on every `world`-th item."""
+    """Train a quantiser for some steps on every `world`-th item."""
     torch.manual_seed(3 + rank)  # draws come from the first process all the same
     quantiser = make(CodebookSettings(size=24, width=6, dead_code_threshold=0.5), scale_dropout=0.5)
     outputs = [quantiser(batch[rank::world]).latent for batch in latent]
@@ -318,7 +318,7 @@ def train_apart(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_equal_one(tmp_path: Path) -> None:
     latent = torch.randn(5, 4, 6, *SCHEDULE.latent)
     torch.save(latent, tmp_path / "latent")
     context = multiprocessing.get_context("spawn")

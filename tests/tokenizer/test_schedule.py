@@ -14,7 +14,7 @@ from medar.volume import Shape3
 LATENT = st.tuples(*[st.integers(1, 40)] * 3)
 
 
-def test_sides_grow_linearly() -> None:
+def test_grid_sizes_grow_linearly() -> None:
     schedule = ScaleSchedule.from_latent((5, 7, 5), 5)
     assert schedule.grids == ((1, 1, 1), (2, 2, 2), (3, 4, 3), (4, 5, 4), (5, 7, 5))
     assert schedule.tokens == (1, 8, 36, 80, 175)
@@ -36,7 +36,7 @@ def test_every_possible_number_of_scales(latent: Shape3, data: st.DataObject) ->
 
 
 @given(LATENT)
-def test_too_many_scales_are_refused_with_what_is_possible(latent: Shape3) -> None:
+def test_too_many_scales_are_refused_with_the_allowed_range(latent: Shape3) -> None:
     with pytest.raises(MedarError, match=f"^scales must be from 1 to {max(latent)} "):
         ScaleSchedule.from_latent(latent, max(latent) + 1)
 
@@ -55,7 +55,7 @@ def test_bad_grids_are_refused(grids: tuple[Shape3, ...], reason: str) -> None:
         ScaleSchedule(grids=grids)
 
 
-def test_the_last_grid_is_the_latent_one() -> None:
+def test_the_last_grid_is_the_latent_grid() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 3, 2)))
     schedule.check_latent((2, 3, 2))
     with pytest.raises(MedarError, match="latent grid 3x3x3: the schedule ends with 2x3x2"):
@@ -72,7 +72,7 @@ def test_split_undoes_concatenation(latent: Shape3, data: st.DataObject) -> None
     assert torch.equal(torch.cat(parts, dim=1), flat)
 
 
-def test_split_takes_whole_scales_only() -> None:
+def test_split_accepts_only_complete_scales() -> None:
     schedule = ScaleSchedule.from_latent((2, 2, 2), 2)
     assert [part.shape for part in schedule.split(torch.zeros(1, 1, 4))] == [(1, 1, 4)]
     with pytest.raises(MedarError, match="with 1 or 9 tokens"):

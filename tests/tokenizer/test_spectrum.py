@@ -25,7 +25,9 @@ def noise() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sides", SIDES)
-def test_frequencies_hold_the_power_of_the_windowed_volume(sides: tuple[int, int, int]) -> None:
+def test_the_spectrum_contains_the_power_of_the_windowed_volume(
+    sides: tuple[int, int, int],
+) -> None:
     volume = torch.randn(1, *sides)
     windows = [torch.hann_window(n + 2, periodic=False)[1:-1] for n in sides]
     windowed = (volume - volume.mean()) * torch.einsum("i,j,k->ijk", *windows)
@@ -57,7 +59,7 @@ def test_bands_are_means_and_empty_ones_are_zero(noise: torch.Tensor) -> None:
     assert (band_power(torch.randn(1, 1, 8, 8, 8), (0.0, 0.1, 0.2))[..., 1] == 0).all()
 
 
-def test_the_ratio_is_that_of_power_and_falls_with_blur(noise: torch.Tensor) -> None:
+def test_the_ratio_of_power_falls_with_blur(noise: torch.Tensor) -> None:
     assert power_ratio(noise, noise) == pytest.approx(1)
     assert power_ratio(noise * 3 + 5, noise) == pytest.approx(9, rel=1e-4)
     assert power_ratio(avg_pool3d(noise, 3, stride=1, padding=1), noise) < 0.1

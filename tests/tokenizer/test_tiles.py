@@ -1,4 +1,4 @@
-"""Decoding by tiles: the same result as in one piece, with bounded memory."""
+"""Tiled decoding: the same result as without tiles, with bounded memory."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def test_the_largest_piece_is_tile_and_margins() -> None:
     assert max(size[0] for size in seen) <= 5 + 2 * decoder.reach[0]
 
 
-def test_a_small_latent_is_decoded_whole() -> None:
+def test_a_small_latent_is_decoded_without_tiles() -> None:
     assert list(spans(9, 4, 3)) == [(0, 9, 0, 9)]
     assert list(spans(11, 4, 3)) == [(0, 4, 0, 7), (4, 8, 1, 11), (8, 11, 5, 11)]
 
@@ -70,12 +70,12 @@ def test_no_label_head_gives_no_label_map() -> None:
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [((0, 4, 4), None), ((4, 4, 4), (-1, 0, 0))])
-def test_nonsense_is_refused(tile: Shape3, overlap: Shape3 | None) -> None:
+def test_invalid_values_are_refused(tile: Shape3, overlap: Shape3 | None) -> None:
     with pytest.raises(MedarError, match="must be at least 1"):
         decode_tiled(decoder_of(), torch.randn(1, 4, 2, 2, 2), tile, overlap)
 
 
-def test_little_memory_gives_tiles_and_the_same() -> None:
+def test_tiled_decoding_with_little_memory_gives_the_same() -> None:
     torch.manual_seed(0)
     network = NetworkConfig(
         width=4, width_multipliers=(1,), code_width=4, downsampling=(2, 1, 1), labels=1

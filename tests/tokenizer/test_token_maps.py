@@ -1,4 +1,4 @@
-"""Label maps beside the tokens: moved as their images were, resumable, there or refused."""
+"""Label maps stored with tokens: augmented like their images, resumable, or refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Four CTs whose intensity is that of the label, in blocks; the last has no label map."""
+    """Four CTs whose intensity encodes the label, in blocks; the last has no label map."""
     for k in range(4):
         rng = np.random.default_rng(k)
         blocks = rng.choice([0, 1, 2, 5], (5, 4, 4)).astype(np.int16)
@@ -54,10 +54,10 @@ def maps_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_maps_moved_as_their_images_were(
+def test_maps_are_augmented_like_their_images(
     mode: str, data: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a change of intensity, the image still encodes the label after it was moved."""
+    """Without intensity changes, the augmented image still encodes the label."""
     seen: list[torch.Tensor] = []
     plain = Tokenizer.encode
 
@@ -91,7 +91,7 @@ def test_maps_moved_as_their_images_were(
     assert set(TokenDataset(tmp_path / "tokens")[0]) == {"indices", "index"}
 
 
-def test_maps_are_made_once_and_made_again(data: Path, model: Model, tmp_path: Path) -> None:
+def test_maps_are_cached_and_rebuilt(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model(labels=LABELS)
     encode(data, out, folder)
     before = maps_of(out)
@@ -107,7 +107,7 @@ def test_maps_are_made_once_and_made_again(data: Path, model: Model, tmp_path: P
     assert maps_of(tmp_path / "again") == before
 
 
-def test_maps_come_and_go_with_the_setting(data: Path, model: Model, tmp_path: Path) -> None:
+def test_maps_follow_the_setting(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model(labels=LABELS)
     encode(data, out, folder, maps=False)
     assert not (out / MAPS).exists()
@@ -120,7 +120,7 @@ def test_maps_come_and_go_with_the_setting(data: Path, model: Model, tmp_path: P
     assert maps_of(out) == {}
 
 
-def test_an_index_without_the_key_is_read(data: Path, model: Model, tmp_path: Path) -> None:
+def test_an_older_index_without_the_key_is_read(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model(labels=LABELS)
     encode(data, out, folder, maps=False)
     index = read_json(out / "tokens.json")
@@ -130,7 +130,7 @@ def test_an_index_without_the_key_is_read(data: Path, model: Model, tmp_path: Pa
     assert encode(data, out, folder, maps=False).kept == 4
 
 
-def test_voxels_to_be_ignored_are_unknown(data: Path, model: Model, tmp_path: Path) -> None:
+def test_ignored_voxels_are_unknown(data: Path, model: Model, tmp_path: Path) -> None:
     known = {value: name for value, name in LABELS.items() if value < 5}
     folder = model(labels=LABELS, ignore_label=5)
     plain = model("plain", labels=LABELS)
@@ -142,7 +142,7 @@ def test_voxels_to_be_ignored_are_unknown(data: Path, model: Model, tmp_path: Pa
         assert torch.equal(some == value, every == value)
 
 
-def test_maps_of_what_is_not_labelled_are_refused(data: Path, model: Model, tmp_path: Path) -> None:
+def test_maps_of_unlabelled_data_are_refused(data: Path, model: Model, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"maps: no case of .* has a label map .* \(none\)"):
         encode(data, tmp_path / "tokens", model())
     few = model("few", labels={1: "a"})

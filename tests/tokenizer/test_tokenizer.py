@@ -1,4 +1,4 @@
-"""The tokenizer as a whole: there and back, kept as a folder, tied to its pyramids."""
+"""The complete tokenizer: round trips, saved folders, and the link to its pyramids."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_training_reaches_every_weight(volumes: torch.Tensor) -> None:
     assert [n for n, p in tokenizer.named_parameters() if p.grad is None] == []
 
 
-def test_a_folder_gives_the_same_tokenizer_back(tmp_path: Path, volumes: torch.Tensor) -> None:
+def test_saving_and_loading_gives_the_same_tokenizer(tmp_path: Path, volumes: torch.Tensor) -> None:
     plan = Plan(spacing=(1, 1, 2), mode="volume", size=(16, 12, 4), downsampling=(4, 4, 2))
     tokenizer = make(plan=plan)
     tokenizer(volumes)  # the codebook starts
@@ -70,13 +70,13 @@ def test_a_folder_gives_the_same_tokenizer_back(tmp_path: Path, volumes: torch.T
     assert torch.equal(again.decode(loaded).volume, tokenizer.decode(pyramid).volume)
 
 
-def test_a_pyramid_belongs_to_its_tokenizer(volumes: torch.Tensor) -> None:
+def test_a_pyramid_of_another_tokenizer_is_refused(volumes: torch.Tensor) -> None:
     pyramid = make(seed=0).eval().encode(volumes)
     with pytest.raises(MedarError, match="decode it with the one that made it"):
         make(seed=1).eval().decode(pyramid)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_mismatched_inputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="must be equal"):
         TokenizerConfig(
             schedule=ScaleSchedule(grids=((1, 1, 1),)), network=NetworkConfig(code_width=8)

@@ -1,4 +1,4 @@
-"""A data set to a folder of tokens and back: reproducible, resumable, self-contained."""
+"""Encoding a data set to a folder of tokens: reproducible, resumable, self-contained."""
 
 import shutil
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path, write: Write) -> Path:
-    """Three volumes of several shapes, one of them turned."""
+    """Three volumes of different shapes, one of them in another orientation."""
     for k in range(3):
         affine = np.diag([-1.0, 1.0, 1.0, 1.0]) if k else None
         write(f"data/c{k}.nii.gz", (9 + k, 8, 10 - k), affine, seed=k)
@@ -55,7 +55,9 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
-def test_tokens_are_those_of_the_prepared_volumes(data: Path, model: Model, tmp_path: Path) -> None:
+def test_tokens_equal_those_of_the_prepared_volumes(
+    data: Path, model: Model, tmp_path: Path
+) -> None:
     folder = model()
     out = tmp_path / "tokens"
     done = encode(data, out, folder)
@@ -94,7 +96,7 @@ def test_variants_are_drawn_by_seed_and_epoch(data: Path, model: Model, tmp_path
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_a_case_depends_on_seed_and_id_alone(
+def test_a_case_depends_only_on_seed_and_id(
     mode: str, data: Path, model: Model, tmp_path: Path
 ) -> None:
     folder = model(mode=mode, size=(8, 8, 8))
@@ -109,7 +111,7 @@ def test_a_case_depends_on_seed_and_id_alone(
     assert a["c2.safetensors"] != d["c2.safetensors"]
 
 
-def test_loading_processes_change_nothing(data: Path, model: Model, tmp_path: Path) -> None:
+def test_loading_processes_do_not_change_tokens(data: Path, model: Model, tmp_path: Path) -> None:
     encode(data, tmp_path / "a", model())
     encode(data, tmp_path / "b", model(), workers=1)
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "b")
@@ -150,7 +152,7 @@ def test_cases_that_fail_are_left_out(data: Path, model: Model, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
-def test_decoding_needs_the_tokens_folder_alone(
+def test_decoding_needs_only_the_tokens_folder(
     mode: str, data: Path, model: Model, tmp_path: Path
 ) -> None:
     out, folder = tmp_path / "tokens", model(mode=mode)
@@ -183,7 +185,7 @@ def test_decoding_needs_the_tokens_folder_alone(
     assert not np.array_equal(decode_file(path, upto=2).image.array, made.image.array)
 
 
-def test_a_sampled_pyramid_comes_in_the_plans_form(model: Model, tmp_path: Path) -> None:
+def test_a_sampled_pyramid_is_decoded_with_the_plan(model: Model, tmp_path: Path) -> None:
     folder = model(spacing=(1, 2, 3))
     tokenizer = Tokenizer.from_pretrained(folder, "cpu")
     pyramid = tokenizer.encode(torch.rand(1, 1, 8, 8, 8) * 2 - 1)
@@ -222,7 +224,7 @@ def test_unknown_intensities_have_a_range(model: Model, tmp_path: Path) -> None:
     assert decode_file(tmp_path / "sample.safetensors", model=both, modality="CT").notes == ()
 
 
-def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: Path) -> None:
+def test_invalid_inputs_are_refused(data: Path, model: Model, tmp_path: Path) -> None:
     out, folder = tmp_path / "tokens", model()
     other = Tokenizer.from_pretrained(model("other", spacing=(2, 2, 2))).plan
     assert other is not None
@@ -245,9 +247,7 @@ def test_what_cannot_be_encoded_is_refused(data: Path, model: Model, tmp_path: P
         encode(out / "prepared", tmp_path / "again", folder)
 
 
-def test_a_folder_that_holds_something_else_is_refused(
-    data: Path, model: Model, tmp_path: Path
-) -> None:
+def test_a_folder_with_other_files_is_refused(data: Path, model: Model, tmp_path: Path) -> None:
     out = tmp_path / "tokens"
     encode(data, out, model())
     with pytest.raises(MedarError, match=r"no variant 3; available: 0"):

@@ -36,7 +36,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(out / "model" / "model.safetensors")
 
 
-def test_training_leaves_a_tokenizer(prepared: Path, settings: Settings, tmp_path: Path) -> None:
+def test_training_writes_a_tokenizer(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     chosen = settings(training__steps=60, training__evaluate_every=60, training__log_every=10)
     outcome = train_tokenizer(chosen, prepared, tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path / "model", "cpu")
@@ -68,7 +68,9 @@ def test_each_loss_is_logged_when_it_is_on(
     assert late["train/loss"] > total - 1
 
 
-def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings) -> None:
+def test_generator_and_discriminator_learn_from_their_own_losses(
+    prepared: Path, settings: Settings
+) -> None:
     task = make_task(settings(loss=TEXTURE), prepared)
     task.model.eval()  # neither dropout nor a codebook that moves between the calls
     batch = next(task.batches(0, 0))
@@ -84,7 +86,7 @@ def test_each_player_learns_from_its_own_loss(prepared: Path, settings: Settings
         torch.testing.assert_close(parameter.grad, alone)
 
 
-def test_the_score_decides_where_texture_is_trained(prepared: Path, settings: Settings) -> None:
+def test_the_score_is_perceptual_if_texture_is_trained(prepared: Path, settings: Settings) -> None:
     task = make_task(settings(), prepared)
     task.model.eval()
     with torch.no_grad():
@@ -112,7 +114,7 @@ def test_quantisation_begins_late(prepared: Path, settings: Settings, tmp_path: 
     assert checkpoint["state"]["best_step"] > 2
 
 
-def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> None:
+def test_the_seed_determines_the_weights(prepared: Path, settings: Settings) -> None:
     digests = [
         make_task(settings(training__seed=seed), prepared).model.digest for seed in (0, 0, 1)
     ]
@@ -121,7 +123,7 @@ def test_the_seed_decides_the_weights(prepared: Path, settings: Settings) -> Non
 
 @pytest.mark.slow
 def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    """After `kill -9` a run goes on to the bits of an undisturbed one, discriminator included."""
+    """After `kill -9` a resumed run equals an uninterrupted one bit for bit, discriminator included."""
     chosen = settings(loss=TEXTURE, training__steps=6)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     words = [prepared, tmp_path / "a", tmp_path / "settings.json"]
@@ -148,7 +150,7 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
 def test_two_processes_equal_one(
     prepared: Path, settings: Settings, tmp_path: Path, in_two_processes: Callable[..., None]
 ) -> None:
-    """Codebook statistics, restarts and dropout included; the discriminator too."""
+    """Including codebook statistics, restarts, dropout and the discriminator."""
     chosen = settings(
         loss={**TEXTURE, "adversarial": {**ADVERSARIAL, "adaptive_weight": False}},
         training__steps=6,
@@ -164,7 +166,7 @@ def test_two_processes_equal_one(
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=1e-4)
 
 
-def test_downsampling_concerns_the_model_alone(prepared: Path, settings: Settings) -> None:
+def test_downsampling_affects_only_the_model(prepared: Path, settings: Settings) -> None:
     task = make_task(settings(plan={"downsampling": [2, 2, 2]}), prepared)
     assert task.model.config.schedule.latent == (8, 8, 8)
     assert task.model.plan is not None
@@ -200,7 +202,7 @@ def test_a_label_head_needs_labels(prepared: Path, settings: Settings) -> None:
 
 
 def collapse(task: TokenizerTask, *, equal: bool) -> None:
-    """Start from a codebook that nothing is near to: far apart, or all in one place."""
+    """Start from a collapsed codebook: codes far from all vectors, or all equal."""
     codebook: Any = task.model.quantiser.codebook
     codes = torch.randn(codebook.size, codebook.width)
     codebook.set_codes(torch.full_like(codes, 10.0) if equal else 100 * codes)

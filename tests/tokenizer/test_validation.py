@@ -1,4 +1,4 @@
-"""Usage and perplexity by scale, and the warning in words."""
+"""Usage and perplexity per scale, and the warning text."""
 
 import pytest
 import torch
@@ -36,12 +36,12 @@ def test_a_collapsed_scale_gives_a_warning() -> None:
 
 
 @pytest.mark.parametrize("kind", BUILTIN)
-def test_the_advice_is_of_the_codebook_s_kind(kind: str) -> None:
+def test_the_advice_depends_on_the_codebook_kind(kind: str) -> None:
     advice = make_codebook(CodebookSettings(kind=kind, size=16)).collapse_advice
     assert ("restart_dead_codes" in advice) == (kind == "ema")
 
 
-def test_no_warning_without_reason() -> None:
+def test_healthy_codebooks_give_no_warning() -> None:
     assert count(torch.arange(8).repeat(1, 8)).warnings("") == []
     assert CodeUsage(SCHEDULE, 32).warnings("") == []
     assert count(torch.arange(64)[None], codes=4096).warnings("") == []

@@ -1,4 +1,4 @@
-"""A store of MLflow's for each test, and the model folders of tiny models."""
+"""An MLflow store for each test, and folders of tiny models."""
 
 import shutil
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Make = Callable[..., MlflowTracker]
 
 @pytest.fixture
 def store(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The address of an empty store of the test's own, the default of trackers."""
+    """The address of an empty store for the test, the default of trackers."""
     uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -30,7 +30,7 @@ def store(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def client(store: str) -> Any:
-    """MLflow's own client of it."""
+    """An MLflow client of the store."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=store)
@@ -38,7 +38,7 @@ def client(store: str) -> Any:
 
 @pytest.fixture
 def make(store: str, tmp_path: Path) -> Make:
-    """Trackers of the run in `tmp_path/run`."""
+    """Create trackers of the run in `tmp_path/run`."""
     return lambda **options: MlflowTracker(tmp_path / "run", **{"name": "test", **options})
 
 

@@ -1,4 +1,4 @@
-"""Models in MLflow: found by name and alias, loaded alone, answering as the files do."""
+"""Models in MLflow: found by name and alias, self-contained, equal to the command line."""
 
 import json
 import shutil
@@ -142,7 +142,7 @@ def test_a_segmenter_returns_label_maps(make: Make, segmenter: Path, tmp_path: P
         ({"seed": 1, "mask": b"hello"}, "request: mask.nii: not a readable NIfTI file"),
     ],
 )
-def test_a_wrong_request_is_refused(
+def test_an_invalid_request_is_refused(
     request_: Any, message: str, make: Make, generator: Path
 ) -> None:
     from mlflow.exceptions import MlflowException
@@ -228,7 +228,7 @@ def test_an_interrupted_upload_is_repeated(
     assert len(load(uri).predict({"seed": 0})) == 1
 
 
-def test_logging_a_model_sends_what_mlflow_lacks_of_its_run(
+def test_logging_a_model_sends_the_missing_records_of_its_run(
     client: Any, make: Make, generator: Path, tmp_path: Path
 ) -> None:
     killed = make(clock=lambda: 0.0)
@@ -266,7 +266,7 @@ def test_the_signature_has_the_fields_of_the_request(kind: Any, sent: type[Any])
     assert sorted(name for name, _, _ in serving.COLUMNS[kind][0]) == sorted(names)
 
 
-def test_the_tracking_uri_of_the_user_stays(
+def test_the_tracking_uri_of_the_user_is_kept(
     make: Make, generator: Path, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow
@@ -278,7 +278,7 @@ def test_the_tracking_uri_of_the_user_stays(
     assert not (tmp_path / "elsewhere.db").exists()
 
 
-def test_a_server_that_is_away_is_reported_once(
+def test_an_unreachable_server_is_reported_once(
     store: str, tmp_path: Path, generator: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = MlflowTracker(tmp_path / "run", name="test", uri="http://127.0.0.1:9")

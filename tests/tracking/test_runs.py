@@ -1,4 +1,4 @@
-"""Runs read back through MLflow's own client: data sets, system metrics, stages, and troubles."""
+"""Runs read back with an MLflow client: data sets, system metrics, stages, and failures."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def steps_of(client: Any, tracker: MlflowTracker) -> list[int]:
     return sorted(point.step for point in client.get_metric_history(tracker.run_id, "loss"))
 
 
-def test_system_metrics_go_to_mlflow_alone(client: Any, make: Make, tmp_path: Path) -> None:
+def test_system_metrics_are_sent_only_to_mlflow(client: Any, make: Make, tmp_path: Path) -> None:
     tracker = make()
     both = Trackers([JsonlTracker(tmp_path / "run" / "metrics.jsonl"), tracker])
     both.log_parameters({})
@@ -93,7 +93,7 @@ def test_torch_reports_the_memory_of_gpus(monkeypatch: pytest.MonkeyPatch) -> No
     }
 
 
-def test_stages_are_children_that_read_data(client: Any, make: Make, tmp_path: Path) -> None:
+def test_stages_are_child_runs_with_dataset_inputs(client: Any, make: Make, tmp_path: Path) -> None:
     parent = make(name="synthesis")
     parent.log_parameters({"seed": 0})
     for _ in range(2):  # the second time it is resumed
@@ -113,7 +113,7 @@ def test_stages_are_children_that_read_data(client: Any, make: Make, tmp_path: P
     assert json.loads(dataset.dataset.source) == {"uri": "/data/prepared"}
 
 
-def test_a_project_that_mlflow_runs_is_the_parent(
+def test_an_mlflow_project_run_is_the_parent(
     client: Any, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123")
@@ -124,7 +124,7 @@ def test_a_project_that_mlflow_runs_is_the_parent(
         assert client.get_run(tracker.run_id).data.tags["mlflow.parentRunId"] == expected
 
 
-def test_a_folder_that_holds_no_data_set_is_refused(make: Make, tmp_path: Path) -> None:
+def test_a_folder_without_a_data_set_is_refused(make: Make, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="neither prepared cases nor tokens"):
         make().log_folder(tmp_path)
     with pytest.raises(MedarError, match="neither prepared cases nor tokens"):
@@ -230,7 +230,7 @@ def test_a_run_that_was_killed_before_its_id_was_written_is_resumed(
 
 
 @pytest.mark.parametrize("how", ["deleted", "unknown", "impossible"])
-def test_a_model_whose_run_is_gone_gets_a_new_one(
+def test_a_model_with_a_deleted_run_gets_a_new_one(
     how: str, client: Any, make: Make, tokenizer: Path, tmp_path: Path
 ) -> None:
     first = make()
@@ -260,7 +260,9 @@ def test_a_complete_run_is_not_changed(client: Any, make: Make, tokenizer: Path)
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
 
-def test_a_recreated_run_knows_the_newest_step(client: Any, make: Make, tmp_path: Path) -> None:
+def test_a_recreated_run_continues_at_the_newest_step(
+    client: Any, make: Make, tmp_path: Path
+) -> None:
     first = make(clock=lambda: 0.0)
     own = JsonlTracker(tmp_path / "run" / "metrics.jsonl")
     both = Trackers([own, first])
@@ -302,7 +304,7 @@ def test_a_model_has_the_parameters_of_the_last_resumption(
     assert model.params == {"rate": "2", "depth": "3"}
 
 
-def test_failed_deliveries_duplicate_nothing(
+def test_failed_deliveries_create_no_duplicates(
     client: Any, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(make(uri=NOWHERE), 1, 2)
@@ -315,7 +317,7 @@ def test_failed_deliveries_duplicate_nothing(
     assert steps_of(client, tracker) == [1, 2]
 
 
-def test_any_tag_becomes_one_that_mlflow_accepts(client: Any, make: Make) -> None:
+def test_tags_are_converted_for_mlflow(client: Any, make: Make) -> None:
     for step in (1, 2):
         tracker = make(tags={"wh:y*\n": "x" * 9000, "n": 3})
         trained(tracker, step)

@@ -1,4 +1,4 @@
-"""MLflow as a user starts it: a server that dies, a model that is served, a project that is run."""
+"""MLflow as a user starts it: a restarted server, a served model, a project run."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ Make = Callable[..., MlflowTracker]
 
 @pytest.fixture
 def environment(store: str) -> dict[str, str]:
-    """Of the processes started here: the commands and the medar of this one, loopback alone."""
+    """Environment of the processes started here: this medar and its commands, loopback only."""
     found = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {
         **os.environ,
@@ -58,7 +58,7 @@ def port() -> int:
 
 @contextmanager
 def running(words: list[str], health: str, environment: dict[str, str], log: Path) -> Iterator[Any]:
-    """A server that answers, and its whole group of processes killed at the end."""
+    """Start a server, wait until it answers, and kill its process group at the end."""
     with log.open("a") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
@@ -90,7 +90,7 @@ def kill(process: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_gets_the_rest_when_it_is_back(
+def test_a_restarted_server_receives_the_rest(
     environment: dict[str, str],
     store: str,
     port: int,

@@ -1,4 +1,4 @@
-"""`MlflowTracker`: resumed runs, and servers that are away."""
+"""`MlflowTracker`: resumed runs and unreachable servers."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def client(mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 def make(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Trackers of a run in `tmp_path`; versions and hardware are not asked for each time."""
+    """Create trackers of a run in `tmp_path`, without the slow collection of versions and hardware."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     monkeypatch.setattr(tracking, "environment", lambda: {"python": "3"})
     return lambda **options: MlflowTracker(tmp_path, **{"name": "test", "system": False, **options})
@@ -49,7 +49,7 @@ def steps(client: Any, run_id: str, name: str = "loss") -> list[int]:
 
 @pytest.fixture
 def nowhere() -> str:
-    """The address of a server that is not there."""
+    """The address of an unreachable server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -98,7 +98,9 @@ def test_a_run_has_a_final_status_and_is_resumed(
     assert set(steps(client, second.run_id, "train/loss")) == set(range(1, 31))
 
 
-def test_an_exception_around_a_training_is_not_its_own(client: Any, make: Make) -> None:
+def test_an_exception_outside_a_training_is_not_recorded_as_its_own(
+    client: Any, make: Make
+) -> None:
     try:
         raise ValueError
     except ValueError:
@@ -108,7 +110,7 @@ def test_an_exception_around_a_training_is_not_its_own(client: Any, make: Make) 
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
-def test_what_a_killed_process_had_not_sent_is_sent_later(
+def test_unsent_records_of_a_killed_process_are_sent_later(
     client: Any, make: Make, tmp_path: Path
 ) -> None:
     first = make(clock=lambda: 0.0)
@@ -149,7 +151,7 @@ def test_changed_parameters_become_tags(client: Any, make: Make) -> None:
     assert len(run.data.params) == 4
 
 
-def test_any_name_becomes_one_that_mlflow_accepts(client: Any, make: Make) -> None:
+def test_names_are_converted_for_mlflow(client: Any, make: Make) -> None:
     names = ["", "..", "/a", "a//b", "../c", "a/./d", "é*:?", "x" * 300, "train/loss", "a.b-c 1"]
     tracker = make()
     tracker.log_parameters(dict.fromkeys(names, 1))
@@ -171,7 +173,7 @@ def test_thousands_of_metrics_arrive(client: Any, make: Make) -> None:
     assert steps(client, tracker.run_id) == list(range(1, 1301))
 
 
-def test_a_server_that_is_away_does_not_end_or_delay_a_training(
+def test_an_unreachable_server_does_not_stop_or_delay_training(
     make: Make, nowhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
@@ -186,7 +188,7 @@ def test_a_server_that_is_away_does_not_end_or_delay_a_training(
     assert not (tmp_path / "mlflow.json").exists()
 
 
-def test_all_metrics_are_sent_once_a_server_is_there(
+def test_all_metrics_are_sent_when_the_server_is_reachable(
     client: Any, make: Make, nowhere: str, tmp_path: Path
 ) -> None:
     with make(uri=nowhere) as tracker:
@@ -257,7 +259,7 @@ def test_only_rank_0_logs_to_mlflow(
     assert not (tmp_path / "mlflow.json").exists()
 
 
-def test_metrics_wait_in_the_file_and_are_counted(
+def test_pending_metrics_are_kept_in_the_file_and_counted(
     make: Make, nowhere: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracker = make(uri=nowhere)
@@ -271,7 +273,7 @@ def test_metrics_wait_in_the_file_and_are_counted(
     assert "26 metrics did not reach MLflow" in capsys.readouterr().err
 
 
-def test_steps_that_a_resumed_run_repeats_are_sent_again(
+def test_repeated_steps_of_a_resumed_run_are_sent_again(
     client: Any, make: Make, tmp_path: Path
 ) -> None:
     for value, kept in ((1.0, 0), (2.0, 2)):
@@ -376,7 +378,7 @@ SENT = '{"uri": "a", "run_id": "b", "sent": %s}'
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", SENT % '"x"', SENT % "Infinity", "{"])
-def test_a_damaged_mlflow_json_is_named(content: str, make: Make, tmp_path: Path) -> None:
+def test_a_damaged_mlflow_json_is_reported(content: str, make: Make, tmp_path: Path) -> None:
     (tmp_path / "mlflow.json").write_text(content)
     with pytest.raises(MedarError, match=r"mlflow\.json: damaged.*delete it") as error:
         make()

@@ -1,4 +1,4 @@
-"""The toy task of this folder, importable by its tests, and how two runs are compared."""
+"""Makes the toy task of this folder importable; fixtures to compare two runs."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def read_metrics(out: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def same_runs() -> Callable[[Path, Path], None]:
-    """Two folders hold the same run, bit by bit, but for the times."""
+    """Check that two folders contain the same run bit for bit, except for times."""
 
     def compare(a: Path, b: Path) -> None:
         assert read_metrics(a) == read_metrics(b)
@@ -61,5 +61,5 @@ def same_runs() -> Callable[[Path, Path], None]:
 
 @pytest.fixture
 def metrics() -> Callable[[Path], list[dict[str, Any]]]:
-    """Reads a run's metrics, without the times."""
+    """Read the metrics of a run, without times."""
     return read_metrics

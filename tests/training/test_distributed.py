@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
-    """`toy.py` in two processes, as torchrun would start them; what each wrote on stderr."""
+    """Run `toy.py` in two processes, as torchrun would; what each wrote on stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What the loop does in a step, and once in a while."""
+"""The training loop: steps, evaluations and checkpoints."""
 
 import re
 from collections.abc import Callable
@@ -61,7 +61,7 @@ def test_the_best_checkpoint_is_the_best(tmp_path: Path) -> None:
         assert not torch.equal(value, best["model"][name])
 
 
-def test_without_averaging_the_weights_themselves_are_saved(tmp_path: Path) -> None:
+def test_without_averaging_the_raw_weights_are_saved(tmp_path: Path) -> None:
     task = Toy()
     fit(task, settings(ema_decay=0.0), tmp_path)
     assert torch.equal(weights(tmp_path)["0.weight"], task.model[0].weight)  # type: ignore[index]
@@ -86,7 +86,7 @@ def test_evaluation_restores_modes_and_weights(tmp_path: Path) -> None:
 
 
 class Spoilt(Toy):
-    """Its loss is not a number at some steps."""
+    """A task whose loss is not finite at some steps."""
 
     def __init__(self, *steps: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Settings, schedule, averages, checkpoints, trackers: each by itself."""
+"""Settings, schedule, averages, checkpoints and trackers, each in isolation."""
 
 import errno
 import math
@@ -49,7 +49,7 @@ from medar.training.tracker import JsonlTracker
         ({"steps": 5, "lerning_rate": 1}, "did you mean 'learning_rate'?"),
     ],
 )
-def test_settings_refuse_nonsense_in_one_line(values: dict[str, Any], message: str) -> None:
+def test_invalid_settings_give_one_line(values: dict[str, Any], message: str) -> None:
     with pytest.raises(MedarError) as error:
         from_dict(TrainingSettings, values, "a.yaml")
     assert message in str(error.value)
@@ -157,7 +157,9 @@ def test_old_checkpoints_are_removed_except_the_best(tmp_path: Path) -> None:
     assert load_checkpoint(checkpoints.best)["at"] == 2
 
 
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_work_on_a_file_system_without_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*paths: Path) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
@@ -188,7 +190,7 @@ def test_json_lines(tmp_path: Path) -> None:
     assert path.read_text() == '{"step": 1, "loss": 0.5, "odd": null}\n'
 
 
-def test_the_callers_tracker_gets_everything_and_stays_open(tmp_path: Path) -> None:
+def test_the_callers_tracker_receives_everything_and_stays_open(tmp_path: Path) -> None:
     class Recorder:
         def __init__(self) -> None:
             self.calls: list[tuple[str, Any]] = []
@@ -219,7 +221,7 @@ def test_the_callers_tracker_gets_everything_and_stays_open(tmp_path: Path) -> N
     assert recorder.calls[2][1] == tmp_path / "model"
 
 
-def test_processes_share_a_batch_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_is_divided_evenly_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Ranks(1, 4, 1).per_rank_batch_size(8) == 2
     with pytest.raises(
         MedarError, match="batch_size 6 must be a multiple of the number of processes, 4"

@@ -1,4 +1,4 @@
-"""A run that is killed or interrupted resumes and ends with the same bits as an undisturbed one."""
+"""A killed or interrupted run resumes and equals an uninterrupted one bit for bit."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ Metrics = Callable[[Path], list[dict[str, Any]]]
 
 
 class Signalled(Toy):
-    """Gets a signal in the middle of a step."""
+    """A task that gets a signal in the middle of a step."""
 
     def __init__(self, at: int, number: int = signal.SIGTERM, **options: Any) -> None:
         super().__init__(**options)
@@ -79,7 +79,7 @@ def test_a_step_takes_batches_of_two_epochs(at: int, tmp_path: Path, same_runs: 
     same_runs(tmp_path / "a", tmp_path / "b")
 
 
-def test_steps_rise_in_the_metrics(tmp_path: Path, metrics: Metrics) -> None:
+def test_steps_increase_in_the_metrics_file(tmp_path: Path, metrics: Metrics) -> None:
     for at in (9, 16, 22):
         with pytest.raises(KeyboardInterrupt):
             fit(Signalled(at), settings(), tmp_path)
@@ -123,7 +123,7 @@ def test_steps_end_a_run_before_its_minutes(tmp_path: Path) -> None:
     assert fit(Toy(), settings(steps=3, minutes=60), tmp_path).step == 3
 
 
-def test_runs_that_may_not_be_resumed(tmp_path: Path) -> None:
+def test_incompatible_runs_are_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(Signalled(6), settings(), tmp_path)
     last = tmp_path / "checkpoints" / "step-00000006.pt"
@@ -162,7 +162,7 @@ def test_a_path_resumes_with_other_settings(tmp_path: Path, metrics: Metrics) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no", b"\x80\x02junk", b"text"])
-def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_reported_by_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "step-00000004.pt"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -171,7 +171,7 @@ def test_damaged_checkpoints_are_named(content: bytes, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_cadences_do_not_change_the_weights(tmp_path: Path) -> None:
+def test_logging_and_evaluation_intervals_do_not_change_the_weights(tmp_path: Path) -> None:
     often = {**SETTINGS, "log_every": 1, "evaluate_every": 1, "save_every": 1}
     a = fit(Toy(noise=0.1), settings(), tmp_path / "a")
     b = fit(Toy(noise=0.1), settings(**often), tmp_path / "b")

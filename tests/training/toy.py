@@ -25,7 +25,7 @@ def items() -> tuple[Tensor, Tensor]:
 
 
 class Toy(Task[tuple[Tensor, Tensor]]):
-    """An MLP; noise in its input comes from torch's random state."""
+    """An MLP with input noise from torch's random state."""
 
     metric = "error"
 

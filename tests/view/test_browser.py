@@ -30,7 +30,7 @@ TURNED = {
 def opened(
     request: pytest.FixtureRequest, pair: tuple[Path, Path], chromium: Any, tmp_path: Path
 ) -> Iterator[Any]:
-    """The page of a real and a synthetic volume, ready."""
+    """The loaded page of a real and a synthetic volume."""
     panels = make_panels(select_files(pair).volumes, ReadOptions(), names={2: "left", 300: "right"})
     if request.param == "one file":
         path = tmp_path / "page.html"
@@ -52,7 +52,7 @@ def opened(
 
 
 def pixels(page: Any, number: int) -> Any:
-    """A panel's picture, (rows, columns, 3)."""
+    """The picture of a panel (rows, columns, 3)."""
     picture = Image.open(BytesIO(page.locator("canvas").nth(number).screenshot()))
     return np.asarray(picture.convert("RGB"))
 
@@ -62,13 +62,13 @@ def state(page: Any) -> list[dict[str, Any]]:
 
 
 def colours(page: Any, number: int) -> int:
-    """How many grey values and colours a panel's picture has."""
+    """The number of grey values and of colours in the picture of a panel."""
     return len(np.unique(pixels(page, number).reshape(-1, 3), axis=0))
 
 
 @pytest.mark.slow
-def test_the_patients_right_is_on_the_left(chromium: Any, tmp_path: Path) -> None:
-    """Axial planes of files with all kinds of axes: white at the right, grey in front."""
+def test_the_patient_right_is_on_the_image_left(chromium: Any, tmp_path: Path) -> None:
+    """Axial planes of files in many orientations: white at the patient's right, grey in front."""
     import nibabel
 
     files = []
@@ -121,7 +121,7 @@ def test_a_click_moves_both_crosshairs(opened: Any, pair: tuple[Path, Path]) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", ["served"], indirect=True)
-def test_links_windows_labels_and_keys(opened: Any) -> None:
+def test_linked_views_windows_labels_and_keys(opened: Any) -> None:
     page = opened.page
     start = state(page)
     page.keyboard.press("ArrowUp")
@@ -172,7 +172,7 @@ def test_links_windows_labels_and_keys(opened: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opened", ["served"], indirect=True)
-def test_the_label_at_the_crosshair_is_named(opened: Any, label: Any) -> None:
+def test_the_label_at_the_crosshair_is_displayed(opened: Any, label: Any) -> None:
     page = opened.page
     box = page.locator("canvas").nth(1).bounding_box()
     seen = set()

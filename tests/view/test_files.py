@@ -1,4 +1,4 @@
-"""Which files are shown."""
+"""Selecting the files to show."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from medar.files import write_json
 from medar.view.files import MAX_PANELS, select_files, titles
 
 
-def test_a_sample_is_synthetic_and_brings_its_label(pair: tuple[Path, Path]) -> None:
+def test_a_sample_is_marked_synthetic_and_includes_its_label(pair: tuple[Path, Path]) -> None:
     real, made = pair
     first, second = select_files([real, made]).volumes
     assert (first.synthetic, first.label) == (False, None)
@@ -19,12 +19,12 @@ def test_a_sample_is_synthetic_and_brings_its_label(pair: tuple[Path, Path]) -> 
     assert select_files([made], ["none"]).volumes[0].label is None
 
 
-def test_a_folder_of_samples_shows_no_label_as_a_volume(pair: tuple[Path, Path]) -> None:
+def test_label_maps_of_samples_are_not_shown_as_volumes(pair: tuple[Path, Path]) -> None:
     made = pair[1]
     assert [volume.image for volume in select_files([made.parent]).volumes] == [made]
 
 
-def test_a_record_of_another_file_marks_nothing(pair: tuple[Path, Path]) -> None:
+def test_a_record_of_another_file_is_ignored(pair: tuple[Path, Path]) -> None:
     made = pair[1]
     other = made.with_name("other.nii.gz")
     other.write_bytes(made.read_bytes())
@@ -42,9 +42,7 @@ def test_a_damaged_record_is_reported(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize("named", ["", [], ["x"], {}, 3, None, "/"])
-def test_a_record_without_the_name_of_a_label_brings_none(
-    named: Any, pair: tuple[Path, Path]
-) -> None:
+def test_a_record_without_a_label_name_adds_no_label(named: Any, pair: tuple[Path, Path]) -> None:
     made = pair[1]
     made.with_name("sample_0000_label.nii.gz").unlink()
     write_json(made.with_name("sample_0000.json"), {"synthetic": True, "label": named})
@@ -53,7 +51,7 @@ def test_a_record_without_the_name_of_a_label_brings_none(
         assert (first.synthetic, first.label) == (True, None)
 
 
-def test_folders_without_a_name_are_folders(
+def test_folders_without_a_name_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -61,7 +59,7 @@ def test_folders_without_a_name_are_folders(
         assert [volume.synthetic for volume in select_files([where]).volumes] == [False]
 
 
-def test_labels_of_a_folder_have_their_images_names(write: Any, label: Any, tmp_path: Path) -> None:
+def test_labels_are_matched_to_images_by_name(write: Any, label: Any, tmp_path: Path) -> None:
     for name in "ab":
         write(f"images/{name}.nii.gz")
         write(f"labels/{name}.nii.gz", label)
@@ -74,7 +72,7 @@ def test_labels_of_a_folder_have_their_images_names(write: Any, label: Any, tmp_
         select_files([tmp_path / "images"], [str(tmp_path / "labels")])
 
 
-def test_a_large_folder_is_cut_but_many_files_are_refused(tmp_path: Path) -> None:
+def test_a_large_folder_is_truncated_but_too_many_files_are_refused(tmp_path: Path) -> None:
     for number in range(MAX_PANELS + 2):
         (tmp_path / f"{number:02d}.nii.gz").touch()
     selection = select_files([tmp_path])

@@ -1,4 +1,4 @@
-"""Volumes in the form that the page needs."""
+"""Volumes converted for the page."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def unpacked(body: bytes, folder: Path, *, labels: bool = False) -> Volume:
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.37])
-def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_path: Path) -> None:
+def test_voxels_and_grid_equal_the_file(factor: float, write: Any, tmp_path: Path) -> None:
     path = write("v.nii.gz", factor * np.arange(60, dtype=np.float32).reshape(3, 4, 5))
     panel = make_panels([VolumeFile(image=path)], OPTIONS)[0]
     shown, read = unpacked(panel.image, tmp_path), read_volume(path)
@@ -32,7 +32,7 @@ def test_voxels_and_grid_are_those_of_the_file(factor: float, write: Any, tmp_pa
     assert shown.provenance.dtype == ("int16" if factor == 1.0 else "float32")
 
 
-def test_label_indices_lead_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
+def test_label_indices_map_back_to_values(write: Any, label: Any, tmp_path: Path) -> None:
     shown = VolumeFile(image=write("v.nii.gz"), label=write("l.nii.gz", label))
     panel = make_panels([shown], OPTIONS, names={300: "liver"})[0]
     values = np.array([0, *(label["value"] for label in panel.facts["labels"])])
@@ -53,7 +53,7 @@ def test_the_crosshair_starts_in_a_label(write: Any, label: Any) -> None:
     assert label[tuple(np.rint(index[:3]).astype(int))] == 300
 
 
-def test_an_image_is_no_label_map(write: Any) -> None:
+def test_an_image_is_not_a_label_map(write: Any) -> None:
     path = write("v.nii.gz", np.arange(1000, dtype=np.int16).reshape(10, 10, 10))
     with pytest.raises(MedarError, match="1000 different values"):
         make_panels([VolumeFile(image=path, label=path)], OPTIONS)

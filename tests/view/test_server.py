@@ -1,4 +1,4 @@
-"""The server and the page's parts, without a browser."""
+"""The server and the parts of the page, without a browser."""
 
 import hashlib
 import http.client
@@ -75,7 +75,7 @@ def test_nothing_else_is_served(server: PageServer) -> None:
     assert ask(server, home, method="POST")[0].status == 501
 
 
-def test_only_this_machines_names_are_answered(server: PageServer) -> None:
+def test_only_local_host_names_are_accepted(server: PageServer) -> None:
     home, port = urlsplit(server.url).path, server.server_address[1]
     for host in (f"127.0.0.1:{port}", "localhost:8000", "LOCALHOST", "127.0.0.1"):
         assert ask(server, home, host=host)[0].status == 200, host
@@ -83,7 +83,7 @@ def test_only_this_machines_names_are_answered(server: PageServer) -> None:
         assert ask(server, home, host=host)[0].status == 421, host
 
 
-def test_headers_let_nothing_in_or_out(server: PageServer) -> None:
+def test_headers_block_external_content(server: PageServer) -> None:
     home = urlsplit(server.url).path
     for path in (home, home + "image-0", "/"):
         headers = ask(server, path)[0].headers
@@ -114,7 +114,7 @@ def test_a_taken_port_is_refused() -> None:
         PageServer({}, 70000)
 
 
-def test_one_file_runs_only_its_own_scripts(panels: list[Panel]) -> None:
+def test_the_single_file_runs_only_its_own_scripts(panels: list[Panel]) -> None:
     html = self_contained(panels)
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', html)
     assert policy is not None
@@ -127,7 +127,9 @@ def test_one_file_runs_only_its_own_scripts(panels: list[Panel]) -> None:
     assert "<script src" not in html
 
 
-def test_one_file_has_a_limit(panels: list[Panel], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_single_file_has_a_size_limit(
+    panels: list[Panel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(page, "MAX_BYTES", 10)
     with pytest.raises(MedarError, match="must be at most 0 MiB"):
         self_contained(panels)
@@ -138,7 +140,7 @@ def test_names_of_files_cannot_end_the_script(panels: list[Panel]) -> None:
     assert "<script>alert" not in self_contained(panels)
 
 
-def test_niivue_is_the_published_one() -> None:
+def test_niivue_matches_the_published_release() -> None:
     text = (VENDOR / "README.md").read_text()
     digest = hashlib.sha256((VENDOR / "niivue.umd.js").read_bytes()).hexdigest()
     assert digest in text

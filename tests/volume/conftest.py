@@ -19,27 +19,27 @@ ORIENTATIONS = [
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with the argument `orientation` runs for all 48 of them."""
+    """Run a test with the argument `orientation` for all 48 orientations."""
     if "orientation" in metafunc.fixturenames:
         metafunc.parametrize("orientation", ORIENTATIONS)
 
 
 @pytest.fixture
 def voxels() -> npt.NDArray[Any]:
-    """(4, 3, 5) voxels that all differ, so that any wrong flip shows."""
+    """Distinct voxels (4, 3, 5), so that any wrong flip is detected."""
     return np.arange(60, dtype=np.float32).reshape(4, 3, 5)
 
 
 @pytest.fixture
 def oblique() -> Affine:
-    """Axes near RAS, turned by 20 and 10 degrees, with spacing 1, 2 and 3 mm."""
+    """Axes near RAS, rotated by 20 and 10 degrees, with spacing 1, 2 and 3 mm."""
     turn = nib.eulerangles.euler2mat(z=np.radians(20), x=np.radians(10))
     return nib.affines.from_matvec(turn @ np.diag([1.0, 2.0, 3.0]), [-5.0, 6.0, 7.5])
 
 
 @pytest.fixture
 def affine_of() -> Callable[[str], Affine]:
-    """Makes the affine of axes that point as three letters say, with spacing 1, 2 and 3 mm."""
+    """The affine of an orientation code, with spacing 1, 2 and 3 mm."""
 
     def make(orientation: str) -> Affine:
         affine = np.eye(4)
@@ -55,7 +55,7 @@ def affine_of() -> Callable[[str], Affine]:
 
 @pytest.fixture
 def ramp() -> Volume:
-    """A volume whose voxels are a linear function of where they lie."""
+    """A volume whose voxels are a linear function of position."""
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     x, y, z = np.meshgrid(*[np.arange(12.0)] * 3, indexing="ij")
     return Volume.from_array((x + 10 * y - 3 * z).astype(np.float32), affine)

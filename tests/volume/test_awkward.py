@@ -1,4 +1,4 @@
-"""Every real file that breaks naive readers: the right volume, or the right refusal."""
+"""Real files that break naive readers: the correct volume or the correct error."""
 
 import functools
 import re
@@ -47,7 +47,7 @@ def awkward(shared_data):
 
 @pytest.fixture(scope="module")
 def read(awkward):
-    """Reads a file of READ, once: its volume and what was said about it."""
+    """Read a file of READ once: its volume and the warnings."""
 
     @functools.cache
     def reading(name):
@@ -87,7 +87,7 @@ def test_refused(name, awkward, capfd):
 
 
 def test_the_dicom_series_whose_first_file_is_padded(read):
-    """brain_001.dcm holds its slice, then zeros in the place of nineteen more."""
+    """brain_001.dcm contains its slice, followed by zeros instead of nineteen more."""
     volume, _ = read("dicom_mr_oblique")
     assert volume.modality == "MR"
     slices = np.moveaxis(volume.array[0], -1, 0).reshape(20, -1)

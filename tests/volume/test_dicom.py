@@ -1,4 +1,4 @@
-"""DICOM series: order and affine from the positions, and every reason to refuse one."""
+"""DICOM series: order and affine from the positions, and invalid series."""
 
 import re
 
@@ -44,12 +44,12 @@ def write_slice(path, pixels, position, orientation="1\\0\\0\\0\\1\\0", **tags):
 
 
 def pixels_of(k):
-    """(4 rows, 5 columns) of slice k."""
+    """Pixels (4 rows, 5 columns) of slice k."""
     return (np.arange(20, dtype=np.int16) + 100 * k).reshape(4, 5)
 
 
 def write_series(folder, count=SLICES, step=(0.0, 0.0, STEP), skip=(), **tags):
-    """A series along `step`, whose file names run against the order in space."""
+    """Write a series along `step` whose file names are in reverse spatial order."""
     folder.mkdir(exist_ok=True)
     for k in range(count):
         if k not in skip:
@@ -59,7 +59,7 @@ def write_series(folder, count=SLICES, step=(0.0, 0.0, STEP), skip=(), **tags):
 
 
 def refused(path, *fragments, **options):
-    """Reading fails in one line that holds the fragments."""
+    """Check that reading fails with one line that contains the fragments."""
     with pytest.raises(MedarError) as caught:
         read_volume(path, **options)
     message = str(caught.value)
@@ -69,7 +69,7 @@ def refused(path, *fragments, **options):
 
 
 def expected_voxels(count=SLICES):
-    """(columns, rows, slices), as stored."""
+    """The voxels (columns, rows, slices) as stored."""
     return np.stack([pixels_of(k).T for k in range(count)], axis=-1)
 
 
@@ -89,7 +89,7 @@ def test_a_regular_series(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_one_file_stands_for_its_series(tmp_path):
+def test_one_file_represents_its_series(tmp_path):
     folder = write_series(tmp_path / "s")
     write_slice(folder / "other", pixels_of(0), (0, 0, 0), t0020_000e="1.9")
     write_slice(folder / "other2", pixels_of(0), (0, 0, 1), t0020_000e="1.9")
@@ -119,7 +119,7 @@ def test_an_oblique_series(tmp_path):
     assert np.array_equal(header.load(), expected_voxels())
 
 
-def test_gantry_tilt_is_kept_and_named(tmp_path):
+def test_gantry_tilt_is_kept_and_reported(tmp_path):
     step = (0.0, STEP * np.tan(np.radians(15)), STEP)
     folder = write_series(tmp_path / "s", step=step)
     with pytest.warns(GeometryWarning, match=re.escape("gantry tilt of 15.00 degrees")):
@@ -128,7 +128,7 @@ def test_gantry_tilt_is_kept_and_named(tmp_path):
     assert volume.affine[:3, 2] == pytest.approx([0, -step[1], STEP], abs=1e-5)
 
 
-def test_rounded_positions_are_no_tilt(tmp_path):
+def test_rounded_positions_are_not_reported_as_tilt(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
     for k in range(20):
@@ -185,7 +185,7 @@ def test_each_slice_has_its_own_scale(tmp_path):
     assert np.array_equal(header.load(), np.stack(expected, axis=-1))
 
 
-def test_slices_must_be_alike(tmp_path):
+def test_slices_must_be_consistent(tmp_path):
     size = write_series(tmp_path / "size")
     write_slice(size / "z.dcm", np.zeros((4, 6), np.int16), (10, 20, 99))
     refused(size, "z.dcm", "6x4 pixels where 001.dcm has 5x4")
@@ -194,7 +194,7 @@ def test_slices_must_be_alike(tmp_path):
     refused(turned, "z.dcm", "ImageOrientationPatient")
 
 
-def test_a_slice_needs_a_place(tmp_path):
+def test_a_slice_needs_a_position(tmp_path):
     folder = write_series(tmp_path / "s", count=2)
     raw = (folder / "001.dcm").read_bytes()
     # The tag (0020,0032) becomes an unknown one.
@@ -218,7 +218,7 @@ def test_mosaic_frames_and_colour_are_refused(tmp_path):
     refused(colour, "colours (RGB)")
 
 
-def test_other_files_are_passed_over(tmp_path, capfd):
+def test_other_files_are_ignored(tmp_path, capfd):
     folder = write_series(tmp_path / "s")
     (folder / "notes.txt").write_text("hello")
     (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
@@ -229,7 +229,7 @@ def test_other_files_are_passed_over(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_cut_slice_is_missed(tmp_path, capfd):
+def test_a_truncated_slice_is_reported_missing(tmp_path, capfd):
     folder = write_series(tmp_path / "s")
     (folder / "003.dcm").write_bytes((folder / "003.dcm").read_bytes()[:-20])
     refused(folder, "1 slice(s) missing", "003.dcm")

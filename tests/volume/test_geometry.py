@@ -1,4 +1,4 @@
-"""Grids: orientation, spacing, and the errors that keep them sound."""
+"""Grids: orientation, spacing, and validation."""
 
 from itertools import product
 
@@ -21,7 +21,7 @@ def test_orientation_and_spacing(orientation, affine_of):
     assert grid.to_ras().orientation == "RAS"
 
 
-def test_turning_to_ras_moves_no_voxel(orientation, affine_of, voxels):
+def test_reorienting_to_ras_moves_no_voxel(orientation, affine_of, voxels):
     affine = affine_of(orientation)
     volume = Volume.from_array(voxels, affine)
     for index in ((0, 0, 0), (3, 1, 4), (1, 2, 0)):
@@ -30,14 +30,14 @@ def test_turning_to_ras_moves_no_voxel(orientation, affine_of, voxels):
         assert volume.array[0, i, j, k] == voxels[index]
 
 
-def test_reorient_leads_back(orientation, affine_of, voxels):
+def test_reorient_round_trip(orientation, affine_of, voxels):
     affine = affine_of(orientation)
     volume = Volume.from_array(voxels, affine)
     assert np.array_equal(reorient(volume.array, volume.affine, orientation)[0], voxels)
 
 
 @given(angles=st.tuples(*[st.floats(-30, 30)] * 3))
-def test_axes_near_the_patients_agree_with_nibabel(angles):
+def test_axes_near_the_patient_axes_agree_with_nibabel(angles):
     affine = np.eye(4)
     affine[:3, :3] = euler2mat(*np.radians(angles)) @ np.diag([-1.0, 2.0, 3.0])
     affine = affine[:, [2, 0, 1, 3]]
@@ -45,14 +45,14 @@ def test_axes_near_the_patients_agree_with_nibabel(angles):
 
 
 @given(angles=st.tuples(*[st.floats(-180, 180)] * 3))
-def test_every_rotation_turns_to_ras(angles):
+def test_every_rotation_is_reoriented_to_ras(angles):
     affine = np.eye(4)
     affine[:3, :3] = euler2mat(*np.radians(angles)) * [1.0, 1.5, 4.0]
     assert Grid(shape=(2, 3, 4), affine=affine).to_ras().orientation == "RAS"
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 2.0, 3.0)])
-def test_axes_at_45_degrees_turn_to_ras_and_back(spacing, voxels):
+def test_axes_at_45_degrees_round_trip_through_ras(spacing, voxels):
     for angles in product(range(-180, 180, 45), repeat=3):
         affine = np.eye(4)
         affine[:3, :3] = euler2mat(*np.radians(angles)) * spacing
@@ -87,21 +87,21 @@ def test_matches_within_a_tenth_of_a_voxel():
     assert not grid.matches(Grid(shape=(3, 3, 4), affine=np.eye(4)))
 
 
-def test_shear_is_seen(oblique):
+def test_shear_is_detected(oblique):
     assert not Grid(shape=(2, 2, 2), affine=oblique).is_sheared
     sheared = np.eye(4)
     sheared[0, 1] = 0.1
     assert Grid(shape=(2, 2, 2), affine=sheared).is_sheared
 
 
-def test_to_dict_and_back(oblique):
+def test_dictionary_round_trip(oblique):
     grid = Grid(shape=(4, 5, 6), affine=oblique)
     back = Grid.from_dict(grid.to_dict())
     assert back.shape == grid.shape
     assert np.array_equal(back.affine, grid.affine)
 
 
-def test_lps_to_ras_turns_two_axes():
+def test_lps_to_ras_flips_two_axes():
     assert orientation_of(LPS_TO_RAS) == "LPS"
 
 
@@ -114,7 +114,7 @@ def test_lps_to_ras_turns_two_axes():
         (np.diag([1.0, 1.0, 1.0, 2.0]), "last row"),
     ],
 )
-def test_unsound_affines_are_refused(affine, fragment):
+def test_invalid_affines_are_refused(affine, fragment):
     with pytest.raises(MedarError, match=fragment):
         Grid(shape=(2, 2, 2), affine=affine)
 
@@ -126,7 +126,7 @@ def test_an_empty_grid_and_a_zero_spacing_are_refused():
         Grid(shape=(2, 2, 2), affine=np.eye(4)).at_spacing((1.0, 0.0, 1.0))
 
 
-def test_a_volume_is_checked(voxels):
+def test_invalid_volumes_are_refused(voxels):
     with pytest.raises(MedarError, match="orientation must be RAS"):
         Volume(array=voxels[None], affine=LPS_TO_RAS)
     with pytest.raises(MedarError, match="one channel"):

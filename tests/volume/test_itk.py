@@ -1,4 +1,4 @@
-"""NRRD and MetaImage: what ITK would assume in silence is asked for."""
+"""NRRD and MetaImage: what ITK assumes silently must be stated."""
 
 import re
 
@@ -18,7 +18,7 @@ SPACING = "ElementSpacing = 1 2 3"
 
 
 def nrrd(path, *fields, sizes="4 3 2", kind="short", data=VOXELS):
-    """A NRRD file of the fields; the first axis runs fastest, as in Fortran."""
+    """Write an NRRD file with these fields; the first axis is the fastest, as in Fortran."""
     count = len(sizes.split())
     lines = ["NRRD0005", f"type: {kind}", f"dimension: {count}", f"sizes: {sizes}", *fields]
     header = "\n".join([*lines, "encoding: raw", "endian: little", "", ""])
@@ -27,7 +27,7 @@ def nrrd(path, *fields, sizes="4 3 2", kind="short", data=VOXELS):
 
 
 def meta(path, *fields, sizes="4 3 2", kind="MET_SHORT", file="LOCAL", data=VOXELS):
-    """A MetaImage file of the fields."""
+    """Write a MetaImage file with these fields."""
     lines = ["ObjectType = Image", f"NDims = {len(sizes.split())}", "BinaryData = True", *fields]
     lines += [f"DimSize = {sizes}", f"ElementType = {kind}", f"ElementDataFile = {file}", ""]
     path.write_bytes("\n".join(lines).encode() + data.tobytes(order="F"))
@@ -35,7 +35,7 @@ def meta(path, *fields, sizes="4 3 2", kind="MET_SHORT", file="LOCAL", data=VOXE
 
 
 def refused(path, fragment, **options):
-    """Reading fails in one line that names the file and holds the fragment."""
+    """Check that reading fails with one line that names the file and contains the fragment."""
     with pytest.raises(MedarError, match=re.escape(fragment)) as caught:
         read_volume(path, **options)
     assert str(caught.value).startswith(str(path))
@@ -102,7 +102,7 @@ def test_nrrd_vectors_are_channels(first, tmp_path):
         ([], None),
     ],
 )
-def test_nrrd_without_a_patient_space_is_asked_about(fields, spacing, tmp_path):
+def test_nrrd_without_a_patient_space_needs_an_option(fields, spacing, tmp_path):
     path = nrrd(tmp_path / "a.nrrd", *fields)
     refused(path, "orientation is unknown")
     if spacing is None:
@@ -116,7 +116,7 @@ def test_nrrd_without_a_patient_space_is_asked_about(fields, spacing, tmp_path):
     assert np.array_equal(assumed.array[0], VOXELS)
 
 
-def test_sheared_directions_are_kept_and_noted(tmp_path):
+def test_sheared_directions_are_kept_with_a_warning(tmp_path):
     path = nrrd(tmp_path / "a.nrrd", "space: RAS", "space directions: (1,0,0) (.5,2,0) (0,0,3)")
     with pytest.warns(GeometryWarning, match="sheared"):
         volume = read_volume(path)
@@ -134,7 +134,7 @@ def test_sheared_directions_are_kept_and_noted(tmp_path):
         ([DIRECTIONS, "data file: gone.raw"], "gone.raw is missing"),
     ],
 )
-def test_unsound_nrrd_headers(fields, fragment, tmp_path, capfd):
+def test_invalid_nrrd_headers(fields, fragment, tmp_path, capfd):
     refused(nrrd(tmp_path / "a.nrrd", "space: LPS", *fields), fragment)
     assert capfd.readouterr() == ("", "")
 
@@ -182,7 +182,7 @@ def test_metaimage_channels_and_time(tmp_path):
     assert header.grid.spacing == (1.0, 2.0, 3.0)
 
 
-def test_metaimage_without_a_matrix_is_asked_about(tmp_path):
+def test_metaimage_without_a_matrix_needs_an_option(tmp_path):
     refused(meta(tmp_path / "a.mha", SPACING), "'header' for the header's own 1, 2, 3 mm")
     with pytest.warns(GeometryWarning, match="without TransformMatrix"):
         volume = read_volume(tmp_path / "a.mha", assume_spacing="header")
@@ -202,7 +202,7 @@ def test_metaimage_without_a_matrix_is_asked_about(tmp_path):
         ([MATRIX, SPACING, "ElementToIntensityFunctionSlope = x"], "which ITK does not apply"),
     ],
 )
-def test_unsound_metaimage_headers(fields, fragment, tmp_path, capfd):
+def test_invalid_metaimage_headers(fields, fragment, tmp_path, capfd):
     refused(meta(tmp_path / "a.mha", *fields), fragment)
     assert capfd.readouterr() == ("", "")
 
@@ -214,7 +214,7 @@ def test_a_missing_data_file(tmp_path, capfd):
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
 @pytest.mark.parametrize("compress", [True, False])
-def test_what_simpleitk_writes(name, compress, tmp_path, capfd):
+def test_files_written_by_simpleitk(name, compress, tmp_path, capfd):
     data = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
     image = sitk.GetImageFromArray(data.T)
     image.SetSpacing((1.0, 2.0, 3.0))
@@ -234,7 +234,7 @@ def test_what_simpleitk_writes(name, compress, tmp_path, capfd):
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.nhdr", "a.mha", "a.mhd"])
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(500)])
-def test_files_of_another_kind(name, content, tmp_path, capfd):
+def test_files_of_another_format(name, content, tmp_path, capfd):
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, "not a ")
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""NIfTI and Analyze: which geometry is taken, what is refused, what is said about it."""
+"""NIfTI and Analyze: geometry, invalid files and warnings."""
 
 import gzip
 import re
@@ -18,7 +18,7 @@ VOXELS = np.arange(24, dtype=np.int16).reshape(4, 3, 2)
 
 
 def write(path, changes=(), data=VOXELS, kind=nib.Nifti1Image, cut=0):
-    """A NIfTI file with both forms, whose header fields are then overwritten unchecked.
+    """Write a NIfTI file with qform and sform, then overwrite header fields without checks.
 
     A change is (field, value) or (field, index, value).
     """
@@ -40,7 +40,7 @@ def write(path, changes=(), data=VOXELS, kind=nib.Nifti1Image, cut=0):
 
 
 def refused(path, fragment, **options):
-    """Reading fails in one line that names the file and holds the fragment."""
+    """Check that reading fails with one line that names the file and contains the fragment."""
     with pytest.raises(MedarError, match=re.escape(fragment)) as caught:
         read_volume(path, **options)
     assert str(caught.value).startswith(str(path))
@@ -83,7 +83,7 @@ def test_half_a_pair_is_refused(tmp_path):
     refused(tmp_path / "a.hdr", "its voxels a.img are missing")
 
 
-def test_the_sform_comes_first_and_a_disagreement_is_said(tmp_path):
+def test_the_sform_takes_precedence_and_a_disagreement_gives_a_warning(tmp_path):
     path = write(tmp_path / "a.nii", [("qoffset_x", 50.0)])
     with pytest.warns(GeometryWarning, match="disagree by up to 45 mm; the sform is used"):
         assert np.array_equal(read_volume(path).affine, AFFINE)
@@ -94,13 +94,13 @@ def test_the_qform_where_there_is_no_sform(tmp_path):
     assert read_volume(path).affine == pytest.approx(AFFINE)
 
 
-def test_a_zero_qfac_stands_for_one(tmp_path):
+def test_a_zero_qfac_means_one(tmp_path):
     path = write(tmp_path / "a.nii", [("sform_code", 0), ("pixdim", 0, 0.0)])
     assert read_volume(path).affine == pytest.approx(AFFINE)
 
 
 @pytest.mark.parametrize("change", [("quatern_b", 3.0), ("pixdim", 1, 0.0), ("pixdim", 0, 5.0)])
-def test_a_broken_qform_beside_a_sform_is_only_noted(change, tmp_path):
+def test_a_broken_qform_with_a_valid_sform_gives_a_warning(change, tmp_path):
     path = write(tmp_path / "a.nii", [change])
     with pytest.warns(GeometryWarning, match="qform is unusable"):
         assert np.array_equal(read_volume(path).affine, AFFINE)
@@ -129,7 +129,7 @@ def test_units(code, factor, tmp_path):
     assert bool(header.notes) == (factor != 1.0)
 
 
-def test_sheared_axes_are_kept_and_noted(tmp_path):
+def test_sheared_axes_are_kept_with_a_warning(tmp_path):
     path = write(tmp_path / "a.nii", [("srow_x", 2, 1.0), ("qform_code", 0)])
     with pytest.warns(GeometryWarning, match="sheared"):
         assert read_volume(path).affine[0, 2] == 1.0
@@ -145,7 +145,7 @@ def test_scaling(slope, inter, factor, shift, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 2), (4, 3, 2, 1, 2)])
-def test_a_fourth_axis_is_channels_only_when_asked(shape, tmp_path):
+def test_a_fourth_axis_is_channels_only_on_request(shape, tmp_path):
     data = np.arange(48, dtype=np.int16).reshape(shape)
     path = write(tmp_path / "a.nii", data=data)
     refused(path, "--channels")
@@ -171,7 +171,7 @@ def test_nan_is_counted_and_replaced_on_request(policy, tmp_path):
     assert np.array_equal(kept, data, equal_nan=True)
 
 
-def test_labels_are_whole_numbers(tmp_path):
+def test_labels_must_be_integers(tmp_path):
     whole = read_volume(write(tmp_path / "a.nii", data=VOXELS.astype(np.float32)), labels=True)
     assert whole.array.dtype == np.uint8
     refused(write(tmp_path / "b.nii", data=VOXELS / np.float32(2)), "not integers", labels=True)
@@ -231,13 +231,13 @@ def test_broken_headers_give_one_line(case, name, tmp_path, capfd, caplog):
         ("a", b"", "unknown volume format"),
     ],
 )
-def test_files_that_are_no_nifti(name, content, fragment, tmp_path, capfd):
+def test_files_that_are_not_nifti(name, content, fragment, tmp_path, capfd):
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name, fragment)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_cut_gzip_stream(tmp_path):
+def test_a_truncated_gzip_stream(tmp_path):
     data = np.random.default_rng(0).integers(0, 999, (20, 20, 20)).astype(np.int16)
     path = write(tmp_path / "a.nii.gz", data=data)
     path.write_bytes(path.read_bytes()[:-500])
@@ -248,7 +248,7 @@ def test_cifti_is_refused():
     refused(Path(data_path) / "row_major.dconn.nii", "CIFTI")
 
 
-def test_paths_that_lead_nowhere(tmp_path, monkeypatch):
+def test_missing_paths_are_refused(tmp_path, monkeypatch):
     refused(tmp_path / "none.nii", "no such file")
     refused(tmp_path / ("x" * 300 + ".nii"), "cannot be read (File name too long)")
     path = write(tmp_path / "a.nii")

@@ -1,4 +1,4 @@
-"""Moving volumes onto other grids, against SciPy and against what must be exact."""
+"""Resampling volumes onto other grids, against SciPy and exact results."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_the_same_grid_changes_nothing(interpolation, oblique):
     assert np.array_equal(same.array, volume.array)
 
 
-def test_whole_voxels_are_cropped_and_padded():
+def test_shifts_by_whole_voxels_crop_and_pad():
     volume = noise()
     moved = resample(volume, volume.grid.window((2, -1, 3), (4, 5, 20)), fill=-7.0)
     assert np.array_equal(moved.array[0, :, 1:, :7], volume.array[0, 2:6, :4, 3:])
@@ -97,7 +97,7 @@ def test_shrinking_sharp_edges_stays_within_their_range(side):
     assert -1.0 <= shrunk.min() < shrunk.max() <= 1.0
 
 
-def test_turning_alone_does_not_blur():
+def test_axis_permutations_do_not_blur():
     volume = noise()
     blurred = resample(volume, turned(45))
     plain = resample(volume, turned(45), antialias=False)
@@ -105,7 +105,7 @@ def test_turning_alone_does_not_blur():
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "nearest"])
-def test_labels_stay_labels(interpolation):
+def test_resampled_labels_keep_their_values(interpolation):
     labels = np.random.default_rng(1).choice([0, 3, 7, 200], size=(9, 9, 9)).astype(np.uint8)
     volume = Volume.from_array(labels, np.eye(4))
     out = resample(volume, turned(33, spacing=0.6), interpolation=interpolation)
@@ -122,14 +122,14 @@ def test_a_label_block_keeps_its_size():
     assert (finer.array == 2).sum() / 8 == pytest.approx(1000, rel=0.02)
 
 
-def test_channels_are_resampled_alike():
+def test_channels_are_resampled_equally():
     volume = noise()
     both = Volume(array=np.concatenate([volume.array, 2 * volume.array]), affine=volume.affine)
     out = resample(both, turned(20), fill=0.0)
     assert out.array[1] == pytest.approx(2 * out.array[0], abs=1e-5)
 
 
-def test_wrong_calls_are_refused():
+def test_invalid_arguments_are_refused():
     image = noise()
     labels = Volume.from_array(np.zeros((3, 3, 3), np.uint8), np.eye(4))
     with pytest.raises(MedarError, match="one of linear"):

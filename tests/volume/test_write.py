@@ -1,4 +1,4 @@
-"""Writing NIfTI: what goes out comes back, whole or not at all."""
+"""Writing NIfTI: exact round trips and atomic files."""
 
 import errno
 import warnings
@@ -13,7 +13,7 @@ from medar.volume import Grid, Volume, read_volume, resample, write_nifti
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_read_write_read(name, tmp_path, voxels, oblique):
+def test_files_round_trip(name, tmp_path, voxels, oblique):
     volume = Volume.from_array(voxels, oblique)
     write_nifti(tmp_path / name, volume)
     back = read_volume(tmp_path / name)
@@ -23,7 +23,7 @@ def test_read_write_read(name, tmp_path, voxels, oblique):
     assert np.array_equal(read_volume(tmp_path / f"again-{name}").affine, back.affine)
 
 
-def test_back_to_the_source_orientation(orientation, affine_of, tmp_path, voxels):
+def test_writing_restores_the_source_orientation(orientation, affine_of, tmp_path, voxels):
     source = nib.Nifti1Image(voxels, affine_of(orientation))
     source.to_filename(tmp_path / "source.nii")
     volume = read_volume(tmp_path / "source.nii")
@@ -34,7 +34,7 @@ def test_back_to_the_source_orientation(orientation, affine_of, tmp_path, voxels
     assert np.array_equal(out.affine, source.affine)
 
 
-def test_back_to_an_oblique_source(tmp_path, voxels, oblique):
+def test_writing_restores_an_oblique_source(tmp_path, voxels, oblique):
     turned = oblique[:, [2, 0, 1, 3]]
     nib.Nifti1Image(voxels, turned).to_filename(tmp_path / "source.nii")
     volume = read_volume(tmp_path / "source.nii")
@@ -44,7 +44,7 @@ def test_back_to_an_oblique_source(tmp_path, voxels, oblique):
     assert out.affine == pytest.approx(turned, abs=1e-5)
 
 
-def test_back_to_the_source_grid_after_resampling(tmp_path, voxels):
+def test_writing_restores_the_source_grid_after_resampling(tmp_path, voxels):
     nib.Nifti1Image(voxels, np.diag([-1.0, 1.0, 1.0, 1.0])).to_filename(tmp_path / "source.nii")
     volume = read_volume(tmp_path / "source.nii")
     finer = resample(volume, volume.grid.at_spacing((0.5, 0.5, 0.5)))
@@ -54,7 +54,7 @@ def test_back_to_the_source_grid_after_resampling(tmp_path, voxels):
     assert np.array_equal(out.affine, np.diag([-1.0, 1.0, 1.0, 1.0]))
 
 
-def test_right_angles_have_both_forms(tmp_path, voxels, oblique):
+def test_orthogonal_axes_have_qform_and_sform(tmp_path, voxels, oblique):
     write_nifti(tmp_path / "a.nii", Volume.from_array(voxels, oblique))
     header = nib.load(tmp_path / "a.nii").header
     assert (int(header["sform_code"]), int(header["qform_code"])) == (1, 1)
@@ -62,7 +62,7 @@ def test_right_angles_have_both_forms(tmp_path, voxels, oblique):
     assert header.get_xyzt_units()[0] == "mm"
 
 
-def test_sheared_axes_have_the_sform_alone(tmp_path, voxels):
+def test_sheared_axes_have_only_the_sform(tmp_path, voxels):
     sheared = np.eye(4)
     sheared[0, 2] = 0.3
     write_nifti(tmp_path / "a.nii", Volume.from_array(voxels, sheared))
@@ -101,7 +101,7 @@ def test_labels_keep_their_type(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "a.nii", labels=True).array, labels.array)
 
 
-def test_a_long_side_takes_nifti2(tmp_path):
+def test_a_long_axis_is_written_as_nifti2(tmp_path):
     volume = Volume.from_array(np.zeros((40000, 1, 1), np.uint8), np.eye(4))
     write_nifti(tmp_path / "a.nii", volume)
     assert read_volume(tmp_path / "a.nii").provenance.format == "NIfTI-2"
@@ -129,7 +129,7 @@ def test_automatic_slope_is_within_half_a_step(dtype, scale, shift, tmp_path):
     assert step == pytest.approx(np.ptp(array) / (float(room.max) - float(room.min)), rel=1e-3)
 
 
-def test_a_constant_image_survives_the_automatic_slope(tmp_path):
+def test_a_constant_image_round_trips_with_the_automatic_slope(tmp_path):
     volume = Volume.from_array(np.full((3, 3, 3), 2.5, np.float32), np.eye(4))
     write_nifti(tmp_path / "a.nii", volume, dtype="int16", slope="auto")
     assert np.array_equal(read_volume(tmp_path / "a.nii").array, volume.array)
@@ -146,13 +146,13 @@ def test_a_constant_image_survives_the_automatic_slope(tmp_path):
         ("a.nii", {"slope": 2.0}, "need an integer type"),
     ],
 )
-def test_wrong_calls_leave_nothing(name, options, fragment, tmp_path, voxels):
+def test_invalid_arguments_write_nothing(name, options, fragment, tmp_path, voxels):
     with pytest.raises(MedarError, match=fragment):
         write_nifti(tmp_path / name, Volume.from_array(voxels, np.eye(4)), **options)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path, voxels, monkeypatch):
+def test_a_full_disk_keeps_the_old_file(tmp_path, voxels, monkeypatch):
     volume = Volume.from_array(voxels, np.eye(4))
     write_nifti(tmp_path / "a.nii", volume)
     before = (tmp_path / "a.nii").read_bytes()
@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, voxels, monkeypatch):
     assert (tmp_path / "a.nii").read_bytes() == before
 
 
-def test_nan_does_not_fit_integers(tmp_path, voxels):
+def test_nan_cannot_be_written_as_integers(tmp_path, voxels):
     voxels[0, 0, 0] = np.nan
     with pytest.raises(MedarError, match="NaN or Inf"):
         write_nifti(tmp_path / "a.nii", Volume.from_array(voxels, np.eye(4)), dtype="int16")
