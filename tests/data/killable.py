@@ -1,6 +1,6 @@
 """Runs `medar` with preparation slowed down, so that it can be interrupted.
 
-A script rather than a test: spawned workers import the main module again, and so are slow too.
+A script rather than a test, so that spawned workers import it and are slowed down too.
 """
 
 import sys

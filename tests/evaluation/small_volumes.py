@@ -55,7 +55,7 @@ def make_tokenizer(plan: Plan | None, *, labels: int = 0) -> Tokenizer:
 
 
 def make_generator(plan: Plan, *, maps: bool = True, labels: int = 0) -> Synthesizer:
-    """A generator of a tokenizer's tokens without zero weights, so that conditions have an effect."""
+    """A synthesizer without zero weights in its generator, so that conditions have an effect."""
     tokenizer = make_tokenizer(plan, labels=labels)
     condition = ConditionConfig(
         attributes=(Attribute(name="modality", values=("CT", "MR")),),

@@ -100,7 +100,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(
 def test_pretraining_does_not_read_labels(
     mode: str, data: Manifest, prepare_with: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Neither for patch positions nor for mirroring: a label without a counterpart does not matter."""
+    """Neither for patch positions nor for mirroring, so labels need no mirrored counterpart."""
     changes: dict[str, Any] = {"mode": "patch", "size": (8, 8, 8)} if mode == "patch" else {}
     make_tokenizer(make_plan(**changes)).save_pretrained(tmp_path / "tokenizer")
     settings = pretrain_settings(tmp_path / "tokenizer", data__augmentation={"flips": ["x"]})
@@ -128,7 +128,7 @@ def test_every_evaluation_uses_the_same_patches(
 
 
 def test_masks_and_patches_use_independent_random_numbers(prepared: Path) -> None:
-    """With epochs of one step, training masks depend neither on patch positions nor on evaluations."""
+    """In epochs of one step, masks differ from the random numbers of patches and evaluations."""
     settings = pretrain_settings(None, pretext__kind="masked", data__batch_size=6)
     task = make_task(settings, prepared)
     forward, drawn, cut = task.model.forward, [], []

@@ -257,7 +257,7 @@ def test_invalid_settings_are_refused() -> None:
 def test_two_processes_train_the_same_network(
     prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
 ) -> None:
-    """One epoch with a frozen encoder; without Dice, which each process computes on its own batch."""
+    """One epoch with a frozen encoder; without Dice, which is computed per process."""
     make_segmenter().save_pretrained(tmp_path / "start")
     chosen = make_settings(
         training__steps=2, training__ema_decay=0.0, training__learning_rate=1e-3, loss__dice=0.0,

@@ -123,7 +123,7 @@ def test_the_seed_determines_the_weights(prepared: Path, settings: Settings) -> 
 
 @pytest.mark.slow
 def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
-    """After `kill -9` a resumed run equals an uninterrupted one bit for bit, discriminator included."""
+    """After `kill -9` a resumed run equals an uninterrupted one bit for bit."""
     chosen = settings(loss=TEXTURE, training__steps=6)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     words = [prepared, tmp_path / "a", tmp_path / "settings.json"]

@@ -37,7 +37,7 @@ def client(mlflow_database: Path, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 def make(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Create trackers of a run in `tmp_path`, without the slow collection of versions and hardware."""
+    """Create trackers of a run in `tmp_path`, without collecting versions and hardware."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
     monkeypatch.setattr(tracking, "environment", lambda: {"python": "3"})
     return lambda **options: MlflowTracker(tmp_path, **{"name": "test", "system": False, **options})
