@@ -18,7 +18,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is t
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real volumes next to the checkout; without it, tests that need it are skipped."""
+    """The folder of real volumes next to the checkout; tests that need it skip if it is missing."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("MEDAR_SHARED_DATA", beside))
     if not folder.is_dir():

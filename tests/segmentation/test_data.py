@@ -11,15 +11,15 @@ from medar.segmentation.data import AnnotatedDataset, annotated_indices, fold_sp
 from medar.segmentation.settings import DataSettings, parse_fraction
 
 
-def subjects(folder: Path, share: float, seed: int = 0) -> list[str]:
-    return AnnotatedDataset(folder, DataSettings(label_fraction=share, label_seed=seed)).subjects
+def subjects(folder: Path, fraction: float, seed: int = 0) -> list[str]:
+    return AnnotatedDataset(folder, DataSettings(label_fraction=fraction, label_seed=seed)).subjects
 
 
 def test_label_fractions_are_nested(prepared: Path) -> None:
     whole = subjects(prepared, 1.0)
     assert sorted(whole) == ["s1", "s2", "s3", "s4"], "nobody looked at the case of s5"
-    for share, count in ((0.01, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)):
-        assert subjects(prepared, share) == whole[:count]
+    for fraction, count in ((0.01, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3)):
+        assert subjects(prepared, fraction) == whole[:count]
     assert len({tuple(subjects(prepared, 1.0, seed)) for seed in range(9)}) > 1
 
 

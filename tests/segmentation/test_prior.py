@@ -31,31 +31,31 @@ class Cases:
         return self.cases[int(case.id)][0].reshape(1, -1, 1, 1)
 
 
-def shares(*cases: tuple[list[int], list[int]]) -> list[float]:
+def fractions(*cases: tuple[list[int], list[int]]) -> list[float]:
     return label_fractions(Cases(*cases), range(len(cases)), make_plan())  # type: ignore[arg-type]
 
 
 def test_label_fractions_are_means_over_annotated_cases() -> None:
     first = ([3, 7] + [0] * 18, [3, 7])
     second = ([3, 3, 3, 7] + [0] * 16, [3])
-    assert shares(first, second) == pytest.approx([0.1, 0.05])
+    assert fractions(first, second) == pytest.approx([0.1, 0.05])
 
 
 def test_unknown_voxels_are_ignored() -> None:
-    assert shares(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, MIN_FRACTION])
+    assert fractions(([3] + [0] * 9 + [UNKNOWN] * 10, [3, 7])) == pytest.approx([0.1, MIN_FRACTION])
 
 
 def test_label_fractions_are_bounded() -> None:
-    assert shares(([0] * 10, [3])) == [MIN_FRACTION, MIN_FRACTION]
-    assert sum(shares(([3] * 9 + [7], [3, 7]))) == pytest.approx(MAX_TOTAL_FRACTION)
-    assert shares(([3] * 9 + [7], [3, 7])) == pytest.approx(
+    assert fractions(([0] * 10, [3])) == [MIN_FRACTION, MIN_FRACTION]
+    assert sum(fractions(([3] * 9 + [7], [3, 7]))) == pytest.approx(MAX_TOTAL_FRACTION)
+    assert fractions(([3] * 9 + [7], [3, 7])) == pytest.approx(
         [0.9 * MAX_TOTAL_FRACTION, 0.1 * MAX_TOTAL_FRACTION]
     )
 
 
 def test_large_label_maps_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medar.segmentation.training.SAMPLED_VOXELS", 10)
-    assert shares(([3, 0] * 500, [3, 7]))[0] == pytest.approx(0.5, abs=0.1)
+    assert fractions(([3, 0] * 500, [3, 7]))[0] == pytest.approx(0.5, abs=0.1)
 
 
 def test_head_biases_start_at_the_label_fractions(prepared: Path) -> None:

@@ -34,7 +34,7 @@ def file_on(tmp_path: Path, affine: Any, shape: tuple[int, int, int]) -> Path:
 
 
 def perfect(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
-    """Replace a tokenizer's network by the identity."""
+    """Make a tokenizer decode to exactly the volume it encoded."""
     seen: list[torch.Tensor] = []
     encode = tokenizer.encode
 
