@@ -208,8 +208,8 @@ def test_two_processes_pretrain_the_same_backbone(
         training__learning_rate=1e-3,
     )  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
-    script = Path(__file__).with_name("pretrainer.py")
-    in_two_processes(script, prepared, tmp_path / "two", tmp_path / "settings.json")
+    script = Path(__file__).with_name("trainer.py")
+    in_two_processes(script, "pretrain", prepared, tmp_path / "two", tmp_path / "settings.json")
     pretrain_backbone(chosen, prepared, tmp_path / "one")
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
     start = make_task(chosen, prepared).model.backbone.state_dict()

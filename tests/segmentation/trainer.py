@@ -1,6 +1,7 @@
-"""Trains a tiny network: `python trainer.py PREPARED OUT SETTINGS.json PRETRAINED`.
+"""Trains a tiny network or pretrains a tiny backbone, as a script that torchrun can start.
 
-A script, so that torchrun can start it.
+python trainer.py train PREPARED OUT SETTINGS.json PRETRAINED
+python trainer.py pretrain PREPARED OUT SETTINGS.json
 """
 
 import json
@@ -10,16 +11,21 @@ from pathlib import Path
 
 import torch
 
+from medar.segmentation.pretext.settings import PretrainSettings
+from medar.segmentation.pretext.training import pretrain_backbone
 from medar.segmentation.settings import SegmentationSettings
 from medar.segmentation.training import train_segmenter
 from medar.settings import from_dict
 
 
-def main(prepared: str, out: str, settings: str, pretrained: str) -> None:
+def main(mode: str, prepared: str, out: str, settings: str, pretrained: str = "") -> None:
     torch.set_num_threads(1)
     values = json.loads(Path(settings).read_text())
-    chosen = from_dict(SegmentationSettings, values, settings)
-    train_segmenter(chosen, prepared, out, pretrained=pretrained)
+    if mode == "pretrain":
+        pretrain_backbone(from_dict(PretrainSettings, values, settings), prepared, out)
+    else:
+        chosen = from_dict(SegmentationSettings, values, settings)
+        train_segmenter(chosen, prepared, out, pretrained=pretrained)
 
 
 if __name__ == "__main__":
