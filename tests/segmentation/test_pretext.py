@@ -400,7 +400,7 @@ def test_invalid_settings_are_refused() -> None:
         (lambda: MixtureSettings(next=-1.0), "next must be at least 0"),
         (lambda: MixtureSettings(all=float("nan")), "all must be"),
         (lambda: MixtureSettings(random=float("inf")), "random must be finite"),
-        (lambda: MixtureSettings(random=0, next=0, all=0), "one of them must be above 0"),
+        (lambda: MixtureSettings(random=0, next=0, all=0), "at least one of random, next and all"),
         (lambda: PretextSettings(kind="typo"), "unknown pretext 'typo'; known pretexts: masked"),
         (lambda: PretextSettings(kind="mixtur"), "did you mean 'mixture'"),
         (lambda: PretextSettings(hidden=0.5), "'hidden' has a new name: mask_ratio"),

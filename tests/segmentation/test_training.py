@@ -243,7 +243,10 @@ def test_invalid_settings_are_refused() -> None:
         (lambda: DataSettings(batch_size=0), "batch_size must be at least 1, got 0"),
         (lambda: LossSettings(dice=-1.0), "dice must be at least 0, got -1.0"),
         (lambda: LossSettings(dice=float("nan")), "dice must be"),
-        (lambda: LossSettings(dice=0.0, cross_entropy=0.0), "one of them must be above 0"),
+        (
+            lambda: LossSettings(dice=0.0, cross_entropy=0.0),
+            "cross_entropy or dice must be above 0",
+        ),
         (lambda: TransferSettings(layer_decay=0.0), "layer_decay must be greater than 0, got 0.0"),
     ):
         with pytest.raises(MedarError, match=message):

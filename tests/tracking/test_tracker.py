@@ -226,7 +226,7 @@ def test_failed_deliveries_are_retried_with_growing_waits(
     ]
     assert len(printed) == 2
     assert "is not reached" in printed[0]
-    assert "has received what was kept" in printed[1]
+    assert "has received the stored entries" in printed[1]
 
 
 def test_refused_parameters_do_not_hold_metrics_back(
