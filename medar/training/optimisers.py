@@ -43,7 +43,8 @@ def learning_rate(settings: TrainingSettings, fraction: float) -> float:
     warmup, low, high = settings.warmup_fraction, settings.min_learning_rate, settings.learning_rate
     if fraction < warmup:
         return high * fraction / warmup
-    cosine = 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / (1 - warmup)))
+    decayed = (fraction - warmup) / (1 - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * decayed))
     return low + (high - low) * cosine
 
 
