@@ -270,7 +270,8 @@ class MultiScaleQuantiser(nn.Module):
         total, vectors = torch.zeros_like(latent), []
         for k in range(len(self.schedule)):
             vectors.append(self._tokens(k, latent - total))
-            total = total + self._spread(k, vectors[k])
+            # Contiguous, as codes are in `forward`: the layout decides how interpolation rounds.
+            total = total + self._spread(k, vectors[k].contiguous())
         if not self._has_started:
             self.gains.copy_(magnitudes(vectors))
             self.started.fill_(True)
