@@ -257,7 +257,7 @@ def test_a_killed_process_loses_only_its_case(
 
 
 def test_workers_are_counted_from_one(broken: Manifest) -> None:
-    with pytest.raises(MedarError, match="workers 0"):
+    with pytest.raises(MedarError, match="workers must be at least 1, got 0"):
         check(broken, workers=0)
 
 
