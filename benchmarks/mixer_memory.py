@@ -59,7 +59,7 @@ def measured(options: argparse.Namespace, model_of: ModelOf) -> dict[str, Any]:
     """Run one row in this process; computed values are printed before the measurement."""
     name, _, side = options.row.partition("@")
     torch.manual_seed(0)
-    tokenizer = quantiser_of(int(side), options.codes)
+    tokenizer = quantiser_of(int(side), options.codebook_size)
     settings = model_of(name, options, tokenizer)
     model = built(settings, tokenizer).eval().to(options.device)
     computed = {

@@ -147,7 +147,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--head-width", type=int, help="instead of the configuration's")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of training")
     parser.add_argument("--sides", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--codes", type=int, default=512)
+    parser.add_argument("--codebook-size", type=int, default=512)
     parser.add_argument("--limit-gb", type=float, default=16.0)
     parser.add_argument("--device", default="cpu", help="device of --memory")
     parser.add_argument("--row", help=argparse.SUPPRESS)

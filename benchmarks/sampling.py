@@ -164,7 +164,7 @@ def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokeniz
     config = TokenizerConfig(
         schedule=ScaleSchedule.from_latent(grid, scales),
         network=network,
-        codebook=CodebookSettings(size=options.codes, width=network.code_width),
+        codebook=CodebookSettings(size=options.codebook_size, width=network.code_width),
     )
     tokenizer = Tokenizer(config).eval().requires_grad_(False)
     return tokenizer.to(options.device, memory_format=torch.channels_last_3d)
@@ -357,7 +357,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--scales", type=int, default=10)
     parser.add_argument("--parameters", type=int, default=6_800_000)
-    parser.add_argument("--codes", type=int, default=512)
+    parser.add_argument("--codebook-size", type=int, default=512)
     parser.add_argument("--downsampling", type=int, default=8)
     parser.add_argument("--mixer", default=MixerSettings().kind)
     parser.add_argument("--repeats", type=int, default=3)
