@@ -50,7 +50,7 @@ def test_importing_medar_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     loaded = {name for name in result.stdout.split() if name.startswith("medar.")}
-    assert not loaded
+    assert loaded <= {"medar.version"}
     assert not {"torch", "numpy", "pydantic", "yaml", "mlflow"} & set(result.stdout.split())
 
 

@@ -28,4 +28,7 @@ def own_mlflow(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.Monkey
     uri = f"sqlite:///{shutil.copy(mlflow_database, tmp_path)}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setattr(fluent, "_active_experiment_id", None)
+    # `mlflow.set_experiment` sets it for the whole process; undone after the test.
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
     return uri

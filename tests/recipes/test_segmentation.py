@@ -140,7 +140,7 @@ def test_invalid_arguments_give_one_line(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, message in (
         (("segmentation.m=3",), "unknown key 'segmentation.m'"),
-        (("tokenizer=null",), "pretrain.pretext.kind next_scale: predicts the tokens of"),
+        (("tokenizer=null",), "pretrain.pretext.kind next_scale: needs a tokenizer"),
         (("pretrain.backbone.width=8",), "must be equal"),
         (("pretrain.pretext.tokenizer=x",), "the recipe trains a tokenizer"),
         (("segmentation.plan.size=[8, 8, 8]", "tokenizer.plan.size=[16, 16, 16]"), "another part"),
