@@ -39,9 +39,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 """From 0 to below 1, such as a decay rate."""
 
-STRICT = {"extra": "forbid"}
-"""For classes that are not yet `@settings`."""
-
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 RENAMED = "__renamed_keys__"
 CHECK = "check_failed"
