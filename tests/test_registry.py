@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medar import registry as registry_module
 from medar.errors import MedarError
 from medar.registry import Registry
 
@@ -56,7 +57,7 @@ def test_an_unknown_name_is_refused(name: str, message: str) -> None:
 
 def test_entry_points_of_installed_packages_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("installed", "collections:Counter", "medar.tests")
-    monkeypatch.setattr("medar.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
     from collections import Counter
 
     assert registry()["installed"] is Counter
@@ -92,7 +93,7 @@ def announce(monkeypatch: pytest.MonkeyPatch, path: str) -> Registry[type]:
     made = Registry[type]("codebook", "medar.tests", {})
     monkeypatch.setattr(sys.modules[__name__], "MADE", made)
     point = EntryPoint("signs", path, "medar.tests")
-    monkeypatch.setattr("medar.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
     return made
 
 

@@ -59,14 +59,14 @@ def log_model(
         raise MedarError(f"{folder}: holds a {actual}, not a {kind}")
     hashed = _hash(folder)
     try:
-        registry = _registry_of(tracker)
+        models = _registry_of(tracker)
         with client_env(**PATIENCE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow's, about MLflow's own type hints
-            model_id = registry.put(folder, kind, hashed)
-            registry.measure(model_id, metrics)
+            model_id = models.put(folder, kind, hashed)
+            models.measure(model_id, metrics)
             version = ""
             if register is not None:
-                number = registry.register(model_id, register, alias)
+                number = models.register(model_id, register, alias)
                 version = f", {register} version {number}" + (f" @{alias}" if alias else "")
     except Exception as error:  # whatever a server or its client raises
         raise MedarError(
