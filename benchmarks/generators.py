@@ -182,7 +182,7 @@ def pictured(volumes: Tensor, prepared: Path, path: Path) -> None:
 
 def figures(report: GenerationReport) -> dict[str, Any]:
     """The values of a report that the tables show."""
-    first, texture = report.distances["radiomics-v1"], report.distances["texture-v1"]
+    first, texture = report.distances["radiomics-v2"], report.distances["texture-v2"]
     audits = report.memorisation
     return {
         "samples": report.volumes,

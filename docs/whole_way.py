@@ -52,7 +52,7 @@ def main(out: Path) -> None:
         medar.write_nifti(out / "samples" / f"sample_{k}.nii.gz", sample.image)
     volumes = medar.read_generated(medar.generated_files(out / "samples"), plan)
     report = medar.evaluate_generation(volumes, data, split="held-out")
-    distance = report.distances["radiomics-v1"]
+    distance = report.distances["radiomics-v2"]
     print(f"Frechet distance {distance.frechet:.0f}, of real volumes {distance.frechet_floor:.0f}")
 
     # 4. Segmentation: a network from the same prepared cases.

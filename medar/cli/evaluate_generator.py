@@ -45,9 +45,9 @@ def generation(
     split
         Split of the real volumes that give the floors; held-out: all but the train split.
     extractor
-        Features to compare: radiomics-v1, texture-v1, medicalnet-v1, radimagenet-v1; may be
+        Features to compare: radiomics-v2, texture-v2, medicalnet-v1, radimagenet-v1; may be
         repeated. The first is also used in the search for copies. Default:
-        radiomics-v1 and texture-v1.
+        radiomics-v2 and texture-v2.
     weights
         Local file with the weights of medicalnet-v1 or radimagenet-v1.
     json

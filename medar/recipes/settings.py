@@ -79,7 +79,7 @@ class GenerationEvaluationSettings:
 
     split: Literal["val", "test", "held-out"] = "held-out"
     """Real volumes behind the floors; "held-out" is all but the train split."""
-    extractors: tuple[str, ...] = ("radiomics-v1", "texture-v1")
+    extractors: tuple[str, ...] = ("radiomics-v2", "texture-v2")
     """Features to compare; the first is also used to search for copies."""
     weights: Path | None = None
     """Local file of weights, for learned extractors."""

@@ -81,7 +81,7 @@ def test_files_are_evaluated_and_drawn(
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 5)
-    assert found["distances"].keys() == {"radiomics-v1", "texture-v1", "shape-v1"}
+    assert found["distances"].keys() == {"radiomics-v2", "texture-v2", "shape-v2"}
     assert json.loads((out / "report.json").read_text()) == found
     assert (out / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
 
@@ -89,16 +89,16 @@ def test_files_are_evaluated_and_drawn(
 def test_the_text_report(medar: Medar, files: Path, mr_set: Path) -> None:
     result = medar(
         "evaluate", "generation", files, mr_set, "--split", "held-out", "--samples", 2,
-        "--extractor", "texture-v1", "--seed", 3,
+        "--extractor", "texture-v2", "--seed", 3,
     )  # fmt: skip
     assert (result.code, result.err) == (0, "")
     words = (
-        "2 volumes compared with 5", "4 others (all but", "texture-v1 (45)", "shape-v1", "MS-SSIM",
-        "suspects", "note: 2 generated volumes", "generation-v1, seed 3",
+        "2 volumes compared with 5", "4 others (all but", "texture-v2 (45)", "shape-v2", "MS-SSIM",
+        "suspects", "note: 2 generated volumes", "generation-v2, seed 3",
     )  # fmt: skip
     for word in words:
         assert word in result.out, result.out
-    assert "radiomics-v1" not in result.out
+    assert "radiomics-v2" not in result.out
 
 
 def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Write) -> None:
@@ -106,7 +106,7 @@ def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Wri
         write(f"copies/s{number}.nii.gz", noise(number))
     result = medar("evaluate", "generation", tmp_path / "copies", mr_set)
     assert "suspected copy by voxels: volume 1 of c1" in result.out
-    assert "shape-v1" not in result.out
+    assert "shape-v2" not in result.out
 
 
 def test_invalid_files_give_one_line(
@@ -169,7 +169,7 @@ def test_a_generator_is_evaluated_by_its_samples(
     assert result.code == 0, result.err
     found = json.loads(result.out)
     assert (found["volumes"], found["held_out"], found["reference"]) == (3, 2, 4)
-    assert "shape-v1" in found["distances"]  # label maps come from the same tokens
+    assert "shape-v2" in found["distances"]  # label maps come from the same tokens
     assert min(found["seconds_per_volume"], found["peak_memory"]) > 0
     generator = found["protocol"]["generator"]
     assert (generator["seeds"], generator["sampling"]["guidance_scale"]) == ([5, 7], 1.5)

@@ -19,6 +19,8 @@ from medar.evaluation import distances
 from medar.evaluation.distances import Gaussian, KernelReference, Reference, set_distance
 from medar.evaluation.extractors.handcrafted import radiomics
 
+NAMES = ["a", "b", "c", "d"]
+
 
 def sample(count: int, width: int, seed: int, shift: float = 0.0) -> NDArray[np.float64]:
     return np.random.default_rng(seed).normal(loc=shift, size=(count, width))
@@ -64,6 +66,65 @@ def test_units_of_features_do_not_matter_and_constant_ones_do_no_harm() -> None:
     assert Reference(first * scales + 7).distance(second * scales + 7) == pytest.approx(plain)
     first[:, 3] = second[:, 3] = 4.0
     assert np.isfinite(Reference(first).distance(second))
+
+
+@pytest.mark.parametrize("count", [30, 5])
+def test_contributions_sum_to_the_distance_in_either_direction(count: int) -> None:
+    first = Gaussian.fit(sample(40, 6, 0) @ sample(6, 6, 3))
+    second = Gaussian.fit(2 * sample(count, 6, 1) + 1)
+    parts = first.contributions(second)
+    assert (parts >= 0).all()
+    assert parts.sum() == pytest.approx(first.distance(second), rel=1e-6)
+    np.testing.assert_allclose(parts, second.contributions(first), rtol=1e-6)
+
+
+def test_uncorrelated_features_contribute_the_closed_form() -> None:
+    means, deviations = sample(2, 5, 0), np.abs(sample(2, 5, 1))
+    first, second = (
+        Gaussian(mean=m, covariance=np.diag(d**2)) for m, d in zip(means, deviations, strict=True)
+    )
+    expected = np.square(means[0] - means[1]) + np.square(np.subtract(*deviations))
+    np.testing.assert_allclose(first.contributions(second), expected)
+    flat = Gaussian(mean=means[0], covariance=np.zeros((5, 5)))
+    assert flat.contributions(second).sum() == pytest.approx(flat.distance(second))
+
+
+def test_the_features_that_differ_are_named_with_their_shift() -> None:
+    changed = sample(30, 4, 1) * [1, 1, 1, 5] + [0, -9, 0, 0]
+    found = set_distance(changed, sample(30, 4, 2), sample(80, 4, 0), seed=0, names=NAMES)
+    assert [one.feature for one in found.contributions[:2]] == ["b", "d"]
+    assert len(found.contributions) == 3
+    assert found.contributions[0].shift == pytest.approx(-9, rel=0.3)
+    assert abs(found.contributions[1].shift) < 3  # it is its deviation that differs
+    assert 0.99 < sum(one.share for one in found.contributions) <= 1
+
+
+def test_a_feature_that_hardly_varies_does_not_outweigh_the_others() -> None:
+    reference, held_out, changed = (sample(40, 4, seed) for seed in range(3))
+    for rows in (reference, held_out, changed):
+        rows[:, 2] *= 1e-6
+    changed[:, 2] += 1e-3  # a thousand deviations, and nothing that anybody sees
+    noticeable = np.array([0.0, 0.0, 0.02, 0.0])
+    raw, mended = (
+        set_distance(changed, held_out, reference, seed=0, names=NAMES, noticeable=least)
+        for least in (0.0, noticeable)
+    )
+    assert raw.frechet > 1e5
+    assert mended.frechet < 3 * mended.frechet_floor
+    changed[:, 2] += 0.2  # ten times what is noticed
+    seen = set_distance(changed, held_out, reference, seed=0, names=NAMES, noticeable=noticeable)
+    assert seen.contributions[0].feature == "c"
+    assert 90 < seen.frechet < 120
+
+
+def test_fewer_volumes_can_be_requested_for_a_comparison_at_equal_numbers() -> None:
+    sets = sample(40, 4, 1), sample(30, 4, 2), sample(80, 4, 0)
+    found = set_distance(*sets, seed=0, names=NAMES, samples=8)
+    assert found.frechet_samples == 8
+    assert found.frechet > set_distance(*sets, seed=0, names=NAMES).frechet
+    assert set_distance(*sets, seed=0, names=NAMES, samples=99).frechet_samples == 30
+    with pytest.raises(MedarError, match="at least 2 volumes per set, got 1"):
+        set_distance(*sets, seed=0, names=NAMES, samples=1)
 
 
 SCIPY = tuple(int(part) for part in scipy.__version__.split(".")[:2])
@@ -191,8 +252,8 @@ def test_a_kernel_distance_needs_two_volumes_per_set(count: int) -> None:
 
 def test_new_draws_reach_the_floor_and_others_do_not() -> None:
     reference, held_out = sample(80, 4, 0), sample(30, 4, 1)
-    fresh = set_distance(sample(30, 4, 2), held_out, reference, seed=0)
-    far = set_distance(sample(30, 4, 2, shift=2.0), held_out, reference, seed=0)
+    fresh = set_distance(sample(30, 4, 2), held_out, reference, seed=0, names=NAMES)
+    far = set_distance(sample(30, 4, 2, shift=2.0), held_out, reference, seed=0, names=NAMES)
     assert fresh.frechet_floor == far.frechet_floor == Reference(reference).distance(held_out)
     assert fresh.frechet < 3 * fresh.frechet_floor < far.frechet
     assert fresh.kernel_interval[0] < 0 < fresh.kernel_interval[1]
@@ -202,17 +263,20 @@ def test_new_draws_reach_the_floor_and_others_do_not() -> None:
 def test_sets_of_different_sizes_are_compared_at_equal_numbers() -> None:
     """Larger sets do not get smaller distances."""
     reference = sample(200, 4, 0)
-    many = set_distance(sample(120, 4, 1), sample(10, 4, 2), reference, seed=0)
+    many = set_distance(sample(120, 4, 1), sample(10, 4, 2), reference, seed=0, names=NAMES)
     assert many.frechet_samples == 10
     assert many.frechet > 2 * Reference(reference).distance(sample(120, 4, 1))
-    few = set_distance(sample(10, 4, 2), sample(120, 4, 1), reference, seed=0)
+    few = set_distance(sample(10, 4, 2), sample(120, 4, 1), reference, seed=0, names=NAMES)
     assert few.frechet_samples == 10
     assert few.frechet_floor == pytest.approx(many.frechet, rel=0.3)
 
 
 def test_intervals_contain_the_estimate_and_narrow_with_more_volumes() -> None:
     reference, held_out = sample(80, 4, 0), sample(200, 4, 1)
-    results = [set_distance(sample(n, 4, 2, 1.0), held_out, reference, seed=0) for n in (10, 100)]
+    results = [
+        set_distance(sample(n, 4, 2, 1.0), held_out, reference, seed=0, names=NAMES)
+        for n in (10, 100)
+    ]
     for result in results:
         assert result.frechet_interval[0] < result.frechet < result.frechet_interval[1]
         assert result.kernel_interval[0] < result.kernel < result.kernel_interval[1]
@@ -224,18 +288,20 @@ def test_intervals_contain_the_estimate_and_narrow_with_more_volumes() -> None:
 
 def test_the_same_seed_gives_the_same_values() -> None:
     sets = sample(12, 4, 0), sample(6, 4, 1), sample(20, 4, 2)
-    assert set_distance(*sets, seed=3) == set_distance(*sets, seed=3)
-    assert set_distance(*sets, seed=3) != set_distance(*sets, seed=4)
+    assert set_distance(*sets, seed=3, names=NAMES) == set_distance(*sets, seed=3, names=NAMES)
+    assert set_distance(*sets, seed=3, names=NAMES) != set_distance(*sets, seed=4, names=NAMES)
 
 
 def test_statistics_of_too_few_volumes_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    lone = set_distance(sample(5, 4, 0), sample(1, 4, 1), sample(9, 4, 2), seed=0)
+    lone = set_distance(sample(5, 4, 0), sample(1, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
     assert (lone.frechet_floor, lone.kernel_floor, lone.frechet_samples) == (None, None, 5)
-    two = set_distance(sample(2, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0)
+    two = set_distance(sample(2, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
     assert (two.frechet_interval, two.kernel_interval) == (None, None)
     with pytest.raises(MedarError, match="at least 2 volumes per set, got 1"):
-        set_distance(sample(1, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0)
+        set_distance(sample(1, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
+    assert two.contributions
     monkeypatch.setattr(distances, "MAX_FEATURES", 3)
-    wide = set_distance(sample(5, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0)
+    wide = set_distance(sample(5, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
     assert wide.frechet_interval is None
+    assert wide.contributions == []
     assert wide.kernel_interval is not None

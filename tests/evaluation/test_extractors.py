@@ -15,6 +15,7 @@ from medar.evaluation.extractors import (
     make_extractors,
     register_extractor,
 )
+from medar.evaluation.extractors.features import feature_set
 from medar.evaluation.extractors.handcrafted import (
     ABSENT,
     FLOOR,
@@ -108,7 +109,7 @@ def radimagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "width"), [("radiomics-v1", 68), ("texture-v1", 45)])
+@pytest.mark.parametrize(("name", "width"), [("radiomics-v2", 68), ("texture-v2", 45)])
 def test_extractors_without_weights(name: str, width: int) -> None:
     extractor = make_extractor(name)
     assert (extractor.name, extractor.weights) == (name, None)
@@ -145,17 +146,42 @@ def test_weights_are_loaded_from_the_file(medicalnet: Path, radimagenet: Path) -
 
 def test_invalid_extractors_are_refused_in_one_line(medicalnet: Path, tmp_path: Path) -> None:
     for names, weights, message in (
-        (("inception",), None, "unknown extractor 'inception'; known extractors: .*radiomics-v1"),
+        (("inception",), None, "unknown extractor 'inception'; known extractors: .*radiomics-v2"),
         (("medicalnet-v1",), None, "medicalnet-v1 needs its weights"),
         (("radimagenet-v1",), medicalnet, "other weights .* use .*ResNet50.pt"),
         (("medicalnet-v1",), tmp_path / "none.pth", "none.pth: cannot be read"),
         (("medicalnet-v1", "radimagenet-v1"), medicalnet, "only one extractor with weights"),
-        (("texture-v1",), medicalnet, "weights are for the extractors"),
+        (("texture-v2",), medicalnet, "weights are for the extractors"),
         ((), None, "extractors must not be empty"),
     ):
         with pytest.raises(MedarError, match=message) as caught:
             make_extractors(names, weights, "cpu")
         assert "\n" not in str(caught.value)
+
+
+def test_every_feature_has_a_noticeable_difference() -> None:
+    volumes = smooth(4, 8, 8, 8).reshape(2, 2, 8, 8, 8)
+    for name, features in (("radiomics-v2", radiomics(volumes)), ("texture-v2", texture(volumes))):
+        names, noticeable = feature_set(name, features.numpy())
+        assert len(set(names)) == len(noticeable) == features.shape[1]
+        assert (noticeable > 0).all()
+    least = dict(zip(*feature_set("radiomics-v2", radiomics(volumes[:, :1]).numpy()), strict=True))
+    assert least["intensity_quantile_0.05"] == least["octant_000"] == 0.02
+    assert (
+        least["detail_rise_1"] == least["power_from_0.67"] == least["intensity_deviation"] == 0.05
+    )
+    assert least["gradient_kurtosis"] == 0.1
+    shapes = feature_set("shape-v2", np.zeros((3, 2 * len(SHAPE_FEATURES))))
+    assert shapes.names[0] == "size (label 0)"
+    assert shapes.names[-1] == "flatness (label 1)"
+    assert shapes.noticeable[0] == 0.01
+
+
+def test_features_without_a_unit_get_a_fraction_of_the_usual_deviation() -> None:
+    reference = np.random.default_rng(0).normal(size=(50, 5)) * [4.0, 4.0, 4.0, 4.0, 0.0]
+    names, noticeable = feature_set("mine-v1", reference)
+    assert names == tuple(f"feature_{k}" for k in range(5))
+    assert noticeable == pytest.approx(np.full(5, 0.4), rel=0.3)
 
 
 def radiomics_of(volume: torch.Tensor) -> dict[str, float]:

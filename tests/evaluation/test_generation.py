@@ -39,12 +39,12 @@ def test_every_key_is_there_and_finite(prepared: Path) -> None:
         evaluate_generation(made.split(4), prepared, seconds_per_volume=0.5, peak_memory=2**20)
     )
     assert (found["volumes"], found["held_out"], found["reference"]) == (6, 2, 4)
-    assert found["distances"].keys() == {"radiomics-v1", "texture-v1"}
-    assert found["distances"]["texture-v1"]["frechet_samples"] == 2
+    assert found["distances"].keys() == {"radiomics-v2", "texture-v2"}
+    assert found["distances"]["texture-v2"]["frechet_samples"] == 2
     assert found["memorisation"].keys() == {"features", "voxels"}
     assert (found["seconds_per_volume"], found["peak_memory"]) == (0.5, 2**20)
     assert found["intensity_unit"] == "HU"
-    assert found["protocol"]["name"] == "generation-v1"
+    assert found["protocol"]["name"] == "generation-v2"
     assert found["protocol"]["held_out"] == "test split"
     assert found["protocol"]["ms_ssim"]["window"] == 5
     assert [note.split()[0] for note in found["notes"]] == ["6", "2", "4"]
@@ -78,7 +78,7 @@ def test_label_maps_add_shapes(prepared: Path) -> None:
     made = smooth(3, 8, 8, 8, seed=9)
     labels = (made > 0.2).byte()
     report = evaluate_generation([(made, labels), (made[:1], 2 * labels[:1])], prepared)
-    shape = report.distances["shape-v1"]
+    shape = report.distances["shape-v2"]
     assert shape.features == 18
     assert shape.frechet > 0
     assert shape.frechet_floor is None  # of two held-out cases one is annotated for label 1 alone
@@ -148,7 +148,7 @@ def test_invalid_inputs_are_refused(prepared: Path, data: Manifest, prepare_with
 def test_kept_volumes_are_a_uniform_sample() -> None:
     indices: list[int] = []
     for seed in range(40):
-        gathered = SetStatistics([], make_plan(), seed, torch.device("cpu"))
+        gathered = SetStatistics([], make_plan(), torch.tensor([2e-3]), seed, torch.device("cpu"))
         volumes = torch.zeros(4 * KEPT, 1, 8, 8, 8)
         volumes += torch.linspace(-1, 1, len(volumes)).view(-1, 1, 1, 1, 1)
         gathered.update(volumes)
@@ -172,7 +172,7 @@ def test_real_volumes_pass_and_blurred_ones_do_not(shared_data: Path, tmp_path: 
     fresh = real(tmp_path / "prepared", "val")
     blurred = torch.from_numpy(gaussian_filter(fresh.numpy(), (0, 0, 0.8, 0.8, 0.8)))
     passed, failed = (
-        evaluate_generation([volumes], tmp_path / "prepared").distances["radiomics-v1"]
+        evaluate_generation([volumes], tmp_path / "prepared").distances["radiomics-v2"]
         for volumes in (fresh, blurred)
     )
     assert passed.frechet < 2 * passed.frechet_floor

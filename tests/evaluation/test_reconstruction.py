@@ -19,6 +19,7 @@ from medar.evaluation.reconstruction import evaluate_tokenizer
 from medar.evaluation.reconstruction.cases import make_examples
 from medar.evaluation.reconstruction.realism import FrechetProtocol
 from medar.evaluation.similarity import psnr
+from medar.evaluation.written import as_written, file_step
 
 PrepareWith = Callable[..., Path]
 
@@ -31,11 +32,13 @@ def test_the_report_equals_scores_of_the_decoded_volumes(prepared: Path) -> None
     dataset = PreparedDataset(prepared, split="test")
     volumes = torch.stack([dataset[index]["image"] for index in range(len(dataset))])
     pyramid = tokenizer.encode(volumes)
+    step = file_step(dataset)
     for upto, found in enumerate(report.psnr_per_scale, 1):
-        expected = psnr(tokenizer.decode(pyramid, upto).volume, volumes).mean()
+        written = as_written(tokenizer.decode(pyramid, upto).volume, step)
+        expected = psnr(written, volumes).mean()
         assert found == pytest.approx(float(expected), rel=1e-4)
     assert report.psnr == report.psnr_per_scale[-1]
-    apart = (tokenizer.decode(pyramid).volume - volumes).abs().mean()
+    apart = (written - volumes).abs().mean()
     assert (report.mae, report.mae_unit) == (pytest.approx(1000 * float(apart), rel=1e-4), "HU")
     energy = tokenizer.quantiser(tokenizer.encoder(volumes)).residual_energy
     assert report.residual_energy_per_scale == pytest.approx(energy.tolist(), rel=1e-4)
@@ -113,7 +116,8 @@ def test_the_error_has_the_unit_of_the_window(
     assert report.mae_unit.startswith(unit)
     dataset = PreparedDataset(folder, split="test")
     volumes = torch.stack([dataset[index]["image"] for index in range(2)])
-    apart = (tokenizer(volumes).volume - volumes).abs().mean().detach()
+    written = as_written(tokenizer(volumes).volume, file_step(dataset))
+    apart = (written - volumes).abs().mean().detach()
     assert report.mae == pytest.approx(factor * float(apart), rel=1e-4)
 
 
@@ -153,9 +157,9 @@ def test_examples_are_in_the_units_of_their_volumes(prepared: Path) -> None:
 
 def test_the_protocol_is_printable() -> None:
     protocol = FrechetProtocol(
-        extractor="radiomics-v1", features=54, samples=7, reference="train split",
+        extractor="radiomics-v2", features=54, samples=7, reference="train split",
         reference_samples=9,
     )  # fmt: skip
     text = str(protocol)
-    for part in ("radiomics-v1", "54", "7 volumes", "9 real", "train split", "floor", "deviation"):
+    for part in ("radiomics-v2", "54", "7 volumes", "9 real", "train split", "floor", "deviation"):
         assert part in text

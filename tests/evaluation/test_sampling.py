@@ -68,7 +68,7 @@ def test_the_report_records_cost_and_origin(prepared: Path) -> None:
     loaded = make_generator(make_plan(), maps=False)
     sampled = SampledVolumes(loaded, prepared, samples=3, seed=2, batch_size=2)
     report = sampled.complete(
-        evaluate_generation(sampled, prepared, extractors=["texture-v1"], seed=2)
+        evaluate_generation(sampled, prepared, extractors=["texture-v2"], seed=2)
     )
     assert report.volumes == 3
     assert (report.seconds_per_volume or 0) > 0

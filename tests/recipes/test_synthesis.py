@@ -92,7 +92,7 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     assert (facts["prepare"]["cases"], facts["prepare"]["voxels"]) == (8, "16x16x16")
     assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
     assert facts["tokens"]["tokens_per_volume"] == 9
-    assert facts["evaluate"]["frechet/radiomics-v1"] > 0
+    assert facts["evaluate"]["frechet/radiomics-v2"] > 0
 
     # The stored settings are a configuration themselves, and nothing runs a second time.
     before = stage_records(out)
@@ -205,7 +205,7 @@ def test_the_script_takes_the_same_steps(workspace: Path, own_mlflow: str, tmp_p
     _, runs = runs_in(Path(own_mlflow.removeprefix("sqlite:///")))
     assert sorted(run.info.run_name for run in runs) == ["generator", "out", "tokenizer"]
     (whole,) = [run for run in runs if run.info.run_name == "out"]
-    assert {"psnr", "ssim", "frechet_radiomics-v1"} <= whole.data.metrics.keys()
+    assert {"psnr", "ssim", "frechet_radiomics-v2"} <= whole.data.metrics.keys()
 
 
 def test_invalid_arguments_give_one_line(run: Run, workspace: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from medar.data.fingerprint import CaseFingerprint, Fingerprint
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import IntensityRule, Plan
-from medar.evaluation.distances import SetDistance
+from medar.evaluation.distances import Contribution, SetDistance
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.memorisation import Audit, Suspect
 from medar.evaluation.reconstruction import ReconstructionReport
@@ -31,6 +31,12 @@ GRIDS = ([1, 1, 1], [2, 2, 2], [3, 2, 3])
 
 SECONDS = {"prepare": 4.0, "tokenizer": 130.0, "tokens": 3.0, "generator": 95.5, "synthesize": 2.0,
            "evaluate": 3700.0}  # fmt: skip
+
+
+LARGEST = [
+    Contribution(feature="detail_0", share=0.5, shift=-3.25),
+    Contribution(feature="octant_000", share=0.125, shift=1.0),
+]
 
 
 def volume(seed: int) -> Volume:
@@ -112,6 +118,7 @@ def _tokenizer(out: Path) -> None:
     report = ReconstructionReport(
         cases=1, split="test", psnr=22.125, ssim=0.75, mae=31.0, mae_unit="HU",
         high_frequency_error=0.9, power_ratio=0.6, frechet=100.0, frechet_floor=12.0,
+        frechet_interval=(90.0, 110.0), frechet_samples=6, frechet_contributions=LARGEST,
         codebook_usage=0.9, bits_per_voxel=0.05, compression=320.0, dice={"heart": 0.875},
         psnr_per_scale=[15.0, 18.0, 22.125], ssim_per_scale=three, mae_per_scale=three,
         high_frequency_error_per_scale=three, power_ratio_per_scale=three,
@@ -153,11 +160,13 @@ def _samples(out: Path) -> None:
 def _evaluation(out: Path) -> None:
     near = SetDistance(
         features=68, frechet=30.0, frechet_interval=(20.0, 40.0), frechet_floor=25.0,
-        frechet_samples=2, kernel=-0.01, kernel_interval=(-0.1, 0.1), kernel_floor=None,
+        frechet_samples=2, contributions=LARGEST, kernel=-0.01,
+        kernel_interval=(-0.1, 0.1), kernel_floor=None,
     )  # fmt: skip
     far = SetDistance(
         features=45, frechet=120.0, frechet_interval=(100.0, 140.0), frechet_floor=20.0,
-        frechet_samples=2, kernel=1.5, kernel_interval=None, kernel_floor=0.5,
+        frechet_samples=2, contributions=LARGEST, kernel=1.5, kernel_interval=None,
+        kernel_floor=0.5,
     )  # fmt: skip
     copied = Suspect(index=2, case=HOSTILE, distance=0.125)
     audit = Audit(median=3.0, median_held_out=2.0, ratio=1.5, percentile=1.0, fraction_nearer=0.0,
@@ -166,7 +175,7 @@ def _evaluation(out: Path) -> None:
                    suspects=[copied])  # fmt: skip
     report = GenerationReport(
         volumes=3, split="test", held_out=2, reference=2,
-        distances={"radiomics-v1": near, "texture-v1": far}, intensity_distance=12.0,
+        distances={"radiomics-v2": near, "texture-v2": far}, intensity_distance=12.0,
         intensity_floor=4.0, intensity_unit="HU", ms_ssim=0.5, ms_ssim_real=0.25,
         memorisation={"features": audit, "voxels": caught}, seconds_per_volume=1.5,
         peak_memory=2**30, notes=["3 generated volumes, fewer than 20: all figures are rough"],

@@ -51,7 +51,7 @@ def test_the_text_describes_the_run(run: Path) -> None:
         "trained for 20 steps in 1 min 59 s, encodes each volume as 27 tokens on 3 grids",
         "A generator with 1.25 million parameters, trained for 30 steps in 1 min 30 s,",
         "It generated 3 synthetic volumes.",
-        "texture-v1: synthetic volumes are at 6 × the floor, the distance of held-out real ones.",
+        "texture-v2: synthetic volumes are at 6 × the floor, the distance of held-out real ones.",
         "synthetic and held-out real volumes are indistinguishable",
         "Synthetic volumes are more similar to each other than real ones.",
         "1 synthetic volume may be copied",
@@ -288,7 +288,7 @@ def test_printed_commands_work_from_any_folder(run: Path, monkeypatch: pytest.Mo
 def test_a_missing_floor_is_mentioned_once(run: Path) -> None:
     path = run / "evaluation" / "report.json"
     report = read_json(path)
-    report["distances"]["radiomics-v1"]["frechet_floor"] = None
+    report["distances"]["radiomics-v2"]["frechet_floor"] = None
     write_json(path, report)
     assert "<span>no floor available</span>" in write_report(run).read_text()
 

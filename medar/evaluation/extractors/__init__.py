@@ -1,6 +1,6 @@
 """Feature extractors: volumes in, one row of numbers per volume out.
 
-`radiomics-v1` and `texture-v1` need no weights. `medicalnet-v1` and `radimagenet-v1` are networks
+`radiomics-v2` and `texture-v2` need no weights. `medicalnet-v1` and `radimagenet-v1` are networks
 whose weights come from a local file; nothing is downloaded.
 
 An extractor is chosen by name. Packages add theirs with `@register_extractor`, or with an entry
@@ -30,17 +30,17 @@ EXTRACTORS: Registry[Any] = Registry(
     "extractor",
     "medar.extractors",
     {
-        "radiomics-v1": "medar.evaluation.extractors.handcrafted:radiomics",
-        "texture-v1": "medar.evaluation.extractors.handcrafted:texture",
+        "radiomics-v2": "medar.evaluation.extractors.handcrafted:radiomics",
+        "texture-v2": "medar.evaluation.extractors.handcrafted:texture",
         "medicalnet-v1": "medar.evaluation.extractors.learnt:MedicalNet",
         "radimagenet-v1": "medar.evaluation.extractors.learnt:RadImageNet",
     },
 )
-"""Extractors of volumes by name; label maps also have `shape-v1` (see `shape_features`)."""
+"""Extractors of volumes by name; label maps also have `shape-v2` (see `shape_features`)."""
 
 register_extractor = EXTRACTORS.register
 
-DEFAULT = ("radiomics-v1", "texture-v1")
+DEFAULT = ("radiomics-v2", "texture-v2")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Hand-crafted features: `radiomics-v1` and `texture-v1` of volumes, `shape-v1` of label maps.
+"""Hand-crafted features: `radiomics-v2` and `texture-v2` of volumes, `shape-v2` of label maps.
 
 They follow the feature classes of radiomics as the IBSI defines them (arXiv 1612.07003).
 
@@ -32,8 +32,8 @@ from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d, pad
 from medar.errors import MedarError
 from medar.tokenizer.spectrum import band_power
 
-RADIOMICS, TEXTURE, SHAPE = "radiomics-v1", "texture-v1", "shape-v1"
-"""Names and versions: raise the version whenever a feature changes."""
+RADIOMICS, TEXTURE, SHAPE = "radiomics-v2", "texture-v2", "shape-v2"
+"""Names and versions: raise the version whenever a feature or its noticeable difference changes."""
 
 FLOOR = 0.01
 """Added before a logarithm is taken: an amplitude of the range [-1, 1], or a GLCM property."""

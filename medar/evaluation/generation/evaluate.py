@@ -1,6 +1,6 @@
 """`evaluate_generation`: how good generated volumes are, as a set, compared with real ones.
 
-Protocol `generation-v1`. The reference is the real volumes of the train split, which the generator
+Protocol `generation-v2`. The reference is the real volumes of the train split, which the generator
 has seen; the floor is what held-out real volumes get against it. Four questions: do the volumes
 look real (Frechet and kernel distance, intensities), are they as varied (MS-SSIM), are they new
 (distance to the nearest training volume), and what do they cost.
@@ -23,19 +23,21 @@ from torch.utils.data import DataLoader, Subset
 
 from medar.data.loading import Item, PreparedDataset
 from medar.errors import MedarError, check_positive
-from medar.evaluation import distances, similarity
+from medar.evaluation import distances, similarity, written
 from medar.evaluation.distances import FEW, Floats, Reference, SetDistance, set_distance
 from medar.evaluation.extractors import DEFAULT, make_extractors
+from medar.evaluation.extractors import features as extracted
+from medar.evaluation.extractors.features import feature_set
 from medar.evaluation.extractors.handcrafted import SHAPE, SMALLEST
 from medar.evaluation.generation import memorisation
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
 from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics
-from medar.evaluation.reconstruction.cases import error_units, evenly_spaced
+from medar.evaluation.reconstruction.cases import evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
 from medar.progress import track
 from medar.settings import to_dict
 
-NAME = "generation-v1"
+NAME = "generation-v2"
 """Name and version of the protocol: raise the version whenever a value changes."""
 
 HeldOut = Literal["val", "test", "held-out"]
@@ -99,7 +101,7 @@ def evaluate_generation(
         prepared: the folder that `prepare` filled and the generator was trained on.
         split: the held-out volumes.
         extractors: names, see `medar.evaluation.extractors.EXTRACTORS`; the first is also used by
-            the memorisation audit. Label maps add `shape-v1`.
+            the memorisation audit. Label maps add `shape-v2`.
         weights: file of a learnt extractor.
         samples: maximum number of generated volumes; default all.
         limit: maximum number of training volumes, evenly spaced; default all. The memorisation
@@ -125,12 +127,15 @@ def evaluate_generation(
             f"{prepared}: needs sides of at least {SMALLEST} voxels and 2 training volumes, got "
             f"{' x '.join(map(str, train.plan.size))} voxels and {len(train_subset)} volumes"
         )
-    generated, real, reference = (SetStatistics(built, train.plan, seed, device) for _ in range(3))
+    step = written.file_step(train)
+    generated, real, reference = (
+        SetStatistics(built, train.plan, step, seed, device) for _ in range(3)
+    )
     labelled = _add_generated(generated, batches, samples)
     _add_real(reference, train_subset, "reference", batch_size, labelled)
     _add_real(real, held_out_subset, "held-out", batch_size, labelled)
     cases = [train.prepared[index].id for index in train_subset.indices]
-    units, unit = error_units(train)
+    units, unit = written.error_units(train)
     channel_units = units.double().mean(dim=0).numpy()
     return GenerationReport(
         volumes=generated.count,
@@ -155,7 +160,8 @@ def evaluate_generation(
             "held_out": "all but the train split" if split == "held-out" else f"{split} split",
             "seed": seed,
             "extractors": {one.name: one.weights for one in built},
-            "distances": distances.PROTOCOL,
+            "volumes": written.PROTOCOL,
+            "distances": {**distances.PROTOCOL, "standardisation": extracted.PROTOCOL},
             "intensity": f"Wasserstein-1 of histograms of {BINS} bins over all voxels",
             "ms_ssim": {
                 "pairs": f"at most {similarity.PAIRS}, of at most {KEPT} volumes, by the seed",
@@ -219,11 +225,16 @@ def _distances(
 ) -> dict[str, SetDistance]:
     """By extractor; of shapes if the generated and at least 2 training volumes have label maps."""
     held_out, train = real.features, reference.features
-    return {
-        name: set_distance(features, held_out.get(name, train[name][:0]), train[name], seed)
-        for name, features in generated.features.items()
-        if len(train.get(name, ())) > 1
-    }
+    found = {}
+    for name, features in generated.features.items():
+        if len(train.get(name, ())) < 2:
+            continue
+        names, noticeable = feature_set(name, train[name])
+        others = held_out.get(name, train[name][:0])
+        found[name] = set_distance(
+            features, others, train[name], seed, names=names, noticeable=noticeable
+        )
+    return found
 
 
 def _audits(
@@ -233,12 +244,13 @@ def _audits(
     extractor: str,
     cases: list[str],
 ) -> dict[str, Audit]:
-    standardise = Reference(reference.features[extractor]).standardise
-    made, held_out, train = (
+    train = reference.features[extractor]
+    standardise = Reference(train, feature_set(extractor, train).noticeable).standardise
+    made, held_out, known = (
         standardise(one.features[extractor]) for one in (generated, real, reference)
     )
     return {
-        "features": audit_features(made, held_out, train, cases),
+        "features": audit_features(made, held_out, known, cases),
         "voxels": audit_voxels(generated.thumbnails, real.thumbnails, reference.thumbnails, cases),
     }
 

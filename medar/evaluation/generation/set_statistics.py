@@ -18,6 +18,7 @@ from medar.evaluation.distances import Floats
 from medar.evaluation.extractors import Extractor
 from medar.evaluation.extractors.handcrafted import SHAPE, shape_features
 from medar.evaluation.generation.memorisation import thumbnails
+from medar.evaluation.written import as_written
 
 BINS = 256
 """Of the intensity histogram: equal steps of [-1, 1]."""
@@ -32,14 +33,21 @@ class SetStatistics:
     Args:
         extractors: of features.
         plan: the volumes' size, labels and spacing.
+        step: (C,), of the intensities in a file, see `medar.evaluation.written`.
         seed: of the choice of volumes that are kept whole.
         device: where features are computed.
     """
 
     def __init__(
-        self, extractors: Sequence[Extractor], plan: Plan, seed: int, device: torch.device
+        self,
+        extractors: Sequence[Extractor],
+        plan: Plan,
+        step: Tensor,
+        seed: int,
+        device: torch.device,
     ) -> None:
         self._extractors = extractors
+        self._step = step
         self._plan = plan
         self._device = device
         self._random = np.random.default_rng(seed)
@@ -55,7 +63,7 @@ class SetStatistics:
         """N."""
 
     def update(self, volumes: Tensor) -> None:
-        """Add volumes, (B, C, X, Y, Z) in [-1, 1].
+        """Add volumes, (B, C, X, Y, Z) in [-1, 1], as a file would hold them.
 
         Raises:
             MedarError: another shape than the plan's, or NaN and Inf.
@@ -71,11 +79,11 @@ class SetStatistics:
                 f"volumes {self.count} to {self.count + len(volumes) - 1} contain NaN or Inf; only "
                 "finite volumes can be evaluated"
             )
-        volumes = volumes.to(self._device, torch.float32)
+        volumes = as_written(volumes.to(self._device, torch.float32), self._step)
         for extractor in self._extractors:
             self._features[extractor.name].append(extractor.compute(volumes))
         self._thumbnails.append(thumbnails(volumes))
-        for row, channel in zip(self.histogram, volumes.clamp(-1, 1).unbind(1), strict=True):
+        for row, channel in zip(self.histogram, volumes.unbind(1), strict=True):
             row += torch.histc(channel, BINS, -1, 1).double().cpu().numpy()
         for volume in volumes:
             self._keep(volume)

@@ -46,21 +46,6 @@ def check_fit(tokenizer: Tokenizer, dataset: PreparedDataset) -> None:
             )
 
 
-def error_units(dataset: PreparedDataset) -> tuple[Tensor, str]:
-    """What a difference of 1 in [-1, 1] is worth: (cases, C), and the unit's name.
-
-    Fixed windows have the volume's own unit, HU where all is CT. Percentiles differ from volume to
-    volume, so only a fraction of the window can be compared.
-    """
-    prepared, channels = dataset.prepared, len(dataset.plan.channels) or 1
-    modalities = [prepared[index].modality for index in range(len(prepared))]
-    rules = [dataset.plan.rules(channels, modality) for modality in modalities]
-    if any(rule.kind != "window" for row in rules for rule in row):
-        return torch.full((len(rules), len(rules[0])), 0.5), "fraction of the intensity window"
-    unit = "HU" if set(modalities) == {"CT"} else "units of the volume"
-    return torch.tensor([[(rule.high - rule.low) / 2 for rule in row] for row in rules]), unit
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
     """One case before and after reconstruction, in the volume's own units."""

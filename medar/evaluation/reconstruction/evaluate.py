@@ -1,9 +1,10 @@
 """`evaluate_tokenizer`: how well a tokenizer reconstructs volumes, by prefix of its scales.
 
-The cases of one split are encoded and decoded in fp32, without augmentation; the prefix of k scales
-is decoded from the coarsest k scales only. Fidelity (PSNR, SSIM, errors) compares a
-reconstruction with its own original, realism (`medar.evaluation.reconstruction.realism`) the
-reconstructions as a set with other real volumes.
+Protocol `reconstruction-v2`. The cases of one split are encoded and decoded in fp32, without
+augmentation; the prefix of k scales is decoded from the coarsest k scales only. Decoded volumes are
+judged as a file would hold them (`medar.evaluation.written`). Fidelity (PSNR, SSIM, errors) is that
+of a reconstruction and its own original, realism (`medar.evaluation.reconstruction.realism`) that
+of the reconstructions as a set and other real volumes.
 
 K scales, B batch, C channels, X Y Z voxels.
 """
@@ -21,11 +22,16 @@ from torch.utils.data import DataLoader
 from medar.data.loading import Item, PreparedDataset
 from medar.data.manifest import Split
 from medar.devices import device_of
-from medar.errors import check_positive
-from medar.evaluation.distances import FEW
+from medar.errors import MedarError, check_positive
+from medar.evaluation import written
+from medar.evaluation.distances import FEW, Contribution, Interval, SetDistance
 from medar.evaluation.extractors.handcrafted import SMALLEST, radiomics
-from medar.evaluation.reconstruction.cases import check_fit, error_units, evenly_spaced
-from medar.evaluation.reconstruction.realism import Realism, measure_realism, real_features
+from medar.evaluation.reconstruction.cases import check_fit, evenly_spaced
+from medar.evaluation.reconstruction.realism import (
+    FrechetProtocol,
+    measure_realism,
+    real_features,
+)
 from medar.evaluation.similarity import PROTOCOL, FidelityMeter
 from medar.losses import to_classes
 from medar.progress import track
@@ -33,6 +39,11 @@ from medar.segmentation.dice import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import CodeUsage
+
+NAME = "reconstruction-v2"
+"""Name and version of the protocol: raise the version whenever a value changes."""
+
+Realism = tuple[SetDistance, FrechetProtocol]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,11 @@ class ReconstructionReport:
     frechet: float | None
     """None with fewer than two volumes on either side, or sides below 8 voxels."""
     frechet_floor: float | None
+    frechet_interval: Interval | None
+    frechet_samples: int | None
+    """Volumes per set, behind the distance and its floor."""
+    frechet_contributions: list[Contribution]
+    """Of the features that contribute most to `frechet`."""
     codebook_usage: float
     bits_per_voxel: float
     compression: float
@@ -89,6 +105,7 @@ def evaluate_tokenizer(
     by_scale: bool = True,
     limit: int | None = None,
     batch_size: int = 4,
+    frechet_samples: int | None = None,
 ) -> ReconstructionReport:
     """Evaluate a tokenizer on prepared cases, on its own device.
 
@@ -99,12 +116,16 @@ def evaluate_tokenizer(
         by_scale: also decode every prefix of scales.
         limit: maximum number of cases, evenly spaced over the split; default all.
         batch_size: volumes per batch.
+        frechet_samples: largest number of volumes per set for the Frechet distance, the mean over
+            random subsets, to compare it with a distance that has no more; default: all.
 
     Raises:
         MedarError: the folder is not a prepared data set, not of the tokenizer's size or channels,
             has no case of the split, or another number of labels than the label head.
     """
     check_positive(limit=limit, batch_size=batch_size)
+    if frechet_samples is not None and frechet_samples < 2:
+        raise MedarError(f"frechet_samples must be at least 2, got {frechet_samples}")
     dataset = PreparedDataset(prepared, split=split)
     check_fit(tokenizer, dataset)
     loader = DataLoader(evenly_spaced(dataset, limit), batch_size=batch_size)
@@ -116,11 +137,13 @@ def evaluate_tokenizer(
             meter.update(batch)
     finally:
         tokenizer.train(training)
-    realism = Realism()
+    realism = None
     if meter.decoded:
-        others = real_features(prepared, split, batch_size=batch_size, device=meter.device)
+        others = real_features(
+            prepared, split, step=meter.step, batch_size=batch_size, device=meter.device
+        )
         decoded, real = (torch.cat(one).numpy() for one in (meter.decoded, meter.real))
-        realism = measure_realism(decoded, real, others, split)
+        realism = measure_realism(decoded, real, others, split, samples=frechet_samples)
     return meter.report(split, realism)
 
 
@@ -139,7 +162,8 @@ class _ReconstructionMeter:
         self.energy = torch.zeros(len(schedule) + 1, dtype=torch.float64)
         names = list(dataset.plan.labels.values())
         self.dice = DiceMeter(names) if tokenizer.config.network.labels else None
-        self.units, self.unit = error_units(dataset)
+        self.units, self.unit = written.error_units(dataset)
+        self.step = written.file_step(dataset)
         self.decoded: list[Tensor] = []
         self.real: list[Tensor] = []
 
@@ -156,29 +180,34 @@ class _ReconstructionMeter:
         units = self.units[batch["index"]]
         for meter, total in zip(self.meters, sums if self.by_scale else sums[-1:], strict=True):
             decoded = self.tokenizer.decoder(total)
-            meter.update(volumes, decoded.volume, units)
+            volume = written.as_written(decoded.volume.float(), self.step)
+            meter.update(volumes, volume, units)
         if self.dice is not None:
             classes = to_classes(batch["label"], list(self.dataset.plan.labels)).to(self.device)
             self.dice.update(decoded.logits, classes, batch["annotated"])
         if min(self.dataset.plan.size) >= SMALLEST:
-            self.real.append(radiomics(volumes))
-            self.decoded.append(radiomics(decoded.volume))
+            self.real.append(radiomics(written.as_written(volumes, self.step)))
+            self.decoded.append(radiomics(volume))
         self.cases += len(volumes)
 
-    def report(self, split: Split, realism: Realism) -> ReconstructionReport:
+    def report(self, split: Split, realism: Realism | None) -> ReconstructionReport:
         """The result over all batches."""
         schedule, plan = self.tokenizer.config.schedule, self.dataset.plan
         every = [meter.result() for meter in self.meters]
         prefixes = every if self.by_scale else []
         bits = schedule.length * log2(self.tokenizer.codebook_size) / prod(plan.size)
+        distance, protocol = realism or (None, None)
         energy = (self.energy / self.energy[0].clamp(min=1e-30)).tolist()
         return ReconstructionReport(
             cases=self.cases,
             split=split,
             **to_dict(every[-1]),
             mae_unit=self.unit,
-            frechet=realism.distance,
-            frechet_floor=realism.floor,
+            frechet=distance.frechet if distance else None,
+            frechet_floor=distance.frechet_floor if distance else None,
+            frechet_interval=distance.frechet_interval if distance else None,
+            frechet_samples=distance.frechet_samples if distance else None,
+            frechet_contributions=distance.contributions if distance else [],
             codebook_usage=self.usage.total_usage,
             bits_per_voxel=bits,
             compression=16 * self.tokenizer.config.network.channels / bits,
@@ -194,27 +223,29 @@ class _ReconstructionMeter:
             scales=["x".join(map(str, grid)) for grid in schedule.grids],
             tokens_per_scale=list(schedule.tokens),
             warnings=self.usage.warnings(self.tokenizer.quantiser.codebook.collapse_advice),
-            notes=_notes(self.cases, self.dataset, realism),
+            notes=_notes(self.cases, self.dataset, protocol),
             protocol={
+                "name": NAME,
                 "tokenizer": self.tokenizer.digest,
                 "plan": plan.digest,
+                "volumes": written.PROTOCOL,
                 **PROTOCOL,
-                "frechet": to_dict(realism.protocol) if realism.protocol else None,
+                "frechet": to_dict(protocol) if protocol else None,
             },
         )
 
 
-def _notes(cases: int, dataset: PreparedDataset, realism: Realism) -> list[str]:
+def _notes(cases: int, dataset: PreparedDataset, protocol: FrechetProtocol | None) -> list[str]:
     notes = []
     if dataset.plan.mode == "patch":
         notes.append("patches: one of each case, drawn by seed 0")
     if cases < FEW:
         notes.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
-    if realism.protocol is None:
+    if protocol is None:
         notes.append(
             "no Frechet distance: it needs 2 volumes and 2 others to compare them with, and sides "
             f"of {SMALLEST} voxels"
         )
-    elif realism.protocol.reference != "train split":
-        notes.append(f"Frechet distance against {realism.protocol.reference}, not against train")
+    elif protocol.reference != "train split":
+        notes.append(f"Frechet distance against {protocol.reference}, not against train")
     return notes

@@ -4,6 +4,7 @@ The cases of a split are compared with the real volumes of the train split. Wher
 itself, or there is no train split, its cases are divided: reconstructions of every second case
 against the real volumes of the others. The floor is always the distance of the reconstructed cases'
 own originals from the same real volumes: the same number of volumes, without any reconstruction.
+Both reconstructions and real volumes are judged as a file would hold them.
 
 N volumes, F features.
 """
@@ -13,14 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.data.prepared import Prepared
-from medar.evaluation.distances import Floats, Reference
+from medar.evaluation.distances import Floats, SetDistance, set_distance
+from medar.evaluation.extractors.features import PROTOCOL, feature_set
 from medar.evaluation.extractors.handcrafted import RADIOMICS, radiomics
 from medar.evaluation.reconstruction.cases import evenly_spaced
+from medar.evaluation.written import as_written
 from medar.progress import track
 
 REFERENCE_LIMIT = 512
@@ -40,7 +44,7 @@ class FrechetProtocol:
     reference: str
     """Which real volumes they were compared with."""
     reference_samples: int
-    normalisation: str = "mean and standard deviation of the reference"
+    normalisation: str = PROTOCOL
     covariance: str = "shrunk, Ledoit-Wolf"
     floor: str = "the originals of the reconstructions against the same reference"
 
@@ -52,19 +56,10 @@ class FrechetProtocol:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Realism:
-    """Distance and floor; None with too few volumes or voxels."""
-
-    distance: float | None = None
-    floor: float | None = None
-    protocol: FrechetProtocol | None = None
-
-
 def real_features(
-    folder: str | Path, split: Split, *, batch_size: int, device: torch.device
+    folder: str | Path, split: Split, *, step: Tensor, batch_size: int, device: torch.device
 ) -> Floats | None:
-    """Features of the train split's real volumes, (N, F).
+    """Features of the train split's real volumes, (N, F); `step` as `file_step` returns it.
 
     None if `split` is the train split, or if there is no train split.
     """
@@ -74,12 +69,18 @@ def real_features(
     subset = evenly_spaced(PreparedDataset(folder, split="train"), REFERENCE_LIMIT)
     loader = DataLoader(subset, batch_size=batch_size)
     batches = track(loader, total=len(loader), label="reference", unit="batch")
-    return np.concatenate([radiomics(batch["image"].to(device)).numpy() for batch in batches])
+    written = (as_written(batch["image"].to(device), step) for batch in batches)
+    return np.concatenate([radiomics(volumes).numpy() for volumes in written])
 
 
 def measure_realism(
-    decoded: Floats, real: Floats, reference: Floats | None, split: Split
-) -> Realism:
+    decoded: Floats,
+    real: Floats,
+    reference: Floats | None,
+    split: Split,
+    *,
+    samples: int | None = None,
+) -> tuple[SetDistance, FrechetProtocol] | None:
     """The distances of reconstructions and of their originals from other real volumes.
 
     Args:
@@ -87,21 +88,25 @@ def measure_realism(
         real: (N, F) of their originals, in the same order.
         reference: as `real_features` returns it.
         split: name of the split that was reconstructed.
+        samples: largest number of volumes per set; default N.
+
+    Returns:
+        The distances and how they were computed; None with too few volumes.
     """
     description = "train split"
     if reference is None:
         description = f"every second case of the {split} split"
         decoded, real, reference = decoded[::2], real[::2], real[1::2]
     if min(len(decoded), len(reference)) < 2:
-        return Realism()
-    against = Reference(reference)
-    protocol = FrechetProtocol(
+        return None
+    names, noticeable = feature_set(RADIOMICS, reference)
+    distance = set_distance(
+        decoded, real, reference, seed=0, names=names, noticeable=noticeable, samples=samples
+    )
+    return distance, FrechetProtocol(
         extractor=RADIOMICS,
         features=decoded.shape[1],
-        samples=len(decoded),
+        samples=distance.frechet_samples,
         reference=description,
         reference_samples=len(reference),
-    )
-    return Realism(
-        distance=against.distance(decoded), floor=against.distance(real), protocol=protocol
     )
