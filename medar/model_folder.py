@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medar.errors import MedarError, one_line
 from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.model_box import PARTS, box_names, is_bundle, known_names, locate, part_of
 from medar.settings import from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -28,28 +29,47 @@ CONFIG, WEIGHTS, PREPROCESS, CARD = (
 )  # fmt: skip
 
 
-def find_model(path: str | Path, kind: str = "model") -> Path:
-    """The model folder at a path: `path` itself, or `path/model`, where training leaves it.
+def find_model(path: str | Path, kind: str) -> Path:
+    """The model folder that a path or a name stands for.
 
     Args:
-        path: the model's folder, or that of its training run.
-        kind: of the expected model, for the message, such as "tokenizer".
+        path: the model's folder, that of its training run, which holds it as `model`, or that of a
+            bundle; the name of a model that comes with medar; or `hf:owner/name`
+            (`medar.model_box`). A local path comes before a name.
+        kind: of the model: "tokenizer", "generator" or "segmentation network".
 
     Raises:
-        MedarError: neither folder holds a config.json.
+        MedarError: there is no such folder or name, or no model of this kind in it.
     """
-    for folder in (Path(path), Path(path) / "model"):
+    root = locate(path)
+    if is_bundle(root):
+        return part_of(root, kind)
+    for folder in (root, root / "model"):
         if (folder / CONFIG).is_file():
             return folder
+    text = Path(path).as_posix()
+    if not root.exists():
+        raise MedarError(
+            f"{path}: no {kind} (neither a folder nor a model that comes with medar; "
+            f"{known_names()}); give the folder that training left, or a name of `medar models`"
+        )
+    hidden = "; it hides the model of this name that comes with medar" if text in box_names() else ""
     raise MedarError(
-        f"{path}: no {kind} (neither {CONFIG} nor model/{CONFIG}); give the folder that training "
-        "left"
+        f"{path}: no {kind} (neither {CONFIG} nor model/{CONFIG}){hidden}; give the folder that "
+        "training left"
     )
 
 
-def holds_model(path: str | Path) -> bool:
-    """Whether `find_model` would find a folder, of whatever class."""
-    return any((folder / CONFIG).is_file() for folder in (Path(path), Path(path) / "model"))
+def holds_model(path: str | Path, kind: str) -> bool:
+    """Whether `find_model` would find a folder, of whatever class unless in a bundle.
+
+    Raises:
+        MedarError: a repository that cannot be read.
+    """
+    root = locate(path)
+    if is_bundle(root):
+        return (root / PARTS[kind]).is_dir()
+    return any((folder / CONFIG).is_file() for folder in (root, root / "model"))
 
 
 def read_config(

@@ -88,7 +88,7 @@ def generation(
     plan = Prepared(data).plan
     sampled: SampledVolumes | None = None
     batches: Iterable[Batch]
-    if holds_model(volumes):
+    if holds_model(volumes, "generator"):
         loaded = Synthesizer.from_pretrained(volumes, device)
         batches = sampled = SampledVolumes(
             loaded,

@@ -103,7 +103,7 @@ class Segmenter(nn.Module):
             MedarError: a file is absent or damaged, the folder holds another class or format, its
                 backbone's class cannot be imported, or CUDA is not available.
         """
-        folder = find_model(path)
+        folder = find_model(path, "segmentation network")
         values, settings = _read(folder, (SEGMENTER,))
         where, training_range = str(folder / CONFIG), values.get("training_range")
         if training_range is not None:
@@ -131,7 +131,7 @@ class Segmenter(nn.Module):
             MedarError: there is no such folder, or its backbone has other settings, channels or
                 strides; the first difference is named.
         """
-        folder = find_model(path)
+        folder = find_model(path, "segmentation network")
         _, settings = _read(folder, (SEGMENTER, BACKBONE))
         self._check_same_backbone(folder, settings, read_preprocess(folder, Plan))
         items = read_weights(folder).items()
@@ -191,7 +191,7 @@ def load_backbone_and_head(path: str | Path) -> tuple[Backbone, nn.Conv3d | None
     Raises:
         MedarError: see `Segmenter.from_pretrained`.
     """
-    folder = find_model(path)
+    folder = find_model(path, "segmentation network")
     values, settings = _read(folder, (SEGMENTER, BACKBONE))
     if values["class"] == SEGMENTER:
         model = Segmenter.from_pretrained(folder, "cpu")

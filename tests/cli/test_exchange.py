@@ -121,7 +121,7 @@ def test_a_bundle_is_written(medar: Medar, run: Path, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["export", "run", "w.txt", "--to", "monai"], "written as .pt or .pth"),
-        (["export", "nowhere", "w.pt", "--to", "monai"], "nowhere: no model"),
+        (["export", "nowhere", "w.pt", "--to", "monai"], "nowhere: no segmentation network"),
         (["export", "run", "b", "--to", "bundle", "--part", "encoder"], "--part encoder"),
         (["import", "nowhere.pt", "start"], "nowhere.pt: no such file"),
         (["import", "tiny.yaml", "start"], "tiny.yaml: not a checkpoint"),

@@ -76,7 +76,7 @@ def test_a_data_set_is_prepared_and_used_for_training(
     ("words", "message"),
     [
         (["--labels", "10"], "labels must be a fraction of the subjects"),
-        (["--pretrained", "nowhere"], "nowhere: no model"),
+        (["--pretrained", "nowhere"], "nowhere: no segmentation network"),
         (["backbone.kind=unet"], "unknown backbone 'unet'"),
         (["backbone.widht=8"], "did you mean 'width'"),
         (["transfer.frozen=true"], "transfer.frozen is true"),

@@ -207,7 +207,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["gone", "OUT"], "gone: no generator (neither config.json nor model/config.json)"),
+        (["gone", "OUT"], "gone: no generator (neither a folder nor a model that comes with medar"),
         (["TOKENIZER", "OUT"], "class 'Tokenizer' is not a generator; expected Generator"),
         (["MODEL", "SCAN"], "is a file; OUT names a folder"),
         (["MODEL", "FULL"], "holds other files (other.txt ...)"),

@@ -52,7 +52,8 @@ def export_bundle(path: str | Path, out: str | Path, modality: str | None = None
     try:
         network = monai_network(model.backbone, model.head, channels)
     except MedarError as error:
-        raise MedarError(f"{find_model(path)}: {error}") from error
+        folder = find_model(path, "segmentation network")
+        raise MedarError(f"{folder}: {error}") from error
     configs = {"inference": inference(model, rules), "metadata": metadata(model, modality)}
     packed = io.BytesIO()
     torch.save(network.state_dict(), packed)

@@ -92,7 +92,8 @@ def export_weights(
             weights, filled = nnunet_weights(backbone, head, encoder_alone=alone)
             about = {"architecture": architecture(backbone)}
     except MedarError as error:
-        raise MedarError(f"{find_model(path)}: {error}") from error
+        folder = find_model(path, "segmentation network")
+        raise MedarError(f"{folder}: {error}") from error
     ours = backbone.encoder_weights() if part == "encoder" else backbone.state_dict()
     if part == "encoder":
         kept = {names[name] for name in ours if name in names}
