@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from medar.generator.settings import GeneratorSettings as GeneratorSettings
     from medar.generator.settings import SamplingSettings as SamplingSettings
     from medar.generator.training import train_generator as train_generator
+    from medar.packing.push import push_to_hub as push_to_hub
     from medar.recipes.configs import find_config as find_config
     from medar.segmentation.backbones import Backbone as Backbone
     from medar.segmentation.backbones import register_backbone as register_backbone
@@ -88,6 +89,7 @@ _MODULES = {
     "medar.generator.mixers": ("register_mixer",),
     "medar.generator.settings": ("GeneratorSettings", "SamplingSettings"),
     "medar.generator.training": ("train_generator",),
+    "medar.packing.push": ("push_to_hub",),
     "medar.recipes.configs": ("find_config",),
     "medar.segmentation.backbones": ("Backbone", "register_backbone"),
     "medar.segmentation.files": ("segment_files",),

@@ -57,9 +57,7 @@ def upload(folder: Path, address: str, *, private: bool) -> str:
     try:
         api = hub.HfApi()
         api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repository, folder_path=folder, allow_patterns=FILES
-        )
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=FILES)
     except Exception as error:
         raise MedarError(
             f"{address}: cannot be uploaded ({one_line(error)}); log in with `hf auth login`"

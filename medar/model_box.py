@@ -12,11 +12,12 @@ Wherever a model folder is accepted, so are the name of a model in the box, the 
 and `hf:owner/name`. A local path of the same name comes first.
 """
 
+import shutil
 from pathlib import Path
 
 from medar import hub
 from medar.errors import MedarError
-from medar.files import read_json, read_json_object, write_json
+from medar.files import atomic_folder, read_json, read_json_object, write_json
 from medar.settings import from_dict, settings, to_dict
 
 BUNDLE, CARD, FIGURES = "bundle.json", "README.md", "figures.json"
@@ -123,6 +124,23 @@ def part_of(bundle: Path, kind: str) -> Path:
     if kind not in held:
         raise MedarError(f"{bundle}: holds no {kind}; it holds a {' and a '.join(held)}")
     return bundle / PARTS[kind]
+
+
+def export_model(name: str, out: Path) -> None:
+    """Copy a model in the box: a bundle, whose parts are ordinary model folders.
+
+    Args:
+        name: of the model.
+        out: a folder that is absent or empty.
+
+    Raises:
+        MedarError: there is no such model, or `out` holds files.
+    """
+    source = box_model(name)
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise MedarError(f"{out}: must be a new or an empty folder")
+    with atomic_folder(out) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def size_of(folder: Path) -> int:

@@ -53,7 +53,9 @@ def find_model(path: str | Path, kind: str) -> Path:
             f"{path}: no {kind} (neither a folder nor a model that comes with medar; "
             f"{known_names()}); give the folder that training left, or a name of `medar models`"
         )
-    hidden = "; it hides the model of this name that comes with medar" if text in box_names() else ""
+    hidden = (
+        "; it hides the model of this name that comes with medar" if text in box_names() else ""
+    )
     raise MedarError(
         f"{path}: no {kind} (neither {CONFIG} nor model/{CONFIG}){hidden}; give the folder that "
         "training left"

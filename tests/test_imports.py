@@ -24,6 +24,7 @@ ROOMS = (
     "synthesis",
     "segmentation",
     "evaluation",
+    "packing",
     "tracking",
     "records",
     "report",

@@ -66,7 +66,7 @@ def tokenizer(
     Parameters
     ----------
     model
-        Folder of a trained tokenizer, or of its training run.
+        Folder of a trained tokenizer, or of its training run; or a name of `medar models`.
     data
         A folder that `medar data prepare` filled with the model's plan, or a data set, which is
         prepared with it first.

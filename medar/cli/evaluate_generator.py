@@ -37,9 +37,10 @@ def generation(
     Parameters
     ----------
     volumes
-        Folder of a generator, or of its training run: volumes are sampled in memory, under the
-        conditions of the held-out cases. Or a folder of generated volumes from any source
-        (.nii.gz, prepared by DATA's plan), optionally with label maps NAME_label.nii.gz.
+        Folder of a generator, or of its training run; or a name of `medar models`: volumes are
+        sampled in memory, under the conditions of the held-out cases. Or a folder of generated
+        volumes from any source (.nii.gz, prepared by DATA's plan), optionally with label maps
+        NAME_label.nii.gz.
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split
@@ -155,7 +156,7 @@ def editing(
     Parameters
     ----------
     model
-        Folder of a generator, or of its training run.
+        Folder of a generator, or of its training run; or a name of `medar models`.
     data
         The folder that `medar data prepare` filled and the generator was trained on.
     split

@@ -45,6 +45,7 @@ app = App(
 for name, path, text in (
     ("run", "recipe:app", "Run a whole recipe: from a data set to models, results and a report."),
     ("configs", "configs:app", "List, show and copy the configurations that come with medar."),
+    ("models", "models:app", "List, show and copy the models that come with medar; pack, share."),
     ("data", "data:app", "Check, plan, prepare and show data sets; make phantoms."),
     ("tokenizer", "tokenizer:app", "Train tokenizers; encode volumes as tokens, decode tokens."),
     ("generator", "generator:app", "Train generators."),

@@ -167,10 +167,10 @@ def segment(
     Parameters
     ----------
     paths
-        MODEL: folder of a segmentation network or of its run; the probabilities of several are
-        averaged. IN: a volume file, the folder of a DICOM series, or a folder of these at any
-        depth; several channels as x_0000, x_0001, ... as in nnU-Net, or as one 4D file. OUT: the
-        label map, .nii or .nii.gz; for a folder of volumes, a folder.
+        MODEL: folder of a segmentation network or of its run, or a name of `medar models`; the
+        probabilities of several are averaged. IN: a volume file, the folder of a DICOM series, or
+        a folder of these at any depth; several channels as x_0000, x_0001, ... as in nnU-Net, or
+        as one 4D file. OUT: the label map, .nii or .nii.gz; for a folder of volumes, a folder.
     mirrors
         Axes whose mirror images are averaged over: "none", or some of xyz; default: those of
         training.

@@ -87,7 +87,7 @@ def synthesize(
     Parameters
     ----------
     model
-        Folder of a generator, or of its training run.
+        Folder of a generator, or of its training run; or a name of `medar models`.
     out
         A new folder, or one that the same command wrote.
     n

@@ -106,7 +106,8 @@ def encode(
     out
         Folder to fill (docs/reference/tokens.md).
     model
-        Folder of the tokenizer, or of its training run; it is copied into OUT.
+        Folder of the tokenizer, or of its training run; or a name of `medar models`. It is copied
+        into OUT.
     split
         Encode the cases of one split only.
     variants
@@ -235,7 +236,7 @@ def reconstruct(
     Parameters
     ----------
     model
-        Folder of the tokenizer, or of its training run.
+        Folder of the tokenizer, or of its training run; or a name of `medar models`.
     volume
         A volume file or DICOM folder.
     out

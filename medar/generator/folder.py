@@ -66,7 +66,7 @@ def read_folder(path: str | Path) -> tuple[Path, GeneratorConfig, Tokenizer, Sam
     """Read what `write_folder` wrote, except the weights.
 
     Args:
-        path: the model folder, or that of its training run.
+        path: the model folder, or that of its training run; or a name (`find_model`).
 
     Returns:
         The model folder, the generator's config, its tokenizer on the CPU, and the folder's default

@@ -131,7 +131,7 @@ class Generator(nn.Module):
         """The generator of a model folder, in evaluation mode.
 
         Args:
-            path: the model folder, or that of its training run.
+            path: the model folder, or that of its training run; or a name (`find_model`).
             device: "auto" is CUDA where available.
 
         Raises:
@@ -146,7 +146,7 @@ class Generator(nn.Module):
         """A generator with its tokenizer, both in evaluation mode, and default sampling settings.
 
         Args:
-            path: the model folder, or that of its training run.
+            path: the model folder, or that of its training run; or a name (`find_model`).
             device: "auto" is CUDA where available.
 
         Raises:

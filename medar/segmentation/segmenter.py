@@ -96,7 +96,7 @@ class Segmenter(nn.Module):
         """Load a network that `save_pretrained` or training wrote, in evaluation mode.
 
         Args:
-            path: the model folder, or that of the training run, which holds it as `model`.
+            path: the model folder, or that of its training run; or a name (`find_model`).
             device: of the network; "auto" is CUDA if available.
 
         Raises:

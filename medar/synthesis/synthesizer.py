@@ -81,7 +81,12 @@ class Synthesizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: DeviceName = "auto") -> "Synthesizer":
-        """The synthesizer of a model folder, or of the training run that left one.
+        """The synthesizer of a model.
+
+        Args:
+            folder: the model folder, or that of its training run; or a name (`find_model`), such as
+                "hippocampus-mr".
+            device: "auto" is CUDA where available.
 
         Raises:
             MedarError: see `Generator.load`.

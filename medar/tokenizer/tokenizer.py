@@ -274,7 +274,7 @@ class Tokenizer(nn.Module):
         """Load a tokenizer that `save_pretrained` or training wrote, in evaluation mode.
 
         Args:
-            path: the model folder, or that of the training run, which holds it as `model`.
+            path: the model folder, or that of its training run; or a name (`find_model`).
             device: of the tokenizer; "auto" is CUDA if available.
 
         Raises:

@@ -122,7 +122,10 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto must be from 1 to 2, got 0"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "3"], "upto must be from 1 to 2, got 3"),
         (["reconstruct", "MODEL", "gone.nii", "o.nii"], "gone.nii"),
-        (["reconstruct", "gone", "IN", "o.nii"], "gone: no tokenizer (neither a folder nor a model"),
+        (
+            ["reconstruct", "gone", "IN", "o.nii"],
+            "gone: no tokenizer (neither a folder nor a model",
+        ),
         (["reconstruct", "MODEL", "IN", "o.nii", "--device", "tpu"], "device"),
         (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
         (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
