@@ -11,10 +11,10 @@ Use --steps instead of --minutes on a shared machine: the steps that each row ta
 on an idle machine, measured with short runs.
 
 Rows: `default`; `l1` (L1 only, without spectrum and discriminator); `unquantised` (without the
-quantiser); `ema` (the default), `gradient`, `fsq`, `bsq` (codebooks); `4x` (half the downsampling);
-`tune:LR,DECAY,SIZE` (MONAI for --tune-minutes); `monai` (with the best of these settings),
-`monai-2z` and `monai-4z` (z halved once and twice more: half and a quarter of the tokens). A number
-after a colon is the seed.
+quantiser); `ema` (the default), `gradient`, `fsq` (codebooks); `product`, `bsq` (65,536 codes, 16
+bits per token); `4x` (half the downsampling); `tune:LR,DECAY,SIZE` (MONAI for --tune-minutes);
+`monai` (with the best of these settings), `monai-2z` and `monai-4z` (z halved once and twice more:
+half and a quarter of the tokens). A number after a colon is the seed.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from medar.training import Task, fit
 
 ROWS = (
     "default:0", "l1:0", "unquantised:0", "default:1", "default:2", "gradient:0", "fsq:0",
-    "bsq:0", "4x:0",
+    "product:0", "bsq:0", "4x:0",
     "tune:1e-3,0.5,512", "tune:3e-4,0.5,512", "tune:1e-3,0.99,512", "tune:3e-4,0.99,512",
     "tune:1e-3,0.99,256", "monai:0", "monai-2z:0", "monai-4z:0",
 )  # fmt: skip
@@ -57,7 +57,8 @@ CHANGES: dict[str, list[str]] = {
     "ema": [],
     "gradient": ["model.codebook.kind=gradient"],
     "fsq": ["model.codebook.kind=fsq"],
-    "bsq": ["model.codebook.kind=bsq"],
+    "product": ["model.codebook.kind=product", "model.codebook.size=65536"],
+    "bsq": ["model.codebook.kind=bsq", "model.codebook.size=65536", "model.codebook.width=16"],
     "4x": ["plan.downsampling=[4, 4, 4]", "model.grids=null", "model.scales=7"],
 }
 

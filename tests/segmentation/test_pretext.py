@@ -44,7 +44,6 @@ from medar.segmentation.pretext.semantic_order import SemanticOrderPretext
 from medar.segmentation.pretext.settings import MixtureSettings
 from medar.segmentation.pretext.tokens import (
     Digits,
-    digits_of,
     draw_scale,
     pool_parts,
     site_features,
@@ -295,12 +294,18 @@ def test_features_are_sampled_at_the_quantiser_grid(grid: tuple[int, int, int]) 
 
 @pytest.mark.parametrize(
     ("kind", "size", "radices"),
-    [("ema", 11, [11]), ("gradient", 11, [11]), ("fsq", 25, [5, 5]), ("bsq", 16, [2] * 4)],
+    [
+        ("ema", 11, (11,)),
+        ("gradient", 11, (11,)),
+        ("fsq", 25, (5, 5)),
+        ("bsq", 256, (2,) * 8),
+        ("product", 16, (4, 4)),
+    ],
 )
-def test_codes_of_every_codebook(kind: str, size: int, radices: list[int]) -> None:
+def test_codes_of_every_codebook(kind: str, size: int, radices: tuple[int, ...]) -> None:
     tokenizer = make_tokenizer(codebook=kind, size=size)
     codebook = tokenizer.quantiser.codebook
-    assert digits_of(codebook) == radices
+    assert codebook.radices == radices
     digits, codes = Digits(radices), torch.arange(codebook.size)[None]
     assert torch.equal((digits.split(codes) * digits.basis).sum(-1), codes)
     logits = torch.randn(1, 1, digits.values).expand(1, codebook.size, -1)
@@ -312,7 +317,7 @@ def test_codes_of_every_codebook(kind: str, size: int, radices: list[int]) -> No
     check_gradients(make_small("next_scale", tokenizer=tokenizer), volumes())
 
 
-@pytest.mark.parametrize(("codebook", "size"), [("ema", 11), ("bsq", 16)])
+@pytest.mark.parametrize(("codebook", "size"), [("ema", 11), ("bsq", 256)])
 def test_the_marginal_entropy_is_reported_with_the_loss(codebook: str, size: int) -> None:
     tokenizer, images = make_tokenizer(codebook=codebook, size=size), volumes()
     pretext = make_small("next_scale", tokenizer=tokenizer)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from math import pi, prod
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from medar.tokenizer.codebooks import (
     CodebookSettings,
     EMACodebook,
     FiniteScalarCodebook,
+    ProductCodebook,
     make_codebook,
 )
 from medar.tokenizer.codebooks.base import nearest
@@ -34,8 +36,14 @@ NATIVE = [
     CodebookSettings(kind="fsq", fsq_levels=(8, 5, 6, 7), width=4),
     CodebookSettings(kind="fsq", fsq_levels=(2, 3, 4), width=3),
     CodebookSettings(kind="bsq", size=64, width=6),
+    CodebookSettings(kind="product", size=64, width=6),
 ]
-ANY = [*NATIVE, *(CodebookSettings(kind=kind, size=64, width=10) for kind in ("fsq", "bsq"))]  # type: ignore[arg-type]
+ANY = [*NATIVE, CodebookSettings(kind="fsq", size=64, width=10)]
+LEARNING = [
+    CodebookSettings(size=36, width=4, dead_code_threshold=0.5),
+    CodebookSettings(kind="product", size=36, width=4, dead_code_threshold=0.5),
+    CodebookSettings(kind="bsq", size=16, width=4),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -121,12 +129,49 @@ def test_levels_approximate_a_size_and_report_the_actual_size(size: int) -> None
     assert choose_levels(512) == (8, 8, 8)
 
 
-def test_bsq_takes_the_nearest_corner_of_the_sphere() -> None:
+def test_bsq_takes_the_nearest_corner_of_a_box() -> None:
     codebook = make_codebook(CodebookSettings(kind="bsq", size=32, width=5))
+    vectors = torch.randn(4, 500, 5) * torch.tensor([0.3, 1.0, 2.0, 3.0, 9.0])
+    codebook.start(vectors)
     corners = codebook.lookup(torch.arange(32))
-    torch.testing.assert_close(corners.norm(dim=1), torch.ones(32))
-    vectors = torch.randn(100, 5)
-    assert torch.equal(codebook.quantise(vectors), nearest(vectors, corners))
+    torch.testing.assert_close(corners.abs(), vectors.abs().mean((0, 1)).expand(32, 5))
+    wanted = nearest(vectors[0].double(), corners.double())
+    assert torch.equal(codebook.quantise(vectors[0]), wanted)
+
+
+def test_bsq_magnitudes_follow_the_vectors_and_have_the_least_error() -> None:
+    codebook = make_codebook(CodebookSettings(kind="bsq", size=16, width=4, ema_decay=0.5))
+    codebook.start(torch.randn(2, 500, 4))
+    vectors = 7 * torch.randn(2, 500, 4)
+    for _ in range(30):
+        codebook.learn(vectors, codebook.quantise(vectors))
+
+    def error(factor: float) -> float:
+        back = factor * codebook.lookup(codebook.quantise(vectors))
+        return float((back - vectors).square().mean() / vectors.square().mean())
+
+    assert error(1) == pytest.approx(1 - 2 / pi, abs=0.03)  # of the signs of normal numbers
+    assert error(1) < min(error(0.95), error(1.05))
+
+
+def test_halves_of_a_product_are_quantised_on_their_own() -> None:
+    codebook = make_codebook(CodebookSettings(kind="product", size=64, width=6))
+    assert isinstance(codebook, ProductCodebook)
+    assert codebook.radices == (8, 8)
+    vectors = torch.randn(2, 300, 6)
+    codebook.start(vectors)
+    left, right = vectors[0, :, :3].contiguous(), vectors[0, :, 3:].contiguous()
+    indices = codebook.quantise(vectors[0])
+    assert torch.equal(indices % 8, codebook.first.quantise(left))
+    assert torch.equal(indices // 8, codebook.second.quantise(right))
+    assert torch.equal(indices, nearest(vectors[0], codebook.lookup(torch.arange(64))))
+    assert len(codebook.quantise(vectors.flatten(0, 1)).unique()) > 56
+
+
+@pytest.mark.parametrize("settings", ANY, ids=name)
+def test_radices_are_the_digits_of_an_index(settings: CodebookSettings) -> None:
+    codebook = make_codebook(settings)
+    assert prod(codebook.radices) == codebook.size
 
 
 def test_bsq_entropy_is_least_for_decided_vectors_that_use_all_codes() -> None:
@@ -222,22 +267,25 @@ def test_no_more_codes_are_restarted_than_the_limit_allows() -> None:
     assert 6 <= int(moved.sum()) <= 8
 
 
-def test_learning_resumes_exactly_from_a_saved_state() -> None:
-    settings = CodebookSettings(size=32, width=4, dead_code_threshold=0.5)
-    codebook = EMACodebook(settings)
+@pytest.mark.parametrize("settings", LEARNING, ids=name)
+def test_learning_resumes_exactly_from_a_saved_state(settings: CodebookSettings) -> None:
+    codebook = make_codebook(settings)
+    assert codebook.needs_start()
     codebook.start(clusters(200))
     learn(codebook, 3)
     state = {key: value.clone() for key, value in codebook.state_dict().items()}
     random = torch.get_rng_state()
     learn(codebook, 5)
-    resumed = EMACodebook(settings)
+    resumed = make_codebook(settings)
     assert resumed.needs_start()
     resumed.load_state_dict(state)
     torch.set_rng_state(random)
     assert not resumed.needs_start()
     learn(resumed, 5)
-    assert torch.equal(codebook.codes, resumed.codes)
-    nn.Module.load_state_dict(resumed, EMACodebook(settings).state_dict())
+    every = torch.arange(codebook.size)
+    assert torch.equal(codebook.lookup(every), resumed.lookup(every))
+    assert not torch.equal(codebook.lookup(every), make_codebook(settings).lookup(every))
+    nn.Module.load_state_dict(resumed, make_codebook(settings).state_dict())
     assert resumed.needs_start()
 
 
@@ -245,7 +293,9 @@ def test_learning_resumes_exactly_from_a_saved_state() -> None:
     ("changes", "reason"),
     [
         ({"size": 1}, "size must be at least 2, got 1"),
-        ({"kind": "bsq", "size": 500}, "power of two, 256 or 512"),
+        ({"kind": "bsq", "size": 500}, "width 32: .* for a size of 512 set width 9"),
+        ({"kind": "product", "size": 500}, "must be a square, 484 or 529"),
+        ({"kind": "product", "size": 64, "width": 5}, "width 5: .* set an even number"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"ema_decay": 1.0}, r"ema_decay must be less than 1, got 1\.0"),
         ({"dead_code_threshold": -0.1}, "dead_code_threshold"),
@@ -346,7 +396,10 @@ def test_builtin_codebooks_need_no_import_path(
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("EMA", "did you mean 'ema'"), ("product", "known codebooks: bsq, ema, fsq, gradient")],
+    [
+        ("EMA", "did you mean 'ema'"),
+        ("lattice", "known codebooks: bsq, ema, fsq, gradient, product"),
+    ],
 )
 def test_an_unknown_kind_is_refused(kind: str, message: str) -> None:
     with pytest.raises(MedarError, match=f"^kind: unknown codebook '{kind}'; .*{message}"):

@@ -27,7 +27,7 @@ KINDS = [
     CodebookSettings(kind="gradient", size=32, width=6),
     CodebookSettings(kind="fsq", fsq_levels=(5, 5), width=6),
     CodebookSettings(kind="bsq", size=64, width=6),
-    CodebookSettings(kind="bsq", size=32, width=6),
+    CodebookSettings(kind="product", size=36, width=6),
 ]
 every_kind = pytest.mark.parametrize(
     "codebook", KINDS, ids=lambda settings: f"{settings.kind}-{settings.size}"
@@ -113,6 +113,15 @@ def test_gains_are_the_magnitudes_of_what_each_scale_quantises() -> None:
     same = make(scale_gains=False)
     same(latent)
     assert torch.equal(same.gains, torch.ones(4))
+
+
+@pytest.mark.parametrize("codebook", KINDS[3:], ids=lambda settings: settings.kind)
+def test_no_direction_of_the_latent_is_left_out(codebook: CodebookSettings) -> None:
+    quantiser, latent = make(codebook, phi_ratio=0.0), latents(64)
+    quantiser(latent)
+    rest = latent - quantiser.eval()(latent).latent
+    variances = torch.linalg.eigvalsh(rest.transpose(0, 1).flatten(1).cov())
+    assert float(variances.max()) < 0.8
 
 
 def test_items_bypass_the_quantiser_only_in_training() -> None:

@@ -37,8 +37,8 @@ def test_a_collapsed_scale_gives_a_warning() -> None:
 
 @pytest.mark.parametrize("kind", BUILTIN)
 def test_the_advice_depends_on_the_codebook_kind(kind: str) -> None:
-    advice = make_codebook(CodebookSettings(kind=kind, size=16)).collapse_advice
-    assert ("restart_dead_codes" in advice) == (kind == "ema")
+    advice = make_codebook(CodebookSettings(kind=kind, size=16, width=4)).collapse_advice
+    assert ("restart_dead_codes" in advice) == (kind in ("ema", "product"))
 
 
 def test_healthy_codebooks_give_no_warning() -> None:

@@ -2,11 +2,11 @@
 
     features -> averages over the parts of each site -> norm, MLP with the scale -> logits
 
-A code is predicted digit by digit if the codebook has digits: the bits of BSQ, the levels of FSQ.
-Other codes are a single digit of V values. The cross-entropies of the digits add up to that of the
-code, in nats. The frequencies of digits at each scale are counted before training. The head
-predicts the difference from their logarithms, and the cross-entropy under the frequencies alone is
-logged for comparison, as the best value without looking at the image.
+A code is predicted digit by digit if the codebook has digits: the bits of BSQ, the levels of FSQ,
+the halves of a product. Other codes are a single digit of V values. The cross-entropies of the
+digits add up to that of the code, in nats. The frequencies of digits at each scale are counted
+before training. The head predicts the difference from their logarithms, and the cross-entropy under
+the frequencies alone is logged for comparison, as the best value without looking at the image.
 
 B batch, C channels, X Y Z voxels, W features per voxel, x y z sites of a grid, T = x y z tokens of
 one scale (z fastest), P parts of a site, K scales, V codebook size, N digits of a code, R values of
@@ -32,7 +32,6 @@ from medar.segmentation.pretext.base import Pretext, PretextLoss, SumAndCount, V
 from medar.segmentation.pretext.frozen import FrozenTokenizer
 from medar.segmentation.pretext.masked import Sites
 from medar.segmentation.pretext.settings import PretextSettings
-from medar.tokenizer.codebooks import BinarySphericalCodebook, Codebook, FiniteScalarCodebook
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
 
@@ -79,7 +78,7 @@ class TokenPretext(Pretext, ABC):
         assert tokenizer is not None, "make_pretext checks this"
         self.tokenizer = tokenizer
         self.schedule = tokenizer.schedule
-        self.digits = Digits(digits_of(tokenizer.tokenizer.quantiser.codebook))
+        self.digits = Digits(tokenizer.tokenizer.quantiser.codebook.radices)
         self.head = SiteHead(backbone.width, self.digits.values, len(self.schedule))
         shape = len(self.schedule), self.digits.values
         self.register_buffer("log_frequencies", torch.zeros(shape))
@@ -195,15 +194,6 @@ class Digits(nn.Module):
         """(B, T): 1 where the most probable value of every digit is the code's, else 0."""
         most_probable = [one.argmax(-1) for one in torch.split(logits, self.radices, -1)]
         return (torch.stack(most_probable, -1) == self.split(codes)).all(-1).float()
-
-
-def digits_of(codebook: Codebook) -> list[int]:
-    """Number of values of each digit of a codebook's codes; a single digit if it has none."""
-    if isinstance(codebook, BinarySphericalCodebook):
-        return [2] * codebook.inner
-    if isinstance(codebook, FiniteScalarCodebook):
-        return [int(level) for level in codebook.levels]
-    return [codebook.size]
 
 
 def sites_of_scales(schedule: ScaleSchedule, first: int, last: int) -> list[Sites]:

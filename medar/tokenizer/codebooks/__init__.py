@@ -1,4 +1,4 @@
-"""Codebooks: vectors to indices and back, four kinds behind one interface."""
+"""Codebooks: vectors to indices and back, five kinds behind one interface."""
 
 from medar.tokenizer.codebooks.base import (
     CODEBOOKS,
@@ -10,6 +10,7 @@ from medar.tokenizer.codebooks.base import (
 )
 from medar.tokenizer.codebooks.learned import EMACodebook, GradientCodebook
 from medar.tokenizer.codebooks.lookup_free import BinarySphericalCodebook, FiniteScalarCodebook
+from medar.tokenizer.codebooks.product import ProductCodebook
 
 __all__ = [
     "CODEBOOKS",
@@ -19,6 +20,7 @@ __all__ = [
     "EMACodebook",
     "FiniteScalarCodebook",
     "GradientCodebook",
+    "ProductCodebook",
     "Quantised",
     "make_codebook",
     "register_codebook",

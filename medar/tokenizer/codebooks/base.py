@@ -6,6 +6,7 @@ N vectors, D code width, V codebook size.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import isqrt, log2
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,6 +30,7 @@ BUILTIN = {
     "gradient": "medar.tokenizer.codebooks.learned:GradientCodebook",
     "fsq": "medar.tokenizer.codebooks.lookup_free:FiniteScalarCodebook",
     "bsq": "medar.tokenizer.codebooks.lookup_free:BinarySphericalCodebook",
+    "product": "medar.tokenizer.codebooks.product:ProductCodebook",
 }
 
 CODEBOOKS: Registry[Callable[["CodebookSettings"], "Codebook"]] = Registry(
@@ -63,20 +65,22 @@ class CodebookSettings:
 
     kind: str = "ema"
     """"ema": moving averages, with k-means initialisation and restarts of dead codes. "gradient":
-    learned like any weight, as in VAR. "fsq": finite scalar quantisation. "bsq": binary spherical
+    learned like any weight, as in VAR. "product": an "ema" codebook for each half of a vector.
+    "fsq": finite scalar quantisation. "bsq": the sign of each feature, after binary spherical
     quantisation. Or a name given to `register_codebook`."""
     size: Annotated[int, Field(ge=2, le=1 << 30)] = 512
-    """V, the number of codes; "bsq" needs a power of two, "fsq" gets as close as it can."""
+    """V, the number of codes; "product" needs a square, "bsq" needs 2 to the power of `width`,
+    "fsq" gets as close as it can."""
     width: PositiveInt = 32
-    """D, features of a code."""
+    """D, features of a code; "product" needs an even number."""
     ema_decay: FractionBelowOne = 0.97
-    """"ema": what remains of the old averages after each step."""
+    """"ema", "product", "bsq": what remains of the old averages after each step."""
     restart_dead_codes: bool = True
-    """"ema": move dead codes onto vectors drawn from the batch."""
+    """"ema", "product": move dead codes onto vectors drawn from the batch."""
     dead_code_threshold: FractionBelowOne = 0.1
-    """"ema": a code is dead when it is used less than this fraction of the mean."""
+    """"ema", "product": a code is dead when it is used less than this fraction of the mean."""
     max_restart_fraction: Annotated[float, Field(gt=0, le=1)] = 0.05
-    """"ema": largest fraction of the codes that is restarted in one step."""
+    """"ema", "product": largest fraction of the codes that is restarted in one step."""
     fsq_levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
     """"fsq": levels of each dimension, whose product is the size; empty: chosen to match `size`."""
     entropy_weight: NonNegativeFloat = 0.1
@@ -91,9 +95,21 @@ class CodebookSettings:
                 f"options {self.options}: codebook {self.kind!r} has none; they are for codebooks "
                 "registered from outside medar"
             )
-        if self.kind == "bsq" and self.size & (self.size - 1):
-            near = 1 << (self.size.bit_length() - 1)
-            raise MedarError(f"size {self.size}: bsq needs a power of two, {near} or {2 * near}")
+        if self.kind == "bsq" and self.size != 1 << self.width:
+            bits = max(1, round(log2(self.size)))
+            raise MedarError(
+                f"size {self.size}, width {self.width}: bsq has one bit per feature, so that size "
+                f"must be 2^width; for a size of {1 << bits} set width {bits}"
+            )
+        if self.kind == "product":
+            root = isqrt(self.size)
+            if root**2 != self.size:
+                raise MedarError(
+                    f"size {self.size}: product has two codebooks of the same size, so that size "
+                    f"must be a square, {root**2} or {(root + 1) ** 2}"
+                )
+            if self.width % 2:
+                raise MedarError(f"width {self.width}: product halves vectors; set an even number")
 
 
 def make_codebook(settings: CodebookSettings) -> "Codebook":
@@ -146,6 +162,11 @@ class Codebook(nn.Module, ABC):
         self.size = size
         self.width = width
 
+    @property
+    def radices(self) -> tuple[int, ...]:
+        """Number of values of each digit of an index, lowest digit first; (V,) if it has none."""
+        return (self.size,)
+
     @abstractmethod
     def quantise(self, vectors: Tensor) -> Tensor:
         """The index of each vector's nearest code: (N, D) fp32 -> (N,) int64."""
@@ -168,38 +189,6 @@ class Codebook(nn.Module, ABC):
 
     def learn(self, vectors: Tensor, indices: Tensor) -> None:
         """Update the codes by a training batch, (B, L, D) and (B, L), where no gradient does."""
-
-
-class ProjectedCodebook(Codebook):
-    """A codebook of a width of its own, `inner`, behind linear maps where that differs from D.
-
-    The maps are initialised orthogonal and inverse to each other, as far as the two widths allow,
-    so that a code lies near the vectors that it stands for.
-    """
-
-    def __init__(self, size: int, width: int, inner: int) -> None:
-        super().__init__(size, width)
-        self.inner = inner
-        self.into: nn.Module = nn.Identity()
-        self.out_of: nn.Module = nn.Identity()
-        if inner != width:
-            into, out_of = nn.Linear(width, inner), nn.Linear(inner, width)
-            nn.init.orthogonal_(into.weight)
-            with torch.no_grad():
-                out_of.weight.copy_(into.weight.T)
-            nn.init.zeros_(into.bias)
-            nn.init.zeros_(out_of.bias)
-            self.into, self.out_of = into, out_of
-
-    def project_in(self, vectors: Tensor) -> Tensor:
-        """(..., D) -> (..., inner)."""
-        inner: Tensor = self.into(vectors)
-        return inner
-
-    def project_out(self, inner: Tensor) -> Tensor:
-        """(..., inner) -> (..., D)."""
-        vectors: Tensor = self.out_of(inner)
-        return vectors
 
 
 def nearest(vectors: Tensor, codes: Tensor, *, chunk_bytes: int = CHUNK_BYTES) -> Tensor:

@@ -3,22 +3,30 @@
 FSQ (arXiv 2309.15505) rounds each dimension to a few levels. Bound, shift and rounding are the
 paper's. One thing differs, because the residual is quantised again at the next scale: a code is
 looked up as the point of the input space in the middle of its cell, not as the rounded value.
+Vectors wider than the number of dimensions are projected; all scales share the projection, so that
+no scale codes what it leaves out.
 
 BSQ (arXiv 2406.07548) takes the signs of a unit vector: log2(V) bits make a code, a corner of the
 cube inscribed in the unit sphere. An entropy loss asks that each vector be close to one code and
 that all codes be used. Both entropies are computed bit by bit: exact for single vectors, the
-paper's approximation for the entropy of the mean.
+paper's approximation for the entropy of the mean. Two things differ, because the residual is
+quantised again at the next scale: a code has one bit per feature, without the paper's projection,
+and each feature its mean magnitude, the level that has the smallest error for a given sign (Max
+1960), in place of the unit sphere's. With a projection to 16 of 32 features and unit vectors, the
+pyramid leaves 32 % of the variance of hippocampus latents, a product codebook of as many bits 18 %.
 """
 
 from itertools import combinations_with_replacement
 from math import log, prod
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from medar.errors import MedarError
-from medar.tokenizer.codebooks.base import CodebookSettings, ProjectedCodebook, Quantised
+from medar.tokenizer import collectives
+from medar.tokenizer.codebooks.base import Codebook, CodebookSettings, Quantised
 
 SLACK = 1e-3
 """FSQ: how far the bound reaches beyond the outermost levels, relative to them (epsilon)."""
@@ -26,8 +34,8 @@ SHARPNESS = 100.0
 """BSQ: inverse temperature tau of the soft assignment."""
 
 
-class FiniteScalarCodebook(ProjectedCodebook):
-    """A grid of levels; its inner width is the number of rounded dimensions."""
+class FiniteScalarCodebook(Codebook):
+    """A grid of levels, one dimension per entry of `fsq_levels`."""
 
     collapse_advice = "lower the learning rate"
 
@@ -41,7 +49,8 @@ class FiniteScalarCodebook(ProjectedCodebook):
         chosen = settings.fsq_levels or choose_levels(settings.size)
         if prod(chosen) > 1 << 30:
             raise MedarError(f"levels {list(chosen)}: their product is above {1 << 30}")
-        super().__init__(prod(chosen), settings.width, len(chosen))
+        super().__init__(prod(chosen), settings.width)
+        self.into, self.out_of = projections(settings.width, len(chosen))
         levels = torch.tensor(chosen)
         bound = (levels - 1) * (1 + SLACK) / 2
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
@@ -52,19 +61,22 @@ class FiniteScalarCodebook(ProjectedCodebook):
         self.register_buffer("offset", offset, persistent=False)
         self.register_buffer("shift", (offset / bound).atanh(), persistent=False)
 
+    @property
+    def radices(self) -> tuple[int, ...]:
+        return tuple(self.levels.tolist())
+
     def quantise(self, vectors: Tensor) -> Tensor:
-        return self._index(self.project_in(vectors))
+        return self._index(self.into(vectors))
 
     def lookup(self, indices: Tensor) -> Tensor:
-        return self.project_out(self._point(indices))
+        vectors: Tensor = self.out_of(self._point(indices))
+        return vectors
 
     def forward(self, vectors: Tensor) -> Quantised:
-        inner = self.project_in(vectors.detach())
+        inner = self.into(vectors.detach())
         indices = self._index(inner)
         point = inner + (self._point(indices) - inner).detach()
-        return Quantised(
-            vectors=self.project_out(point), indices=indices, loss=vectors.new_zeros(())
-        )
+        return Quantised(vectors=self.out_of(point), indices=indices, loss=vectors.new_zeros(()))
 
     def _index(self, inner: Tensor) -> Tensor:
         """The rounded levels as a mixed-radix number."""
@@ -80,54 +92,94 @@ class FiniteScalarCodebook(ProjectedCodebook):
         return (level / self.bound).atanh() - self.shift
 
 
-class BinarySphericalCodebook(ProjectedCodebook):
-    """2^bits corners on the unit sphere; its inner width is the number of bits."""
+class BinarySphericalCodebook(Codebook):
+    """The signs of D features, each with a magnitude of its own; V = 2^D."""
 
     collapse_advice = "raise entropy_weight, which asks for all codes to be used"
 
     value: Tensor
+    magnitudes: Tensor
+    started: Tensor
 
     def __init__(self, settings: CodebookSettings) -> None:
-        bits = settings.size.bit_length() - 1
-        super().__init__(settings.size, settings.width, bits)
-        self.entropy_weight = settings.entropy_weight
-        self.side: float = bits**-0.5
-        self.register_buffer("value", 2 ** torch.arange(bits), persistent=False)
+        super().__init__(settings.size, settings.width)
+        self.settings = settings
+        self.register_buffer("value", 2 ** torch.arange(self.width), persistent=False)
+        self.register_buffer("magnitudes", torch.ones(self.width))
+        self.register_buffer("started", torch.tensor(False))
+        self._has_started = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._has_started = False
+
+    @property
+    def radices(self) -> tuple[int, ...]:
+        return (2,) * self.width
 
     def quantise(self, vectors: Tensor) -> Tensor:
-        return self._index(self.project_in(vectors))
+        """The signs as bits of an integer, the first feature being the lowest bit."""
+        return ((vectors > 0) * self.value).sum(dim=-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        return self.project_out(self._corner(indices))
+        bits = indices[..., None] // self.value % 2
+        return (2.0 * bits - 1) * self.magnitudes
 
     def forward(self, vectors: Tensor) -> Quantised:
-        sphere = normalize(self.project_in(vectors.detach()), dim=-1)
-        indices = self._index(sphere)
-        corner = sphere + (self._corner(indices) - sphere).detach()
-        return Quantised(
-            vectors=self.project_out(corner),
-            indices=indices,
-            loss=self.entropy_weight * self._entropy(self.project_in(vectors)),
-        )
+        indices = self.quantise(vectors.detach())
+        loss = self.settings.entropy_weight * self._entropy(vectors)
+        return Quantised(vectors=self.lookup(indices), indices=indices, loss=loss)
 
-    def _index(self, inner: Tensor) -> Tensor:
-        """The signs as bits of an integer, the first dimension being the lowest bit."""
-        return ((inner > 0) * self.value).sum(dim=-1)
+    def needs_start(self) -> bool:
+        if not self._has_started:  # read from the device once, not at every step
+            self._has_started = bool(self.started)
+        return not self._has_started
 
-    def _corner(self, indices: Tensor) -> Tensor:
-        bits = indices[..., None] // self.value % 2
-        return (2.0 * bits - 1) * self.side
+    @torch.no_grad()
+    def start(self, vectors: Tensor) -> None:
+        """Take the mean magnitudes of a first batch, (B, L, D)."""
+        self.magnitudes.copy_(_mean_magnitudes(vectors))
+        self.started.fill_(True)
 
-    def _entropy(self, inner: Tensor) -> Tensor:
+    @torch.no_grad()
+    def learn(self, vectors: Tensor, indices: Tensor) -> None:
+        """Move the magnitudes towards those of a batch, (B, L, D)."""
+        self.magnitudes.lerp_(_mean_magnitudes(vectors), 1 - self.settings.ema_decay)
+
+    def _entropy(self, vectors: Tensor) -> Tensor:
         """Mean entropy of the soft codes minus the entropy of their mean, in nats."""
-        # Of the two values +-1/sqrt(bits) of a bit, softmax(tau * value * u) is this sigmoid.
-        logits = 2 * SHARPNESS * self.side * normalize(inner, dim=-1)
+        # Of the two values +-1/sqrt(D) of a bit, softmax(tau * value * u) is this sigmoid.
+        logits = 2 * SHARPNESS * self.width**-0.5 * normalize(vectors, dim=-1)
         odds = logits.sigmoid()
         own = binary_cross_entropy_with_logits(logits, odds)
         mean = odds.mean(dim=0).clamp(1e-6, 1 - 1e-6)  # the gradient at 0 is infinite
         together = torch.special.entr(torch.cat([mean, 1 - mean])).sum()
-        loss: Tensor = self.inner * own - together
+        loss: Tensor = self.width * own - together
         return loss
+
+
+def _mean_magnitudes(vectors: Tensor) -> Tensor:
+    """(B, L, D) of each rank to (D,), over all ranks."""
+    mean = vectors.abs().mean(dim=(0, 1))
+    collectives.all_reduce_sum(mean)
+    return mean / collectives.world_size()
+
+
+def projections(width: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
+    """Linear maps from D features to fewer or more dimensions and back; identities if as many.
+
+    They are initialised orthogonal and inverse to each other, as far as the two widths allow, so
+    that a code lies near the vectors that it stands for.
+    """
+    if dimensions == width:
+        return nn.Identity(), nn.Identity()
+    into, out_of = nn.Linear(width, dimensions), nn.Linear(dimensions, width)
+    nn.init.orthogonal_(into.weight)
+    with torch.no_grad():
+        out_of.weight.copy_(into.weight.T)
+    nn.init.zeros_(into.bias)
+    nn.init.zeros_(out_of.bias)
+    return into, out_of
 
 
 def choose_levels(size: int) -> tuple[int, ...]:
