@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App, Parameter
 
 from medar.cli.evaluate_generator import conditions, editing, generation
+from medar.cli.evaluate_panel import measure_panel, print_panel
 from medar.cli.options import DataSet, worker_count
 from medar.cli.output import (
     check_folder,
@@ -50,6 +51,9 @@ def tokenizer(
     /,
     *,
     split: Literal["train", "val", "test"] = "test",
+    panel: bool = False,
+    segmenter: Path | None = None,
+    contrast: list[float] | None = None,
     json: bool = False,
     out: Path | None = None,
     limit: int | None = None,
@@ -72,10 +76,21 @@ def tokenizer(
         prepared with it first.
     split
         The cases to reconstruct.
+    panel
+        Measure instead what is lost of medical detail: intensities and borders of organs, and the
+        contrast of inserted lesions and thin structures by size.
+    segmenter
+        With --panel: folder of a segmentation network for the labels of DATA; its Dice on
+        reconstructions is compared with that on originals.
+    contrast
+        With --panel: contrast of the inserted structures in HU, or as a fraction of the intensity
+        window where it differs between volumes; negative: darker. May be repeated; default: -200,
+        -50, 50 and 200 HU, or -0.3, -0.1, 0.1 and 0.3 of the window.
     json
         Print the report as one JSON object (docs/reference/evaluation.md).
     out
-        Folder for report.json and montage.png.
+        Folder for report.json and montage.png; with --panel for panel.json, report.html,
+        report.md, organs.csv and structures.csv.
     limit
         Maximum number of cases to reconstruct, evenly spaced over the split.
     batch
@@ -92,16 +107,33 @@ def tokenizer(
     from medar.tokenizer.tokenizer import Tokenizer
 
     check_folder(out)
+    if not panel and (segmenter is not None or contrast is not None):
+        raise MedarError("--segmenter and --contrast need --panel")
     trained = Tokenizer.from_pretrained(model, device)
-    with _prepared(trained, data, prepared, worker_count(workers), dataset) as cases:
-        report = evaluate_tokenizer(trained, cases.folder, split, limit=limit, batch_size=batch)
-        if out is not None:
-            write_reconstruction(report, trained, cases.folder, out)
+    with _prepared(trained, data, prepared, worker_count(workers), dataset, panel) as cases:
+        if panel:
+            measured = measure_panel(
+                trained,
+                cases.folder,
+                split,
+                segmenter=segmenter,
+                contrasts=contrast,
+                out=out,
+                limit=limit,
+                batch=batch,
+                device=device,
+            )
+        else:
+            report = evaluate_tokenizer(trained, cases.folder, split, limit=limit, batch_size=batch)
+            if out is not None:
+                write_reconstruction(report, trained, cases.folder, out)
     if prepared is None and cases.folder != data:
         note(f"{data} was prepared into a temporary folder; --prepared keeps it")
     note(*(f"{case} was set aside: {reason}" for case, reason in cases.failed.items()))
     if json:
-        print_json(report.to_dict())
+        print_json((measured if panel else report).to_dict())
+    elif panel:
+        print_panel(measured, str(model))
     else:
         _print_reconstruction(report, str(model))
     return 1 if cases.failed else 0
@@ -185,12 +217,21 @@ def segmentation(
 
 @contextlib.contextmanager
 def _prepared(
-    trained: "Tokenizer", data: Path, folder: Path | None, workers: int, dataset: DataSet
+    trained: "Tokenizer",
+    data: Path,
+    folder: Path | None,
+    workers: int,
+    dataset: DataSet,
+    labels: bool,
 ) -> "Iterator[PreparedFolder]":
-    """The cases as the model's plan prepares them, in `folder` or a temporary one."""
+    """The cases as the model's plan prepares them, in `folder` or a temporary one.
+
+    Label maps are prepared if `labels`, or if the model has a label head.
+    """
     from medar.data.resolve import prepare_for_model
 
-    if _is_prepared(data, dataset) and folder is not None:
+    ready = _is_prepared(data, dataset)
+    if ready and folder is not None:
         raise MedarError(f"{data} is prepared already: leave out --prepared")
     with contextlib.ExitStack() as stack:
         target = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medar-")))
@@ -198,7 +239,7 @@ def _prepared(
             data,
             trained.require_plan(),
             target,
-            labels=trained.config.network.labels > 0,
+            labels=trained.config.network.labels > 0 or (labels and not ready),
             workers=workers,
             read=dataset.read,
         )

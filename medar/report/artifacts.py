@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -12,13 +13,17 @@ from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.files import as_volume, held_out_volumes
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import make_examples
+from medar.evaluation.reconstruction.panel import Panel
 from medar.evaluation.segmentation.report import SegmentationReport
 from medar.evaluation.segmentation.worst import WorstCases
 from medar.files import write_json, write_text
 from medar.model_folder import read_preprocess
 from medar.report.montages import contact_sheet, save_reconstructions, save_worst_cases
 from medar.report.render import PICTURES, save_report
+from medar.report.sections.panel import panel_page
 from medar.report.sections.segmentation import segmentation_page
+from medar.report.spheres import save_spheres
+from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER
 from medar.volume import Volume, read_volume
@@ -98,10 +103,36 @@ def write_segmentation(report: SegmentationReport, worst: WorstCases, out: Path)
     if worst.kept:
         save_worst_cases(drawing, worst.kept)
     save_report(segmentation_page(report, drawing.read_bytes() if worst.kept else None), out)
-    rows = report.rows()
+    _write_csv(out / "cases.csv", report.rows())
+    write_json(out / "report.json", report.to_dict())
+
+
+def write_panel(panel: Panel, out: Path) -> None:
+    """Write panel.json, report.html, report.md and CSV files of a panel for medical detail.
+
+    organs.csv has one row per method, case and label; structures.csv one per method, case and
+    inserted structure. A file without rows is not written.
+    """
+    drawing = out / PICTURES / "spheres.png"
+    if panel.shown:
+        save_spheres(drawing, panel.shown)
+    save_report(panel_page(panel.report, drawing.read_bytes() if panel.shown else None), out)
+    for name, rows in (
+        ("organs.csv", panel.report.case_organs),
+        ("structures.csv", panel.report.case_structures),
+    ):
+        if rows:
+            keys = [{"method": row.method, "case": row.case} for row in rows]
+            _write_csv(
+                out / name, [{**key, **to_dict(r)} for key, r in zip(keys, rows, strict=True)]
+            )
+    write_json(out / "panel.json", panel.report.to_dict())
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows, at least one, with the keys of the first as header."""
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(out / "cases.csv", table.getvalue())
-    write_json(out / "report.json", report.to_dict())
+    write_text(path, table.getvalue())

@@ -122,6 +122,37 @@ def test_impossible_measurements_give_one_line(
     assert f"the model's plan has {list(plan.spacing)}" in refusal
 
 
+def test_a_panel_is_measured_in_place_of_the_report(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["evaluate", "tokenizer", model, test_set, "--panel", "--out", out]
+    result = medar(*arguments, "--json", "--contrast", -0.2, "--contrast", 0.4)
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["protocol"]["structures"]["contrasts"] == [-0.2, 0.4]
+    assert found["methods"]["decoder"]["organs"].keys() == {"1", "2"}
+    assert found["methods"]["decoder"]["summary"].startswith("Loses ")
+    assert json.loads((out / "panel.json").read_text()) == found
+    assert {one.name for one in out.iterdir()} == {
+        "panel.json", "organs.csv", "structures.csv", "report", "report.html", "report.md"
+    }  # fmt: skip
+    text = medar(*arguments)
+    for word in ("decoder: Loses", "sphere", "recovered", "on originals", "protocol panel-v1"):
+        assert word in text.out
+
+
+def test_options_of_the_panel_are_checked(
+    medar: Medar, model: Path, test_set: Path, tmp_path: Path
+) -> None:
+    arguments = ["evaluate", "tokenizer", model, test_set]
+    assert "--segmenter and --contrast need --panel" in medar(*arguments, "--contrast", 1).refusal
+    refusal = medar(*arguments, "--panel", "--contrast", 0).refusal
+    assert "contrasts must be different and not 0, got [0.0]" in refusal
+    refusal = medar(*arguments, "--panel", "--segmenter", tmp_path / "none").refusal
+    assert str(tmp_path / "none") in refusal
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_an_unavailable_device_is_refused(medar: Medar, model: Path, data: Path) -> None:
     refusal = medar("evaluate", "tokenizer", model, data, "--device", "cuda").refusal
