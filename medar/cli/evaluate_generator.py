@@ -103,7 +103,7 @@ def generation(
     elif sampling != SAMPLING:
         raise MedarError(
             f"{volumes}: holds files, not a generator; leave out --guidance-scale, --temperature, "
-            "--top-k and --top-p"
+            "--top-k, --top-p and --passes"
         )
     else:
         files = generated_files(volumes)[:samples]

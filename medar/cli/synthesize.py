@@ -43,6 +43,9 @@ class SamplingOptions:
     top_p: str | None = None
     """Sample only from the likeliest tokens whose probabilities sum to this; one number, or one per
     scale."""
+    passes: str | None = None
+    """Passes in which the tokens of a scale are drawn, each seeing those drawn before it: one
+    number, or one per scale; 1 is fastest, auto takes many in small scales and one in the last."""
 
     def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
         """The model's settings, overridden by these options."""
@@ -53,6 +56,7 @@ class SamplingOptions:
             "temperature": _per_scale("--temperature", self.temperature, float),
             "top_k": _per_scale("--top-k", self.top_k, int),
             "top_p": _per_scale("--top-p", self.top_p, float),
+            "passes": _passes(self.passes),
         }
         return replace(defaults, **{name: v for name, v in options.items() if v is not None})
 
@@ -221,6 +225,18 @@ def _per_scale(
             f"{option} {text}: must be a number, or one per scale such as 2,1,1"
         ) from error
     return values[0] if len(values) == 1 else values
+
+
+def _passes(text: str | None) -> str | int | tuple[int, ...] | None:
+    """ "auto", one number, or one per scale."""
+    if text == "auto":
+        return text
+    try:
+        return _per_scale("--passes", text, int)
+    except MedarError as error:
+        raise MedarError(
+            f"--passes {text}: must be auto, an integer, or one per scale such as 4,2,1"
+        ) from error
 
 
 def _preview(out: Path) -> "Preview":

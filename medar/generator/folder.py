@@ -43,7 +43,7 @@ def write_folder(
         MedarError: the sampling settings do not fit the tokenizer's scales.
     """
     folder, schedule = Path(folder), tokenizer.config.schedule
-    sampling.check(schedule)
+    sampling.check(schedule, config.refinement)
     tokenizer.save_pretrained(folder / TOKENIZER)
     values = {
         "class": CLASS,
@@ -119,5 +119,6 @@ def _card(config: GeneratorConfig, parameters: int, tokenizer: Tokenizer) -> str
         f"parameters: {parameters:,}, without the tokenizer",
         f"attributes: {'; '.join(attributes) or 'none'}",
         f"map: {condition.map}",
+        f"refinement within a scale: {'yes' if config.refinement else 'no'}",
     ]
     return model_card("generator", lines, remark="Makes synthetic volumes.")

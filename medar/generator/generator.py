@@ -4,9 +4,10 @@ scales (after M-VAR, arXiv 2411.10433).
     tokens of scales < k -> quantiser -> their sum, on the grid of scale k
       + position + scale + map + known tokens -> blocks, under the condition -> logits of scale k
 
-All tokens of a scale are predicted at once. The first scale sees only the condition. Training runs
-all scales through the blocks together (`forward`). Sampling takes one scale after the other, each
-mixer carrying its state (`start`, `next_logits`, `append`); a test holds the two to be equal. The
+All tokens of a scale are predicted at once, and drawn in one or several passes
+(`medar.generator.refinement`). The first scale sees only the condition. Training runs all scales
+through the blocks together (`forward`). Sampling takes one scale after the other, each mixer
+carrying its state (`start`, `next_logits`, `append`); a test holds the two to be equal. The
 quantiser is the tokenizer's own, frozen.
 
 Left out: VAR's start token and per-scale projections.
@@ -228,16 +229,37 @@ class Generator(nn.Module):
             known=known,
         )
 
-    def next_logits(self, state: SamplingState) -> Tensor:
-        """Logits of the next scale, (B, T, V). The mixers' states move on: call it once a scale."""
+    def next_logits(
+        self,
+        state: SamplingState,
+        tokens: Tensor | None = None,
+        revealed: Tensor | None = None,
+        *,
+        advance: bool = True,
+    ) -> Tensor:
+        """Logits of the next scale, (B, T, V).
+
+        Args:
+            state: after the scales before it.
+            tokens: (B, T) tokens of this scale; only the revealed ones matter.
+            revealed: (B, T) bool, which of them were drawn already; default none.
+            advance: move the states of the mixers on. This must happen once per scale: in its last
+                pass.
+        """
         k = len(state.scales)
         part = self._part(k)
         x = self.embed(self._scaled(self.quantiser.seen(k, state.latent))) + state.context[:, part]
         if state.known is not None:
             state.forced = self.quantiser.encode_scale(k, state.known.latent - state.latent)
-            x = x + self._embed_known(state.forced, state.known.mask[:, part])
+            known = state.known.mask[:, part]
+            tokens = state.forced if tokens is None else torch.where(known, state.forced, tokens)
+            revealed = known if revealed is None else known | revealed
+        if tokens is not None and revealed is not None:
+            x = x + self._embed_known(tokens, revealed)
         for index, block in enumerate(self._blocks()):
-            x, state.mixers[index] = block.step(k, x, state.modulation, state.mixers[index])
+            x, mixer = block.step(k, x, state.modulation, state.mixers[index])
+            if advance:
+                state.mixers[index] = mixer
         return self._logits(x)
 
     def append(self, state: SamplingState, tokens: Tensor) -> Tensor:

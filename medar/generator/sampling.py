@@ -1,9 +1,9 @@
-"""Sampling tokens: temperature, top-k, top-p, classifier-free guidance; one seed per sample.
+"""Sampling tokens: temperature, top-k, top-p, guidance, passes; one seed per sample.
 
-Every sample draws its random numbers from its own seed, one per token, before anything else, and
-takes the token at which the cumulative distribution exceeds the number. So a sample depends only on
-its seed, neither on its batch nor on the device's random generator. Rounding may still differ
-between batch sizes: docs/reference/synthesis.md.
+Every sample draws its random numbers from its own seed, one per token and one for its place in the
+order of refinement, before anything else, and takes the token at which the cumulative distribution
+exceeds the number. So a sample depends only on its seed, neither on its batch nor on the device's
+random generator. Rounding may still differ between batch sizes: docs/reference/synthesis.md.
 
 `sample` gives tokens, `sample_and_decode` decoded volumes, as many at once as fit into memory.
 
@@ -20,6 +20,7 @@ from medar.devices import device_of, free_memory
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator, SamplingState
 from medar.generator.known import KnownTokens
+from medar.generator.refinement import draw_orders, hidden_after, passes_by_scale, reveal
 from medar.generator.settings import SamplingSettings
 from medar.tokenizer.inference import Array, Labels, decoded_arrays
 from medar.tokenizer.pyramid import TokenPyramid
@@ -74,10 +75,12 @@ def sample(
     Raises:
         MedarError: settings that do not fit the model's scales.
     """
-    schedule = model.schedule
-    settings.check(schedule)
+    schedule, refinement = model.schedule, model.config.refinement
+    settings.check(schedule, refinement)
+    passes = passes_by_scale(settings, schedule, refinement)
     device = condition.attributes.device
     numbers = schedule.split(draw_numbers(seeds, schedule.length).to(device))
+    orders = schedule.split(draw_orders(seeds, schedule.length).to(device))
     guidance = [settings.guidance_at(k, len(schedule)) for k in range(len(schedule))]
     last_guided = max((k for k, scale in enumerate(guidance) if scale), default=-1)
     conditional = condition.map is not None or not bool(condition.attributes.isnan().all())
@@ -85,11 +88,10 @@ def sample(
     state = model.start(condition, known)
     without = model.start(condition.nothing(), known) if any(guidance) and conditional else None
     for k in range(len(schedule)):
-        logits = model.next_logits(state).float()
-        if without is not None:
-            unconditional = model.next_logits(without).float()
-            logits = logits + guidance[k] * (logits - unconditional)
-        tokens = model.append(state, choose(logits, numbers[k], settings, k))
+        drawn = draw_scale(
+            model, state, without, numbers[k], orders[k], settings, passes[k], guidance[k]
+        )
+        tokens = model.append(state, drawn)
         if without is not None and k < last_guided:
             model.append(without, tokens)
         else:
@@ -97,6 +99,50 @@ def sample(
         if after_scale is not None:
             after_scale(state)
     return state
+
+
+def draw_scale(
+    model: Generator,
+    state: SamplingState,
+    without: SamplingState | None,
+    numbers: Tensor,
+    order: Tensor,
+    settings: SamplingSettings,
+    passes: int,
+    guidance: float,
+) -> Tensor:
+    """Draw the tokens of the next scale.
+
+    Args:
+        model: in evaluation mode.
+        state: of the batch.
+        without: its state without conditions, for guidance.
+        numbers: (B, T) from [0, 1), which choose the tokens.
+        order: (B, T) from [0, 1), which order them.
+        settings: temperature, top-k and top-p.
+        passes: in how many passes.
+        guidance: its scale in the first pass. It falls with the fraction of hidden tokens, because
+            revealed ones carry the condition too.
+
+    Returns:
+        (B, T) int64; at known sites the tokens are arbitrary.
+    """
+    k = len(state.scales)
+    known = None if state.known is None else model.schedule.split(state.known.mask)[k]
+    tokens: Tensor | None = None
+    revealed: Tensor | None = None
+    for index, after in enumerate([*reveal(order, passes, known), None]):
+        given, advance = (tokens, revealed), after is None
+        logits = model.next_logits(state, *given, advance=advance).float()
+        if without is not None:
+            unconditional = model.next_logits(without, *given, advance=advance).float()
+            logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
+        chosen = choose(logits, numbers, settings, k)
+        if tokens is not None and revealed is not None:
+            chosen = torch.where(revealed, tokens, chosen)
+        tokens, revealed = chosen, after
+    assert tokens is not None
+    return tokens
 
 
 def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) -> Tensor:

@@ -113,6 +113,9 @@ class GeneratorConfig:
 
     model: ModelSettings = field(default_factory=ModelSettings)
     condition: ConditionConfig = field(default_factory=ConditionConfig)
+    refinement: bool = False
+    """Whether training revealed a part of a scale's tokens, so that a scale can be drawn in several
+    passes."""
 
 
 @settings(renamed={"guidance": "guidance_scale"})
@@ -135,15 +138,31 @@ class SamplingSettings:
     guidance_to: NonNegativeInt | None = None
     """The scale before which guidance ends; default: after the last. Guidance at late scales costs
     most and changes least."""
+    passes: Literal["auto"] | PositiveInt | tuple[PositiveInt, ...] = "auto"
+    """Passes in which the tokens of a scale are drawn, at most one per token; each pass sees the
+    tokens of those before it (`medar.generator.refinement`). 1 draws all tokens of a scale at once,
+    independently. One value, or one per scale; "auto": many in small scales, one in the last."""
 
-    def check(self, schedule: ScaleSchedule) -> None:
-        """Check that per-scale values match the number of scales and that guidance affects one.
+    def check(self, schedule: ScaleSchedule, refinement: bool = True) -> None:
+        """Check the values against a generator.
+
+        Per-scale values must match the number of scales, guidance must affect at least one, and
+        more than one pass needs a model trained for it.
+
+        Args:
+            schedule: the generator's.
+            refinement: `GeneratorConfig.refinement`.
 
         Raises:
             MedarError: naming the setting.
         """
         scales = len(schedule)
-        for name in ("temperature", "top_k", "top_p"):
+        if not refinement and self.passes not in ("auto", 1):
+            raise MedarError(
+                f"passes must be 1 or auto, got {self.passes}: this generator was trained with "
+                "refinement_fraction 0; train it with a fraction above 0"
+            )
+        for name in ("temperature", "top_k", "top_p", "passes"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != scales:
                 raise MedarError(
@@ -210,6 +229,9 @@ class ObjectiveSettings:
     inpainting and outpainting."""
     known_scale_fraction: Fraction = 0.0
     """Fraction of training items in which the coarse scales are known."""
+    refinement_fraction: Fraction = 0.5
+    """Fraction of training items in which a random part of each scale's tokens is known, so that
+    sampling can draw a scale in several passes; see `SamplingSettings.passes`."""
 
     def __post_init__(self) -> None:
         if self.known_box_fraction + self.known_scale_fraction > 1:

@@ -21,12 +21,16 @@ from medar.generator.data import GeneratorDataset, Marginals, condition_of
 from medar.generator.generator import Generator
 from medar.generator.known import draw_known
 from medar.generator.objective import corrupt, scale_weights, token_losses
+from medar.generator.refinement import chain_draws, draw_revealed
 from medar.generator.sampling import sample_and_decode
 from medar.generator.settings import GeneratorSettings, SamplingSettings
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training.distributed import current_ranks
 from medar.training.task import Task
+
+CHAIN_DRAWS = 4
+"""Draws per validation case that estimate the cross-entropy of drawing tokens one by one."""
 
 MAX_EVALUATION_BATCH = 16
 """Largest batch of an evaluation, which is never larger than a training batch."""
@@ -112,30 +116,38 @@ class GeneratorTask(Task[Item]):
     def evaluate(self) -> dict[str, float]:
         """Cross-entropy and accuracy of the validation tokens, of all and scale by scale.
 
-        "marginal" is the cross-entropy of the codes' frequencies in the training tokens. Rank 0
-        also passes samples to the preview.
+        "marginal" is the cross-entropy of the codes' frequencies in the training tokens. For models
+        that refine, "chain" is the cross-entropy of drawing the tokens of each scale one by one in
+        random order (`chain_draws`), and "independence" by how much drawing them all at once is
+        worse. Rank 0 also passes samples to the preview.
         """
-        names, schedule = ("cross_entropy", "accuracy", "marginal"), self.model.schedule
+        schedule, refinement = self.model.schedule, self.model.config.refinement
+        names = ("cross_entropy", "accuracy", "marginal", *(("chain",) if refinement else ()))
         sums = {name: torch.zeros(len(schedule)) for name in names}
         count = min(len(self.validation), self.settings.data.validation)
         for cases in self._batches(count):
             batch = self._validation_batch(cases)
             tokens = batch["tokens"]
-            logits = self.model(tokens, self._condition(batch))
+            condition = self._condition(batch)
+            logits = self.model(tokens, condition)
             values = {
                 "cross_entropy": token_losses(logits, tokens),
                 "accuracy": (logits.argmax(-1) == tokens).float(),
                 "marginal": self.marginals.entropy(tokens.cpu()),
             }
+            if refinement:
+                values["chain"] = self._chain_losses(tokens, condition, cases)
             for name in names:
                 sums[name] += self._sum_by_scale(values[name]).cpu()
         if self.preview is not None and self.ranks.is_rank_zero and self.settings.data.previews:
             self.preview(self._steps, self._samples())
+        if refinement:
+            sums["independence"] = sums["cross_entropy"] - sums["chain"]
         number = count * torch.tensor(schedule.tokens)
-        means = {name: float(sums[name].sum() / number.sum()) for name in names}
+        means = {name: float(sums[name].sum() / number.sum()) for name in sums}
         return means | {
             f"{name}/scale_{k}": float(mean)
-            for name in names
+            for name in sums
             for k, mean in enumerate(sums[name] / number)
         }
 
@@ -169,15 +181,23 @@ class GeneratorTask(Task[Item]):
         return condition_of(batch, self.model.config.condition.map_channels)
 
     def _draw_known(self, batch: int, random: torch.Generator) -> Tensor:
-        """(B, L): which tokens are known."""
-        objective = self.settings.objective
-        return draw_known(
-            self.model.schedule,
-            batch,
-            objective.known_box_fraction,
-            objective.known_scale_fraction,
-            random,
+        """(B, L): which tokens are known: of boxes, of coarse scales, or revealed."""
+        objective, schedule = self.settings.objective, self.model.schedule
+        known = draw_known(
+            schedule, batch, objective.known_box_fraction, objective.known_scale_fraction, random
         )
+        if objective.refinement_fraction:
+            fraction = objective.refinement_fraction
+            known = known | draw_revealed(schedule, batch, fraction, random)
+        return known
+
+    def _chain_losses(self, tokens: Tensor, condition: Condition, cases: range) -> Tensor:
+        """(B, L), whose mean over a scale estimates the loss of drawing its tokens one by one."""
+        total = torch.zeros(tokens.shape, device=tokens.device)
+        for masks in chain_draws(self.model.schedule, cases, CHAIN_DRAWS):
+            revealed, weights = (mask.to(tokens.device) for mask in masks)
+            total += weights * token_losses(self.model(tokens, condition, revealed), tokens)
+        return total / CHAIN_DRAWS
 
     def _mean_by_scale(self, values: Tensor, chosen: Tensor) -> Tensor:
         """(K,) means of (B, L) over the chosen tokens of each scale."""

@@ -80,6 +80,10 @@ def make_task(
         )
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
-        config = GeneratorConfig(model=settings.model, condition=condition)
+        config = GeneratorConfig(
+            model=settings.model,
+            condition=condition,
+            refinement=settings.objective.refinement_fraction > 0,
+        )
         model = Generator.for_tokenizer(config, tokenizer)
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)

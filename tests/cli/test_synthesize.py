@@ -46,7 +46,9 @@ def scan(tmp_path: Path) -> Path:
 def test_volumes_are_written_with_their_records(medar: Medar, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
-    result = medar(*call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--preview")
+    result = medar(
+        *call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--passes", "1,4,2", "--preview"
+    )
     assert (result.code, result.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
     names = [
         f"sample_000{k}{end}" for k in range(3) for end in (".json", ".nii.gz", "_label.nii.gz")
@@ -61,6 +63,7 @@ def test_volumes_are_written_with_their_records(medar: Medar, model: Path, tmp_p
         assert about["synthetic"] is True
         assert (about["seed"], about["attributes"]) == (4 + index, {"organ": "liver", "age": 61.0})
         assert (about["sampling"]["guidance_scale"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
+        assert about["sampling"]["passes"] == [1, 4, 2]
         image, label = (nib.load(out / about[name]) for name in ("image", "label"))
         for nifti in (image, label):
             assert nifti.shape == (16, 16, 8)
@@ -219,6 +222,12 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["MODEL", "OUT", "--set", "age"], "--set age: must be NAME=VALUE"),
         (["MODEL", "OUT", "--set", "age=1", "--set", "age=2"], "age is already set to 1"),
         (["MODEL", "OUT", "--set", "sex=f"], "attribute 'sex'"),
+        (
+            ["MODEL", "OUT", "--passes", "many"],
+            "--passes many: must be auto, an integer, or one per scale such as 4,2,1",
+        ),
+        (["MODEL", "OUT", "--passes", "0"], "passes must be at least 1, got 0"),
+        (["MODEL", "OUT", "--passes", "2,1"], "passes has 2 values, the model 3 scales"),
         (["MODEL", "OUT", "--top-p", "2"], "top_p must be at most 1, got 2.0"),
         (["MODEL", "OUT", "--temperature", "nan"], "temperature must be finite"),
         (

@@ -44,7 +44,9 @@ def quantiser() -> MultiScaleQuantiser:
 def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
     """A generator of its tokens with random weights; keywords change its configuration."""
 
-    def make(*, mixer: str = "none", map_channels: int = 0, **changes: Any) -> Generator:
+    def make(
+        *, mixer: str = "none", map_channels: int = 0, refinement: bool = True, **changes: Any
+    ) -> Generator:
         condition = ConditionConfig(
             attributes=ATTRIBUTES,
             map="label" if map_channels else "none",
@@ -55,7 +57,7 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
         settings = from_dict(MixerSettings, {"kind": mixer, "state_dim": 4}, "mixer")
         torch.manual_seed(1)
         sizes = ModelSettings(mixer=settings, **values)
-        config = GeneratorConfig(model=sizes, condition=condition)
+        config = GeneratorConfig(model=sizes, condition=condition, refinement=refinement)
         model = Generator(config, quantiser, (2, 2, 2))
         return shaken(model).eval()
 

@@ -61,6 +61,38 @@ def test_known_tokens_are_neither_corrupted_nor_trained_on(
     assert bool((everything <= 1).all())
 
 
+def test_revealed_tokens_are_known_too(tokens: Path) -> None:
+    objective = {"known_box_fraction": 0, "refinement_fraction": 1}
+    random = torch.Generator().manual_seed(0)
+    task = make_task(settings(objective=objective), tokens)
+    assert 0.35 < float(task._draw_known(200, random).float().mean()) < 0.55
+    assert task.model.config.refinement
+    task = make_task(settings(objective={**objective, "refinement_fraction": 0}), tokens)
+    assert not task._draw_known(200, random).any()
+    assert not task.model.config.refinement
+
+
+def test_what_drawing_at_once_loses_is_measured(tokens: Path) -> None:
+    task = make_task(settings(data={"batch_size": 3, "previews": 0}), tokens)
+    task.model.eval()
+    with torch.no_grad():
+        task.model.known.weight.normal_()
+        found = task.evaluate()
+        whole = make_task(settings(), tokens)
+        whole.model.load_state_dict(task.model.state_dict())
+        whole.model.eval()
+        assert whole.evaluate() == pytest.approx(found)  # whatever the batch size
+        task.model.known.weight.zero_()
+        blind = task.evaluate()
+    assert found["chain"] != pytest.approx(found["cross_entropy"], abs=1e-6)
+    for key in ("", *(f"/scale_{k}" for k in range(3))):
+        loss = found[f"cross_entropy{key}"] - found[f"chain{key}"]
+        assert found[f"independence{key}"] == pytest.approx(loss, abs=1e-6)
+    assert found["independence/scale_0"] == pytest.approx(0, abs=1e-6)  # of one token
+    # The weighted mean over hidden tokens differs from that over all of them.
+    assert blind["chain"] == pytest.approx(blind["cross_entropy"], abs=0.1)
+
+
 def test_scales_are_weighted() -> None:
     schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
     assert scale_weights(schedule, 0).tolist() == pytest.approx([1 / 3] * 3)
@@ -155,7 +187,9 @@ def test_evaluation_batches_are_no_larger_than_training_batches(
 
     results = []
     for size in (3, 4):
-        chosen = settings(data={"batch_size": size, "previews": 4})
+        chosen = settings(
+            data={"batch_size": size, "previews": 4}, objective={"refinement_fraction": 0}
+        )
         task = make_task(chosen, tokens, lambda _, volumes: shown.append(volumes))
         for name in ("forward", "start"):
             monkeypatch.setattr(task.model, name, counted(getattr(task.model, name)))

@@ -101,9 +101,13 @@ def test_a_map_carries_information_beyond_attributes(mapped: Path, tmp_path: Pat
 def test_an_interrupted_run_resumes_bit_for_bit(
     tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Including known boxes, replaced tokens, dropped conditions and dropout."""
+    """Including known boxes, revealed and replaced tokens, dropped conditions and dropout."""
     changes: dict[str, Any] = {
-        "objective": {"known_box_fraction": 0.4, "known_scale_fraction": 0.2},
+        "objective": {
+            "known_box_fraction": 0.4,
+            "known_scale_fraction": 0.2,
+            "refinement_fraction": 0.5,
+        },
         "model__dropout": 0.1,
         "condition__drop_probability": 0.5,
         "training__accumulation_steps": 2,
@@ -246,6 +250,7 @@ def test_the_scan_path_is_printed_if_used(
             {"objective": {"known_box_fraction": 0.6, "known_scale_fraction": 0.6}},
             "must sum to at most 1",
         ),
+        ({"objective": {"refinement_fraction": 2}}, "refinement_fraction must be at most 1, got 2"),
         ({"tokens": {"variants": -1}}, "tokens.variants must be at least 0, got -1"),
     ],
 )

@@ -30,7 +30,11 @@ SETTINGS: dict[str, Any] = {
     },
 }  # fmt: skip
 CERTAIN: dict[str, Any] = {
-    "objective": {"corrupted_token_fraction": 0, "known_box_fraction": 0},
+    "objective": {
+        "corrupted_token_fraction": 0,
+        "known_box_fraction": 0,
+        "refinement_fraction": 0,
+    },
     "condition__drop_probability": 0,
 }
 """Nothing in the loss is random."""

@@ -66,6 +66,7 @@ def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") 
     config = GeneratorConfig(
         model=ModelSettings(depth=2, head_width=8, mixer=MixerSettings(kind=mixer)),
         condition=condition,
+        refinement=True,
     )
     torch.manual_seed(1)
     model = Generator.for_tokenizer(config, tokenizer)

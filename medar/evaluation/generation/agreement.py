@@ -113,7 +113,7 @@ def evaluate_conditions(
     count = min(limit or len(labelled), len(labelled))
     indices = [labelled[k] for k in spread_over(len(labelled), count)]
     settings = sampling or synthesizer.sampling
-    settings.check(synthesizer.model.schedule)
+    settings.check(synthesizer.model.schedule, synthesizer.model.config.refinement)
     meter = _AgreementMeter(judge, list(dataset.plan.labels.values()))
     pairs = list(zip(indices, seeds_from(seed, count), strict=True))
     for index, sample_seed in track(pairs, total=count, label="follow maps"):

@@ -134,7 +134,7 @@ def evaluate_editing(
     check_conditions(synthesizer, dataset)
     scales = _known_scales(synthesizer.tokenizer, dataset, factor, scales)
     settings = sampling or synthesizer.sampling
-    settings.check(synthesizer.model.schedule)
+    settings.check(synthesizer.model.schedule, synthesizer.model.config.refinement)
     indices = evenly_spaced(dataset, limit).indices
     inpainting, upscaling = _EditingMeter(), _EditingMeter()
     for index in track(indices, total=len(indices), label="edit"):

@@ -73,7 +73,8 @@ class SampledVolumes:
         check_positive(samples=samples, batch_size=batch_size)
         self.synthesizer, self.batch_size = synthesizer, batch_size
         self.settings = sampling or synthesizer.sampling
-        self.settings.check(synthesizer.model.schedule)
+        model = synthesizer.model
+        self.settings.check(model.schedule, model.config.refinement)
         cases = held_out(prepared, split)
         assert isinstance(cases.dataset, PreparedDataset)
         self.dataset = cases.dataset
