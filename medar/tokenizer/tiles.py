@@ -57,15 +57,24 @@ def tile_within(decoder: Decoder, latent: Shape3, budget: int) -> Shape3:
     The longest side is halved until it fits, but not below the decoder's reach: margins would then
     cost more than they save.
     """
-    factors, reach = decoder.config.downsampling, decoder.reach
-    tile = list(latent)
+    voxels = prod(decoder.config.downsampling) // prod(decoder.config.fold)
+    return fitting_tile(latent, decoder.reach, voxels * decoder.config.width * ALIVE * 4, budget)
+
+
+def fitting_tile(sites: Shape3, reach: Shape3, bytes_per_site: int, budget: int) -> Shape3:
+    """The largest tile of a grid whose computation with margins of `reach` fits a budget.
+
+    Args:
+        sites: of the grid.
+        reach: sites of margin on either side.
+        bytes_per_site: of the computation.
+        budget: in bytes.
+    """
+    tile = list(sites)
     while True:
-        axes = zip(tile, reach, latent, factors, strict=True)
-        sides = [min(t + 2 * r, n) * f for t, r, n, f in axes]
-        sites = prod(sides) // prod(decoder.config.fold)
-        needed = sites * decoder.config.width * ALIVE * 4
+        sides = [min(t + 2 * r, n) for t, r, n in zip(tile, reach, sites, strict=True)]
         longest = max(range(3), key=lambda axis: tile[axis] / reach[axis])
-        if needed <= budget or tile[longest] <= reach[longest]:
+        if prod(sides) * bytes_per_site <= budget or tile[longest] <= reach[longest]:
             x, y, z = tile
             return x, y, z
         tile[longest] = -(-tile[longest] // 2)
@@ -104,11 +113,11 @@ def decode_tiled(
         part = _cropped(decoder(piece), (x, y, z), factors)
         if volume is None:
             volume = part.volume.new_empty(*part.volume.shape[:2], *shape)
-        _part(volume, (x, y, z), factors).copy_(part.volume)
+        part_of(volume, (x, y, z), factors).copy_(part.volume)
         if part.classes is not None:
             if classes is None:
                 classes = part.classes.new_empty(len(latent), 1, *shape)
-            _part(classes, (x, y, z), factors).copy_(part.classes)
+            part_of(classes, (x, y, z), factors).copy_(part.classes)
     assert volume is not None
     return DecodedMap(volume, classes)
 
@@ -130,14 +139,23 @@ def _cropped(decoded: Decoded, at: Spans, factors: Shape3) -> DecodedMap:
     """The voxels that a tile contributes, without those of its margin."""
     x, y, z = at
     origin = x.low, y.low, z.low
-    volume = _part(decoded.volume, at, factors, origin)
+    volume = part_of(decoded.volume, at, factors, origin)
     if decoded.logits is None:
         return DecodedMap(volume, None)
-    classes = _part(decoded.logits, at, factors, origin).argmax(1, keepdim=True)
+    classes = part_of(decoded.logits, at, factors, origin).argmax(1, keepdim=True)
     return DecodedMap(volume, classes.to(torch.int16))
 
 
-def _part(whole: Tensor, at: Spans, factors: Shape3, origin: Shape3 = (0, 0, 0)) -> Tensor:
+def with_margins(whole: Tensor, at: Spans, factors: Shape3) -> Tensor:
+    """The voxels of a tile with its margins."""
+    x, y, z = (
+        slice(span.low * factor, span.high * factor)
+        for span, factor in zip(at, factors, strict=True)
+    )
+    return whole[:, :, x, y, z]
+
+
+def part_of(whole: Tensor, at: Spans, factors: Shape3, origin: Shape3 = (0, 0, 0)) -> Tensor:
     """The voxels that a tile contributes, in an array whose first site is `origin`."""
     x, y, z = (
         slice((span.start - first) * factor, (span.stop - first) * factor)

@@ -1,7 +1,8 @@
 """`Tokenizer`: volumes to token pyramids and back.
 
     volume -> Encoder -> latent -> MultiScaleQuantiser -> indices of each scale (TokenPyramid)
-    TokenPyramid -> latent -> Decoder -> volume, and label logits if there is a label head
+    TokenPyramid -> latent -> Decoder -> D(z), and label logits if there is a label head
+    D(z) -> DetailDecoder -> volume, if there is one
 
 A tokenizer is saved as a model folder (see `medar.model_folder`). Its digest, a hash of weights and
 settings, ties a pyramid to the tokenizer that made it.
@@ -9,10 +10,12 @@ settings, ties a pyramid to the tokenizer that made it.
 B batch, C channels, X Y Z voxels.
 """
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +38,7 @@ from medar.model_folder import (
 )
 from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
+from medar.tokenizer.detail import DetailDecoder, load_detail, save_detail
 from medar.tokenizer.inference import (
     Reconstructed,
     by_windows,
@@ -50,6 +54,13 @@ from medar.tokenizer.tiles import BUDGET, DecodedMap, decode_within
 from medar.volume import Shape3, Volume
 
 FORMAT_VERSION = 2
+
+DETAIL = "detail"
+"""Folder of the detail decoder in the tokenizer's own."""
+
+Detail = int | Literal["auto", "none"]
+"""Steps of the detail decoder; "none": D(z) alone; "auto": the decoder's own number of steps, or
+none if there is no detail decoder."""
 
 
 @settings
@@ -117,6 +128,7 @@ class Tokenizer(nn.Module):
         self.decoder = Decoder(config.network)
         codebook = make_codebook(config.codebook)
         self.quantiser = MultiScaleQuantiser(codebook, config.schedule, config.quantiser)
+        self.detail: DetailDecoder | None = None
 
     @property
     def codebook_size(self) -> int:
@@ -125,7 +137,10 @@ class Tokenizer(nn.Module):
 
     @property
     def digest(self) -> str:
-        """A hash of settings and weights; recomputed only if a weight has changed."""
+        """A hash of settings and weights; recomputed only if a weight has changed.
+
+        The detail decoder does not count: it changes no token.
+        """
         state = self.state_dict(keep_vars=True).values()
         version = tuple((tensor.data_ptr(), tensor._version) for tensor in state)
         if self._digest is None or self._digest[0] != version:
@@ -203,18 +218,77 @@ class Tokenizer(nn.Module):
         latent = self.latent(pyramid.to(device_of(self)), upto)
         return decode_within(self.decoder, latent, budget)
 
-    def reconstruct(self, volume: Volume, upto: int | None = None) -> Reconstructed:
+    def with_detail(self, detail: DetailDecoder | None) -> Self:
+        """The same tokenizer, sharing its weights, with another detail decoder or none."""
+        other = copy(self)
+        other._modules = dict(self._modules)
+        other.detail = detail
+        return other
+
+    def detail_steps(self, detail: Detail = "auto") -> int:
+        """Number of steps of the detail decoder; 0 for none.
+
+        Raises:
+            MedarError: fewer than one step, or steps without a detail decoder.
+        """
+        if detail == "none":
+            return 0
+        if detail == "auto":
+            return self.detail.config.steps if self.detail else 0
+        if detail < 1:
+            raise MedarError(f'detail must be "auto", "none" or at least 1 step, got {detail}')
+        if self.detail is None:
+            raise MedarError(
+                f"detail {detail}: this tokenizer has no detail decoder; train one with `medar "
+                'tokenizer detail`, or use "none"'
+            )
+        return detail
+
+    def add_detail(
+        self, decoded: Tensor, seeds: Sequence[int], detail: Detail = "auto", budget: int = BUDGET
+    ) -> Tensor:
+        """Add detail to decoded volumes (B, C, X, Y, Z) of any size; see `DetailDecoder.draw`.
+
+        Unchanged without a detail decoder. Volumes are processed one by one, so that none changes
+        another.
+
+        Args:
+            decoded: D(z).
+            seeds: one per volume.
+            detail: number of steps.
+            budget: bytes that a pass may take.
+
+        Raises:
+            MedarError: see `detail_steps`.
+        """
+        steps = self.detail_steps(detail)
+        if steps == 0 or self.detail is None:
+            return decoded
+        pairs = zip(decoded, seeds, strict=True)
+        drawn = [self.detail.draw(one[None], [seed], steps, budget) for one, seed in pairs]
+        return torch.cat(drawn)
+
+    def reconstruct(
+        self,
+        volume: Volume,
+        upto: int | None = None,
+        *,
+        detail: Detail = "auto",
+        seed: int = 0,
+    ) -> Reconstructed:
         """Encode a volume as read from a file and decode it onto its own grid and intensities.
 
         Args:
             volume: of any shape and orientation; its modality or channels must be the plan's.
             upto: use the coarsest `upto` scales only.
+            detail: number of steps of the detail decoder; "none" gives the best PSNR.
+            seed: of the detail.
 
         Raises:
-            MedarError: no plan, no intensity rule for the volume in the plan, or `upto` beyond the
-                scales.
+            MedarError: no plan, no intensity rule for the volume in the plan, `upto` beyond the
+                scales, or see `detail_steps`.
         """
-        plan = self.require_plan()
+        plan, steps = self.require_plan(), self.detail_steps(detail)
         array, trace = prepare_image(volume, plan)
         batch = torch.from_numpy(array.copy())[None].to(device_of(self))
         if array.shape[1:] == plan.size:
@@ -223,6 +297,9 @@ class Tokenizer(nn.Module):
             decoded = by_windows(
                 partial(self._reconstruct_window, upto=upto), batch, self.config.size
             )
+        if steps:
+            image = self.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
+            decoded = decoded._replace(volume=image)
         arrays = decoded_arrays(decoded, plan)
         image = restore_image(arrays.image, trace)
         inside = field_of_view(trace)
@@ -268,6 +345,8 @@ class Tokenizer(nn.Module):
             card=self._card(),
             preprocess=self.plan,
         )
+        if self.detail is not None:
+            save_detail(Path(folder) / DETAIL, self.detail, self.digest)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: DeviceName = "auto") -> Self:
@@ -288,6 +367,8 @@ class Tokenizer(nn.Module):
         plan = read_preprocess(folder, Plan) if (folder / PREPROCESS).exists() else None
         tokenizer = cls(from_dict(TokenizerConfig, values, str(folder / CONFIG)), plan)
         load_weights(tokenizer, folder)
+        if (folder / DETAIL / CONFIG).exists():
+            tokenizer.detail = load_detail(folder / DETAIL, tokenizer.digest)
         return to_device(tokenizer, device).eval()
 
     def _reconstruct_window(self, window: Tensor, *, upto: int | None) -> tuple[Tensor, ...]:
@@ -298,7 +379,9 @@ class Tokenizer(nn.Module):
         return decoded.volume, decoded.logits.softmax(1)
 
     def _weights(self) -> bytes:
-        return weight_bytes(self.state_dict(), str(to_dict(self.config)))
+        state = self.state_dict()
+        own = {name: value for name, value in state.items() if not name.startswith(f"{DETAIL}.")}
+        return weight_bytes(own, str(to_dict(self.config)))
 
     def _card(self) -> str:
         size = " x ".join(map(str, self.config.size))
@@ -308,7 +391,8 @@ class Tokenizer(nn.Module):
             "channel(s)",
             f"scales: {self.config.schedule}",
             f"codebook: {self.config.codebook.kind}, {self.codebook_size} codes",
-            f"parameters: {sum(p.numel() for p in self.parameters()):,}",
+            f"parameters: {sum(p.numel() for p in self.with_detail(None).parameters()):,}",
+            f"detail decoder: {'in the folder detail' if self.detail else 'none'}",
         ]
         return model_card("tokenizer", lines)
 

@@ -1,0 +1,338 @@
+"""`DetailDecoder`: draws the fine detail that tokens do not hold, given the decoded volume D(z).
+
+    noise, D(z) -> fold, stem -> U-Net -> head, unfold -> velocity -> next step -> ... -> residual
+    D(z) + scale(D(z)) * residual -> volume
+
+Tokens hold what can be told apart; noise and fine texture cannot, and a decoder trained with L1
+answers with their average. The detail decoder draws them instead. It is a rectified flow
+(arXiv 2209.03003) from noise to the residual x - D(z), conditioned on D(z), as in SSDD (arXiv
+2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows or tiles,
+gets its detail afterwards, in one piece or by tiles.
+
+The residual is measured in units of its expected size at each site, which a small network predicts
+from D(z): in air, where D(z) is exact, nothing is added.
+
+B batch, C channels, X Y Z voxels, P voxels of a folded patch.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from math import log, prod
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medar.errors import MedarError
+from medar.model_folder import (
+    CONFIG,
+    load_weights,
+    model_card,
+    read_config,
+    weight_bytes,
+    write_model,
+)
+from medar.settings import PositiveInt, from_dict, settings, to_dict
+from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
+from medar.tokenizer.tiles import ALIVE, BUDGET, fitting_tile, part_of, spans, with_margins
+from medar.volume import Shape3
+
+SMALLEST_SCALE = 1e-3
+"""Least expected size of a residual, where the intensity window has width 2: what a file's rounding
+hides."""
+
+SPREAD = 1.25
+"""Standard deviation of a residual, in multiples of its expected size: that of a normal
+distribution."""
+
+OFFSET = 0x5851F42D4C957F2D
+"""Added to a seed before noise is drawn from it."""
+
+CLASS, FORMAT_VERSION = "DetailDecoder", 1
+
+TIME_FEATURES = 32
+"""Sines and cosines of the time, half each."""
+
+Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+
+
+@settings
+class DetailConfig:
+    """Sizes of a detail decoder."""
+
+    channels: PositiveInt = 1
+    """C, channels of the volume."""
+    fold: Shape3 = (2, 2, 2)
+    """Voxels along each axis that are folded into the channels of one site."""
+    strides: tuple[Shape3, ...] = ((2, 2, 2), (2, 2, 2))
+    """Strides between levels; with `fold` at most the tokenizer's downsampling."""
+    widths: Widths = (24, 48, 72)
+    """Features of each level, finest first: one more than there are strides."""
+    steps: PositiveInt = 4
+    """Steps from noise to residual, if no other number is requested."""
+
+    @property
+    def alignment(self) -> Shape3:
+        """Voxels along each axis that one site of the coarsest level covers."""
+        x, y, z = (prod(step[axis] for step in (self.fold, *self.strides)) for axis in range(3))
+        return x, y, z
+
+    @property
+    def reach(self) -> Shape3:
+        """How many sites of the coarsest level away a voxel still depends on the input."""
+        x, y, z = (self._reach(axis) for axis in range(3))
+        return x, y, z
+
+    def _reach(self, axis: int) -> int:
+        """From the voxels of one coarsest site back through the U-Net: which it depends on."""
+        strides, alignment = [stride[axis] for stride in self.strides], self.alignment[axis]
+        low, high = 0, alignment // self.fold[axis] - 1
+        low, high = low - 1, high + 1  # the head
+        for stride in strides:
+            low, high = (low - 2) // stride, (high + 2) // stride
+        low, high = low - 2, high + 2
+        for stride in reversed(strides):
+            low, high = low * stride - 2, high * stride + stride + 1
+        low, high = low - 1, high + 1  # the stem
+        sites = alignment // self.fold[axis]
+        return max(-(low // sites), high // sites)
+
+    @classmethod
+    def for_network(cls, network: NetworkConfig, widths: Widths, steps: int) -> "DetailConfig":
+        """The sizes for volumes of a tokenizer: its channels, fold and first strides."""
+        strides = network.strides[: len(widths) - 1]
+        return cls(
+            channels=network.channels,
+            fold=network.fold,
+            strides=strides,
+            widths=widths[: len(strides) + 1],
+            steps=steps,
+        )
+
+
+class DetailDecoder(nn.Module):
+    """Draws detail for decoded volumes; see the module's description."""
+
+    def __init__(self, config: DetailConfig) -> None:
+        super().__init__()
+        self.config = config
+        patch, widths = config.channels * prod(config.fold), config.widths
+        self.fold, self.unfold = Fold(config.fold), Unfold(config.fold)
+        self.scale = ScaleNetwork(patch, widths[0])
+        width = 4 * TIME_FEATURES
+        self.time = nn.Sequential(
+            nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
+        )
+        self.stem = _conv(3 * patch, widths[0])
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        self.down.append(TimedBlock(widths[0], width))
+        for stride, before, after in zip(config.strides, widths[:-1], widths[1:], strict=True):
+            halve = nn.Conv3d(before, after, kernel_size=stride, stride=stride)
+            self.down.append(nn.ModuleList([halve, TimedBlock(after, width)]))
+            double = nn.Sequential(nn.Conv3d(after, before, kernel_size=1), Repeat(stride))
+            self.up.insert(0, nn.ModuleList([double, TimedBlock(before, width)]))
+        self.norm = ChannelNorm(widths[0])
+        self.head = _conv(widths[0], patch)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, residual: Tensor, time: Tensor, decoded: Tensor, scale: Tensor) -> Tensor:
+        """The velocity, noise minus residual, at a point between residual and noise.
+
+        Args:
+            residual: (B, C, X, Y, Z), in units of `scale`: residual at time 0, noise at time 1.
+            time: (B,).
+            decoded: (B, C, X, Y, Z), D(z).
+            scale: (B, P C, x, y, z) logarithm, as `log_scale` returns it.
+        """
+        embedded = self.time(_time_features(time).to(residual.dtype))
+        folded = self.fold(torch.cat([residual, decoded], 1))
+        x = self.stem(torch.cat([folded, scale], 1))
+        x = self.down[0](x, embedded)
+        skips = []
+        for halve, block in self.down[1:]:
+            skips.append(x)
+            x = block(halve(x), embedded)
+        for double, block in self.up:
+            x = block(double(x) + skips.pop(), embedded)
+        velocity: Tensor = self.unfold(self.head(functional.silu(self.norm(x))))
+        return velocity
+
+    def log_scale(self, decoded: Tensor) -> Tensor:
+        """Logarithm of the residual's expected size at each voxel, folded: (B, C P, x, y, z)."""
+        size: Tensor = self.scale(self.fold(decoded))
+        return size
+
+    @torch.no_grad()
+    def draw(
+        self,
+        decoded: Tensor,
+        seeds: Sequence[int],
+        steps: int | None = None,
+        budget: int = BUDGET,
+    ) -> Tensor:
+        """Draw detail for decoded volumes.
+
+        Each volume depends on its own seed only: the noise of the whole grid is drawn from it on
+        the CPU, so that neither batch nor tiles nor device change it.
+
+        Args:
+            decoded: (B, C, X, Y, Z), D(z), of any size.
+            seeds: one per volume.
+            steps: Euler steps from noise to residual; default: the config's.
+            budget: bytes that a pass of the network may take; more is computed by tiles.
+
+        Returns:
+            (B, C, X, Y, Z), within [-1, 1] as volumes are.
+
+        Raises:
+            MedarError: fewer than one step.
+        """
+        steps = self.config.steps if steps is None else steps
+        if steps < 1:
+            raise MedarError(f"detail steps must be at least 1, got {steps}")
+        x, y, z = decoded.shape[2:]
+        base, noise = self._padded(decoded), torch.empty_like(decoded)
+        for row, seed in zip(noise, seeds, strict=True):
+            row.copy_(draw_noise(seed, row.shape))
+        residual = self._padded(noise)
+        tile = self._tile(base.shape[2:], budget // len(base))
+        for step in range(steps):
+            time = torch.full((len(base),), 1 - step / steps, device=base.device)
+            residual = residual - self._by_tiles(base, residual, time, tile) / steps
+        size = self._by_tiles(base, None, None, tile)
+        return (base + size * residual).clamp(-1.0, 1.0)[:, :, :x, :y, :z]
+
+    def _padded(self, volume: Tensor) -> Tensor:
+        """The volume with its last voxels repeated, up to whole sites of the coarsest level."""
+        sides = zip(volume.shape[2:], self.config.alignment, strict=True)
+        x, y, z = (-n % align for n, align in sides)
+        return functional.pad(volume, (0, z, 0, y, 0, x), mode="replicate")
+
+    def _by_tiles(
+        self, base: Tensor, residual: Tensor | None, time: Tensor | None, tile: Shape3
+    ) -> Tensor:
+        """Velocity, or the expected size without a residual, by tiles with exact margins."""
+        alignment, result = self.config.alignment, torch.empty_like(base)
+        sites = [n // align for n, align in zip(base.shape[2:], alignment, strict=True)]
+        axes = [list(spans(*axis)) for axis in zip(sites, tile, self.config.reach, strict=True)]
+        for at in product(*axes):
+            part = with_margins(base, at, alignment)
+            scale = self.log_scale(part)
+            if residual is None or time is None:
+                made = self.unfold(scale).exp() * SPREAD
+            else:
+                made = self(with_margins(residual, at, alignment), time, part, scale)
+            x, y, z = at
+            origin = x.low, y.low, z.low
+            part_of(result, at, alignment).copy_(part_of(made, at, alignment, origin))
+        return result
+
+    def _tile(self, shape: Sequence[int], budget: int) -> Shape3:
+        """The largest tile, in coarsest sites, whose pass fits the budget; see `tile_within`."""
+        config = self.config
+        sites = [n // align for n, align in zip(shape, config.alignment, strict=True)]
+        voxels = prod(config.alignment) // prod(config.fold)
+        return fitting_tile(
+            sites, config.reach, voxels * config.widths[0] * ALIVE * 4, budget
+        )
+
+class ScaleNetwork(nn.Module):
+    """Predicts the logarithm of the size of the residual from the folded D(z)."""
+
+    def __init__(self, patch: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _conv(patch, width), nn.SiLU(), _conv(width, width), nn.SiLU(), _conv(width, patch)
+        )
+
+    def forward(self, folded: Tensor) -> Tensor:
+        """(B, P C, x, y, z) to the same shape, at least log `SMALLEST_SCALE`."""
+        size = functional.softplus(self.layers(folded).float() - 3.0)
+        return (size + SMALLEST_SCALE).log()
+
+
+class TimedBlock(nn.Module):
+    """x + f(x, t), with f: norm, SiLU, convolution, scaled and shifted by t, SiLU, convolution."""
+
+    def __init__(self, width: int, time_width: int) -> None:
+        super().__init__()
+        self.norm, self.conv = ChannelNorm(width), _conv(width, width)
+        self.norm2, self.conv2 = ChannelNorm(width), _conv(width, width)
+        self.modulate = nn.Linear(time_width, 2 * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, W, x, y, z) and (B, T) to (B, W, x, y, z)."""
+        gain, shift = self.modulate(time)[..., None, None, None].chunk(2, 1)
+        h = self.conv(functional.silu(self.norm(x)))
+        h = self.norm2(h) * (1 + gain) + shift
+        change: Tensor = self.conv2(functional.silu(h))
+        return x + change
+
+
+def draw_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """White noise of a seed, on the CPU: the same on every machine with the same torch."""
+    # Tokens are sampled from the same seed, and must not decide the noise.
+    generator = torch.Generator().manual_seed((seed + OFFSET) % (1 << 63))
+    return torch.randn(tuple(shape), generator=generator)
+
+
+def save_detail(folder: str | Path, model: DetailDecoder, tokenizer: str) -> None:
+    """Write a detail decoder as a model folder.
+
+    Args:
+        folder: to be written.
+        model: the decoder.
+        tokenizer: digest of the tokenizer that it was trained for.
+    """
+    config = model.config
+    lines = [
+        f"detail for volumes that tokenizer {tokenizer} decoded",
+        f"features per level: {', '.join(map(str, config.widths))}",
+        f"steps: {config.steps}",
+        f"parameters: {sum(p.numel() for p in model.parameters()):,}",
+    ]
+    write_model(
+        folder,
+        config={"class": CLASS, **to_dict(config), "tokenizer": tokenizer},
+        version=FORMAT_VERSION,
+        weights=weight_bytes(model.state_dict(), str(to_dict(config))),
+        card=model_card("detail decoder", lines),
+    )
+
+
+def load_detail(folder: str | Path, tokenizer: str) -> DetailDecoder:
+    """Read what `save_detail` wrote, on the CPU, in evaluation mode.
+
+    Raises:
+        MedarError: a file is absent or damaged, of another class or format, or the decoder was
+            trained for another tokenizer.
+    """
+    values = read_config(folder, (CLASS,), FORMAT_VERSION, "detail decoder")
+    del values["class"]
+    trained_for = values.pop("tokenizer", None)
+    if trained_for != tokenizer:
+        raise MedarError(
+            f"{folder}: detail decoder of tokenizer {trained_for}, but this one is {tokenizer}; "
+            "restore the folder, or delete it to go without detail"
+        )
+    model = DetailDecoder(from_dict(DetailConfig, values, str(Path(folder) / CONFIG)))
+    load_weights(model, folder)
+    return model.eval()
+
+
+def _time_features(time: Tensor) -> Tensor:
+    """(B,) to (B, `TIME_FEATURES`)."""
+    half = TIME_FEATURES // 2
+    rates = torch.exp(torch.arange(half, device=time.device) * (log(100.0) / (half - 1)))
+    angles = time[:, None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _conv(before: int, after: int) -> nn.Conv3d:
+    return nn.Conv3d(before, after, kernel_size=3, padding=1)

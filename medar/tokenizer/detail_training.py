@@ -1,0 +1,359 @@
+"""Training of a detail decoder: `train_detail`.
+
+    volume x -> tokenizer -> D(z); residual = (x - D(z)) / expected size
+    noise, residual, time -> DetailDecoder -> velocity     against noise - residual
+
+The tokenizer is frozen, so that tokens and generators stay valid. In the last part of the run the
+decoder is distilled: from the few times that sampling visits, one step must lead where a teacher,
+the average of the weights until then, arrives by several small ones (after arXiv 2202.00512). The
+flow's own loss goes on at half weight, so that other numbers of steps keep working.
+
+B batch, C channels, X Y Z voxels.
+"""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import field, replace
+from itertools import islice
+from math import nan
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.devices import device_of
+from medar.errors import MedarError
+from medar.settings import (
+    FractionBelowOne,
+    NonNegativeInt,
+    PositiveInt,
+    SettingsSource,
+    resolve_settings,
+    settings,
+    to_dict,
+)
+from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder, Widths, draw_noise
+from medar.tokenizer.tokenizer import Tokenizer
+from medar.training import Outcome, fit
+from medar.training.distributed import current_ranks
+from medar.training.folder import Resume
+from medar.training.settings import TrainingSettings
+from medar.training.task import ParameterGroup, Task, weight_decay_groups
+from medar.training.tracker import Tracker
+
+CACHE_BYTES = 2 << 30
+"""Decoded training volumes that are kept in memory; further ones are decoded again each time."""
+
+LIMIT = 6.0
+"""Residuals are clipped to this many standard deviations: a lesion that the tokens lost is not
+texture."""
+
+SCALE_WEIGHT = 0.1
+"""Weight of the loss of the expected size."""
+
+FLOW_WEIGHT = 0.5
+"""Weight of the flow's own loss during distillation."""
+
+
+@settings
+class DetailModelSettings:
+    """Sizes of the detail decoder; the others are the tokenizer's."""
+
+    widths: Widths = (24, 48, 72)
+    """Features of each level, finest first."""
+    steps: PositiveInt = 2
+    """Steps from noise to residual: those of sampling, and those that are distilled."""
+
+
+@settings
+class DistillationSettings:
+    """The last part of the training, which lets few steps do."""
+
+    start_fraction: FractionBelowOne = 0.6
+    """Fraction of the run after which it starts."""
+    substeps: PositiveInt = 4
+    """Steps of the teacher for one of the student."""
+
+
+@settings
+class DetailDataSettings:
+    """How volumes reach the model."""
+
+    batch_size: PositiveInt = 4
+    """Volumes per batch, over all processes together."""
+    flips: tuple[Literal["x", "y", "z"], ...] = ()
+    """Axes along which a decoded volume and its original may be mirrored together."""
+    workers: NonNegativeInt = 0
+    """Loading processes of each training process; 0 loads in the training process itself."""
+    validation: PositiveInt = 64
+    """Largest number of validation cases per evaluation."""
+
+
+@settings
+class DetailSettings:
+    """A detail decoder, from data to model: the content of a YAML in configs/detail."""
+
+    model: DetailModelSettings = field(default_factory=DetailModelSettings)
+    distillation: DistillationSettings | None = field(default_factory=DistillationSettings)
+    data: DetailDataSettings = field(default_factory=DetailDataSettings)
+    training: TrainingSettings
+
+    def within(self, minutes: float | None) -> "DetailSettings":
+        """The same settings with a time limit, if one is given."""
+        return replace(self, training=self.training.within(minutes))
+
+
+def train_detail(
+    settings: DetailSettings | SettingsSource,
+    tokenizer: str | Path,
+    data: str | Path,
+    out: str | Path,
+    tracker: Tracker | None = None,
+    *,
+    resume: Resume = "auto",
+) -> Outcome:
+    """Train a detail decoder; OUT/model is the tokenizer with it.
+
+    Args:
+        settings: of model and training, as an object, a mapping or the path of a YAML file.
+        tokenizer: its folder, or that of its training run.
+        data: a folder that `prepare` filled by the tokenizer's plan.
+        out: the folder of the run, see `medar.training.folder`.
+        tracker: receives settings and metrics.
+        resume: see `medar.training.folder.Resume`.
+
+    Raises:
+        MedarError: the data were prepared by another plan than the tokenizer's, or see `fit`.
+        KeyboardInterrupt: interrupted; the same call resumes from the checkpoint that was written.
+    """
+    settings = resolve_settings(DetailSettings, settings)
+    task = make_task(settings, Tokenizer.from_pretrained(tokenizer, "cpu"), data)
+    return fit(task, settings.training, out, tracker, resume=resume)
+
+
+def make_task(settings: DetailSettings, tokenizer: Tokenizer, data: str | Path) -> "DetailTask":
+    """The task of `train_detail`, its weights initialised from the seed of the settings.
+
+    Raises:
+        MedarError: see `train_detail`.
+    """
+    seed = settings.training.seed
+    train = PreparedDataset(data, split="train", seed=seed, labels=False)
+    validation = PreparedDataset(data, split="val", labels=False)
+    plan = tokenizer.require_plan()
+    if train.plan.digest != plan.digest:
+        raise MedarError(
+            f"{data}: prepared by another plan than the tokenizer's; prepare the data with the "
+            "preprocess.json of the tokenizer's folder as --plan"
+        )
+    config = DetailConfig.for_network(
+        tokenizer.config.network, settings.model.widths, settings.model.steps
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = DetailDecoder(config)
+    return DetailTask(model, tokenizer, train, validation, settings)
+
+
+class DetailTask(Task[Item]):
+    """Train a detail decoder for a tokenizer.
+
+    Args:
+        model: in training mode.
+        tokenizer: whose decoded volumes get detail.
+        train: training volumes.
+        validation: validation volumes, which decide which weights are best.
+        settings: of the run.
+
+    Raises:
+        MedarError: the batch size is not a multiple of the number of processes.
+    """
+
+    metric = "energy_score"
+
+    def __init__(
+        self,
+        model: DetailDecoder,
+        tokenizer: Tokenizer,
+        train: PreparedDataset,
+        validation: PreparedDataset,
+        settings: DetailSettings,
+    ) -> None:
+        self.model: DetailDecoder = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.teacher = deepcopy(model).requires_grad_(False)
+        self.train, self.validation, self.settings = train, validation, settings
+        self.flips = [2 + "xyz".index(axis) for axis in settings.data.flips]
+        ranks = current_ranks()
+        self._loader = make_loader(
+            train,
+            batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
+            workers=settings.data.workers,
+            rank=ranks.rank,
+            world=ranks.world_size,
+        )
+        self._decoded: dict[int, Tensor] = {}
+
+    def batches(self, epoch: int, start: int) -> Iterator[Item]:
+        """The batches of an epoch, from batch `start` on."""
+        set_epoch(self._loader, epoch)
+        return islice(iter(self._loader), start, None)
+
+    @property
+    def distilling(self) -> bool:
+        """Whether the last part of the run has begun."""
+        distillation = self.settings.distillation
+        return distillation is not None and self.progress >= distillation.start_fraction
+
+    def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses of flow, expected size and distillation, and each."""
+        volume, decoded = self._flipped(batch["image"], self._decode(batch))
+        log_scale = self.model.log_scale(decoded)
+        size = self.model.unfold(log_scale)
+        difference = volume - decoded
+        terms = {"scale": (difference.abs() / size.exp() + size).mean()}
+        scale = log_scale.detach()
+        residual = (difference / (size.detach().exp() * SPREAD)).clamp(-LIMIT, LIMIT)
+        noise = torch.randn_like(residual)
+        times = torch.sigmoid(torch.randn(len(volume), device=volume.device))
+        between = _between(residual, noise, times)
+        velocity = self.model(between, times, decoded, scale)
+        terms["flow"] = (velocity.float() - (noise - residual)).square().mean()
+        total = terms["flow"]
+        if self.distilling:
+            terms["distillation"] = self._distillation(residual, decoded, scale)
+            total = FLOW_WEIGHT * total + terms["distillation"]
+        total = total + SCALE_WEIGHT * terms["scale"]
+        return total, {"loss": total, **terms}
+
+    def _distillation(self, residual: Tensor, decoded: Tensor, scale: Tensor) -> Tensor:
+        """The squared difference between one step of the model and several of the teacher."""
+        assert self.settings.distillation is not None
+        steps, substeps = self.model.config.steps, self.settings.distillation.substeps
+        index = torch.randint(steps, (len(residual),), device=residual.device)
+        start = 1 - index.to(residual.dtype) / steps
+        point = _between(residual, torch.randn_like(residual), start)
+        with torch.no_grad():
+            end = point
+            for substep in range(substeps):
+                time = start - substep / (steps * substeps)
+                end = end - self.teacher(end, time, decoded, scale) / (steps * substeps)
+            target = (point - end) * steps
+        velocity: Tensor = self.model(point, start, decoded, scale)
+        return (velocity.float() - target.float()).square().mean()
+
+    def after_step(self, step: int) -> None:
+        """Average the weights into the teacher, until distillation starts."""
+        if self.settings.distillation is None or self.distilling:
+            return
+        decay = min(self.settings.training.ema_decay, step / (step + 10))
+        pairs = zip(self.teacher.parameters(), self.model.parameters(), strict=True)
+        with torch.no_grad():
+            for average, weight in pairs:
+                average.lerp_(weight, 1 - decay)
+
+    def evaluate(self) -> dict[str, float]:
+        """How well draws agree with the validation volumes, with the model's number of steps.
+
+        `energy_score`: E|x - y| - E|y - y'| / 2 for draws y, y' (arXiv math/0703155 defines such
+        scores), over voxels and over differences of neighbours, which texture decides. Smaller is
+        better; it is smallest if draws have the distribution of real volumes. NaN until
+        distillation starts.
+        """
+        device, scores, squares = device_of(self.model), [], []
+        for index in range(min(len(self.validation), self.settings.data.validation)):
+            item = self.validation[index]
+            volume = item["image"][None].to(device)
+            decoded = self._through_tokens(volume)
+            first, second = (
+                self.model.draw(decoded, [2 * index + draw]).float() for draw in (0, 1)
+            )
+            scores.append(energy_score(volume, first, second))
+            squares.append((volume - first).square().mean())
+        score, square = torch.stack(scores).mean(), torch.stack(squares).mean()
+        waits = self.settings.distillation is not None and not self.distilling
+        return {
+            "energy_score": nan if waits else float(score),
+            "draw_energy_score": float(score),
+            "draw_psnr": float(10 * torch.log10(4 / square)),
+        }
+
+    def companions(self) -> dict[str, nn.Module]:
+        """The teacher of the distillation."""
+        return {"teacher": self.teacher} if self.settings.distillation else {}
+
+    def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
+        """One optimiser, for the model; the teacher is an average."""
+        return {"model": weight_decay_groups(self.model)}
+
+    def describe(self) -> dict[str, Any]:
+        """The data, the tokenizer and the model."""
+        values = to_dict(self.settings)
+        return {
+            "model": to_dict(self.model.config),
+            "tokenizer": self.tokenizer.digest,
+            "distillation": values["distillation"],
+            "data": {
+                "batch_size": self.settings.data.batch_size,
+                "flips": values["data"]["flips"],
+                "train": self.train.prepared.digest,
+                "validation": self.validation.prepared.digest,
+            },
+        }
+
+    def save_model(self, folder: Path) -> None:
+        """Write the tokenizer's model folder, with the detail decoder inside."""
+        self.tokenizer.with_detail(self.model).save_pretrained(folder)
+
+    def _decode(self, batch: Item) -> Tensor:
+        """D(z) of a batch, from memory where it is there."""
+        indices = batch["index"].tolist()
+        new = [row for row, index in enumerate(indices) if index not in self._decoded]
+        made = self._through_tokens(batch["image"][new]).half() if new else None
+        rows = dict(zip(new, made.unbind(), strict=True)) if made is not None else {}
+        decoded = [
+            rows[row] if row in rows else self._decoded[index]
+            for row, index in enumerate(indices)
+        ]
+        for row, volume in rows.items():
+            if (len(self._decoded) + 1) * volume.numel() * 2 <= CACHE_BYTES and not self._patches:
+                self._decoded[indices[row]] = volume
+        return torch.stack([volume.to(batch["image"].device) for volume in decoded]).float()
+
+    @property
+    def _patches(self) -> bool:
+        """Whether the volume of an index differs from one epoch to the next."""
+        return self.train.plan.mode == "patch"
+
+    @torch.no_grad()
+    def _through_tokens(self, volume: Tensor) -> Tensor:
+        """(B, C, X, Y, Z) encoded and decoded, in full precision."""
+        self.tokenizer.to(volume.device)
+        with torch.autocast(volume.device.type, enabled=False):
+            return self.tokenizer.decode(self.tokenizer.encode(volume)).volume.float()
+
+    def _flipped(self, volume: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
+        """Both volumes, mirrored along each axis of `flips` or not, at random."""
+        axes = [axis for axis in self.flips if float(torch.rand(())) < 0.5]
+        return (volume.flip(axes), decoded.flip(axes)) if axes else (volume, decoded)
+
+
+def energy_score(volume: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The energy score of two draws (B, C, X, Y, Z), over voxels and over differences."""
+    score = _score(volume, first, second)
+    for axis in (2, 3, 4):
+        score = score + _score(*(v.diff(dim=axis) for v in (volume, first, second)))
+    return score
+
+
+def _score(volume: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    error = (volume - first).abs().mean() + (volume - second).abs().mean()
+    return (error - (first - second).abs().mean()) / 2
+
+
+def _between(residual: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """The point at each time of the way from residual (0) to noise (1)."""
+    t = times[:, None, None, None, None].to(residual.dtype)
+    return (1 - t) * residual + t * noise
