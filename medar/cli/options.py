@@ -10,6 +10,7 @@ from medar.errors import MedarError
 
 if TYPE_CHECKING:
     from medar.data.manifest import Manifest
+    from medar.tokenizer.detail import Detail
     from medar.volume import ReadOptions
 
 
@@ -100,3 +101,18 @@ def _policy(text: str) -> float | Literal["error", "min", "keep"]:
         raise MedarError(
             f"--nonfinite must be 'error', 'min', 'keep' or a number, got {text}"
         ) from error
+
+
+def parse_detail(text: str) -> "Detail":
+    """The value of --detail: "auto", "none", or a number of steps.
+
+    Raises:
+        MedarError: it is none of them.
+    """
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
+    if not text.isdecimal() or int(text) < 1:
+        raise MedarError(f"--detail {text}: must be auto, none, or a number of steps from 1 on")
+    return int(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
-from medar.cli.options import Reading
+from medar.cli.options import Reading, parse_detail
 from medar.cli.output import note, print_json
 from medar.errors import MedarError
 
@@ -26,7 +26,7 @@ MAX_SHOWN = 16
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """How tokens are chosen; options left out are the model's own settings."""
+    """How tokens are chosen and decoded; options left out are the model's own settings."""
 
     guidance_scale: float | None = None
     """Classifier-free guidance: how far to move away from the unconditional model; 0 turns it off.
@@ -46,6 +46,8 @@ class SamplingOptions:
     passes: str | None = None
     """Passes in which the tokens of a scale are drawn, each seeing those drawn before it: one
     number, or one per scale; 1 is fastest, auto takes many in small scales and one in the last."""
+    detail: str | None = None
+    """Steps of the detail decoder; "none": without it; "auto": its own number of steps."""
 
     def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
         """The model's settings, overridden by these options."""
@@ -57,6 +59,7 @@ class SamplingOptions:
             "top_k": _per_scale("--top-k", self.top_k, int),
             "top_p": _per_scale("--top-p", self.top_p, float),
             "passes": _passes(self.passes),
+            "detail": None if self.detail is None else parse_detail(self.detail),
         }
         return replace(defaults, **{name: v for name, v in options.items() if v is not None})
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, Reading
+from medar.cli.options import DataSet, Reading, parse_detail
 from medar.cli.output import note, print_json, print_table
 from medar.cli.training import (
     TRAINING,
@@ -71,6 +71,49 @@ def train(
         if tracker is not None:
             tracker.log_folder(folder)
         outcome = train_tokenizer(settings, folder, out, tracker, resume=training.resume)
+        code = training.log_model(tracker, out, "tokenizer", outcome)
+    report(out, outcome, json=training.json)
+    return code
+
+
+@app.command
+def detail(
+    config: Path,
+    /,
+    *overrides: Overrides,
+    tokenizer: Path,
+    data: Path,
+    out: Path,
+    training: Training = TRAINING,
+) -> int:
+    """Train a detail decoder for a tokenizer; OUT/model is the tokenizer with it.
+
+    Codes stay what they are: tokens and generators made with the tokenizer remain valid. After an
+    interruption, the same command resumes.
+
+    Parameters
+    ----------
+    config
+        A YAML file, or a name that `medar configs` lists under detail/, such as hippocampus_mr
+        (docs/reference/tokenizer.md).
+    overrides
+        Values that replace the YAML's: training.steps=100, or --training.steps 100.
+    tokenizer
+        Folder of the tokenizer, or of its training run.
+    data
+        A folder that `medar data prepare` filled by the tokenizer's plan.
+    out
+        Folder of the run.
+    """
+    from medar.tokenizer.detail_training import train_detail
+    from medar.tokenizer.settings import DetailSettings
+
+    settings = load_config(DetailSettings, config, "detail", overrides)
+    settings = settings.within(training.max_minutes)
+    with training.tracker(out, "detail") as tracker:
+        if tracker is not None:
+            tracker.log_folder(data)
+        outcome = train_detail(settings, tokenizer, data, out, tracker, resume=training.resume)
         code = training.log_model(tracker, out, "tokenizer", outcome)
     report(out, outcome, json=training.json)
     return code
@@ -172,6 +215,8 @@ def decode(
     grid: Literal["prepared", "source"] | None = None,
     labels: Path | None = None,
     modality: Literal["CT", "MR"] | None = None,
+    detail: str = "auto",
+    seed: int = 0,
     device: Device = "auto",
 ) -> None:
     """Decode a token pyramid into a volume.
@@ -196,6 +241,11 @@ def decode(
     modality
         Modality whose intensities are restored, if the tokens do not state it and the plan has
         several.
+    detail
+        Steps of the detail decoder; "none": without it; "auto": its own number of steps, or none
+        if the tokenizer has no detail decoder.
+    seed
+        Seed of the detail.
     device
         "auto": CUDA if available.
     """
@@ -209,6 +259,8 @@ def decode(
         variant=variant,
         grid=grid,
         modality=modality,
+        detail=parse_detail(detail),
+        seed=seed,
         device=device,
     )
     _write(out, decoded.image, labels, decoded.label, source=decoded.grid == "source")
@@ -227,6 +279,8 @@ def reconstruct(
     upto: int | None = None,
     labels: Path | None = None,
     modality: Literal["CT", "MR"] | None = None,
+    detail: str = "auto",
+    seed: int = 0,
     device: Device = "auto",
     json: bool = False,
     reading: Reading = READING,
@@ -247,6 +301,12 @@ def reconstruct(
         Write the label map too, for tokenizers with a label head.
     modality
         Modality of the volume, if its file does not state it and the plan has several.
+    detail
+        Steps of the detail decoder, for a realistic volume; "none": without it, closest to the
+        original in every voxel; "auto": its own number of steps, or none if the tokenizer has no
+        detail decoder.
+    seed
+        Seed of the detail.
     device
         "auto": CUDA if available.
     json
@@ -259,9 +319,11 @@ def reconstruct(
     from medar.tokenizer.tokenizer import Tokenizer
 
     _check_outputs(out, labels)
+    steps = parse_detail(detail)
     tokenizer = Tokenizer.from_pretrained(model, device)
     plan = tokenizer.require_plan()
-    made = tokenizer.reconstruct(read_for_plan(plan, volume, reading.options(), modality), upto)
+    original = read_for_plan(plan, volume, reading.options(), modality)
+    made = tokenizer.reconstruct(original, upto, detail=steps, seed=seed)
     _write(out, made.image, labels, made.label, source=True)
     if json:
         psnr = made.psnr if isfinite(made.psnr) else None

@@ -22,6 +22,7 @@ from medar.generator.generator import Generator, SamplingState
 from medar.generator.known import KnownTokens
 from medar.generator.refinement import draw_orders, hidden_after, passes_by_scale, reveal
 from medar.generator.settings import SamplingSettings
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.inference import Array, Labels, decoded_arrays
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tiles import decode_within
@@ -210,8 +211,9 @@ def sample_and_decode(
         map (1, X, Y, Z) in the plan's values.
 
     Raises:
-        MedarError: settings that do not fit the model's scales.
+        MedarError: settings that do not fit the model's scales or the tokenizer.
     """
+    tokenizer.detail_steps(settings.detail)
     device, size = device_of(tokenizer), batch_size or fitting_batch_size(model, settings)
     for start in range(0, len(seeds), size):
         batch = slice(start, start + size)
@@ -227,16 +229,24 @@ def sample_and_decode(
             pyramid = TokenPyramid.from_flat(
                 tokens[None], model.schedule, model.codebook_size, tokenizer.digest
             )
-            yield pyramid, *decode_sample(tokenizer, state.latent[index : index + 1])
+            latent, seed = state.latent[index : index + 1], seeds[start + index]
+            yield pyramid, *decode_sample(tokenizer, latent, seed, settings.detail)
 
 
-def decode_sample(tokenizer: Tokenizer, latent: Tensor) -> tuple[Array, Labels | None]:
+def decode_sample(
+    tokenizer: Tokenizer, latent: Tensor, seed: int = 0, detail: Detail = "none"
+) -> tuple[Array, Labels | None]:
     """The image and label map of a latent, (1, D, x, y, z); see `sample_and_decode`.
 
     Decoded alone, not in a batch, so that no other sample can change a bit. Training volumes lie
     within [-1, 1], and so do samples.
+
+    Raises:
+        MedarError: see `Tokenizer.detail_steps`.
     """
     decoded = decode_within(tokenizer.decoder, latent)
+    volume = tokenizer.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], detail)
+    decoded = decoded._replace(volume=volume)
     image, label = decoded_arrays(decoded, tokenizer.require_plan())
     return image.clip(-1.0, 1.0), label
 

@@ -21,6 +21,7 @@ from medar.settings import (
     PositiveInt,
     settings,
 )
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.training.settings import TrainingSettings
 
@@ -120,7 +121,7 @@ class GeneratorConfig:
 
 @settings(renamed={"guidance": "guidance_scale"})
 class SamplingSettings:
-    """How tokens are chosen."""
+    """How tokens are chosen, and decoded."""
 
     temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
     """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale."""
@@ -142,6 +143,9 @@ class SamplingSettings:
     """Passes in which the tokens of a scale are drawn, at most one per token; each pass sees the
     tokens of those before it (`medar.generator.refinement`). 1 draws all tokens of a scale at once,
     independently. One value, or one per scale; "auto": many in small scales, one in the last."""
+    detail: Detail = "auto"
+    """Steps of the tokenizer's detail decoder; "none": without it; "auto": its own number of steps,
+    or none if the tokenizer has no detail decoder."""
 
     def check(self, schedule: ScaleSchedule, refinement: bool = True) -> None:
         """Check the values against a generator.

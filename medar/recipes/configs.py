@@ -10,7 +10,7 @@ from typing import Literal
 from medar.errors import MedarError
 from medar.settings import did_you_mean
 
-Kind = Literal["recipes", "tokenizer", "generator", "segmentation", "plans"]
+Kind = Literal["recipes", "tokenizer", "detail", "generator", "segmentation", "plans"]
 """The purpose of a configuration: a recipe, or one training."""
 
 

@@ -158,6 +158,7 @@ class Synthesizer:
         if request.guidance_scale is not None:
             sampling = replace(sampling, guidance_scale=request.guidance_scale)
         sampling.check(self.model.schedule, self.model.config.refinement)
+        self.tokenizer.detail_steps(sampling.detail)
         if sampling.guidance_scale and not attributes and request.mask is None:
             note = f"guidance_scale {sampling.guidance_scale:g} is ignored: there is no condition"
             sampling, notes = replace(sampling, guidance_scale=0.0), (*notes, note)

@@ -9,6 +9,7 @@ import numpy as np
 from medar.data.plan import Plan, Window
 from medar.data.preparation import Trace, restore_image, restore_label
 from medar.errors import MedarError
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.inference import (
     UNITS,
     DecodedArrays,
@@ -43,6 +44,8 @@ def decode_file(
     variant: int = 0,
     grid: Target | None = None,
     modality: str | None = None,
+    detail: Detail = "auto",
+    seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
 ) -> DecodedFile:
     """Decode one pyramid of a file.
@@ -56,11 +59,14 @@ def decode_file(
             if the file lies in a tokens folder.
         modality: "CT" or "MR", where nothing else determines which of the plan's rules restores
             intensities.
+        detail: number of steps of the detail decoder; see `Tokenizer.detail_steps`.
+        seed: of the detail.
         device: see `Tokenizer.from_pretrained`.
 
     Raises:
         MedarError: no pyramid, no tokenizer or another one, no such variant, `upto` beyond the
-            scales, an unknown source grid, or a modality without a rule.
+            scales, an unknown source grid, a modality without a rule, or steps without a detail
+            decoder.
     """
     file = TokenFile.find(path)
     pyramid = TokenPyramid.load(path)
@@ -74,6 +80,9 @@ def decode_file(
     tokenizer = Tokenizer.from_pretrained(_model_folder(file, model), device)
     plan = tokenizer.require_plan()
     decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto)
+    if steps := tokenizer.detail_steps(detail):
+        drawn = tokenizer.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
+        decoded = decoded._replace(volume=drawn)
     arrays = decoded_arrays(decoded, plan)
     if file.trace is not None and grid != "prepared":
         label = None if arrays.label is None else restore_label(arrays.label, file.trace)

@@ -6,8 +6,8 @@
 Tokens hold what can be told apart; noise and fine texture cannot, and a decoder trained with L1
 answers with their average. The detail decoder draws them instead. It is a rectified flow
 (arXiv 2209.03003) from noise to the residual x - D(z), conditioned on D(z), as in SSDD (arXiv
-2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows or tiles,
-gets its detail afterwards, in one piece or by tiles.
+2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows or
+tiles, gets its detail afterwards, in one piece or by tiles.
 
 The residual is measured in units of its expected size at each site, which a small network predicts
 from D(z): in air, where D(z) is exact, nothing is added.
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from itertools import product
 from math import log, prod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -59,6 +59,11 @@ TIME_FEATURES = 32
 Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
+Detail = PositiveInt | Literal["auto", "none"]
+"""Steps of the detail decoder; "none": D(z) alone; "auto": the decoder's own number of steps, or
+none if there is no detail decoder."""
+
+
 @settings
 class DetailConfig:
     """Sizes of a detail decoder."""
@@ -96,7 +101,7 @@ class DetailConfig:
         low, high = low - 2, high + 2
         for stride in reversed(strides):
             low, high = low * stride - 2, high * stride + stride + 1
-        low, high = low - 1, high + 1  # the stem
+        low, high = low - 4, high + 4  # the stem, and the expected size before it
         sites = alignment // self.fold[axis]
         return max(-(low // sites), high // sites)
 
@@ -127,13 +132,15 @@ class DetailDecoder(nn.Module):
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
         self.stem = _conv(3 * patch, widths[0])
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.down.append(TimedBlock(widths[0], width))
+        self.first = TimedBlock(widths[0], width)
+        self.halving, self.down = nn.ModuleList(), nn.ModuleList()
+        self.doubling, self.up = nn.ModuleList(), nn.ModuleList()
         for stride, before, after in zip(config.strides, widths[:-1], widths[1:], strict=True):
-            halve = nn.Conv3d(before, after, kernel_size=stride, stride=stride)
-            self.down.append(nn.ModuleList([halve, TimedBlock(after, width)]))
-            double = nn.Sequential(nn.Conv3d(after, before, kernel_size=1), Repeat(stride))
-            self.up.insert(0, nn.ModuleList([double, TimedBlock(before, width)]))
+            self.halving.append(nn.Conv3d(before, after, kernel_size=stride, stride=stride))
+            self.down.append(TimedBlock(after, width))
+            narrow = nn.Conv3d(after, before, kernel_size=1)
+            self.doubling.insert(0, nn.Sequential(narrow, Repeat(stride)))
+            self.up.insert(0, TimedBlock(before, width))
         self.norm = ChannelNorm(widths[0])
         self.head = _conv(widths[0], patch)
         nn.init.zeros_(self.head.weight)
@@ -150,12 +157,12 @@ class DetailDecoder(nn.Module):
         embedded = self.time(_time_features(time).to(residual.dtype))
         folded = self.fold(torch.cat([residual, decoded], 1))
         x = self.stem(torch.cat([folded, scale], 1))
-        x = self.down[0](x, embedded)
+        x = self.first(x, embedded)
         skips = []
-        for halve, block in self.down[1:]:
+        for halve, block in zip(self.halving, self.down, strict=True):
             skips.append(x)
             x = block(halve(x), embedded)
-        for double, block in self.up:
+        for double, block in zip(self.doubling, self.up, strict=True):
             x = block(double(x) + skips.pop(), embedded)
         velocity: Tensor = self.unfold(self.head(functional.silu(self.norm(x))))
         return velocity
@@ -218,14 +225,14 @@ class DetailDecoder(nn.Module):
         alignment, result = self.config.alignment, torch.empty_like(base)
         sites = [n // align for n, align in zip(base.shape[2:], alignment, strict=True)]
         axes = [list(spans(*axis)) for axis in zip(sites, tile, self.config.reach, strict=True)]
-        for at in product(*axes):
+        for x, y, z in product(*axes):
+            at = x, y, z
             part = with_margins(base, at, alignment)
             scale = self.log_scale(part)
             if residual is None or time is None:
                 made = self.unfold(scale).exp() * SPREAD
             else:
                 made = self(with_margins(residual, at, alignment), time, part, scale)
-            x, y, z = at
             origin = x.low, y.low, z.low
             part_of(result, at, alignment).copy_(part_of(made, at, alignment, origin))
         return result
@@ -233,11 +240,10 @@ class DetailDecoder(nn.Module):
     def _tile(self, shape: Sequence[int], budget: int) -> Shape3:
         """The largest tile, in coarsest sites, whose pass fits the budget; see `tile_within`."""
         config = self.config
-        sites = [n // align for n, align in zip(shape, config.alignment, strict=True)]
+        x, y, z = (n // align for n, align in zip(shape, config.alignment, strict=True))
         voxels = prod(config.alignment) // prod(config.fold)
-        return fitting_tile(
-            sites, config.reach, voxels * config.widths[0] * ALIVE * 4, budget
-        )
+        return fitting_tile((x, y, z), config.reach, voxels * config.widths[0] * ALIVE * 4, budget)
+
 
 class ScaleNetwork(nn.Module):
     """Predicts the logarithm of the size of the residual from the folded D(z)."""

@@ -13,11 +13,10 @@ B batch, C channels, X Y Z voxels.
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import field, replace
 from itertools import islice
 from math import nan
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +24,13 @@ from torch import Tensor, nn
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.devices import device_of
 from medar.errors import MedarError
-from medar.settings import (
-    FractionBelowOne,
-    NonNegativeInt,
-    PositiveInt,
-    SettingsSource,
-    resolve_settings,
-    settings,
-    to_dict,
-)
-from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder, Widths, draw_noise
+from medar.settings import SettingsSource, resolve_settings, to_dict
+from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder
+from medar.tokenizer.settings import DetailSettings
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training import Outcome, fit
 from medar.training.distributed import current_ranks
 from medar.training.folder import Resume
-from medar.training.settings import TrainingSettings
 from medar.training.task import ParameterGroup, Task, weight_decay_groups
 from medar.training.tracker import Tracker
 
@@ -55,54 +46,6 @@ SCALE_WEIGHT = 0.1
 
 FLOW_WEIGHT = 0.5
 """Weight of the flow's own loss during distillation."""
-
-
-@settings
-class DetailModelSettings:
-    """Sizes of the detail decoder; the others are the tokenizer's."""
-
-    widths: Widths = (24, 48, 72)
-    """Features of each level, finest first."""
-    steps: PositiveInt = 2
-    """Steps from noise to residual: those of sampling, and those that are distilled."""
-
-
-@settings
-class DistillationSettings:
-    """The last part of the training, which lets few steps do."""
-
-    start_fraction: FractionBelowOne = 0.6
-    """Fraction of the run after which it starts."""
-    substeps: PositiveInt = 4
-    """Steps of the teacher for one of the student."""
-
-
-@settings
-class DetailDataSettings:
-    """How volumes reach the model."""
-
-    batch_size: PositiveInt = 4
-    """Volumes per batch, over all processes together."""
-    flips: tuple[Literal["x", "y", "z"], ...] = ()
-    """Axes along which a decoded volume and its original may be mirrored together."""
-    workers: NonNegativeInt = 0
-    """Loading processes of each training process; 0 loads in the training process itself."""
-    validation: PositiveInt = 64
-    """Largest number of validation cases per evaluation."""
-
-
-@settings
-class DetailSettings:
-    """A detail decoder, from data to model: the content of a YAML in configs/detail."""
-
-    model: DetailModelSettings = field(default_factory=DetailModelSettings)
-    distillation: DistillationSettings | None = field(default_factory=DistillationSettings)
-    data: DetailDataSettings = field(default_factory=DetailDataSettings)
-    training: TrainingSettings
-
-    def within(self, minutes: float | None) -> "DetailSettings":
-        """The same settings with a time limit, if one is given."""
-        return replace(self, training=self.training.within(minutes))
 
 
 def train_detail(
@@ -308,24 +251,20 @@ class DetailTask(Task[Item]):
         self.tokenizer.with_detail(self.model).save_pretrained(folder)
 
     def _decode(self, batch: Item) -> Tensor:
-        """D(z) of a batch, from memory where it is there."""
-        indices = batch["index"].tolist()
-        new = [row for row, index in enumerate(indices) if index not in self._decoded]
-        made = self._through_tokens(batch["image"][new]).half() if new else None
-        rows = dict(zip(new, made.unbind(), strict=True)) if made is not None else {}
-        decoded = [
-            rows[row] if row in rows else self._decoded[index]
-            for row, index in enumerate(indices)
-        ]
-        for row, volume in rows.items():
-            if (len(self._decoded) + 1) * volume.numel() * 2 <= CACHE_BYTES and not self._patches:
-                self._decoded[indices[row]] = volume
-        return torch.stack([volume.to(batch["image"].device) for volume in decoded]).float()
+        """D(z) of a batch, from memory where it is there.
 
-    @property
-    def _patches(self) -> bool:
-        """Whether the volume of an index differs from one epoch to the next."""
-        return self.train.plan.mode == "patch"
+        Volumes are decoded one by one and rounded alike, so that a resumed run sees the same.
+        """
+        decoded = []
+        for index, volume in zip(batch["index"].tolist(), batch["image"], strict=True):
+            kept = self._decoded.get(index)
+            if kept is None:
+                kept = self._through_tokens(volume[None])[0].half()
+                room = (len(self._decoded) + 1) * kept.nbytes <= CACHE_BYTES
+                if room and self.train.plan.mode != "patch":  # patches change from epoch to epoch
+                    self._decoded[index] = kept
+            decoded.append(kept.to(volume.device).float())
+        return torch.stack(decoded)
 
     @torch.no_grad()
     def _through_tokens(self, volume: Tensor) -> Tensor:

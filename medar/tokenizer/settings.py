@@ -1,8 +1,8 @@
-"""`TokenizerSettings`: the content of a YAML in configs/tokenizer."""
+"""`TokenizerSettings`, `DetailSettings`: the content of YAMLs in configs/tokenizer and detail."""
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from medar.settings import (
     settings,
 )
 from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.detail import Widths
 from medar.tokenizer.losses import DiscriminatorConfig
 from medar.tokenizer.network import RENAMED, Multipliers, NetworkConfig
 from medar.tokenizer.quantiser import QuantiserSettings
@@ -184,5 +185,53 @@ class TokenizerSettings:
     training: TrainingSettings
 
     def within(self, minutes: float | None) -> "TokenizerSettings":
+        """The same settings with a time limit, if one is given."""
+        return replace(self, training=self.training.within(minutes))
+
+
+@settings
+class DetailModelSettings:
+    """Sizes of the detail decoder; the others are the tokenizer's."""
+
+    widths: Widths = (24, 48, 72)
+    """Features of each level, finest first."""
+    steps: PositiveInt = 2
+    """Steps from noise to residual: those of sampling, and those that are distilled."""
+
+
+@settings
+class DistillationSettings:
+    """The last part of the training, which lets few steps do."""
+
+    start_fraction: FractionBelowOne = 0.6
+    """Fraction of the run after which it starts."""
+    substeps: PositiveInt = 4
+    """Steps of the teacher for one of the student."""
+
+
+@settings
+class DetailDataSettings:
+    """How volumes reach the model."""
+
+    batch_size: PositiveInt = 4
+    """Volumes per batch, over all processes together."""
+    flips: tuple[Literal["x", "y", "z"], ...] = ()
+    """Axes along which a decoded volume and its original may be mirrored together."""
+    workers: NonNegativeInt = 0
+    """Loading processes of each training process; 0 loads in the training process itself."""
+    validation: PositiveInt = 64
+    """Largest number of validation cases per evaluation."""
+
+
+@settings
+class DetailSettings:
+    """A detail decoder, from data to model: the content of a YAML in configs/detail."""
+
+    model: DetailModelSettings = field(default_factory=DetailModelSettings)
+    distillation: DistillationSettings | None = field(default_factory=DistillationSettings)
+    data: DetailDataSettings = field(default_factory=DetailDataSettings)
+    training: TrainingSettings
+
+    def within(self, minutes: float | None) -> "DetailSettings":
         """The same settings with a time limit, if one is given."""
         return replace(self, training=self.training.within(minutes))

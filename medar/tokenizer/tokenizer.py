@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from medar.model_folder import (
 )
 from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
-from medar.tokenizer.detail import DetailDecoder, load_detail, save_detail
+from medar.tokenizer.detail import Detail, DetailDecoder, load_detail, save_detail
 from medar.tokenizer.inference import (
     Reconstructed,
     by_windows,
@@ -57,10 +57,6 @@ FORMAT_VERSION = 2
 
 DETAIL = "detail"
 """Folder of the detail decoder in the tokenizer's own."""
-
-Detail = int | Literal["auto", "none"]
-"""Steps of the detail decoder; "none": D(z) alone; "auto": the decoder's own number of steps, or
-none if there is no detail decoder."""
 
 
 @settings
@@ -298,8 +294,8 @@ class Tokenizer(nn.Module):
                 partial(self._reconstruct_window, upto=upto), batch, self.config.size
             )
         if steps:
-            image = self.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
-            decoded = decoded._replace(volume=image)
+            drawn = self.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
+            decoded = decoded._replace(volume=drawn)
         arrays = decoded_arrays(decoded, plan)
         image = restore_image(arrays.image, trace)
         inside = field_of_view(trace)

@@ -1,0 +1,233 @@
+"""The detail decoder: drawing by seed and by tiles, its folder, its training."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medar.errors import MedarError
+from medar.settings import from_dict
+from medar.tokenizer import Tokenizer
+from medar.tokenizer.detail import DetailConfig, DetailDecoder, draw_noise
+from medar.tokenizer.detail_training import energy_score, make_task, train_detail
+from medar.tokenizer.settings import DetailSettings, TokenizerSettings
+from medar.tokenizer.training import train_tokenizer
+from medar.volume import Volume
+
+Settings = Callable[..., TokenizerSettings]
+MakeTokenizer = Callable[..., Tokenizer]
+
+
+def decoder_of(**changes: Any) -> DetailDecoder:
+    """A small decoder whose output depends on all of its weights."""
+    torch.manual_seed(0)
+    sizes = {"strides": ((2, 2, 2),), "widths": (4, 6), "fold": (1, 1, 1), "steps": 2, **changes}
+    decoder = DetailDecoder(DetailConfig(**sizes)).eval()
+    for parameter in decoder.parameters():
+        if not bool(parameter.any()):
+            torch.nn.init.normal_(parameter, std=0.2)
+    return decoder
+
+
+def decoded(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1)) - 0.5
+
+
+def detail_settings(**training: Any) -> DetailSettings:
+    values = {
+        "model": {"widths": [4, 6]},
+        "data": {"batch_size": 2, "flips": ["x"]},
+        "training": {
+            "steps": 4, "precision": "fp32", "device": "cpu", "log_every": 1, "evaluate_every": 2,
+            **training,
+        },
+    }  # fmt: skip
+    return from_dict(DetailSettings, values, "settings")
+
+
+@pytest.fixture
+def trained(prepared: Path, settings: Settings, tmp_path: Path) -> Path:
+    train_tokenizer(settings(), prepared, tmp_path / "tokenizer")
+    return tmp_path / "tokenizer"
+
+
+def test_a_seed_decides_the_detail() -> None:
+    decoder, volume = decoder_of(), decoded(1, 1, 8, 8, 8)
+    first = decoder.draw(volume, [3])
+    assert torch.equal(first, decoder.draw(volume, [3]))
+    assert not torch.equal(first, decoder.draw(volume, [4]))
+    assert not torch.equal(first, decoder.draw(volume, [3], 5))
+    assert first.abs().max() <= 1
+    assert (first - volume).abs().max() > 1e-3
+
+
+def test_volumes_of_a_batch_do_not_change_each_other() -> None:
+    decoder, volumes = decoder_of(), decoded(3, 1, 8, 8, 8)
+    together = decoder.draw(volumes, [5, 6, 7])
+    torch.testing.assert_close(together[1:2], decoder.draw(volumes[1:2], [6]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fold", [(1, 1, 1), (2, 1, 1)], ids=str)
+def test_tiles_equal_the_whole(fold: tuple[int, int, int]) -> None:
+    decoder, volume = decoder_of(fold=fold), decoded(1, 1, 90, 4, 6)
+    whole = decoder.draw(volume, [0])
+    tiled = decoder.draw(volume, [0], budget=1)
+    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
+    sites = [
+        n // align for n, align in zip(volume.shape[2:], decoder.config.alignment, strict=True)
+    ]
+    assert decoder._tile(volume.shape[2:], 1)[0] + 2 * decoder.config.reach[0] < sites[0]
+
+
+def test_reach_is_as_far_as_the_input_matters_and_no_farther() -> None:
+    decoder = decoder_of()
+    reach, alignment = decoder.config.reach[0], decoder.config.alignment[0]
+    volume = decoded(1, 1, 4 * alignment * reach, 2, 2).requires_grad_()
+    at, time = 2 * reach * alignment, torch.ones(1)
+    noise = draw_noise(0, volume.shape)
+    velocity = decoder(noise, time, volume, decoder.log_scale(volume))
+    velocity[0, 0, at : at + alignment].sum().backward()
+    assert volume.grad is not None
+    touched = volume.grad.abs().sum((0, 1, 3, 4)).nonzero()
+    assert at - reach * alignment <= int(touched.min()) < at - (reach - 1) * alignment
+    assert int(touched.max()) < at + (reach + 1) * alignment
+
+
+def test_any_size_is_possible() -> None:
+    decoder = decoder_of(fold=(2, 2, 2))
+    assert decoder.draw(decoded(1, 1, 7, 5, 9), [0]).shape == (1, 1, 7, 5, 9)
+
+
+def test_noise_is_white_and_independent_of_the_numbers_that_choose_tokens() -> None:
+    noise = draw_noise(3, (40, 40, 40))
+    assert abs(float(noise.mean())) < 0.02
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    tokens = torch.randn(64_000, generator=torch.Generator().manual_seed(3)).view(40, 40, 40)
+    assert not torch.equal(noise, tokens)
+
+
+def test_where_nothing_is_expected_nothing_is_added() -> None:
+    decoder, volume = decoder_of(), decoded(1, 1, 8, 8, 8)
+    last = decoder.scale.layers[-1]
+    assert isinstance(last, torch.nn.Conv3d)
+    assert last.bias is not None
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, -20.0)
+    assert (decoder.draw(volume, [0]) - volume).abs().max() < 0.02
+
+
+def test_a_tokenizer_keeps_its_digest_and_codes(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer()
+    other = tokenizer.with_detail(decoder_of(fold=(1, 1, 1), strides=((2, 2, 2),)))
+    assert other.digest == tokenizer.digest
+    assert tokenizer.detail is None
+    other.save_pretrained(tmp_path)
+    back = Tokenizer.from_pretrained(tmp_path, "cpu")
+    assert back.digest == tokenizer.digest
+    volume = decoded(2, 1, 8, 8, 8)
+    assert torch.equal(back.add_detail(volume, [1, 2]), other.add_detail(volume, [1, 2]))
+    assert torch.equal(back.add_detail(volume, [1, 2], "none"), volume)
+    assert back.encode(volume).indices[-1].equal(tokenizer.encode(volume).indices[-1])
+
+
+def test_the_detail_decoder_of_another_tokenizer_is_refused(
+    make_tokenizer: MakeTokenizer, tmp_path: Path
+) -> None:
+    make_tokenizer().with_detail(decoder_of()).save_pretrained(tmp_path / "a")
+    make_tokenizer(seed=1).save_pretrained(tmp_path / "b")
+    (tmp_path / "a" / "detail").rename(tmp_path / "b" / "detail")
+    with pytest.raises(MedarError, match="detail decoder of tokenizer"):
+        Tokenizer.from_pretrained(tmp_path / "b", "cpu")
+
+
+def test_steps_without_a_detail_decoder_are_refused(make_tokenizer: MakeTokenizer) -> None:
+    tokenizer = make_tokenizer()
+    assert tokenizer.detail_steps() == 0
+    with pytest.raises(MedarError, match="no detail decoder"):
+        tokenizer.detail_steps(2)
+    with pytest.raises(MedarError, match="at least 1 step, got 0"):
+        tokenizer.with_detail(decoder_of()).detail_steps(0)
+
+
+def test_reconstruction_has_detail_unless_it_is_turned_off(make_tokenizer: MakeTokenizer) -> None:
+    plain = make_tokenizer()
+    tokenizer = plain.with_detail(decoder_of())
+    voxels = decoded(8, 8, 8).numpy() * 1000
+    volume = Volume.from_array(voxels, torch.eye(4).numpy(), modality="CT")
+    before = plain.reconstruct(volume).image.array
+    assert (tokenizer.reconstruct(volume, detail="none").image.array == before).all()
+    first = tokenizer.reconstruct(volume).image.array
+    assert (first == tokenizer.reconstruct(volume).image.array).all()
+    assert (first != before).any()
+    assert (first != tokenizer.reconstruct(volume, seed=1).image.array).any()
+
+
+def test_training_leaves_a_tokenizer_with_detail(
+    trained: Path, prepared: Path, tmp_path: Path
+) -> None:
+    outcome = train_detail(detail_settings(), trained, prepared, tmp_path / "detail")
+    before = Tokenizer.from_pretrained(trained, "cpu")
+    after = Tokenizer.from_pretrained(tmp_path / "detail", "cpu")
+    assert after.digest == before.digest
+    assert after.detail is not None
+    assert outcome.best is not None
+    assert math.isfinite(outcome.best)
+
+
+def test_an_interrupted_training_gives_the_same_weights(
+    trained: Path, prepared: Path, tmp_path: Path
+) -> None:
+    def weights(out: Path) -> dict[str, torch.Tensor]:
+        return load_file(out / "model" / "detail" / "model.safetensors")
+
+    train_detail(detail_settings(save_every=1), trained, prepared, tmp_path / "whole")
+    stop = tmp_path / "stopped"
+    task = make_task(detail_settings(save_every=1), Tokenizer.from_pretrained(trained), prepared)
+    from medar.training import fit
+
+    calls = iter([False, False, True])
+    original = task.after_step
+
+    def after_step(step: int) -> None:
+        original(step)
+        if next(calls):
+            raise RuntimeError("killed")
+
+    task.after_step = after_step  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="killed"):
+        fit(task, detail_settings(save_every=1).training, stop)
+    train_detail(detail_settings(save_every=1), trained, prepared, stop)
+    one, two = weights(tmp_path / "whole"), weights(stop)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_teacher_rests_once_distillation_starts(trained: Path, prepared: Path) -> None:
+    task = make_task(detail_settings(), Tokenizer.from_pretrained(trained), prepared)
+    batch = next(task.batches(0, 0))
+    task.progress = 0.0
+    assert set(task.loss(batch, 0)[1]) == {"loss", "flow", "scale"}
+    before = [p.clone() for p in task.teacher.parameters()]
+    with torch.no_grad():
+        task.model.head.weight.add_(1)
+    task.after_step(1)
+    averaged = [p.clone() for p in task.teacher.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(before, averaged, strict=True))
+    task.progress = 0.9
+    assert "distillation" in task.loss(batch, 1)[1]
+    task.after_step(2)
+    now = task.teacher.parameters()
+    assert all(torch.equal(a, b) for a, b in zip(averaged, now, strict=True))
+
+
+def test_the_energy_score_prefers_the_right_distribution() -> None:
+    torch.manual_seed(0)
+    real, one, two = (torch.randn(2, 1, 24, 24, 24) for _ in range(3))
+    right = energy_score(real, one, two)
+    for factor in (0.0, 0.5, 2.0):
+        assert energy_score(real, factor * one, factor * two) > right
