@@ -13,7 +13,9 @@ from medar.segmentation.pretext.settings import PretrainSettings
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict, load_yaml, to_dict
-from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.detail import DetailConfig
+from medar.tokenizer.network import NetworkConfig
+from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -33,6 +35,15 @@ def load_tokenizer(path: Path) -> None:
         if settings.loss.adversarial:
             smallest = settings.loss.adversarial.discriminator(1).smallest
             assert min(plan.size) >= smallest
+
+
+def load_detail(path: Path) -> None:
+    """Load the settings, and check that its network fits the tokenizer of the same name."""
+    settings = load_yaml(DetailSettings, path)
+    tokenizer = load_yaml(TokenizerSettings, CONFIGS / "tokenizer" / path.name)
+    network = NetworkConfig(patch_size=tokenizer.model.patch_size)
+    config = DetailConfig.for_network(network, settings.model.widths, settings.model.steps)
+    assert config.widths == settings.model.widths
 
 
 def load_generator(path: Path) -> None:
@@ -89,6 +100,7 @@ def load_whole_recipe(path: Path) -> None:
 LOADERS = {
     "plans": load_plan,
     "tokenizer": load_tokenizer,
+    "detail": load_detail,
     "generator": load_generator,
     "segmentation": load_segmentation,
     "configs": load_whole_recipe,
