@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -117,10 +118,15 @@ def _copy_model(path: Path, kind: str, bundle: Path) -> None:
 
 def _replace_digest(bundle: Path, former: str) -> None:
     """Name the rounded tokenizer wherever a file names the former one."""
-    digest = Tokenizer.from_pretrained(bundle / PARTS[TOKENIZER], "cpu").digest
-    for path in bundle.rglob("*.json"):
-        text = path.read_text(encoding="utf-8")
-        if former in text:
+    with TemporaryDirectory() as alone:
+        # What lies below the tokenizer's folder names the former one, and would be refused.
+        for path in (bundle / PARTS[TOKENIZER]).glob("*.*"):
+            if path.is_file():
+                shutil.copy(path, alone)
+        digest = Tokenizer.from_pretrained(alone, "cpu").digest
+    for path in bundle.rglob("*"):
+        if path.suffix in (".json", ".md"):
+            text = path.read_text(encoding="utf-8")
             write_text(path, text.replace(former, digest))
 
 

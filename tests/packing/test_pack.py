@@ -146,15 +146,15 @@ def test_a_later_tokenizer_replaces_that_of_the_generator(
     """Such as one that got a further part: the folder is taken whole, weights rounded."""
     later = tmp_path / "later"
     shutil.copytree(models.generator / "tokenizer", later)
-    save_file({"weight": torch.ones(64, 32)}, later / "detail.safetensors")
-    (later / "detail.json").write_text(
-        json.dumps({"tokenizer": models.synthesizer.tokenizer.digest})
-    )
+    (later / "part").mkdir()
+    save_file({"weight": torch.ones(64, 32)}, later / "part" / "model.safetensors")
+    former = models.synthesizer.tokenizer.digest
+    (later / "part" / "config.json").write_text(json.dumps({"tokenizer": former}))
     repack(tokenizer=later)
     folder = tmp_path / "small-noise" / "generator" / "tokenizer"
-    assert load_file(folder / "detail.safetensors")["weight"].dtype == torch.float16
+    assert load_file(folder / "part" / "model.safetensors")["weight"].dtype == torch.float16
     digest = Tokenizer.from_pretrained(folder, "cpu").digest
-    assert read_json(folder / "detail.json")["tokenizer"] == digest
+    assert read_json(folder / "part" / "config.json")["tokenizer"] == digest
 
 
 def test_another_tokenizer_is_refused(models: Models, repack: Pack, tmp_path: Path) -> None:
