@@ -6,7 +6,6 @@ Digests are those of the rounded values, so that a tokenizer has the same digest
 holds float16 or float32.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from torch import Tensor
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Split
 from medar.evaluation.generation.sampling import conditions
-from medar.evaluation.reconstruction import evaluate_tokenizer
 from medar.evaluation.reconstruction.cases import evenly_spaced
+from medar.evaluation.similarity import FidelityMeter
 from medar.files import write_bytes
 from medar.synthesis.synthesizer import Synthesizer
 
@@ -70,6 +69,7 @@ def round_weights(folder: Path) -> float:
     return largest
 
 
+@torch.no_grad()
 def rounding_cost(
     exact: Synthesizer, rounded: Synthesizer, data: Path, split: Split, weights: float
 ) -> RoundingCost:
@@ -87,15 +87,19 @@ def rounding_cost(
     """
     dataset = PreparedDataset(data, split=split)
     indices = list(evenly_spaced(dataset, CASES).indices)
-    psnr, psnr_rounded = (
-        evaluate_tokenizer(one.tokenizer, data, split, by_scale=False, limit=CASES).psnr
-        for one in (exact, rounded)
-    )
+    meters = FidelityMeter(), FidelityMeter()
     changed, divergence = 0.0, 0.0
     for index in indices:
-        tokens, others = (_tokens(one, dataset, index) for one in (exact, rounded))
-        changed += (tokens != others).double().mean().item() / len(indices)
-        divergence += _divergence(exact, rounded, tokens, dataset, [index]) / len(indices)
+        volume, tokens = dataset[index]["image"][None], []
+        for one, meter in zip((exact, rounded), meters, strict=True):
+            pyramid = one.tokenizer.encode(volume)
+            meter.update(volume, one.tokenizer.decode(pyramid).volume)
+            tokens.append(torch.cat(pyramid.indices, dim=1))
+        changed += (tokens[0] != tokens[1]).double().mean().item() / len(indices)
+        condition = conditions(exact, dataset, [index])
+        p, q = (one.model(tokens[0], condition).log_softmax(-1) for one in (exact, rounded))
+        divergence += float((p.exp() * (p - q)).sum(-1).mean()) / len(indices)
+    psnr, psnr_rounded = (meter.result().psnr for meter in meters)
     return RoundingCost(
         weights=weights,
         tokens_changed=changed,
@@ -110,23 +114,3 @@ def _relative_error(exact: Tensor, rounded: Tensor) -> float:
     difference = (exact - rounded.float()).double().norm().item()
     norm = exact.double().norm().item()
     return difference / norm if norm else 0.0
-
-
-@torch.no_grad()
-def _tokens(synthesizer: Synthesizer, dataset: PreparedDataset, index: int) -> Tensor:
-    """(1, L), of one case."""
-    pyramid = synthesizer.tokenizer.encode(dataset[index]["image"][None])
-    return torch.cat(pyramid.indices, dim=1)
-
-
-@torch.no_grad()
-def _divergence(
-    exact: Synthesizer,
-    rounded: Synthesizer,
-    tokens: Tensor,
-    dataset: PreparedDataset,
-    indices: Sequence[int],
-) -> float:
-    condition = conditions(exact, dataset, indices)
-    p, q = (one.model(tokens, condition).log_softmax(-1) for one in (exact, rounded))
-    return float((p.exp() * (p - q)).sum(-1).mean())
