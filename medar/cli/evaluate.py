@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.evaluate_generator import conditions, editing, generation
+from medar.cli.evaluate_generator import conditions, editing, generation, readers
 from medar.cli.evaluate_panel import measure_panel, print_panel
 from medar.cli.options import DataSet, worker_count
 from medar.cli.output import (
@@ -38,6 +38,7 @@ app = App(
 )
 
 app.command(generation)
+app.command(readers)
 app.command(editing)
 app.command(conditions)
 

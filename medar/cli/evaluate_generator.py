@@ -1,4 +1,4 @@
-"""`medar evaluate generation`, `editing` and `conditions`: how good generated volumes are."""
+"""`medar evaluate generation`, `readers`, `editing`, `conditions`: quality of generated volumes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from medar.evaluation.generation.agreement import AgreementReport
     from medar.evaluation.generation.editing import EditingReport
     from medar.evaluation.generation.evaluate import Batch, GenerationReport
+    from medar.evaluation.generation.readers import ReaderScore
+    from medar.evaluation.generation.turing import TuringReport
 
 
 def generation(
@@ -29,6 +31,7 @@ def generation(
     limit: int | None = None,
     seed: int = 0,
     batch: int = 4,
+    turing: bool = False,
     device: DeviceName = "auto",
     sampling: SamplingOptions = SAMPLING,
 ) -> int:
@@ -66,8 +69,13 @@ def generation(
         after it use SEED + 1, SEED + 2 and so on.
     batch
         Volumes per batch.
+    turing
+        Also train small networks to tell the volumes from real ones and report how well they can;
+        with --out, write each volume's score (turing.csv) and a test for human readers: the folder
+        readers, and its key readers_key.csv.
     device
-        Where volumes are sampled and features computed; "auto": CUDA if available.
+        Where volumes are sampled, features computed and networks trained; "auto": CUDA if
+        available.
     """
     from medar.data.prepared import Prepared
     from medar.devices import resolve_device
@@ -80,7 +88,7 @@ def generation(
     )
     from medar.evaluation.generation.sampling import SampledVolumes
     from medar.model_folder import holds_model
-    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
+    from medar.report.artifacts import drawn_volumes, write_generation
     from medar.synthesis import Synthesizer
 
     check_folder(out)
@@ -99,6 +107,7 @@ def generation(
             seed=seed,
             sampling=sampling.settings(loaded.sampling),
             batch_size=batch,
+            shown=drawn_volumes(turing),
         )
     elif sampling != SAMPLING:
         raise MedarError(
@@ -119,6 +128,8 @@ def generation(
         seed=seed,
         batch_size=batch,
         device=resolve_device(device),
+        turing=turing,
+        from_files=sampled is None,
     )
     if sampled is not None:
         report = sampled.complete(report)
@@ -126,12 +137,38 @@ def generation(
         if sampled is not None:
             shown = sampled.first_volumes()
         else:
-            shown = generated_volumes(files[:CONTACT_SHEET_VOLUMES], plan)
+            shown = generated_volumes(files[: drawn_volumes(turing)], plan)
         write_generation(report, shown, data, out)
     if json:
         print_json(report.to_dict())
     else:
         _print_generation(report, str(volumes))
+    return 0
+
+
+def readers(*answers: Path, key: Path, json: bool = False) -> int:
+    """Score what human readers took for real on the sheet of `medar evaluate generation --turing`.
+
+    Parameters
+    ----------
+    answers
+        Completed forms readers/answers.csv, one per reader: columns number and answer, "real" or
+        "synthetic".
+    key
+        readers_key.csv of the same sheet.
+    json
+        Print one JSON object: scores, one per reader (docs/reference/evaluation.md).
+    """
+    from medar.evaluation.generation.readers import score_reader
+    from medar.settings import to_dict
+
+    if not answers:
+        raise MedarError("ANSWERS is missing: medar evaluate readers ANSWERS.csv --key KEY.csv")
+    scores = [score_reader(one, key) for one in answers]
+    if json:
+        print_json({"scores": [to_dict(one) for one in scores]})
+    else:
+        _print_readers(scores)
     return 0
 
 
@@ -319,10 +356,48 @@ def _print_generation(report: "GenerationReport", name: str) -> None:
                 f"suspected copy by {name}: volume {one.index} of {one.case} "
                 f"(distance {one.distance:.3g})"
             )
+    if report.turing is not None:
+        _print_turing(report.turing)
     _print_notes(report.notes, report.protocol)
     for part in ("distances", "memorisation"):
         for name, method in report.protocol[part].items():
             print(f"  {part}, {name}: {method}")
+
+
+def _print_turing(report: "TuringReport") -> None:
+    print_table(
+        ("Turing test of", "volumes each", "AUC", "95 %"),
+        (
+            (name, count, decimal(area, ".3f"), interval(ends, ".3f"))
+            for name, count, area, ends in (
+                ("synthetic and real", report.volumes, report.auc, report.interval),
+                ("two halves of the real", report.floor_volumes, report.floor,
+                 report.floor_interval),
+            )
+        ),
+    )  # fmt: skip
+    for line in report.notes:
+        print(f"note: {line}")
+
+
+def _print_readers(scores: "list[ReaderScore]") -> None:
+    print_table(
+        ("reader", "correct", "accuracy", "95 %", "p", "real called synthetic",
+         "synthetic called real"),
+        (
+            (
+                one.reader,
+                f"{one.correct} of {one.answers}",
+                f"{one.accuracy:.3f}",
+                interval(one.interval, ".3f"),
+                f"{one.p:.2g}",
+                f"{one.real_called_synthetic} of {one.real}",
+                f"{one.synthetic_called_real} of {one.synthetic}",
+            )
+            for one in scores
+        ),
+    )  # fmt: skip
+    print("an accuracy of 0.5 is chance; p: exact binomial test of it")
 
 
 def _print_editing(report: "EditingReport", model: str) -> None:

@@ -85,6 +85,8 @@ class GenerationEvaluationSettings:
     """Local file of weights, for learned extractors."""
     seed: NonNegativeInt = 0
     """Seeds bootstrap draws, subsets and pairs."""
+    turing: bool = False
+    """Train small networks to tell the volumes from real ones, and write a test for readers."""
 
     def __post_init__(self) -> None:
         from medar.evaluation.extractors import check_extractors

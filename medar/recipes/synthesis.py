@@ -245,6 +245,8 @@ def _evaluate(
         device=resolve_device(settings.generator.training.device),
         seconds_per_volume=samples.facts.get("seconds_per_volume") if samples else None,
         peak_memory=int(peak * 2**20) if peak else None,
+        turing=settings.evaluation.turing,
+        from_files=True,
     )
     draw(report, data.plan, context)
     distances = {
@@ -254,16 +256,19 @@ def _evaluate(
     }
     copies = {f"suspected_copies/{n}": len(m.suspects) for n, m in report.memorisation.items()}
     diversity = {"ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real}
-    return {**drop_none(distances), **drop_none(diversity), **copies}
+    turing = report.turing
+    told = {"turing_auc": turing.auc, "turing_floor": turing.floor} if turing else {}
+    return {**drop_none(distances), **drop_none(diversity), **drop_none(told), **copies}
 
 
 def _draw_evaluation(report: "GenerationReport", plan: "Plan", context: StageContext) -> None:
     """Write report.json and the contact sheet of generated and real volumes."""
     from medar.evaluation.generation.files import generated_files, generated_volumes
-    from medar.report.artifacts import CONTACT_SHEET_VOLUMES, write_generation
+    from medar.report.artifacts import drawn_volumes, write_generation
 
-    files = generated_files(context.out / SAMPLES)[:CONTACT_SHEET_VOLUMES]
+    turing = report.turing is not None
+    files = generated_files(context.out / SAMPLES)[: drawn_volumes(turing)]
     pictures = generated_volumes(files, plan)
     write_generation(report, pictures, context.out / PREPARED, context.folder)
-    for name in ("report.json", "contact_sheet.png"):
+    for name in ("report.json", "contact_sheet.png", *(["turing.csv"] if turing else [])):
         context.log_artifact(context.folder / name)

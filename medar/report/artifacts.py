@@ -11,6 +11,7 @@ from torch import Tensor
 from medar.data.plan import Plan
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.files import as_volume, held_out_volumes
+from medar.evaluation.generation.readers import MAX_PLACES, draw_places
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import make_examples
 from medar.evaluation.reconstruction.panel import Panel
@@ -80,21 +81,59 @@ def write_generation(
 ) -> None:
     """Write report.json and contact_sheet.png of an evaluation of generated volumes.
 
+    After a Turing test also turing.csv and a reading test, see `write_reading_test`.
+
     Args:
         report: what `evaluate_generation` returned.
-        generated: the volumes to draw, by title.
+        generated: the volumes to draw, by title; `drawn_volumes` says how many are of use.
         prepared: the prepared data set that the real volumes are drawn from.
         out: the folder to write to.
     """
     real = held_out_volumes(prepared, report.split, CONTACT_SHEET_VOLUMES)
+    shown = list(generated.items())[:CONTACT_SHEET_VOLUMES]
     contact_sheet(
-        list(generated.values()),
+        [volume for _, volume in shown],
         out / "contact_sheet.png",
-        titles=list(generated),
+        titles=[title for title, _ in shown],
         real=list(real.values()),
         real_titles=[f"real: {name}" for name in real],
     )
+    if report.turing is not None:
+        _write_csv(out / "turing.csv", [to_dict(one) for one in report.turing.scores])
+        real = held_out_volumes(prepared, report.split, MAX_PLACES)
+        write_reading_test(generated, real, report.protocol["seed"], out)
     write_json(out / "report.json", report.to_dict())
+
+
+def drawn_volumes(turing: bool) -> int:
+    """Number of generated volumes that `write_generation` draws at most."""
+    return max(CONTACT_SHEET_VOLUMES, MAX_PLACES) if turing else CONTACT_SHEET_VOLUMES
+
+
+def write_reading_test(
+    synthetic: dict[str, Volume], real: dict[str, Volume], seed: int, out: Path
+) -> None:
+    """Write a sheet of real and synthetic volumes for human readers, and its key.
+
+    readers/ is for the readers: sheet.png, on which volumes are numbered, and answers.csv, a form.
+    readers_key.csv, outside that folder, says what each number shows.
+
+    Args:
+        synthetic: generated volumes by name.
+        real: real volumes by name.
+        seed: of what is shown where.
+        out: the folder to write to.
+    """
+    places = draw_places(list(real), list(synthetic), seed)
+    sources = {"real": real, "synthetic": synthetic}
+    contact_sheet(
+        [sources[place.truth][place.volume] for place in places],
+        out / "readers" / "sheet.png",
+        titles=[str(place.number) for place in places],
+    )
+    form = [{"number": place.number, "answer": ""} for place in places]
+    _write_csv(out / "readers" / "answers.csv", form)
+    _write_csv(out / "readers_key.csv", [to_dict(place) for place in places])
 
 
 def write_segmentation(report: SegmentationReport, worst: WorstCases, out: Path) -> None:

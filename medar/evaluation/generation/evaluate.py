@@ -32,6 +32,7 @@ from medar.evaluation.extractors.handcrafted import SHAPE, SMALLEST
 from medar.evaluation.generation import memorisation
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
 from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics
+from medar.evaluation.generation.turing import KeptVolumes, TuringReport, turing_test
 from medar.evaluation.reconstruction.cases import evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
 from medar.progress import track
@@ -73,6 +74,8 @@ class GenerationReport:
     """What to know before the values are compared with others."""
     protocol: dict[str, Any]
     """How each value was computed."""
+    turing: TuringReport | None = None
+    """Whether a network can tell the volumes from real ones; None if that was not tested."""
 
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON holds."""
@@ -93,6 +96,8 @@ def evaluate_generation(
     device: torch.device | str = "cpu",
     seconds_per_volume: float | None = None,
     peak_memory: int | None = None,
+    turing: bool = False,
+    from_files: bool = False,
 ) -> GenerationReport:
     """Compare generated volumes with those of a prepared data set.
 
@@ -111,11 +116,13 @@ def evaluate_generation(
         device: where features are computed.
         seconds_per_volume: time that generating a volume took, for the report.
         peak_memory: bytes that this took, for the report.
+        turing: also train networks to tell the volumes from real ones, see `turing_test`.
+        from_files: the volumes were read from files, see `turing_test`.
 
     Raises:
         MedarError: fewer than two generated or two training volumes, no case of the split, volumes
-            of another size than the plan's or too small for the features, or extractors that
-            cannot be built.
+            of another size than the plan's or too small for the features, extractors that
+            cannot be built, or a Turing test on real volumes of a single subject.
     """
     check_positive(samples=samples, limit=limit, batch_size=batch_size)
     device = torch.device(device)
@@ -131,7 +138,8 @@ def evaluate_generation(
     generated, real, reference = (
         SetStatistics(built, train.plan, step, seed, device) for _ in range(3)
     )
-    labelled = _add_generated(generated, batches, samples)
+    kept = KeptVolumes(step, seed, samples)
+    labelled = _add_generated(generated, kept.over(batches) if turing else batches, samples)
     _add_real(reference, train_subset, "reference", batch_size, labelled)
     _add_real(real, held_out_subset, "held-out", batch_size, labelled)
     cases = [train.prepared[index].id for index in train_subset.indices]
@@ -169,6 +177,16 @@ def evaluate_generation(
             },
             "memorisation": {**memorisation.PROTOCOL, "extractor": built[0].name},
         },
+        turing=turing_test(
+            kept,
+            held_out_subset,
+            train,
+            from_files=from_files,
+            seed=seed,
+            device=device,
+        )
+        if turing
+        else None,
     )
 
 

@@ -36,7 +36,7 @@ from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
 
 SHOWN = 8
-"""Volumes that are kept for a picture."""
+"""Volumes that are kept for a picture, unless more are asked for."""
 
 
 class SampledVolumes:
@@ -53,6 +53,7 @@ class SampledVolumes:
         seed: of the first volume.
         sampling: settings of the sampler; default the generator's own.
         batch_size: volumes per batch, fewer if memory is short.
+        shown: number of volumes that are kept for pictures.
 
     Raises:
         MedarError: a number out of range, settings that do not fit the model, or cases that do
@@ -69,8 +70,10 @@ class SampledVolumes:
         seed: int = 0,
         sampling: SamplingSettings | None = None,
         batch_size: int = 4,
+        shown: int = SHOWN,
     ) -> None:
         check_positive(samples=samples, batch_size=batch_size)
+        self._shown = shown
         self.synthesizer, self.batch_size = synthesizer, batch_size
         self.settings = sampling or synthesizer.sampling
         model = synthesizer.model
@@ -105,13 +108,13 @@ class SampledVolumes:
             )
             self._seconds += time.perf_counter() - began
             self._count += len(volumes)
-            self._first += volumes[: max(0, SHOWN - len(self._first))]
+            self._first += volumes[: max(0, self._shown - len(self._first))]
             if start == 0:  # later peaks would include the features computed in between
                 self._peak = peak_memory(device)
             yield volumes if labels is None else (volumes, labels)
 
     def first_volumes(self) -> dict[str, Volume]:
-        """The first `SHOWN` volumes, for a picture, by seed."""
+        """The first `shown` volumes, for a picture, by seed."""
         plan = self.synthesizer.tokenizer.require_plan()
         pairs = zip(self.seeds, self._first, strict=False)
         return {f"seed {seed}": as_volume(volume.numpy(), plan) for seed, volume in pairs}

@@ -15,6 +15,7 @@ from medar.report.formatting import (
     format_percent,
     format_range,
 )
+from medar.report.sections.turing import turing_blocks
 
 MAX_COPIES = 20
 """Suspected copies listed by name."""
@@ -69,6 +70,7 @@ def distances(run: RunFolder) -> list[Block]:
             f"training volumes is {intensities}, that of held-out real volumes {floor}."
         ),
         *([Notes(report.notes)] if report.notes else []),
+        *(turing_blocks(report.turing) if report.turing else []),
     ]
 
 

@@ -154,6 +154,14 @@ def _frechet(run: RunFolder) -> KeyFigure:
     )
 
 
+def _turing(run: RunFolder) -> KeyFigure:
+    report = run.generation_report().turing
+    if report is None:
+        raise MedarError("no Turing test")
+    floor = f"halves of the real volumes {format_fixed(report.floor, 2)}" if report.floor else ""
+    return KeyFigure("told from real volumes by a network, AUC", format_fixed(report.auc, 2), floor)
+
+
 def _similarity(run: RunFolder) -> KeyFigure:
     report = run.generation_report()
     return KeyFigure(
@@ -205,6 +213,6 @@ Sentences = tuple[Callable[[RunFolder], str], ...]
 Figures = tuple[Callable[[RunFolder], KeyFigure], ...]
 
 SYNTHESIS_SENTENCES: Sentences = (_data, _tokenizer, _generator, _samples, _generation)
-SYNTHESIS_FIGURES: Figures = (_frechet, _similarity, _copies, _psnr, _time)
+SYNTHESIS_FIGURES: Figures = (_frechet, _turing, _similarity, _copies, _psnr, _time)
 SEGMENTATION_SENTENCES: Sentences = (_data, _tokenizer, _backbone, _segmenter, _label_maps)
 SEGMENTATION_FIGURES: Figures = (_dice, _hd95, _psnr, _time)
