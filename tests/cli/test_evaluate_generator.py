@@ -101,6 +101,41 @@ def test_the_text_report(medar: Medar, files: Path, mr_set: Path) -> None:
     assert "radiomics-v2" not in result.out
 
 
+def test_turing_test_by_a_network_and_by_people(
+    medar: Medar, files: Path, mr_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medar.evaluation.generation.discriminator.STEPS", 2)
+    out = tmp_path / "out"
+    result = medar("evaluate", "generation", files, mr_set, "--turing", "--out", out)
+    assert result.code == 0, result.err
+    for word in ("Turing test of", "synthetic and real", "two halves", "too few to say anything"):
+        assert word in result.out
+    found = json.loads((out / "report.json").read_text())["turing"]
+    assert (found["volumes"], found["protocol"]["windows"]) == (3, "measured twice")
+    rows = (out / "turing.csv").read_text().splitlines()
+    assert (rows[0], len(rows)) == ("kind,volume,fold,score", 7)
+
+    assert {path.name for path in (out / "readers").iterdir()} == {"sheet.png", "answers.csv"}
+    key = [row.split(",") for row in (out / "readers_key.csv").read_text().splitlines()]
+    form = (out / "readers" / "answers.csv").read_text()
+    assert form.splitlines() == ["number,answer", *(f"{number}," for number, _, _ in key[1:])]
+    shown = (out / "readers" / "sheet.png").read_bytes()
+    for name in [volume for _, _, volume in key[1:]] + ["real", "synthetic"]:
+        assert name.encode() not in shown
+    answers = tmp_path / "answers.csv"
+    answers.write_text("number,answer\n" + "".join(f"{n},{truth}\n" for n, truth, _ in key[1:]))
+    call = ["evaluate", "readers", answers, "--key", out / "readers_key.csv"]
+    text = medar(*call)
+    assert f"{len(key) - 1} of {len(key) - 1}" in text.out
+    assert "answers.csv" in text.out
+    (score,) = json.loads(medar(*call, "--json").out)["scores"]
+    assert (score["accuracy"], score["interval"][1]) == (1.0, 1.0)
+    empty = out / "readers" / "answers.csv"
+    refused = medar("evaluate", "readers", empty, "--key", out / "readers_key.csv").refusal
+    assert "number 1 has the answer ''" in refused
+    assert "ANSWERS is missing" in medar("evaluate", "readers", "--key", answers).refusal
+
+
 def test_copies_are_named(medar: Medar, mr_set: Path, tmp_path: Path, write: Write) -> None:
     for number in range(3):
         write(f"copies/s{number}.nii.gz", noise(number))

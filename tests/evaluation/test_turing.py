@@ -133,7 +133,7 @@ def test_it_is_part_of_the_report_on_request(prepared: Path) -> None:
     rows = [(row["kind"], row["volume"]) for row in found["scores"]]
     assert sorted(rows[:6]) == [("real", f"c{k}") for k in range(6)]
     assert rows[6:] == [("synthetic", str(k)) for k in range(6)]
-    assert any("too few to say anything; an AUC from 0.1" in note for note in found["notes"])
+    assert any("too few to say anything; an AUC from 0.2" in note for note in found["notes"])
     assert any("4 of 6 real volumes are of the train split" in note for note in found["notes"])
     assert found["protocol"]["name"] == "turing-v1"
 

@@ -14,6 +14,7 @@ from medar.data.plan import IntensityRule, Plan
 from medar.evaluation.distances import Contribution, SetDistance
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.memorisation import Audit, Suspect
+from medar.evaluation.generation.turing import TuringReport
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import Example
 from medar.files import write_json
@@ -180,6 +181,11 @@ def _evaluation(out: Path) -> None:
         memorisation={"features": audit, "voxels": caught}, seconds_per_volume=1.5,
         peak_memory=2**30, notes=["3 generated volumes, fewer than 20: all figures are rough"],
         protocol={"held_out": "test split"},
+        turing=TuringReport(
+            volumes=3, held_out=2, auc=0.97, interval=(0.875, 1.0), floor_volumes=2, floor=0.25,
+            floor_interval=(0.0, 0.75), scores=[], notes=["Turing test on 3 volumes per side"],
+            protocol={},
+        ),
     )  # fmt: skip
     write_json(out / "report.json", report.to_dict())
     contact_sheet([volume(0)], out / "contact_sheet.png", real=[volume(1)])

@@ -11,11 +11,14 @@ import pytest
 from matplotlib.figure import Figure
 
 from medar.errors import MedarError
+from medar.evaluation.generation.turing import TuringReport
 from medar.files import read_json, write_json
 from medar.records import SYNTHESIS
+from medar.report.blocks import Table, Text
 from medar.report.charts import Distance, distance_chart
 from medar.report.folder import DEFAULT_STAGES, RunFolder
 from medar.report.run import SECTIONS, make_report, write_report
+from medar.report.sections.turing import turing_blocks
 
 EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
 
@@ -54,6 +57,10 @@ def test_the_text_describes_the_run(run: Path) -> None:
         "texture-v2: synthetic volumes are at 6 × the floor, the distance of held-out real ones.",
         "synthetic and held-out real volumes are indistinguishable",
         "Synthetic volumes are more similar to each other than real ones.",
+        "Synthetic volumes give themselves away: the AUC is 0.97 (0.88 to 1.00)",
+        "<td>0.25</td>",
+        "<li>Turing test on 3 volumes per side</li>",
+        "halves of the real volumes 0.25",
         "1 synthetic volume may be copied",
         "excluded: five, voxels are ",
         "2 training, 1 validation, 1 test",
@@ -64,6 +71,37 @@ def test_the_text_describes_the_run(run: Path) -> None:
     ):
         assert sentence in text, sentence
     assert "secret" not in text  # the name of the machine
+
+
+@pytest.mark.parametrize(
+    ("auc", "interval", "words"),
+    [
+        (0.55, (0.45, 0.65), "They cannot, with 9 volumes of each kind: the AUC is 0.55"),
+        (0.7, (0.6, 0.8), "They can, to some degree: the AUC is 0.70 (0.60 to 0.80)"),
+        (0.2, (0.1, 0.4), "They are wrong more often than chance explains"),
+    ],
+)
+def test_the_verdict_of_the_turing_test_follows_from_the_interval(
+    auc: float, interval: tuple[float, float], words: str
+) -> None:
+    report = TuringReport(
+        volumes=9, held_out=9, auc=auc, interval=interval, floor_volumes=0, floor=None,
+        floor_interval=None, scores=[], notes=[], protocol={},
+    )  # fmt: skip
+    text, table = turing_blocks(report)
+    assert isinstance(text, Text)
+    assert words in text.text
+    assert isinstance(table, Table)
+    assert table.rows[1] == ("two halves of the real volumes", "0", "–", "–")
+
+
+def test_a_run_without_turing_test_has_no_such_figures(run: Path) -> None:
+    path = run / "evaluation" / "report.json"
+    write_json(path, {**read_json(path), "turing": None})
+    report = make_report(RunFolder(run))
+    assert report.missing == []
+    assert "Turing" not in repr(report)
+    assert "told from real" not in repr(report)
 
 
 def test_the_report_has_no_external_links(run: Path) -> None:
