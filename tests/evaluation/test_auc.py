@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 
 from medar.errors import MedarError
 from medar.evaluation.auc import area_under_roc, interval_at
@@ -28,16 +28,31 @@ def test_only_pairs_of_one_fold_count() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 0.8, 2.0])
 def test_the_interval_covers_the_true_area(shift: float) -> None:
-    from scipy.stats import norm
-
     random, true = np.random.default_rng(1), norm.cdf(shift / np.sqrt(2))
-    folds = np.arange(20) % 5, np.arange(20) % 5
+    folds = np.zeros(20, int), np.zeros(20, int)
     intervals = [
         area_under_roc(random.normal(size=20), random.normal(shift, size=20), folds).interval
         for _ in range(400)
     ]
-    covered = np.mean([low <= true <= high for low, high in intervals])
-    assert 0.92 <= covered <= 0.995
+    assert 0.92 <= np.mean([low <= true <= high for low, high in intervals]) <= 0.985
+
+
+def test_the_interval_allows_for_folds_that_train_each_other() -> None:
+    """Sets of one distribution, told apart by the difference of their means in other folds."""
+    random, folds = np.random.default_rng(2), np.arange(20) % 5
+    covered, narrow = [], []
+    for _ in range(400):
+        sets = random.normal(size=(2, 20, 10))
+        values = np.zeros((2, 20))
+        for fold in range(5):
+            low, high = sets[:, folds != fold].mean(axis=1)
+            values[:, folds == fold] = sets[:, folds == fold] @ (high - low)
+        area = area_under_roc(values[0], values[1], (folds, folds))
+        covered.append(area.interval[0] <= 0.5 <= area.interval[1])
+        half = (area.interval[1] - area.interval[0]) / 2 / 1.5
+        narrow.append(abs(area.value - 0.5) <= half)
+    assert 0.92 <= np.mean(covered) <= 0.99
+    assert np.mean(narrow) < 0.9  # without the allowance
 
 
 def test_complete_separation_leaves_doubt_and_more_with_fewer_volumes() -> None:

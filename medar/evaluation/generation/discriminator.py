@@ -5,8 +5,7 @@ Every volume is scored once, by a network that was trained on the other folds. V
 flipped left to right, so that the network has to learn what the sets differ in rather than single
 volumes; scores are computed on whole volumes.
 
-Volumes are kept as 256 grey levels of [-1, 1], as a display shows them: rounding of files and finer
-differences, which no reader could see, do not count.
+Volumes are compared as files hold them (`medar.evaluation.written`).
 
 B batch, C channels, X Y Z voxels, N volumes.
 """
@@ -44,7 +43,6 @@ PROTOCOL = {
     f"left to right, AdamW, learning rate {LEARNING_RATE:g} (one cycle)",
     "folds": f"at most {FOLDS}, by subject; each volume is scored whole by the network that was "
     "not trained on its fold",
-    "levels": "clamped to [-1, 1], rounded to 256 levels",
 }
 """How a network is trained and tested, for reports."""
 
@@ -82,8 +80,8 @@ class Discriminator(nn.Module):
 class VolumeSet(NamedTuple):
     """Volumes to be told apart from others."""
 
-    levels: Tensor
-    """(N, C, X, Y, Z) uint8, see `to_levels`."""
+    volumes: Tensor
+    """(N, C, X, Y, Z) in [-1, 1], of any floating type."""
     groups: Sequence[Hashable]
     """N of them: volumes of equal groups are always in the same fold."""
 
@@ -95,17 +93,6 @@ class Scores(NamedTuple):
     """(N,) log-odds."""
     folds: Integers
     """(N,)."""
-
-
-def to_levels(volumes: Tensor) -> Tensor:
-    """Volumes in [-1, 1], clamped and rounded to 256 levels: uint8 on the CPU."""
-    levels = ((volumes.float().clamp(-1, 1) + 1) * 127.5).round()
-    return levels.to(torch.uint8).cpu()
-
-
-def from_levels(levels: Tensor) -> Tensor:
-    """The inverse of `to_levels`: float32 in [-1, 1]."""
-    return levels.float() / 127.5 - 1
 
 
 def discriminate(
@@ -130,12 +117,12 @@ def discriminate(
             "and test at once; add cases, or leave out --turing"
         )
     folds = [assign_folds(one.groups, count, random) for one in (first, second)]
-    values = [np.zeros(len(one.levels)) for one in (first, second)]
+    values = [np.zeros(len(one.volumes)) for one in (first, second)]
     for fold in range(count):
-        known = [one.levels[fold != its] for one, its in zip((first, second), folds, strict=True)]
+        known = [one.volumes[fold != its] for one, its in zip((first, second), folds, strict=True)]
         network = _train(known[0], known[1], random, device)
         for one, its, scores in zip((first, second), folds, values, strict=True):
-            scores[its == fold] = _score(network, one.levels[its == fold], device)
+            scores[its == fold] = _score(network, one.volumes[its == fold], device)
     return Scores(values[0], folds[0]), Scores(values[1], folds[1])
 
 
@@ -173,7 +160,7 @@ def _train(
             for one, draw in zip((first, second), draws, strict=True)
             for index in islice(draw, BATCH // 2)
         ]
-        logits = network(from_levels(torch.stack(crops).to(device)))
+        logits = network(torch.stack(crops).to(device, torch.float32))
         loss = nn.functional.binary_cross_entropy_with_logits(logits, truth)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -183,11 +170,11 @@ def _train(
 
 
 @torch.no_grad()
-def _score(network: Discriminator, levels: Tensor, device: torch.device) -> Floats:
+def _score(network: Discriminator, volumes: Tensor, device: torch.device) -> Floats:
     """Log-odds of whole volumes, each averaged with its mirror image."""
     scores = []
-    for level in levels:
-        volume = from_levels(level[None].to(device))
+    for one in volumes:
+        volume = one[None].to(device, torch.float32)
         scores.append(float(network(volume) + network(volume.flip(2))) / 2)
     return np.array(scores)
 
@@ -198,11 +185,11 @@ def _endless(count: int, random: np.random.Generator) -> Iterator[int]:
         yield from (int(index) for index in random.permutation(count))
 
 
-def _crop(levels: Tensor, random: np.random.Generator) -> Tensor:
+def _crop(volume: Tensor, random: np.random.Generator) -> Tensor:
     """A random crop of (C, X, Y, Z), flipped left to right with probability 1/2."""
-    for axis, side in enumerate(levels.shape[1:], 1):
+    for axis, side in enumerate(volume.shape[1:], 1):
         size = min(side, CROP)
         start = int(random.integers(-SHIFT, side - size + SHIFT + 1))
         indices = torch.arange(start, start + size).clamp(0, side - 1)
-        levels = levels.index_select(axis, indices)
-    return levels.flip(1) if random.random() < 0.5 else levels
+        volume = volume.index_select(axis, indices)
+    return volume.flip(1) if random.random() < 0.5 else volume

@@ -22,7 +22,8 @@ from torch.utils.data import Subset
 
 from medar.data.loading import Item, PreparedDataset
 from medar.data.plan import Plan
-from medar.evaluation.auc import Area, area_under_roc, interval_at
+from medar.evaluation import written
+from medar.evaluation.auc import Area, Interval, area_under_roc, interval_at
 from medar.evaluation.distances import FEW
 from medar.evaluation.generation import discriminator
 from medar.evaluation.generation.discriminator import (
@@ -30,8 +31,8 @@ from medar.evaluation.generation.discriminator import (
     VolumeSet,
     assign_folds,
     discriminate,
-    to_levels,
 )
+from medar.evaluation.written import as_written
 
 NAME = "turing-v1"
 """Name and version of the protocol: raise the version whenever a value changes."""
@@ -74,16 +75,18 @@ class TuringReport:
 
 
 class KeptVolumes:
-    """Keeps generated volumes, as levels, while an evaluation reads them batch by batch.
+    """Keeps generated volumes, as files hold them, while an evaluation reads them batch by batch.
 
     Of more than `MAX_VOLUMES`, a random subset is kept in which each has the same probability.
 
     Args:
+        step: (C,), see `medar.evaluation.written`.
         seed: of the choice.
         limit: volumes after these many are passed on but not kept; default none.
     """
 
-    def __init__(self, seed: int = 0, limit: int | None = None) -> None:
+    def __init__(self, step: Tensor, seed: int = 0, limit: int | None = None) -> None:
+        self.step = step
         self._random = np.random.default_rng(seed)
         self._limit = limit
         self._count = 0
@@ -94,26 +97,26 @@ class KeptVolumes:
         for batch in batches:
             for volume in batch[0] if isinstance(batch, tuple) else batch:
                 if self._count != self._limit:
-                    self._keep(to_levels(volume))
+                    self._keep(_half(volume, self.step))
             yield batch
 
-    def _keep(self, levels: Tensor) -> None:
+    def _keep(self, volume: Tensor) -> None:
         """Reservoir sampling: the place of an earlier volume, or none, once all are taken."""
         place = self._count
         if place >= MAX_VOLUMES:
             place = int(self._random.integers(self._count + 1))
         if place < MAX_VOLUMES:
-            self._kept[place] = self._count, levels
+            self._kept[place] = self._count, volume
         self._count += 1
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def draw(self, count: int) -> tuple[list[int], Tensor]:
-        """Indices and levels, (N, C, X, Y, Z) uint8, of a random choice, in their order."""
+        """Indices and volumes, (N, C, X, Y, Z) float16, of a random choice, in their order."""
         some = self._random.permutation(len(self._kept))[:count]
         rows = sorted((self._kept[int(place)] for place in some), key=lambda row: row[0])
-        return [index for index, _ in rows], torch.stack([levels for _, levels in rows])
+        return [index for index, _ in rows], torch.stack([volume for _, volume in rows])
 
 
 def turing_test(
@@ -152,16 +155,20 @@ def turing_test(
     names, subjects = zip(
         *((source.prepared[k].id, source.prepared[k].subject) for source, k in sources), strict=True
     )
-    levels = torch.stack([_real(source, int(k), from_files) for source, k in sources])
-    indices, made_levels = generated.draw(count)
+    volumes = torch.stack(
+        [_half(_real(source, int(k), from_files), generated.step) for source, k in sources]
+    )
+    indices, synthetic = generated.draw(count)
     real, made = discriminate(
-        VolumeSet(levels[:count], subjects[:count]),
-        VolumeSet(made_levels, range(count)),
+        VolumeSet(volumes[:count], subjects[:count]),
+        VolumeSet(synthetic, range(count)),
         seed,
         device,
     )
     area = area_under_roc(real.values, made.values, (real.folds, made.folds))
-    half, floor = _floor(VolumeSet(levels, subjects), count, seed, device, random)
+    sizes = zip(np.bincount(real.folds), np.bincount(made.folds), strict=True)
+    chance = interval_at(0.5, [(int(m), int(n)) for m, n in sizes])
+    half, floor = _floor(VolumeSet(volumes, subjects), count, seed, device, random)
     return TuringReport(
         volumes=count,
         held_out=min(count, fresh),
@@ -171,13 +178,15 @@ def turing_test(
         floor=floor.value if floor else None,
         floor_interval=floor.interval if floor else None,
         scores=[*_rows("real", names, real), *_rows("synthetic", map(str, indices), made)],
-        notes=_notes(count, min(count, fresh), half, floor),
+        notes=_notes(count, min(count, fresh), half, floor, chance),
         protocol={
             "name": NAME,
             "seed": seed,
             "device": device.type,
             **discriminator.PROTOCOL,
-            "auc": "mean over pairs within a fold; 95 % interval by Newcombe's method 5",
+            "volumes": written.PROTOCOL,
+            "auc": "mean over pairs within a fold; 95 % interval by Newcombe's method 5, "
+            "variance corrected for folds that share training volumes (Nadeau and Bengio)",
             "floor": "two halves of the real volumes, split by subject",
             "windows": "measured twice" if from_files else "measured once",
         },
@@ -185,11 +194,16 @@ def turing_test(
 
 
 def _real(dataset: PreparedDataset, index: int, refit: bool) -> Tensor:
-    """A case as levels, (C, X, Y, Z), with its windows measured once more if `refit`."""
+    """A case, (C, X, Y, Z), with its windows measured once more if `refit`."""
     volume: Tensor = dataset[index]["image"]
     if refit:
         volume = _refitted(volume, dataset.plan, dataset.prepared[index].modality)
-    return to_levels(volume)
+    return volume
+
+
+def _half(volume: Tensor, step: Tensor) -> Tensor:
+    """A volume as a file holds it, in half precision, which tells neighbouring values apart."""
+    return as_written(volume[None], step)[0].half().cpu()
 
 
 def _refitted(volume: Tensor, plan: Plan, modality: str | None) -> Tensor:
@@ -210,7 +224,7 @@ def _floor(
     halves = [np.flatnonzero(half_of == half)[:count] for half in range(2)]
     size = min(len(half) for half in halves)
     sets = [
-        VolumeSet(real.levels[half[:size]], [real.groups[k] for k in half[:size]])
+        VolumeSet(real.volumes[half[:size]], [real.groups[k] for k in half[:size]])
         for half in halves
     ]
     if any(len(set(one.groups)) < 2 for one in sets):
@@ -229,11 +243,11 @@ def _rows(
     ]
 
 
-def _notes(count: int, held_out: int, half: int, floor: Area | None) -> list[str]:
-    """What to know before the area is believed."""
+def _notes(count: int, held_out: int, half: int, floor: Area | None, chance: Interval) -> list[str]:
+    """What to know before the area is believed; `chance` are areas that equal sets may have."""
     notes = []
     if count < FEW:
-        low, high = interval_at(0.5, [(count, count)])
+        low, high = chance
         notes.append(
             f"Turing test on {count} volumes per side, fewer than {FEW}: too few to say anything; "
             f"an AUC from {low:.2f} to {high:.2f} may be chance"
