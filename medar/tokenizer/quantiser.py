@@ -32,6 +32,10 @@ from medar.tokenizer.schedule import ScaleSchedule
 GAIN_FADE = 0.02
 """The fraction of a gain that each batch replaces."""
 
+CODED = 0.5
+"""The fraction of its vectors that a scale is assumed to code when gains and codes are initialised.
+A later scale of the same grid has the rest."""
+
 RENAMED = {
     "beta": "commitment_weight",
     "phis": "phi_count",
@@ -262,7 +266,7 @@ class MultiScaleQuantiser(nn.Module):
 
     @torch.no_grad()
     def _start(self, latent: Tensor) -> None:
-        """Initialise gains and codes, from what each scale would hold without quantisation."""
+        """Initialise gains and codes, as if each scale coded the same fraction of its vectors."""
         if not self._has_started:  # read from the device once, not at every step
             self._has_started = bool(self.started)
         if self._has_started and not self.codebook.needs_start():
@@ -271,7 +275,7 @@ class MultiScaleQuantiser(nn.Module):
         for k in range(len(self.schedule)):
             vectors.append(self._tokens(k, latent - total))
             # Contiguous, as codes are in `forward`: the layout decides how interpolation rounds.
-            total = total + self._spread(k, vectors[k].contiguous())
+            total = total + CODED * self._spread(k, vectors[k].contiguous())
         if not self._has_started:
             self.gains.copy_(magnitudes(vectors))
             self.started.fill_(True)

@@ -23,8 +23,11 @@ Grid3 = tuple[PositiveInt, PositiveInt, PositiveInt]
 class ScaleSchedule:
     """Grids from coarse to fine.
 
+    A grid may be repeated: its scales quantise one residual after the other (residual quantisation,
+    arXiv 2203.01941).
+
     Raises:
-        MedarError: no grid, a side below 1, a side that shrinks, or a repeated grid.
+        MedarError: no grid, a side below 1, or a side that shrinks.
     """
 
     grids: tuple[Grid3, ...]
@@ -34,8 +37,6 @@ class ScaleSchedule:
         if not self.grids:
             raise MedarError("grids must contain at least one grid, the latent grid")
         for coarse, fine in pairwise(self.grids):
-            if coarse == fine:
-                raise MedarError(f"grid {_cross(fine)} is repeated; leave one of them out")
             if any(a > b for a, b in zip(coarse, fine, strict=True)):
                 raise MedarError(
                     f"grid {_cross(fine)} after {_cross(coarse)}: no side may shrink; order the "

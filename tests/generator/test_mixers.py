@@ -21,6 +21,7 @@ SCHEDULES = [
     ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3))),
     ScaleSchedule(grids=((1, 2, 1), (2, 2, 3), (2, 3, 5), (4, 3, 5))),
     ScaleSchedule(grids=((2, 3, 2),)),
+    ScaleSchedule(grids=((1, 1, 1), (2, 3, 2), (2, 3, 2))),
 ]
 VARIANTS: dict[str, tuple[MixerSettings, int]] = {
     "none": (MixerSettings(kind="none"), 0),

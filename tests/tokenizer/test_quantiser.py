@@ -124,6 +124,21 @@ def test_no_direction_of_the_latent_is_left_out(codebook: CodebookSettings) -> N
     assert float(variances.max()) < 0.8
 
 
+@every_kind
+def test_a_repeated_grid_quantises_what_is_left(codebook: CodebookSettings) -> None:
+    schedule = ScaleSchedule(grids=((1, 1, 1), *3 * [SCHEDULE.latent]))
+    settings = QuantiserSettings(phi_ratio=0.0)
+    quantiser = MultiScaleQuantiser(make_codebook(codebook), schedule, settings)
+    for _ in range(20):
+        quantiser(latents(8))
+    latent = latents(8)
+    taken = quantiser.eval()(latent)
+    *_, first, second, third = taken.residual_energy.tolist()
+    assert third < second < first < 1
+    assert all(map(torch.equal, taken.indices, quantiser.encode(latent)))
+    torch.testing.assert_close(quantiser.decode(taken.indices), taken.latent, atol=1e-5, rtol=1e-5)
+
+
 def test_items_bypass_the_quantiser_only_in_training() -> None:
     quantiser, latent = make(bypass_probability=1.0, scale_dropout=0.5), latents()
     assert torch.equal(quantiser(latent).latent, latent)

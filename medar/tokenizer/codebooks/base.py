@@ -74,7 +74,7 @@ class CodebookSettings:
     width: PositiveInt = 32
     """D, features of a code; "product" needs an even number."""
     ema_decay: FractionBelowOne = 0.97
-    """"ema", "product", "bsq": what remains of the old averages after each step."""
+    """"ema", "product": what remains of the old averages after each step."""
     restart_dead_codes: bool = True
     """"ema", "product": move dead codes onto vectors drawn from the batch."""
     dead_code_threshold: FractionBelowOne = 0.1

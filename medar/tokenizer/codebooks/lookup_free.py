@@ -10,26 +10,26 @@ BSQ (arXiv 2406.07548) takes the signs of a unit vector: log2(V) bits make a cod
 cube inscribed in the unit sphere. An entropy loss asks that each vector be close to one code and
 that all codes be used. Both entropies are computed bit by bit: exact for single vectors, the
 paper's approximation for the entropy of the mean. Two things differ, because the residual is
-quantised again at the next scale: a code has one bit per feature, without the paper's projection,
-and each feature its mean magnitude, the level that has the smallest error for a given sign (Max
-1960), in place of the unit sphere's. With a projection to 16 of 32 features and unit vectors, the
-pyramid leaves 32 % of the variance of hippocampus latents, a product codebook of as many bits 18 %.
+quantised again at the next scale. A code has one bit per feature, without the paper's projection,
+which all scales would share: what it leaves out, no scale could code. And a feature of a code is
++-sqrt(2 / pi), the mean magnitude of a normal variable, rather than +-1 / sqrt(D): vectors come
+divided by their typical magnitude, and unit vectors would be too short.
 """
 
 from itertools import combinations_with_replacement
-from math import log, prod
-from typing import Any
+from math import log, pi, prod, sqrt
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from medar.errors import MedarError
-from medar.tokenizer import collectives
 from medar.tokenizer.codebooks.base import Codebook, CodebookSettings, Quantised
 
 SLACK = 1e-3
 """FSQ: how far the bound reaches beyond the outermost levels, relative to them (epsilon)."""
+MAGNITUDE = sqrt(2 / pi)
+"""BSQ: magnitude of each feature of a code."""
 SHARPNESS = 100.0
 """BSQ: inverse temperature tau of the soft assignment."""
 
@@ -93,25 +93,16 @@ class FiniteScalarCodebook(Codebook):
 
 
 class BinarySphericalCodebook(Codebook):
-    """The signs of D features, each with a magnitude of its own; V = 2^D."""
+    """The signs of D features: V = 2^D corners of a cube."""
 
     collapse_advice = "raise entropy_weight, which asks for all codes to be used"
 
     value: Tensor
-    magnitudes: Tensor
-    started: Tensor
 
     def __init__(self, settings: CodebookSettings) -> None:
         super().__init__(settings.size, settings.width)
-        self.settings = settings
+        self.entropy_weight = settings.entropy_weight
         self.register_buffer("value", 2 ** torch.arange(self.width), persistent=False)
-        self.register_buffer("magnitudes", torch.ones(self.width))
-        self.register_buffer("started", torch.tensor(False))
-        self._has_started = False
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._has_started = False
 
     @property
     def radices(self) -> tuple[int, ...]:
@@ -123,28 +114,12 @@ class BinarySphericalCodebook(Codebook):
 
     def lookup(self, indices: Tensor) -> Tensor:
         bits = indices[..., None] // self.value % 2
-        return (2.0 * bits - 1) * self.magnitudes
+        return (2.0 * bits - 1) * MAGNITUDE
 
     def forward(self, vectors: Tensor) -> Quantised:
         indices = self.quantise(vectors.detach())
-        loss = self.settings.entropy_weight * self._entropy(vectors)
+        loss = self.entropy_weight * self._entropy(vectors)
         return Quantised(vectors=self.lookup(indices), indices=indices, loss=loss)
-
-    def needs_start(self) -> bool:
-        if not self._has_started:  # read from the device once, not at every step
-            self._has_started = bool(self.started)
-        return not self._has_started
-
-    @torch.no_grad()
-    def start(self, vectors: Tensor) -> None:
-        """Take the mean magnitudes of a first batch, (B, L, D)."""
-        self.magnitudes.copy_(_mean_magnitudes(vectors))
-        self.started.fill_(True)
-
-    @torch.no_grad()
-    def learn(self, vectors: Tensor, indices: Tensor) -> None:
-        """Move the magnitudes towards those of a batch, (B, L, D)."""
-        self.magnitudes.lerp_(_mean_magnitudes(vectors), 1 - self.settings.ema_decay)
 
     def _entropy(self, vectors: Tensor) -> Tensor:
         """Mean entropy of the soft codes minus the entropy of their mean, in nats."""
@@ -156,13 +131,6 @@ class BinarySphericalCodebook(Codebook):
         together = torch.special.entr(torch.cat([mean, 1 - mean])).sum()
         loss: Tensor = self.width * own - together
         return loss
-
-
-def _mean_magnitudes(vectors: Tensor) -> Tensor:
-    """(B, L, D) of each rank to (D,), over all ranks."""
-    mean = vectors.abs().mean(dim=(0, 1))
-    collectives.all_reduce_sum(mean)
-    return mean / collectives.world_size()
 
 
 def projections(width: int, dimensions: int) -> tuple[nn.Module, nn.Module]:
