@@ -14,6 +14,7 @@ from medar.evaluation.generation.evaluate import HeldOut
 from medar.evaluation.generation.sampling import SampledVolumes
 from medar.evaluation.reconstruction import ReconstructionReport, evaluate_tokenizer
 from medar.evaluation.segmentation import SegmentationReport, evaluate_segmentation
+from medar.model_folder import digest_of, weight_bytes
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import plain
 from medar.synthesis.synthesizer import Synthesizer
@@ -85,9 +86,12 @@ def measure(
 
 def digests(synthesizer: Synthesizer, segmenter: Segmenter | None) -> dict[str, str]:
     """What identifies the weights that figures belong to."""
-    of_segmenter = {} if segmenter is None else {"segmentation network": segmenter.digest}
-    generator, tokenizer = synthesizer.model.digest, synthesizer.tokenizer.digest
-    return {"generator": generator, "tokenizer": tokenizer, **of_segmenter}
+    found = {"generator": synthesizer.model.digest, "tokenizer": synthesizer.tokenizer.digest}
+    if (detail := synthesizer.tokenizer.detail) is not None:
+        found["detail decoder"] = digest_of(weight_bytes(detail.state_dict(), str(detail.config)))
+    if segmenter is not None:
+        found["segmentation network"] = segmenter.digest
+    return found
 
 
 def _of_reconstruction(report: ReconstructionReport) -> list[Figure]:

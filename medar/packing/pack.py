@@ -9,7 +9,7 @@ from torch import nn
 
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, atomic_folder, read_json_object, write_json, write_text
-from medar.generator.generator import QUANTISER
+from medar.generator.generator import QUANTISER, Generator
 from medar.model_box import (
     CARD,
     FIGURES,
@@ -99,12 +99,13 @@ def pack(
             assert figures is not None
             measured = _measured_before(figures, digests(synthesizer, network))
         write_json(folder / FIGURES, measured)
-        parts = {
-            GENERATOR: _parameters(synthesizer.model, without=QUANTISER),
-            TOKENIZER: _parameters(synthesizer.tokenizer),
+        modules = {
+            GENERATOR: synthesizer.model,
+            TOKENIZER: synthesizer.tokenizer.with_detail(None),
+            "detail decoder": synthesizer.tokenizer.detail,
+            SEGMENTER: network,
         }
-        if network is not None:
-            parts[SEGMENTER] = _parameters(network)
+        parts = {kind: _parameters(one) for kind, one in modules.items() if one is not None}
         write_text(folder / CARD, render_card(out.name, card, parts, measured))
         return _check_size(folder, out)
 
@@ -141,9 +142,10 @@ def _measured_before(path: Path, models: dict[str, str]) -> dict[str, Any]:
     return figures
 
 
-def _parameters(model: nn.Module, without: str = "-") -> int:
-    """Their number, except those whose names begin with `without`."""
-    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(without))
+def _parameters(model: nn.Module) -> int:
+    """Their number; what a generator shares with its tokenizer counts there."""
+    shared = QUANTISER if isinstance(model, Generator) else "-"
+    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(shared))
 
 
 def _check_size(bundle: Path, out: Path) -> int:

@@ -1,7 +1,5 @@
 """Packing: what the rounded weights keep, figures of the same weights, and refusals."""
 
-import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from medar.packing.pack import pack
 from medar.packing.rounding import MAX_ERROR, round_weights
 from medar.segmentation.segmenter import Segmenter
 from medar.synthesis.synthesizer import Synthesizer
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
 from medar.tokenizer.tokenizer import Tokenizer
 
 from .conftest import CARD, Models
@@ -140,21 +139,34 @@ def test_packing_again_with_the_figures_gives_the_same_bytes(bundle: Path, repac
     assert files(out) == files(bundle)
 
 
-def test_a_later_tokenizer_replaces_that_of_the_generator(
-    models: Models, repack: Pack, tmp_path: Path
+def test_a_detail_decoder_that_was_trained_later_comes_along(
+    models: Models, repack: Pack, bundle: Path, tmp_path: Path
 ) -> None:
-    """Such as one that got a further part: the folder is taken whole, weights rounded."""
-    later = tmp_path / "later"
-    shutil.copytree(models.generator / "tokenizer", later)
-    (later / "part").mkdir()
-    save_file({"weight": torch.ones(64, 32)}, later / "part" / "model.safetensors")
-    former = models.synthesizer.tokenizer.digest
-    (later / "part" / "config.json").write_text(json.dumps({"tokenizer": former}))
-    repack(tokenizer=later)
-    folder = tmp_path / "small-noise" / "generator" / "tokenizer"
-    assert load_file(folder / "part" / "model.safetensors")["weight"].dtype == torch.float16
-    digest = Tokenizer.from_pretrained(folder, "cpu").digest
-    assert read_json(folder / "part" / "config.json")["tokenizer"] == digest
+    """It is stored in half precision too, and belongs to the rounded tokenizer."""
+    exact = models.synthesizer.tokenizer
+    torch.manual_seed(0)
+    decoder = DetailDecoder(DetailConfig.for_network(exact.config.network, (8, 16), 2))
+    exact.with_detail(decoder).save_pretrained(tmp_path / "detail" / "model")
+    with pytest.raises(MedarError, match="measured on other weights"):
+        repack(tokenizer=tmp_path / "detail")
+    out = tmp_path / "small-noise"
+    pack(
+        out,
+        CARD,
+        generator=models.generator,
+        tokenizer=tmp_path / "detail",
+        data=models.data,
+        samples=2,
+    )
+    loaded = Synthesizer.from_pretrained(out, "cpu").tokenizer
+    assert loaded.digest == Tokenizer.from_pretrained(bundle, "cpu").digest
+    assert loaded.detail is not None
+    stored = load_file(out / "generator" / "tokenizer" / "detail" / "model.safetensors")
+    assert torch.float16 in {value.dtype for value in stored.values()}
+    assert all(torch.equal(v.float(), loaded.detail.state_dict()[n]) for n, v in stored.items())
+    named = b"".join(data for name, data in files(out).items() if name.endswith((".json", ".md")))
+    assert exact.digest.encode() not in named
+    assert "detail decoder: " in (out / "README.md").read_text()
 
 
 def test_another_tokenizer_is_refused(models: Models, repack: Pack, tmp_path: Path) -> None:
