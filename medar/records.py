@@ -29,8 +29,8 @@ STAGES, OLD, OLD_RECORD = "stages", "old", "stage.json"
 SYNTHESIS, SEGMENTATION = "synthesis", "segmentation"
 """The recipes by name."""
 
-PREPARED, TOKENIZER, TOKENS, GENERATOR, SAMPLES = (
-    "prepared", "tokenizer", "tokens", "generator", "samples",
+PREPARED, TOKENIZER, DETAIL, TOKENS, GENERATOR, SAMPLES = (
+    "prepared", "tokenizer", "detail", "tokens", "generator", "samples",
 )  # fmt: skip
 PRETRAINED, SEGMENTER, LABEL_MAPS = "pretrained", "segmenter", "label_maps"
 EVALUATION = "evaluation"

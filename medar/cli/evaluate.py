@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from medar.cli.evaluate_generator import conditions, editing, generation, readers
 from medar.cli.evaluate_panel import measure_panel, print_panel
-from medar.cli.options import DataSet, worker_count
+from medar.cli.options import DataSet, parse_detail, worker_count
 from medar.cli.output import (
     check_folder,
     decimal,
@@ -59,6 +59,7 @@ def tokenizer(
     out: Path | None = None,
     limit: int | None = None,
     batch: int = 4,
+    detail: str = "auto",
     device: DeviceName = "auto",
     prepared: Path | None = None,
     workers: int | None = None,
@@ -96,6 +97,10 @@ def tokenizer(
         Maximum number of cases to reconstruct, evenly spaced over the split.
     batch
         Volumes per batch.
+    detail
+        Steps of the detail decoder, for the Frechet distance; fidelity is measured without it.
+        "none": nowhere; "auto": its own number of steps, or none if the tokenizer has no detail
+        decoder.
     device
         "auto": CUDA if available.
     prepared
@@ -125,7 +130,14 @@ def tokenizer(
                 device=device,
             )
         else:
-            report = evaluate_tokenizer(trained, cases.folder, split, limit=limit, batch_size=batch)
+            report = evaluate_tokenizer(
+                trained,
+                cases.folder,
+                split,
+                limit=limit,
+                batch_size=batch,
+                detail=parse_detail(detail),
+            )
             if out is not None:
                 write_reconstruction(report, trained, cases.folder, out)
     if prepared is None and cases.folder != data:

@@ -105,7 +105,7 @@ def synthesis(
     whose settings, data or code have changed; old results are moved to OUT/old. Under torchrun,
     trainings use all processes.
 
-    Stages: prepare, tokenizer, tokens, generator, synthesize, evaluate, report.
+    Stages: prepare, tokenizer, detail, tokens, generator, synthesize, evaluate, report.
 
     Parameters
     ----------

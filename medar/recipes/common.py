@@ -1,4 +1,4 @@
-"""The stages of several recipes: `prepare`, `tokenizer` and `report`."""
+"""The stages of recipes that others may share: `prepare`, `tokenizer`, `detail`, `report`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,9 +16,9 @@ from medar.recipes.data import (
 )
 from medar.recipes.settings import DataSettings
 from medar.recipes.stage import Facts, Stage, StageContext, TrainingEstimate
-from medar.records import EVALUATION, PREPARED, TOKENIZER
+from medar.records import DETAIL, EVALUATION, PREPARED, TOKENIZER
 from medar.settings import to_dict
-from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 from medar.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -135,6 +135,51 @@ def _evaluate_tokenizer(settings: TokenizerSettings, context: StageContext) -> F
     write_reconstruction(report, tokenizer, data, out)
     context.log_artifact(out)
     names = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
+    return drop_none({name: getattr(report, name) for name in names})
+
+
+def detail_stage(settings: DetailSettings, budget_weight: float) -> Stage:
+    """Train a detail decoder for the tokenizer, and evaluate it on the validation split."""
+    return Stage(
+        name="detail",
+        folder=DETAIL,
+        run=partial(_train_detail, settings, partial(_evaluate_detail, settings)),
+        result=partial(files_result, pattern="model/**/*"),
+        settings=resume_key(settings),
+        needs=("prepare", "tokenizer"),
+        training=limits_of(settings.training),
+        model="tokenizer",
+        budget_weight=budget_weight,
+    )
+
+
+def _train_detail(settings: DetailSettings, measure: Measure, context: StageContext) -> Facts:
+    from medar.tokenizer.detail_training import train_detail
+
+    log_prepared(context, "training")
+    outcome = train_detail(
+        settings.within(context.minutes),
+        context.out / TOKENIZER,
+        context.out / PREPARED,
+        context.folder,
+        context.tracker,
+    )
+    if not context.is_rank_zero:
+        return {}
+    return {**training_facts(outcome), **measure(context)}
+
+
+def _evaluate_detail(settings: DetailSettings, context: StageContext) -> Facts:
+    from medar.evaluation.reconstruction import evaluate_tokenizer
+    from medar.report.artifacts import write_reconstruction
+    from medar.tokenizer.tokenizer import Tokenizer
+
+    data, out = context.out / PREPARED, context.folder / EVALUATION
+    tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
+    report = evaluate_tokenizer(tokenizer, data, "val", by_scale=False)
+    write_reconstruction(report, tokenizer, data, out)
+    context.log_artifact(out)
+    names = ("frechet", "frechet_floor")
     return drop_none({name: getattr(report, name) for name in names})
 
 

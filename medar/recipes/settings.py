@@ -24,7 +24,7 @@ from medar.settings import (
     read_yaml,
     settings,
 )
-from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 
 T = TypeVar("T")
 
@@ -113,6 +113,7 @@ class SynthesisWeights:
 
     prepare: PositiveFloat = 2.0
     tokenizer: PositiveFloat = 40.0
+    detail: PositiveFloat = 20.0
     tokens: PositiveFloat = 4.0
     generator: PositiveFloat = 45.0
     synthesize: PositiveFloat = 4.0
@@ -147,6 +148,9 @@ class SynthesisSettings:
     """Values of the plan, below those of the tokenizer's settings; others are derived from the
     data set."""
     tokenizer: TokenizerSettings
+    detail: DetailSettings | None = None
+    """Settings of the detail decoder; null: none, and volumes as smooth as the tokenizer makes
+    them."""
     generator: GeneratorSettings
     samples: SamplesSettings = field(default_factory=SamplesSettings)
     evaluation: GenerationEvaluationSettings = field(default_factory=GenerationEvaluationSettings)

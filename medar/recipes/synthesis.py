@@ -1,6 +1,6 @@
 """The recipe from a folder of volumes to synthetic ones.
 
-    prepare -> tokenizer -> tokens -> generator -> synthesize -> evaluate -> report
+    prepare -> tokenizer -> detail -> tokens -> generator -> synthesize -> evaluate -> report
 
 Each stage is a function that calls the library; `synthesis_recipe` declares what it needs and what
 its result depends on. Run it with `medar run synthesis`.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medar.recipes.common import (
+    detail_stage,
     drop_none,
     limits_of,
     log_prepared,
@@ -28,6 +29,7 @@ from medar.recipes.recipe import Recipe
 from medar.recipes.settings import SynthesisSettings
 from medar.recipes.stage import Facts, Stage, StageContext
 from medar.records import (
+    DETAIL,
     EVALUATION,
     GENERATOR,
     PREPARED,
@@ -72,16 +74,18 @@ def synthesis_recipe(settings: SynthesisSettings, out: Path, **options: Any) -> 
 def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The stages in order."""
     values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
+    detail = [] if settings.detail is None else [detail_stage(settings.detail, weights.detail)]
     stages = (
         prepare_stage(settings.data, plan, settings.evaluation.split, out, weights.prepare),
         tokenizer_stage(settings.tokenizer, weights.tokenizer),
+        *detail,
         Stage(
             name="tokens",
             folder=TOKENS,
             run=partial(_encode, settings),
             result=tokens_result,
             settings={**values["generator"]["tokens"], "map": settings.generator.condition.map},
-            needs=("prepare", "tokenizer"),
+            needs=("prepare", "detail" if detail else "tokenizer"),
             budget_weight=weights.tokens,
         ),
         Stage(
@@ -101,7 +105,7 @@ def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...
             run=partial(_synthesize, settings, _draw_samples),
             result=partial(files_result, pattern="sample_*"),
             settings={k: v for k, v in values["samples"].items() if k != "batch_size"},
-            needs=("generator",),
+            needs=("generator", *(stage.name for stage in detail)),
             budget_weight=weights.synthesize,
         ),
         Stage(
@@ -126,7 +130,7 @@ def _encode(settings: SynthesisSettings, context: StageContext) -> Facts:
     done = encode_data_set(
         context.out / PREPARED,
         context.folder,
-        context.out / TOKENIZER,
+        context.out / (TOKENIZER if settings.detail is None else DETAIL),
         **settings.generator.encoding(),
     )
     for case, reason in done.failed.items():
@@ -175,9 +179,13 @@ def _synthesize(
     """Synthesize volumes, and draw them."""
     from medar.synthesis.samples import write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
+    from medar.tokenizer.tokenizer import Tokenizer
 
     samples, device = settings.samples, settings.generator.training.device
     synthesizer = Synthesizer.from_pretrained(context.out / GENERATOR, device)
+    if settings.detail is not None:  # the generator's copy may be of an earlier training
+        detail = Tokenizer.from_pretrained(context.out / DETAIL, device).detail
+        synthesizer.tokenizer = synthesizer.tokenizer.with_detail(detail)
     job, seeds = synthesizer.job(_request(settings)), seeds_from(samples.seed, samples.n)
     began = time.monotonic()
     images, made = write_samples(

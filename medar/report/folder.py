@@ -28,6 +28,7 @@ from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.segmentation.report import SegmentationReport
 from medar.files import read_json_object
 from medar.records import (
+    DETAIL,
     EVALUATION,
     GENERATOR,
     LABEL_MAPS,
@@ -50,12 +51,13 @@ T = TypeVar("T")
 PNG_START, PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 REPORT_FILE = f"{EVALUATION}/report.json"
 TOKENIZER_EVALUATION = f"{TOKENIZER}/evaluation"
+DETAIL_EVALUATION = f"{DETAIL}/evaluation"
 DEFAULT_STAGES = {
     SYNTHESIS: ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate"),
     SEGMENTATION: ("prepare", "tokenizer", "pretrain", "train", "predict", "evaluate"),
 }
 """Stages in order, for runs that do not list theirs."""
-FOLDERS = (STAGES, PREPARED, TOKENIZER, TOKENS, GENERATOR, SAMPLES, PRETRAINED, SEGMENTER,
+FOLDERS = (STAGES, PREPARED, TOKENIZER, DETAIL, TOKENS, GENERATOR, SAMPLES, PRETRAINED, SEGMENTER,
            LABEL_MAPS, EVALUATION)  # fmt: skip
 
 
@@ -275,3 +277,8 @@ class RunFolder:
     def reconstruction_report(self) -> ReconstructionReport:
         """The evaluation of the tokenizer."""
         return self.object(ReconstructionReport, f"{TOKENIZER_EVALUATION}/report.json", "tokenizer")
+
+    def detail_report(self) -> ReconstructionReport | None:
+        """The evaluation of the tokenizer with its detail decoder; None without one."""
+        path = f"{DETAIL_EVALUATION}/report.json"
+        return self.object(ReconstructionReport, path, "detail") if self.has(path) else None

@@ -150,9 +150,10 @@ def save_reconstructions(
 ) -> None:
     """Draw the middle slice of cases and of their reconstructions to a PNG, one row per case.
 
-    Columns: the original, the reconstruction from the coarsest 1, 2, ... K scales, and the error
-    of the last one (reconstruction minus original; red is too bright, blue too dark) with a colour
-    bar. All grey slices of a row share one display range.
+    Columns: the original; the reconstruction from the coarsest 1, 2, ... K scales; that with
+    detail, if there is a detail decoder; and the error of the one from all scales (reconstruction
+    minus original; red is too bright, blue too dark) with a colour bar. All grey slices of a row
+    share one display range.
 
     Args:
         path: the PNG.
@@ -171,13 +172,14 @@ def save_reconstructions(
     scales = len(examples[0].prefixes)
     width, height = _sides(examples[0].original, cut)
     inches = MEDIUM * min(max(height / width, 0.3), 3.0)
-    size = (MEDIUM * (scales + 2) + 1.0, (inches + 0.1) * len(examples) + 0.4)
+    last = f"all {scales} scales" if scales > 1 else "reconstruction"
+    titles = ["original", *(_scales(k) for k in range(1, scales)), last]
+    titles += ["error"] if examples[0].detailed is None else ["with detail", "error"]
+    size = (MEDIUM * len(titles) + 1.0, (inches + 0.1) * len(examples) + 0.4)
     figure = new_figure(size, layout="constrained")
-    axes = figure.subplots(len(examples), scales + 2, squeeze=False)
+    axes = figure.subplots(len(examples), len(titles), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         _draw_example(figure, row, example, cut, unit)
-    last = f"all {scales} scales" if scales > 1 else "reconstruction"
-    titles = ["original", *(_scales(k) for k in range(1, scales)), last, "error"]
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=8)
     save_png(figure, path)
@@ -187,7 +189,10 @@ def _draw_example(figure: Any, row: Any, example: "Example", plane: Plane, unit:
     """One row of a montage of reconstructions."""
     original, reconstruction = example.original, example.prefixes[-1]
     window, centre = display_range(original), middle_voxel(original)
-    for ax, volume in zip(row, (original, *example.prefixes), strict=False):
+    shown = [original, *example.prefixes]
+    if example.detailed is not None:
+        shown.append(example.detailed)
+    for ax, volume in zip(row, shown, strict=False):
         draw_plane(ax, volume, plane, centre, window)
     error = original.with_array(np.subtract(reconstruction.array, original.array))
     limit = ERROR_RANGE * (window[1] - window[0])

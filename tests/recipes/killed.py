@@ -23,7 +23,9 @@ import torch
 from medar.cli.main import main as medar
 
 LOADED = (mlflow, monai.losses, skimage.metrics)
-NAMES = ("prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report")
+NAMES = (
+    "prepare", "tokenizer", "detail", "tokens", "generator", "synthesize", "evaluate", "report",
+)  # fmt: skip
 KILLS, SEED = 10, 7
 
 

@@ -79,7 +79,7 @@ def all_stages() -> list[Any]:
     synthesis = load_recipe(SynthesisSettings, find_config("demo"))
     segmentation = load_recipe(SegmentationRecipeSettings, find_config("segment_hippocampus_mr"))
     stages = [*synthesis_stages(synthesis, Path()), *segmentation_stages(segmentation, Path())]
-    recipes = ["synthesis"] * 7 + ["segmentation"] * 7
+    recipes = ["synthesis"] * 8 + ["segmentation"] * 7
     return [
         pytest.param(stage, id=f"{name}-{stage.name}")
         for name, stage in zip(recipes, stages, strict=True)
@@ -96,7 +96,8 @@ def stage(recipe: str, name: str) -> Stage:
     [
         ("medar.tokenizer.spectrum", "synthesis", ["tokenizer", "evaluate"], ["synthesize"]),
         ("medar.tokenizer.tokenizer", "synthesis",
-         ["tokenizer", "tokens", "generator", "synthesize", "evaluate"], ["prepare"]),
+         ["tokenizer", "detail", "tokens", "generator", "synthesize", "evaluate"], ["prepare"]),
+        ("medar.tokenizer.detail_training", "synthesis", ["detail"], ["tokenizer", "generator"]),
         ("medar.generator.task", "synthesis", ["generator"],
          ["prepare", "tokenizer", "tokens", "synthesize"]),
         ("medar.generator.sampling", "synthesis", ["generator", "synthesize"], ["tokens"]),

@@ -59,8 +59,8 @@ def test_copy_includes_referenced_files(tmp_path: Path, capsys: pytest.CaptureFi
     copied = sorted(p.relative_to(tmp_path / "mine").as_posix()
                     for p in (tmp_path / "mine").rglob("*.yaml"))  # fmt: skip
     assert copied == [
-        "generator/hippocampus_mr.yaml", "hippocampus_mr.yaml", "plans/hippocampus_mr.yaml",
-        "tokenizer/hippocampus_mr.yaml",
+        "detail/hippocampus_mr.yaml", "generator/hippocampus_mr.yaml", "hippocampus_mr.yaml",
+        "plans/hippocampus_mr.yaml", "tokenizer/hippocampus_mr.yaml",
     ]  # fmt: skip
     code, _, error = call(capsys, "copy", "hippocampus_mr", tmp_path / "mine")
     assert code == 2

@@ -19,7 +19,9 @@ torch.set_num_threads(1)  # the networks here are too small for two
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-NAMES = ["prepare", "tokenizer", "tokens", "generator", "synthesize", "evaluate", "report"]
+NAMES = [
+    "prepare", "tokenizer", "detail", "tokens", "generator", "synthesize", "evaluate", "report",
+]  # fmt: skip
 
 TRAINING = {
     "steps": 4, "ema_decay": 0.9, "evaluate_every": 2, "save_every": 1, "log_every": 1,
@@ -31,6 +33,7 @@ TINY: dict[str, Any] = {
         "spacing": [24, 24, 24], "mode": "volume", "size": [16, 16, 16], "downsampling": [8, 8, 8],
     },
     "tokenizer": "tokenizer.yaml",
+    "detail": {"model": {"widths": [4, 6]}, "data": {"batch_size": 2}, "training": TRAINING},
     "generator": {
         "model": {"depth": 1, "head_width": 8},
         "tokens": {"variants": 1},
@@ -98,13 +101,13 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     before = stage_records(out)
     code, _, printed = run("--out", out, "--untracked", config="whole/out/config.yaml")
     assert code == 0
-    assert printed.count("skip (done, nothing has changed)") == 7
+    assert printed.count("skip (done, nothing has changed)") == 8
     assert stage_records(out) == before
 
     code, printed, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert [step["action"] for step in plan.values()] == [
-        *["skip"] * 4, "run", "depends", "depends",
+        *["skip"] * 5, "run", "depends", "depends",
     ]  # fmt: skip
     assert plan["synthesize"]["why"] == "n was 4, now 5"
     assert plan["synthesize"]["time"].endswith("(measured before)")
@@ -114,7 +117,7 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     words = ("--out", out, "--untracked", "--force", "prepare", "--force", "synthesize")
     code, _, printed = run(*words)
     assert code == 0
-    kept = ("tokenizer", "tokens", "generator", "evaluate")
+    kept = ("tokenizer", "detail", "tokens", "generator", "evaluate")
     assert all(f"{name}: skip (done, nothing has changed)" in printed for name in kept)
     after = stage_records(out)
     assert [name for name in NAMES if after[name]["id"] != before[name]["id"]] == [
@@ -251,8 +254,8 @@ def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path
 def test_the_budget_is_passed_to_the_trainings(run: Run, tmp_path: Path) -> None:
     _, printed, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
-    assert plan["tokenizer"]["time"] == "4.0 min (from the budget)"
-    assert plan["generator"]["time"] == "4.5 min (from the budget)"
+    assert plan["tokenizer"]["time"] == "3.3 min (from the budget)"
+    assert plan["generator"]["time"] == "3.8 min (from the budget)"
     assert plan["prepare"]["time"] == "unknown"
 
 

@@ -54,6 +54,8 @@ class Example:
     original: Volume
     prefixes: tuple[Volume, ...]
     """From the coarsest 1, 2 ... K scales; the last is the full reconstruction."""
+    detailed: Volume | None = None
+    """The full reconstruction with detail; None without a detail decoder."""
 
 
 @torch.no_grad()
@@ -89,8 +91,13 @@ def _example(tokenizer: Tokenizer, dataset: PreparedDataset, image: Tensor, inde
 
     pyramid = tokenizer.encode(image[None].to(device_of(tokenizer)))
     scales = range(1, len(pyramid.schedule) + 1)
+    prefixes = [tokenizer.decode(pyramid, upto).volume for upto in scales]
+    detailed = None
+    if tokenizer.detail is not None:
+        detailed = restored(tokenizer.add_detail(prefixes[-1].clamp(-1.0, 1.0), [index])[0])
     return Example(
         name=case.id,
         original=restored(image),
-        prefixes=tuple(restored(tokenizer.decode(pyramid, upto).volume[0]) for upto in scales),
+        prefixes=tuple(restored(prefix[0]) for prefix in prefixes),
+        detailed=detailed,
     )

@@ -37,6 +37,7 @@ from medar.losses import to_classes
 from medar.progress import track
 from medar.segmentation.dice import DiceMeter
 from medar.settings import to_dict
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import CodeUsage
 
@@ -106,6 +107,7 @@ def evaluate_tokenizer(
     limit: int | None = None,
     batch_size: int = 4,
     frechet_samples: int | None = None,
+    detail: Detail = "auto",
 ) -> ReconstructionReport:
     """Evaluate a tokenizer on prepared cases, on its own device.
 
@@ -118,6 +120,8 @@ def evaluate_tokenizer(
         batch_size: volumes per batch.
         frechet_samples: largest number of volumes per set for the Frechet distance, the mean over
             random subsets, to compare it with a distance that has no more; default: all.
+        detail: steps of the detail decoder, for realism; fidelity is that of D(z), which is closer
+            to the original. Case i has the detail of seed i.
 
     Raises:
         MedarError: the folder is not a prepared data set, not of the tokenizer's size or channels,
@@ -129,10 +133,10 @@ def evaluate_tokenizer(
     dataset = PreparedDataset(prepared, split=split)
     check_fit(tokenizer, dataset)
     loader = DataLoader(evenly_spaced(dataset, limit), batch_size=batch_size)
-    training = tokenizer.training
+    training, steps = tokenizer.training, tokenizer.detail_steps(detail)
     tokenizer.eval()
     try:
-        meter = _ReconstructionMeter(tokenizer, dataset, by_scale)
+        meter = _ReconstructionMeter(tokenizer, dataset, by_scale, steps)
         for batch in track(loader, total=len(loader), label="reconstruct", unit="batch"):
             meter.update(batch)
     finally:
@@ -150,11 +154,14 @@ def evaluate_tokenizer(
 class _ReconstructionMeter:
     """Accumulates every value in one pass over the cases."""
 
-    def __init__(self, tokenizer: Tokenizer, dataset: PreparedDataset, by_scale: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, dataset: PreparedDataset, by_scale: bool, detail_steps: int
+    ) -> None:
         schedule = tokenizer.config.schedule
         self.tokenizer = tokenizer
         self.dataset = dataset
         self.by_scale = by_scale
+        self.detail_steps = detail_steps
         self.device = device_of(tokenizer)
         self.cases = 0
         self.meters = [FidelityMeter() for _ in range(len(schedule) if by_scale else 1)]
@@ -187,6 +194,13 @@ class _ReconstructionMeter:
             self.dice.update(decoded.logits, classes, batch["annotated"])
         if min(self.dataset.plan.size) >= SMALLEST:
             self.real.append(radiomics(written.as_written(volumes, self.step)))
+            if self.detail_steps:
+                drawn = self.tokenizer.add_detail(
+                    decoded.volume.float().clamp(-1.0, 1.0),
+                    batch["index"].tolist(),
+                    self.detail_steps,
+                )
+                volume = written.as_written(drawn, self.step)
             self.decoded.append(radiomics(volume))
         self.cases += len(volumes)
 
@@ -227,6 +241,7 @@ class _ReconstructionMeter:
             protocol={
                 "name": NAME,
                 "tokenizer": self.tokenizer.digest,
+                "detail_steps": self.detail_steps,
                 "plan": plan.digest,
                 "volumes": written.PROTOCOL,
                 **PROTOCOL,

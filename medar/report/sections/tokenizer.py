@@ -3,7 +3,7 @@
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Bars, bar_chart
-from medar.report.folder import TOKENIZER_EVALUATION, RunFolder
+from medar.report.folder import DETAIL_EVALUATION, TOKENIZER_EVALUATION, RunFolder
 from medar.report.formatting import (
     SPLIT_NAMES,
     format_count,
@@ -14,6 +14,7 @@ from medar.report.formatting import (
 )
 
 MONTAGE = f"{TOKENIZER_EVALUATION}/montage.png"
+DETAIL_MONTAGE = f"{DETAIL_EVALUATION}/montage.png"
 
 
 def reconstruction(run: RunFolder) -> list[Block]:
@@ -39,8 +40,11 @@ def reconstruction(run: RunFolder) -> list[Block]:
         ),
         KeyFigures(figures),
     ]
-    if run.has(MONTAGE):
-        blocks.append(_montage(run))
+    detailed = run.detail_report()
+    if run.has(DETAIL_MONTAGE if detailed else MONTAGE):
+        blocks.append(_montage(run, DETAIL_MONTAGE if detailed else MONTAGE))
+    if detailed is not None and detailed.frechet is not None:
+        blocks.append(_detail(report, detailed))
     if report.dice:
         rows = [(name, format_fixed(value, 3)) for name, value in report.dice.items()]
         caption = "Label maps decoded from the same tokens (Dice; 1 is identical)"
@@ -48,16 +52,31 @@ def reconstruction(run: RunFolder) -> list[Block]:
     return [*blocks, *_remarks(report)]
 
 
-def _montage(run: RunFolder) -> Picture:
+def _detail(without: ReconstructionReport, with_detail: ReconstructionReport) -> Table:
+    """What the detail decoder changes."""
+    rows = [
+        (name, format_number(report.frechet), format_number(report.frechet_floor))
+        for name, report in (("without detail", without), ("with detail", with_detail))
+    ]
+    caption = (
+        "Frechet distance of the reconstructions from real volumes, and the floor, that of the "
+        "originals. The detail decoder draws texture that tokens do not hold: volumes look more "
+        "like scans, and differ more from their own original."
+    )
+    return Table(caption, ("reconstructions", "Frechet distance", "floor"), rows)
+
+
+def _montage(run: RunFolder, montage: str) -> Picture:
     return Picture(
         "reconstructions.png",
-        run.png(MONTAGE, "tokenizer"),
+        run.png(montage, "tokenizer"),
         "Grid of slices, one row per real volume: the original, reconstructions from the coarsest "
-        "scale, from two scales, and so on to all scales, and a map of the error.",
+        "scale, from two scales, and so on to all scales, the one with detail if there is a "
+        "detail decoder, and a map of the error.",
         "Real volumes (left) and their reconstructions from the coarsest scale, from two scales, "
-        "and so on to all scales. Right: the error of the last reconstruction; red is too bright, "
-        "blue too dark. Axial slices through the middle; all grey slices of a row share one "
-        "window.",
+        "and so on to all scales, then with detail, if there is a detail decoder. Right: the error "
+        "of the reconstruction from all scales; red is too bright, blue too dark. Axial slices "
+        "through the middle; all grey slices of a row share one window.",
         wide=True,
     )
 
