@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.evaluate_generator import conditions, editing, generation, readers
+from medar.cli.evaluate_generator import conditions, editing, generation
 from medar.cli.evaluate_panel import measure_panel, print_panel
+from medar.cli.evaluate_turing import readers
 from medar.cli.options import DataSet, parse_detail, worker_count
 from medar.cli.output import (
     check_folder,
