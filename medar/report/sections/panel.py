@@ -168,28 +168,24 @@ def _charts(report: PanelReport) -> list[Panel]:
 
 
 def _limits(report: PanelReport) -> Table:
-    """Smallest detected size: one row per shape and contrast, one column per method."""
-    keys = dict.fromkeys(
-        (one.shape, one.contrast) for method in report.methods.values() for one in method.limits
-    )
-    rows = []
-    for shape, contrast in keys:
-        cells = []
-        for method in report.methods.values():
-            limit = next(
-                (one for one in method.limits if (one.shape, one.contrast) == (shape, contrast)),
-                None,
-            )
-            if limit is None:
-                cells.append(MISSING)
-            elif limit.voxels is None:
-                cells.append(f"> {format_number(limit.largest)}")
-            else:
-                cells.append(f"{format_number(limit.voxels)} ({format_number(limit.mm)} mm)")
-        rows.append((f"{shape}, {contrast_names([contrast], report.unit)}", *cells))
+    """Smallest detected size: one row per shape and method, one column per contrast."""
+    cells: dict[tuple[str, str], dict[float, str]] = {}
+    for name, method in report.methods.items():
+        for one in method.limits:
+            size = f"> {format_number(one.largest)}"
+            if one.voxels is not None:
+                size = f"{format_number(one.voxels)} ({format_number(one.mm)} mm)"
+            cells.setdefault((one.shape, name), {})[one.contrast] = size
+    contrasts = sorted({contrast for row in cells.values() for contrast in row})
+    rows = [
+        (shape, name, *(cells[shape, name].get(contrast, MISSING) for contrast in contrasts))
+        for shape in SHAPES
+        for name in report.methods
+        if (shape, name) in cells
+    ]
     return Table(
         "Detection limit: smallest size in voxels from which on half of the contrast is recovered",
-        ("structure", *report.methods),
+        ("structure", "method", *(contrast_names([one], report.unit) for one in contrasts)),
         rows,
     )
 
