@@ -54,6 +54,7 @@ def tokenizer(
     *,
     split: Literal["train", "val", "test"] = "test",
     panel: bool = False,
+    detail: str | None = None,
     segmenter: Path | None = None,
     contrast: list[float] | None = None,
     json: bool = False,
@@ -82,6 +83,9 @@ def tokenizer(
     panel
         Measure instead what is lost of medical detail: intensities and borders of organs, and the
         contrast of inserted lesions and thin structures by size.
+    detail
+        With --panel: steps of the detail decoder, which is compared with the decoder alone; "none":
+        without it; default "auto": its own number of steps, if the tokenizer has a detail decoder.
     segmenter
         With --panel: folder of a segmentation network for the labels of DATA; its Dice on
         reconstructions is compared with that on originals.
@@ -114,8 +118,8 @@ def tokenizer(
     from medar.tokenizer.tokenizer import Tokenizer
 
     check_folder(out)
-    if not panel and (segmenter is not None or contrast is not None):
-        raise MedarError("--segmenter and --contrast need --panel")
+    if not panel and (detail, segmenter, contrast) != (None, None, None):
+        raise MedarError("--detail, --segmenter and --contrast need --panel")
     trained = Tokenizer.from_pretrained(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset, panel) as cases:
         if panel:
@@ -123,6 +127,7 @@ def tokenizer(
                 trained,
                 cases.folder,
                 split,
+                detail=detail or "auto",
                 segmenter=segmenter,
                 contrasts=contrast,
                 out=out,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medar.cli.options import parse_detail
 from medar.cli.output import decimal, interval, print_table
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def measure_panel(
     prepared: Path,
     split: Literal["train", "val", "test"],
     *,
+    detail: str,
     segmenter: Path | None,
     contrasts: Sequence[float] | None,
     out: Path | None,
@@ -31,7 +33,7 @@ def measure_panel(
     from medar.segmentation.segmenter import Segmenter
 
     panel = evaluate_panel(
-        methods_of(tokenizer),
+        methods_of(tokenizer, parse_detail(detail)),
         prepared,
         split,
         segmenter=Segmenter.from_pretrained(segmenter, device) if segmenter else None,

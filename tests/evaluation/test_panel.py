@@ -31,6 +31,7 @@ from medar.evaluation.reconstruction.structures import StructureSettings
 from medar.report.artifacts import write_panel
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.segmenter import Segmenter
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
 from medar.volume import Volume, write_nifti
 
 PrepareWith = Callable[..., Path]
@@ -273,6 +274,21 @@ def test_a_tokenizer_is_a_method(prepared: Path) -> None:
     made = methods["decoder"](volumes)
     torch.testing.assert_close(made, tokenizer(volumes).volume.detach(), rtol=1e-3, atol=1e-3)
     assert evaluate_panel(methods, prepared).report.methods.keys() == {"decoder"}
+
+
+def test_the_detail_decoder_is_a_second_method(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan())
+    sizes = DetailConfig(strides=((2, 2, 2),), widths=(4, 6), steps=2)
+    torch.manual_seed(0)
+    tokenizer = tokenizer.with_detail(DetailDecoder(sizes).eval())
+    assert methods_of(tokenizer, "none").keys() == {"decoder"}
+    methods = methods_of(tokenizer, seed=3)
+    volumes = PreparedDataset(prepared, split="test")[0]["image"].expand(2, -1, -1, -1, -1)
+    decoded, made = methods["decoder"](volumes), methods["detail"](volumes)
+    assert torch.equal(made[0], made[1])  # the same noise
+    assert torch.equal(made, tokenizer.add_detail(decoded, [3, 3]))
+    assert not torch.equal(made, decoded)
+    assert not torch.equal(made, methods_of(tokenizer, 1, seed=3)["detail"](volumes))
 
 
 def test_faulty_methods_are_refused(prepared: Path) -> None:

@@ -45,6 +45,7 @@ from medar.evaluation.reconstruction.structures import SHAPES, SHELL, StructureS
 from medar.progress import track
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import to_dict
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
 
 NAME = "panel-v1"
@@ -60,14 +61,34 @@ class Panel:
     """Spheres of the strongest contrast in the first case, one per diameter."""
 
 
-def methods_of(tokenizer: Tokenizer) -> dict[str, Reconstruct]:
-    """What reconstructs with a tokenizer, by name, on its own device."""
+def methods_of(
+    tokenizer: Tokenizer, detail: Detail = "auto", seed: int = 0
+) -> dict[str, Reconstruct]:
+    """What reconstructs with a tokenizer, by name, on its own device.
+
+    "decoder" is the deterministic decoder D(z). "detail", if the tokenizer has a detail decoder,
+    adds its detail, drawn from the same noise for every volume: what differs between two
+    reconstructions is not the noise.
+
+    Args:
+        tokenizer: in evaluation mode.
+        detail: number of steps of the detail decoder; "none" leaves it out.
+        seed: of the detail.
+
+    Raises:
+        MedarError: see `Tokenizer.detail_steps`.
+    """
 
     def decoder(volumes: Tensor) -> Tensor:
         pyramid = tokenizer.encode(volumes.to(device_of(tokenizer)))
-        return tokenizer.decode_map(pyramid).volume
+        return tokenizer.decode_map(pyramid).volume.clamp(-1, 1)
 
-    return {"decoder": decoder}
+    def detailed(volumes: Tensor) -> Tensor:
+        return tokenizer.add_detail(decoder(volumes), [seed] * len(volumes), detail)
+
+    if tokenizer.detail_steps(detail) == 0:
+        return {"decoder": decoder}
+    return {"decoder": decoder, "detail": detailed}
 
 
 def evaluate_panel(
