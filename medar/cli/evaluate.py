@@ -54,7 +54,6 @@ def tokenizer(
     *,
     split: Literal["train", "val", "test"] = "test",
     panel: bool = False,
-    detail: str | None = None,
     segmenter: Path | None = None,
     contrast: list[float] | None = None,
     json: bool = False,
@@ -83,9 +82,6 @@ def tokenizer(
     panel
         Measure instead what is lost of medical detail: intensities and borders of organs, and the
         contrast of inserted lesions and thin structures by size.
-    detail
-        With --panel: steps of the detail decoder, which is compared with the decoder alone; "none":
-        without it; default "auto": its own number of steps, if the tokenizer has a detail decoder.
     segmenter
         With --panel: folder of a segmentation network for the labels of DATA; its Dice on
         reconstructions is compared with that on originals.
@@ -103,8 +99,8 @@ def tokenizer(
     batch
         Volumes per batch.
     detail
-        Steps of the detail decoder, for the Frechet distance; fidelity is measured without it.
-        "none": nowhere; "auto": its own number of steps, or none if the tokenizer has no detail
+        Steps of the detail decoder, for the Frechet distance; fidelity is measured without it. With
+        --panel, the decoder is measured with and without it. "none": nowhere; "auto": its own number of steps, or none if the tokenizer has no detail
         decoder.
     device
         "auto": CUDA if available.
@@ -118,8 +114,8 @@ def tokenizer(
     from medar.tokenizer.tokenizer import Tokenizer
 
     check_folder(out)
-    if not panel and (detail, segmenter, contrast) != (None, None, None):
-        raise MedarError("--detail, --segmenter and --contrast need --panel")
+    if not panel and (segmenter is not None or contrast is not None):
+        raise MedarError("--segmenter and --contrast need --panel")
     trained = Tokenizer.from_pretrained(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset, panel) as cases:
         if panel:
@@ -127,7 +123,7 @@ def tokenizer(
                 trained,
                 cases.folder,
                 split,
-                detail=detail or "auto",
+                detail=parse_detail(detail),
                 segmenter=segmenter,
                 contrasts=contrast,
                 out=out,

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from medar.cli.options import parse_detail
 from medar.cli.output import decimal, interval, print_table
 
 if TYPE_CHECKING:
     from medar.devices import DeviceName
     from medar.evaluation.reconstruction.panel_report import MethodReport, PanelReport
+    from medar.tokenizer.detail import Detail
     from medar.tokenizer.tokenizer import Tokenizer
 
 
@@ -18,7 +18,7 @@ def measure_panel(
     prepared: Path,
     split: Literal["train", "val", "test"],
     *,
-    detail: str,
+    detail: "Detail",
     segmenter: Path | None,
     contrasts: Sequence[float] | None,
     out: Path | None,
@@ -33,7 +33,7 @@ def measure_panel(
     from medar.segmentation.segmenter import Segmenter
 
     panel = evaluate_panel(
-        methods_of(tokenizer, parse_detail(detail)),
+        methods_of(tokenizer, detail),
         prepared,
         split,
         segmenter=Segmenter.from_pretrained(segmenter, device) if segmenter else None,

@@ -146,9 +146,7 @@ def test_options_of_the_panel_are_checked(
     medar: Medar, model: Path, test_set: Path, tmp_path: Path
 ) -> None:
     arguments = ["evaluate", "tokenizer", model, test_set]
-    needed = "--detail, --segmenter and --contrast need --panel"
-    assert needed in medar(*arguments, "--contrast", 1).refusal
-    assert needed in medar(*arguments, "--detail", "none").refusal
+    assert "--segmenter and --contrast need --panel" in medar(*arguments, "--contrast", 1).refusal
     assert "--detail 0: must be auto" in medar(*arguments, "--panel", "--detail", 0).refusal
     refusal = medar(*arguments, "--panel", "--detail", 2).refusal
     assert "this tokenizer has no detail decoder" in refusal
