@@ -100,8 +100,8 @@ def tokenizer(
         Volumes per batch.
     detail
         Steps of the detail decoder, for the Frechet distance; fidelity is measured without it. With
-        --panel, the decoder is measured with and without it. "none": nowhere; "auto": its own number of steps, or none if the tokenizer has no detail
-        decoder.
+        --panel, both decoders are measured. "none": nowhere; "auto": its own number of steps, or
+        none if the tokenizer has no detail decoder.
     device
         "auto": CUDA if available.
     prepared
