@@ -20,7 +20,7 @@ from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume, resample
 
-from .tiny import tiny_model, tiny_synthesizer, tiny_tokenizer
+from .tiny import tiny_detail, tiny_model, tiny_synthesizer, tiny_tokenizer
 
 RANGES = {"CT": 300.0, "MR": 900.0}
 
@@ -75,6 +75,46 @@ def test_a_sample_depends_only_on_its_seed(synthesizer: Synthesizer) -> None:
         assert equal(expected, actual)
         assert expected.about == actual.about
     assert not equal(batch[0], batch[1])
+
+
+def test_detail_depends_only_on_the_seed_and_can_be_turned_off() -> None:
+    plain = tiny_synthesizer()
+    synthesizer = Synthesizer(plain.model, tiny_detail(plain.tokenizer))
+    batch = synthesizer(3, seed=5, class_="liver")
+    for index, sample in enumerate(batch):
+        assert equal(sample, synthesizer(seed=5 + index, class_="liver", batch_size=1)[0])
+    without_detail = SamplingSettings(detail="none")
+    (before,) = plain(seed=5, class_="liver")
+    assert equal(before, synthesizer(seed=5, class_="liver", sampling=without_detail)[0])
+    assert torch.equal(before.pyramid.flatten(), batch[0].pyramid.flatten())
+    assert (before.image.array != batch[0].image.array).mean() > 0.5
+    assert batch[0].image.array.min() >= -100
+    assert batch[0].image.array.max() <= 300
+    with pytest.raises(MedarError, match="no detail decoder"):
+        plain(sampling=SamplingSettings(detail=2))
+
+
+def test_detail_stays_inside_the_region_and_agrees_with_the_input() -> None:
+    plain = tiny_synthesizer()
+    synthesizer = Synthesizer(plain.model, tiny_detail(plain.tokenizer))
+    volume, region = scan(), Box.parse("5:11,4:9,3:6")
+    hole = region.mask(volume.grid)
+    (filled,) = synthesizer(inpaint=volume, region=region)
+    (without_detail,) = plain(inpaint=volume, region=region)
+    assert np.array_equal(filled.image.array[:, ~hole], volume.array[:, ~hole])
+    assert (filled.image.array[:, hole] != without_detail.image.array[:, hole]).any()
+    low = Volume.from_array(
+        np.random.default_rng(0).uniform(0, 200, (8, 8, 4)).astype(np.float32),
+        np.diag([2.0, 2.0, 4.0, 1.0]),
+        modality="CT",
+    )
+
+    def error(chosen: Synthesizer) -> float:
+        (sample,) = chosen(upscale=low)
+        lowered = resample(sample.image, low.grid).array
+        return float(np.abs(lowered - low.array)[:, 1:-1, 1:-1, 1:-1].mean())
+
+    assert error(synthesizer) < 1.5 * error(plain) + 1
 
 
 def test_guidance_0_is_the_model_itself(synthesizer: Synthesizer) -> None:

@@ -10,6 +10,7 @@ from medar.generator.mixers import MixerSettings
 from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
 from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -75,6 +76,14 @@ def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") 
             if not name.startswith("quantiser."):
                 parameter += 0.2 * torch.randn_like(parameter)
     return model.eval()
+
+
+def tiny_detail(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with a detail decoder of random weights."""
+    torch.manual_seed(2)
+    decoder = DetailDecoder(DetailConfig.for_network(tokenizer.config.network, (4, 4), 2))
+    torch.nn.init.normal_(decoder.head.weight, std=0.2)
+    return tokenizer.with_detail(decoder.eval())
 
 
 def tiny_synthesizer(**changes: Any) -> Synthesizer:
