@@ -35,6 +35,17 @@ def resolve_device(name: DeviceName = "auto") -> "torch.device":
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def has_bf16(device: "torch.device") -> bool:
+    """Whether a device multiplies bf16 in hardware; emulated, it is slower than fp32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # torch before 2.9 does not report it
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
 def device_of(module: "nn.Module") -> "torch.device":
     """The device that holds a module's parameters."""
     return next(module.parameters()).device

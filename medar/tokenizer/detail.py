@@ -26,6 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medar.devices import has_bf16
 from medar.errors import MedarError
 from medar.model_folder import (
     CONFIG,
@@ -183,7 +184,8 @@ class DetailDecoder(nn.Module):
         """Draw detail for decoded volumes.
 
         Each volume depends on its own seed only: the noise of the whole grid is drawn from it on
-        the CPU, so that neither batch nor tiles nor device change it.
+        the CPU, so that neither batch nor tiles nor device change it. The network computes in bf16
+        where the device has instructions for it.
 
         Args:
             decoded: (B, C, X, Y, Z), D(z), of any size.
@@ -223,16 +225,18 @@ class DetailDecoder(nn.Module):
     ) -> Tensor:
         """Velocity, or the expected size without a residual, by tiles with exact margins."""
         alignment, result = self.config.alignment, torch.empty_like(base)
+        half = has_bf16(base.device)
         sites = [n // align for n, align in zip(base.shape[2:], alignment, strict=True)]
         axes = [list(spans(*axis)) for axis in zip(sites, tile, self.config.reach, strict=True)]
         for x, y, z in product(*axes):
             at = x, y, z
             part = with_margins(base, at, alignment)
-            scale = self.log_scale(part)
-            if residual is None or time is None:
-                made = self.unfold(scale).exp() * SPREAD
-            else:
-                made = self(with_margins(residual, at, alignment), time, part, scale)
+            with torch.autocast(base.device.type, torch.bfloat16, enabled=half):
+                scale = self.log_scale(part)
+                if residual is None or time is None:
+                    made = self.unfold(scale).exp() * SPREAD
+                else:
+                    made = self(with_margins(residual, at, alignment), time, part, scale)
             origin = x.low, y.low, z.low
             part_of(result, at, alignment).copy_(part_of(made, at, alignment, origin))
         return result

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medar.devices import resolve_device
+from medar.devices import has_bf16, resolve_device
 from medar.errors import MedarError
 from medar.training.settings import TrainingSettings
 
@@ -49,10 +49,9 @@ def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precisi
             )
         device = torch.device("cuda", local_rank)
         name = torch.cuda.get_device_name(device)
-        # Emulated bf16 is slower than fp32.
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        name, native = "CPU", _cpu_has_bf16()
+        name = "CPU"
+    native = has_bf16(device)
     dtype, reason = torch.float32, "as requested"
     if settings.precision == "bf16" or (settings.precision == "auto" and native):
         dtype = torch.bfloat16
@@ -64,12 +63,6 @@ def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precisi
     compiled = "compiled" if settings.compile else "not compiled"
     why = f"{name} ({device}), {number} ({reason}), {compiled}"
     return Precision(device=device, dtype=dtype, compile=settings.compile, why=why)
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; torch before 2.9 does not report it."""
-    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def seed_everything(seed: int) -> None:
