@@ -16,10 +16,13 @@ from medar.cli.output import (
     check_folder,
     decimal,
     interval,
+    largest,
     note,
+    periods,
     print_json,
     print_pairs,
     print_table,
+    thirds,
 )
 from medar.devices import DeviceName
 from medar.errors import MedarError
@@ -52,13 +55,14 @@ def tokenizer(
     data: Path,
     /,
     *,
-    split: Literal["train", "val", "test"] = "test",
+    split: Literal["train", "val", "test", "held-out"] = "test",
     panel: bool = False,
     segmenter: Path | None = None,
     contrast: list[float] | None = None,
     json: bool = False,
     out: Path | None = None,
     limit: int | None = None,
+    frechet_samples: int | None = None,
     batch: int = 4,
     detail: str = "auto",
     device: DeviceName = "auto",
@@ -78,7 +82,7 @@ def tokenizer(
         A folder that `medar data prepare` filled with the model's plan, or a data set, which is
         prepared with it first.
     split
-        The cases to reconstruct.
+        The cases to reconstruct; held-out: all but the train split.
     panel
         Measure instead what is lost of medical detail: intensities and borders of organs, and the
         contrast of inserted lesions and thin structures by size.
@@ -96,6 +100,9 @@ def tokenizer(
         report.md, organs.csv and structures.csv.
     limit
         Maximum number of cases to reconstruct, evenly spaced over the split.
+    frechet_samples
+        Maximum number of volumes behind the Frechet distance and its floor, to compare it with a
+        distance of as many; default: all.
     batch
         Volumes per batch.
     detail
@@ -116,9 +123,11 @@ def tokenizer(
     check_folder(out)
     if not panel and (segmenter is not None or contrast is not None):
         raise MedarError("--segmenter and --contrast need --panel")
+    if panel and split == "held-out":
+        raise MedarError("--panel: split must be train, val or test, got held-out")
     trained = Tokenizer.from_pretrained(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset, panel) as cases:
-        if panel:
+        if panel and split != "held-out":
             measured = measure_panel(
                 trained,
                 cases.folder,
@@ -139,6 +148,7 @@ def tokenizer(
                 limit=limit,
                 batch_size=batch,
                 detail=parse_detail(detail),
+                frechet_samples=frechet_samples,
             )
             if out is not None:
                 write_reconstruction(report, trained, cases.folder, out)
@@ -290,9 +300,12 @@ def _print_reconstruction(report: "ReconstructionReport", model: str) -> None:
             "SSIM": decimal(report.ssim, ".4g"),
             "mean absolute error": f"{mae} {report.mae_unit.removeprefix('fraction ')}",
             "high-frequency error": decimal(report.high_frequency_error, ".4g"),
-            "power ratio": f"{report.power_ratio:.3f} in the highest third of frequencies",
-            "Frechet distance": f"{decimal(report.frechet, '.4g')}, "
-            f"floor {decimal(report.frechet_floor, '.4g')}",
+            "power ratio": thirds(report.power_ratio_thirds),
+            "grid artifact": f"{periods(report.grid_artifacts)}; 1 for real volumes",
+            "Frechet distance": f"{decimal(report.frechet, '.4g')} "
+            f"({interval(report.frechet_interval)}), floor "
+            f"{decimal(report.frechet_floor, '.4g')}, N = {report.frechet_samples or '-'}",
+            "largest contributions": largest(report.frechet_contributions),
             "codebook usage": f"{report.codebook_usage:.1%}",
             "bits per voxel": f"{report.bits_per_voxel:.4g}, compression "
             f"{report.compression:.0f} times",
@@ -333,6 +346,7 @@ def _print_reconstruction(report: "ReconstructionReport", model: str) -> None:
         print(f"note: {line}")
     if report.protocol["frechet"] is not None:
         print(f"Frechet distance: {FrechetProtocol(**report.protocol['frechet'])}")
+    print(f"protocol {report.protocol['name']}: docs/reference/evaluation.md")
 
 
 def _print_segmentation(report: "SegmentationReport") -> None:

@@ -5,7 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medar.cli.evaluate_turing import print_turing
-from medar.cli.output import check_folder, decimal, interval, print_json, print_pairs, print_table
+from medar.cli.output import (
+    check_folder,
+    decimal,
+    interval,
+    largest,
+    periods,
+    print_json,
+    print_pairs,
+    print_table,
+    thirds,
+)
 from medar.cli.synthesize import SAMPLING, SamplingOptions
 from medar.devices import DeviceName
 from medar.errors import MedarError
@@ -93,7 +103,7 @@ def generation(
     check_folder(out)
     if batch < 1:
         raise MedarError(f"--batch must be at least 1, got {batch}")
-    plan = Prepared(data).plan
+    plan, patch_size = Prepared(data).plan, 2
     sampled: SampledVolumes | None = None
     batches: Iterable[Batch]
     if holds_model(volumes, "generator"):
@@ -108,6 +118,7 @@ def generation(
             batch_size=batch,
             shown=drawn_volumes(turing),
         )
+        patch_size = loaded.tokenizer.config.network.patch_size
     elif sampling != SAMPLING:
         raise MedarError(
             f"{volumes}: holds files, not a generator; leave out --guidance-scale, --temperature, "
@@ -129,6 +140,7 @@ def generation(
         device=resolve_device(device),
         turing=turing,
         from_files=sampled is None,
+        patch_size=patch_size,
     )
     if sampled is not None:
         report = sampled.complete(report)
@@ -289,19 +301,24 @@ def _print_generation(report: "GenerationReport", name: str) -> None:
         {
             "intensity distance": f"{report.intensity_distance:.3g}, "
             f"floor {report.intensity_floor:.3g} ({report.intensity_unit})",
+            "power ratio": f"{thirds(report.power_ratio_thirds)}; held-out volumes "
+            + ", ".join(f"{ratio:.3f}" for ratio in report.power_ratio_thirds_floor),
+            "grid artifact": f"{periods(report.grid_artifacts)}; 1 for real volumes, "
+            f"{decimal(report.grid_artifact_floor)} held-out",
             "MS-SSIM of pairs": f"{report.ms_ssim:.3f}, of real pairs {report.ms_ssim_real:.3f}",
             "seconds per volume": decimal(report.seconds_per_volume),
             "peak memory": "-" if memory is None else f"{memory / 2**20:.0f} MiB",
         },
     )
     print_table(
-        ("features", "Frechet", "95 %", "floor", "kernel", "95 %", "floor"),
+        ("features", "Frechet", "95 %", "floor", "N", "kernel", "95 %", "floor"),
         (
             (
                 f"{name} ({one.features})",
                 decimal(one.frechet),
                 interval(one.frechet_interval),
-                f"{decimal(one.frechet_floor)} of {one.frechet_samples}",
+                decimal(one.frechet_floor),
+                one.frechet_samples,
                 decimal(one.kernel),
                 interval(one.kernel_interval),
                 decimal(one.kernel_floor),
@@ -309,6 +326,8 @@ def _print_generation(report: "GenerationReport", name: str) -> None:
             for name, one in report.distances.items()
         ),
     )
+    for name, distance in report.distances.items():
+        print(f"largest contributions to {name}: {largest(distance.contributions)}")
     print_table(
         ("nearest training volume by", "median", "held-out", "ratio", "nearer", "suspects"),
         (

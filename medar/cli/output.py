@@ -4,9 +4,13 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medar.errors import MedarError
+
+if TYPE_CHECKING:
+    from medar.evaluation.distances import Contribution
+    from medar.evaluation.grid import GridArtifact
 
 
 def print_json(value: Any) -> None:
@@ -54,6 +58,28 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def decimal(value: float | None, form: str = ".3g") -> str:
     """A number in a format such as ".3g"; "-" for None."""
     return "-" if value is None else f"{value:{form}}"
+
+
+def largest(contributions: "Sequence[Contribution]") -> str:
+    """The features behind a Frechet distance: name, share, and shift in standard deviations."""
+    parts = (f"{one.feature} {one.share:.0%} (shift {one.shift:+.1f})" for one in contributions)
+    return ", ".join(parts) or "-"
+
+
+def thirds(values: Sequence[float]) -> str:
+    """Power ratios in the lowest, middle and highest third of the frequencies."""
+    names = ("low", "middle", "high")
+    parts = (f"{value:.3f} {name}" for value, name in zip(values, names, strict=True))
+    return ", ".join(parts) + " third of frequencies"
+
+
+def periods(artifacts: "dict[str, GridArtifact]") -> str:
+    """Grid artifacts with their intervals, by period."""
+    parts = (
+        f"{one.value:.3f} ({interval(one.interval)}) at period {period}"
+        for period, one in artifacts.items()
+    )
+    return ", ".join(parts) or "-"
 
 
 def interval(ends: tuple[float, float] | None, form: str = ".3g") -> str:

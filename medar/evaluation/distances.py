@@ -290,7 +290,8 @@ def set_distance(
     """
     if samples is not None and samples < 2:
         raise MedarError(f"a Frechet distance needs at least 2 volumes per set, got {samples}")
-    random = np.random.default_rng(seed)
+    # The floor has draws of its own: the same for any set that it stands beside.
+    random, apart = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     gaussian = Reference(reference, noticeable)
     kernel = KernelReference(gaussian.standardise(reference))
     standard = gaussian.standardise(generated)
@@ -313,7 +314,7 @@ def set_distance(
         frechet=frechet,
         frechet_interval=frechet_interval,
         frechet_floor=(
-            _mean_distance(gaussian, _subsets(held_out, samples, random)) if has_floor else None
+            _mean_distance(gaussian, _subsets(held_out, samples, apart)) if has_floor else None
         ),
         frechet_samples=samples,
         contributions=largest_contributions(gaussian, subsets, names),

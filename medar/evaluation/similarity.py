@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medar.tokenizer.spectrum import TINY, high_frequency_error, high_power
+from medar.tokenizer.spectrum import TINY, high_frequency_error, third_powers
 from medar.tokenizer.validation import RANGE, psnr
 
 SSIM_WINDOW = 7
@@ -32,7 +32,8 @@ PROTOCOL = {
     "ssim": f"Gaussian window of {SSIM_WINDOW} voxels, deviation 1.5, data range 2, 3D (MONAI)",
     "mae": "mean absolute error of each volume, then averaged",
     "high_frequencies": "beyond 2/3 of each axis' Nyquist frequency (radius), Hann window",
-    "power_ratio": "total power of all reconstructions over that of their originals",
+    "power_ratio": "total power of all reconstructions over that of their originals, in the "
+    "highest third of the frequencies and in each third",
 }
 """How each value is computed, for reports."""
 
@@ -60,6 +61,9 @@ class Fidelity:
     """In the unit whose factors `FidelityMeter.update` gets."""
     high_frequency_error: float
     power_ratio: float
+    """In the highest third of the frequencies."""
+    power_ratio_thirds: list[float]
+    """In the lowest, the middle and the highest third."""
 
 
 class FidelityMeter:
@@ -85,18 +89,20 @@ class FidelityMeter:
             absolute = absolute * unit.to(absolute)
         row = (psnr(decoded, real), ssim(decoded, real), absolute.mean(dim=1))
         self._rows.append(torch.stack([*row, high_frequency_error(decoded, real)], dim=1).cpu())
-        self._power.append(torch.stack([high_power(decoded), high_power(real)], dim=1).cpu())
+        self._power.append(torch.stack([third_powers(decoded), third_powers(real)], dim=1).cpu())
 
     def result(self) -> Fidelity:
         """The means so far; needs at least one batch."""
         means = torch.cat(self._rows).double().mean(dim=0).tolist()
-        decoded, real = torch.cat(self._power).double().mean(dim=0).tolist()
+        decoded, real = torch.cat(self._power).double().mean(dim=0)
+        ratios: list[float] = (decoded / real.clamp(min=TINY)).tolist()
         return Fidelity(
             psnr=means[0],
             ssim=means[1],
             mae=means[2],
             high_frequency_error=means[3],
-            power_ratio=decoded / max(real, TINY),
+            power_ratio=ratios[-1],
+            power_ratio_thirds=ratios,
         )
 
 

@@ -62,9 +62,12 @@ def measure(
     Raises:
         MedarError: cases that do not fit the models.
     """
-    reconstruction = evaluate_tokenizer(synthesizer.tokenizer, data, split, by_scale=False)
     volumes = SampledVolumes(synthesizer, data, split=BESIDE, samples=samples, seed=seed)
     generation = volumes.complete(evaluate_generation(volumes, data, split=BESIDE, seed=seed))
+    number = next(iter(generation.distances.values())).frechet_samples
+    reconstruction = evaluate_tokenizer(
+        synthesizer.tokenizer, data, split, by_scale=False, frechet_samples=number
+    )
     segmentation = None if segmenter is None else evaluate_segmentation(segmenter, data, split)
     figures = [*_of_reconstruction(reconstruction), *_of_generation(generation)]
     notes = {*reconstruction.notes, *generation.notes}
@@ -102,7 +105,7 @@ def _of_reconstruction(report: ReconstructionReport) -> list[Figure]:
                 name="Frechet distance of reconstructions",
                 value=report.frechet,
                 real=report.frechet_floor,
-                volumes=cases,
+                volumes=report.frechet_samples or cases,
             )
         ]
     return [

@@ -22,6 +22,7 @@ from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 from medar.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
+    from medar.evaluation.reconstruction.cases import EvaluatedSplit
     from medar.training import Outcome
 
 Measure = Callable[[StageContext], Facts]
@@ -95,12 +96,26 @@ def _prepare(
     }
 
 
-def tokenizer_stage(settings: TokenizerSettings, budget_weight: float) -> Stage:
-    """Train a tokenizer on the prepared cases, and evaluate it on the validation split."""
+def tokenizer_stage(
+    settings: TokenizerSettings,
+    budget_weight: float,
+    *,
+    evaluated: "EvaluatedSplit" = "val",
+    frechet_samples: int | None = None,
+) -> Stage:
+    """Train a tokenizer on the prepared cases, and evaluate it.
+
+    Args:
+        settings: of the training.
+        budget_weight: of the stage.
+        evaluated: the split to reconstruct.
+        frechet_samples: number of volumes behind its Frechet distance; default: all of the split.
+    """
+    measure = partial(_evaluate_tokenizer, settings, evaluated, frechet_samples)
     return Stage(
         name="tokenizer",
         folder=TOKENIZER,
-        run=partial(_train_tokenizer, settings, partial(_evaluate_tokenizer, settings)),
+        run=partial(_train_tokenizer, settings, measure),
         result=partial(files_result, pattern="model/*"),
         settings=resume_key(settings),
         inputs=partial(file_digests, {"perceptual_file": settings.loss.perceptual_file}),
@@ -124,26 +139,41 @@ def _train_tokenizer(settings: TokenizerSettings, measure: Measure, context: Sta
     return {**training_facts(outcome), **measure(context)}
 
 
-def _evaluate_tokenizer(settings: TokenizerSettings, context: StageContext) -> Facts:
+def _evaluate_tokenizer(
+    settings: TokenizerSettings,
+    evaluated: "EvaluatedSplit",
+    frechet_samples: int | None,
+    context: StageContext,
+) -> Facts:
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.tokenizer import Tokenizer
 
     data, out = context.out / PREPARED, context.folder / EVALUATION
     tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
-    report = evaluate_tokenizer(tokenizer, data, "val")
+    report = evaluate_tokenizer(tokenizer, data, evaluated, frechet_samples=frechet_samples)
     write_reconstruction(report, tokenizer, data, out)
     context.log_artifact(out)
-    names = ("psnr", "ssim", "power_ratio", "codebook_usage", "frechet", "frechet_floor")
+    names = (
+        "psnr", "ssim", "power_ratio", "grid_artifact", "codebook_usage", "frechet",
+        "frechet_floor", "frechet_samples",
+    )  # fmt: skip
     return drop_none({name: getattr(report, name) for name in names})
 
 
-def detail_stage(settings: DetailSettings, budget_weight: float) -> Stage:
-    """Train a detail decoder for the tokenizer, and evaluate it on the validation split."""
+def detail_stage(
+    settings: DetailSettings,
+    budget_weight: float,
+    *,
+    evaluated: "EvaluatedSplit" = "val",
+    frechet_samples: int | None = None,
+) -> Stage:
+    """Train a detail decoder for the tokenizer, and evaluate it; see `tokenizer_stage`."""
+    measure = partial(_evaluate_detail, settings, evaluated, frechet_samples)
     return Stage(
         name="detail",
         folder=DETAIL,
-        run=partial(_train_detail, settings, partial(_evaluate_detail, settings)),
+        run=partial(_train_detail, settings, measure),
         result=partial(files_result, pattern="model/**/*"),
         settings=resume_key(settings),
         needs=("prepare", "tokenizer"),
@@ -169,17 +199,24 @@ def _train_detail(settings: DetailSettings, measure: Measure, context: StageCont
     return {**training_facts(outcome), **measure(context)}
 
 
-def _evaluate_detail(settings: DetailSettings, context: StageContext) -> Facts:
+def _evaluate_detail(
+    settings: DetailSettings,
+    evaluated: "EvaluatedSplit",
+    frechet_samples: int | None,
+    context: StageContext,
+) -> Facts:
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.tokenizer import Tokenizer
 
     data, out = context.out / PREPARED, context.folder / EVALUATION
     tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
-    report = evaluate_tokenizer(tokenizer, data, "val", by_scale=False)
+    report = evaluate_tokenizer(
+        tokenizer, data, evaluated, by_scale=False, frechet_samples=frechet_samples
+    )
     write_reconstruction(report, tokenizer, data, out)
     context.log_artifact(out)
-    names = ("frechet", "frechet_floor")
+    names = ("power_ratio", "grid_artifact", "frechet", "frechet_floor", "frechet_samples")
     return drop_none({name: getattr(report, name) for name in names})
 
 

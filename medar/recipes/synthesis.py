@@ -74,10 +74,17 @@ def synthesis_recipe(settings: SynthesisSettings, out: Path, **options: Any) -> 
 def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The stages in order."""
     values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
-    detail = [] if settings.detail is None else [detail_stage(settings.detail, weights.detail)]
+    # Reconstructions are judged on the cases, and at the number of volumes, of the samples.
+    judged: dict[str, Any] = {
+        "evaluated": settings.evaluation.split,
+        "frechet_samples": settings.samples.n,
+    }
+    detail = []
+    if settings.detail is not None:
+        detail.append(detail_stage(settings.detail, weights.detail, **judged))
     stages = (
         prepare_stage(settings.data, plan, settings.evaluation.split, out, weights.prepare),
-        tokenizer_stage(settings.tokenizer, weights.tokenizer),
+        tokenizer_stage(settings.tokenizer, weights.tokenizer, **judged),
         *detail,
         Stage(
             name="tokens",
@@ -260,8 +267,9 @@ def _evaluate(
     distances = {
         f"{metric}/{name}": getattr(values, metric)
         for name, values in report.distances.items()
-        for metric in ("frechet", "frechet_floor", "kernel", "kernel_floor")
+        for metric in ("frechet", "frechet_floor", "frechet_samples", "kernel", "kernel_floor")
     }
+    distances["grid_artifact"] = report.grid_artifact
     copies = {f"suspected_copies/{n}": len(m.suspects) for n, m in report.memorisation.items()}
     diversity = {"ms_ssim": report.ms_ssim, "ms_ssim_real": report.ms_ssim_real}
     turing = report.turing

@@ -7,7 +7,7 @@ from typing import Any
 MISSING = "–"
 """Shown in place of a missing value."""
 
-SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "held-out": "held-out"}
 
 
 def format_number(value: float | None, digits: int = 3) -> str:

@@ -109,6 +109,15 @@ def high_power(volumes: Tensor) -> Tensor:
     return band_power(volumes, (HIGH,))[..., 0].mean(dim=1)
 
 
+THIRDS = (0.0, 1 / 3, HIGH)
+"""Radii from which the thirds of the frequencies begin: low, middle and high."""
+
+
+def third_powers(volumes: Tensor) -> Tensor:
+    """Mean power in each third of the frequencies, over channels: (B, C, X, Y, Z) -> (B, 3)."""
+    return band_power(volumes, THIRDS).mean(dim=1)
+
+
 def power_ratio(reconstruction: Tensor, real: Tensor) -> float:
     """Power in the highest third of frequencies of the reconstructions, divided by the real one.
 

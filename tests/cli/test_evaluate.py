@@ -75,7 +75,18 @@ def test_a_prepared_folder_is_reused_and_the_text_report_printed(
     kept = tmp_path / "kept"
     first = medar("evaluate", "tokenizer", model, test_set, "--prepared", kept)
     assert (first.code, first.err) == (0, "")
-    for word in ("PSNR", "2x2x2", "perplexity", "radiomics-v2", "note: 4 cases, fewer than 20"):
+    for word in (
+        "PSNR",
+        "2x2x2",
+        "perplexity",
+        "radiomics-v2",
+        "note: 4 cases, fewer than 20",
+        "N = 2",
+        "largest contributions",
+        "middle",
+        "grid artifact",
+        "reconstruction-v2",
+    ):
         assert word in first.out
     # The folder itself, and the model's own folder rather than the run's.
     again = medar("evaluate", "tokenizer", model / "model", kept, "--batch", 2)

@@ -94,6 +94,7 @@ def test_the_text_report(medar: Medar, files: Path, mr_set: Path) -> None:
     assert (result.code, result.err) == (0, "")
     words = (
         "2 volumes compared with 5", "4 others (all but", "texture-v2 (45)", "shape-v2", "MS-SSIM",
+        "largest contributions to texture-v2: ", "power ratio", "grid artifact",
         "suspects", "note: 2 generated volumes", "generation-v2, seed 3",
     )  # fmt: skip
     for word in words:

@@ -41,6 +41,9 @@ def test_every_key_is_there_and_finite(prepared: Path) -> None:
     assert (found["volumes"], found["held_out"], found["reference"]) == (6, 2, 4)
     assert found["distances"].keys() == {"radiomics-v2", "texture-v2"}
     assert found["distances"]["texture-v2"]["frechet_samples"] == 2
+    assert len(found["distances"]["radiomics-v2"]["contributions"]) == 3
+    assert len(found["power_ratio_thirds"]) == len(found["power_ratio_thirds_floor"]) == 3
+    assert (found["grid_artifact"], found["grid_artifacts"]) == (None, {})  # sides of 8 voxels
     assert found["memorisation"].keys() == {"features", "voxels"}
     assert (found["seconds_per_volume"], found["peak_memory"]) == (0.5, 2**20)
     assert found["intensity_unit"] == "HU"

@@ -44,6 +44,8 @@ def test_the_report_equals_scores_of_the_decoded_volumes(prepared: Path) -> None
     assert report.residual_energy_per_scale == pytest.approx(energy.tolist(), rel=1e-4)
     assert report.codebook_usage == len(pyramid.flatten().unique()) / 16
     assert report.bits_per_voxel == pytest.approx(9 * 4 / 512)
+    assert report.power_ratio == report.power_ratio_thirds[2]
+    assert (report.grid_artifact, report.grid_artifacts) == (None, {})  # sides of 8 voxels
     assert report.compression == pytest.approx(16 / (9 * 4 / 512))
 
 
@@ -67,6 +69,10 @@ def test_each_split_is_compared_with_other_real_volumes(prepared: Path) -> None:
     assert test.frechet is not None
     assert test.frechet_floor is not None
     assert test.frechet > test.frechet_floor > 0
+    assert test.frechet_samples == 2
+    assert len(test.frechet_contributions) == 3
+    with pytest.raises(MedarError, match="frechet_samples must be at least 2, got 1"):
+        evaluate_tokenizer(tokenizer, prepared, "test", frechet_samples=1)
     train = evaluate_tokenizer(tokenizer, prepared, "train")
     assert train.protocol["frechet"]["samples"] == 2
     assert any("every second case of the train split" in note for note in train.notes)

@@ -70,6 +70,7 @@ def test_the_power_ratio_uses_totals() -> None:
     meter = FidelityMeter()
     meter.update(real, made)
     assert meter.result().power_ratio == pytest.approx(1 / 5, rel=1e-4)
+    assert meter.result().power_ratio_thirds == pytest.approx([1 / 5] * 3, rel=1e-4)
     assert not math.isnan(meter.result().high_frequency_error)
 
 

@@ -15,6 +15,7 @@ from medar.evaluation.distances import Contribution, SetDistance
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.memorisation import Audit, Suspect
 from medar.evaluation.generation.turing import TuringReport
+from medar.evaluation.grid import GridArtifact
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.evaluation.reconstruction.cases import Example
 from medar.files import write_json
@@ -33,6 +34,8 @@ GRIDS = ([1, 1, 1], [2, 2, 2], [3, 2, 3])
 SECONDS = {"prepare": 4.0, "tokenizer": 130.0, "tokens": 3.0, "generator": 95.5, "synthesize": 2.0,
            "evaluate": 3700.0}  # fmt: skip
 
+
+GRID = GridArtifact(value=1.5, interval=(1.25, 1.75), pattern=1.25, blocks=1.75)
 
 LARGEST = [
     Contribution(feature="detail_0", share=0.5, shift=-3.25),
@@ -118,7 +121,9 @@ def _tokenizer(out: Path) -> None:
     three = [0.1, 0.2, 0.3]
     report = ReconstructionReport(
         cases=1, split="test", psnr=22.125, ssim=0.75, mae=31.0, mae_unit="HU",
-        high_frequency_error=0.9, power_ratio=0.6, frechet=100.0, frechet_floor=12.0,
+        high_frequency_error=0.9, power_ratio=0.6,
+        power_ratio_thirds=[1.0, 0.9, 0.6], grid_artifact=1.5, grid_artifact_interval=(1.25, 1.75),
+        grid_artifacts={"2": GRID}, frechet=100.0, frechet_floor=12.0,
         frechet_interval=(90.0, 110.0), frechet_samples=6, frechet_contributions=LARGEST,
         codebook_usage=0.9, bits_per_voxel=0.05, compression=320.0, dice={"heart": 0.875},
         psnr_per_scale=[15.0, 18.0, 22.125], ssim_per_scale=three, mae_per_scale=three,
@@ -178,6 +183,9 @@ def _evaluation(out: Path) -> None:
         volumes=3, split="test", held_out=2, reference=2,
         distances={"radiomics-v2": near, "texture-v2": far}, intensity_distance=12.0,
         intensity_floor=4.0, intensity_unit="HU", ms_ssim=0.5, ms_ssim_real=0.25,
+        power_ratio_thirds=[1.0, 0.75, 0.5], power_ratio_thirds_floor=[1.0, 1.125, 1.25],
+        grid_artifact=1.5, grid_artifact_interval=(1.25, 1.75), grid_artifact_floor=1.0,
+        grid_artifacts={"2": GRID},
         memorisation={"features": audit, "voxels": caught}, seconds_per_volume=1.5,
         peak_memory=2**30, notes=["3 generated volumes, fewer than 20: all figures are rough"],
         protocol={"held_out": "test split"},

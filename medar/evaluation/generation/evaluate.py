@@ -2,8 +2,8 @@
 
 Protocol `generation-v2`. The reference is the real volumes of the train split, which the generator
 has seen; the floor is what held-out real volumes get against it. Four questions: do the volumes
-look real (Frechet and kernel distance, intensities), are they as varied (MS-SSIM), are they new
-(distance to the nearest training volume), and what do they cost.
+look real (Frechet and kernel distance, intensities, spectral power, no grid), are they as varied
+(MS-SSIM), are they new (distance to the nearest training volume), and what do they cost.
 
 The evaluation is independent of the generator: volumes come in batches, in the prepared space of a
 plan.
@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Subset
 
 from medar.data.loading import Item, PreparedDataset
 from medar.errors import MedarError, check_positive
-from medar.evaluation import distances, similarity, written
-from medar.evaluation.distances import FEW, Floats, Reference, SetDistance, set_distance
+from medar.evaluation import distances, grid, similarity, written
+from medar.evaluation.distances import FEW, Floats, Interval, Reference, SetDistance, set_distance
 from medar.evaluation.extractors import DEFAULT, make_extractors
 from medar.evaluation.extractors import features as extracted
 from medar.evaluation.extractors.features import feature_set
@@ -33,7 +33,8 @@ from medar.evaluation.generation import memorisation
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
 from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics
 from medar.evaluation.generation.turing import KeptVolumes, TuringReport, turing_test
-from medar.evaluation.reconstruction.cases import evenly_spaced
+from medar.evaluation.grid import GridArtifact, grid_artifact
+from medar.evaluation.reconstruction.cases import cases_of, evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
 from medar.progress import track
 from medar.settings import to_dict
@@ -63,6 +64,17 @@ class GenerationReport:
     intensity_distance: float
     intensity_floor: float
     intensity_unit: str
+    power_ratio_thirds: list[float]
+    """Power over that of the reference in the lowest, middle and highest third of frequencies."""
+    power_ratio_thirds_floor: list[float]
+    """Of the held-out volumes."""
+    grid_artifact: float | None
+    """For the period of the decoder's patches; None for sides that are too short."""
+    grid_artifact_interval: Interval | None
+    grid_artifact_floor: float | None
+    """Of the held-out volumes."""
+    grid_artifacts: dict[str, GridArtifact]
+    """Of the generated volumes, by period in voxels."""
     ms_ssim: float
     ms_ssim_real: float
     memorisation: dict[str, Audit]
@@ -98,6 +110,7 @@ def evaluate_generation(
     peak_memory: int | None = None,
     turing: bool = False,
     from_files: bool = False,
+    patch_size: int = 2,
 ) -> GenerationReport:
     """Compare generated volumes with those of a prepared data set.
 
@@ -118,6 +131,7 @@ def evaluate_generation(
         peak_memory: bytes that this took, for the report.
         turing: also train networks to tell the volumes from real ones, see `turing_test`.
         from_files: the volumes were read from files, see `turing_test`.
+        patch_size: period of `grid_artifact` in voxels, that of the decoder's patches.
 
     Raises:
         MedarError: fewer than two generated or two training volumes, no case of the split, volumes
@@ -128,7 +142,7 @@ def evaluate_generation(
     device = torch.device(device)
     built = make_extractors(tuple(extractors), weights, device)
     train = PreparedDataset(prepared, split="train")
-    train_subset, held_out_subset = evenly_spaced(train, limit), held_out(prepared, split)
+    train_subset, held_out_subset = evenly_spaced(train, limit), cases_of(prepared, split)
     if min(train.plan.size) < SMALLEST or len(train_subset) < 2:
         raise MedarError(
             f"{prepared}: needs sides of at least {SMALLEST} voxels and 2 training volumes, got "
@@ -145,6 +159,12 @@ def evaluate_generation(
     cases = [train.prepared[index].id for index in train_subset.indices]
     units, unit = written.error_units(train)
     channel_units = units.double().mean(dim=0).numpy()
+    grids = {
+        str(p): grid_artifact(spectrum, reference.grids[p], seed)
+        for p, spectrum in generated.grids.items()
+    }
+    period = max(2, patch_size)
+    patch = grids.get(str(period))
     return GenerationReport(
         volumes=generated.count,
         split=split,
@@ -154,6 +174,16 @@ def evaluate_generation(
         intensity_distance=_wasserstein(generated, reference, channel_units),
         intensity_floor=_wasserstein(real, reference, channel_units),
         intensity_unit=unit,
+        power_ratio_thirds=(generated.thirds / reference.thirds).tolist(),
+        power_ratio_thirds_floor=(real.thirds / reference.thirds).tolist(),
+        grid_artifact=patch.value if patch else None,
+        grid_artifact_interval=patch.interval if patch else None,
+        grid_artifact_floor=(
+            grid_artifact(real.grids[period], reference.grids[period], seed).value
+            if patch
+            else None
+        ),
+        grid_artifacts=grids,
         ms_ssim=pairwise_ms_ssim(generated.kept, seed),
         ms_ssim_real=pairwise_ms_ssim(reference.kept, seed),
         memorisation=_audits(generated, real, reference, built[0].name, cases),
@@ -171,6 +201,8 @@ def evaluate_generation(
             "volumes": written.PROTOCOL,
             "distances": {**distances.PROTOCOL, "standardisation": extracted.PROTOCOL},
             "intensity": f"Wasserstein-1 of histograms of {BINS} bins over all voxels",
+            "power_ratio": "total power of the set over that of the reference",
+            "grid_artifact": grid.PROTOCOL,
             "ms_ssim": {
                 "pairs": f"at most {similarity.PAIRS}, of at most {KEPT} volumes, by the seed",
                 **to_dict(MsSsim.of(train.plan.size)),
@@ -188,22 +220,6 @@ def evaluate_generation(
         if turing
         else None,
     )
-
-
-def held_out(prepared: str | Path, split: HeldOut) -> Subset[Item]:
-    """The real volumes behind the floors.
-
-    Raises:
-        MedarError: the folder is not a prepared data set, or has no case of the split.
-    """
-    if split != "held-out":
-        return evenly_spaced(PreparedDataset(prepared, split=split), None)
-    dataset = PreparedDataset(prepared)
-    splits = [dataset.prepared[index].split for index in range(len(dataset))]
-    indices = [index for index, one in enumerate(splits) if one != "train"]
-    if not indices:
-        raise MedarError(f"{prepared}: has no held-out cases: all are in the train split")
-    return Subset(dataset, indices)
 
 
 def _add_generated(generated: SetStatistics, batches: Iterable[Batch], samples: int | None) -> bool:

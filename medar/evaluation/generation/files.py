@@ -20,7 +20,8 @@ from medar.data.plan import Plan, Window
 from medar.data.preparation import prepare_image, prepare_label
 from medar.data.reading import read_for_plan, read_label
 from medar.errors import MedarError
-from medar.evaluation.generation.evaluate import Batch, HeldOut, held_out
+from medar.evaluation.generation.evaluate import Batch, HeldOut
+from medar.evaluation.reconstruction.cases import cases_of
 from medar.volume import Volume
 
 ENDINGS = (".nii", ".nii.gz")
@@ -119,7 +120,7 @@ def generated_volumes(files: list[GeneratedFile], plan: Plan) -> dict[str, Volum
 
 def held_out_volumes(prepared: str | Path, split: HeldOut, count: int) -> dict[str, Volume]:
     """At most `count` held-out cases for a picture, evenly spaced over the split, by name."""
-    subset = held_out(prepared, split)
+    subset = cases_of(prepared, split)
     dataset = subset.dataset
     assert isinstance(dataset, PreparedDataset)
     positions = np.linspace(0, len(subset) - 1, min(count, len(subset))).round().astype(int)

@@ -20,9 +20,9 @@ from medar.data.loading import PreparedDataset
 from medar.devices import device_of, peak_memory_mib
 from medar.errors import MedarError, check_positive
 from medar.evaluation.distances import FEW
-from medar.evaluation.generation.evaluate import Batch, GenerationReport, HeldOut, held_out
+from medar.evaluation.generation.evaluate import Batch, GenerationReport, HeldOut
 from medar.evaluation.generation.files import as_volume
-from medar.evaluation.reconstruction.cases import check_fit
+from medar.evaluation.reconstruction.cases import cases_of, check_fit
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.known import KnownTokens
@@ -78,7 +78,7 @@ class SampledVolumes:
         self.settings = sampling or synthesizer.sampling
         model = synthesizer.model
         self.settings.check(model.schedule, model.config.refinement)
-        cases = held_out(prepared, split)
+        cases = cases_of(prepared, split)
         assert isinstance(cases.dataset, PreparedDataset)
         self.dataset = cases.dataset
         check_conditions(synthesizer, self.dataset)

@@ -18,7 +18,9 @@ from medar.evaluation.distances import Floats
 from medar.evaluation.extractors import Extractor
 from medar.evaluation.extractors.handcrafted import SHAPE, shape_features
 from medar.evaluation.generation.memorisation import thumbnails
+from medar.evaluation.grid import grid_spectra
 from medar.evaluation.written import as_written
+from medar.tokenizer.spectrum import third_powers
 
 BINS = 256
 """Of the intensity histogram: equal steps of [-1, 1]."""
@@ -59,6 +61,9 @@ class SetStatistics:
         """(C, 256) voxels by intensity."""
         self.kept: list[Tensor] = []
         """(C, X, Y, Z) each, a random subset of all volumes."""
+        self.grids = grid_spectra(plan.size)
+        """By period."""
+        self._powers: list[Tensor] = []
         self.count = 0
         """N."""
 
@@ -83,6 +88,9 @@ class SetStatistics:
         for extractor in self._extractors:
             self._features[extractor.name].append(extractor.compute(volumes))
         self._thumbnails.append(thumbnails(volumes))
+        self._powers.append(third_powers(volumes).double().cpu())
+        for spectrum in self.grids.values():
+            spectrum.update(volumes)
         for row, channel in zip(self.histogram, volumes.unbind(1), strict=True):
             row += torch.histc(channel, BINS, -1, 1).double().cpu().numpy()
         for volume in volumes:
@@ -108,6 +116,12 @@ class SetStatistics:
         if self._shapes:
             features[SHAPE] = np.concatenate(self._shapes)
         return features
+
+    @property
+    def thirds(self) -> Floats:
+        """Mean power in the lowest, the middle and the highest third of the frequencies, (3,)."""
+        powers: Floats = torch.cat(self._powers).mean(dim=0).numpy()
+        return powers
 
     @property
     def thumbnails(self) -> Floats:

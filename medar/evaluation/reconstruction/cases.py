@@ -5,6 +5,7 @@ B batch, C channels, X Y Z voxels.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from medar.data.loading import Item, PreparedDataset
-from medar.data.manifest import Split
 from medar.devices import device_of
 from medar.errors import MedarError
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
+
+EvaluatedSplit = Literal["train", "val", "test", "held-out"]
+"""Cases that models are evaluated on; "held-out" is every case that is not of the train split."""
 
 
 def evenly_spaced(dataset: PreparedDataset, limit: int | None) -> Subset[Item]:
@@ -24,6 +27,24 @@ def evenly_spaced(dataset: PreparedDataset, limit: int | None) -> Subset[Item]:
     count = len(dataset) if limit is None else min(limit, len(dataset))
     indices = np.linspace(0, len(dataset) - 1, count).round().astype(int)
     return Subset(dataset, indices.tolist())
+
+
+def cases_of(prepared: str | Path, split: EvaluatedSplit, limit: int | None = None) -> Subset[Item]:
+    """The cases of a split, or all but those of the train split; at most `limit`, evenly spaced.
+
+    Raises:
+        MedarError: the folder is not a prepared data set, or has no such case.
+    """
+    if split != "held-out":
+        return evenly_spaced(PreparedDataset(prepared, split=split), limit)
+    dataset = PreparedDataset(prepared)
+    splits = [dataset.prepared[index].split for index in range(len(dataset))]
+    indices = [index for index, one in enumerate(splits) if one != "train"]
+    if not indices:
+        raise MedarError(f"{prepared}: has no held-out cases: all are in the train split")
+    count = len(indices) if limit is None else min(limit, len(indices))
+    chosen = np.linspace(0, len(indices) - 1, count).round().astype(int)
+    return Subset(dataset, [indices[k] for k in chosen])
 
 
 def check_fit(tokenizer: Tokenizer, dataset: PreparedDataset) -> None:
@@ -60,7 +81,7 @@ class Example:
 
 @torch.no_grad()
 def make_examples(
-    tokenizer: Tokenizer, prepared: str | Path, split: Split = "test", *, cases: int = 4
+    tokenizer: Tokenizer, prepared: str | Path, split: EvaluatedSplit = "test", *, cases: int = 4
 ) -> list[Example]:
     """Reconstruct some cases, evenly spaced over a split, from every prefix of scales.
 
@@ -73,9 +94,10 @@ def make_examples(
     Raises:
         MedarError: the folder does not fit the tokenizer, or has no case of the split.
     """
-    dataset = PreparedDataset(prepared, split=split)
+    subset = cases_of(prepared, split, cases)
+    dataset = subset.dataset
+    assert isinstance(dataset, PreparedDataset)
     check_fit(tokenizer, dataset)
-    subset = evenly_spaced(dataset, cases)
     items = [subset[index] for index in range(len(subset))]
     return [_example(tokenizer, dataset, item["image"], item["index"]) for item in items]
 

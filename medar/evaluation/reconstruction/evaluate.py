@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medar.data.loading import Item, PreparedDataset
-from medar.data.manifest import Split
 from medar.devices import device_of
 from medar.errors import MedarError, check_positive
-from medar.evaluation import written
+from medar.evaluation import grid, written
 from medar.evaluation.distances import FEW, Contribution, Interval, SetDistance
 from medar.evaluation.extractors.handcrafted import SMALLEST, radiomics
-from medar.evaluation.reconstruction.cases import check_fit, evenly_spaced
+from medar.evaluation.grid import GridArtifact, grid_artifact, grid_spectra
+from medar.evaluation.reconstruction.cases import EvaluatedSplit, cases_of, check_fit
 from medar.evaluation.reconstruction.realism import (
     FrechetProtocol,
     measure_realism,
@@ -38,6 +38,7 @@ from medar.progress import track
 from medar.segmentation.dice import DiceMeter
 from medar.settings import to_dict
 from medar.tokenizer.detail import Detail
+from medar.tokenizer.spectrum import TINY, third_powers
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import CodeUsage
 
@@ -56,13 +57,20 @@ class ReconstructionReport:
     """
 
     cases: int
-    split: Split
+    split: EvaluatedSplit
     psnr: float
     ssim: float
     mae: float
     mae_unit: str
     high_frequency_error: float
     power_ratio: float
+    power_ratio_thirds: list[float]
+    """In the lowest, the middle and the highest third of the frequencies."""
+    grid_artifact: float | None
+    """For the period of the decoder's patches; None for sides that are too short."""
+    grid_artifact_interval: Interval | None
+    grid_artifacts: dict[str, GridArtifact]
+    """By period in voxels."""
     frechet: float | None
     """None with fewer than two volumes on either side, or sides below 8 voxels."""
     frechet_floor: float | None
@@ -101,7 +109,7 @@ class ReconstructionReport:
 def evaluate_tokenizer(
     tokenizer: Tokenizer,
     prepared: str | Path,
-    split: Split = "test",
+    split: EvaluatedSplit = "test",
     *,
     by_scale: bool = True,
     limit: int | None = None,
@@ -114,14 +122,15 @@ def evaluate_tokenizer(
     Args:
         tokenizer: as trained; its mode (training or evaluation) is restored.
         prepared: a folder that `prepare` filled, of the tokenizer's size.
-        split: the cases to reconstruct.
+        split: the cases to reconstruct; "held-out" is all but the train split.
         by_scale: also decode every prefix of scales.
         limit: maximum number of cases, evenly spaced over the split; default all.
         batch_size: volumes per batch.
         frechet_samples: largest number of volumes per set for the Frechet distance, the mean over
             random subsets, to compare it with a distance that has no more; default: all.
-        detail: steps of the detail decoder, for realism; fidelity is that of D(z), which is closer
-            to the original. Case i has the detail of seed i.
+        detail: steps of the detail decoder, for realism: Frechet distance, power ratio of all
+            scales, grid artifact. Fidelity is that of D(z), which is closer to the original. Case
+            i has the detail of seed i.
 
     Raises:
         MedarError: the folder is not a prepared data set, not of the tokenizer's size or channels,
@@ -130,9 +139,11 @@ def evaluate_tokenizer(
     check_positive(limit=limit, batch_size=batch_size)
     if frechet_samples is not None and frechet_samples < 2:
         raise MedarError(f"frechet_samples must be at least 2, got {frechet_samples}")
-    dataset = PreparedDataset(prepared, split=split)
+    subset = cases_of(prepared, split, limit)
+    dataset = subset.dataset
+    assert isinstance(dataset, PreparedDataset)
     check_fit(tokenizer, dataset)
-    loader = DataLoader(evenly_spaced(dataset, limit), batch_size=batch_size)
+    loader = DataLoader(subset, batch_size=batch_size)
     training, steps = tokenizer.training, tokenizer.detail_steps(detail)
     tokenizer.eval()
     try:
@@ -171,6 +182,8 @@ class _ReconstructionMeter:
         self.dice = DiceMeter(names) if tokenizer.config.network.labels else None
         self.units, self.unit = written.error_units(dataset)
         self.step = written.file_step(dataset)
+        self.grids = [grid_spectra(dataset.plan.size) for _ in ("decoded", "real")]
+        self.powers: list[Tensor] = []
         self.decoded: list[Tensor] = []
         self.real: list[Tensor] = []
 
@@ -192,31 +205,41 @@ class _ReconstructionMeter:
         if self.dice is not None:
             classes = to_classes(batch["label"], list(self.dataset.plan.labels)).to(self.device)
             self.dice.update(decoded.logits, classes, batch["annotated"])
+        if self.detail_steps:
+            drawn = self.tokenizer.add_detail(
+                decoded.volume.float().clamp(-1.0, 1.0), batch["index"].tolist(), self.detail_steps
+            )
+            volume = written.as_written(drawn, self.step)
+        self.powers.append(torch.stack([third_powers(volume), third_powers(volumes)], dim=1).cpu())
+        for spectra, one in zip(self.grids, (volume, volumes), strict=True):
+            for spectrum in spectra.values():
+                spectrum.update(one)
         if min(self.dataset.plan.size) >= SMALLEST:
             self.real.append(radiomics(written.as_written(volumes, self.step)))
-            if self.detail_steps:
-                drawn = self.tokenizer.add_detail(
-                    decoded.volume.float().clamp(-1.0, 1.0),
-                    batch["index"].tolist(),
-                    self.detail_steps,
-                )
-                volume = written.as_written(drawn, self.step)
             self.decoded.append(radiomics(volume))
         self.cases += len(volumes)
 
-    def report(self, split: Split, realism: Realism | None) -> ReconstructionReport:
+    def report(self, split: EvaluatedSplit, realism: Realism | None) -> ReconstructionReport:
         """The result over all batches."""
         schedule, plan = self.tokenizer.config.schedule, self.dataset.plan
         every = [meter.result() for meter in self.meters]
         prefixes = every if self.by_scale else []
         bits = schedule.length * log2(self.tokenizer.codebook_size) / prod(plan.size)
         distance, protocol = realism or (None, None)
+        powers, real_powers = torch.cat(self.powers).double().mean(dim=0)
+        ratios = (powers / real_powers.clamp(min=TINY)).tolist()
+        made, own = self.grids
+        grids = {str(p): grid_artifact(made[p], own[p], paired=True) for p in made}
+        patch = grids.get(str(max(2, self.tokenizer.config.network.patch_size)))
         energy = (self.energy / self.energy[0].clamp(min=1e-30)).tolist()
         return ReconstructionReport(
             cases=self.cases,
             split=split,
-            **to_dict(every[-1]),
+            **{**to_dict(every[-1]), "power_ratio": ratios[-1], "power_ratio_thirds": ratios},
             mae_unit=self.unit,
+            grid_artifact=patch.value if patch else None,
+            grid_artifact_interval=patch.interval if patch else None,
+            grid_artifacts=grids,
             frechet=distance.frechet if distance else None,
             frechet_floor=distance.frechet_floor if distance else None,
             frechet_interval=distance.frechet_interval if distance else None,
@@ -245,6 +268,7 @@ class _ReconstructionMeter:
                 "plan": plan.digest,
                 "volumes": written.PROTOCOL,
                 **PROTOCOL,
+                "grid_artifact": grid.PROTOCOL,
                 "frechet": to_dict(protocol) if protocol else None,
             },
         )

@@ -18,12 +18,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medar.data.loading import PreparedDataset
-from medar.data.manifest import Split
 from medar.data.prepared import Prepared
 from medar.evaluation.distances import Floats, SetDistance, set_distance
 from medar.evaluation.extractors.features import PROTOCOL, feature_set
 from medar.evaluation.extractors.handcrafted import RADIOMICS, radiomics
-from medar.evaluation.reconstruction.cases import evenly_spaced
+from medar.evaluation.reconstruction.cases import EvaluatedSplit, evenly_spaced
 from medar.evaluation.written import as_written
 from medar.progress import track
 
@@ -57,7 +56,12 @@ class FrechetProtocol:
 
 
 def real_features(
-    folder: str | Path, split: Split, *, step: Tensor, batch_size: int, device: torch.device
+    folder: str | Path,
+    split: EvaluatedSplit,
+    *,
+    step: Tensor,
+    batch_size: int,
+    device: torch.device,
 ) -> Floats | None:
     """Features of the train split's real volumes, (N, F); `step` as `file_step` returns it.
 
@@ -77,7 +81,7 @@ def measure_realism(
     decoded: Floats,
     real: Floats,
     reference: Floats | None,
-    split: Split,
+    split: EvaluatedSplit,
     *,
     samples: int | None = None,
 ) -> tuple[SetDistance, FrechetProtocol] | None:

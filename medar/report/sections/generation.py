@@ -6,6 +6,7 @@ from medar.evaluation.distances import SetDistance
 from medar.evaluation.generation import GenerationReport
 from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Distance, distance_chart
+from medar.report.distances import largest_contributions
 from medar.report.folder import RunFolder
 from medar.report.formatting import (
     format_count,
@@ -42,10 +43,15 @@ def distances(run: RunFolder) -> list[Block]:
             f"{format_count(report.volumes, 'synthetic volume')} compared with "
             f"{format_count(report.reference, 'real volume')} of the training split. The floor is "
             f"the distance of {format_count(report.held_out, 'held-out real volume')} from the "
-            "same reference at the same sample size. Two finite sets of real volumes never have "
+            "same reference at the same sample size, N. Two finite sets of real volumes never have "
             "distance 0, so no generator can be expected to fall below the floor."
         ),
-        Notes([f"{name}: {_sentence(one)}" for name, one in report.distances.items()]),
+        Notes(
+            [
+                f"{name}: {_sentence(one)} {largest_contributions(one.contributions)}".strip()
+                for name, one in report.distances.items()
+            ]
+        ),
     ]
     drawn = [
         Distance(name, one.frechet, one.frechet_interval, one.frechet_floor)
@@ -69,9 +75,30 @@ def distances(run: RunFolder) -> list[Block]:
             "Voxel intensities: the Wasserstein distance of the synthetic volumes from the "
             f"training volumes is {intensities}, that of held-out real volumes {floor}."
         ),
+        *_spectra(report),
         *([Notes(report.notes)] if report.notes else []),
         *(turing_blocks(report.turing) if report.turing else []),
     ]
+
+
+def _spectra(report: GenerationReport) -> list[Block]:
+    """Spectral power in each third of the frequencies, and the grid artifact."""
+    names = ("low", "middle", "high")
+    pairs = zip(report.power_ratio_thirds, report.power_ratio_thirds_floor, names, strict=True)
+    rows = [
+        (f"power in the {name} third of frequencies", format_fixed(made, 3), format_fixed(real, 3))
+        for made, real, name in pairs
+    ]
+    if report.grid_artifact is not None:
+        rows.append(
+            (
+                f"grid artifact (95 % {format_range(report.grid_artifact_interval)})",
+                format_fixed(report.grid_artifact, 3),
+                format_fixed(report.grid_artifact_floor, 3),
+            )
+        )
+    caption = "Spectra relative to the training volumes, which have 1"
+    return [Table(caption, ("", "synthetic", "held-out real"), rows)]
 
 
 def _table(report: GenerationReport) -> Table:
@@ -79,11 +106,12 @@ def _table(report: GenerationReport) -> Table:
     rows = [
         (f"{name} ({one.features})", format_number(one.frechet),
          format_range(one.frechet_interval), format_number(one.frechet_floor),
+         str(one.frechet_samples),
          format_number(one.kernel), format_range(one.kernel_interval),
          format_number(one.kernel_floor))
         for name, one in report.distances.items()
     ]  # fmt: skip
-    headings = ("features (number)", "Frechet", "95 %", "floor", "kernel", "95 %", "floor")
+    headings = ("features (number)", "Frechet", "95 %", "floor", "N", "kernel", "95 %", "floor")
     return Table("Distances from the training volumes; smaller is closer", headings, rows)
 
 

@@ -148,7 +148,7 @@ def _frechet(run: RunFolder) -> KeyFigure:
     name, one = next(iter(run.generation_report().distances.items()))
     floor = f"floor {format_number(one.frechet_floor)}: " if one.frechet_floor else ""
     return KeyFigure(
-        f"Frechet distance, {name}",
+        f"Frechet distance, {name}, N = {one.frechet_samples}",
         format_number(one.frechet),
         floor + compare_with_floor(one),
     )

@@ -3,6 +3,7 @@
 from medar.evaluation.reconstruction import ReconstructionReport
 from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Bars, bar_chart
+from medar.report.distances import grid_figure, largest_contributions
 from medar.report.folder import DETAIL_EVALUATION, TOKENIZER_EVALUATION, RunFolder
 from medar.report.formatting import (
     SPLIT_NAMES,
@@ -28,6 +29,7 @@ def reconstruction(run: RunFolder) -> list[Block]:
         KeyFigure(
             "power ratio", format_fixed(report.power_ratio, 2), "fine detail; below 1 is blur"
         ),
+        *grid_figure(report.grid_artifact, report.grid_artifact_interval),
         KeyFigure(
             "compression", f"{format_number(report.compression)} ×", "against 16 bits per voxel"
         ),
@@ -55,15 +57,21 @@ def reconstruction(run: RunFolder) -> list[Block]:
 def _detail(without: ReconstructionReport, with_detail: ReconstructionReport) -> Table:
     """What the detail decoder changes."""
     rows = [
-        (name, format_number(report.frechet), format_number(report.frechet_floor))
+        (name, format_number(report.frechet), format_number(report.frechet_floor),
+         str(report.frechet_samples), format_fixed(report.power_ratio, 2),
+         format_fixed(report.grid_artifact, 2))
         for name, report in (("without detail", without), ("with detail", with_detail))
-    ]
+    ]  # fmt: skip
     caption = (
         "Frechet distance of the reconstructions from real volumes, and the floor, that of the "
-        "originals. The detail decoder draws texture that tokens do not hold: volumes look more "
-        "like scans, and differ more from their own original."
+        "originals, both of N volumes; power ratio in the highest third of the frequencies and "
+        "grid artifact, both 1 for real volumes. The detail decoder draws texture that tokens do "
+        "not hold: volumes look more like scans, and differ more from their own original."
     )
-    return Table(caption, ("reconstructions", "Frechet distance", "floor"), rows)
+    headings = (
+        "reconstructions", "Frechet distance", "floor", "N", "power ratio", "grid artifact",
+    )  # fmt: skip
+    return Table(caption, headings, rows)
 
 
 def _montage(run: RunFolder, montage: str) -> Picture:
@@ -87,10 +95,17 @@ def _remarks(report: ReconstructionReport) -> list[Block]:
     if report.frechet is not None:
         notes.insert(
             0,
-            f"Frechet distance of the reconstructions as a set: {format_number(report.frechet)}; "
-            f"of the originals: {format_number(report.frechet_floor)}. The difference is due to "
-            "blur and artefacts of the tokenizer.",
+            f"Frechet distance of {report.frechet_samples} reconstructions as a set: "
+            f"{format_number(report.frechet)}; of as many originals: "
+            f"{format_number(report.frechet_floor)}. The difference is due to blur and artefacts "
+            "of the tokenizer. Compare it only with distances of as many volumes. "
+            f"{largest_contributions(report.frechet_contributions)}",
         )
+    low, middle, high = (format_fixed(ratio, 2) for ratio in report.power_ratio_thirds)
+    notes.append(
+        f"Spectral power over that of the originals: {low} in the lowest, {middle} in the middle "
+        f"and {high} in the highest third of the frequencies."
+    )
     return [Notes(notes)] if notes else []
 
 
