@@ -94,7 +94,8 @@ def chain_draws(
 
     Yields:
         (B, L) bool, the revealed tokens; and (B, L) weights of the cross-entropies of all tokens,
-        whose mean over a scale is that scale's estimate in nats per token.
+        whose mean over a scale is that scale's estimate in nats per token. Compared with a plain
+        pass, both at the same tokens, it has a much smaller variance.
     """
     scales = len(schedule)
     numbers = draw_orders(seeds, draws * (schedule.length + scales)).view(len(seeds), draws, -1)

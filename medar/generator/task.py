@@ -117,12 +117,17 @@ class GeneratorTask(Task[Item]):
         """Cross-entropy and accuracy of the validation tokens, of all and scale by scale.
 
         "marginal" is the cross-entropy of the codes' frequencies in the training tokens. For models
-        that refine, "chain" is the cross-entropy of drawing the tokens of each scale one by one in
-        random order (`chain_draws`), and "independence" by how much drawing them all at once is
-        worse. Rank 0 also passes samples to the preview.
+        that refine, "independence" is what drawing all tokens of a scale at once loses, and "chain"
+        the cross-entropy of drawing them one by one in random order (`chain_draws`). Rank 0 also
+        passes samples to the preview.
         """
         schedule, refinement = self.model.schedule, self.model.config.refinement
-        names = ("cross_entropy", "accuracy", "marginal", *(("chain",) if refinement else ()))
+        names = (
+            "cross_entropy",
+            "accuracy",
+            "marginal",
+            *(("independence",) if refinement else ()),
+        )
         sums = {name: torch.zeros(len(schedule)) for name in names}
         count = min(len(self.validation), self.settings.data.validation)
         for cases in self._batches(count):
@@ -130,19 +135,20 @@ class GeneratorTask(Task[Item]):
             tokens = batch["tokens"]
             condition = self._condition(batch)
             logits = self.model(tokens, condition)
+            losses = token_losses(logits, tokens)
             values = {
-                "cross_entropy": token_losses(logits, tokens),
+                "cross_entropy": losses,
                 "accuracy": (logits.argmax(-1) == tokens).float(),
                 "marginal": self.marginals.entropy(tokens.cpu()),
             }
             if refinement:
-                values["chain"] = self._chain_losses(tokens, condition, cases)
+                values["independence"] = self._independence(tokens, condition, losses, cases)
             for name in names:
                 sums[name] += self._sum_by_scale(values[name]).cpu()
         if self.preview is not None and self.ranks.is_rank_zero and self.settings.data.previews:
             self.preview(self._steps, self._samples())
         if refinement:
-            sums["independence"] = sums["cross_entropy"] - sums["chain"]
+            sums["chain"] = sums["cross_entropy"] - sums["independence"]
         number = count * torch.tensor(schedule.tokens)
         means = {name: float(sums[name].sum() / number.sum()) for name in sums}
         return means | {
@@ -191,12 +197,19 @@ class GeneratorTask(Task[Item]):
             known = known | draw_revealed(schedule, batch, fraction, random)
         return known
 
-    def _chain_losses(self, tokens: Tensor, condition: Condition, cases: range) -> Tensor:
-        """(B, L), whose mean over a scale estimates the loss of drawing its tokens one by one."""
-        total = torch.zeros(tokens.shape, device=tokens.device)
+    def _independence(
+        self, tokens: Tensor, condition: Condition, losses: Tensor, cases: range
+    ) -> Tensor:
+        """(B, L), whose mean over a scale estimates what drawing its tokens at once loses.
+
+        The losses with and without revealed tokens are compared at the same tokens: means over
+        different ones would differ by more than what is measured.
+        """
+        total = torch.zeros_like(losses)
         for masks in chain_draws(self.model.schedule, cases, CHAIN_DRAWS):
             revealed, weights = (mask.to(tokens.device) for mask in masks)
-            total += weights * token_losses(self.model(tokens, condition, revealed), tokens)
+            masked = token_losses(self.model(tokens, condition, revealed), tokens)
+            total += weights * (losses - masked)
         return total / CHAIN_DRAWS
 
     def _mean_by_scale(self, values: Tensor, chosen: Tensor) -> Tensor:
