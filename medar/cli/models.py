@@ -127,6 +127,7 @@ def pack(
     split: Literal["val", "test"] = "test",
     samples: Annotated[int, Parameter(name=("--samples", "-n"))] = 100,
     seed: int = 0,
+    turing: bool = False,
 ) -> None:
     """Make a bundle from training runs: float16 weights, figures measured on them, the card.
 
@@ -149,11 +150,14 @@ def pack(
     figures
         figures.json of an earlier bundle of the same weights, instead of DATA.
     split
-        Split of the cases to reconstruct and segment; samples are judged beside all held-out ones.
+        Split of the cases to segment; samples and reconstructions are judged beside all held-out
+        ones.
     samples
         Number of volumes to make and judge.
     seed
         Seed of the first of them.
+    turing
+        Also train networks to tell samples from real volumes; two minutes on one CPU core.
     """
     from medar.packing.card import CardSettings
     from medar.packing.pack import pack as pack_bundle
@@ -170,5 +174,6 @@ def pack(
         split=split,
         samples=samples,
         seed=seed,
+        turing=turing,
     )
     print(f"{out}: {size / 1e6:.1f} MB")

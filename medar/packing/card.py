@@ -54,9 +54,9 @@ Split: {split}
 
 ## Figures
 
-Measured on the weights in this folder: samples beside all held-out volumes, reconstructions and
+Measured on the weights in this folder: samples and reconstructions beside all held-out volumes,
 label maps on those of the split {split_name}. "Real" is what held-out real volumes get in the place
-of the model's: a floor for distances, the target for similarity. "Volumes" is the number per set.
+of the model's: a floor for distances, the target for all else. "Volumes" is the number per set.
 
 {table}
 

@@ -20,10 +20,12 @@ from medar.settings import plain
 from medar.synthesis.synthesizer import Synthesizer
 
 Split = Literal["val", "test"]
-"""The held-out cases that are reconstructed and segmented."""
+"""The held-out cases that are segmented."""
 
 BESIDE: HeldOut = "held-out"
-"""The cases that samples are judged beside: all but those of the train split."""
+"""The cases that samples are judged beside, and that are reconstructed: all but the train split."""
+
+THIRDS = ("lowest", "middle", "highest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Figure:
     name: str
     value: float
     real: float | None = None
-    """What real volumes get: a floor that no generator can be expected below."""
+    """What real volumes get: a floor for distances, a target for all else."""
     volumes: int
     """That `value` was measured on; the floor too."""
 
@@ -45,6 +47,7 @@ def measure(
     split: Split,
     samples: int,
     seed: int,
+    turing: bool,
 ) -> dict[str, Any]:
     """Evaluate the models of a bundle on a prepared data set.
 
@@ -52,9 +55,10 @@ def measure(
         synthesizer: loaded from the bundle.
         segmenter: loaded from the bundle, if it holds one.
         data: the folder that `prepare` filled and the models were trained on.
-        split: the cases to reconstruct and segment; samples are judged beside all held-out ones.
+        split: the cases to segment; samples and reconstructions are judged beside all held-out ones.
         samples: number of volumes to make.
         seed: of the first one.
+        turing: also train networks to tell samples from real volumes.
 
     Returns:
         The content of figures.json without the cost of rounding.
@@ -63,10 +67,19 @@ def measure(
         MedarError: cases that do not fit the models.
     """
     volumes = SampledVolumes(synthesizer, data, split=BESIDE, samples=samples, seed=seed)
-    generation = volumes.complete(evaluate_generation(volumes, data, split=BESIDE, seed=seed))
+    generation = volumes.complete(
+        evaluate_generation(
+            volumes,
+            data,
+            split=BESIDE,
+            seed=seed,
+            turing=turing,
+            patch_size=synthesizer.tokenizer.config.network.patch_size,
+        )
+    )
     number = next(iter(generation.distances.values())).frechet_samples
     reconstruction = evaluate_tokenizer(
-        synthesizer.tokenizer, data, split, by_scale=False, frechet_samples=number
+        synthesizer.tokenizer, data, BESIDE, by_scale=False, frechet_samples=number
     )
     segmentation = None if segmenter is None else evaluate_segmentation(segmenter, data, split)
     figures = [*_of_reconstruction(reconstruction), *_of_generation(generation)]
@@ -112,6 +125,7 @@ def _of_reconstruction(report: ReconstructionReport) -> list[Figure]:
         Figure(name="PSNR of reconstructions, dB", value=report.psnr, volumes=cases),
         Figure(name="SSIM of reconstructions", value=report.ssim, volumes=cases),
         *frechet,
+        *_grid("reconstructions", report.grid_artifact, 1.0, cases),
     ]
 
 
@@ -139,7 +153,36 @@ def _of_generation(report: GenerationReport) -> list[Figure]:
         real=report.ms_ssim_real,
         volumes=report.volumes,
     )
-    return [*distances, pairs, *copies]
+    tests = []
+    if (test := report.turing) is not None:
+        tests = [
+            Figure(
+                name="AUC of networks that tell samples from real volumes",
+                value=test.auc,
+                real=test.floor,
+                volumes=test.volumes,
+            )
+        ]
+    power = [
+        Figure(
+            name=f"power of samples over that of real volumes, {third} third of frequencies",
+            value=value,
+            real=floor,
+            volumes=report.volumes,
+        )
+        for third, value, floor in zip(
+            THIRDS, report.power_ratio_thirds, report.power_ratio_thirds_floor, strict=True
+        )
+    ]
+    grid = _grid("samples", report.grid_artifact, report.grid_artifact_floor, report.volumes)
+    return [*distances, pairs, *power, *grid, *tests, *copies]
+
+
+def _grid(of: str, value: float | None, real: float | None, volumes: int) -> list[Figure]:
+    """The row of the patch grid; none where volumes are too small for it."""
+    if value is None:
+        return []
+    return [Figure(name=f"grid artifact of {of}", value=value, real=real, volumes=volumes)]
 
 
 def _of_segmentation(report: SegmentationReport) -> list[Figure]:

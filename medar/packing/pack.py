@@ -48,6 +48,7 @@ def pack(
     split: Split = "test",
     samples: int = 100,
     seed: int = 0,
+    turing: bool = False,
 ) -> int:
     """Write a bundle: weights rounded to float16, figures measured on these, and the card.
 
@@ -62,9 +63,10 @@ def pack(
         segmenter: a segmentation network, if the bundle is to hold one.
         data: the folder that `prepare` filled and the models were trained on: figures are measured.
         figures: a figures.json that was measured before on the same weights, instead of `data`.
-        split: the held-out cases that are reconstructed and segmented.
+        split: the held-out cases that are segmented, and that show what rounding costs.
         samples: number of volumes that figures are measured on.
         seed: of the first of them.
+        turing: also measure whether networks can tell samples from real volumes.
 
     Returns:
         Bytes of the bundle.
@@ -93,7 +95,7 @@ def pack(
         network = None if segmenter is None else Segmenter.from_pretrained(folder, "cpu")
         if data is not None:
             cost = rounding_cost(exact, synthesizer, data, split, error)
-            measured = measure(synthesizer, network, data, split, samples, seed)
+            measured = measure(synthesizer, network, data, split, samples, seed, turing)
             measured["rounding"] = plain(cost)
         else:
             assert figures is not None

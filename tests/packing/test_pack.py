@@ -212,3 +212,15 @@ def test_the_box_has_limits(
     with pytest.raises(MedarError, match=message):
         repack(out=box / "small-noise")
     assert files(box / "small-noise") == before
+
+
+def test_networks_judge_the_samples_if_asked(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medar.evaluation.generation.discriminator.STEPS", 3)
+    out = tmp_path / "judged"
+    pack(out, CARD, generator=models.generator, data=models.data, samples=4, turing=True)
+    figures = read_json(out / "figures.json")["figures"]
+    (row,) = (row for row in figures if row["name"].startswith("AUC of networks"))
+    assert 0 <= row["value"] <= 1
+    assert row["volumes"] == 4
