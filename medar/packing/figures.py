@@ -55,7 +55,7 @@ def measure(
         synthesizer: loaded from the bundle.
         segmenter: loaded from the bundle, if it holds one.
         data: the folder that `prepare` filled and the models were trained on.
-        split: the cases to segment; samples and reconstructions are judged beside all held-out ones.
+        split: the cases to segment; all else is judged beside all held-out ones.
         samples: number of volumes to make.
         seed: of the first one.
         turing: also train networks to tell samples from real volumes.
