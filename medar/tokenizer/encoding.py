@@ -5,6 +5,7 @@ index, and the next run encodes the missing ones. The volumes of one case go thr
 together, so that its tokens do not depend on which other cases are still to be encoded.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporarie
 from medar.model_folder import CONFIG, find_model
 from medar.progress import track
 from medar.tokenizer.pyramid import TokenPyramid
-from medar.tokenizer.tokenizer import Tokenizer
+from medar.tokenizer.tokenizer import DETAIL, Tokenizer
 from medar.tokenizer.tokens import (
     CASES,
     ENDING,
@@ -256,12 +257,14 @@ def _clear(out: Path, kept: set[str]) -> None:
 
 
 def _copy_model(model: Path, target: Path) -> None:
-    """Copy the files of a model folder, config.json last."""
+    """Copy the files of a model folder and of its detail decoder, config.json last."""
     if model.resolve() == target.resolve():
         return
-    files = [path for path in model.iterdir() if path.is_file() and path.name[0] != "."]
-    for path in sorted(files, key=lambda path: (path.name == CONFIG, path.name)):
-        write_bytes(target / path.name, path.read_bytes())
+    shutil.rmtree(target / DETAIL, ignore_errors=True)  # it may be of an earlier training
+    for folder in (model / DETAIL, model):
+        files = [path for path in folder.glob("[!.]*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == CONFIG, path.name)):
+            write_bytes(target / path.relative_to(model), path.read_bytes())
 
 
 def _check_out(out: Path) -> None:

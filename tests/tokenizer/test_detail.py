@@ -14,6 +14,7 @@ from medar.settings import from_dict
 from medar.tokenizer import Tokenizer
 from medar.tokenizer.detail import DetailConfig, DetailDecoder, draw_noise
 from medar.tokenizer.detail_training import energy_score, make_task, train_detail
+from medar.tokenizer.encoding import encode_data_set
 from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 from medar.tokenizer.training import train_tokenizer
 from medar.volume import Volume
@@ -178,6 +179,18 @@ def test_training_leaves_a_tokenizer_with_detail(
     assert after.detail is not None
     assert outcome.best is not None
     assert math.isfinite(outcome.best)
+
+
+def test_tokens_and_generators_keep_the_detail_decoder(
+    trained: Path, prepared: Path, tmp_path: Path
+) -> None:
+    train_detail(detail_settings(), trained, prepared, tmp_path / "detail")
+    encode_data_set(prepared, tmp_path / "tokens", tmp_path / "detail")
+    assert Tokenizer.from_pretrained(tmp_path / "tokens" / "tokenizer", "cpu").detail is not None
+    # Without one, the tokens are the same and no old one is left.
+    again = encode_data_set(prepared, tmp_path / "tokens", trained)
+    assert again.made == 0
+    assert Tokenizer.from_pretrained(tmp_path / "tokens" / "tokenizer", "cpu").detail is None
 
 
 def test_an_interrupted_training_gives_the_same_weights(
