@@ -238,8 +238,7 @@ def decode_sample(
 ) -> tuple[Array, Labels | None]:
     """The image and label map of a latent, (1, D, x, y, z); see `sample_and_decode`.
 
-    Decoded alone, not in a batch, so that no other sample can change a bit. Training volumes lie
-    within [-1, 1], and so do samples.
+    Decoded alone, not in a batch, so that no other sample can change a bit.
 
     Raises:
         MedarError: see `Tokenizer.detail_steps`.
@@ -247,8 +246,7 @@ def decode_sample(
     decoded = decode_within(tokenizer.decoder, latent)
     volume = tokenizer.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], detail)
     decoded = decoded._replace(volume=volume)
-    image, label = decoded_arrays(decoded, tokenizer.require_plan())
-    return image.clip(-1.0, 1.0), label
+    return decoded_arrays(decoded, tokenizer.require_plan())
 
 
 def fitting_batch_size(model: Generator, settings: SamplingSettings) -> int:

@@ -35,7 +35,7 @@ class DecodedArrays(NamedTuple):
     """A decoded volume on the plan's grid."""
 
     image: Array
-    """(C, X, Y, Z), about [-1, 1]."""
+    """(C, X, Y, Z) in [-1, 1]."""
     label: Labels | None
     """(1, X, Y, Z) of the plan's label values; None without a label head."""
 
@@ -53,12 +53,15 @@ class Reconstructed:
 
 
 def decoded_arrays(decoded: DecodedMap, plan: Plan) -> DecodedArrays:
-    """A decoded batch of one as arrays, with classes turned into the plan's label values."""
+    """A decoded batch of one as arrays, with classes turned into the plan's label values.
+
+    Training volumes lie within [-1, 1], and so does what is made of a decoder's output.
+    """
     values = None
     if decoded.classes is not None:
         named = np.array([0, *plan.labels], dtype=plan.label_dtype)
         values = named[decoded.classes[0].cpu().numpy()]
-    return DecodedArrays(decoded.volume[0].float().cpu().numpy(), values)
+    return DecodedArrays(decoded.volume[0].float().cpu().numpy().clip(-1.0, 1.0), values)
 
 
 def field_of_view(trace: Trace) -> npt.NDArray[np.bool_]:

@@ -117,6 +117,8 @@ def test_impossible_measurements_give_one_line(
         ([tmp_path / "none", kept], "no tokenizer"),
         ([bare, kept], "has no plan (preprocess.json"),
         ([model, kept, "--split", "val"], "no case in the split 'val'"),
+        ([model, kept, "--panel", "--split", "held-out"], "split must be train, val or test"),
+        ([model, kept, "--frechet-samples", 1], "frechet_samples must be at least 2, got 1"),
         ([model, kept, "--prepared", tmp_path / "x"], "is prepared already"),
         ([model, kept, "--modality", "CT"], "is prepared already"),
         ([model, kept, "--limit", 0], "limit must be at least 1, got 0"),

@@ -20,6 +20,7 @@ from medar.evaluation.reconstruction.cases import make_examples
 from medar.evaluation.reconstruction.realism import FrechetProtocol
 from medar.evaluation.similarity import psnr
 from medar.evaluation.written import as_written, file_step
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
 
 PrepareWith = Callable[..., Path]
 
@@ -81,6 +82,36 @@ def test_each_split_is_compared_with_other_real_volumes(prepared: Path) -> None:
     assert any("no Frechet distance" in note for note in val.notes)
     assert any("1 cases, fewer than 20" in note for note in val.notes)
     assert evaluate_tokenizer(tokenizer, prepared, "train", limit=2).cases == 2
+
+
+def test_held_out_cases_are_all_but_those_of_the_train_split(
+    prepared: Path, data: Manifest, prepare_with: PrepareWith, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(make_plan())
+    report = evaluate_tokenizer(tokenizer, prepared, "held-out")
+    assert (report.cases, report.split) == (3, "held-out")
+    assert report.protocol["frechet"]["reference"] == "train split"
+    fewer = evaluate_tokenizer(tokenizer, prepared, "held-out", frechet_samples=2)
+    assert (fewer.cases, fewer.frechet_samples, report.frechet_samples) == (3, 2, 3)
+    assert len(make_examples(tokenizer, prepared, "held-out", cases=9)) == 3
+    every = tuple(replace(case, split="train") for case in data)
+    with pytest.raises(MedarError, match="has no held-out cases"):
+        evaluate_tokenizer(tokenizer, prepare_with(data.with_cases(every)), "held-out")
+
+
+def test_detail_counts_for_spectra_and_not_for_fidelity(prepared: Path) -> None:
+    tokenizer = make_tokenizer(make_plan())
+    sizes = DetailConfig(strides=((2, 2, 2),), widths=(4, 6), steps=2)
+    torch.manual_seed(0)
+    detailed = tokenizer.with_detail(DetailDecoder(sizes).eval())
+    plain, drawn = (evaluate_tokenizer(one, prepared, "train") for one in (tokenizer, detailed))
+    assert drawn.psnr == pytest.approx(plain.psnr, rel=1e-5)
+    assert drawn.power_ratio_per_scale == pytest.approx(plain.power_ratio_per_scale, rel=1e-4)
+    assert plain.power_ratio == pytest.approx(plain.power_ratio_per_scale[-1], rel=1e-4)
+    assert drawn.power_ratio != pytest.approx(plain.power_ratio, rel=1e-4)
+    assert drawn.frechet != plain.frechet
+    without = evaluate_tokenizer(detailed, prepared, "train", detail="none")
+    assert without.power_ratio == pytest.approx(plain.power_ratio, rel=1e-4)
 
 
 def test_a_data_set_without_a_train_split_is_divided(

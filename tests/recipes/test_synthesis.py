@@ -96,6 +96,10 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
     assert facts["tokens"]["tokens_per_volume"] == 9
     assert facts["evaluate"]["frechet/radiomics-v2"] > 0
+    number = facts["evaluate"]["frechet_samples/radiomics-v2"]
+    assert facts["tokenizer"]["frechet_samples"] == facts["detail"]["frechet_samples"] == number
+    judged = json.loads((out / "tokenizer" / "evaluation" / "report.json").read_text())
+    assert judged["split"] == "held-out"
 
     # The stored settings are a configuration themselves, and nothing runs a second time.
     before = stage_records(out)
