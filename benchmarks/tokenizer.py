@@ -33,9 +33,11 @@ from torch.nn.functional import l1_loss
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.devices import device_of
-from medar.evaluation.distances import Reference
-from medar.evaluation.extractors.handcrafted import radiomics
+from medar.evaluation.extractors.features import feature_set
+from medar.evaluation.extractors.handcrafted import RADIOMICS, radiomics
+from medar.evaluation.frechet import Reference
 from medar.evaluation.reconstruction.realism import real_features
+from medar.evaluation.written import as_written, file_step
 from medar.settings import load_yaml
 from medar.tokenizer.quantiser import Quantisation
 from medar.tokenizer.settings import TokenizerSettings
@@ -130,6 +132,7 @@ def evaluated(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
     """PSNR, usage, spectral power and Frechet distance of a split's reconstructions."""
     model = task.model.eval()
     dataset = PreparedDataset(prepared, split=split)
+    step = file_step(dataset)
     size = getattr(model, "num_embeddings", None) or model.codebook_size
     scales = [] if isinstance(model, VQVAE) else list(model.config.schedule.tokens)
     counts = torch.zeros(max(len(scales), 1), size)
@@ -137,14 +140,17 @@ def evaluated(task: Task[Any], prepared: Path, split: Any) -> dict[str, Any]:
     for item in dataset:
         volume = item["image"][None]
         back, indices = passed(model, volume)
+        back = as_written(back, step)
         psnr.append(float(10 * torch.log10(4 / (back - volume).square().mean())))
         for one, count in zip(indices, counts, strict=False):
             count += torch.bincount(one.flatten(), minlength=size)
         decoded.append(back)
         real.append(volume)
         ours.append(radiomics(back))
-        theirs.append(radiomics(volume))
-    reference = Reference(real_features(prepared, split, batch_size=4, device=torch.device("cpu")))
+        theirs.append(radiomics(as_written(volume, step)))
+    cpu = torch.device("cpu")
+    train = real_features(prepared, split, step=step, batch_size=4, device=cpu)
+    reference = Reference(train, feature_set(RADIOMICS, train).noticeable)
     usage = (counts > 0).float().mean(1).tolist()
     large = [used for used, tokens in zip(usage, scales or [64], strict=False) if tokens >= 64]
     return {

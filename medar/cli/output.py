@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.evaluation.distances import Contribution
+    from medar.evaluation.frechet import Contribution
     from medar.evaluation.grid import GridArtifact
 
 

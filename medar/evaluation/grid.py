@@ -30,7 +30,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medar.evaluation.distances import Floats, Interval
+from medar.evaluation.distances import Interval
+from medar.evaluation.frechet import Floats
 from medar.tokenizer.spectrum import power_spectrum
 
 PERIODS = (2, 4, 8)

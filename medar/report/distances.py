@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from medar.evaluation.distances import Contribution, Interval
+from medar.evaluation.distances import Interval
+from medar.evaluation.frechet import Contribution
 from medar.report.blocks import KeyFigure
 from medar.report.formatting import format_fixed, format_percent, format_range
 

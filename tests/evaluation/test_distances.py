@@ -15,9 +15,10 @@ from medar.data.preparation import prepare_image
 from medar.data.reading import read_image
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
-from medar.evaluation import distances
-from medar.evaluation.distances import Gaussian, KernelReference, Reference, set_distance
+from medar.evaluation import distances, frechet
+from medar.evaluation.distances import KernelReference, set_distance
 from medar.evaluation.extractors.handcrafted import radiomics
+from medar.evaluation.frechet import Gaussian, Reference
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -300,7 +301,8 @@ def test_statistics_of_too_few_volumes_are_none(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(MedarError, match="at least 2 volumes per set, got 1"):
         set_distance(sample(1, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
     assert two.contributions
-    monkeypatch.setattr(distances, "MAX_FEATURES", 3)
+    for module in (distances, frechet):
+        monkeypatch.setattr(module, "MAX_FEATURES", 3)
     wide = set_distance(sample(5, 4, 0), sample(5, 4, 1), sample(9, 4, 2), seed=0, names=NAMES)
     assert wide.frechet_interval is None
     assert wide.contributions == []

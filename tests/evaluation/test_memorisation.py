@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_volumes import smooth
 
-from medar.evaluation.distances import Reference
 from medar.evaluation.extractors.handcrafted import radiomics
+from medar.evaluation.frechet import Reference
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels, thumbnails
 
 TRAIN, HELD_OUT, FRESH = (smooth(30, 12, 12, 12, seed=seed) for seed in range(3))

@@ -9,9 +9,9 @@ from small_volumes import smooth
 
 from medar.data.loading import PreparedDataset
 from medar.data.plan import IntensityRule
-from medar.evaluation.distances import Reference
 from medar.evaluation.extractors.features import feature_set
 from medar.evaluation.extractors.handcrafted import radiomics
+from medar.evaluation.frechet import Reference
 from medar.evaluation.written import as_written, file_step
 
 

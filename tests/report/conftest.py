@@ -11,7 +11,8 @@ import yaml
 from medar.data.fingerprint import CaseFingerprint, Fingerprint
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import IntensityRule, Plan
-from medar.evaluation.distances import Contribution, SetDistance
+from medar.evaluation.distances import SetDistance
+from medar.evaluation.frechet import Contribution
 from medar.evaluation.generation import GenerationReport
 from medar.evaluation.generation.memorisation import Audit, Suspect
 from medar.evaluation.generation.turing import TuringReport

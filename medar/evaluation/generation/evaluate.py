@@ -24,11 +24,12 @@ from torch.utils.data import DataLoader, Subset
 from medar.data.loading import Item, PreparedDataset
 from medar.errors import MedarError, check_positive
 from medar.evaluation import distances, grid, similarity, written
-from medar.evaluation.distances import FEW, Floats, Interval, Reference, SetDistance, set_distance
+from medar.evaluation.distances import FEW, Interval, SetDistance, set_distance
 from medar.evaluation.extractors import DEFAULT, make_extractors
 from medar.evaluation.extractors import features as extracted
 from medar.evaluation.extractors.features import feature_set
 from medar.evaluation.extractors.handcrafted import SHAPE, SMALLEST
+from medar.evaluation.frechet import Floats, Reference
 from medar.evaluation.generation import memorisation
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
 from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics

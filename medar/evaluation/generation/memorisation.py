@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medar.evaluation.distances import Floats
+from medar.evaluation.frechet import Floats
 
 PERCENTILE = 1.0
 """Of the held-out distances: this percentage of new real volumes is expected to lie nearer."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from medar.data.plan import Plan
 from medar.errors import MedarError
-from medar.evaluation.distances import Floats
 from medar.evaluation.extractors import Extractor
 from medar.evaluation.extractors.handcrafted import SHAPE, shape_features
+from medar.evaluation.frechet import Floats
 from medar.evaluation.generation.memorisation import thumbnails
 from medar.evaluation.grid import grid_spectra
 from medar.evaluation.written import as_written

@@ -23,8 +23,9 @@ from medar.data.loading import Item, PreparedDataset
 from medar.devices import device_of
 from medar.errors import MedarError, check_positive
 from medar.evaluation import grid, written
-from medar.evaluation.distances import FEW, Contribution, Interval, SetDistance
+from medar.evaluation.distances import FEW, Interval, SetDistance
 from medar.evaluation.extractors.handcrafted import SMALLEST, radiomics
+from medar.evaluation.frechet import Contribution
 from medar.evaluation.grid import GridArtifact, grid_artifact, grid_spectra
 from medar.evaluation.reconstruction.cases import EvaluatedSplit, cases_of, check_fit
 from medar.evaluation.reconstruction.realism import (

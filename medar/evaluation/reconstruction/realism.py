@@ -19,9 +19,10 @@ from torch.utils.data import DataLoader
 
 from medar.data.loading import PreparedDataset
 from medar.data.prepared import Prepared
-from medar.evaluation.distances import Floats, SetDistance, set_distance
+from medar.evaluation.distances import SetDistance, set_distance
 from medar.evaluation.extractors.features import PROTOCOL, feature_set
 from medar.evaluation.extractors.handcrafted import RADIOMICS, radiomics
+from medar.evaluation.frechet import Floats
 from medar.evaluation.reconstruction.cases import EvaluatedSplit, evenly_spaced
 from medar.evaluation.written import as_written
 from medar.progress import track
