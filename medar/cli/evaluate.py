@@ -106,9 +106,9 @@ def tokenizer(
     batch
         Volumes per batch.
     detail
-        Steps of the detail decoder, for the Frechet distance; fidelity is measured without it. With
-        --panel, both decoders are measured. "none": nowhere; "auto": its own number of steps, or
-        none if the tokenizer has no detail decoder.
+        Steps of the detail decoder, for Frechet distance, power ratio and grid artifact; PSNR, SSIM
+        and errors are measured without it. With --panel, both decoders are measured. "none":
+        nowhere; "auto": its own number of steps, or none if the tokenizer has no detail decoder.
     device
         "auto": CUDA if available.
     prepared
