@@ -77,9 +77,12 @@ def stage_records(out: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
-    out = workspace / "whole" / "out"
-    code, printed, _ = run("--out", out, "--untracked", "--json")
+def test_from_volumes_to_a_report(
+    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medar.evaluation.generation.discriminator.STEPS", 2)
+    out, turing = workspace / "whole" / "out", "evaluation.turing=true"
+    code, printed, _ = run("--out", out, "--untracked", "--json", turing)
     assert code == 0
     answer = json.loads(printed)
     assert list(answer["stages"]) == NAMES
@@ -89,8 +92,10 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
         "tokenizer/evaluation/montage.png", "tokens/tokens.json", "generator/model/config.json",
         "samples/sample_0003.nii.gz", "samples/contact_sheet.png", "samples/preview.png",
         "evaluation/report.json", "evaluation/contact_sheet.png", "report.html", "report.md",
+        "evaluation/turing.csv", "evaluation/readers/sheet.png", "evaluation/readers_key.csv",
     ):  # fmt: skip
         assert (out / name).is_file(), name
+    assert "Turing test" in (out / "report.md").read_text()
     facts = {name: entry["facts"] for name, entry in stage_records(out).items()}
     assert (facts["prepare"]["cases"], facts["prepare"]["voxels"]) == (8, "16x16x16")
     assert (facts["tokenizer"]["step"], facts["generator"]["step"]) == (4, 4)
@@ -100,6 +105,7 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     assert facts["tokenizer"]["frechet_samples"] == facts["detail"]["frechet_samples"] == number
     judged = json.loads((out / "tokenizer" / "evaluation" / "report.json").read_text())
     assert judged["split"] == "held-out"
+    assert 0 <= facts["evaluate"]["turing_auc"] <= 1
 
     # The stored settings are a configuration themselves, and nothing runs a second time.
     before = stage_records(out)
@@ -108,7 +114,7 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     assert printed.count("skip (done, nothing has changed)") == 8
     assert stage_records(out) == before
 
-    code, printed, _ = run("--out", out, "--dry-run", "--json", "samples.n=5")
+    code, printed, _ = run("--out", out, "--dry-run", "--json", turing, "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert [step["action"] for step in plan.values()] == [
         *["skip"] * 5, "run", "depends", "depends",
@@ -118,7 +124,7 @@ def test_from_volumes_to_a_report(run: Run, workspace: Path) -> None:
     code, printed, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
     assert json.loads(printed)["report"] is None  # the page is of another call
     # A result that comes out the same changes nothing after it, except the report.
-    words = ("--out", out, "--untracked", "--force", "prepare", "--force", "synthesize")
+    words = ("--out", out, "--untracked", turing, "--force", "prepare", "--force", "synthesize")
     code, _, printed = run(*words)
     assert code == 0
     kept = ("tokenizer", "detail", "tokens", "generator", "evaluate")
