@@ -134,7 +134,7 @@ def test_from_volumes_to_a_report(
         "prepare", "synthesize", "report",
     ]  # fmt: skip
     # How often a training logs, and how data are loaded, changes nothing.
-    free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2")
+    free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2", turing)
     _, printed, _ = run("--out", out, "--dry-run", "--json", *free)
     assert {step["action"] for step in json.loads(printed)["stages"]} == {"skip"}
 
