@@ -4,7 +4,7 @@ Tokens drawn in one pass are independent of each other given the coarser scales,
 they need not make sense. With several passes, each pass sees the tokens drawn before it (MaskGIT,
 arXiv 2202.04200; within the scales of next-scale prediction: HMAR, arXiv 2506.04421):
 
-    training   some items reveal a random part of each scale; the rest of the scale is predicted
+    training   some items reveal a random part of one scale; the rest of the scale is predicted
     sampling   pass 0 sees no token of the scale; each pass draws some tokens and reveals them
 
 Revealed tokens enter the network as known ones do (`medar.generator.known`). The order is random
@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from medar.generator.positions import token_scales
 from medar.generator.settings import SamplingSettings
 from medar.tokenizer.schedule import ScaleSchedule
 
@@ -67,11 +68,16 @@ def draw_revealed(
     Args:
         schedule: the grids.
         batch: B.
-        fraction: fraction of the items that reveal tokens. At each scale of such an item, each
-            number of tokens from 0 to T - 1 is equally likely, and so is each set of them.
+        fraction: fraction of the items that reveal tokens, each at one scale, chosen with
+            probability proportional to T ** 0.5. Each number of tokens from 0 to T - 1 is equally
+            likely, and so is each set of them. Revealing tokens of all scales would take half of
+            the plain objective's tokens away.
         generator: on the CPU.
     """
-    chosen = torch.rand(batch, 1, generator=generator) < fraction
+    refined = torch.rand(batch, 1, generator=generator) < fraction
+    weights = torch.tensor(schedule.tokens).sqrt().expand(batch, -1)
+    scale = torch.multinomial(weights, 1, generator=generator)
+    chosen = refined & (token_scales(schedule) == scale)
     orders = torch.rand(batch, schedule.length, generator=generator)
     parts = torch.rand(batch, len(schedule), generator=generator)
     return _first(schedule, orders, parts) & chosen

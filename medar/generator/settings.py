@@ -234,7 +234,7 @@ class ObjectiveSettings:
     known_scale_fraction: Fraction = 0.0
     """Fraction of training items in which the coarse scales are known."""
     refinement_fraction: Fraction = 0.5
-    """Fraction of training items in which a random part of each scale's tokens is known, so that
+    """Fraction of training items in which a random part of one scale's tokens is known, so that
     sampling can draw a scale in several passes; see `SamplingSettings.passes`."""
 
     def __post_init__(self) -> None:
