@@ -11,9 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from medar.errors import MedarError
-from medar.settings import Fraction, FractionBelowOne, NonNegativeFloat, settings
+from medar.settings import (
+    Fraction,
+    FractionBelowOne,
+    NonNegativeFloat,
+    NonNegativeInt,
+    settings,
+)
 from medar.volume import Spacing
 
 AXES = ("x", "y", "z")
@@ -36,6 +43,9 @@ class Augmentation:
 
     flips: tuple[Literal["x", "y", "z"], ...] = ()
     """Axes along which a volume may be mirrored, each with probability 0.5. x is left-right."""
+    shift: NonNegativeInt = 0
+    """Largest shift along each axis, in whole voxels. Nothing is interpolated, so that texture stays
+    as it is; what comes in at the border has the lowest intensity, and no label."""
     affine_probability: Fraction = 0.5
     rotation: NonNegativeFloat = 10.0
     """Largest rotation about each axis, in degrees."""
@@ -85,6 +95,8 @@ class Augmenter:
                 parts = self._flip(parts, axis)
                 if axis == "x" and "annotated" in item:
                     item = {**item, "annotated": item["annotated"][self._mirrored]}
+        if self.settings.shift:
+            parts = self._shift(parts, generator)
         moves = self.settings.rotation or self.settings.scaling
         if moves and generator.random() < self.settings.affine_probability:
             parts = self._affine(parts, generator)
@@ -101,6 +113,17 @@ class Augmenter:
                 swapped[label == value] = other
             flipped["label"] = swapped
         return flipped
+
+    def _shift(
+        self, parts: dict[str, Tensor], generator: np.random.Generator
+    ) -> dict[str, Tensor]:
+        """A shift by whole voxels; the volume keeps its size."""
+        limit = self.settings.shift
+        steps = generator.integers(-limit, limit + 1, 3).tolist()
+        # padding counts from the last axis; a negative one crops
+        padding = [side for step in reversed(steps) for side in (step, -step)]
+        fills = {"image": -1.0, "label": 0}
+        return {key: pad(part, padding, value=fills[key]) for key, part in parts.items()}
 
     def _affine(
         self, parts: dict[str, Tensor], generator: np.random.Generator

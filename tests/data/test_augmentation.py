@@ -1,5 +1,6 @@
 """Augmentation: anatomically plausible, and determined by the seed."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,33 @@ def test_image_and_label_move_together() -> None:
         assert not torch.equal(after["label"], label)
         overlap = ((after["image"] > 0) == (after["label"] > 0)).float().mean()
         assert overlap > 0.98
+
+
+def test_a_shift_moves_image_and_label_by_whole_voxels() -> None:
+    augmenter = Augmenter(Augmentation(shift=2, **FLIP_ONLY), LABELS)
+    shifts = set()
+    for seed in range(40):
+        before, after = item(), augmenter(item(), seed)
+        image, label = before["image"], before["label"]
+        found = [
+            (x, y, z)
+            for x, y, z in product(range(-2, 3), repeat=3)
+            if torch.equal(moved(image, (x, y, z), -1.0), after["image"])
+        ]
+        assert len(found) == 1
+        assert torch.equal(moved(label, found[0], 0), after["label"])
+        shifts.add(found[0])
+    assert len(shifts) > 20
+    assert {side for shift in shifts for side in shift} == {-2, -1, 0, 1, 2}
+
+
+def moved(volume: torch.Tensor, shift: tuple[int, int, int], fill: float) -> torch.Tensor:
+    """The volume rolled along each axis, with what wrapped around replaced."""
+    rolled = volume.roll(shift, (1, 2, 3))
+    for axis, step in zip((1, 2, 3), shift, strict=True):
+        start, length = (0, step) if step > 0 else (rolled.shape[axis] + step, -step)
+        rolled.narrow(axis, start, length).fill_(fill)
+    return rolled
 
 
 def test_nothing_is_flipped_by_default() -> None:
