@@ -114,9 +114,7 @@ class Augmenter:
             flipped["label"] = swapped
         return flipped
 
-    def _shift(
-        self, parts: dict[str, Tensor], generator: np.random.Generator
-    ) -> dict[str, Tensor]:
+    def _shift(self, parts: dict[str, Tensor], generator: np.random.Generator) -> dict[str, Tensor]:
         """A shift by whole voxels; the volume keeps its size."""
         limit = self.settings.shift
         steps = generator.integers(-limit, limit + 1, 3).tolist()
