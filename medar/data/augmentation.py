@@ -44,8 +44,8 @@ class Augmentation:
     flips: tuple[Literal["x", "y", "z"], ...] = ()
     """Axes along which a volume may be mirrored, each with probability 0.5. x is left-right."""
     shift: NonNegativeInt = 0
-    """Largest shift along each axis, in whole voxels. Nothing is interpolated, so that texture stays
-    as it is; what comes in at the border has the lowest intensity, and no label."""
+    """Largest shift along each axis, in whole voxels. Nothing is interpolated, and texture stays as
+    it is; what comes in at the border has the lowest intensity, and no label."""
     affine_probability: Fraction = 0.5
     rotation: NonNegativeFloat = 10.0
     """Largest rotation about each axis, in degrees."""
