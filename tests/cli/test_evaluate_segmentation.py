@@ -76,7 +76,7 @@ def test_invalid_arguments_give_one_line(
 
     assert "DATA is missing" in refused()
     assert "no model to evaluate" in refused(test_set)
-    assert "no model (neither config.json" in refused(test_set, test_set)
+    assert "no segmentation network (neither config.json" in refused(test_set, test_set)
     assert "same name" in refused(model, model, test_set)
     assert "names no labels" in refused(test_set, "--predictions", test_set / "labels")
     assert "none annotated" in refused(model, test_set, "--split", "val")

@@ -97,8 +97,8 @@ def test_a_generator_is_trained_on_tokens(
     found = json.loads(result.out)
     assert set(found) == {"out", "model", "step", "seconds", "best", "best_step", "metrics"}
     assert found["step"] == 2
-    names = {f"{name}{scale}" for name in ("cross_entropy", "accuracy", "marginal")
-             for scale in ("", "/scale_0", "/scale_1")}  # fmt: skip
+    metrics = ("cross_entropy", "accuracy", "marginal", "chain", "independence")
+    names = {f"{name}{scale}" for name in metrics for scale in ("", "/scale_0", "/scale_1")}
     assert set(found["metrics"]) == names
     assert found["best"] <= found["metrics"]["cross_entropy"]
     (attribute,) = Synthesizer.from_pretrained(out, "cpu").model.config.condition.attributes

@@ -165,4 +165,5 @@ def test_an_empty_folder_and_an_invalid_model_are_refused(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert "no volume found" in medar("segment", model, tmp_path / "empty", tmp_path / "o").refusal
-    assert "no model" in medar("segment", tmp_path, tmp_path / "x.nii", tmp_path / "o.nii").refusal
+    refusal = medar("segment", tmp_path, tmp_path / "x.nii", tmp_path / "o.nii").refusal
+    assert "no segmentation network" in refusal
