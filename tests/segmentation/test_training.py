@@ -204,7 +204,7 @@ def test_folders(tmp_path: Path) -> None:
         Segmenter.from_pretrained(tmp_path / "run", "cpu")
     with pytest.raises(MedarError, match="not the weights"):
         model.load_backbone(tmp_path / "run")
-    with pytest.raises(MedarError, match="no model"):
+    with pytest.raises(MedarError, match="no segmentation network"):
         Segmenter.from_pretrained(tmp_path, "cpu")
 
 
