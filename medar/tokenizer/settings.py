@@ -195,7 +195,7 @@ class DetailModelSettings:
 
     widths: Widths = (24, 48, 72)
     """Features of each level, finest first."""
-    steps: PositiveInt = 2
+    steps: PositiveInt = 4
     """Steps from noise to residual: those of sampling, and those that are distilled."""
 
 

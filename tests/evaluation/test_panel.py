@@ -280,7 +280,9 @@ def test_the_detail_decoder_is_a_second_method(prepared: Path) -> None:
     tokenizer = make_tokenizer(make_plan())
     sizes = DetailConfig(strides=((2, 2, 2),), widths=(4, 6), steps=2)
     torch.manual_seed(0)
-    tokenizer = tokenizer.with_detail(DetailDecoder(sizes).eval())
+    detail = DetailDecoder(sizes).eval()
+    torch.nn.init.normal_(detail.head.weight, std=0.2)
+    tokenizer = tokenizer.with_detail(detail)
     assert methods_of(tokenizer, "none").keys() == {"decoder"}
     methods = methods_of(tokenizer, seed=3)
     volumes = PreparedDataset(prepared, split="test")[0]["image"].expand(2, -1, -1, -1, -1)

@@ -200,9 +200,8 @@ def test_blurred_hippocampi_are_told_from_real_ones(
     rule = IntensityRule(kind="percentiles", low=0.5, high=99.5)
     plan = make_plan(size=(40, 56, 40), intensity={"other": rule})
     images = [case.images[0] for case in read_manifest(shared_data / "hippocampus_mr").cases[:40]]
-    volumes = torch.stack(
-        [torch.from_numpy(prepare_image(read_volume(path), plan)[0]) for path in images]
-    )
+    arrays = [prepare_image(read_volume(path), plan)[0].copy() for path in images]
+    volumes = torch.stack([torch.from_numpy(array) for array in arrays])
     halves = volumes[::2], volumes[1::2]
     assert told_apart(halves[0], blurred(halves[1])).interval[0] > 0.75
     low, high = told_apart(*halves).interval
