@@ -76,7 +76,7 @@ def test_imports_in_functions_and_registered_names_are_followed(package: Path) -
 
 
 def all_stages() -> list[Any]:
-    synthesis = load_recipe(SynthesisSettings, find_config("demo"))
+    synthesis = load_recipe(SynthesisSettings, find_config("hippocampus_mr"))
     segmentation = load_recipe(SegmentationRecipeSettings, find_config("segment_hippocampus_mr"))
     stages = [*synthesis_stages(synthesis, Path()), *segmentation_stages(segmentation, Path())]
     recipes = ["synthesis"] * 8 + ["segmentation"] * 7
