@@ -125,6 +125,8 @@ def tokenizer(
         raise MedarError("--segmenter and --contrast need --panel")
     if panel and split == "held-out":
         raise MedarError("--panel: split must be train, val or test, got held-out")
+    if panel and frechet_samples is not None:
+        raise MedarError("--frechet-samples: the panel has no Frechet distance; omit it")
     trained = Tokenizer.from_pretrained(model, device)
     with _prepared(trained, data, prepared, worker_count(workers), dataset, panel) as cases:
         if panel and split != "held-out":

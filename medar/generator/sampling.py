@@ -244,7 +244,7 @@ def decode_sample(
         MedarError: see `Tokenizer.detail_steps`.
     """
     decoded = decode_within(tokenizer.decoder, latent)
-    volume = tokenizer.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], detail)
+    volume = tokenizer.add_detail(decoded.volume, [seed], detail)
     decoded = decoded._replace(volume=volume)
     return decoded_arrays(decoded, tokenizer.require_plan())
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medar.devices import DeviceName
 from medar.recipes.data import (
     check_cases,
     copy_hashes,
@@ -24,6 +25,11 @@ from medar.training.settings import TrainingSettings
 if TYPE_CHECKING:
     from medar.evaluation.reconstruction.cases import EvaluatedSplit
     from medar.training import Outcome
+
+FIDELITY = ("psnr", "ssim", "codebook_usage")
+REALISM = ("power_ratio", "grid_artifact", "frechet", "frechet_floor", "frechet_samples")
+"""Values of a `ReconstructionReport` that stages record: without the detail decoder, and with it if
+there is one."""
 
 Measure = Callable[[StageContext], Facts]
 """Measures and draws the result of a stage without changing it; the code does not count."""
@@ -111,7 +117,13 @@ def tokenizer_stage(
         evaluated: the split to reconstruct.
         frechet_samples: number of volumes behind its Frechet distance; default: all of the split.
     """
-    measure = partial(_evaluate_tokenizer, settings, evaluated, frechet_samples)
+    measure = partial(
+        _evaluate,
+        device=settings.training.device,
+        evaluated=evaluated,
+        frechet_samples=frechet_samples,
+        facts=(*FIDELITY, *REALISM),
+    )
     return Stage(
         name="tokenizer",
         folder=TOKENIZER,
@@ -139,28 +151,6 @@ def _train_tokenizer(settings: TokenizerSettings, measure: Measure, context: Sta
     return {**training_facts(outcome), **measure(context)}
 
 
-def _evaluate_tokenizer(
-    settings: TokenizerSettings,
-    evaluated: "EvaluatedSplit",
-    frechet_samples: int | None,
-    context: StageContext,
-) -> Facts:
-    from medar.evaluation.reconstruction import evaluate_tokenizer
-    from medar.report.artifacts import write_reconstruction
-    from medar.tokenizer.tokenizer import Tokenizer
-
-    data, out = context.out / PREPARED, context.folder / EVALUATION
-    tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
-    report = evaluate_tokenizer(tokenizer, data, evaluated, frechet_samples=frechet_samples)
-    write_reconstruction(report, tokenizer, data, out)
-    context.log_artifact(out)
-    names = (
-        "psnr", "ssim", "power_ratio", "grid_artifact", "codebook_usage", "frechet",
-        "frechet_floor", "frechet_samples",
-    )  # fmt: skip
-    return drop_none({name: getattr(report, name) for name in names})
-
-
 def detail_stage(
     settings: DetailSettings,
     budget_weight: float,
@@ -169,7 +159,14 @@ def detail_stage(
     frechet_samples: int | None = None,
 ) -> Stage:
     """Train a detail decoder for the tokenizer, and evaluate it; see `tokenizer_stage`."""
-    measure = partial(_evaluate_detail, settings, evaluated, frechet_samples)
+    measure = partial(
+        _evaluate,
+        device=settings.training.device,
+        evaluated=evaluated,
+        frechet_samples=frechet_samples,
+        facts=REALISM,
+        by_scale=False,
+    )
     return Stage(
         name="detail",
         folder=DETAIL,
@@ -199,25 +196,28 @@ def _train_detail(settings: DetailSettings, measure: Measure, context: StageCont
     return {**training_facts(outcome), **measure(context)}
 
 
-def _evaluate_detail(
-    settings: DetailSettings,
+def _evaluate(
+    context: StageContext,
+    *,
+    device: DeviceName,
     evaluated: "EvaluatedSplit",
     frechet_samples: int | None,
-    context: StageContext,
+    facts: tuple[str, ...],
+    by_scale: bool = True,
 ) -> Facts:
+    """Evaluate the tokenizer that the stage trained, or trained a detail decoder for."""
     from medar.evaluation.reconstruction import evaluate_tokenizer
     from medar.report.artifacts import write_reconstruction
     from medar.tokenizer.tokenizer import Tokenizer
 
     data, out = context.out / PREPARED, context.folder / EVALUATION
-    tokenizer = Tokenizer.from_pretrained(context.folder, settings.training.device)
+    tokenizer = Tokenizer.from_pretrained(context.folder, device)
     report = evaluate_tokenizer(
-        tokenizer, data, evaluated, by_scale=False, frechet_samples=frechet_samples
+        tokenizer, data, evaluated, by_scale=by_scale, frechet_samples=frechet_samples
     )
     write_reconstruction(report, tokenizer, data, out)
     context.log_artifact(out)
-    names = ("power_ratio", "grid_artifact", "frechet", "frechet_floor", "frechet_samples")
-    return drop_none({name: getattr(report, name) for name in names})
+    return drop_none({name: getattr(report, name) for name in facts})
 
 
 def report_stage(needs: Sequence[str], budget_weight: float) -> Stage:

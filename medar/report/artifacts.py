@@ -25,6 +25,7 @@ from medar.report.sections.panel import panel_page
 from medar.report.sections.segmentation import segmentation_page
 from medar.report.spheres import save_spheres
 from medar.settings import to_dict
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER
 from medar.volume import Volume, read_volume
@@ -70,7 +71,8 @@ def write_reconstruction(
     report: ReconstructionReport, tokenizer: Tokenizer, prepared: Path, out: Path
 ) -> None:
     """Write report.json and montage.png of an evaluation of a tokenizer."""
-    examples = make_examples(tokenizer, prepared, report.split)
+    steps: Detail = report.protocol["detail_steps"] or "none"
+    examples = make_examples(tokenizer, prepared, report.split, detail=steps)
     unit = "HU" if report.mae_unit == "HU" else "units of the volume"
     save_reconstructions(out / "montage.png", examples, unit=unit)
     write_json(out / "report.json", report.to_dict())

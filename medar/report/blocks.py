@@ -3,8 +3,10 @@
 All text is plain; `medar.report.render` escapes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+from medar.errors import MedarError, one_line
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,25 @@ class Report:
     sections: Sequence[Section]
     missing: Sequence[tuple[str, str]]
     """Titles of sections that could not be made, and the reason."""
+
+
+def make_sections(
+    parts: Iterable[tuple[str, str, Callable[[], list[Block]]]],
+    unexpected: tuple[type[Exception], ...] = (),
+) -> tuple[list[Section], list[tuple[str, str]]]:
+    """The sections of a report, and the titles of those that could not be made, with reasons.
+
+    Args:
+        parts: key, title and maker of each.
+        unexpected: errors, besides `MedarError`, that values in damaged files cause.
+    """
+    sections, missing = [], []
+    for key, title, make in parts:
+        try:
+            sections.append(Section(key, title, make()))
+        except MedarError as error:
+            missing.append((title, str(error)))
+        except unexpected as error:
+            what = f"{type(error).__name__}: {one_line(error)}"
+            missing.append((title, f"its files have unexpected values ({what})"))
+    return sections, missing

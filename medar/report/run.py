@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from medar.errors import MedarError, one_line
 from medar.records import SEGMENTATION, SYNTHESIS
-from medar.report.blocks import Block, Report, Section
+from medar.report.blocks import Block, Report, make_sections
 from medar.report.folder import RunFolder
 from medar.report.formatting import format_time, join_words
 from medar.report.render import save_report
@@ -103,15 +103,8 @@ def write_report(run: Path) -> Path:
 def make_report(run: RunFolder) -> Report:
     """The content of the report about a run."""
     recipe = run.recipe if run.recipe in SECTIONS else SYNTHESIS
-    sections, missing = [], []
-    for one in SECTIONS[recipe]:
-        try:
-            sections.append(Section(one.key, one.title, one.make(run)))
-        except MedarError as error:
-            missing.append((one.title, str(error)))
-        except UNEXPECTED as error:
-            what = f"{type(error).__name__}: {one_line(error)}"
-            missing.append((one.title, f"its files have unexpected values ({what})"))
+    parts = ((one.key, one.title, partial(one.make, run)) for one in SECTIONS[recipe])
+    sections, missing = make_sections(parts, UNEXPECTED)
     return Report(
         title=f"{TITLES[recipe]} “{run.name}”",
         subtitle=_subtitle(run),

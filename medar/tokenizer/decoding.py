@@ -80,10 +80,8 @@ def decode_file(
     tokenizer = Tokenizer.from_pretrained(_model_folder(file, model), device)
     plan = tokenizer.require_plan()
     decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto)
-    if steps := tokenizer.detail_steps(detail):
-        drawn = tokenizer.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
-        decoded = decoded._replace(volume=drawn)
-    arrays = decoded_arrays(decoded, plan)
+    drawn = tokenizer.add_detail(decoded.volume, [seed], detail)
+    arrays = decoded_arrays(decoded._replace(volume=drawn), plan)
     if file.trace is not None and grid != "prepared":
         label = None if arrays.label is None else restore_label(arrays.label, file.trace)
         image = restore_image(arrays.image, file.trace)

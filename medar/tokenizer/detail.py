@@ -9,13 +9,14 @@ answers with their average. The detail decoder draws them instead. It is a recti
 2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows or
 tiles, gets its detail afterwards, in one piece or by tiles.
 
-The residual is measured in units of its expected size at each site, which a small network predicts
+The residual is measured in units of its expected size at each voxel, which a small network predicts
 from D(z): in air, where D(z) is exact, nothing is added.
 
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from math import log, prod
 from pathlib import Path
@@ -80,6 +81,13 @@ class DetailConfig:
     steps: PositiveInt = 4
     """Steps from noise to residual, if no other number is requested."""
 
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.strides) + 1:
+            raise MedarError(
+                f"widths must be one more than the {len(self.strides)} strides, got "
+                f"{len(self.widths)}"
+            )
+
     @property
     def alignment(self) -> Shape3:
         """Voxels along each axis that one site of the coarsest level covers."""
@@ -102,13 +110,16 @@ class DetailConfig:
         low, high = low - 2, high + 2
         for stride in reversed(strides):
             low, high = low * stride - 2, high * stride + stride + 1
-        low, high = low - 4, high + 4  # the stem, and the expected size before it
+        low, high = low - 1, high + 1  # the stem
         sites = alignment // self.fold[axis]
         return max(-(low // sites), high // sites)
 
     @classmethod
     def for_network(cls, network: NetworkConfig, widths: Widths, steps: int) -> "DetailConfig":
-        """The sizes for volumes of a tokenizer: its channels, fold and first strides."""
+        """The sizes for volumes of a tokenizer: its channels, fold and first strides.
+
+        Widths of levels beyond its downsampling are left out.
+        """
         strides = network.strides[: len(widths) - 1]
         return cls(
             channels=network.channels,
@@ -146,18 +157,18 @@ class DetailDecoder(nn.Module):
         self.head = _conv(widths[0], patch)
         nn.init.zeros_(self.head.weight)
 
-    def forward(self, residual: Tensor, time: Tensor, decoded: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
         """The velocity, noise minus residual, at a point between residual and noise.
 
         Args:
-            residual: (B, C, X, Y, Z), in units of `scale`: residual at time 0, noise at time 1.
-            time: (B,).
+            residual: (B, C, X, Y, Z), in units of its expected deviation: residual at time 0, noise
+                at time 1.
             decoded: (B, C, X, Y, Z), D(z).
-            scale: (B, P C, x, y, z) logarithm, as `log_scale` returns it.
+            log_size: (B, C, X, Y, Z), of the same volumes.
+            time: (B,).
         """
         embedded = self.time(_time_features(time).to(residual.dtype))
-        folded = self.fold(torch.cat([residual, decoded], 1))
-        x = self.stem(torch.cat([folded, scale], 1))
+        x = self.stem(self.fold(torch.cat([residual, decoded, log_size], 1)))
         x = self.first(x, embedded)
         skips = []
         for halve, block in zip(self.halving, self.down, strict=True):
@@ -168,9 +179,9 @@ class DetailDecoder(nn.Module):
         velocity: Tensor = self.unfold(self.head(functional.silu(self.norm(x))))
         return velocity
 
-    def log_scale(self, decoded: Tensor) -> Tensor:
-        """Logarithm of the residual's expected size at each voxel, folded: (B, C P, x, y, z)."""
-        size: Tensor = self.scale(self.fold(decoded))
+    def log_size(self, decoded: Tensor) -> Tensor:
+        """Logarithm of the residual's expected size at each voxel, (B, C, X, Y, Z) float32."""
+        size: Tensor = self.unfold(self.scale(self.fold(decoded)))
         return size
 
     @torch.no_grad()
@@ -188,7 +199,7 @@ class DetailDecoder(nn.Module):
         where the device has instructions for it.
 
         Args:
-            decoded: (B, C, X, Y, Z), D(z), of any size.
+            decoded: (B, C, X, Y, Z), D(z), of any size; clipped to [-1, 1], as in training.
             seeds: one per volume.
             steps: Euler steps from noise to residual; default: the config's.
             budget: bytes that a pass of the network may take; more is computed by tiles.
@@ -203,16 +214,16 @@ class DetailDecoder(nn.Module):
         if steps < 1:
             raise MedarError(f"detail steps must be at least 1, got {steps}")
         x, y, z = decoded.shape[2:]
-        base, noise = self._padded(decoded), torch.empty_like(decoded)
-        for row, seed in zip(noise, seeds, strict=True):
-            row.copy_(draw_noise(seed, row.shape))
-        residual = self._padded(noise)
+        noise = torch.stack([draw_noise(seed, decoded.shape[1:]) for seed in seeds])
+        base, residual = self._padded(decoded.clamp(-1.0, 1.0)), self._padded(noise.to(decoded))
         tile = self._tile(base.shape[2:], budget // len(base))
+        log_size = self._by_tiles(self.log_size, tile, base)
         for step in range(steps):
             time = torch.full((len(base),), 1 - step / steps, device=base.device)
-            residual = residual - self._by_tiles(base, residual, time, tile) / steps
-        size = self._by_tiles(base, None, None, tile)
-        return (base + size * residual).clamp(-1.0, 1.0)[:, :, :x, :y, :z]
+            velocity = self._by_tiles(partial(self, time=time), tile, residual, base, log_size)
+            residual = residual - velocity / steps
+        volume = base + SPREAD * log_size.exp() * residual
+        return volume.clamp(-1.0, 1.0)[:, :, :x, :y, :z]
 
     def _padded(self, volume: Tensor) -> Tensor:
         """The volume with its last voxels repeated, up to whole sites of the coarsest level."""
@@ -220,24 +231,17 @@ class DetailDecoder(nn.Module):
         x, y, z = (-n % align for n, align in sides)
         return functional.pad(volume, (0, z, 0, y, 0, x), mode="replicate")
 
-    def _by_tiles(
-        self, base: Tensor, residual: Tensor | None, time: Tensor | None, tile: Shape3
-    ) -> Tensor:
-        """Velocity, or the expected size without a residual, by tiles with exact margins."""
-        alignment, result = self.config.alignment, torch.empty_like(base)
-        half = has_bf16(base.device)
-        sites = [n // align for n, align in zip(base.shape[2:], alignment, strict=True)]
+    def _by_tiles(self, network: Callable[..., Tensor], tile: Shape3, *volumes: Tensor) -> Tensor:
+        """A network from volumes to one of their shape, by tiles with exact margins."""
+        alignment, result = self.config.alignment, torch.empty_like(volumes[0])
+        half = has_bf16(result.device)
+        sites = [n // align for n, align in zip(result.shape[2:], alignment, strict=True)]
         axes = [list(spans(*axis)) for axis in zip(sites, tile, self.config.reach, strict=True)]
         for x, y, z in product(*axes):
-            at = x, y, z
-            part = with_margins(base, at, alignment)
-            with torch.autocast(base.device.type, torch.bfloat16, enabled=half):
-                scale = self.log_scale(part)
-                if residual is None or time is None:
-                    made = self.unfold(scale).exp() * SPREAD
-                else:
-                    made = self(with_margins(residual, at, alignment), time, part, scale)
-            origin = x.low, y.low, z.low
+            at, origin = (x, y, z), (x.low, y.low, z.low)
+            parts = [with_margins(volume, at, alignment) for volume in volumes]
+            with torch.autocast(result.device.type, torch.bfloat16, enabled=half):
+                made = network(*parts)
             part_of(result, at, alignment).copy_(part_of(made, at, alignment, origin))
         return result
 

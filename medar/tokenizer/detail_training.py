@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.devices import device_of
 from medar.errors import MedarError
+from medar.progress import track
 from medar.settings import SettingsSource, resolve_settings, to_dict
 from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder
 from medar.tokenizer.settings import DetailSettings
@@ -35,7 +36,7 @@ from medar.training.task import ParameterGroup, Task, weight_decay_groups
 from medar.training.tracker import Tracker
 
 CACHE_BYTES = 2 << 30
-"""Decoded training volumes that are kept in memory; further ones are decoded again each time."""
+"""Memory for the decoded training volumes; if they need more, they are decoded at each step."""
 
 LIMIT = 6.0
 """Residuals are clipped to this many standard deviations: a lesion that the tokens lost is not
@@ -137,7 +138,7 @@ class DetailTask(Task[Item]):
             rank=ranks.rank,
             world=ranks.world_size,
         )
-        self._decoded: dict[int, Tensor] = {}
+        self._decoded: Tensor | None = None
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
         """The batches of an epoch, from batch `start` on."""
@@ -153,25 +154,23 @@ class DetailTask(Task[Item]):
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the losses of flow, expected size and distillation, and each."""
         volume, decoded = self._flipped(batch["image"], self._decode(batch))
-        log_scale = self.model.log_scale(decoded)
-        size = self.model.unfold(log_scale)
+        predicted = self.model.log_size(decoded)
         difference = volume - decoded
-        terms = {"scale": (difference.abs() / size.exp() + size).mean()}
-        scale = log_scale.detach()
-        residual = (difference / (size.detach().exp() * SPREAD)).clamp(-LIMIT, LIMIT)
+        terms = {"scale": (difference.abs() / predicted.exp() + predicted).mean()}
+        log_size = predicted.detach()
+        residual = (difference / (log_size.exp() * SPREAD)).clamp(-LIMIT, LIMIT)
         noise = torch.randn_like(residual)
         times = torch.sigmoid(torch.randn(len(volume), device=volume.device))
-        between = _between(residual, noise, times)
-        velocity = self.model(between, times, decoded, scale)
+        velocity = self.model(_between(residual, noise, times), decoded, log_size, times)
         terms["flow"] = (velocity.float() - (noise - residual)).square().mean()
         total = terms["flow"]
         if self.distilling:
-            terms["distillation"] = self._distillation(residual, decoded, scale)
+            terms["distillation"] = self._distillation(residual, decoded, log_size)
             total = FLOW_WEIGHT * total + terms["distillation"]
         total = total + SCALE_WEIGHT * terms["scale"]
         return total, {"loss": total, **terms}
 
-    def _distillation(self, residual: Tensor, decoded: Tensor, scale: Tensor) -> Tensor:
+    def _distillation(self, residual: Tensor, decoded: Tensor, log_size: Tensor) -> Tensor:
         """The squared difference between one step of the model and several of the teacher."""
         assert self.settings.distillation is not None
         steps, substeps = self.model.config.steps, self.settings.distillation.substeps
@@ -182,9 +181,9 @@ class DetailTask(Task[Item]):
             end = point
             for substep in range(substeps):
                 time = start - substep / (steps * substeps)
-                end = end - self.teacher(end, time, decoded, scale) / (steps * substeps)
+                end = end - self.teacher(end, decoded, log_size, time) / (steps * substeps)
             target = (point - end) * steps
-        velocity: Tensor = self.model(point, start, decoded, scale)
+        velocity: Tensor = self.model(point, decoded, log_size, start)
         return (velocity.float() - target.float()).square().mean()
 
     def after_step(self, step: int) -> None:
@@ -200,10 +199,10 @@ class DetailTask(Task[Item]):
     def evaluate(self) -> dict[str, float]:
         """How well draws agree with the validation volumes, with the model's number of steps.
 
-        `energy_score`: E|x - y| - E|y - y'| / 2 for draws y, y' (arXiv math/0703155 defines such
-        scores), over voxels and over differences of neighbours, which texture decides. Smaller is
-        better; it is smallest if draws have the distribution of real volumes. NaN until
-        distillation starts.
+        `energy_score`: E|x - y| - E|y - y'| / 2 for draws y, y' (Gneiting and Raftery, Journal of
+        the American Statistical Association 102, 2007), for each voxel and each difference of
+        neighbours, on which texture has a bearing. Smaller is better; it is smallest if each of
+        these has the distribution of real volumes. NaN until distillation starts.
         """
         device, scores, squares = device_of(self.model), [], []
         for index in range(min(len(self.validation), self.settings.data.validation)):
@@ -251,27 +250,27 @@ class DetailTask(Task[Item]):
         self.tokenizer.with_detail(self.model).save_pretrained(folder)
 
     def _decode(self, batch: Item) -> Tensor:
-        """D(z) of a batch, from memory where it is there.
+        """D(z) of a batch: all training volumes are decoded at the first step, if memory allows.
 
-        Volumes are decoded one by one and rounded alike, so that a resumed run sees the same.
+        In patch mode the volume of a case differs from epoch to epoch.
         """
-        decoded = []
-        for index, volume in zip(batch["index"].tolist(), batch["image"], strict=True):
-            kept = self._decoded.get(index)
-            if kept is None:
-                kept = self._through_tokens(volume[None])[0].half()
-                room = (len(self._decoded) + 1) * kept.nbytes <= CACHE_BYTES
-                if room and self.train.plan.mode != "patch":  # patches change from epoch to epoch
-                    self._decoded[index] = kept
-            decoded.append(kept.to(volume.device).float())
-        return torch.stack(decoded)
+        volume = batch["image"]
+        room = len(self.train) * volume[0].numel() * 2 <= CACHE_BYTES
+        if self.train.plan.mode == "patch" or not room:
+            return self._through_tokens(volume)
+        if self._decoded is None:
+            cases = track(range(len(self.train)), total=len(self.train), label="decode")
+            images = (self.train[index]["image"][None].to(volume.device) for index in cases)
+            self._decoded = torch.cat([self._through_tokens(image).half() for image in images])
+        return self._decoded[batch["index"]].float()
 
     @torch.no_grad()
     def _through_tokens(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) encoded and decoded, in full precision."""
+        """(B, C, X, Y, Z) encoded and decoded, in full precision, within [-1, 1]."""
         self.tokenizer.to(volume.device)
         with torch.autocast(volume.device.type, enabled=False):
-            return self.tokenizer.decode(self.tokenizer.encode(volume)).volume.float()
+            decoded = self.tokenizer.decode(self.tokenizer.encode(volume)).volume
+        return decoded.float().clamp(-1.0, 1.0)
 
     def _flipped(self, volume: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """Both volumes, mirrored along each axis of `flips` or not, at random."""

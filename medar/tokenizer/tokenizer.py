@@ -284,7 +284,7 @@ class Tokenizer(nn.Module):
             MedarError: no plan, no intensity rule for the volume in the plan, `upto` beyond the
                 scales, or see `detail_steps`.
         """
-        plan, steps = self.require_plan(), self.detail_steps(detail)
+        plan = self.require_plan()
         array, trace = prepare_image(volume, plan)
         batch = torch.from_numpy(array.copy())[None].to(device_of(self))
         if array.shape[1:] == plan.size:
@@ -293,10 +293,8 @@ class Tokenizer(nn.Module):
             decoded = by_windows(
                 partial(self._reconstruct_window, upto=upto), batch, self.config.size
             )
-        if steps:
-            drawn = self.add_detail(decoded.volume.clamp(-1.0, 1.0), [seed], steps)
-            decoded = decoded._replace(volume=drawn)
-        arrays = decoded_arrays(decoded, plan)
+        drawn = self.add_detail(decoded.volume, [seed], detail)
+        arrays = decoded_arrays(decoded._replace(volume=drawn), plan)
         image = restore_image(arrays.image, trace)
         inside = field_of_view(trace)
         return Reconstructed(

@@ -90,7 +90,7 @@ def test_reach_is_as_far_as_the_input_matters_and_no_farther() -> None:
     volume = decoded(1, 1, 4 * alignment * reach, 2, 2).requires_grad_()
     at, time = 2 * reach * alignment, torch.ones(1)
     noise = draw_noise(0, volume.shape)
-    velocity = decoder(noise, time, volume, decoder.log_scale(volume))
+    velocity = decoder(noise, volume, volume, time)
     velocity[0, 0, at : at + alignment].sum().backward()
     assert volume.grad is not None
     touched = volume.grad.abs().sum((0, 1, 3, 4)).nonzero()
@@ -244,3 +244,24 @@ def test_the_energy_score_prefers_the_right_distribution() -> None:
     right = energy_score(real, one, two)
     for factor in (0.0, 0.5, 2.0):
         assert energy_score(real, factor * one, factor * two) > right
+
+
+def test_widths_and_strides_must_fit() -> None:
+    with pytest.raises(MedarError, match="widths must be one more than the 1 strides, got 3"):
+        DetailConfig(strides=((2, 2, 2),), widths=(4, 6, 8))
+
+
+def test_decoded_volumes_are_kept_or_made_again_with_the_same_result(
+    trained: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded_batch() -> torch.Tensor:
+        task = make_task(detail_settings(), Tokenizer.from_pretrained(trained), prepared)
+        batch = next(task.batches(0, 0))
+        made = task._decode(batch)
+        assert torch.equal(made, task._decode(batch))
+        return made
+
+    kept = decoded_batch()
+    assert kept.abs().max() <= 1
+    monkeypatch.setattr("medar.tokenizer.detail_training.CACHE_BYTES", 0)
+    torch.testing.assert_close(kept, decoded_batch(), atol=1e-3, rtol=0)  # float16

@@ -15,6 +15,7 @@ from torch.utils.data import Subset
 from medar.data.loading import Item, PreparedDataset
 from medar.devices import device_of
 from medar.errors import MedarError
+from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
 
@@ -81,7 +82,12 @@ class Example:
 
 @torch.no_grad()
 def make_examples(
-    tokenizer: Tokenizer, prepared: str | Path, split: EvaluatedSplit = "test", *, cases: int = 4
+    tokenizer: Tokenizer,
+    prepared: str | Path,
+    split: EvaluatedSplit = "test",
+    *,
+    cases: int = 4,
+    detail: Detail = "auto",
 ) -> list[Example]:
     """Reconstruct some cases, evenly spaced over a split, from every prefix of scales.
 
@@ -90,6 +96,7 @@ def make_examples(
         prepared: a folder that `prepare` filled, of the tokenizer's size.
         split: where the cases come from.
         cases: maximum number of cases.
+        detail: steps of the detail decoder.
 
     Raises:
         MedarError: the folder does not fit the tokenizer, or has no case of the split.
@@ -99,10 +106,13 @@ def make_examples(
     assert isinstance(dataset, PreparedDataset)
     check_fit(tokenizer, dataset)
     items = [subset[index] for index in range(len(subset))]
-    return [_example(tokenizer, dataset, item["image"], item["index"]) for item in items]
+    steps = tokenizer.detail_steps(detail)
+    return [_example(tokenizer, dataset, item["image"], item["index"], steps) for item in items]
 
 
-def _example(tokenizer: Tokenizer, dataset: PreparedDataset, image: Tensor, index: int) -> Example:
+def _example(
+    tokenizer: Tokenizer, dataset: PreparedDataset, image: Tensor, index: int, detail_steps: int
+) -> Example:
     case = dataset.prepared[index]
     trace = dataset.prepared.trace(case)
 
@@ -115,8 +125,8 @@ def _example(tokenizer: Tokenizer, dataset: PreparedDataset, image: Tensor, inde
     scales = range(1, len(pyramid.schedule) + 1)
     prefixes = [tokenizer.decode(pyramid, upto).volume for upto in scales]
     detailed = None
-    if tokenizer.detail is not None:
-        detailed = restored(tokenizer.add_detail(prefixes[-1].clamp(-1.0, 1.0), [index])[0])
+    if detail_steps:
+        detailed = restored(tokenizer.add_detail(prefixes[-1], [index], detail_steps)[0])
     return Example(
         name=case.id,
         original=restored(image),

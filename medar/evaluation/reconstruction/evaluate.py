@@ -208,15 +208,16 @@ class _ReconstructionMeter:
             self.dice.update(decoded.logits, classes, batch["annotated"])
         if self.detail_steps:
             drawn = self.tokenizer.add_detail(
-                decoded.volume.float().clamp(-1.0, 1.0), batch["index"].tolist(), self.detail_steps
+                decoded.volume.float(), batch["index"].tolist(), self.detail_steps
             )
             volume = written.as_written(drawn, self.step)
-        self.powers.append(torch.stack([third_powers(volume), third_powers(volumes)], dim=1).cpu())
-        for spectra, one in zip(self.grids, (volume, volumes), strict=True):
+        real = written.as_written(volumes, self.step)
+        self.powers.append(torch.stack([third_powers(volume), third_powers(real)], dim=1).cpu())
+        for spectra, one in zip(self.grids, (volume, real), strict=True):
             for spectrum in spectra.values():
                 spectrum.update(one)
         if min(self.dataset.plan.size) >= SMALLEST:
-            self.real.append(radiomics(written.as_written(volumes, self.step)))
+            self.real.append(radiomics(real))
             self.decoded.append(radiomics(volume))
         self.cases += len(volumes)
 

@@ -12,7 +12,7 @@ from medar.evaluation.reconstruction.panel_report import (
 )
 from medar.evaluation.reconstruction.structures import SHAPES
 from medar.evaluation.segmentation.statistics import Interval
-from medar.report.blocks import Block, Notes, Picture, Report, Section, Table, Text
+from medar.report.blocks import Block, Notes, Picture, Report, Table, Text, make_sections
 from medar.report.charts import BLUE, GRID, INK, MUTED, ORANGE, Curve, Panel, line_chart
 from medar.report.formatting import (
     MISSING,
@@ -34,7 +34,6 @@ def panel_page(report: PanelReport, spheres: bytes | None) -> Report:
         report: what `evaluate_panel` returned.
         spheres: PNG of inserted spheres; None if there are none.
     """
-    sections, missing = [], []
     parts: list[tuple[str, str, Callable[[], list[Block]]]] = [
         ("summary", "Summary", lambda: _summary(report)),
         ("structures", "Lesions and thin structures", lambda: _structures(report, spheres)),
@@ -42,11 +41,7 @@ def panel_page(report: PanelReport, spheres: bytes | None) -> Report:
         ("segmenter", "Segmentation of reconstructions", lambda: _segmented(report)),
         ("protocol", "Protocol", lambda: [_protocol(report)]),
     ]
-    for key, title, make in parts:
-        try:
-            sections.append(Section(key, title, make()))
-        except MedarError as error:
-            missing.append((title, str(error)))
+    sections, missing = make_sections(parts)
     return Report(
         title="What reconstructions lose",
         subtitle=f"{format_count(report.cases, 'case')}, {SPLIT_NAMES[report.split]} split; "

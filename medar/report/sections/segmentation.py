@@ -14,9 +14,9 @@ from medar.report.blocks import (
     Notes,
     Picture,
     Report,
-    Section,
     Table,
     Text,
+    make_sections,
 )
 from medar.report.charts import (
     GRID,
@@ -50,7 +50,6 @@ def segmentation_page(report: SegmentationReport, worst: bytes | None) -> Report
         report: what `evaluate_segmentation` returned.
         worst: PNG of the first model's worst cases; None if there is none.
     """
-    sections, missing = [], []
     parts: list[tuple[str, str, Callable[[], list[Block]]]] = [
         ("summary", "Summary", lambda: means(report)),
         ("labels", "By label", lambda: [by_label(one) for one in report.models]),
@@ -61,11 +60,7 @@ def segmentation_page(report: SegmentationReport, worst: bytes | None) -> Report
         ("calibration", "Calibration", lambda: calibration(report)),
         ("protocol", "Protocol", lambda: [_protocol(report)]),
     ]
-    for key, title, make in parts:
-        try:
-            sections.append(Section(key, title, make()))
-        except MedarError as error:
-            missing.append((title, str(error)))
+    sections, missing = make_sections(parts)
     return Report(
         title="Evaluation of label maps",
         subtitle=f"{format_count(report.cases, 'case')} of "
