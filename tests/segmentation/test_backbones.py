@@ -228,6 +228,7 @@ def test_a_custom_backbone_is_saved_with_its_import_path_and_loads_again(
 ) -> None:
     (tmp_path / "own_backbones.py").write_text(OWN_BACKBONE)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(BACKBONES, "_registered", {})  # what it registers ends with the test
     import_module("own_backbones")
     settings = BackboneSettings(kind="single_convolution", width=3, options={"kernel_size": 5})
     model = Segmenter(settings, make_plan()).eval()
