@@ -260,8 +260,11 @@ class DetailTask(Task[Item]):
             return self._through_tokens(volume)
         if self._decoded is None:
             cases = track(range(len(self.train)), total=len(self.train), label="decode")
-            images = (self.train[index]["image"][None].to(volume.device) for index in cases)
-            self._decoded = torch.cat([self._through_tokens(image).half() for image in images])
+            shape = len(self.train), *volume.shape[1:]
+            self._decoded = torch.empty(shape, dtype=torch.float16, device=volume.device)
+            for index in cases:
+                image = self.train[index]["image"][None].to(volume.device)
+                self._decoded[index] = self._through_tokens(image)[0]
         return self._decoded[batch["index"]].float()
 
     @torch.no_grad()

@@ -169,10 +169,12 @@ def test_reconstruction_has_detail_unless_it_is_turned_off(make_tokenizer: MakeT
     assert (first != tokenizer.reconstruct(volume, seed=1).image.array).any()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_training_leaves_a_tokenizer_with_detail(
-    trained: Path, prepared: Path, tmp_path: Path
+    trained: Path, prepared: Path, tmp_path: Path, precision: str
 ) -> None:
-    outcome = train_detail(detail_settings(), trained, prepared, tmp_path / "detail")
+    chosen = detail_settings(precision=precision)
+    outcome = train_detail(chosen, trained, prepared, tmp_path / "detail")
     before = Tokenizer.from_pretrained(trained, "cpu")
     after = Tokenizer.from_pretrained(tmp_path / "detail", "cpu")
     assert after.digest == before.digest
