@@ -18,6 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import gelu
+from torch.utils.checkpoint import checkpoint
 
 from medar.generator.attention import ScaleAttention
 from medar.generator.mixers import MIXERS, NoMixer, State, make_mixer
@@ -71,6 +72,7 @@ class Block(nn.Module):
         )
         self.mlp = MLP(width, round(settings.mlp_ratio * width))
         self.dropout = nn.Dropout(settings.dropout)
+        self.activation_checkpointing = settings.activation_checkpointing
         layers = modulated_layers(settings)
         self.norms = nn.ModuleList(
             nn.RMSNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(layers)
@@ -86,6 +88,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, shared: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(self._layers, x, shared, use_reentrant=False)
+            return recomputed
+        return self._layers(x, shared)
+
+    def _layers(self, x: Tensor, shared: Tensor) -> Tensor:
         attention, mixer, mlp = self._modulations(shared)
         if self.attention is not None:
             x = x + attention.gate * self.dropout(self.attention(attention(x)))

@@ -40,7 +40,6 @@ from medar.generator.positions import (
 )
 from medar.generator.settings import GeneratorConfig, SamplingSettings
 from medar.model_folder import digest_of, load_weights, weight_bytes
-from medar.settings import to_dict
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
@@ -340,7 +339,7 @@ class Generator(nn.Module):
         """The weights as a safetensors file, without the quantiser's."""
         state = self.state_dict()
         own = {name: value for name, value in state.items() if not name.startswith(QUANTISER)}
-        return weight_bytes(own, f"{type(self).__name__} {to_dict(self.config)}")
+        return weight_bytes(own, f"{type(self).__name__} {self.config.function}")
 
     def _blocks(self) -> Iterator[Block]:
         for block in self.blocks:

@@ -20,6 +20,7 @@ from medar.settings import (
     PositiveFloat,
     PositiveInt,
     settings,
+    to_dict,
 )
 from medar.tokenizer.detail import Detail
 from medar.tokenizer.schedule import ScaleSchedule
@@ -52,6 +53,9 @@ class ModelSettings:
     """Longest side of a grid from which attention is limited to windows."""
     mixer: MixerSettings = field(default_factory=MixerSettings)
     """How information passes from coarse scales to fine ones."""
+    activation_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass: less memory, about a third more
+    time."""
 
     def __post_init__(self) -> None:
         if self.mlp_ratio * self.width < 1:
@@ -117,6 +121,13 @@ class GeneratorConfig:
     refinement: bool = False
     """Whether training revealed a part of a scale's tokens, so that a scale can be drawn in several
     passes."""
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """The values that decide what the network computes: those of equal models are equal."""
+        values = to_dict(self)
+        del values["model"]["activation_checkpointing"]
+        return values
 
 
 @settings(renamed={"guidance": "guidance_scale"})

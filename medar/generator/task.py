@@ -165,7 +165,7 @@ class GeneratorTask(Task[Item]):
         """Model, conditions, objective and tokens, which must not change on resumption."""
         index = self.train.tokens.about
         return {
-            "model": to_dict(self.model.config),
+            "model": self.model.config.function,
             "parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "state": self.model.state_size,
             "drop_probability": self.settings.condition.drop_probability,
