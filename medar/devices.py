@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     M = TypeVar("M", bound=nn.Module)
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+
+MEMORY_FRACTION = 0.5
+"""Fraction of the free memory that one computation may take; estimates leave out what libraries
+take for themselves."""
+CPU_BUDGET, CUDA_BUDGET = 4 << 30, 32 << 30
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -60,15 +67,45 @@ def to_device(module: "M", name: DeviceName = "auto") -> "M":
     return module.to(resolve_device(name))
 
 
+def send(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """Copy a tensor of the CPU to a device without waiting: through pinned memory if it is CUDA."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def free_memory(device: "torch.device") -> int:
     """Bytes that a device can still allocate; on a CPU, including what caches would give up."""
     if device.type == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What torch holds and does not use can be allocated too.
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def memory_budget(device: "torch.device", fraction: float = MEMORY_FRACTION) -> int:
+    """Bytes that one computation may take: a fraction of the free memory, at most 32 GiB on a CUDA
+    device and 4 GiB on a CPU, which other programs share."""
+    most = CUDA_BUDGET if device.type == "cuda" else CPU_BUDGET
+    return min(most, int(free_memory(device) * fraction))
+
+
+@contextlib.contextmanager
+def without_tf32() -> "Iterator[None]":
+    """No TF32 on CUDA inside the block: its ten bits would choose other tokens than a CPU does."""
+    import torch
+
+    multiply, convolve = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = multiply.allow_tf32, convolve.allow_tf32
+    multiply.allow_tf32 = convolve.allow_tf32 = False
+    try:
+        yield
+    finally:
+        multiply.allow_tf32, convolve.allow_tf32 = before
 
 
 def reset_peak_memory() -> None:

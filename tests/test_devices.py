@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-from medar.devices import device_of, free_memory, resolve_device, to_device
+from medar.devices import (
+    CPU_BUDGET,
+    CUDA_BUDGET,
+    device_of,
+    free_memory,
+    memory_budget,
+    resolve_device,
+    send,
+    to_device,
+    without_tf32,
+)
 from medar.errors import MedarError
 
 
@@ -24,3 +34,54 @@ def test_a_module_is_moved_to_a_device() -> None:
 
 def test_free_memory_is_reported() -> None:
     assert free_memory(torch.device("cpu")) > 1 << 20
+
+
+def test_a_budget_is_a_fraction_of_the_free_memory_with_a_cap(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    for free, expected in (((1 << 30), (1 << 29,) * 2), (1 << 40, (CPU_BUDGET, CUDA_BUDGET))):
+        monkeypatch.setattr("medar.devices.free_memory", lambda device, free=free: free)
+        assert (memory_budget(cpu), memory_budget(cuda)) == expected
+    monkeypatch.setattr("medar.devices.free_memory", lambda device: 1000)
+    assert memory_budget(cpu, 0.25) == 250
+
+
+def test_free_memory_of_cuda_includes_what_torch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("mem_get_info", (500, 900)), ("memory_reserved", 70)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert free_memory(torch.device("cuda")) == 540
+
+
+def test_tf32_is_off_inside_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = True
+        with pytest.raises(KeyError), without_tf32():
+            assert not any(place.allow_tf32 for place in places)
+            raise KeyError
+        assert all(place.allow_tf32 for place in places)
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.allow_tf32 = value
+
+
+def test_what_is_sent_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    def to(self: torch.Tensor, device: torch.device, non_blocking: bool = False) -> torch.Tensor:
+        sent.append(f"{device} {non_blocking}")
+        return self
+
+    def pin(self: torch.Tensor) -> torch.Tensor:
+        sent.append("pinned")
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    send(torch.zeros(1), torch.device("cpu"))
+    send(torch.zeros(1), torch.device("cuda"))
+    assert sent == ["cpu True", "pinned", "cuda True"]

@@ -17,6 +17,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from medar.devices import send
 from medar.errors import MedarError
 from medar.generator.settings import Attribute
 
@@ -89,12 +90,10 @@ def drop(
     dropped = everything
     if count > 1:
         dropped = dropped | (torch.rand(batch, count, generator=generator) < probability)
-    dropped = dropped.to(attributes.device, non_blocking=True)
-    attributes = attributes.masked_fill(dropped, torch.nan)
+    attributes = attributes.masked_fill(send(dropped, attributes.device), torch.nan)
     if map_ is not None:
         dropped = everything | (torch.rand(batch, 1, generator=generator) < maps)
-        dropped = dropped[..., None, None, None].to(map_.device, non_blocking=True)
-        map_ = map_.masked_fill(dropped, 0)
+        map_ = map_.masked_fill(send(dropped[..., None, None, None], map_.device), 0)
     return Condition(attributes=attributes, map=map_)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from medar.devices import send
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
 
@@ -45,12 +46,12 @@ def corrupt(
     schedule, codebook_size = quantiser.schedule, quantiser.codebook.size
     wrong = torch.rand(tokens.shape, generator=generator) < fraction
     wrong = wrong & (torch.rand(len(tokens), 1, generator=generator) < items)
-    wrong = wrong.to(tokens.device, non_blocking=True)
+    wrong = send(wrong, tokens.device)
     if known is not None:
         wrong = wrong & ~known
     # An offset of 1 to V - 1, modulo V, leads to any other code and never back.
     offset = torch.randint(1, codebook_size, tokens.shape, generator=generator)
-    offset = offset.to(tokens.device, non_blocking=True)
+    offset = send(offset, tokens.device)
     own = schedule.split(tokens)
     latent = quantiser.decode(own)
     total = torch.zeros_like(latent)

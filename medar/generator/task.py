@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medar.data.loading import Item, make_loader, set_epoch
-from medar.devices import device_of
+from medar.devices import device_of, send
 from medar.generator.conditions import Condition, drop
 from medar.generator.data import GeneratorDataset, Marginals, condition_of
 from medar.generator.generator import Generator
@@ -95,7 +95,7 @@ class GeneratorTask(Task[Item]):
         # Seeded from torch's own random state, which a resumed run gets back.
         random = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         tokens = batch["tokens"]
-        known = self._draw_known(len(tokens), random).to(tokens.device, non_blocking=True)
+        known = send(self._draw_known(len(tokens), random), tokens.device)
         seen, targets = corrupt(
             self.model.quantiser,
             tokens,

@@ -94,9 +94,9 @@ def predict(
     image = torch.from_numpy(array.copy())
     del array  # read-only; one copy of a large volume is enough
     for box, probabilities in predict_slabs(models, image, settings):
-        classes[box] = probabilities.argmax(1).numpy()
+        classes[box] = probabilities.argmax(1).cpu().numpy()
         if kept is not None:
-            kept[:, *box[1:]] = probabilities[0].numpy()
+            kept[:, *box[1:]] = probabilities[0].cpu().numpy()
     values = np.array([0, *plan.labels], dtype=plan.label_dtype)
     label = restore_label(values[classes], trace)
     return Prediction(label=label, notes=tuple(notes), probabilities=kept, trace=trace)

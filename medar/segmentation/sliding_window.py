@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medar.data.augmentation import AXES, mirrored_labels
-from medar.devices import device_of
+from medar.devices import device_of, memory_budget
 from medar.errors import MedarError
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import FractionBelowOne, PositiveInt, settings, to_dict
@@ -122,7 +122,8 @@ def predict_slabs(
         settings: slabs fit `memory_gib` if possible.
 
     Yields:
-        The box of a slab, and its (1, K + 1, x, y, z) float32 on the CPU, background first.
+        The box of a slab, and its (1, K + 1, x, y, z) float32, background first; on the device of
+        the networks, or on the CPU if the probabilities do not fit there.
     """
     models = as_ensemble(model)
     plan = models[0].plan
@@ -183,7 +184,10 @@ def slabs(
 def _blended_windows(
     models: list[Segmenter], image: Tensor, settings: PredictionSettings
 ) -> Tensor:
-    """(C, X, Y, Z) to probabilities (1, K + 1, X, Y, Z)."""
+    """(C, X, Y, Z) to probabilities (1, K + 1, X, Y, Z).
+
+    They are blended on the device of the networks if its memory allows, else on the CPU.
+    """
     from monai.inferers import sliding_window_inference
 
     plan = models[0].plan
@@ -196,16 +200,21 @@ def _blended_windows(
             total += mirror_average(one, windows, chosen, swapped)
         return total / len(models)
 
+    device = device_of(models[0])
+    voxels = prod(max(n, w) for n, w in zip(image.shape[1:], plan.size, strict=True))
+    # Probabilities while they are blended and divided by the weights, the weights, the image.
+    needed = 4 * voxels * (2 * (len(plan.labels) + 1) + 1 + len(image))
+    blending = device if needed <= memory_budget(device) else torch.device("cpu")
     blended = sliding_window_inference(
-        image[None],
+        image[None].to(blending),
         roi_size=plan.size,
         sw_batch_size=settings.batch_size,
         predictor=average,
         overlap=settings.overlap,
         mode="gaussian",
         cval=-1.0,
-        sw_device=device_of(models[0]),
-        device=torch.device("cpu"),
+        sw_device=device,
+        device=blending,
     )
     assert isinstance(blended, Tensor)
     return blended

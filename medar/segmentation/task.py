@@ -167,6 +167,10 @@ class SegmentationTask(Task[Item]):
         """Heads of the coarser levels, which are not saved with the model."""
         return {} if self.deep is None else {"deep_supervision": self.deep}
 
+    def compile(self, **options: Any) -> None:
+        """Compile the network, together with the heads of deep supervision if there are any."""
+        (self.model if self.deep is None else self.deep).compile(**options)
+
     def evaluate(self) -> dict[str, float]:
         """`dice`, the mean over labels, and `dice_NAME` of each label.
 

@@ -27,7 +27,7 @@ from medar.data.preparation import (
     restore_label,
     target_grid,
 )
-from medar.devices import device_of
+from medar.devices import device_of, without_tf32
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.known import KnownTokens
@@ -136,9 +136,9 @@ def restored(image: Array, label: Labels | None, trace: Trace) -> tuple[Volume, 
 @torch.no_grad()
 def latent_of(tokenizer: Tokenizer, array: Array) -> Tensor:
     """The encoder's latent of a prepared volume, (C, X, Y, Z): (1, D, x, y, z)."""
-    latent: Tensor = tokenizer.encoder(
-        torch.from_numpy(array.copy())[None].to(device_of(tokenizer))
-    )
+    volume = torch.from_numpy(array.copy())[None].to(device_of(tokenizer))
+    with without_tf32():
+        latent: Tensor = tokenizer.encoder(volume)
     return latent
 
 

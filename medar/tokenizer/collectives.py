@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from medar.devices import send
+
 
 def world_size() -> int:
     """Number of ranks."""
@@ -37,7 +39,7 @@ def broadcast(tensor: Tensor) -> Tensor:
 
 def draw_uniform(items: int, device: torch.device) -> Tensor:
     """A uniform number in [0, 1) for each item of this rank: (items,) float32."""
-    drawn = torch.rand(items * world_size()).to(device, non_blocking=True)
+    drawn = send(torch.rand(items * world_size()), device)
     return broadcast(drawn)[rank() :: world_size()]
 
 
@@ -58,7 +60,7 @@ def draw_vectors(vectors: Tensor, number: int, *, replacement: bool) -> Tensor:
         indices = torch.randint(count, (number,))
     else:
         indices = torch.randperm(count)[:number]
-    indices = broadcast(indices.to(vectors.device, non_blocking=True))
+    indices = broadcast(send(indices, vectors.device))
     item = indices // length
     is_local = item % world_size() == rank()
     local = vectors.reshape(-1, width)[item // world_size() * length + indices % length]

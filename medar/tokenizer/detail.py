@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medar.devices import has_bf16
+from medar.devices import has_bf16, memory_budget
 from medar.errors import MedarError
 from medar.model_folder import (
     CONFIG,
@@ -39,7 +39,7 @@ from medar.model_folder import (
 )
 from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
-from medar.tokenizer.tiles import ALIVE, BUDGET, fitting_tile, part_of, spans, with_margins
+from medar.tokenizer.tiles import ALIVE, fitting_tile, part_of, spans, with_margins
 from medar.volume import Shape3
 
 SMALLEST_SCALE = 1e-3
@@ -190,7 +190,7 @@ class DetailDecoder(nn.Module):
         decoded: Tensor,
         seeds: Sequence[int],
         steps: int | None = None,
-        budget: int = BUDGET,
+        budget: int | None = None,
     ) -> Tensor:
         """Draw detail for decoded volumes.
 
@@ -202,7 +202,8 @@ class DetailDecoder(nn.Module):
             decoded: (B, C, X, Y, Z), D(z), of any size; clipped to [-1, 1], as in training.
             seeds: one per volume.
             steps: Euler steps from noise to residual; default: the config's.
-            budget: bytes that a pass of the network may take; more is computed by tiles.
+            budget: bytes that a pass of the network may take; more is computed by tiles. Default:
+                the device's `memory_budget`.
 
         Returns:
             (B, C, X, Y, Z), within [-1, 1] as volumes are.
@@ -216,6 +217,7 @@ class DetailDecoder(nn.Module):
         x, y, z = decoded.shape[2:]
         noise = torch.stack([draw_noise(seed, decoded.shape[1:]) for seed in seeds])
         base, residual = self._padded(decoded.clamp(-1.0, 1.0)), self._padded(noise.to(decoded))
+        budget = memory_budget(base.device) if budget is None else budget
         tile = self._tile(base.shape[2:], budget // len(base))
         log_size = self._by_tiles(self.log_size, tile, base)
         for step in range(steps):

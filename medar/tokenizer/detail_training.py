@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
-from medar.devices import device_of
+from medar.devices import device_of, memory_budget, without_tf32
 from medar.errors import MedarError
 from medar.progress import track
 from medar.settings import SettingsSource, resolve_settings, to_dict
@@ -35,8 +35,9 @@ from medar.training.folder import Resume
 from medar.training.task import ParameterGroup, Task, weight_decay_groups
 from medar.training.tracker import Tracker
 
-CACHE_BYTES = 2 << 30
-"""Memory for the decoded training volumes; if they need more, they are decoded at each step."""
+CACHE_FRACTION = 0.25
+"""Fraction of the free memory for the decoded training volumes; if they need more, they are decoded
+at each step."""
 
 LIMIT = 6.0
 """Residuals are clipped to this many standard deviations: a lesion that the tokens lost is not
@@ -139,6 +140,7 @@ class DetailTask(Task[Item]):
             world=ranks.world_size,
         )
         self._decoded: Tensor | None = None
+        self._room: bool | None = None
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
         """The batches of an epoch, from batch `start` on."""
@@ -250,14 +252,17 @@ class DetailTask(Task[Item]):
         self.tokenizer.with_detail(self.model).save_pretrained(folder)
 
     def _decode(self, batch: Item) -> Tensor:
-        """D(z) of a batch: all training volumes are decoded at the first step, if memory allows.
+        """D(z) of a batch, rounded to float16.
 
-        In patch mode the volume of a case differs from epoch to epoch.
+        All training volumes are decoded at the first step, if memory allows. In patch mode the
+        volume of a case differs from epoch to epoch.
         """
         volume = batch["image"]
-        room = len(self.train) * volume[0].numel() * 2 <= CACHE_BYTES
-        if self.train.plan.mode == "patch" or not room:
-            return self._through_tokens(volume)
+        if self._room is None:
+            needed = len(self.train) * volume[0].numel() * 2
+            self._room = needed <= memory_budget(volume.device, CACHE_FRACTION)
+        if self.train.plan.mode == "patch" or not self._room:
+            return self._through_tokens(volume).half().float()  # as the kept ones are
         if self._decoded is None:
             cases = track(range(len(self.train)), total=len(self.train), label="decode")
             shape = len(self.train), *volume.shape[1:]
@@ -270,9 +275,12 @@ class DetailTask(Task[Item]):
     @torch.no_grad()
     def _through_tokens(self, volume: Tensor) -> Tensor:
         """(B, C, X, Y, Z) encoded and decoded, in full precision, within [-1, 1]."""
-        self.tokenizer.to(volume.device)
-        with torch.autocast(volume.device.type, enabled=False):
-            decoded = self.tokenizer.decode(self.tokenizer.encode(volume)).volume
+        if device_of(self.tokenizer) != volume.device:
+            self.tokenizer.to(volume.device)
+        with without_tf32(), torch.autocast(volume.device.type, enabled=False):
+            quantiser = self.tokenizer.quantiser
+            tokens = quantiser.encode(self.tokenizer.encoder(volume))
+            decoded: Tensor = self.tokenizer.decoder(quantiser.decode(tokens)).volume
         return decoded.float().clamp(-1.0, 1.0)
 
     def _flipped(self, volume: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:

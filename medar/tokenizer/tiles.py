@@ -13,12 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medar.devices import memory_budget
 from medar.errors import MedarError
 from medar.tokenizer.network import Decoded, Decoder
 from medar.volume import Shape3
-
-BUDGET = 4 << 30
-"""Bytes that one pass of the decoder may take; larger latents are decoded by tiles."""
 
 ALIVE = 6
 """Float32 features of the decoder at its finest level that are in memory at once, in multiples of
@@ -45,9 +43,13 @@ class Span(NamedTuple):
     """low to high: range that is decoded, including the margin."""
 
 
-def decode_within(decoder: Decoder, latent: Tensor, budget: int = BUDGET) -> DecodedMap:
-    """Decode (B, D, x, y, z), by tiles if the decoder would need more than `budget` bytes."""
+def decode_within(decoder: Decoder, latent: Tensor, budget: int | None = None) -> DecodedMap:
+    """Decode (B, D, x, y, z), by tiles if the decoder would need more than `budget` bytes.
+
+    The default is the device's `memory_budget`.
+    """
     x, y, z = latent.shape[2:]
+    budget = memory_budget(latent.device) if budget is None else budget
     return decode_tiled(decoder, latent, tile_within(decoder, (x, y, z), budget // len(latent)))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, restore_image, restore_label
-from medar.devices import DeviceName, device_of, to_device
+from medar.devices import DeviceName, device_of, to_device, without_tf32
 from medar.errors import MedarError
 from medar.model_folder import (
     CONFIG,
@@ -50,7 +50,7 @@ from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.tiles import BUDGET, DecodedMap, decode_within
+from medar.tokenizer.tiles import DecodedMap, decode_within
 from medar.volume import Shape3, Volume
 
 FORMAT_VERSION = 2
@@ -154,13 +154,15 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, volumes: Tensor) -> TokenPyramid:
-        """Encode (B, C, X, Y, Z).
+        """Encode (B, C, X, Y, Z), without TF32, so that CUDA gives the tokens of a CPU.
 
         Raises:
             MedarError: the volumes do not have the size of the schedule.
         """
+        with without_tf32():
+            indices = self.quantiser.encode(self.encoder(volumes))
         return TokenPyramid(
-            indices=self.quantiser.encode(self.encoder(volumes)),
+            indices=indices,
             schedule=self.config.schedule,
             codebook_size=self.codebook_size,
             tokenizer=self.digest,
@@ -201,12 +203,13 @@ class Tokenizer(nn.Module):
         return self.quantiser.decode(pyramid.indices, upto)
 
     def decode_map(
-        self, pyramid: TokenPyramid, upto: int | None = None, budget: int = BUDGET
+        self, pyramid: TokenPyramid, upto: int | None = None, budget: int | None = None
     ) -> DecodedMap:
         """Decode in bounded memory, with the most likely class of each voxel instead of logits.
 
         Latents for which the decoder would need more than `budget` bytes are decoded by tiles; the
-        result is the same (see `medar.tokenizer.tiles`).
+        result is the same (see `medar.tokenizer.tiles`). The default is the device's
+        `memory_budget`.
 
         Raises:
             MedarError: see `latent`.
@@ -241,7 +244,11 @@ class Tokenizer(nn.Module):
         return detail
 
     def add_detail(
-        self, decoded: Tensor, seeds: Sequence[int], detail: Detail = "auto", budget: int = BUDGET
+        self,
+        decoded: Tensor,
+        seeds: Sequence[int],
+        detail: Detail = "auto",
+        budget: int | None = None,
     ) -> Tensor:
         """Add detail to decoded volumes (B, C, X, Y, Z) of any size; see `DetailDecoder.draw`.
 
@@ -252,7 +259,7 @@ class Tokenizer(nn.Module):
             decoded: D(z).
             seeds: one per volume.
             detail: number of steps.
-            budget: bytes that a pass may take.
+            budget: bytes that a pass may take; default: the device's `memory_budget`.
 
         Raises:
             MedarError: see `detail_steps`.

@@ -113,6 +113,7 @@ class TokenizerTask(Task[Item]):
 
     metric = "score"
     larger_is_better = True
+    unused_parameters = True  # quantiser and discriminator start late
 
     def __init__(
         self,
@@ -208,7 +209,7 @@ class TokenizerTask(Task[Item]):
         fake = discriminator(decoded.detach())
         fooled = frozen_call(discriminator, decoded)
         adversarial = adversarial_loss(fooled.scores)
-        weight = torch.as_tensor(settings.weight, device=decoded.device)
+        weight: float | Tensor = settings.weight
         if settings.adaptive_weight:
             last = self.model.decoder.last_layer
             weight = weight * adaptive_weight(l1, adversarial, last)
@@ -251,6 +252,11 @@ class TokenizerTask(Task[Item]):
     def companions(self) -> dict[str, nn.Module]:
         """The discriminator, if there is one."""
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
+
+    def compile(self, **options: Any) -> None:
+        """Compile encoder and decoder; what is between them starts late and reads its own state."""
+        self.model.encoder.compile(**options)
+        self.model.decoder.compile(**options)
 
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
         """One optimiser for the tokenizer, one for the discriminator."""

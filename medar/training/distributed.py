@@ -104,11 +104,12 @@ def data_parallel(task: Task[Any], ranks: Ranks, device: torch.device) -> nn.Mod
     forward = Forward(task)
     if ranks.world_size == 1:
         return forward
-    # A loss may not use all parameters in every step, such as those of a discriminator.
+    # Buffers are equal in all processes at the start, and learn from sums over processes.
     return DistributedDataParallel(
         forward,
         device_ids=[device.index] if device.type == "cuda" else None,
-        find_unused_parameters=True,
+        broadcast_buffers=False,
+        find_unused_parameters=task.unused_parameters,
     )
 
 

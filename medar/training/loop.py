@@ -32,7 +32,12 @@ from medar.training.distributed import (
 )
 from medar.training.folder import Resume, RunConfig, RunFolder, parameters
 from medar.training.optimisers import NonfiniteGuard, learning_rate, progress
-from medar.training.precision import Precision, choose_precision, seed_everything
+from medar.training.precision import (
+    Precision,
+    choose_precision,
+    fast_convolutions,
+    seed_everything,
+)
 from medar.training.run import Run
 from medar.training.settings import TrainingSettings
 from medar.training.task import Task
@@ -86,6 +91,7 @@ def fit(
     config = RunConfig(task=task.describe(), training=settings, processes=ranks.world_size)
     with contextlib.ExitStack() as stack:
         stack.enter_context(process_group(ranks, precision.device))
+        stack.enter_context(fast_convolutions(precision.device))
         if ranks.is_rank_zero:
             stack.enter_context(exclusive(folder.out))
         content = folder.start(resume, config)
@@ -122,7 +128,7 @@ class Loop:
     ) -> None:
         self.run, self.precision, self.tracker, self.clock = run, precision, tracker, clock
         if precision.compile:
-            run.task.model.compile()
+            run.task.compile()
         self.forward = data_parallel(run.task, run.ranks, run.device)
         self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
@@ -226,7 +232,11 @@ class Loop:
 
     def evaluate(self) -> dict[str, float]:
         """The task's evaluation of the averaged weights."""
-        with self.run.for_evaluation(), self.precision.autocast():
+        with contextlib.ExitStack() as stack:
+            if self.precision.compile:  # other shapes would be compiled again
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(self.run.for_evaluation())
+            stack.enter_context(self.precision.autocast())
             results = self.run.task.evaluate()
         return mean_over_ranks({name: float(value) for name, value in results.items()})
 

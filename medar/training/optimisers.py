@@ -83,8 +83,12 @@ class Optimisers:
         norms = {}
         for name, optimiser in self._optimisers.items():
             parameters = [p for group in optimiser.param_groups for p in group["params"]]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
-            norms[name] = norm.to(parameters[0].device)
+            # Without any gradient, as of a resting discriminator, torch's norm is on the CPU.
+            norms[name] = (
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+                if any(p.grad is not None for p in parameters)
+                else torch.zeros((), device=parameters[0].device)
+            )
         return norms
 
     def step(self, finite: Tensor) -> None:

@@ -1,7 +1,9 @@
 """Device, precision and random state of a process, and the reasons for the choice."""
 
 import contextlib
+import os
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch
 from medar.devices import has_bf16, resolve_device
 from medar.errors import MedarError
 from medar.training.settings import TrainingSettings
+
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+"""Environment variables that configure CUDA's allocator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,7 @@ def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precisi
                 f"{torch.cuda.device_count()}; start as many processes (--nproc-per-node)"
             )
         device = torch.device("cuda", local_rank)
+        use_expandable_segments()
         name = torch.cuda.get_device_name(device)
     else:
         name = "CPU"
@@ -63,6 +69,26 @@ def choose_precision(settings: TrainingSettings, local_rank: int = 0) -> Precisi
     compiled = "compiled" if settings.compile else "not compiled"
     why = f"{name} ({device}), {number} ({reason}), {compiled}"
     return Precision(device=device, dtype=dtype, compile=settings.compile, why=why)
+
+
+@contextlib.contextmanager
+def fast_convolutions(device: torch.device) -> Iterator[None]:
+    """On CUDA, cuDNN measures inside the block which algorithm is fastest for each shape."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def use_expandable_segments() -> None:
+    """Let CUDA's allocator grow its segments, which fragment less, unless the user configured it.
+
+    The allocator reads the variable at its first allocation.
+    """
+    if not any(name in os.environ for name in ALLOCATOR):
+        os.environ[ALLOCATOR[0]] = "expandable_segments:True"
 
 
 def seed_everything(seed: int) -> None:

@@ -63,8 +63,8 @@ class TrainingSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; "auto": a CUDA device if there is one."""
     compile: bool = False
-    """Compile the model's forward pass with torch.compile: a slow first step, faster ones after it.
-    Other methods that a loss calls are not compiled."""
+    """Compile what pays with torch.compile: a slow first step, faster ones after it. Evaluations
+    are not compiled."""
     log_every: PositiveInt = 20
     """Steps between lines of metrics."""
     evaluate_every: PositiveInt = 500

@@ -34,6 +34,9 @@ class Task(ABC, Generic[B]):
     metric: str
     """The result of `evaluate` that determines the best weights."""
     larger_is_better: bool = False
+    unused_parameters: bool = False
+    """Whether a loss may leave out some of the parameters in some steps, such as those of a resting
+    discriminator. With several processes, each step then searches for them."""
     progress: float = 0.0
     """Fraction of the run that is over, by steps or minutes; the loop sets it before each step."""
 
@@ -64,6 +67,13 @@ class Task(ABC, Generic[B]):
         """Parameter groups by optimiser; each network has its own optimiser."""
         networks = {"model": self.model, **self.companions()}
         return {name: weight_decay_groups(module) for name, module in networks.items()}
+
+    def compile(self, **options: Any) -> None:
+        """Compile what pays, for `training.compile`; `options` are torch.compile's.
+
+        By default the forward pass of the model. Evaluations are not compiled.
+        """
+        self.model.compile(**options)
 
     def after_step(self, step: int) -> None:
         """Called after each optimiser step; `step` counts the steps done."""

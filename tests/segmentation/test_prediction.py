@@ -5,6 +5,7 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
+import monai.inferers
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError, RangeWarning
+from medar.segmentation import sliding_window
 from medar.segmentation.files import segment_files
 from medar.segmentation.prediction import segment
 from medar.segmentation.segmenter import Segmenter
@@ -86,6 +88,30 @@ def test_labels_have_the_plan_values_on_the_volume_grid() -> None:
     assert np.array_equal(inside == 3, array[2:18] > 200), "the plan's 16 voxels are seen"
     assert not label.array[0, :2].any()
     assert not label.array[0, 18:].any()
+
+
+def test_windows_are_blended_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the network's device, or on the CPU if its memory does not suffice, with equal results."""
+    model, card = make_segmenter(), torch.device("cuda")
+    image, seen = torch.from_numpy(smooth(20, 14, 9))[None], []
+    blend, to = monai.inferers.sliding_window_inference, torch.Tensor.to
+
+    def noted(inputs: Tensor, *, sw_device: Any, device: Any, **options: Any) -> Any:
+        seen.append((sw_device, device))
+        return blend(inputs, **options)
+
+    def stay(self: Tensor, *target: Any) -> Tensor:
+        return self if target == (card,) else to(self, *target)
+
+    reference = predict_classes(model, image, PLAIN)
+    monkeypatch.setattr(monai.inferers, "sliding_window_inference", noted)
+    monkeypatch.setattr(sliding_window, "device_of", lambda module: card)
+    monkeypatch.setattr(torch.Tensor, "to", stay)
+    needed = 4 * 20 * 14 * 9 * (2 * 3 + 1 + 1)
+    for memory, expected in ((needed, card), (needed - 1, torch.device("cpu"))):
+        monkeypatch.setattr(sliding_window, "memory_budget", lambda device, m=memory: m)
+        assert torch.equal(predict_classes(model, image, PLAIN), reference)
+        assert seen.pop() == (card, expected)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])

@@ -141,7 +141,7 @@ def test_masks_and_patches_use_independent_random_numbers(prepared: Path) -> Non
     for step in range(3):
         batch = next(task.batches(step, 0))
         task.loss(batch, step)
-        indices = batch["index"].tolist()
+        indices = batch["index"]
         cut += [np.random.default_rng([0, step, index]).random() for index in indices]
     with torch.no_grad():
         task.evaluate()

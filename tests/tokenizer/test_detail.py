@@ -265,5 +265,5 @@ def test_decoded_volumes_are_kept_or_made_again_with_the_same_result(
 
     kept = decoded_batch()
     assert kept.abs().max() <= 1
-    monkeypatch.setattr("medar.tokenizer.detail_training.CACHE_BYTES", 0)
+    monkeypatch.setattr("medar.tokenizer.detail_training.CACHE_FRACTION", 0)
     torch.testing.assert_close(kept, decoded_batch(), atol=1e-3, rtol=0)  # float16

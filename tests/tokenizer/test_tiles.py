@@ -11,7 +11,7 @@ from medar.errors import MedarError
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import Decoded, Decoder, NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.tiles import ALIVE, BUDGET, decode_tiled, spans, tile_within
+from medar.tokenizer.tiles import ALIVE, decode_tiled, spans, tile_within
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.volume import Shape3
 
@@ -103,9 +103,10 @@ def test_tiled_decoding_with_little_memory_gives_the_same() -> None:
 
 def test_tiles_fit_their_budget() -> None:
     decoder = Decoder(NetworkConfig(width=16))
-    assert tile_within(decoder, (16, 16, 16), BUDGET) == (16, 16, 16)
-    tile = tile_within(decoder, (64, 64, 64), BUDGET)
+    budget = 4 << 30
+    assert tile_within(decoder, (16, 16, 16), budget) == (16, 16, 16)
+    tile = tile_within(decoder, (64, 64, 64), budget)
     sides = [8 * (side + 2 * reach) for side, reach in zip(tile, decoder.reach, strict=True)]
-    assert np.prod(sides) * 16 * ALIVE * 4 <= BUDGET
+    assert np.prod(sides) * 16 * ALIVE * 4 <= budget
     assert min(tile) > max(decoder.reach)
     assert min(tile_within(decoder, (64, 64, 64), 1)) > 1

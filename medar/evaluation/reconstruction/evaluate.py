@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from medar.data.loading import Item, PreparedDataset
-from medar.devices import device_of
+from medar.devices import device_of, without_tf32
 from medar.errors import MedarError, check_positive
 from medar.evaluation import grid, written
 from medar.evaluation.distances import FEW, Interval, SetDistance
@@ -192,8 +192,9 @@ class _ReconstructionMeter:
     def update(self, batch: Item) -> None:
         """Add a batch of the loader."""
         volumes = batch["image"].to(self.device)
-        latent = self.tokenizer.encoder(volumes).float()
-        indices = self.tokenizer.quantiser.encode(latent)
+        with without_tf32():
+            latent = self.tokenizer.encoder(volumes).float()
+            indices = self.tokenizer.quantiser.encode(latent)
         sums = list(accumulate(self.tokenizer.quantiser.contributions(indices)))
         residuals = [latent, *(latent - one for one in sums)]
         self.energy += torch.stack([one.double().square().sum() for one in residuals]).cpu()

@@ -93,9 +93,9 @@ class NetworkPredictor(Predictor):
         classes = np.zeros((1, *array.shape[1:]), np.int16)
         parts = predict_slabs(self.model, torch.from_numpy(array.copy()), self.settings)
         for window, probabilities in parts:
-            classes[window] = probabilities.argmax(1).numpy()
+            classes[window] = probabilities.argmax(1).cpu().numpy()
             if truth is not None:
-                self._meter.update(probabilities, truth[window])
+                self._meter.update(probabilities.cpu(), truth[window])
         values = np.array([0, *plan.labels], dtype=plan.label_dtype)
         return restore_label(values[classes], trace)
 

@@ -9,7 +9,6 @@ B batch, C channels, X Y Z voxels, W features per voxel.
 """
 
 from abc import ABC, abstractmethod
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +62,9 @@ class Backbone(nn.Module, ABC):
     @property
     def steps(self) -> tuple[Shape3, ...]:
         """Stride of each level relative to the volume, in voxels per axis."""
-        steps = []
-        for level in range(1, len(self.strides) + 1):
-            x, y, z = (prod(stride[axis] for stride in self.strides[:level]) for axis in range(3))
+        steps, x, y, z = [], 1, 1, 1
+        for i, j, k in self.strides:
+            x, y, z = x * i, y * j, z * k
             steps.append((x, y, z))
         return tuple(steps)
 

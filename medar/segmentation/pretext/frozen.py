@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from medar.data.plan import Plan
+from medar.devices import device_of, send, without_tf32
 from medar.errors import MedarError
 from medar.settings import to_dict
 from medar.tokenizer.schedule import ScaleSchedule
@@ -79,21 +80,23 @@ class FrozenTokenizer:
     @torch.no_grad()
     def latent(self, volumes: Tensor) -> Tensor:
         """(B, C, X, Y, Z) to (B, D, x, y, z), in float32 as for a generator."""
-        self.tokenizer.to(volumes.device)
-        with torch.autocast(volumes.device.type, enabled=False):
+        if device_of(self.tokenizer) != volumes.device:
+            self.tokenizer.to(volumes.device)
+        with without_tf32(), torch.autocast(volumes.device.type, enabled=False):
             latent: Tensor = self.tokenizer.encoder(volumes.float())
         return latent
 
     @torch.no_grad()
     def tokens(self, latent: Tensor) -> tuple[Tensor, ...]:
         """(B, T) int64 of each scale."""
-        return self.tokenizer.quantiser.encode(latent)
+        with without_tf32():
+            return self.tokenizer.quantiser.encode(latent)
 
     @torch.no_grad()
     def sums(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
         """(B, D, x, y, z): the latent of the first `scales` scales of each item."""
         most, quantiser = max(scales), self.tokenizer.quantiser
-        wanted = torch.tensor(scales, device=tokens[0].device).view(-1, 1, 1, 1, 1)
+        wanted = send(torch.tensor(scales), tokens[0].device).view(-1, 1, 1, 1, 1)
         running = enumerate(accumulate(quantiser.contributions(tokens[:most])), start=1)
         _, chosen = next(running)
         for k, total in running:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d, avg_pool3d
 
 from medar.data.plan import Plan
+from medar.devices import send
 from medar.errors import MedarError
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.pretext.base import Generators, Pretext, PretextLoss, View
@@ -84,7 +85,7 @@ class MaskedPretext(Pretext):
         grid = block_grid(shape, settings.mask_block_size)
         sites = [draw_sites(grid, settings.mask_ratio, one) for one in random]
         voxels = [site_voxels(one, settings.mask_block_size, shape) for one in sites]
-        masked = torch.stack(voxels)[:, None].to(volumes.device)
+        masked = send(torch.stack(voxels)[:, None], volumes.device)
         target, constant = volumes, mean_over(volumes, ~masked)
         if settings.normalise_targets:
             target = normalise_blocks(volumes, settings.mask_block_size)
@@ -144,9 +145,12 @@ def draw_sites(grid: Shape3, fraction: float, random: np.random.Generator) -> Si
     return (random.permutation(number) < count).reshape(grid)
 
 
-def site_voxels(sites: Sites, block: Shape3, shape: Sequence[int]) -> Tensor:
-    """(X, Y, Z) bool: the voxels of a selection of sites, each a block of voxels."""
-    voxels = torch.from_numpy(sites)
+def site_voxels(sites: Sites | Tensor, block: Shape3, shape: Sequence[int]) -> Tensor:
+    """(X, Y, Z) bool: the voxels of a selection of sites, each a block of voxels.
+
+    On the device of the sites.
+    """
+    voxels = torch.as_tensor(sites)
     for axis, (side, length) in enumerate(zip(block, shape, strict=True)):
         voxels = voxels.repeat_interleave(min(side, length), dim=axis)
     x, y, z = shape

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medar.devices import send
 from medar.segmentation.pretext.base import Generators
 from medar.segmentation.pretext.masked import Sites, draw_sites, resample_sites, site_voxels
 from medar.segmentation.pretext.tokens import (
@@ -73,12 +74,15 @@ class MixturePretext(TokenPretext):
         seen = volumes.clone()
         rows = [row for row, masked in enumerate(sites) if not masked.any()]
         if rows:
-            prefix = self.tokenizer.prefix([t[rows] for t in tokens], [scales[r] for r in rows])
-            seen[rows] = prefix.to(seen.dtype)
+            at = send(torch.tensor(rows), seen.device)
+            prefix = self.tokenizer.prefix(
+                [t.index_select(0, at) for t in tokens], [scales[row] for row in rows]
+            )
+            seen.index_copy_(0, at, prefix.to(seen.dtype))
         voxels = [site_voxels(one, self.tokenizer.factors, volumes.shape[2:]) for one in sites]
         return TokenView(
             seen=seen,
-            masked=torch.stack(voxels)[:, None].to(volumes.device),
+            masked=send(torch.stack(voxels)[:, None], volumes.device),
             tokens=tokens,
             weights=token_weights(predicted, self.settings.scale_exponent),
         )

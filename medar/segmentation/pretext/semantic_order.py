@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, layer_norm
 
 from medar.data.plan import Plan
+from medar.devices import send
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.pretext.base import Generators, Pretext, PretextLoss, View
 from medar.segmentation.pretext.frozen import FrozenTokenizer
@@ -73,25 +74,25 @@ class SemanticOrderPretext(Pretext):
     def view(self, volumes: Tensor, random: Generators) -> OrderView:
         """(B, C, X, Y, Z) with the sites of later stages masked; the next stage is predicted."""
         latent = self.tokenizer.latent(volumes)
-        ranks = ranks_of(self.difficulty(latent)).cpu()
+        ranks = ranks_of(self.difficulty(latent))
         number, stages = ranks.shape[1], min(self.settings.stages, ranks.shape[1])
         bounds = [number * stage // stages for stage in range(stages + 1)]
         drawn = torch.tensor([int(one.integers(1, stages)) for one in random])[:, None]
-        first, last = (torch.tensor(bounds)[drawn + ahead] for ahead in (0, 1))
+        first, last = (send(torch.tensor(bounds)[drawn + ahead], ranks.device) for ahead in (0, 1))
         visible = ranks < first
         masked = [self._voxels(~one, volumes.shape[2:]) for one in visible]
         features = latent.flatten(2).transpose(1, 2)
         return OrderView(
             seen=volumes,
-            masked=torch.stack(masked)[:, None].to(volumes.device),
+            masked=torch.stack(masked)[:, None],
             target=layer_norm(features, features.shape[-1:]),
-            predicted=((ranks >= first) & (ranks < last)).to(volumes.device),
-            visible=visible.to(volumes.device),
+            predicted=(ranks >= first) & (ranks < last),
+            visible=visible,
         )
 
     def _voxels(self, sites: Tensor, shape: Sequence[int]) -> Tensor:
         """(X, Y, Z): the voxels of a selection (T,) of sites."""
-        cube = sites.view(self.tokenizer.schedule.latent).numpy()
+        cube = sites.view(self.tokenizer.schedule.latent)
         return site_voxels(cube, self.tokenizer.factors, shape)
 
     def difficulty(self, latent: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool3d, cross_entropy
 
 from medar.data.plan import Plan
+from medar.devices import send
 from medar.generator.data import PRIOR
 from medar.segmentation.backbones import Backbone
 from medar.segmentation.pretext.base import Pretext, PretextLoss, SumAndCount, View
@@ -102,7 +103,7 @@ class TokenPretext(Pretext, ABC):
             if weights is None:
                 continue
             number = int((weights > 0).sum())
-            weights = weights.to(features.device, non_blocking=True)
+            weights = send(weights, features.device)
             prior = self.log_frequencies[k]
             logits = self.head(site_features(parts, self.schedule.grids[k]), k).float() + prior
             each = self.digits.cross_entropy(logits, tokens)

@@ -82,13 +82,17 @@ class PretextTask(Task[Item]):
         )
 
     def batches(self, epoch: int, start: int) -> Iterator[Item]:
-        """The batches of an epoch from number `start` on."""
+        """The batches of an epoch from number `start` on.
+
+        The indices are plain numbers, which the views are drawn by: they stay with the host.
+        """
         set_epoch(self._loader, epoch)
-        return islice(iter(self._loader), start, None)
+        for batch in islice(iter(self._loader), start, None):
+            yield {**batch, "index": batch["index"].tolist()}
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over items, and the metrics of the pretext task."""
-        result = self.model(batch["image"], self._generators(batch["index"].tolist(), step))
+        result = self.model(batch["image"], self._generators(batch["index"], step))
         total = result.losses.mean()
         metrics = {name: value / number for name, (value, number) in result.metrics.items()}
         return total, {"loss": total, **metrics}
