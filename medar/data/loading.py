@@ -4,6 +4,7 @@ An item depends on (seed, epoch, index) alone: not on the number of workers, nor
 loads it.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,10 +18,15 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from medar.data.augmentation import Augmentation, Augmenter
 from medar.data.manifest import Split
 from medar.data.prepared import Prepared, PreparedCase
+from medar.devices import DeviceName
 from medar.errors import MedarError
+from medar.parallel import default_workers
 from medar.volume import Shape3
 
 Item = dict[str, Any]
+
+MAX_WORKERS = 16
+"""Loading processes that a training on CUDA starts by itself; each holds a few batches."""
 
 UNKNOWN = -1
 """Label value of voxels that were not annotated: ignored by losses and metrics."""
@@ -215,6 +221,22 @@ def make_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
     )
+
+
+def loading_workers(workers: int | None, device: DeviceName) -> int:
+    """The number of loading processes of a training process.
+
+    Args:
+        workers: as requested; None: on CUDA, the processors that this process may use, divided
+            among the processes that torchrun started on this machine, at most `MAX_WORKERS`; on a
+            CPU none, since loading would take processors from the training.
+        device: of the training.
+    """
+    if workers is not None:
+        return workers
+    if device == "cpu" or not torch.cuda.is_available():
+        return 0
+    return min(default_workers() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), MAX_WORKERS)
 
 
 def set_epoch(loader: DataLoader[Item], epoch: int) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medar.data.augmentation import Augmentation
+from medar.data.loading import loading_workers
 from medar.errors import MedarError
 from medar.generator.mixers import MixerSettings
 from medar.settings import (
@@ -272,8 +273,9 @@ class DataSettings:
 
     batch_size: PositiveInt = 16
     """Volumes per batch, over all processes."""
-    workers: NonNegativeInt = 0
-    """Loading processes per training process; 0 loads in the training process itself."""
+    workers: NonNegativeInt | None = None
+    """Loading processes of each training process; 0 loads in the training process itself. null: on
+    CUDA the processors of the machine, shared by its processes, at most 16; on a CPU 0."""
     validation: PositiveInt = 64
     """Largest number of validation cases per evaluation."""
     previews: NonNegativeInt = 4
@@ -298,7 +300,7 @@ class GeneratorSettings:
             "variants": self.tokens.variants,
             "augmentation": self.tokens.augmentation,
             "maps": self.condition.map == "label",
-            "workers": self.data.workers,
+            "workers": loading_workers(self.data.workers, self.training.device),
         }
 
     def within(self, minutes: float | None) -> "GeneratorSettings":

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medar.data.loading import Item, make_loader, set_epoch
+from medar.data.loading import Item, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, send
 from medar.generator.conditions import Condition, drop
 from medar.generator.data import GeneratorDataset, Marginals, condition_of
@@ -54,6 +54,7 @@ class GeneratorTask(Task[Item]):
         MedarError: the batch cannot be divided among the processes.
     """
 
+    unit = "tokens"
     metric = "cross_entropy"
 
     def __init__(
@@ -78,7 +79,7 @@ class GeneratorTask(Task[Item]):
         self._loader = make_loader(
             train,
             batch_size=batch_size,
-            workers=settings.data.workers,
+            workers=loading_workers(settings.data.workers, settings.training.device),
             rank=self.ranks.rank,
             world=self.ranks.world_size,
         )
@@ -87,6 +88,10 @@ class GeneratorTask(Task[Item]):
         """An epoch's batches from number `start` on."""
         set_epoch(self._loader, epoch)
         return islice(iter(self._loader), start, None)
+
+    def amount(self, batch: Item) -> int:
+        """Tokens of a batch."""
+        return int(batch["tokens"].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean cross-entropy over scales, and that of each scale."""

@@ -69,8 +69,9 @@ class DataSettings:
     too."""
     synthetic: SyntheticSettings | None = None
     """Synthetic cases in addition to the real ones; null: none."""
-    workers: NonNegativeInt = 0
-    """Loading processes of each training process; 0 loads in the training process itself."""
+    workers: NonNegativeInt | None = None
+    """Loading processes of each training process; 0 loads in the training process itself. null: on
+    CUDA the processors of the machine, shared by its processes, at most 16; on a CPU 0."""
     validation: PositiveInt = 64
     """Largest number of validation cases per evaluation."""
 

@@ -15,7 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from medar.data.loading import UNKNOWN, Item, PreparedDataset, make_loader, set_epoch
+from medar.data.loading import (
+    UNKNOWN,
+    Item,
+    PreparedDataset,
+    loading_workers,
+    make_loader,
+    set_epoch,
+)
 from medar.errors import MedarError
 from medar.losses import label_losses, to_classes
 from medar.segmentation.data import AnnotatedDataset, MixedDataset, annotated_indices
@@ -110,6 +117,7 @@ class SegmentationTask(Task[Item]):
             case.
     """
 
+    unit = "voxels"
     metric = "dice"
     larger_is_better = True
 
@@ -131,7 +139,7 @@ class SegmentationTask(Task[Item]):
         self._loader = make_loader(
             train,
             batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
-            workers=settings.data.workers,
+            workers=loading_workers(settings.data.workers, settings.training.device),
             rank=ranks.rank,
             world=ranks.world_size,
         )
@@ -140,6 +148,10 @@ class SegmentationTask(Task[Item]):
         """The batches of an epoch from number `start` on."""
         set_epoch(self._loader, epoch)
         return islice(iter(self._loader), start, None)
+
+    def amount(self, batch: Item) -> int:
+        """Voxels of a batch, each once, whatever the channels."""
+        return int(batch["image"][:, 0].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted cross-entropy and 1 - Dice over the labels that each case was annotated for.

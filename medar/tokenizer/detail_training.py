@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.data.loading import Item, PreparedDataset, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, memory_budget, without_tf32
 from medar.errors import MedarError
 from medar.progress import track
@@ -116,6 +116,7 @@ class DetailTask(Task[Item]):
         MedarError: the batch size is not a multiple of the number of processes.
     """
 
+    unit = "voxels"
     metric = "energy_score"
 
     def __init__(
@@ -135,7 +136,7 @@ class DetailTask(Task[Item]):
         self._loader = make_loader(
             train,
             batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
-            workers=settings.data.workers,
+            workers=loading_workers(settings.data.workers, settings.training.device),
             rank=ranks.rank,
             world=ranks.world_size,
         )
@@ -152,6 +153,10 @@ class DetailTask(Task[Item]):
         """Whether the last part of the run has begun."""
         distillation = self.settings.distillation
         return distillation is not None and self.progress >= distillation.start_fraction
+
+    def amount(self, batch: Item) -> int:
+        """Voxels of a batch, each once, whatever the channels."""
+        return int(batch["image"][:, 0].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the losses of flow, expected size and distillation, and each."""

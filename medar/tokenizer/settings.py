@@ -167,8 +167,9 @@ class DataSettings:
     """Volumes per batch, over all processes together."""
     augmentation: Augmentation | None = None
     """Augmentation of training volumes; null: none."""
-    workers: NonNegativeInt = 0
-    """Loading processes of each training process; 0 loads in the training process itself."""
+    workers: NonNegativeInt | None = None
+    """Loading processes of each training process; 0 loads in the training process itself. null: on
+    CUDA the processors of the machine, shared by its processes, at most 16; on a CPU 0."""
     validation: PositiveInt = 64
     """Largest number of validation cases per evaluation."""
 
@@ -217,8 +218,9 @@ class DetailDataSettings:
     """Volumes per batch, over all processes together."""
     flips: tuple[Literal["x", "y", "z"], ...] = ()
     """Axes along which a decoded volume and its original may be mirrored together."""
-    workers: NonNegativeInt = 0
-    """Loading processes of each training process; 0 loads in the training process itself."""
+    workers: NonNegativeInt | None = None
+    """Loading processes of each training process; 0 loads in the training process itself. null: on
+    CUDA the processors of the machine, shared by its processes, at most 16; on a CPU 0."""
     validation: PositiveInt = 64
     """Largest number of validation cases per evaluation."""
 

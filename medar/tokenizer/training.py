@@ -7,6 +7,7 @@ B batch, C channels, X Y Z voxels, K scales.
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from math import nan
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss
 
-from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.data.loading import Item, PreparedDataset, loading_workers, make_loader, set_epoch
 from medar.data.resolve import plan_for_training
 from medar.devices import device_of
 from medar.losses import label_losses, to_classes
@@ -90,10 +91,13 @@ def make_task(settings: TokenizerSettings, data: str | Path) -> "TokenizerTask":
     train = PreparedDataset(data, split="train", augmentation=settings.data.augmentation, seed=seed)
     validation = PreparedDataset(data, split="val")
     plan = plan_for_training(train.plan, settings.plan, data)
+    loading = replace(
+        settings.data, workers=loading_workers(settings.data.workers, settings.training.device)
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = Tokenizer(settings.model.config(plan), plan)
-        return TokenizerTask(tokenizer, train, validation, settings.loss, settings.data)
+        return TokenizerTask(tokenizer, train, validation, settings.loss, loading)
 
 
 class TokenizerTask(Task[Item]):
@@ -111,6 +115,7 @@ class TokenizerTask(Task[Item]):
             small for the discriminator, or the perceptual weights cannot be read.
     """
 
+    unit = "voxels"
     metric = "score"
     larger_is_better = True
     unused_parameters = True  # quantiser and discriminator start late
@@ -131,7 +136,7 @@ class TokenizerTask(Task[Item]):
         self._loader = make_loader(
             train,
             batch_size=ranks.per_rank_batch_size(data.batch_size),
-            workers=data.workers,
+            workers=data.workers or 0,
             rank=ranks.rank,
             world=ranks.world_size,
         )
@@ -152,6 +157,10 @@ class TokenizerTask(Task[Item]):
         """The batches of an epoch, from batch `start` on."""
         set_epoch(self._loader, epoch)
         return islice(iter(self._loader), start, None)
+
+    def amount(self, batch: Item) -> int:
+        """Voxels of a batch, each once, whatever the channels."""
+        return int(batch["image"][:, 0].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of all losses, and each loss without its weight."""

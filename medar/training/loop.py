@@ -133,7 +133,8 @@ class Loop:
         self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
         self.results: dict[str, float] = {}
-        self._loss = ""
+        self._line = ""
+        self._amount = 0  # processed by all processes since the last reading
         self._logged = run.state.step, run.state.elapsed
 
     def run_to_the_end(self, interruption: "Interruption") -> dict[str, float]:
@@ -146,7 +147,7 @@ class Loop:
                 self.step()
                 state.elapsed, stop = all_reduce_max(self.clock() - start, interruption.requested)
                 self.once_in_a_while(save=bool(stop))
-                gauge.show(run.progress, f"step {state.step}{self._loss}")
+                gauge.show(run.progress, f"step {state.step}{self._line}")
                 if stop and not run.finished:
                     raise KeyboardInterrupt("run the same command again to continue")
         return self.results
@@ -156,7 +157,11 @@ class Loop:
         run, count = self.run, self.run.settings.accumulation_steps
         run.optimisers.set_rate(self.rate)
         run.task.progress = run.progress
-        logged = [self.backward(next(self.batches), last=k == count - 1) for k in range(count)]
+        logged = []
+        for k in range(count):
+            batch = next(self.batches)
+            self._amount += run.task.amount(batch) * run.ranks.world_size
+            logged.append(self.backward(batch, last=k == count - 1))
         norms = run.optimisers.clip_gradients()
         values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in logged)])
         finite = all_ranks(values.isfinite().all())
@@ -219,15 +224,19 @@ class Loop:
     def readings(self) -> dict[str, float]:
         """Metrics of the steps since the last reading."""
         state, (step, elapsed) = self.run.state, self._logged
-        means = self.run.meter.read()
-        self._loss = f", loss {means['loss']:.4g}" if "loss" in means else ""
-        self._logged = state.step, state.elapsed
+        means, unit = self.run.meter.read(), self.run.task.unit
+        seconds = max(state.elapsed - elapsed, 1e-9)
+        speed = {f"{unit}_per_second": self._amount / seconds} if unit else {}
+        self._line = f", loss {means['loss']:.4g}" if "loss" in means else ""
+        self._line += "".join(f", {value:.3g} {unit}/s" for value in speed.values())
+        self._logged, self._amount = (state.step, state.elapsed), 0
         return {
             **{f"train/{name}": value for name, value in means.items()},
             "learning_rate": self.run.optimisers.rate,
             "epoch": state.epoch,
             "seconds": state.elapsed,
-            "steps_per_second": (state.step - step) / max(state.elapsed - elapsed, 1e-9),
+            "steps_per_second": (state.step - step) / seconds,
+            **speed,
         }
 
     def evaluate(self) -> dict[str, float]:

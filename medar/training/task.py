@@ -37,6 +37,8 @@ class Task(ABC, Generic[B]):
     unused_parameters: bool = False
     """Whether a loss may leave out some of the parameters in some steps, such as those of a resting
     discriminator. With several processes, each step then searches for them."""
+    unit: str = ""
+    """What `amount` counts, such as "voxels"; the log shows how many are processed per second."""
     progress: float = 0.0
     """Fraction of the run that is over, by steps or minutes; the loop sets it before each step."""
 
@@ -47,6 +49,10 @@ class Task(ABC, Generic[B]):
         They depend on the epoch and the rank only, never on torch's global random state. All
         processes have the same number.
         """
+
+    def amount(self, batch: B) -> int:
+        """How many `unit` a batch of this process holds, from its shapes alone."""
+        return 0
 
     @abstractmethod
     def loss(self, batch: B, step: int) -> tuple[Tensor, dict[str, Tensor]]:

@@ -100,8 +100,8 @@ def test_windows_are_blended_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> 
         seen.append((sw_device, device))
         return blend(inputs, **options)
 
-    def stay(self: Tensor, *target: Any) -> Tensor:
-        return self if target == (card,) else to(self, *target)
+    def stay(self: Tensor, *target: Any, **options: Any) -> Tensor:
+        return self if target == (card,) else to(self, *target, **options)
 
     reference = predict_classes(model, image, PLAIN)
     monkeypatch.setattr(monai.inferers, "sliding_window_inference", noted)

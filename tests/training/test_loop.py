@@ -1,7 +1,9 @@
 """The training loop: steps, evaluations and checkpoints."""
 
+import json
 import re
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from toy import ITEMS, Toy, items, settings
 
 from medar.errors import MedarError
+from medar.progress import Gauge
 from medar.training import fit
 
 Metrics = Callable[[Path], list[dict[str, Any]]]
@@ -29,6 +32,20 @@ def test_the_loss_falls(tmp_path: Path, metrics: Metrics) -> None:
     assert outcome.best == outcome.metrics["error"]
     assert {"train/root", "train/gradient_norm/model", "epoch"} <= set(lines[0])
     assert lines[-1]["epoch"] == (150 - 1) * 4 // ITEMS
+
+
+def test_the_log_shows_how_much_is_processed_per_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(Gauge, "show", lambda self, fraction, text: shown.append(text))
+    seconds = count()  # a step takes one
+    chosen = settings(steps=8, accumulation_steps=2, log_every=4)
+    fit(Toy(batch_size=4), chosen, tmp_path, clock=lambda: float(next(seconds)))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["numbers_per_second"] for line in lines if "seconds" in line]
+    assert speeds == [2 * 4 * 3, 2 * 4 * 3]
+    assert shown[-1].endswith(", 24 numbers/s")
 
 
 def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:

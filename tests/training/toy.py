@@ -28,6 +28,7 @@ class Toy(Task[tuple[Tensor, Tensor]]):
     """An MLP with input noise from torch's random state."""
 
     metric = "error"
+    unit = "numbers"
 
     def __init__(self, batch_size: int = 4, noise: float = 0.0) -> None:
         torch.manual_seed(3)
@@ -45,6 +46,9 @@ class Toy(Task[tuple[Tensor, Tensor]]):
             first = batch * self.batch_size + self.ranks.rank * size
             chosen = order[first : first + size]
             yield x[chosen], y[chosen]
+
+    def amount(self, batch: tuple[Tensor, Tensor]) -> int:
+        return batch[0].numel()
 
     def loss(self, batch: tuple[Tensor, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         x, y = batch

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
+from medar.data.loading import Item, PreparedDataset, loading_workers, make_loader, set_epoch
 from medar.data.plan import Plan
 from medar.data.resolve import plan_for_training
 from medar.devices import device_of
@@ -58,6 +58,7 @@ class PretextTask(Task[Item]):
         MedarError: the batch size is not divisible by the processes.
     """
 
+    unit = "voxels"
     metric = "loss"
 
     def __init__(
@@ -76,7 +77,7 @@ class PretextTask(Task[Item]):
         self._loader = make_loader(
             train,
             batch_size=ranks.per_rank_batch_size(settings.data.batch_size),
-            workers=settings.data.workers,
+            workers=loading_workers(settings.data.workers, settings.training.device),
             rank=ranks.rank,
             world=ranks.world_size,
         )
@@ -89,6 +90,10 @@ class PretextTask(Task[Item]):
         set_epoch(self._loader, epoch)
         for batch in islice(iter(self._loader), start, None):
             yield {**batch, "index": batch["index"].tolist()}
+
+    def amount(self, batch: Item) -> int:
+        """Voxels of a batch, each once, whatever the channels."""
+        return int(batch["image"][:, 0].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean over items, and the metrics of the pretext task."""
