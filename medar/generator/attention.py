@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from medar.generator.positions import Rotary
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
 
@@ -26,7 +27,6 @@ def attend(
     keys: Tensor,
     values: Tensor,
     *,
-    mask: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
     """Scaled dot-product attention of (B, H, T, W) queries over (B, H, S, W) keys and values.
@@ -38,14 +38,13 @@ def attend(
         queries: of any dtype.
         keys: of any dtype.
         values: the result has their dtype.
-        mask: bool, True where a query may attend; broadcast over the batch and heads.
         causal: a query attends only to keys up to its own index.
     """
     device = values.device.type
     kind = torch.float32 if device == "cpu" else values.dtype
     with torch.autocast(device, enabled=False):
         mixed = scaled_dot_product_attention(
-            queries.to(kind), keys.to(kind), values.to(kind), attn_mask=mask, is_causal=causal
+            queries.to(kind), keys.to(kind), values.to(kind), is_causal=causal
         )
     return mixed.to(values.dtype)
 
@@ -77,8 +76,8 @@ class ScaleAttention(nn.Module):
         super().__init__()
         self.heads, self.schedule, self.rotary = heads, schedule, rotary
         self.project = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.query_norm = Norm(width // heads, eps=1e-6)
+        self.key_norm = Norm(width // heads, eps=1e-6)
         self.out = nn.Linear(width, width)
         shift = window_size // 2 if shifted else 0
         self.windows = nn.ModuleList(
@@ -113,13 +112,15 @@ class ScaleAttention(nn.Module):
         windows = self.windows[k]
         if not isinstance(windows, Windows):
             return attend(queries, keys, values)
-        mask = windows.inside.repeat(len(queries), 1)[:, None, None]
-        cut = (windows.cut(queries), windows.cut(keys), windows.cut(values))
-        return windows.join(attend(*cut, mask=mask), len(queries))
+        cut = zip(windows.cut(queries), windows.cut(keys), windows.cut(values), strict=True)
+        return windows.join([attend(*part) for part in cut], len(queries))
 
 
 class Windows(nn.Module):
-    """A grid cut into windows.
+    """A grid cut into windows, which are grouped by their number of sites.
+
+    Windows at the border are smaller. Each group is one call of attention without a mask, for which
+    torch has its fastest kernels, and no site beyond the grid is computed.
 
     Args:
         grid: sites along each axis.
@@ -127,34 +128,35 @@ class Windows(nn.Module):
         shift: sites by which the first window starts before the grid.
     """
 
-    inside: Tensor
-    """(windows, sites of a window) bool: whether a site lies on the grid."""
+    order: Tensor
+    """(T,) the sites, window by window."""
+    place: Tensor
+    """(T,) where each site lies in `order`."""
 
     def __init__(self, grid: Shape3, side: int, shift: int) -> None:
         super().__init__()
-        self.grid, self.side, self.shift = grid, side, shift
-        x, y, z = (-(-(shift + sites) // side) for sites in grid)
-        self.counts = x, y, z
-        there = torch.ones(1, 1, *grid, dtype=torch.bool).flatten(2)[..., None]
-        self.register_buffer("inside", self.cut(there)[:, 0, :, 0], persistent=False)
+        window = torch.zeros(grid, dtype=torch.long)
+        for axis, sites in enumerate(grid):
+            along = (torch.arange(sites) + shift) // side
+            shape = [-1 if other == axis else 1 for other in range(3)]
+            window = window * (sites + 1) + along.view(shape)
+        _, window, sizes = torch.unique(window.flatten(), return_inverse=True, return_counts=True)
+        order = (sizes[window] * len(sizes) + window).argsort(stable=True)
+        found, counts = torch.unique(sizes, return_counts=True)
+        self.groups = tuple(zip(counts.tolist(), found.tolist(), strict=True))
+        """Windows, and sites of each, per group."""
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("place", order.argsort(), persistent=False)
 
-    def cut(self, x: Tensor) -> Tensor:
-        """(B, H, T, W) to (B windows, H, sites of a window, W); zeros beyond the grid."""
-        i, j, k = self.grid
-        volume = rearrange(x, "b h (i j k) w -> b h i j k w", i=i, j=j, k=k)
-        padding = [0, 0]
-        for sites, count in zip(reversed(self.grid), reversed(self.counts), strict=True):
-            padding += [self.shift, count * self.side - self.shift - sites]
-        pattern = "b h (i a) (j c) (k d) w -> (b i j k) h (a c d) w"
-        a, c, d = self.side, self.side, self.side
-        cut: Tensor = rearrange(pad(volume, padding), pattern, a=a, c=c, d=d)
-        return cut
+    def cut(self, x: Tensor) -> list[Tensor]:
+        """(B, H, T, W) to (B windows, H, sites of a window, W) for each group."""
+        parts = torch.split(x[:, :, self.order], [n * sites for n, sites in self.groups], dim=2)
+        return [
+            rearrange(part, "b h (n s) w -> (b n) h s w", n=n)
+            for part, (n, _) in zip(parts, self.groups, strict=True)
+        ]
 
-    def join(self, x: Tensor, batch: int) -> Tensor:
+    def join(self, parts: Sequence[Tensor], batch: int) -> Tensor:
         """The inverse of `cut` for `batch` volumes."""
-        i, j, k = self.counts
-        pattern = "(b i j k) h (a c d) w -> b h (i a) (j c) (k d) w"
-        side = self.side
-        volume = rearrange(x, pattern, b=batch, i=i, j=j, k=k, a=side, c=side, d=side)
-        own = [slice(self.shift, self.shift + sites) for sites in self.grid]
-        return volume[:, :, own[0], own[1], own[2]].flatten(2, 4)
+        back = [rearrange(part, "(b n) h s w -> b h (n s) w", b=batch) for part in parts]
+        return torch.cat(back, dim=2)[:, :, self.place]

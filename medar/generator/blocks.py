@@ -24,6 +24,7 @@ from medar.generator.attention import ScaleAttention
 from medar.generator.mixers import MIXERS, NoMixer, State, make_mixer
 from medar.generator.positions import Rotary
 from medar.generator.settings import ModelSettings
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 
 
@@ -75,7 +76,7 @@ class Block(nn.Module):
         self.activation_checkpointing = settings.activation_checkpointing
         layers = modulated_layers(settings)
         self.norms = nn.ModuleList(
-            nn.RMSNorm(width, eps=1e-6, elementwise_affine=False) for _ in range(layers)
+            Norm(width, eps=1e-6, elementwise_affine=False) for _ in range(layers)
         )
         self.table = nn.Parameter(torch.zeros(3 * layers, width))
         with torch.no_grad():

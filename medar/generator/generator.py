@@ -40,6 +40,7 @@ from medar.generator.positions import (
 )
 from medar.generator.settings import GeneratorConfig, SamplingSettings
 from medar.model_folder import digest_of, load_weights, weight_bytes
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Shape3
@@ -116,7 +117,7 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(
             Block(sizes, self.schedule, rotary, layer) for layer in range(sizes.depth)
         )
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = Norm(width, eps=1e-6)
         self.head = nn.Linear(width, self.codebook_size)
         self.register_buffer("levels", token_scales(self.schedule), persistent=False)
         self._initialise()

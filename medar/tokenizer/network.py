@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medar.errors import MedarError
 from medar.settings import NonNegativeInt, PositiveInt, settings
+from medar.tokenizer.norms import Norm
 from medar.volume import Shape3
 
 RENAMED = {
@@ -241,17 +242,14 @@ class ResidualBlock(nn.Module):
         return x + change
 
 
-class ChannelNorm(nn.RMSNorm):
+class ChannelNorm(Norm):
     """RMSNorm of each site over its channels, (B, C, X, Y, Z) to the same shape."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Under autocast features are bf16 and the weight is not; the fused kernel needs one type.
-        weight = self.weight.to(x.dtype)
-        last = functional.rms_norm(x.movedim(1, -1), self.normalized_shape, weight, self.eps)
-        return last.movedim(-1, 1)
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class Repeat(nn.Module):

@@ -21,13 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool3d, interpolate, mse_loss
+from torch.nn.functional import adaptive_avg_pool3d, mse_loss
 
 from medar.errors import MedarError
 from medar.settings import Fraction, FractionBelowOne, NonNegativeFloat, PositiveInt, settings
 from medar.tokenizer import collectives
 from medar.tokenizer.codebooks import Codebook
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.upsampling import resize
 
 GAIN_FADE = 0.02
 """The fraction of a gain that each batch replaces."""
@@ -258,10 +259,8 @@ class MultiScaleQuantiser(nn.Module):
     def _spread(self, k: int, codes: Tensor) -> Tensor:
         """Codes of scale k, (B, T, D), interpolated to the latent grid and through phi."""
         grid = self.schedule.grids[k]
-        on_grid = codes.transpose(1, 2).reshape(len(codes), -1, *grid)
-        if grid != self.schedule.latent:
-            on_grid = interpolate(on_grid, self.schedule.latent, mode="trilinear")
-        spread: Tensor = self.phis[self._phi_of[k]](on_grid)
+        on_grid = resize(codes.reshape(len(codes), *grid, -1), self.schedule.latent)
+        spread: Tensor = self.phis[self._phi_of[k]](on_grid.movedim(-1, 1))
         return spread
 
     @torch.no_grad()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from medar.generator.attention import attend
 from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.positions import Rotary, schedule_coordinates
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 
 
@@ -40,8 +41,8 @@ class BlockCausalAttention(Mixer):
         self.width = width
         self.heads = heads
         self.into = nn.Linear(width, 3 * width)
-        self.query_norm = nn.RMSNorm(width // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(width // heads, eps=1e-6)
+        self.query_norm = Norm(width // heads, eps=1e-6)
+        self.key_norm = Norm(width // heads, eps=1e-6)
         self.rotary = Rotary(schedule_coordinates(schedule), width // heads, max(schedule.latent))
         self.out = nn.Linear(width, width)
 

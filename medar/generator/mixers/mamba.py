@@ -23,6 +23,7 @@ from torch.nn.functional import silu, softplus
 
 from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.mixers.ssd import scan
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 
 STEPS = (0.001, 0.1)
@@ -62,7 +63,7 @@ class MambaMixer(Mixer):
         self.dt_bias = nn.Parameter(inverse_softplus(draw_steps(self.heads, *STEPS)))
         self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(*RATES).log())
         self.skip = nn.Parameter(torch.ones(self.heads))
-        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.norm = Norm(self.inner, eps=1e-5)
         self.out = nn.Linear(self.inner, width, bias=False)
         backwards = [part.flip(1) for part in schedule.split(torch.arange(schedule.length)[None])]
         self.register_buffer("order", torch.cat(backwards, dim=1)[0], persistent=False)

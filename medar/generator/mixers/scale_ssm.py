@@ -21,11 +21,13 @@ from typing import NamedTuple
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, silu, softplus
+from torch.nn.functional import silu, softplus
 
 from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.mixers.mamba import draw_steps, inverse_softplus
+from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
+from medar.tokenizer.upsampling import resize
 from medar.volume import Shape3
 
 
@@ -67,7 +69,7 @@ class ScaleSSM(Mixer):
         steps = draw_steps(self.heads, 1 / len(schedule), 1.0)
         self.dt_bias = nn.Parameter(inverse_softplus(steps))
         self.skip = nn.Parameter(torch.ones(self.inner))
-        self.norm = nn.RMSNorm(self.inner, eps=1e-5)
+        self.norm = Norm(self.inner, eps=1e-5)
         self.out = nn.Linear(self.inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,8 +131,4 @@ class ScaleSSM(Mixer):
 
 def upsample(state: Tensor, grid: Shape3) -> Tensor:
     """(B, x, y, z, N, I) on a finer grid, linear between the centres of cells."""
-    if tuple(state.shape[1:4]) == grid:
-        return state
-    channels = state.flatten(4).movedim(-1, 1)  # last in memory, which is faster on CPUs
-    raised = interpolate(channels, grid, mode="trilinear").movedim(1, -1)
-    return raised.reshape(len(state), *grid, *state.shape[4:])
+    return resize(state.flatten(4), grid).reshape(len(state), *grid, *state.shape[4:])
