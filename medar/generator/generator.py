@@ -72,6 +72,37 @@ class SamplingState:
         """(B, L) once all scales are sampled."""
         return torch.cat(self.scales, dim=1)
 
+    def joined(self, other: "SamplingState") -> "SamplingState":
+        """One batch of these items and then those of another state, before a scale is drawn."""
+        known = None
+        if self.known is not None and other.known is not None:
+            known = self.known.joined(other.known)
+        return SamplingState(
+            latent=torch.cat([self.latent, other.latent]),
+            context=torch.cat([self.context, other.context]),
+            modulation=torch.cat([self.modulation, other.modulation]),
+            mixers=[
+                {name: torch.cat([value, theirs[name]]) for name, value in own.items()}
+                for own, theirs in zip(self.mixers, other.mixers, strict=True)
+            ],
+            known=known,
+            scales=[torch.cat(pair) for pair in zip(self.scales, other.scales, strict=True)],
+        )
+
+    def first(self, batch: int) -> "SamplingState":
+        """The first items alone."""
+        if len(self.latent) == batch:
+            return self
+        return SamplingState(
+            latent=self.latent[:batch],
+            context=self.context[:batch],
+            modulation=self.modulation[:batch],
+            mixers=[{name: value[:batch] for name, value in own.items()} for own in self.mixers],
+            known=None if self.known is None else self.known[:batch],
+            scales=[scale[:batch] for scale in self.scales],
+            forced=None if self.forced is None else self.forced[:batch],
+        )
+
 
 class Generator(nn.Module):
     """The next-scale transformer.

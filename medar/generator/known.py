@@ -47,6 +47,12 @@ class KnownTokens:
             mask=self.mask.expand(batch, -1), latent=self.latent.expand(batch, -1, -1, -1, -1)
         )
 
+    def joined(self, other: "KnownTokens") -> "KnownTokens":
+        """One batch of these items and then those of another."""
+        return KnownTokens(
+            mask=torch.cat([self.mask, other.mask]), latent=torch.cat([self.latent, other.latent])
+        )
+
     def __getitem__(self, items: slice) -> "KnownTokens":
         """Some items of the batch."""
         return KnownTokens(mask=self.mask[items], latent=self.latent[items])

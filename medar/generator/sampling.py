@@ -87,25 +87,22 @@ def sample(
     conditional = condition.map is not None or not bool(condition.attributes.isnan().all())
 
     state = model.start(condition, known)
-    without = model.start(condition.nothing(), known) if any(guidance) and conditional else None
+    if any(guidance) and conditional:
+        state = state.joined(model.start(condition.nothing(), known))
+    batch = len(condition)
     for k in range(len(schedule)):
-        drawn = draw_scale(
-            model, state, without, numbers[k], orders[k], settings, passes[k], guidance[k]
-        )
-        tokens = model.append(state, drawn)
-        if without is not None and k < last_guided:
-            model.append(without, tokens)
-        else:
-            without = None  # later scales are not guided, at half the cost
+        drawn = draw_scale(model, state, numbers[k], orders[k], settings, passes[k], guidance[k])
+        if k >= last_guided:
+            state = state.first(batch)  # later scales are not guided, at half the cost
+        model.append(state, drawn.repeat(len(state.latent) // batch, 1))
         if after_scale is not None:
-            after_scale(state)
+            after_scale(state.first(batch))
     return state
 
 
 def draw_scale(
     model: Generator,
     state: SamplingState,
-    without: SamplingState | None,
     numbers: Tensor,
     order: Tensor,
     settings: SamplingSettings,
@@ -116,8 +113,7 @@ def draw_scale(
 
     Args:
         model: in evaluation mode.
-        state: of the batch.
-        without: its state without conditions, for guidance.
+        state: of the batch; for guidance, of the batch and then the same without conditions.
         numbers: (B, T) from [0, 1), which choose the tokens.
         order: (B, T) from [0, 1), which order them.
         settings: temperature, top-k and top-p.
@@ -128,16 +124,17 @@ def draw_scale(
     Returns:
         (B, T) int64; at known sites the tokens are arbitrary.
     """
-    k = len(state.scales)
-    known = None if state.known is None else model.schedule.split(state.known.mask)[k]
+    k, batch = len(state.scales), len(numbers)
+    copies = len(state.latent) // batch
+    known = None if state.known is None else model.schedule.split(state.known.mask[:batch])[k]
     tokens: Tensor | None = None
     revealed: Tensor | None = None
     for index, after in enumerate([*reveal(order, passes, known), None]):
-        given, advance = (tokens, revealed), after is None
-        logits = model.next_logits(state, *given, advance=advance).float()
-        if without is not None:
-            unconditional = model.next_logits(without, *given, advance=advance).float()
-            logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
+        given = (None if one is None else one.repeat(copies, 1) for one in (tokens, revealed))
+        logits = model.next_logits(state, *given, advance=after is None).float()
+        if copies > 1:
+            logits, free = logits.chunk(copies)
+            logits = logits + guidance * hidden_after(index, passes) * (logits - free)
         chosen = choose(logits, numbers, settings, k)
         if tokens is not None and revealed is not None:
             chosen = torch.where(revealed, tokens, chosen)
@@ -260,4 +257,4 @@ def bytes_per_volume(model: Generator, settings: SamplingSettings) -> int:
     width = model.config.model.width
     carried = model.state_size + model.schedule.length * width
     passing = max(model.schedule.tokens) * (FEATURES * width + CHOICES * model.codebook_size)
-    return 4 * ((2 if settings.guidance_scale else 1) * carried + passing)
+    return 4 * (2 if settings.guidance_scale else 1) * (carried + passing)

@@ -62,6 +62,41 @@ def test_guidance_without_a_condition_costs_nothing(
     assert len(started) == 2
 
 
+@pytest.mark.parametrize("mixer", ["none", "attention", "mamba", "scale_ssm"])
+def test_guidance_is_one_pass_over_both_halves(
+    make_model: MakeModel, condition: Condition, mixer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With known tokens, as long as a scale is guided; its tokens: tests of refinement."""
+    model = make_model(mixer=mixer)
+    plain, rows = model.next_logits, []
+
+    def counted(state: SamplingState, *given: torch.Tensor | None, advance: bool) -> torch.Tensor:
+        rows.append(len(state.latent))
+        return plain(state, *given, advance=advance)
+
+    monkeypatch.setattr(model, "next_logits", counted)
+    mask = torch.zeros(3, SCHEDULE.length, dtype=torch.bool)
+    mask[:, -4:] = True
+    known = KnownTokens(mask=mask, latent=torch.randn(3, 4, *SCHEDULE.latent))
+    settings = SamplingSettings(guidance_scale=1.5, guidance_to=2, passes=1)
+    seen: list[int] = []
+    state = sample(
+        model,
+        condition,
+        [1, 2, 3],
+        settings,
+        known=known,
+        after_scale=lambda state: seen.append(len(state.latent)),
+    )
+    assert rows == [6, 6, 3]
+    assert seen == [3, 3, 3]
+    assert state.tokens.shape == (3, SCHEDULE.length)
+    for i, seed in enumerate([1, 2, 3]):
+        one = slice(i, i + 1)
+        alone = sample(model, condition[one], [seed], settings, known=known[one])
+        assert torch.equal(alone.tokens, state.tokens[one])
+
+
 def test_guidance_increases_within_its_window() -> None:
     settings = SamplingSettings(guidance_scale=2.0, guidance_from=1, guidance_to=4)
     assert [settings.guidance_at(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
