@@ -1,7 +1,7 @@
 """Stage `speed`: training, sampling and decoding at random weights.
 
 Volumes are random; time and memory do not depend on them. FLOPs are those of torch's counter, over
-one step of training, and are given as a share of the bf16 (or fp32) matrix product of this device.
+one step of training, and are divided by those of the bf16 (or fp32) matrix product of this device.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,10 @@ from gpu_stages.measure import (
 from gpu_stages.models import MIXERS, make_generator, make_tokenizer, nothing, size_of
 from gpu_stages.models import tokens as make_tokens
 from gpu_stages.models import volumes as make_volumes
+from medar.devices import memory_budget
 from medar.generator.sampling import sample
 from medar.generator.settings import SamplingSettings
-from medar.tokenizer.tiles import BUDGET, decode_within
+from medar.tokenizer.tiles import decode_within
 
 TRAIN_SIDES = {64: 8, 96: 8, 128: 8, 256: 1}
 """Voxels per side of the tokenizer's volumes, and volumes per batch."""
@@ -180,6 +181,6 @@ def inference(step: Callable[[], None], side: int, device: torch.device) -> dict
     return {
         "pass_seconds": seconds,
         "voxels_per_second": side**3 / seconds,
-        "budget_mib": BUDGET / 2**20,
+        "budget_mib": memory_budget(device) / 2**20,
         "peak_mib": peak_mib(device),
     }

@@ -195,20 +195,17 @@ def evaluate(
     }
 
 
-def packed(
-    out: Path,
-    modality: str,
-    generator: Path,
-    prepared: Path,
-    samples: int,
-    minutes: float,
-    *,
-    phantoms: bool,
-) -> dict[str, Any]:
-    """The bundle: float16 weights, its card and figures measured on the rounded weights."""
+def card_of(modality: str, minutes: float, phantoms: bool) -> CardSettings:
+    """The card of pipelines/cards, with the time and hardware of this training."""
     path = Path(__file__).parents[2] / "pipelines" / "cards" / f"{CARDS[modality]}.yaml"
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     stated = {**medar.load_yaml(path), "training": f"{minutes:.1f} minutes in all, {where}"}
-    card = from_dict(CardSettings, {**stated, **(PHANTOMS if phantoms else {})}, str(path))
+    return from_dict(CardSettings, {**stated, **(PHANTOMS if phantoms else {})}, str(path))
+
+
+def packed(
+    out: Path, card: CardSettings, generator: Path, prepared: Path, samples: int
+) -> dict[str, Any]:
+    """The bundle: float16 weights, the card, and figures measured on the rounded weights."""
     size = pack(out, card, generator=generator, data=prepared, samples=samples)
-    return {"bytes": size, "folder": str(out)}
+    return {"bytes": size, "folder": out.name}
