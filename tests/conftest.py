@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is too small for two
 
@@ -129,3 +130,11 @@ def chromium() -> Iterator[Chromium]:
             yield opened
         finally:
             browser.close()
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a CUDA device: a test that takes this runs on each; skipped without CUDA."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)

@@ -97,7 +97,7 @@ def run(
         ),
         "evaluate": lambda: evaluate(generator, prepared, folder("samples"), samples, device),
         "pack": lambda: packed(
-            folder("bundle"), modality, generator, prepared, samples, minutes, phantoms=data is None
+            folder("bundle"), card_of(modality, minutes, data is None), generator, prepared, samples
         ),
     }
     for name, step in steps.items():
