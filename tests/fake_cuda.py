@@ -105,9 +105,6 @@ def fake_cuda(patch: pytest.MonkeyPatch) -> Iterator[Waits]:
         made.pinned = True  # type: ignore[attr-defined]
         return made
 
-    def backward(self: Tensor) -> None:
-        raise AssertionError("the loop's backward pass is replaced")
-
     replaced: list[tuple[Any, str, Any]] = [
         (torch.cuda, "is_available", lambda: True),
         (torch.cuda, "is_current_stream_capturing", lambda: False),
@@ -121,7 +118,6 @@ def fake_cuda(patch: pytest.MonkeyPatch) -> Iterator[Waits]:
         (functional, "rms_norm", fake_norm),
         (functional, "scaled_dot_product_attention", fake_attention),
         (torch.Tensor, "pin_memory", pinned),
-        (torch.Tensor, "backward", backward),
         (torch, "tensor", lambda v, device=None, **k: moved(tensor(v, **k), device)),
         (torch, "as_tensor", lambda v, device=None, **k: moved(as_tensor(v, **k), device)),
     ]
