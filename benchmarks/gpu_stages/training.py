@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import medar
 from gpu_stages.journal import Journal
@@ -113,7 +114,7 @@ def settings_of(
         training = {"steps": 4, "evaluate_every": 4, "precision": "fp32", "learning_rate": 2e-3}
         values = TINY[part]
     else:
-        values = medar.load_yaml(medar.find_config(CONFIGS[modality], part))
+        values = yaml.safe_load(medar.find_config(CONFIGS[modality], part).read_text())
         every = {"evaluate_every": 1000, "save_every": 1000, "log_every": 100}
         training = {**values["training"], **every}
         training["precision"] = "auto"
@@ -199,7 +200,10 @@ def card_of(modality: str, minutes: float, phantoms: bool) -> CardSettings:
     """The card of pipelines/cards, with the time and hardware of this training."""
     path = Path(__file__).parents[2] / "pipelines" / "cards" / f"{CARDS[modality]}.yaml"
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    stated = {**medar.load_yaml(path), "training": f"{minutes:.1f} minutes in all, {where}"}
+    stated = {
+        **yaml.safe_load(path.read_text()),
+        "training": f"{minutes:.1f} minutes in all, {where}",
+    }
     return from_dict(CardSettings, {**stated, **(PHANTOMS if phantoms else {})}, str(path))
 
 
