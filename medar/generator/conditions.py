@@ -38,6 +38,8 @@ class Condition:
     map: Tensor | None = None
     """(B, M, X, Y, Z) on the volume's grid, or (1, M, X, Y, Z) for all items, for models that take
     a map; 0 in all channels of unknown voxels; None for no map."""
+    augmented: Tensor | None = None
+    """(B,) bool, of training items: whether a volume was augmented; None if none was."""
 
     def __len__(self) -> int:
         return len(self.attributes)
@@ -46,7 +48,8 @@ class Condition:
         """Some items of the batch."""
         shared = self.map is None or len(self.map) == 1
         map_ = self.map if shared or self.map is None else self.map[items]
-        return Condition(attributes=self.attributes[items], map=map_)
+        augmented = None if self.augmented is None else self.augmented[items]
+        return Condition(attributes=self.attributes[items], map=map_, augmented=augmented)
 
     def expand(self, batch: int) -> "Condition":
         """A batch of one repeated, without copying it."""
@@ -57,6 +60,7 @@ class Condition:
         return Condition(
             attributes=self.attributes.to(device),
             map=None if self.map is None else self.map.to(device),
+            augmented=None if self.augmented is None else self.augmented.to(device),
         )
 
     def without_attributes(self) -> "Condition":
@@ -94,7 +98,7 @@ def drop(
     if map_ is not None:
         dropped = everything | (torch.rand(batch, 1, generator=generator) < maps)
         map_ = map_.masked_fill(send(dropped[..., None, None, None], map_.device), 0)
-    return Condition(attributes=attributes, map=map_)
+    return replace(condition, attributes=attributes, map=map_)
 
 
 class AttributeEmbedding(nn.Module):

@@ -31,8 +31,8 @@ class GeneratorDataset(SeededDataset):
     """Tokens, attributes and, if the tokens have them, label maps.
 
     An item is a dictionary: `tokens` (L,) int64; `attributes` (A,) float32 (see
-    `Condition.attributes`); with maps, `map` (X, Y, Z) int16, classes as in `label_classes`. Its
-    variant is drawn by `TokenDataset`.
+    `Condition.attributes`); `augmented` () bool; with maps, `map` (X, Y, Z) int16, classes as in
+    `label_classes`. Its variant is drawn by `TokenDataset`.
 
     Args:
         tokens: with `maps=True` for a model that takes label maps.
@@ -63,7 +63,11 @@ class GeneratorDataset(SeededDataset):
 
     def __getitem__(self, index: int) -> Item:
         case = self.tokens[index]
-        item = {"tokens": case["indices"], "attributes": self._attributes[index]}
+        item = {
+            "tokens": case["indices"],
+            "attributes": self._attributes[index],
+            "augmented": torch.tensor(case["variant"] > 0),
+        }
         if "map" in case:
             item["map"] = label_classes(case["map"], self.labels)
         return item
@@ -77,7 +81,7 @@ def condition_of(batch: Item, channels: int = 0) -> Condition:
         channels: M, labels and background.
     """
     map_ = one_hot(batch["map"], channels) if "map" in batch else None
-    return Condition(attributes=batch["attributes"], map=map_)
+    return Condition(attributes=batch["attributes"], map=map_, augmented=batch["augmented"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -144,6 +144,7 @@ class Generator(nn.Module):
             else None
         )
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
+        self.augmented = nn.Parameter(torch.zeros(width)) if config.condition.augmentation else None
         self.modulate = nn.Linear(width, 3 * modulated_layers(sizes) * width)
         self.blocks = nn.ModuleList(
             Block(sizes, self.schedule, rotary, layer) for layer in range(sizes.depth)
@@ -233,7 +234,7 @@ class Generator(nn.Module):
             condition: of B volumes.
             known: (B, L) bool, known tokens, which are seen at all scales; default none.
         """
-        attributes = self.attributes(condition.attributes)
+        attributes = self._embed_attributes(condition)
         x = self.embed(self._reconstructions(tokens)) + self._context(condition, attributes)
         if known is not None:
             x = x + self._embed_known(tokens, known)
@@ -249,7 +250,7 @@ class Generator(nn.Module):
             condition: of B volumes.
             known: tokens of those volumes that are given instead of sampled.
         """
-        attributes = self.attributes(condition.attributes)
+        attributes = self._embed_attributes(condition)
         context = self._context(condition, attributes)
         shape = (len(condition), self.quantiser.codebook.width, *self.schedule.latent)
         return SamplingState(
@@ -345,6 +346,13 @@ class Generator(nn.Module):
         if condition.map is not None:
             raise MedarError("this generator was trained without maps; leave the map out")
         return context
+
+    def _embed_attributes(self, condition: Condition) -> Tensor:
+        """(B, E), with the vector of augmented items."""
+        attributes: Tensor = self.attributes(condition.attributes)
+        if self.augmented is None or condition.augmented is None:
+            return attributes
+        return attributes + condition.augmented[:, None] * self.augmented
 
     def _embed_known(self, tokens: Tensor, known: Tensor) -> Tensor:
         """(B, T, E): the codes of the known tokens, (B, T); zero elsewhere."""

@@ -104,6 +104,8 @@ class ConditionConfig:
     """M: labels and background of the label map; 0 without a map."""
     map_width: PositiveInt = 16
     """Features of the first level of the map's encoder."""
+    augmentation: bool = False
+    """Whether training marked augmented items by a learnt vector, which sampling never adds."""
 
     def __post_init__(self) -> None:
         if (self.map == "none") != (self.map_channels == 0):
@@ -278,6 +280,10 @@ class DataSettings:
     CUDA the processors of the machine, shared by its processes, at most 16; on a CPU 0."""
     validation: PositiveInt = 64
     """Largest number of validation cases per evaluation."""
+    original_fraction: Fraction = 0.3
+    """Probability that a training item is the volume itself; the others are augmented variants, if
+    the tokens have any. A learnt vector marks those, and sampling leaves it out: variants teach
+    without showing in the samples (as in arXiv 2206.00364, augmentation regularization)."""
     previews: NonNegativeInt = 4
     """Volumes sampled at each evaluation, under the conditions of as many validation cases."""
 

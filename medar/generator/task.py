@@ -179,6 +179,7 @@ class GeneratorTask(Task[Item]):
                 "batch_size": self.settings.data.batch_size,
                 "tokenizer": index.tokenizer,
                 "variants": index.variants,
+                "original_fraction": self.settings.data.original_fraction,
                 "train": self.train.tokens.digest,
                 "validation": self.validation.tokens.digest,
             },

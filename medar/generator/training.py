@@ -60,7 +60,13 @@ def make_task(
         MedarError: see `train_generator`.
     """
     seed, maps = settings.training.seed, settings.condition.map == "label"
-    train = TokenDataset(tokens, split="train", seed=seed, maps=maps)
+    train = TokenDataset(
+        tokens,
+        split="train",
+        seed=seed,
+        original_fraction=settings.data.original_fraction,
+        maps=maps,
+    )
     validation = TokenDataset(tokens, split="val", variant=0, maps=maps)
     attributes = attributes_of(train.cases, settings.condition.attributes)
     train_items, validation_items = (
@@ -71,6 +77,7 @@ def make_task(
         map=settings.condition.map,
         map_channels=train_items.map_channels,
         map_width=settings.condition.map_width,
+        augmentation=train.about.variants > 0,
     )
     tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder, "cpu")
     if tokenizer.digest != train.about.tokenizer:

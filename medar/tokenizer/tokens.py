@@ -110,8 +110,9 @@ class TokenDataset(SeededDataset):
     """Token pyramids of a folder that `medar tokenizer encode` filled.
 
     An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the position
-    of its case in `cases`, where its attributes are stored; with `maps`, also `map` (X, Y, Z), the
-    label map of that variant on the plan's grid, with label values, 0 and -1 for unknown.
+    of its case in `cases`, where its attributes are stored; `variant`, 0 if it is not augmented;
+    with `maps`, also `map` (X, Y, Z), the label map of that variant on the plan's grid, with label
+    values, 0 and -1 for unknown.
 
     The variant of an item depends only on (seed, epoch, index).
 
@@ -120,7 +121,8 @@ class TokenDataset(SeededDataset):
         split: the cases to read; None: all.
         seed: seed of the drawn variants.
         variant: always read this variant; 0 is the volume without augmentation, for evaluation.
-            None: drawn among all, the volume itself included.
+            None: drawn.
+        original_fraction: probability that variant 0 is drawn, of cases that have others.
         maps: include label maps.
 
     Raises:
@@ -135,6 +137,7 @@ class TokenDataset(SeededDataset):
         split: Split | None = None,
         seed: int = 0,
         variant: int | None = None,
+        original_fraction: float = 0.3,
         maps: bool = False,
     ) -> None:
         super().__init__(seed)
@@ -142,6 +145,7 @@ class TokenDataset(SeededDataset):
         self.about = TokenIndex.load(self.folder)
         self.cases = tuple(c for c in self.about.cases if split is None or c.split == split)
         self.variant, self.maps = variant, maps
+        self.original_fraction = original_fraction
         self._maps = ArrayCache(self.folder / MAPS)
         if not self.cases:
             splits = ", ".join(sorted({str(case.split) for case in self.about.cases}))
@@ -189,12 +193,20 @@ class TokenDataset(SeededDataset):
     def __getitem__(self, index: int) -> Item:
         variant = self.variant
         if variant is None:
-            generator = np.random.default_rng(self.item_seed(index))
-            variant = int(generator.integers(self.about.variants + 1))
-        item = {"indices": self.pyramid(index).flatten()[variant], "index": index}
+            variant = self._draw_variant(np.random.default_rng(self.item_seed(index)))
+        item = {
+            "indices": self.pyramid(index).flatten()[variant],
+            "index": index,
+            "variant": variant,
+        }
         if self.maps:
             item["map"] = self.map(index, variant)
         return item
+
+    def _draw_variant(self, generator: np.random.Generator) -> int:
+        if not self.about.variants or generator.random() < self.original_fraction:
+            return 0
+        return int(generator.integers(1, self.about.variants + 1))
 
     def pyramid(self, index: int) -> TokenPyramid:
         """All variants of a case; the first is not augmented.

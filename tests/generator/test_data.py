@@ -76,9 +76,10 @@ def test_items_contain_matching_parts(folder: Path) -> None:
         data.set_epoch(epoch)
         for k in range(4):
             item, plain = data[k], tokens[k]
-            assert set(item) == {"tokens", "attributes", "map"}
+            assert set(item) == {"tokens", "attributes", "augmented", "map"}
             assert torch.equal(item["tokens"], plain["indices"])
             variant = int(item["tokens"][0])
+            assert bool(item["augmented"]) == (variant > 0)
             # The values 0, 2 and 4 are the classes 0, 2 and 1 of the model.
             assert int(item["map"][0, 0, 0]) == (0, 2, 1)[variant]
             for value, index in ((0, 0), (2, 2), (4, 1), (-1, -1)):
@@ -94,12 +95,14 @@ def test_a_batch_becomes_a_condition(folder: Path) -> None:
     batch = default_collate([data[0], data[3]])
     condition = condition_of(batch, data.map_channels)
     assert condition.attributes.shape == (2, 2)
+    assert condition.augmented is not None
+    assert condition.augmented.tolist() == [False, False]
     assert condition.map is not None
     assert condition.map.shape == (2, 3, *SIZE)
     assert torch.equal(condition.map.sum(dim=1) == 0, batch["map"] == -1)
     bare = GeneratorDataset(TokenDataset(folder, variant=0))
     item = default_collate([bare[0]])
-    assert (bare.map_channels, set(item)) == (0, {"tokens", "attributes"})
+    assert (bare.map_channels, set(item)) == (0, {"tokens", "attributes", "augmented"})
     assert condition_of(item).attributes.shape == (1, 0)
     assert condition_of(item).map is None
 

@@ -27,7 +27,7 @@ from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import TokenDataset
 
 from ..synthesis.tiny import tiny_tokenizer
-from .toy_tokens import CERTAIN, CODES, settings, write_tokens
+from .toy_tokens import AUGMENTED, CERTAIN, CODES, settings, write_tokens
 
 ROOT = Path(__file__).parents[2]
 LONG = {"training__steps": 50, "training__evaluate_every": 50, "training__save_every": 50}
@@ -85,6 +85,17 @@ def test_a_trained_generator_reproduces_the_classes(tokens: Path, tmp_path: Path
     right = (logits.argmax(-1) == rows).float()
     assert metrics["accuracy"] == pytest.approx(float(right.mean()), abs=1e-5)
     assert metrics["accuracy/scale_2"] == pytest.approx(float(right[:, 9:].mean()), abs=1e-5)
+
+
+def test_augmented_variants_do_not_show_in_samples(tmp_path: Path) -> None:
+    folder = write_tokens(tmp_path / "tokens", tiny_tokenizer(), augmented=True)
+    chosen = settings(**LONG, training__learning_rate=0.02, data__original_fraction=0.5)
+    train_generator(chosen, folder, tmp_path / "run")
+    model = Generator.from_pretrained(tmp_path / "run", "cpu")
+    for marks, low, high in ((None, 0.0, 0.1), (torch.tensor([True] * 4), 0.5, 1.0)):
+        condition = Condition(attributes=torch.tensor([[0.0], [1.0]] * 2), augmented=marks)
+        found = sample(model, condition, range(4), SamplingSettings()).tokens
+        assert low <= float((found == AUGMENTED).float().mean()) <= high
 
 
 def test_a_map_carries_information_beyond_attributes(mapped: Path, tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from medar.tokenizer.tokens import MAPS, TOKENIZER, TokenCase, TokenDataset, Tok
 
 CODES = {"a": 2, "b": 9}
 """The token of each class, at all sites of all scales."""
+AUGMENTED = 17
+"""The token of augmented variants, at all sites of all scales."""
 LABELS = {"a": 1, "b": 4}
 """The label of each class, at all voxels."""
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "val")
@@ -53,7 +55,13 @@ def settings(**changes: Any) -> GeneratorSettings:
 
 
 def write_tokens(
-    folder: Path, tokenizer: Tokenizer, *, cases: int = 16, noise: float = 0.0, maps: bool = False
+    folder: Path,
+    tokenizer: Tokenizer,
+    *,
+    cases: int = 16,
+    noise: float = 0.0,
+    maps: bool = False,
+    augmented: bool = False,
 ) -> Path:
     """Write cases of alternating classes, three quarters of them for training.
 
@@ -63,6 +71,7 @@ def write_tokens(
         cases: number of cases.
         noise: fraction of random tokens.
         maps: whether to write label maps.
+        augmented: whether each case has an augmented variant, all of its tokens AUGMENTED.
     """
     plan, schedule = tokenizer.plan, tokenizer.config.schedule
     assert plan is not None
@@ -86,6 +95,8 @@ def write_tokens(
         flat = torch.full((1, schedule.length), CODES[class_])
         other = torch.randint(tokenizer.codebook_size, flat.shape, generator=random)
         flat = torch.where(torch.rand(flat.shape, generator=random) < noise, other, flat)
+        if augmented:
+            flat = torch.cat([flat, torch.full_like(flat, AUGMENTED)])
         pyramid = TokenPyramid.from_flat(flat, schedule, tokenizer.codebook_size, tokenizer.digest)
         pyramid.save(folder / case.file)
         if maps:
@@ -97,7 +108,7 @@ def write_tokens(
         codebook_size=tokenizer.codebook_size,
         plan=plan.digest,
         seed=0,
-        variants=0,
+        variants=int(augmented),
         augmentation=None,
         maps=plan.labels if maps else None,
         cases=tuple(entries),

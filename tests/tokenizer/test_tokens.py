@@ -70,7 +70,7 @@ def test_tokens_equal_those_of_the_prepared_volumes(
         image = torch.from_numpy(prepared.image(prepared[k]))[None]
         expected = tokenizer.encode(image).flatten()[0]
         item = plain[k]
-        assert set(item) == {"indices", "index"}
+        assert (set(item), item["variant"]) == ({"indices", "index", "variant"}, 0)
         assert (item["indices"].dtype, item["index"]) == (torch.int64, k)
         assert torch.equal(item["indices"], expected)
         rows = drawn.pyramid(k).flatten()
@@ -93,6 +93,13 @@ def test_variants_are_drawn_by_seed_and_epoch(data: Path, model: Model, tmp_path
         assert torch.equal(indices, second[1]["indices"])
         seen.add(int((rows == indices).all(1).int().argmax()))
     assert seen == {0, 1, 2}
+    for fraction, expected in ((1.0, {0}), (0.0, {1, 2})):
+        drawn = TokenDataset(tmp_path / "tokens", original_fraction=fraction)
+        seen = set()
+        for epoch in range(12):
+            drawn.set_epoch(epoch)
+            seen.add(drawn[1]["variant"])
+        assert seen == expected
 
 
 @pytest.mark.parametrize("mode", ["volume", "patch"])
