@@ -23,14 +23,13 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-
 import torch
 from gpu_stages import check, speed, table, training
 from gpu_stages.journal import Journal
 
 from medar.devices import resolve_device
 from medar.errors import MedarError
+from medar.training.precision import use_expandable_segments
 
 STAGES = ("check", "speed", "train-mr", "train-ct", "table")
 
@@ -45,6 +44,8 @@ def main(words: list[str] | None = None) -> None:
             table.insert(text, options.page)
         return
     device = resolve_device(options.device)
+    if device.type == "cuda":
+        use_expandable_segments()
     with Journal(options.out / f"{options.stage}.jsonl", options.minutes) as journal:
         journal.write("start", device=device.type, minutes=options.minutes, tiny=options.tiny)
         if options.stage == "check":

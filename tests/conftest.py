@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is too small for two
 
@@ -133,8 +135,10 @@ def chromium() -> Iterator[Chromium]:
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
+def device(request: pytest.FixtureRequest) -> "torch.device":
     """The CPU, and a CUDA device: a test that takes this runs on each; skipped without CUDA."""
+    import torch
+
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)

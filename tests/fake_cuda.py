@@ -38,7 +38,7 @@ META = 14
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
-def place() -> str:
+def source_line() -> str:
     """The innermost line of medar on the stack."""
     frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(ROOT)]
     return f"{frames[-1].filename[len(ROOT) + 1 :]}:{frames[-1].lineno}" if frames else "outside"
@@ -61,7 +61,7 @@ class Waits(TorchDispatchMode):
             with fake.unset_fake_temporarily():  # the host computes as ever
                 return func(*args, **kwargs)
         if func is torch.ops.aten._local_scalar_dense.default:
-            self.found.append(f"{place()} reads a value")
+            self.found.append(f"{source_line()} reads a value")
             return True if args[0].dtype == torch.bool else 1
         if func in COPIES:
             into = func is COPIES[1]
@@ -71,7 +71,7 @@ class Waits(TorchDispatchMode):
             if torch.device(target).type != source.device.type:
                 onto = torch.device(target).type == "cuda"
                 if waiting or not onto or not getattr(source, "pinned", False):
-                    self.found.append(f"{place()} copies to {target}")
+                    self.found.append(f"{source_line()} copies to {target}")
                 if not into:  # constants are folded, for which there is no kernel
                     dtype = kwargs.get("dtype") or source.dtype
                     return torch.empty(source.shape, dtype=dtype, device=target)

@@ -1,5 +1,7 @@
 """Comparisons: the device with the CPU, steps with one pass, compiled with eager, the scan."""
 
+import os
+import signal
 import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from gpu_stages.models import (
     tokens,
     volumes,
 )
+from medar.generator.generator import Generator
 from medar.generator.mixers.ssd import scan, scan_path, ssd_chunked
 from medar.generator.sampling import sample
 from medar.generator.settings import SamplingSettings
@@ -55,7 +58,10 @@ def tf32(allowed: bool) -> Any:
 
 
 def tokens_equal(device: torch.device, precision: str, *, tiny: bool) -> Found:
-    """Share of tokens that the device encodes as the CPU does in fp32, and decoded volumes."""
+    """Fraction of tokens that the device encodes as the CPU does in fp32, and decoded volumes.
+
+    `Tokenizer.encode` would turn TF32 off.
+    """
     size, latent = size_of(tiny), 4 if tiny else 8
     reference = make_tokenizer(size, latent, CPU)
     given = volumes(2, reference.config.size[0], CPU)
@@ -63,13 +69,20 @@ def tokens_equal(device: torch.device, precision: str, *, tiny: bool) -> Found:
     decoded = reference.decode(reference.encode(given)).volume
     tokenizer = deepcopy(reference).to(device)
     with (
+        torch.no_grad(),
         tf32(precision == "tf32"),
         torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
     ):
-        pyramid = tokenizer.encode(given.to(device))
+        found = tokenizer.quantiser.encode(tokenizer.encoder(given.to(device)).float())
         again = tokenizer.decode(reference.encode(given).to(device)).volume
-    equal = torch.cat(pyramid.indices, 1).cpu() == expected
+    equal = torch.cat(found, 1).cpu() == expected
     return {"equal": float(equal.float().mean()), "count": equal.numel(), **gap(again, decoded)}
+
+
+def a_generator(device: torch.device, mixer: str, *, tiny: bool) -> Generator:
+    """A generator of 8^3 latents, or of 4^3."""
+    size, latent = size_of(tiny), 4 if tiny else 8
+    return make_generator(size, make_tokenizer(size, latent, device), mixer, device)
 
 
 def logits_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
@@ -85,8 +98,7 @@ def logits_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
 
 def steps_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
     """Logits scale by scale against those of one pass, fp32, on the device."""
-    size, latent = size_of(tiny), 4 if tiny else 8
-    model = make_generator(size, make_tokenizer(size, latent, device), mixer, device)
+    model = a_generator(device, mixer, tiny=tiny)
     given, condition = tokens(model, 2, device), nothing(2, device)
     with torch.no_grad(), tf32(False):
         expected = model(given, condition)
@@ -99,8 +111,7 @@ def steps_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
 
 def samples_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
     """Whether the same seed gives the same tokens twice, and in another batch."""
-    size, latent = size_of(tiny), 4 if tiny else 8
-    model = make_generator(size, make_tokenizer(size, latent, device), mixer, device)
+    model = a_generator(device, mixer, tiny=tiny)
     settings = SamplingSettings()
     first = sample(model, nothing(2, device), [5, 6], settings).tokens
     again = sample(model, nothing(2, device), [5, 6], settings).tokens
@@ -121,8 +132,7 @@ GENERATOR: dict[str, Callable[..., Found]] = {
 
 def compiled_equal(device: torch.device, mixer: str, *, tiny: bool) -> Found:
     """Compiled logits against eager ones, fp32."""
-    size, latent = size_of(tiny), 4 if tiny else 8
-    model = make_generator(size, make_tokenizer(size, latent, device), mixer, device)
+    model = a_generator(device, mixer, tiny=tiny)
     given, condition = tokens(model, 2, device), nothing(2, device)
     with torch.no_grad(), tf32(False):
         expected = model(given, condition)
@@ -207,8 +217,6 @@ def resumption(device: torch.device) -> Found:
 
 def interrupt_after(task: Toy, step: int | None) -> None:
     """Send this process an interruption after a step, which `fit` turns into a checkpoint."""
-    import os
-    import signal
 
     def after(done: int) -> None:
         if done == step:

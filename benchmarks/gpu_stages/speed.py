@@ -88,7 +88,7 @@ def training_step(
         "step_seconds": seconds,
         "tflop": counter.get_total_flops() / 1e12,
         "tflops": rate,
-        "share_of_gemm": rate / peak if peak else None,
+        "fraction_of_gemm": rate / peak if peak else None,
         "peak_mib": peak_mib(device),
         "parameters": sum(one.numel() for one in model.parameters()),
     }
@@ -142,9 +142,8 @@ def sampling(
     condition = nothing(1, device)
     start_peak(device)
     with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        seconds = seconds_of(
-            lambda: sample(model, condition, [0], SamplingSettings()), device, 1 if tiny else 3
-        )
+        step = partial(sample, model, condition, [0], SamplingSettings(passes=1))
+        seconds = seconds_of(step, device, 1 if tiny else 3)
     found = {"sample_seconds": seconds, "tokens_per_second": model.schedule.length / seconds}
     return {**found, "peak_mib": peak_mib(device)}
 

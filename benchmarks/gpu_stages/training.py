@@ -1,7 +1,7 @@
 """Stages `train-mr` and `train-ct`: a whole training within the minutes, judged and packed.
 
-The minutes are divided by `SHARES`; settings are those of configs/ for the hippocampus (MR) and for
-head and neck (CT), with batches for the device.
+The minutes are divided by `FRACTIONS`; settings are those of configs/ for the hippocampus (MR) and
+for head and neck (CT), with batches for the device.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ from medar.tokenizer.detail_training import train_detail
 
 CONFIGS = {"mr": "hippocampus_mr", "ct": "headneck_ct"}
 CARDS = {"mr": "hippocampus-mr", "ct": "headneck-ct"}
-SHARES = {"tokenizer": 0.3, "detail": 0.1, "generator": 0.35}
+FRACTIONS = {"tokenizer": 0.3, "detail": 0.1, "generator": 0.35}
 """Of the minutes; the rest is for encoding, sampling, judging and packing."""
 BATCHES = {"tokenizer": 32, "detail": 16, "generator": 64}
 VARIANTS = 64
@@ -67,10 +67,10 @@ def run(
     """All steps; each needs the ones before it, so that the first failure ends the stage."""
     minutes = journal.left / 60
     settings = {
-        part: settings_of(part, modality, share * minutes, device, tiny=tiny)
-        for part, share in SHARES.items()
+        part: settings_of(part, modality, fraction * minutes, device, tiny=tiny)
+        for part, fraction in FRACTIONS.items()
     }
-    prepared, folder = out / "prepared", lambda name: out / name
+    prepared = out / "prepared"
     samples, variants = (4, 1) if tiny else (SAMPLES, VARIANTS)
     plan = TINY["plan"] if tiny else settings["tokenizer"].get("plan", {})
     if data is not None and is_prepared(data):
@@ -79,7 +79,7 @@ def run(
         step = partial(prepare, data, prepared, modality, plan)
         if journal.attempt("prepare", step) is None:
             return
-    tokenizer, tokens, generator = folder("tokenizer"), folder("tokens"), folder("generator")
+    tokenizer, tokens, generator = out / "tokenizer", out / "tokens", out / "generator"
     steps = {
         "tokenizer": lambda: trained(
             device,
@@ -87,18 +87,18 @@ def run(
         ),
         "detail": lambda: trained(
             device,
-            lambda: train_detail(settings["detail"], tokenizer, prepared, folder("detail")),
+            lambda: train_detail(settings["detail"], tokenizer, prepared, out / "detail"),
         ),
         "encode": lambda: encode(
-            prepared, tokens, folder("detail"), settings["generator"], variants, device
+            prepared, tokens, out / "detail", settings["generator"], variants, device
         ),
         "generator": lambda: trained(
             device,
             lambda: medar.train_generator(settings["generator"], tokens, generator),
         ),
-        "evaluate": lambda: evaluate(generator, prepared, folder("samples"), samples, device),
+        "evaluate": lambda: evaluate(generator, prepared, out / "samples", samples, device),
         "pack": lambda: packed(
-            folder("bundle"), card_of(modality, minutes, data is None), generator, prepared, samples
+            out / "bundle", card_of(modality, minutes, data is None), generator, prepared, samples
         ),
     }
     for name, step in steps.items():

@@ -130,8 +130,8 @@ class Windows(nn.Module):
 
     order: Tensor
     """(T,) the sites, window by window."""
-    place: Tensor
-    """(T,) where each site lies in `order`."""
+    inverse: Tensor
+    """(T,) the index of each site in `order`."""
 
     def __init__(self, grid: Shape3, side: int, shift: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Windows(nn.Module):
         self.groups = tuple(zip(counts.tolist(), found.tolist(), strict=True))
         """Windows, and sites of each, per group."""
         self.register_buffer("order", order, persistent=False)
-        self.register_buffer("place", order.argsort(), persistent=False)
+        self.register_buffer("inverse", order.argsort(), persistent=False)
 
     def cut(self, x: Tensor) -> list[Tensor]:
         """(B, H, T, W) to (B windows, H, sites of a window, W) for each group."""
@@ -159,4 +159,4 @@ class Windows(nn.Module):
     def join(self, parts: Sequence[Tensor], batch: int) -> Tensor:
         """The inverse of `cut` for `batch` volumes."""
         back = [rearrange(part, "(b n) h s w -> b h (n s) w", b=batch) for part in parts]
-        return torch.cat(back, dim=2)[:, :, self.place]
+        return torch.cat(back, dim=2)[:, :, self.inverse]

@@ -133,8 +133,8 @@ def draw_scale(
         given = (None if one is None else one.repeat(copies, 1) for one in (tokens, revealed))
         logits = model.next_logits(state, *given, advance=after is None).float()
         if copies > 1:
-            logits, free = logits.chunk(copies)
-            logits = logits + guidance * hidden_after(index, passes) * (logits - free)
+            logits, unconditional = logits.chunk(copies)
+            logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
         chosen = choose(logits, numbers, settings, k)
         if tokens is not None and revealed is not None:
             chosen = torch.where(revealed, tokens, chosen)

@@ -283,7 +283,8 @@ class DataSettings:
     original_fraction: Fraction = 0.3
     """Probability that a training item is the volume itself; the others are augmented variants, if
     the tokens have any. A learnt vector marks those, and sampling leaves it out: variants teach
-    without showing in the samples (as in arXiv 2206.00364, augmentation regularization)."""
+    without showing in the samples (as in arXiv 2206.00364, augmentation regularization). 0: only
+    variants, without the mark, so that samples look like them."""
     previews: NonNegativeInt = 4
     """Volumes sampled at each evaluation, under the conditions of as many validation cases."""
 

@@ -77,7 +77,7 @@ def make_task(
         map=settings.condition.map,
         map_channels=train_items.map_channels,
         map_width=settings.condition.map_width,
-        augmentation=train.about.variants > 0,
+        augmentation=train.about.variants > 0 and settings.data.original_fraction > 0,
     )
     tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder, "cpu")
     if tokenizer.digest != train.about.tokenizer:

@@ -3,7 +3,7 @@
 On CUDA, torch's own kernel has one thread per site, each in a loop over batch and channels, and
 adds gradients with atomics. There it is replaced by one small matrix product per axis. On CPUs
 torch's kernel stays: with thousands of features it takes about half the time of the products, and
-tokens must not depend on the version of medar by a rounding error.
+tokens must not differ from those of earlier versions by a rounding error.
 
 B batch, F features, x y z sites.
 """
@@ -42,6 +42,6 @@ def resize_by_products(x: Tensor, grid: Shape3) -> Tensor:
 def axis_weights(sites: int, wanted: int, like: Tensor) -> Tensor:
     """(wanted, sites) weights of one axis, made on the device of `like`, in its dtype."""
     centres = torch.arange(wanted, device=like.device, dtype=torch.float32) + 0.5
-    places = (centres * (sites / wanted) - 0.5).clamp(0, sites - 1)
-    distances = (places[:, None] - torch.arange(sites, device=like.device)).abs()
+    positions = (centres * (sites / wanted) - 0.5).clamp(0, sites - 1)
+    distances = (positions[:, None] - torch.arange(sites, device=like.device)).abs()
     return (1 - distances).clamp(min=0).to(like.dtype)

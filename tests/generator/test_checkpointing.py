@@ -1,15 +1,18 @@
 """Activation checkpointing: the same losses and gradients from fewer saved activations."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from medar.files import read_json, write_json
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
-from medar.model_box import box_names, locate
+from medar.generator.settings import GeneratorConfig, ModelSettings
 
+from ..synthesis.tiny import tiny_tokenizer
 from .conftest import MakeModel
 from .test_generator import MIXERS
 
@@ -68,8 +71,14 @@ def test_the_model_stays_the_same(make_model: MakeModel) -> None:
     assert deeper.function != plain.config.function == frugal.config.function
 
 
-def test_folders_without_the_setting_load() -> None:
-    for name in box_names():
-        folder = locate(name) / "generator"
-        assert "activation_checkpointing" not in (folder / "config.json").read_text()
-        assert not Generator.from_pretrained(name, "cpu").config.model.activation_checkpointing
+def test_folders_without_the_setting_load(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    config = GeneratorConfig(model=ModelSettings(depth=2, head_width=8))
+    model = Generator.for_tokenizer(config, tokenizer).eval()
+    model.save_pretrained(tmp_path, tokenizer)
+    values = read_json(tmp_path / "config.json")
+    del values["model"]["activation_checkpointing"]
+    write_json(tmp_path / "config.json", values)
+    loaded = Generator.from_pretrained(tmp_path, "cpu")
+    assert not loaded.config.model.activation_checkpointing
+    assert loaded.digest == model.digest

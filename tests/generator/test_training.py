@@ -98,6 +98,16 @@ def test_augmented_variants_do_not_show_in_samples(tmp_path: Path) -> None:
         assert low <= float((found == AUGMENTED).float().mean()) <= high
 
 
+@pytest.mark.parametrize(("fraction", "marked"), [(0.0, False), (0.3, True)])
+def test_variants_are_marked_unless_nothing_else_is_learnt(
+    fraction: float, marked: bool, tmp_path: Path
+) -> None:
+    folder = write_tokens(tmp_path, tiny_tokenizer(), augmented=True)
+    task = make_task(settings(data__original_fraction=fraction), folder)
+    assert task.model.config.condition.augmentation is marked
+    assert (task.model.augmented is not None) is marked
+
+
 def test_a_map_carries_information_beyond_attributes(mapped: Path, tmp_path: Path) -> None:
     chosen = settings(condition={"attributes": [], "map": "label", "map_width": 4}, **LONG)
     outcome = train_generator(chosen, mapped, tmp_path)
