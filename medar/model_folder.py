@@ -1,21 +1,31 @@
 """Model folders: the format of saved tokenizers, generators and segmentation networks.
 
-config.json         class, format version, and the settings the model is built from
+config.json         class, format version, the settings the model is built from, and the digest of
+                    the weights file
 model.safetensors   the weights
 preprocess.json     the plan: all that leads from a file to the network and back
 README.md           the model card
 
 Every file is written atomically and config.json last, so that a folder with a config.json is
-complete. Nothing in a folder is ever executed.
+complete. Nothing in a folder is ever executed. Weights are loaded only if they are finite and the
+file has the digest in config.json.
 """
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medar.errors import MedarError, one_line
-from medar.files import read_json, read_json_object, write_bytes, write_json, write_text
+from medar.files import (
+    file_digest,
+    read_json,
+    read_json_object,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from medar.model_box import PARTS, box_names, is_bundle, known_names, locate, part_of
 from medar.settings import from_dict, to_dict
 
@@ -27,6 +37,13 @@ S = TypeVar("S")
 CONFIG, WEIGHTS, PREPROCESS, CARD = (
     "config.json", "model.safetensors", "preprocess.json", "README.md",
 )  # fmt: skip
+
+DIGEST = "weights"
+"""Key in config.json of the digest of model.safetensors."""
+
+LARGEST = 1e18
+"""Magnitude of the largest weight: the square of a larger one overflows float32, and normalisation
+would hide it."""
 
 
 def find_model(path: str | Path, kind: str) -> Path:
@@ -77,7 +94,7 @@ def holds_model(path: str | Path, kind: str) -> bool:
 def read_config(
     folder: str | Path, classes: Sequence[str], version: int, kind: str = "model"
 ) -> dict[str, Any]:
-    """The content of a folder's config.json without its format version.
+    """The content of a folder's config.json without its format version and digest.
 
     Args:
         folder: the model folder.
@@ -99,6 +116,7 @@ def read_config(
             f"{path}: format {found}, written by {age} version of medar; this one reads format "
             f"{version}: train the model again, or use the version that wrote it"
         )
+    values.pop(DIGEST, None)
     return values
 
 
@@ -136,7 +154,13 @@ def write_model(
     if preprocess is not None:
         write_json(folder / PREPROCESS, to_dict(preprocess))
     write_text(folder / CARD, card)
-    write_json(folder / CONFIG, {"format": version, **config})
+    write_json(folder / CONFIG, {"format": version, **config, DIGEST: digest_of(weights)})
+
+
+def record_digest(folder: Path) -> None:
+    """Write the digest of a folder's weights, which have been replaced, into its config.json."""
+    config = read_json_object(folder / CONFIG)
+    write_json(folder / CONFIG, {**config, DIGEST: file_digest(folder / WEIGHTS)})
 
 
 def weight_bytes(state: "Mapping[str, Tensor]", about: str = "") -> bytes:
@@ -162,17 +186,50 @@ def read_weights(folder: str | Path) -> "dict[str, Tensor]":
     """The tensors in a folder's model.safetensors, on the CPU.
 
     Raises:
-        MedarError: the file is absent or damaged.
+        MedarError: the file is absent or damaged, or holds NaN, Inf or overflowing values.
+
+    Warns:
+        UserWarning: an earlier version of medar wrote the folder, without a digest of its weights.
     """
     from safetensors.torch import load_file
 
     path = Path(folder) / WEIGHTS
+    _check_digest(Path(folder))
     try:
-        return load_file(path)
+        weights = load_file(path)
     except Exception as error:
         raise MedarError(
             f"{path}: not the weights of this configuration ({one_line(error)})"
         ) from error
+    for name, values in weights.items():
+        # Comparisons with NaN are false.
+        if values.is_floating_point() and values.numel() and not values.abs().max() <= LARGEST:
+            raise MedarError(
+                f"{path}: {name!r} holds NaN, Inf or values beyond {LARGEST:g}, with which a "
+                "network computes nothing; restore the file, or train the model again"
+            )
+    return weights
+
+
+def _check_digest(folder: Path) -> None:
+    """Compare the weights of a folder with the digest in its config.json."""
+    path, stated = folder / WEIGHTS, read_json_object(folder / CONFIG).get(DIGEST)
+    if stated is None:
+        warnings.warn(
+            f"{folder}: an earlier version of medar wrote this model, without a digest of its "
+            "weights: damage to them would not be noticed; save it again to add one",
+            stacklevel=4,
+        )
+        return
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+    if found != stated:
+        raise MedarError(
+            f"{path}: not the weights of this configuration (digest {found}, {CONFIG} states "
+            f"{stated}): damaged, or of another model; restore both files from a copy"
+        )
 
 
 def load_weights(
@@ -188,7 +245,7 @@ def load_weights(
             does.
 
     Raises:
-        MedarError: the file is absent or damaged, or its names or shapes are not the module's.
+        MedarError: see `read_weights`; or names or shapes are not the module's.
     """
     state = {name.removeprefix(prefix): value for name, value in read_weights(folder).items()}
     path = Path(folder) / WEIGHTS

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medar.devices import device_of, free_memory
+from medar.finite import check_finite
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator, SamplingState
 from medar.generator.known import KnownTokens
@@ -74,7 +75,7 @@ def sample(
         The state after the last scale: its `tokens`, and the `latent` that they stand for.
 
     Raises:
-        MedarError: settings that do not fit the model's scales.
+        MedarError: settings that do not fit the model's scales, or logits that are not finite.
     """
     schedule, refinement = model.schedule, model.config.refinement
     settings.check(schedule, refinement)
@@ -123,6 +124,9 @@ def draw_scale(
 
     Returns:
         (B, T) int64; at known sites the tokens are arbitrary.
+
+    Raises:
+        MedarError: logits are NaN or infinite.
     """
     k, batch = len(state.scales), len(numbers)
     copies = len(state.latent) // batch
@@ -135,6 +139,7 @@ def draw_scale(
         if copies > 1:
             logits, unconditional = logits.chunk(copies)
             logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
+        check_finite(logits, f"the generator's logits of scale {k + 1}")
         chosen = choose(logits, numbers, settings, k)
         if tokens is not None and revealed is not None:
             chosen = torch.where(revealed, tokens, chosen)

@@ -20,6 +20,7 @@ from medar.evaluation.generation.sampling import conditions
 from medar.evaluation.reconstruction.cases import evenly_spaced
 from medar.evaluation.similarity import FidelityMeter
 from medar.files import write_bytes
+from medar.model_folder import record_digest
 from medar.synthesis.synthesizer import Synthesizer
 
 SMALL = 1024
@@ -66,6 +67,7 @@ def round_weights(folder: Path) -> float:
                 if error <= MAX_ERROR:
                     tensors[name], largest = rounded, max(largest, error)
         write_bytes(path, save(tensors, metadata=metadata))
+        record_digest(path.parent)
     return largest
 
 

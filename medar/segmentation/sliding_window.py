@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medar.data.augmentation import AXES, mirrored_labels
 from medar.devices import device_of, memory_budget
 from medar.errors import MedarError
+from medar.finite import check_finite
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import FractionBelowOne, PositiveInt, settings, to_dict
 from medar.volume import Shape3
@@ -124,6 +125,9 @@ def predict_slabs(
     Yields:
         The box of a slab, and its (1, K + 1, x, y, z) float32, background first; on the device of
         the networks, or on the CPU if the probabilities do not fit there.
+
+    Raises:
+        MedarError: probabilities are NaN.
     """
     models = as_ensemble(model)
     plan = models[0].plan
@@ -134,6 +138,7 @@ def predict_slabs(
         box = [slice(0, side) for side in (1, x, y, z)]
         box[axis] = slice(slab.low, slab.high)
         probabilities = _blended_windows(models, seen, settings)
+        check_finite(probabilities, "the class probabilities")
         own = probabilities.narrow(1 + axis, slab.low - slab.start, slab.high - slab.low)
         yield (box[0], box[1], box[2], box[3]), own
 

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from medar.devices import has_bf16, memory_budget
 from medar.errors import MedarError
+from medar.finite import check_finite
 from medar.model_folder import (
     CONFIG,
     load_weights,
@@ -209,7 +210,7 @@ class DetailDecoder(nn.Module):
             (B, C, X, Y, Z), within [-1, 1] as volumes are.
 
         Raises:
-            MedarError: fewer than one step.
+            MedarError: fewer than one step, or a result that is NaN or infinite.
         """
         steps = self.config.steps if steps is None else steps
         if steps < 1:
@@ -225,6 +226,7 @@ class DetailDecoder(nn.Module):
             velocity = self._by_tiles(partial(self, time=time), tile, residual, base, log_size)
             residual = residual - velocity / steps
         volume = base + SPREAD * log_size.exp() * residual
+        check_finite(volume, "the volumes with detail")
         return volume.clamp(-1.0, 1.0)[:, :, :x, :y, :z]
 
     def _padded(self, volume: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medar.devices import memory_budget
 from medar.errors import MedarError
+from medar.finite import check_finite
 from medar.tokenizer.network import Decoded, Decoder
 from medar.volume import Shape3
 
@@ -98,7 +99,7 @@ def decode_tiled(
             the result is exact. A smaller margin is faster and leaves seams.
 
     Raises:
-        MedarError: a tile below 1 or an overlap below 0.
+        MedarError: a tile below 1, an overlap below 0, or an output that is NaN or infinite.
     """
     overlap = decoder.reach if overlap is None else overlap
     if min(tile) < 1 or min(overlap) < 0:
@@ -142,8 +143,10 @@ def _cropped(decoded: Decoded, at: Spans, factors: Shape3) -> DecodedMap:
     x, y, z = at
     origin = x.low, y.low, z.low
     volume = part_of(decoded.volume, at, factors, origin)
+    check_finite(decoded.volume, "the decoded volumes")
     if decoded.logits is None:
         return DecodedMap(volume, None)
+    check_finite(decoded.logits, "the decoder's label logits")
     classes = part_of(decoded.logits, at, factors, origin).argmax(1, keepdim=True)
     return DecodedMap(volume, classes.to(torch.int16))
 

@@ -24,6 +24,7 @@ from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, restore_image, restore_label
 from medar.devices import DeviceName, device_of, to_device, without_tf32
 from medar.errors import MedarError
+from medar.finite import check_finite
 from medar.model_folder import (
     CONFIG,
     PREPROCESS,
@@ -157,10 +158,12 @@ class Tokenizer(nn.Module):
         """Encode (B, C, X, Y, Z), without TF32, so that CUDA gives the tokens of a CPU.
 
         Raises:
-            MedarError: the volumes do not have the size of the schedule.
+            MedarError: the volumes do not have the size of the schedule, or latents are NaN.
         """
         with without_tf32():
-            indices = self.quantiser.encode(self.encoder(volumes))
+            latent = self.encoder(volumes)
+            check_finite(latent, "the tokenizer's latents")
+            indices = self.quantiser.encode(latent)
         return TokenPyramid(
             indices=indices,
             schedule=self.config.schedule,
@@ -177,9 +180,12 @@ class Tokenizer(nn.Module):
             upto: use the coarsest `upto` scales only.
 
         Raises:
-            MedarError: see `latent`.
+            MedarError: see `latent`; or volumes or logits that are NaN or infinite.
         """
         decoded: Decoded = self.decoder(self.latent(pyramid, upto))
+        check_finite(decoded.volume, "the decoded volumes")
+        if decoded.logits is not None:
+            check_finite(decoded.logits, "the decoder's label logits")
         return decoded
 
     @torch.no_grad()

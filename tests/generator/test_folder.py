@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from medar.errors import MedarError
 from medar.generator.generator import Generator
 from medar.generator.settings import SamplingSettings
+from medar.model_folder import record_digest
 
 from ..synthesis.tiny import tiny_model, tiny_tokenizer
 
@@ -93,8 +94,10 @@ def test_damaged_folders(tmp_path: Path) -> None:
     refused("trained with another; restore that tokenizer")
     config.write_text(json.dumps(good))
     save_file({n: t for n, t in tensors.items() if n != "head.bias"}, weights)
+    record_digest(tmp_path)
     refused("not the weights of this configuration \\(at 'head.bias'\\)")
     save_file({**tensors, "quantiser.gains": torch.ones(3)}, weights)
+    record_digest(tmp_path)
     Generator.load(tmp_path, "cpu")
     weights.write_bytes(b"nothing")
     refused("not the weights of this configuration")

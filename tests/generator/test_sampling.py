@@ -226,3 +226,14 @@ def test_batches_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, size in ((0, 1), (7 * size_per_volume, 3), (10**6 * size_per_volume, 64)):
         monkeypatch.setattr("medar.generator.sampling.free_memory", lambda _, free=free: free)
         assert fitting_batch_size(model, plain) == size
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_not_finite_give_no_tokens(
+    make_model: MakeModel, condition: Condition, value: float
+) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.head.bias[3] = value
+    with pytest.raises(MedarError, match=r"logits of scale 1 are NaN or infinite.*train again"):
+        sample(model, condition, [1, 2, 3], SamplingSettings())

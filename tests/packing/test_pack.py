@@ -91,6 +91,7 @@ def test_tensors_that_half_precision_would_spoil_stay(tmp_path: Path) -> None:
         "short": torch.rand(8),
     }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"config": "as before"})
+    (tmp_path / "config.json").write_text("{}")
     error = round_weights(tmp_path)
     assert 0 < error <= MAX_ERROR
     stored = load_file(tmp_path / "model.safetensors")

@@ -336,3 +336,17 @@ def test_two_volumes_with_one_name_are_refused(
         write(tmp_path / "in" / f"{name}.nii.gz", *channels)
     with pytest.raises(MedarError, match="two volumes are named 'a'; rename one of them"):
         list(segment_files(two_channel_model, tmp_path / "in", tmp_path / "out", PLAIN))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_logits_that_are_not_finite_give_no_label_map(value: float) -> None:
+    model = make_segmenter()
+    with torch.no_grad():
+        model.head.bias[1] = value
+        model.head.weight[1] = 3e38 if value == 3e38 else 0.0
+    volume = Volume.from_array(1000 * smooth(15, 12, 6), np.eye(4), modality="CT")
+    if value == -float("inf"):  # a probability of 0, which is finite
+        assert not (segment(model, volume, PLAIN).array == 3).any()
+        return
+    with pytest.raises(MedarError, match=r"the class probabilities are NaN or infinite.*restore"):
+        segment(model, volume, PLAIN)

@@ -118,3 +118,20 @@ def test_a_folder_of_another_format_is_refused(
     (tmp_path / "config.json").write_text(json.dumps({**config, "format": format}))
     with pytest.raises(MedarError, match=f"format {format}, written by {written}.*train the model"):
         Tokenizer.from_pretrained(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_refused(volumes: torch.Tensor, value: float) -> None:
+    tokenizer = make(labels=2).eval()
+    encoded = tokenizer.encode(volumes)
+    pyramid = TokenPyramid(
+        indices=encoded.indices, schedule=encoded.schedule, codebook_size=16, tokenizer=""
+    )
+    with torch.no_grad():
+        for part in (tokenizer.encoder, tokenizer.decoder):
+            [p for name, p in part.named_parameters() if name.endswith("bias")][-1][:] = value
+    with pytest.raises(MedarError, match=r"latents are NaN or infinite.*train again"):
+        tokenizer.encode(volumes)
+    for decode in (tokenizer.decode, tokenizer.decode_map):
+        with pytest.raises(MedarError, match=r"logits are NaN or infinite|volumes are NaN"):
+            decode(pyramid)

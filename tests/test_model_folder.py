@@ -1,0 +1,103 @@
+"""Model folders: weights that are not those that were written are never used."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from medar.errors import MedarError
+from medar.model_box import box_folder
+from medar.model_folder import (
+    load_weights,
+    read_config,
+    record_digest,
+    weight_bytes,
+    write_model,
+)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8))
+
+
+def written(folder: Path, model: nn.Module) -> Path:
+    weights = weight_bytes(model.state_dict(), "settings")
+    write_model(folder, config={"class": "Toy", "width": 8}, version=3, weights=weights, card="")
+    return folder / "model.safetensors"
+
+
+def refused(folder: Path, match: str) -> None:
+    with pytest.raises(MedarError, match=match) as error:
+        load_weights(network(1), folder)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_come_back(tmp_path: Path) -> None:
+    model, again = network(), network(1)
+    written(tmp_path, model)
+    load_weights(again, tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert read_config(tmp_path, ("Toy",), 3) == {"class": "Toy", "width": 8}
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    path = written(tmp_path, network())
+    good, generator = path.read_bytes(), random.Random(0)
+    for place in generator.sample(range(8 * len(good)), 200):
+        damaged = bytearray(good)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        refused(tmp_path, r"not the weights of this configuration \(digest .*restore both files")
+    path.write_bytes(good)
+    load_weights(network(1), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "empty", "absent", "of another training"])
+def test_other_files_are_refused(tmp_path: Path, change: str) -> None:
+    path = written(tmp_path, network())
+    good = path.read_bytes()
+    if change == "absent":
+        path.unlink()
+    elif change == "of another training":
+        path.write_bytes(weight_bytes(network(1).state_dict(), "settings"))
+    else:
+        path.write_bytes({"shorter": good[:-4], "longer": good + b"\0", "empty": b""}[change])
+    refused(tmp_path, "cannot be read" if change == "absent" else "restore both files")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e38, -2e18])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_compute_nothing_are_refused(
+    tmp_path: Path, value: float, dtype: torch.dtype
+) -> None:
+    """Even with the right digest: training may have diverged."""
+    path = written(tmp_path, network())
+    tensors = {name: value.clone() for name, value in load_file(path).items()}
+    tensors["0.weight"] = tensors["0.weight"].to(dtype)
+    tensors["0.weight"][3, 5] = value
+    save_file(tensors, path)
+    record_digest(tmp_path)
+    refused(tmp_path, "'0.weight' holds NaN, Inf or values beyond 1e\\+18.*restore the file")
+
+
+def test_a_folder_without_digest_is_loaded_with_a_warning(tmp_path: Path) -> None:
+    written(tmp_path, network())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["weights"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="without a digest of its weights.*save it again"):
+        load_weights(network(1), tmp_path)
+    record_digest(tmp_path)
+    load_weights(network(1), tmp_path)
+
+
+def test_every_model_in_the_box_has_a_digest() -> None:
+    for path in box_folder().rglob("model.safetensors"):
+        config = json.loads((path.parent / "config.json").read_text())
+        assert len(config["weights"]) == 32, path
