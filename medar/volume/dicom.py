@@ -15,6 +15,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
 
 from medar.errors import MedarError
+from medar.volume.dicom_values import check_values, without_inversion
 from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
 from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
 from medar.volume.itk import itk_reason
@@ -41,7 +42,10 @@ TAGS = {
     "NumberOfFrames": "0028|0008",
     "PixelSpacing": "0028|0030",
     "BitsAllocated": "0028|0100",
+    "BitsStored": "0028|0101",
     "PixelRepresentation": "0028|0103",
+    "RescaleIntercept": "0028|1052",
+    "RescaleSlope": "0028|1053",
 }
 DISTINGUISHING = (
     "TemporalPositionIdentifier",
@@ -178,7 +182,7 @@ def _select_series(folder: Path, slices: list[Slice], series: str | None) -> lis
 
 
 def _check_supported(one: Slice) -> None:
-    """Refuse mosaics, multi-frame files and colours."""
+    """Refuse mosaics, multi-frame files, colours and values that cannot be had from the pixels."""
     advice = "convert it to NIfTI first, for instance with dcm2niix"
     if "MOSAIC" in one.tags["ImageType"].upper():
         raise MedarError(f"{one.path}: a Siemens mosaic (many slices in one image); {advice}")
@@ -188,6 +192,7 @@ def _check_supported(one: Slice) -> None:
     if not one.tags["PhotometricInterpretation"].startswith("MONOCHROME"):
         colour = one.tags["PhotometricInterpretation"]
         raise MedarError(f"{one.path}: colours ({colour}), not intensities; convert to grey")
+    check_values(one.path, one.tags)
 
 
 def _check_alike(slices: list[Slice]) -> None:
@@ -307,8 +312,9 @@ def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
         reader = _reader(one.path)
         reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
-            picture[...] = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
+            read = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
         except (RuntimeError, ValueError) as error:
             reason = itk_reason(error)
             raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error
+        picture[...] = without_inversion(read, one.tags)
     return stack.transpose(2, 1, 0)

@@ -1,0 +1,104 @@
+"""From stored DICOM pixels to the modality's values, where the DICOM reader leaves the standard.
+
+By the standard (PS3.3 C.7.6.3.1.2, C.11.1), RescaleSlope and RescaleIntercept or a Modality LUT
+turn stored values into the modality's, and MONOCHROME1 only says that low values are shown bright.
+GDCM inverts MONOCHROME1, ignores Modality LUTs, and takes an unusable slope for 1.
+"""
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.errors import MedarError
+
+CHUNK = 1 << 16
+"""Bytes of a file that are searched at once; data sets without their pixels are seldom longer."""
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+MODALITY_LUT = re.compile(
+    rb"\x28\x00\x00\x30(?:SQ\0\0)?.{4}\xfe\xff\x00\xe0|\x00\x28\x30\x00SQ\0\0.{4}\xff\xfe\xe0\x00",
+    re.DOTALL,
+)
+"""The Modality LUT Sequence with its first item; of little and of big endian."""
+PIXELS = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10OW")
+
+
+def check_values(path: Path, tags: Mapping[str, str]) -> None:
+    """Check that the values of a slice can be had from its pixels.
+
+    Args:
+        path: the file.
+        tags: its RescaleSlope and RescaleIntercept.
+
+    Raises:
+        MedarError: it has a Modality LUT, or a slope or intercept that is not a usable number.
+    """
+    slope, intercept = rescale_of(tags)
+    for name, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
+        if number is None or not np.isfinite(number) or (number == 0 and name == "RescaleSlope"):
+            allowed = "a number other than 0" if name == "RescaleSlope" else "a number"
+            raise MedarError(
+                f"{path}: {name} must be {allowed}, got {tags[name]!r}; correct the tag, or export "
+                "the series again"
+            )
+    if _has_modality_lut(path):
+        raise MedarError(
+            f"{path}: its values are given by a table (Modality LUT Sequence), which medar does "
+            "not apply; export the series with RescaleSlope and RescaleIntercept instead"
+        )
+
+
+def rescale_of(tags: Mapping[str, str]) -> tuple[float | None, float | None]:
+    """Slope and intercept, 1 and 0 where a slice has none; None for what is not a number."""
+    numbers: list[float | None] = []
+    for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
+        try:
+            numbers.append(float(tags[name]) if tags[name] else default)
+        except ValueError:
+            numbers.append(None)
+    return numbers[0], numbers[1]
+
+
+def without_inversion(
+    values: npt.NDArray[np.float32], tags: Mapping[str, str]
+) -> npt.NDArray[np.float32]:
+    """The modality's values of a slice that GDCM read, which inverts stored MONOCHROME1 pixels."""
+    if tags["PhotometricInterpretation"] != "MONOCHROME1":
+        return values
+    slope, intercept = rescale_of(tags)
+    assert slope is not None
+    assert intercept is not None
+    # Every bit of a pixel is inverted: v becomes 2^n - 1 - v, or -1 - v with a sign.
+    total = -1.0 if tags["PixelRepresentation"] == "1" else 2.0 ** int(tags["BitsStored"]) - 1
+    restored = slope * total + 2 * intercept - values.astype(np.float64)
+    return restored.astype(np.float32)
+
+
+def _has_modality_lut(path: Path) -> bool:
+    """Whether the sequence stands before the pixels."""
+    with path.open("rb") as file:
+        start = file.read(CHUNK)
+        if DEFLATED in start[:1024]:
+            return MODALITY_LUT.search(_inflated(start, file)) is not None
+        before = b""
+        while start:
+            # A match may lie across two chunks.
+            window = before + start
+            pixels = PIXELS.search(window)
+            if MODALITY_LUT.search(window):
+                return True
+            if pixels:
+                return False
+            before, start = window[-32:], file.read(CHUNK)
+    return False
+
+
+def _inflated(start: bytes, file: BinaryIO) -> bytes:
+    """The beginning of a deflated data set, which follows the file meta information."""
+    end = 144 + int.from_bytes(start[140:144], "little")
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(start[end:] + file.read(CHUNK), 1 << 20)
