@@ -1,7 +1,8 @@
 """Volumes and their geometry: reading every format, writing NIfTI, changing grids."""
 
+from medar.volume.files import files_of
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing
-from medar.volume.header import Header, ReadOptions, files_of
+from medar.volume.header import Header, ReadOptions
 from medar.volume.read import load_volume, read_header, read_volume
 from medar.volume.resample import resample
 from medar.volume.volume import Provenance, Volume

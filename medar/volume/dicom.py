@@ -5,6 +5,7 @@ the affine follows from the first and the last position. Each slice is read on i
 own rescale slope and intercept apply (PET).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from medar.errors import MedarError
 from medar.volume.dicom_values import check_values, without_inversion
 from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
 from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
-from medar.volume.itk import itk_reason
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 UNEVEN = 0.05
 """Largest deviation from even spacing, as a fraction of the step: stored positions are rounded."""
@@ -314,7 +316,14 @@ def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
         try:
             read = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
         except (RuntimeError, ValueError) as error:
-            reason = itk_reason(error)
+            reason = _reason(error)
             raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error
         picture[...] = without_inversion(read, one.tags)
     return stack.transpose(2, 1, 0)
+
+
+def _reason(error: BaseException) -> str:
+    """The reason in an ITK error: its last line, without object addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1] if lines else "")
+    return " ".join(last.split())[:200] or type(error).__name__

@@ -14,8 +14,9 @@ from medar.volume.geometry import Affine, Grid, Shape3, Spacing, is_spacing
 from medar.volume.volume import Provenance
 
 NIFTI_ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
-ITK_ENDINGS = (".nrrd", ".nhdr", ".mha", ".mhd")
-VOLUME_ENDINGS = NIFTI_ENDINGS + ITK_ENDINGS
+NRRD_ENDINGS = (".nrrd", ".nhdr")
+META_ENDINGS = (".mha", ".mhd")
+VOLUME_ENDINGS = NIFTI_ENDINGS + NRRD_ENDINGS + META_ENDINGS
 DICOM_ENDINGS = (".dcm", ".ima")
 FORMATS = "NIfTI (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), DICOM"
 
@@ -151,29 +152,3 @@ def is_dicom(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM"
-
-
-def files_of(path: str | Path) -> tuple[Path, ...]:
-    """All files of a volume: a single file, a header and its data, or those of a DICOM folder.
-
-    Missing data files are left out; reading the volume reports them.
-    """
-    path = Path(path)
-    name = path.name.lower()
-    if path.is_dir():
-        return tuple(sorted(p for p in path.iterdir() if p.is_file()))
-    for one, other in ((".hdr", ".img"), (".img", ".hdr")):
-        for packed in ("", ".gz"):
-            if name.endswith(one + packed):
-                beside = path.with_name(path.name[: -len(one + packed)] + other + packed)
-                return tuple(sorted(p for p in (path, beside) if p.exists()))
-    if name.endswith((".mhd", ".nhdr")):
-        lines = path.read_text(encoding="latin-1").splitlines()
-        named = [
-            line.replace("=", ":").split(":", 1)[1].strip()
-            for line in lines
-            if line.lower().startswith(("elementdatafile", "data file", "datafile"))
-        ]
-        data = (path.with_name(n) for n in named)
-        return (path, *(p for p in data if p.is_file() and p != path))
-    return (path,)

@@ -19,7 +19,15 @@ import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
 from medar.volume.geometry import Spacing
-from medar.volume.header import FORMATS, ITK_ENDINGS, NIFTI_ENDINGS, Header, ReadOptions, is_dicom
+from medar.volume.header import (
+    FORMATS,
+    META_ENDINGS,
+    NIFTI_ENDINGS,
+    NRRD_ENDINGS,
+    Header,
+    ReadOptions,
+    is_dicom,
+)
 from medar.volume.volume import Volume
 
 
@@ -60,10 +68,14 @@ def _header(path: Path, options: ReadOptions) -> Header:
         from medar.volume.nifti import read_nifti_header
 
         return read_nifti_header(path, options)
-    if name.endswith(ITK_ENDINGS):
-        from medar.volume.itk import read_itk_header
+    if name.endswith(NRRD_ENDINGS):
+        from medar.volume.nrrd import read_nrrd_header
 
-        return read_itk_header(path, options)
+        return read_nrrd_header(path, options)
+    if name.endswith(META_ENDINGS):
+        from medar.volume.metaimage import read_meta_header
+
+        return read_meta_header(path, options)
     raise MedarError(f"{path}: unknown volume format; medar reads {FORMATS}")
 
 

@@ -84,7 +84,7 @@ def test_every_file_of_a_volume_is_hashed(tmp_path: Path) -> None:
     series.mkdir()
     for name in ("1.dcm", "2.dcm"):
         (series / name).write_bytes(name.encode())
-    (tmp_path / "v.mhd").write_text("NDims = 3\nElementDataFile = v.raw\n")
+    (tmp_path / "v.mhd").write_text("NDims = 3\nDimSize = 2 2 2\nElementDataFile = v.raw\n")
     (tmp_path / "v.raw").write_bytes(bytes(8))
     index = HashIndex()
     before = index[series], index[tmp_path / "v.mhd"]
@@ -93,6 +93,35 @@ def test_every_file_of_a_volume_is_hashed(tmp_path: Path) -> None:
     after = index[series], index[tmp_path / "v.mhd"]
     assert before[0] != after[0]
     assert before[1] != after[1]
+
+
+NRRD_HEADER = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw\ndata file: "
+META_HEADER = "NDims = 3\nDimSize = 2 2 2\nElementType = MET_UCHAR\nElementDataFile = "
+
+
+@pytest.mark.usefixtures("hashed")
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.mhd", META_HEADER + "LIST\ns1.raw\ns2.raw\n"),
+        ("a.mhd", META_HEADER + "s%d.raw 1 2 1\n"),
+        ("a.mhd", META_HEADER + "s%d.raw\n"),
+        ("a.mha", META_HEADER + "LIST\ns1.raw\ns2.raw\n"),
+        ("a.nhdr", NRRD_HEADER + "LIST\ns1.raw\ns2.raw\n"),
+        ("a.nhdr", NRRD_HEADER + "s%d.raw 1 2 1\n"),
+        ("a.nrrd", NRRD_HEADER + "LIST 2\ns1.raw\ns2.raw\n"),
+    ],
+)
+def test_every_slice_is_hashed(tmp_path: Path, name: str, header: str) -> None:
+    (tmp_path / name).write_text(header)
+    for slice_ in ("s1.raw", "s2.raw"):
+        (tmp_path / slice_).write_bytes(bytes(4))
+    before = HashIndex()[tmp_path / name]
+    for slice_ in ("s1.raw", "s2.raw"):
+        (tmp_path / slice_).write_bytes(b"\0\1\0\0")
+        assert HashIndex()[tmp_path / name] != before
+        (tmp_path / slice_).write_bytes(bytes(4))
+    assert HashIndex()[tmp_path / name] == before
 
 
 def test_many_files_in_parallel(tmp_path: Path, hashed: list[str]) -> None:
