@@ -28,7 +28,7 @@ from gpu_stages.models import volumes as make_volumes
 from medar.devices import memory_budget
 from medar.generator.sampling import sample
 from medar.generator.settings import SamplingSettings
-from medar.tokenizer.tiles import decode_within
+from medar.tokenizer.bounded import decode_within
 
 TRAIN_SIDES = {64: 8, 96: 8, 128: 8, 256: 1}
 """Voxels per side of the tokenizer's volumes, and volumes per batch."""

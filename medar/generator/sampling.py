@@ -23,10 +23,10 @@ from medar.generator.generator import Generator, SamplingState
 from medar.generator.known import KnownTokens
 from medar.generator.refinement import draw_orders, hidden_after, passes_by_scale, reveal
 from medar.generator.settings import SamplingSettings
+from medar.tokenizer.bounded import decode_within
 from medar.tokenizer.detail import Detail
 from medar.tokenizer.inference import Array, Labels, decoded_arrays
 from medar.tokenizer.pyramid import TokenPyramid
-from medar.tokenizer.tiles import decode_within
 from medar.tokenizer.tokenizer import Tokenizer
 
 MAX_BATCH = 64

@@ -6,8 +6,8 @@
 Tokens hold what can be told apart; noise and fine texture cannot, and a decoder trained with L1
 answers with their average. The detail decoder draws them instead. It is a rectified flow
 (arXiv 2209.03003) from noise to the residual x - D(z), conditioned on D(z), as in SSDD (arXiv
-2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows or
-tiles, gets its detail afterwards, in one piece or by tiles.
+2510.04961), and needs neither latent nor tokens: whatever was decoded, by whatever windows, gets
+its detail afterwards, in one piece or slab by slab.
 
 The residual is measured in units of its expected size at each voxel, which a small network predicts
 from D(z): in air, where D(z) is exact, nothing is added.
@@ -17,7 +17,6 @@ B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import product
 from math import log, prod
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,7 +39,7 @@ from medar.model_folder import (
 )
 from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
-from medar.tokenizer.tiles import ALIVE, fitting_tile, part_of, spans, with_margins
+from medar.tokenizer.slabs import Layer, Residual, by_slabs, chained, each, fitting, layer_of
 from medar.volume import Shape3
 
 SMALLEST_SCALE = 1e-3
@@ -55,6 +54,10 @@ OFFSET = 0x5851F42D4C957F2D
 """Added to a seed before noise is drawn from it."""
 
 CLASS, FORMAT_VERSION = "DetailDecoder", 1
+
+KEPT = 210
+"""Rows of features at the finest level that the layers of two strides keep between slabs, with what
+the last slab needs more."""
 
 TIME_FEATURES = 32
 """Sines and cosines of the time, half each."""
@@ -94,26 +97,6 @@ class DetailConfig:
         """Voxels along each axis that one site of the coarsest level covers."""
         x, y, z = (prod(step[axis] for step in (self.fold, *self.strides)) for axis in range(3))
         return x, y, z
-
-    @property
-    def reach(self) -> Shape3:
-        """How many sites of the coarsest level away a voxel still depends on the input."""
-        x, y, z = (self._reach(axis) for axis in range(3))
-        return x, y, z
-
-    def _reach(self, axis: int) -> int:
-        """From the voxels of one coarsest site back through the U-Net: which it depends on."""
-        strides, alignment = [stride[axis] for stride in self.strides], self.alignment[axis]
-        low, high = 0, alignment // self.fold[axis] - 1
-        low, high = low - 1, high + 1  # the head
-        for stride in strides:
-            low, high = (low - 2) // stride, (high + 2) // stride
-        low, high = low - 2, high + 2
-        for stride in reversed(strides):
-            low, high = low * stride - 2, high * stride + stride + 1
-        low, high = low - 1, high + 1  # the stem
-        sites = alignment // self.fold[axis]
-        return max(-(low // sites), high // sites)
 
     @classmethod
     def for_network(cls, network: NetworkConfig, widths: Widths, steps: int) -> "DetailConfig":
@@ -196,15 +179,15 @@ class DetailDecoder(nn.Module):
         """Draw detail for decoded volumes.
 
         Each volume depends on its own seed only: the noise of the whole grid is drawn from it on
-        the CPU, so that neither batch nor tiles nor device change it. The network computes in bf16
+        the CPU, so that neither batch nor slabs nor device change it. The network computes in bf16
         where the device has instructions for it.
 
         Args:
             decoded: (B, C, X, Y, Z), D(z), of any size; clipped to [-1, 1], as in training.
             seeds: one per volume.
             steps: Euler steps from noise to residual; default: the config's.
-            budget: bytes that a pass of the network may take; more is computed by tiles. Default:
-                the device's `memory_budget`.
+            budget: bytes that a pass of the network may take; more is computed slab by slab.
+                Default: the device's `memory_budget`.
 
         Returns:
             (B, C, X, Y, Z), within [-1, 1] as volumes are.
@@ -219,11 +202,12 @@ class DetailDecoder(nn.Module):
         noise = torch.stack([draw_noise(seed, decoded.shape[1:]) for seed in seeds])
         base, residual = self._padded(decoded.clamp(-1.0, 1.0)), self._padded(noise.to(decoded))
         budget = memory_budget(base.device) if budget is None else budget
-        tile = self._tile(base.shape[2:], budget // len(base))
-        log_size = self._by_tiles(self.log_size, tile, base)
+        over = partial(self._over, budget=budget // len(base))
+        log_size = over(self.log_size, self._size_layer, base)
         for step in range(steps):
             time = torch.full((len(base),), 1 - step / steps, device=base.device)
-            velocity = self._by_tiles(partial(self, time=time), tile, residual, base, log_size)
+            layer = partial(self._velocity_layer, time=time)
+            velocity = over(partial(self, time=time), layer, residual, base, log_size)
             residual = residual - velocity / steps
         volume = base + SPREAD * log_size.exp() * residual
         check_finite(volume, "the volumes with detail")
@@ -235,26 +219,58 @@ class DetailDecoder(nn.Module):
         x, y, z = (-n % align for n, align in sides)
         return functional.pad(volume, (0, z, 0, y, 0, x), mode="replicate")
 
-    def _by_tiles(self, network: Callable[..., Tensor], tile: Shape3, *volumes: Tensor) -> Tensor:
-        """A network from volumes to one of their shape, by tiles with exact margins."""
-        alignment, result = self.config.alignment, torch.empty_like(volumes[0])
-        half = has_bf16(result.device)
-        sites = [n // align for n, align in zip(result.shape[2:], alignment, strict=True)]
-        axes = [list(spans(*axis)) for axis in zip(sites, tile, self.config.reach, strict=True)]
-        for x, y, z in product(*axes):
-            at, origin = (x, y, z), (x.low, y.low, z.low)
-            parts = [with_margins(volume, at, alignment) for volume in volumes]
-            with torch.autocast(result.device.type, torch.bfloat16, enabled=half):
-                made = network(*parts)
-            part_of(result, at, alignment).copy_(part_of(made, at, alignment, origin))
+    def _over(
+        self,
+        network: Callable[..., Tensor],
+        layer: Callable[[int], Layer],
+        *volumes: Tensor,
+        budget: int,
+    ) -> Tensor:
+        """A network from volumes to one of their shape, in one piece or slab by slab."""
+        first, config = volumes[0], self.config
+        axis = max((2, 3, 4), key=lambda axis: first.shape[axis])
+        height, patch = config.alignment[axis - 2], config.fold[axis - 2]
+        across = first[0, 0].numel() // first.shape[axis] * patch // prod(config.fold)
+        row = across * config.widths[0] * 4
+        sites = fitting(first.shape[axis] // height, row * height // patch, KEPT * row, budget)
+        half = has_bf16(first.device)
+        with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
+            if sites * height >= first.shape[axis]:
+                whole: Tensor = network(*volumes)
+                return whole.to(first.dtype)
+            result, low = torch.empty_like(first), 0
+            parts = zip(
+                *(torch.split(volume, sites * height, axis) for volume in volumes), strict=True
+            )
+            for made in by_slabs(layer(axis), (torch.cat(part, 1) for part in parts)):
+                result.narrow(axis, low, made.shape[axis]).copy_(made)
+                low += made.shape[axis]
         return result
 
-    def _tile(self, shape: Sequence[int], budget: int) -> Shape3:
-        """The largest tile, in coarsest sites, whose pass fits the budget; see `tile_within`."""
-        config = self.config
-        x, y, z = (n // align for n, align in zip(shape, config.alignment, strict=True))
-        voxels = prod(config.alignment) // prod(config.fold)
-        return fitting_tile((x, y, z), config.reach, voxels * config.widths[0] * ALIVE * 4, budget)
+    def _size_layer(self, axis: int) -> Layer:
+        """`log_size` over slabs."""
+        scale = layer_of(self.scale.layers, axis)
+        return chained([each(self.fold), scale, each(self.scale.logarithm), each(self.unfold)])
+
+    def _velocity_layer(self, axis: int, time: Tensor) -> Layer:
+        """`forward` over slabs of its three volumes, joined along the channels."""
+        embedded = self.time(_time_features(time))
+        over: Callable[[nn.Module], Layer] = partial(layer_of, axis=axis)
+
+        def timed(block: nn.Module) -> Layer:
+            assert isinstance(block, TimedBlock)
+            return block.over_slabs(embedded, axis)
+
+        inner: list[Layer] = []
+        levels = zip(
+            self.halving, self.down, reversed(self.doubling), reversed(self.up), strict=True
+        )
+        for halve, down, double, up in reversed(list(levels)):
+            below = chained([over(halve), timed(down), *inner, over(double)])
+            inner = [Residual(below, axis), timed(up)]
+        before = [each(self.fold), over(self.stem), timed(self.first)]
+        after = [over(module) for module in (self.norm, nn.SiLU(), self.head, self.unfold)]
+        return chained([*before, *inner, *after])
 
 
 class ScaleNetwork(nn.Module):
@@ -268,8 +284,11 @@ class ScaleNetwork(nn.Module):
 
     def forward(self, folded: Tensor) -> Tensor:
         """(B, P C, x, y, z) to the same shape, at least log `SMALLEST_SCALE`."""
-        size = functional.softplus(self.layers(folded).float() - 3.0)
-        return (size + SMALLEST_SCALE).log()
+        return self.logarithm(self.layers(folded))
+
+    def logarithm(self, size: Tensor) -> Tensor:
+        """Of sizes as the layers give them, made positive; float32."""
+        return (functional.softplus(size.float() - 3.0) + SMALLEST_SCALE).log()
 
 
 class TimedBlock(nn.Module):
@@ -286,11 +305,22 @@ class TimedBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """(B, W, x, y, z) and (B, T) to (B, W, x, y, z)."""
-        gain, shift = self.modulate(time)[..., None, None, None].chunk(2, 1)
         h = self.conv(functional.silu(self.norm(x)))
-        h = self.norm2(h) * (1 + gain) + shift
-        change: Tensor = self.conv2(functional.silu(h))
+        change: Tensor = self.conv2(functional.silu(self._modulated(h, self.modulate(time))))
         return x + change
+
+    def over_slabs(self, time: Tensor, axis: int) -> Layer:
+        """`forward` over slabs."""
+        modulated = each(partial(self._modulated, modulation=self.modulate(time)))
+        activation = nn.SiLU()
+        before = [layer_of(module, axis) for module in (self.norm, activation, self.conv)]
+        after = [layer_of(module, axis) for module in (activation, self.conv2)]
+        return Residual(chained([*before, modulated, *after]), axis)
+
+    def _modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
+        gain, shift = modulation[..., None, None, None].chunk(2, 1)
+        modulated: Tensor = self.norm2(h) * (1 + gain) + shift
+        return modulated
 
 
 def draw_noise(seed: int, shape: Sequence[int]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medar.data.plan import Plan, Window
 from medar.data.preparation import Trace
-from medar.tokenizer.tiles import DecodedMap
+from medar.tokenizer.bounded import DecodedMap
 from medar.volume import Shape3, Volume, resample
 
 Array = npt.NDArray[np.float32]

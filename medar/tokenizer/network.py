@@ -10,8 +10,8 @@ most and help the least.
 The layout is that of VQGAN (arXiv 2012.09841) in three dimensions, without attention, and with a
 norm of each site over its channels (RMSNorm, arXiv 1910.07467, as in the video autoencoder of arXiv
 2503.20314) in place of GroupNorm. The statistics of GroupNorm run over the whole volume, so that a
-tile would be decoded differently from the whole; here each output depends on a bounded
-neighbourhood, and `medar.tokenizer.tiles` is exact.
+part would be decoded differently from the whole; here each output depends on a bounded
+neighbourhood, and `medar.tokenizer.slabs` is exact.
 
 Memory format, precision and compilation are up to the caller; `.to(memory_format=channels_last_3d)`
 with autocast is the fast path on CPU and GPU.
@@ -202,23 +202,6 @@ class Decoder(nn.Module):
         weight = self.head.weight
         assert isinstance(weight, nn.Parameter)
         return weight
-
-    @property
-    def reach(self) -> Shape3:
-        """How many sites away a decoded voxel still depends on the latent, along each axis."""
-        x, y, z = (self._reach(axis) for axis in range(3))
-        return x, y, z
-
-    def _reach(self, axis: int) -> int:
-        """From the voxels of site 0 back through the network: the sites that they depend on."""
-        config = self.config
-        convolutions = 2 * config.blocks_per_level + 1  # each reaches one site further
-        low, high = 0, config.downsampling[axis] - 1
-        low, high = low // config.fold[axis] - 1, high // config.fold[axis] + 1
-        for stride in config.strides:
-            low = (low - convolutions) // stride[axis]
-            high = (high + convolutions) // stride[axis]
-        return max(convolutions - low, high + convolutions)
 
 
 class ResidualBlock(nn.Module):

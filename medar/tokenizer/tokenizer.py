@@ -38,6 +38,7 @@ from medar.model_folder import (
     write_model,
 )
 from medar.settings import from_dict, settings, to_dict
+from medar.tokenizer.bounded import DecodedMap, decode_within, encode_within
 from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
 from medar.tokenizer.detail import Detail, DetailDecoder, load_detail, save_detail
 from medar.tokenizer.inference import (
@@ -51,7 +52,6 @@ from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import MultiScaleQuantiser, Quantisation, QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.tiles import DecodedMap, decode_within
 from medar.volume import Shape3, Volume
 
 FORMAT_VERSION = 2
@@ -154,14 +154,17 @@ class Tokenizer(nn.Module):
         )
 
     @torch.no_grad()
-    def encode(self, volumes: Tensor) -> TokenPyramid:
+    def encode(self, volumes: Tensor, budget: int | None = None) -> TokenPyramid:
         """Encode (B, C, X, Y, Z), without TF32, so that CUDA gives the tokens of a CPU.
+
+        Volumes for which the encoder would need more than `budget` bytes are encoded slab by slab,
+        with the same result. The default is the device's `memory_budget`.
 
         Raises:
             MedarError: the volumes do not have the size of the schedule, or latents are NaN.
         """
         with without_tf32():
-            latent = self.encoder(volumes)
+            latent = encode_within(self.encoder, volumes, budget)
             check_finite(latent, "the tokenizer's latents")
             indices = self.quantiser.encode(latent)
         return TokenPyramid(
@@ -213,8 +216,8 @@ class Tokenizer(nn.Module):
     ) -> DecodedMap:
         """Decode in bounded memory, with the most likely class of each voxel instead of logits.
 
-        Latents for which the decoder would need more than `budget` bytes are decoded by tiles; the
-        result is the same (see `medar.tokenizer.tiles`). The default is the device's
+        Latents for which the decoder would need more than `budget` bytes are decoded slab by slab;
+        the result is the same (see `medar.tokenizer.slabs`). The default is the device's
         `memory_budget`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The detail decoder: drawing by seed and by tiles, its folder, its training."""
+"""The detail decoder: drawing by seed and by slabs, its folder, its training."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from medar.errors import MedarError
 from medar.settings import from_dict
@@ -72,30 +73,30 @@ def test_volumes_of_a_batch_do_not_change_each_other() -> None:
     torch.testing.assert_close(together[1:2], decoder.draw(volumes[1:2], [6]), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("fold", [(1, 1, 1), (2, 1, 1)], ids=str)
-def test_tiles_equal_the_whole(fold: tuple[int, int, int]) -> None:
-    decoder, volume = decoder_of(fold=fold), decoded(1, 1, 90, 4, 6)
-    whole = decoder.draw(volume, [0])
-    tiled = decoder.draw(volume, [0], budget=1)
-    torch.testing.assert_close(tiled, whole, atol=1e-5, rtol=0)
-    sites = [
-        n // align for n, align in zip(volume.shape[2:], decoder.config.alignment, strict=True)
-    ]
-    assert decoder._tile(volume.shape[2:], 1)[0] + 2 * decoder.config.reach[0] < sites[0]
-
-
-def test_reach_is_as_far_as_the_input_matters_and_no_farther() -> None:
-    decoder = decoder_of()
-    reach, alignment = decoder.config.reach[0], decoder.config.alignment[0]
-    volume = decoded(1, 1, 4 * alignment * reach, 2, 2).requires_grad_()
-    at, time = 2 * reach * alignment, torch.ones(1)
-    noise = draw_noise(0, volume.shape)
-    velocity = decoder(noise, volume, volume, time)
-    velocity[0, 0, at : at + alignment].sum().backward()
-    assert volume.grad is not None
-    touched = volume.grad.abs().sum((0, 1, 3, 4)).nonzero()
-    assert at - reach * alignment <= int(touched.min()) < at - (reach - 1) * alignment
-    assert int(touched.max()) < at + (reach + 1) * alignment
+@pytest.mark.parametrize("shape", [(24, 4, 8), (4, 24, 8), (8, 4, 24)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"fold": (2, 1, 1)},
+        {"strides": ((2, 2, 2), (1, 2, 2)), "widths": (4, 6, 6)},
+        {"strides": (), "widths": (4,)},
+    ],
+    ids=str,
+)
+def test_slabs_equal_the_whole(changes: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    decoder, volume = decoder_of(**changes), decoded(2, 1, *shape)
+    calls: list[int] = []
+    decoder.register_forward_hook(lambda *_: calls.append(1))
+    whole = decoder.draw(volume, [0, 1])
+    assert len(calls) == decoder.config.steps
+    with FlopCounterMode(display=False) as counter:
+        by_slabs = decoder.draw(volume, [0, 1], budget=1)
+    assert len(calls) == decoder.config.steps
+    torch.testing.assert_close(by_slabs, whole, atol=2e-5, rtol=0)
+    with FlopCounterMode(display=False) as expected:
+        decoder.draw(volume, [0, 1])
+    assert counter.get_total_flops() == expected.get_total_flops()
 
 
 def test_any_size_is_possible() -> None:

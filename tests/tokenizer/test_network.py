@@ -131,34 +131,6 @@ def test_bf16_autocast_is_close_to_float32() -> None:
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"downsampling": (4, 4, 1)},
-        {"blocks_per_level": 2},
-        {"downsampling": (4, 4, 2), "patch_size": 4},
-    ],
-    ids=str,
-)
-def test_the_receptive_field_equals_the_impulse_response(settings: dict[str, Any]) -> None:
-    """A site changes exactly the voxels within the decoder's reach along each axis."""
-    decoder = Decoder(config(**settings)).eval()
-    for axis, (reach, factor) in enumerate(
-        zip(decoder.reach, decoder.config.downsampling, strict=True)
-    ):
-        shape = [1, 1, 1]
-        shape[axis] = 2 * reach + 5
-        centre = reach + 2
-        latent = torch.randn(1, 6, *shape)
-        changed = latent.clone()
-        changed.select(axis + 2, centre).add_(10)
-        with torch.no_grad():
-            moved = (decoder(changed).volume - decoder(latent).volume).abs()
-        sites = moved.movedim(axis + 2, 0).flatten(1).amax(1).nonzero().flatten() // factor
-        assert (sites.min(), sites.max()) == (centre - reach, centre + reach)
-
-
 def test_the_cost_counts_existing_layers() -> None:
     settings = config(downsampling=(1, 1, 1))
     counted = cost(settings, (4, 4, 4))

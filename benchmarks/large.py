@@ -1,0 +1,114 @@
+"""Processor time and memory of large volumes, at random weights, on a CPU.
+
+    python benchmarks/large.py decode --shape 256 256 256 --width 64
+
+Rows:
+    encode      volumes to a latent
+    decode      a latent to volumes
+    detail      two steps of the detail decoder
+
+Each call is one row in its own process, and prints one line of JSON: seconds of processor time, the
+process's largest resident set, what it held before, and the size of the volume itself. A row with
+`--within GIB` is limited to that memory for the network; by default it takes the package's budget.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from medar.devices import peak_memory_mib, reset_peak_memory
+from medar.tokenizer.bounded import decode_within, encode_within
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
+from medar.tokenizer.network import Decoder, Encoder, NetworkConfig
+from medar.volume import Shape3
+
+GIB = 2**30
+
+
+def network(args: argparse.Namespace) -> NetworkConfig:
+    """The tokenizer's network: 8x, patches of 2x2x2 voxels."""
+    return NetworkConfig(
+        patch_size=2,
+        width=args.width,
+        width_multipliers=(1, 2, 4),
+        blocks_per_level=args.blocks,
+        labels=args.labels,
+    )
+
+
+def encode(args: argparse.Namespace, shape: Shape3, budget: int | None) -> Callable[[], Any]:
+    """A volume to a latent."""
+    encoder, volume = Encoder(network(args)).eval(), smooth(shape)
+    return lambda: encode_within(encoder, volume, budget)
+
+
+def decode(args: argparse.Namespace, shape: Shape3, budget: int | None) -> Callable[[], Any]:
+    """A latent to a volume."""
+    config = network(args)
+    latent = torch.randn(1, config.code_width, *config.latent(shape))
+    decoder = Decoder(config).eval()
+    return lambda: decode_within(decoder, latent, budget)
+
+
+def detail(args: argparse.Namespace, shape: Shape3, budget: int | None) -> Callable[[], Any]:
+    """Two steps of the detail decoder."""
+    decoder, volume = DetailDecoder(DetailConfig()).eval(), smooth(shape)
+    return lambda: decoder.draw(volume, [0], 2, budget)
+
+
+def smooth(shape: Shape3) -> Tensor:
+    """A volume (1, 1, X, Y, Z) in [-1, 1]."""
+    ramp = torch.linspace(-1, 1, prod(shape[1:])).view(1, 1, 1, *shape[1:])
+    return ramp.expand(1, 1, *shape).clone()
+
+
+ROWS = {"encode": encode, "decode": decode, "detail": detail}
+
+
+def measured(step: Callable[[], Any]) -> dict[str, Any]:
+    """Processor seconds, TFLOP and memory of a step."""
+    held = peak_memory_mib()
+    reset_peak_memory()
+    start, wall = time.process_time(), time.perf_counter()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return {
+        "processor_seconds": round(time.process_time() - start, 1),
+        "seconds": round(time.perf_counter() - wall, 1),
+        "tflop": round(counter.get_total_flops() / 1e12, 2),
+        "held_mib": held,
+        "peak_mib": peak_memory_mib(),
+    }
+
+
+def main() -> None:
+    """Measure one row."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("row", choices=ROWS)
+    parser.add_argument("--shape", type=int, nargs=3, default=(128, 128, 128), help="voxels")
+    parser.add_argument("--width", type=int, default=64, help="of the network's finest level")
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks per level")
+    parser.add_argument("--labels", type=int, default=0, help="of the label head")
+    parser.add_argument("--within", type=float, help="GiB of memory for the network")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(args.threads)
+    x, y, z = args.shape
+    budget = None if args.within is None else int(args.within * GIB)
+    step = ROWS[args.row](args, (x, y, z), budget)
+    size = {"volume_mib": round(4 * x * y * z / 2**20, 1)}
+    print(json.dumps({**vars(args), **size, **measured(step)}))
+
+
+if __name__ == "__main__":
+    main()
