@@ -5,6 +5,7 @@ model's digest, and how the volume differs from the training volumes; and on req
 `x_probabilities.nii.gz`, the probabilities of all classes.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from medar.data.sources.files import (
     stem_of,
     visible,
 )
+from medar.data.sources.label_names import label_maps
 from medar.errors import MedarError
 from medar.files import TEMPORARY, write_json
 from medar.progress import track
@@ -232,6 +234,14 @@ def _write_probabilities(
 def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]]:
     """The files of each volume below a folder, and the path of its label map."""
     files = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
+    labels = label_maps([stem_of(one, path) for one in files])
+    if skipped := [one for one in files if stem_of(one, path) in labels]:
+        files = [one for one in files if one not in skipped]
+        warnings.warn(
+            f"{len(skipped)} files that are named as label maps are left out (the first: "
+            f"{skipped[0]}); give such a file by its own path to segment it",
+            stacklevel=3,
+        )
     if not files:
         raise MedarError(f"{path}: no volume found; give a volume file or a folder of volumes")
     volumes = _volumes(files, channels)

@@ -120,6 +120,53 @@ def test_labels_beside_images(tmp_path: Path) -> None:
     assert "2 label files without an image" in found.notes[0]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ct0.seg", "ct0_seg", "ct0-seg", "ct0-label", "ct0_label", "ct0_labels", "ct0-labelmap",
+        "ct0_label-map", "ct0_mask", "ct0_Mask", "ct0.mask", "ct0_gt", "ct0_GT", "ct0-groundtruth",
+        "ct0_ground_truth", "ct0_segmentation", "ct0.Segmentation", "ct0 seg", "ct0_dseg",
+        "ct0_mask_1", "ct0-label2", "seg_ct0", "mask-ct0", "gt.ct0", "label0", "segmentation0",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("folder", ["", "images/", "a/b/"])
+def test_label_maps_beside_images_are_never_images(tmp_path: Path, name: str, folder: str) -> None:
+    touch(tmp_path, f"{folder}ct0.nrrd", f"{folder}{name}.nrrd", f"{folder}ct1.nrrd")
+    found = read_manifest(tmp_path)
+    assert [case.images[0].name for case in found] == ["ct0.nrrd", "ct1.nrrd"]
+    if folder == "images/":
+        assert "1 label files without an image of their name are skipped" in found.notes[0]
+    else:
+        assert [case.label and case.label.name for case in found] == [f"{name}.nrrd", None]
+
+
+@pytest.mark.parametrize(
+    ("others", "images"),
+    [
+        # LiTS, and numbered files in one folder.
+        (["volume-0", "volume-10", "segmentation-0", "segmentation-10"], ["volume-0", "volume-10"]),
+        (["img_001", "img_002", "seg_001", "seg_002"], ["img_001", "img_002"]),
+        # Two images of one number, or a rater's map: not decided here, but no images either.
+        (["ct-1", "pet-1", "mask-1"], ["ct-1", "pet-1"]),
+        (["a", "a_seg_rater1", "b_seg_rater1"], ["a", "b_seg_rater1"]),
+        # Words that only look alike.
+        (["gtv", "segment", "masked", "GT_001", "GT_002", "labelled", "a_targets"], None),
+        (["a", "b_mask", "c-gt"], ["a"]),
+    ],
+)
+def test_which_names_are_label_maps(
+    tmp_path: Path, others: list[str], images: list[str] | None
+) -> None:
+    touch(tmp_path, *(f"{name}.nii.gz" for name in others))
+    found = read_manifest(tmp_path)
+    assert sorted(case.id for case in found) == sorted(images or others)
+
+
+def test_images_named_as_their_labels_stay(tmp_path: Path) -> None:
+    touch(tmp_path, "images/a_gt.nii", "images/b.nii", "labels/a_gt.nii", "labels/b.nii")
+    assert labelled(read_manifest(tmp_path)) == {"a_gt": "a_gt.nii", "b": "b.nii"}
+
+
 def test_two_labels_of_an_image_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii", "a_seg.nii", "a_mask.nii")
     with pytest.raises(MedarError, match="a second label of 'a'"):

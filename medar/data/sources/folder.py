@@ -1,12 +1,12 @@
 """A folder of volumes without a description; names distinguish images from labels."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.dataset_json import parse_labels, read_object
 from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, not_a_data_set, stem_of
+from medar.data.sources.label_names import label_maps
 from medar.errors import MedarError
 
 LAYOUTS: tuple[tuple[str, str, Split | None], ...] = (
@@ -23,9 +23,6 @@ OTHER_FORMATS = (
 )  # fmt: skip
 """Endings of other volume formats: their files are skipped, with a note."""
 
-LABEL_FOLDERS = {"labels", "masks", "segmentations", "labelstr", "labelsts"}
-LABEL_NAME = re.compile(r"(?:(.*)[_-])?(labels?|labelmap|seg|segmentation|mask)", re.IGNORECASE)
-
 
 @dataclass(kw_only=True)
 class _Found:
@@ -41,9 +38,10 @@ def read_folder(root: Path) -> Manifest:
     """Read the volumes in a folder and its subfolders, one case per file or DICOM series.
 
     Labels are files in `labels/` beside `images/` (also `masks/`, `labelsTr/`, `labelsTs/`) with
-    the image's name; otherwise files beside the image, named `NAME_label`, `_seg` or `_mask`, or
-    the only label of a folder with one image. Label names come from `labels.json` in the folder,
-    `{"1": "liver"}`.
+    the image's name; otherwise files beside the image that are named as label maps
+    (`medar.data.sources.label_names`), or the only label of a folder with one image. What is named
+    as a label map is never an image: without an image of its name it is left out, with a note.
+    Label names come from `labels.json` in the folder, `{"1": "liver"}`.
 
     Raises:
         MedarError: there is no volume, or two files have the same id or the same image.
@@ -111,15 +109,23 @@ def _in_layouts(root: Path) -> _Found | None:
     for images, labels, split in LAYOUTS:
         if not (root / images).is_dir() or (images == "images" and found.labels):
             continue
+        if labels == "masks" and used and not (root / labels).is_dir():
+            continue
+        if labels == "labels" and not (root / labels).is_dir() and (root / "masks").is_dir():
+            continue
         used = True
         kept = _by_stem(root / images, found.images if images == "imagesTs" else {})
+        named = _by_stem(root / labels, {}) if (root / labels).is_dir() else {}
+        for stem in label_maps(kept):
+            # Names that a folder of labels repeats are those of images.
+            if stem not in named and (path := kept.pop(stem)) not in found.stray:
+                found.stray.append(path)
         found.images |= kept
         if any(stem.endswith("_0000") and f"{stem[:-1]}1" in kept for stem in kept):
             raise MedarError(
                 f"{root / images}: names with _0000 and _0001 are channels of one case; "
                 "write nnU-Net's dataset.json, which names the channels"
             )
-        named = _by_stem(root / labels, {}) if (root / labels).is_dir() else {}
         for name, path in named.items():
             stem = name if name in kept else f"{name}_0000"
             if stem in kept:
@@ -144,19 +150,9 @@ def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
 
 def _beside(root: Path) -> _Found:
     """The cases of a folder with labels beside their images."""
-    found = _Found()
-    maps: list[tuple[str, Path, str | None]] = []
-    for stem, path in _by_stem(root, {}).items():
-        folder, _, name = stem.rpartition("/")
-        match = LABEL_NAME.fullmatch(name)
-        if {part.lower() for part in folder.split("/")} & LABEL_FOLDERS:
-            found.stray.append(path)
-        elif match:
-            maps.append((folder, path, match[1]))
-        else:
-            found.images[stem] = path
-    for folder, path, base in maps:
-        image = _image_of(folder, base, found.images)
+    found = _Found(images=_by_stem(root, {}))
+    for stem, image in label_maps(found.images).items():
+        path = found.images[stem]
         if image is None:
             found.stray.append(path)
         elif image in found.labels:
@@ -166,13 +162,6 @@ def _beside(root: Path) -> _Found:
             )
         else:
             found.labels[image] = path
+    left_out = {*found.labels.values(), *found.stray}
+    found.images = {stem: path for stem, path in found.images.items() if path not in left_out}
     return found
-
-
-def _image_of(folder: str, base: str | None, images: dict[str, Path]) -> str | None:
-    """The image of a label file: of the same name, or the only image in the folder."""
-    named = f"{folder}/{base}" if folder else base
-    if base and named in images:
-        return named
-    beside = [stem for stem in images if stem.rpartition("/")[0] == folder]
-    return beside[0] if folder and not base and len(beside) == 1 else None
