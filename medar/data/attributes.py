@@ -3,12 +3,14 @@
 import csv
 import io
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from medar.data.case import modality_of
 from medar.data.manifest import SPLITS, Case, Manifest, Split
+from medar.data.near_ids import near_misses
 from medar.errors import MedarError, one_line
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")
@@ -17,6 +19,8 @@ TABLES = ("index.csv", "attributes.csv", "participants.tsv")
 CASE_COLUMNS = ("id", "case", "case_id")
 SUBJECT_COLUMNS = ("participant_id", "subject")
 ANNOTATED_COLUMNS = ("annotated", "structures")
+DECIDING = ("split", "subject", "modality", *ANNOTATED_COLUMNS)
+"""Columns that decide how cases are used: without them, a test set may be trained on."""
 MISSING = {"", "n/a", "na", "nan", "none", "null"}
 NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?")
 
@@ -40,6 +44,14 @@ class Table:
         """The column that names the cases or subjects."""
         return next((c for c in CASE_COLUMNS + SUBJECT_COLUMNS if c in self.columns), None)
 
+    @property
+    def deciding(self) -> str | None:
+        """The first column with values that decide how cases are used, besides the key."""
+        columns = (c for c in DECIDING if c in self.columns and c != self.key)
+        return next(
+            (c for c in columns if any(r[c].lower() not in MISSING for r in self.rows)), None
+        )
+
 
 def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Manifest:
     """Add the columns of a table as attributes to the cases of a manifest.
@@ -54,7 +66,11 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
         table: the file; default: index.csv, attributes.csv or participants.tsv in its folder.
 
     Raises:
-        MedarError: a row matches several cases, a case has two rows, or a split is unknown.
+        MedarError: a row matches several cases, a case has two rows, a split is unknown, or a table
+            with splits or other columns that decide how cases are used does not match them.
+
+    Warns:
+        UserWarning: rows that match no case, in a table of mere attributes.
     """
     requested = table is not None
     path = Path(table) if table is not None else _find(manifest.root)
@@ -65,15 +81,12 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
     if key is None or not read.rows:
         wanted = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
         message = f"no row, or no id column ({wanted})"
-        if requested:
-            raise MedarError(f"{path}: {message}; columns: {', '.join(read.columns)}")
+        if requested or read.deciding:
+            lost = f", so that its column {read.deciding!r} would be lost" if read.deciding else ""
+            raise MedarError(f"{path}: {message}{lost}; columns: {', '.join(read.columns)}")
         return replace(manifest, notes=(*manifest.notes, f"{path.name} is not used: {message}"))
     joined = _rows_by_case(manifest, read, key)
-    if requested and not joined:
-        raise MedarError(
-            f"{path}: no row matches a case; its first {key} is {read.rows[0][key]!r}, the first "
-            f"case {manifest.cases[0].id!r}"
-        )
+    _check_joined(manifest, read, key, joined, requested)
     values, notes = _values(manifest, read, key, list(joined.values()))
     cases = tuple(
         _with_values(case, values[joined[case.id]]) if case.id in joined else case
@@ -158,6 +171,39 @@ def _rows_by_case(manifest: Manifest, table: Table, key: str) -> dict[str, int]:
                 )
             joined[case_id] = number
     return joined
+
+
+def _check_joined(
+    manifest: Manifest, table: Table, key: str, joined: dict[str, int], requested: bool
+) -> None:
+    """Check that the rows of a table found their cases."""
+    used = set(joined.values())
+    left = [row[key] for number, row in enumerate(table.rows) if number not in used]
+    alone = [case for case in manifest if case.id not in joined]
+    names = {case.id: case.id for case in alone}
+    if key in SUBJECT_COLUMNS:
+        names |= {case.subject: case.id for case in alone}
+    near = near_misses(left, names)
+    if near:
+        row, case = next(iter(near.items()))
+        message = (
+            f"{table.path}: {len(near)} rows match no case but differ from one only in spelling, "
+            f"such as {key} {row!r} and the case {case!r}; correct the {key} column (spreadsheets "
+            "drop leading zeros)"
+        )
+    elif not joined:
+        message = (
+            f"{table.path}: no row matches a case; its first {key} is {table.rows[0][key]!r}, the "
+            f"first case {manifest.cases[0].id!r}; correct the {key} column, or rename a table "
+            "that is not of these cases"
+        )
+    else:
+        return
+    if table.deciding:
+        raise MedarError(f"{message}: its column {table.deciding!r} would be lost")
+    if requested and not joined:
+        raise MedarError(message)
+    warnings.warn(message, stacklevel=4)
 
 
 def _values(

@@ -108,6 +108,68 @@ def test_an_invalid_table_gives_one_line(tmp_path: Path, text: str, message: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("requested", [True, False])
+@pytest.mark.parametrize(
+    ("cases", "ids"),
+    [
+        (("001", "002"), ("1", "2")),
+        (("scan_001", "scan_002"), ("1", "2")),
+        (("scan-0", "scan-1"), ("scan_0", "scan_1")),
+        (("Scan0", "Scan1"), ("scan_0", "scan 1")),
+        (("a1", "a2"), ("a1.nii.gz", "images/a2.nii.gz")),
+        (("7", "8"), ("7.0", "8.0")),
+        (("s_01_T1", "s_02_T1"), ("s_1_T1", "s_2_T1")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("column", "value"), [("split", "test"), ("subject", "x"), ("structures", "1")]
+)
+def test_ids_that_differ_only_in_spelling_lose_no_split(
+    tmp_path: Path, cases: tuple[str, ...], ids: tuple[str, ...], column: str, value: str,
+    requested: bool,
+) -> None:  # fmt: skip
+    table = tmp_path / "index.csv"
+    table.write_text(f"id,{column}\n{ids[0]},{value}\n{ids[1]},{value}\n")
+    match = rf"2 rows match no case .* such as id '{ids[0]}' and the case '{cases[0]}'; correct"
+    with pytest.raises(MedarError, match=match) as caught:
+        join_attributes(manifest(tmp_path, *cases), table if requested else None)
+    assert f"its column '{column}' would be lost" in str(caught.value)
+
+
+def test_one_row_that_differs_in_spelling_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("id,split\na_1,train\nb_02,test\n")
+    with pytest.raises(MedarError, match=r"1 rows match no case .*'b_02' and the case 'b_2'"):
+        join_attributes(manifest(tmp_path, "a_1", "b_2"))
+    (tmp_path / "index.csv").write_text("id,age\na_1,3\nb_02,4\n")
+    with pytest.warns(UserWarning, match=r"1 rows match no case .*'b_02' and the case 'b_2'"):
+        joined = join_attributes(manifest(tmp_path, "a_1", "b_2"))
+    assert [case.attributes for case in joined] == [{"age": 3}, {}]
+
+
+def test_subjects_that_differ_only_in_spelling(tmp_path: Path) -> None:
+    (tmp_path / "participants.tsv").write_text("participant_id\tsplit\n1\ttest\n")
+    with pytest.raises(MedarError, match="participant_id '1' and the case 'x'"):
+        join_attributes(manifest(tmp_path, "x", subjects={"x": "sub-001"}))
+
+
+def test_splits_of_other_cases_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("id,split\nq,test\nr,train\n")
+    with pytest.raises(MedarError, match=r"no row matches a case; its first id is 'q'.*'split'"):
+        join_attributes(manifest(tmp_path, "a", "b"))
+    (tmp_path / "index.csv").write_text("name,split\na,test\nb,train\n")
+    with pytest.raises(MedarError, match=r"no id column .* its column 'split' would be lost"):
+        join_attributes(manifest(tmp_path, "a", "b"))
+    (tmp_path / "index.csv").write_text("id,split,age\nq,n/a,3\n")
+    with pytest.warns(UserWarning, match="no row matches a case"):
+        join_attributes(manifest(tmp_path, "a", "b"))
+
+
+def test_rows_of_cases_that_are_elsewhere_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "index.csv").write_text("id,split\na_1,train\na_2,test\na_3,test\n")
+    joined = join_attributes(manifest(tmp_path, "a_1", "a_2"))
+    assert [case.split for case in joined] == ["train", "test"]
+
+
 def test_an_unrelated_table_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("name,colour\nx,red\n")
     joined = join_attributes(manifest(tmp_path, "a"))
