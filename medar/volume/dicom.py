@@ -111,7 +111,7 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
     skipped = ""
     if unreadable:
         count, example = len(unreadable), unreadable[0].name
-        skipped = f"{count} DICOM file(s) without a readable image skipped, such as {example}"
+        skipped = f"{count} file(s) without a readable image skipped, such as {example}"
     slices, affine, notes = _arrange(folder, slices, skipped)
     first_tags = slices[0].tags
     signed = "int" if first_tags["PixelRepresentation"] == "1" else "uint"
@@ -129,9 +129,9 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
 
 
 def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
-    """The DICOM images of a folder, and the DICOM files that hold no readable image."""
+    """The DICOM images of a folder, and the files of slices that hold no readable image."""
     slices, unreadable = [], []
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and is_dicom(p)):
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and _is_of_series(p)):
         one = _read_slice(path)
         if one is None:
             unreadable.append(path)
@@ -140,6 +140,19 @@ def _slices_in(folder: Path) -> tuple[list[Slice], list[Path]]:
     if not slices:
         raise MedarError(f"{folder}: no DICOM image in this folder (subfolders are not searched)")
     return slices, unreadable
+
+
+def _is_of_series(path: Path) -> bool:
+    """Whether a file is meant to be a slice: DICOM, or one without ending that may be damaged.
+
+    Slices without ending are known by their content, which an empty or damaged one does not have,
+    nor an old one without a preamble.
+    """
+    name = path.name.lower()
+    if name.startswith((".", "dicomdir", "readme", "licen")):
+        return False
+    # Names that are unique identifiers have dots, but end in a number.
+    return is_dicom(path) or not path.suffix.strip(".0123456789")
 
 
 def _read_slice(path: Path) -> Slice | None:

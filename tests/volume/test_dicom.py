@@ -225,7 +225,7 @@ def test_other_files_are_ignored(tmp_path, capfd):
     (folder / "sub").mkdir()
     assert read_header(folder).notes == ()
     (folder / "bad.dcm").write_bytes((folder / "001.dcm").read_bytes()[:300])
-    assert "1 DICOM file(s) without a readable image" in read_header(folder).notes[0]
+    assert "1 file(s) without a readable image" in read_header(folder).notes[0]
     assert capfd.readouterr() == ("", "")
 
 

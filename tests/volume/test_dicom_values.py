@@ -150,3 +150,42 @@ def test_an_unusable_rescaling_is_refused(tmp_path, tags, name):
         MedarError, match=rf"0\.dcm: {name} must be a number.*got .*correct the tag"
     ):
         read_header(series(tmp_path / "s", **tags))
+
+
+def without_endings(folder, names="IM{:03}"):
+    folder.mkdir()
+    for z in range(6):
+        (folder / names.format(z)).write_bytes(slice_file(STORED + z, z))
+    return folder
+
+
+@pytest.mark.parametrize("names", ["IM{:03}", "{}", "1.2.840.10008.{}"])
+@pytest.mark.parametrize("keep", [0, 100, 131, 200, 400, -10, "zeros", "text"])
+@pytest.mark.parametrize("lost", [0, 5])
+def test_a_damaged_slice_without_ending_is_not_overlooked(tmp_path, names, keep, lost):
+    """At the end of a series, where no gap shows that it is missing."""
+    folder = without_endings(tmp_path / "s", names)
+    path = folder / names.format(lost)
+    content = path.read_bytes()
+    words = {"zeros": bytes(len(content)), "text": b"hello" * 60}
+    path.write_bytes(words[keep] if isinstance(keep, str) else content[:keep])
+    header = read_header(folder)
+    assert header.grid.shape == (5, 4, 5)
+    assert header.notes == (f"1 file(s) without a readable image skipped, such as {path.name}",)
+
+
+def test_a_damaged_slice_within_a_series_is_a_gap(tmp_path):
+    folder = without_endings(tmp_path / "s")
+    (folder / "IM003").write_bytes(b"")
+    with pytest.raises(MedarError, match=r"1 slice\(s\) missing .*image skipped, such as IM003"):
+        read_header(folder)
+
+
+def test_a_slice_without_preamble_is_read(tmp_path):
+    folder = without_endings(tmp_path / "s")
+    for name in ("IM000", "IM005"):
+        (folder / name).write_bytes((folder / name).read_bytes()[132:])
+    for name in ("README", "LICENSE", "DICOMDIR", ".hidden", "notes.txt", "a.json"):
+        (folder / name).write_text("not a slice")
+    header = read_header(folder)
+    assert (header.grid.shape, header.notes) == ((5, 4, 6), ())
