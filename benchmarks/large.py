@@ -6,6 +6,8 @@ Rows:
     encode      volumes to a latent
     decode      a latent to volumes
     detail      two steps of the detail decoder
+    segment     a volume to its label map: windows of 128 voxels, 8 labels, no mirror images, the
+                volume at the plan's spacing or, with --spacing, at another one
 
 Each call is one row in its own process, and prints one line of JSON: seconds of processor time, the
 process's largest resident set, what it held before, and the size of the volume itself. A row with
@@ -19,15 +21,21 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from medar.data.plan import IntensityRule, Plan
 from medar.devices import peak_memory_mib, reset_peak_memory
+from medar.segmentation.backbones import BackboneSettings
+from medar.segmentation.prediction import segment
+from medar.segmentation.segmenter import Segmenter
+from medar.segmentation.sliding_window import PredictionSettings
 from medar.tokenizer.bounded import decode_within, encode_within
 from medar.tokenizer.detail import DetailConfig, DetailDecoder
 from medar.tokenizer.network import Decoder, Encoder, NetworkConfig
-from medar.volume import Shape3
+from medar.volume import Shape3, Volume
 
 GIB = 2**30
 
@@ -63,13 +71,30 @@ def detail(args: argparse.Namespace, shape: Shape3, budget: int | None) -> Calla
     return lambda: decoder.draw(volume, [0], 2, budget)
 
 
+def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callable[[], Any]:
+    """A volume to its label map."""
+    plan = Plan(
+        spacing=(1.0, 1.0, 1.0),
+        mode="patch",
+        size=(128, 128, 128),
+        downsampling=(4, 4, 4),
+        intensity={"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
+        labels={value: f"organ {value}" for value in range(1, 9)},
+    )
+    model = Segmenter(BackboneSettings(width=4), plan).eval()
+    array = 1000 * smooth(shape)[0].numpy()
+    affine = np.diag([*(args.spacing,) * 3, 1.0])
+    volume = Volume.from_array(array, affine, modality="CT")
+    return lambda: segment(model, volume, PredictionSettings(mirrors=()))
+
+
 def smooth(shape: Shape3) -> Tensor:
     """A volume (1, 1, X, Y, Z) in [-1, 1]."""
     ramp = torch.linspace(-1, 1, prod(shape[1:])).view(1, 1, 1, *shape[1:])
     return ramp.expand(1, 1, *shape).clone()
 
 
-ROWS = {"encode": encode, "decode": decode, "detail": detail}
+ROWS = {"encode": encode, "decode": decode, "detail": detail, "segment": segmenting}
 
 
 def measured(step: Callable[[], Any]) -> dict[str, Any]:
@@ -99,6 +124,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks per level")
     parser.add_argument("--labels", type=int, default=0, help="of the label head")
     parser.add_argument("--within", type=float, help="GiB of memory for the network")
+    parser.add_argument(
+        "--spacing", type=float, default=1.0, help="of the volume to segment, in mm"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from medar.segmentation.sliding_window import (
     Models,
     PredictionSettings,
     as_ensemble,
-    predict_slabs,
+    predict_rows,
 )
 from medar.segmentation.training_range import out_of_range
 from medar.volume import Volume, resample
@@ -93,10 +93,10 @@ def predict(
     classes = np.zeros((1, *array.shape[1:]), np.int16)
     image = torch.from_numpy(array.copy())
     del array  # read-only; one copy of a large volume is enough
-    for box, probabilities in predict_slabs(models, image, settings):
-        classes[box] = probabilities.argmax(1).cpu().numpy()
+    for box, blended in predict_rows(models, image, settings):
+        classes[box] = blended.classes.cpu().numpy()
         if kept is not None:
-            kept[:, *box[1:]] = probabilities[0].cpu().numpy()
+            kept[:, *box[1:]] = blended.probabilities[0].cpu().numpy()
     values = np.array([0, *plan.labels], dtype=plan.label_dtype)
     label = restore_label(values[classes], trace)
     return Prediction(label=label, notes=tuple(notes), probabilities=kept, trace=trace)

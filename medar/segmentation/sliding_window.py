@@ -1,20 +1,20 @@
 """Class probabilities of a prepared volume, by overlapping windows, mirror images and ensembles.
 
     prepared volume -> windows -> softmax, averaged over mirror images and networks
-    -> blended by Gaussian weights (MONAI)
+    -> blended by Gaussian weights (`medar.segmentation.blending`)
 
-The probabilities of a large volume may exceed the memory: the volume is then processed in slabs.
-Each slab sees all windows that reach into it, so that slabs give the result of the whole volume.
+Windows are computed along the longest axis, and only the rows that they reach are in memory. If
+these exceed the memory, the volume is cut into slabs along its second longest axis. Each slab sees
+all windows that reach into it, so that slabs give the result of the whole volume.
 
 B batch, C channels, X Y Z voxels, K labels (without the background).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
 from math import prod
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from medar.data.augmentation import AXES, mirrored_labels
 from medar.devices import device_of, memory_budget
 from medar.errors import MedarError
-from medar.finite import check_finite
+from medar.segmentation.blending import PART, Blended, blend
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import FractionBelowOne, PositiveInt, settings, to_dict
 from medar.volume import Shape3
@@ -40,7 +40,8 @@ class PredictionSettings:
     batch_size: PositiveInt = 1
     """Windows that go through the network at once."""
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
-    """Memory for class probabilities, in GiB; a volume that needs more is processed in slabs."""
+    """Memory for class probabilities, in GiB; if windows side by side need more, the volume is
+    processed in slabs."""
 
     @classmethod
     def from_options(cls, mirrors: str | None, overlap: float = 0.5) -> "PredictionSettings":
@@ -106,41 +107,53 @@ def predict_classes(model: Models, image: Tensor, settings: PredictionSettings =
         (1, X, Y, Z) int16 on the CPU: 0 the background, i + 1 the i-th of the plan's labels.
     """
     classes = torch.zeros((1, *image.shape[1:]), dtype=torch.int16)
-    for box, probabilities in predict_slabs(model, image, settings):
-        classes[box] = probabilities.argmax(1)
+    for box, blended in predict_rows(model, image, settings):
+        classes[box] = blended.classes.cpu()
     return classes
 
 
 @torch.no_grad()
-def predict_slabs(
+def predict_rows(
     model: Models, image: Tensor, settings: PredictionSettings = DEFAULT
-) -> Iterator[tuple[Box, Tensor]]:
-    """The probabilities of all classes of a prepared image, slab by slab.
+) -> Iterator[tuple[Box, Blended]]:
+    """Classes and probabilities of a prepared image, a few rows at a time.
 
     Args:
         model: in evaluation mode; computes on the device that it is on. An ensemble is averaged.
         image: (C, X, Y, Z) in [-1, 1], of any size, on the CPU.
-        settings: slabs fit `memory_gib` if possible.
+        settings: of prediction.
 
     Yields:
-        The box of a slab, and its (1, K + 1, x, y, z) float32, background first; on the device of
-        the networks, or on the CPU if the probabilities do not fit there.
+        A box, and its blended probabilities, background first; on the device of the networks, or
+        on the CPU if they do not fit there. Valid until the next ones are requested.
 
     Raises:
         MedarError: probabilities are NaN.
     """
     models = as_ensemble(model)
-    plan = models[0].plan
-    x, y, z = image.shape[1:]
-    axis = 1 + int(np.argmax(image.shape[1:]))
-    for slab in slabs((x, y, z), plan.size, axis - 1, settings, len(plan.labels) + 1):
-        seen = image.narrow(axis, slab.start, slab.stop - slab.start)
-        box = [slice(0, side) for side in (1, x, y, z)]
-        box[axis] = slice(slab.low, slab.high)
-        probabilities = _blended_windows(models, seen, settings)
-        check_finite(probabilities, "the class probabilities")
-        own = probabilities.narrow(1 + axis, slab.low - slab.start, slab.high - slab.low)
-        yield (box[0], box[1], box[2], box[3]), own
+    plan, sides, device = models[0].plan, list(image.shape[1:]), device_of(models[0])
+    _, second, longest = sorted(range(3), key=lambda axis: sides[axis])
+    average, classes = _averaged(models, settings), len(plan.labels) + 1
+    held = [plan.size[axis] if axis == longest else sides[axis] for axis in range(3)]
+    x, y, z = held
+    for slab in slabs((x, y, z), plan.size, second, settings, classes):
+        held[second] = slab.stop - slab.start
+        rows = blend(
+            average,
+            image.narrow(1 + second, slab.start, slab.stop - slab.start),
+            plan.size,
+            axis=longest,
+            overlap=settings.overlap,
+            batch_size=settings.batch_size,
+            network_device=device,
+            device=_blending_device(device, held, classes),
+        )
+        for part in rows:
+            box = [slice(0, side) for side in (1, *sides)]
+            box[1 + second] = slice(slab.low, slab.high)
+            box[1 + longest] = slice(part.low, part.high)
+            own = part.narrow(second, slab.low - slab.start, slab.high - slab.low)
+            yield (box[0], box[1], box[2], box[3]), own
 
 
 class Slab(NamedTuple):
@@ -186,15 +199,15 @@ def slabs(
         yield Slab(low, high, start, size if stop >= size or last < high else stop)
 
 
-def _blended_windows(
-    models: list[Segmenter], image: Tensor, settings: PredictionSettings
-) -> Tensor:
-    """(C, X, Y, Z) to probabilities (1, K + 1, X, Y, Z).
+def _blending_device(device: torch.device, sides: Sequence[int], classes: int) -> torch.device:
+    """The device of the networks if its memory allows for the rows of a blending, else the CPU."""
+    # Sums and weights, and the part of them that is handed on.
+    needed = 4 * prod(sides) * (classes + 1) + 16 * PART
+    return device if needed <= memory_budget(device) else torch.device("cpu")
 
-    They are blended on the device of the networks if its memory allows, else on the CPU.
-    """
-    from monai.inferers import sliding_window_inference
 
+def _averaged(models: list[Segmenter], settings: PredictionSettings) -> Callable[[Tensor], Tensor]:
+    """From windows to class probabilities, averaged over networks and mirror images."""
     plan = models[0].plan
     axes = [one.mirrors if settings.mirrors is None else settings.mirrors for one in models]
     swapped = swapped_classes(plan.labels) if any("x" in chosen for chosen in axes) else []
@@ -203,26 +216,9 @@ def _blended_windows(
         total = mirror_average(models[0], windows, axes[0], swapped)
         for one, chosen in zip(models[1:], axes[1:], strict=True):
             total += mirror_average(one, windows, chosen, swapped)
-        return total / len(models)
+        return total.div_(len(models))
 
-    device = device_of(models[0])
-    voxels = prod(max(n, w) for n, w in zip(image.shape[1:], plan.size, strict=True))
-    # Probabilities while they are blended and divided by the weights, the weights, the image.
-    needed = 4 * voxels * (2 * (len(plan.labels) + 1) + 1 + len(image))
-    blending = device if needed <= memory_budget(device) else torch.device("cpu")
-    blended = sliding_window_inference(
-        image[None].to(blending),
-        roi_size=plan.size,
-        sw_batch_size=settings.batch_size,
-        predictor=average,
-        overlap=settings.overlap,
-        mode="gaussian",
-        cval=-1.0,
-        sw_device=device,
-        device=blending,
-    )
-    assert isinstance(blended, Tensor)
-    return blended
+    return average
 
 
 def mirror_average(
@@ -246,9 +242,9 @@ def mirror_average(
         probabilities = model(volumes.flip(dims)).float().softmax(1).flip(dims)
         if "x" in chosen:
             probabilities = probabilities[:, swapped]
-        total = probabilities if total is None else total + probabilities
+        total = probabilities if total is None else total.add_(probabilities)
     assert total is not None
-    return total / len(images)
+    return total.div_(len(images))
 
 
 def swapped_classes(labels: dict[int, str]) -> list[int]:

@@ -19,7 +19,7 @@ from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import (
     PredictionSettings,
     predict_classes,
-    predict_slabs,
+    predict_rows,
 )
 from medar.segmentation.training import make_task
 from medar.segmentation.training_range import TrainingRange, out_of_range
@@ -31,8 +31,8 @@ AFFINE = np.array([[-1.0, 0, 0, 4], [0, 0, 1.5, 5], [0, 1.2, 0, 6], [0, 0, 0, 1]
 
 def probabilities_of(*models: Segmenter, sides: tuple[int, int, int] = (16, 12, 8)) -> np.ndarray:
     image = torch.from_numpy(smooth(*sides))[None]
-    [(_, probabilities)] = predict_slabs(models, image, PLAIN)
-    return probabilities[0].numpy()
+    [(_, blended)] = predict_rows(models, image, PLAIN)
+    return blended.probabilities[0].numpy()
 
 
 def other_segmenter() -> Segmenter:

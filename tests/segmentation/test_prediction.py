@@ -5,17 +5,17 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-import monai.inferers
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.inferers import sliding_window_inference
 from small_segmenters import make_plan, make_segmenter, smooth
 from torch import Tensor
 
 from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError, RangeWarning
-from medar.segmentation import sliding_window
+from medar.segmentation import blending, sliding_window
 from medar.segmentation.files import segment_files
 from medar.segmentation.prediction import segment
 from medar.segmentation.segmenter import Segmenter
@@ -23,6 +23,7 @@ from medar.segmentation.sliding_window import (
     PredictionSettings,
     mirror_average,
     predict_classes,
+    predict_rows,
     slabs,
     swapped_classes,
 )
@@ -90,38 +91,59 @@ def test_labels_have_the_plan_values_on_the_volume_grid() -> None:
     assert not label.array[0, 18:].any()
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])
+@pytest.mark.parametrize("sides", [(61, 9, 8), (9, 8, 30), (5, 23, 7), (3, 4, 5)], ids=str)
+def test_blending_equals_that_of_monai(
+    sides: tuple[int, int, int], overlap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blending, "PART", 7 * 9 * 3)  # a few rows at once
+    model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
+    image = torch.from_numpy(smooth(*sides))[None]
+    settings = PredictionSettings(overlap=overlap, mirrors=(), batch_size=3)
+    with torch.no_grad():
+        expected = sliding_window_inference(
+            image[None], (8, 8, 8), 1, lambda x: model(x).softmax(1), overlap, "gaussian", cval=-1.0
+        )
+    assert isinstance(expected, Tensor)
+    found, classes = torch.full_like(expected, -1), torch.full((1, *sides), -1)
+    for box, blended in predict_rows(model, image, settings):
+        found[:, :, *box[1:]], classes[box] = blended.probabilities, blended.classes.long()
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(classes, found.argmax(1))
+
+
 def test_windows_are_blended_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the network's device, or on the CPU if its memory does not suffice, with equal results."""
-    model, card = make_segmenter(), torch.device("cuda")
-    image, seen = torch.from_numpy(smooth(20, 14, 9))[None], []
-    blend, to = monai.inferers.sliding_window_inference, torch.Tensor.to
-
-    def noted(inputs: Tensor, *, sw_device: Any, device: Any, **options: Any) -> Any:
-        seen.append((sw_device, device))
-        return blend(inputs, **options)
-
-    def stay(self: Tensor, *target: Any, **options: Any) -> Tensor:
-        return self if target == (card,) else to(self, *target, **options)
-
-    reference = predict_classes(model, image, PLAIN)
-    monkeypatch.setattr(monai.inferers, "sliding_window_inference", noted)
-    monkeypatch.setattr(sliding_window, "device_of", lambda module: card)
-    monkeypatch.setattr(torch.Tensor, "to", stay)
-    needed = 4 * 20 * 14 * 9 * (2 * 3 + 1 + 1)
+    """On the network's device, or on the CPU if its memory does not suffice."""
+    card, sides = torch.device("cuda"), (20, 14, 9)
+    needed = 4 * 20 * 14 * 9 * 4 + 16 * blending.PART
     for memory, expected in ((needed, card), (needed - 1, torch.device("cpu"))):
         monkeypatch.setattr(sliding_window, "memory_budget", lambda device, m=memory: m)
-        assert torch.equal(predict_classes(model, image, PLAIN), reference)
-        assert seen.pop() == (card, expected)
+        assert sliding_window._blending_device(card, sides, 3) == expected
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = make_segmenter(make_plan(mode="patch", size=(8, 8, 8))), []
+    blend = sliding_window.blend
+
+    def noted(*given: Any, **options: Any) -> Any:
+        for part in blend(*given, **options):
+            seen.append(part.sums.untyped_storage().nbytes())
+            yield part
+
+    monkeypatch.setattr(sliding_window, "blend", noted)
+    for side in (20, 90):
+        predict_classes(model, torch.from_numpy(smooth(9, side, 8))[None], PLAIN)
+    assert set(seen) == {3 * 9 * 8 * 8 * 4}
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.7])
 def test_slabs_equal_the_whole_volume(overlap: float) -> None:
     plan = make_plan(mode="patch", size=(8, 8, 8))
     model = make_segmenter(plan)
-    image = torch.from_numpy(smooth(61, 9, 8))[None]
+    image = torch.from_numpy(smooth(8, 61, 70))[None]
     whole = predict_classes(model, image, PredictionSettings(overlap=overlap, mirrors=()))
     small = PredictionSettings(overlap=overlap, mirrors=(), memory_gib=2e-5)
-    parts = list(slabs((61, 9, 8), plan.size, 0, small, 3))
+    parts = list(slabs((8, 61, 8), plan.size, 1, small, 3))
     assert len(parts) > 2
     assert [part.low for part in parts[1:]] == [part.high for part in parts[:-1]]
     assert max(part.stop - part.start for part in parts) < 61

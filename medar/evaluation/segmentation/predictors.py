@@ -19,7 +19,7 @@ from medar.evaluation.segmentation.cases import EvaluationCase, EvaluationCases,
 from medar.evaluation.segmentation.metrics import Calibration, CalibrationMeter
 from medar.files import digest, file_digest
 from medar.segmentation.segmenter import Segmenter
-from medar.segmentation.sliding_window import DEFAULT, PredictionSettings, predict_slabs
+from medar.segmentation.sliding_window import DEFAULT, PredictionSettings, predict_rows
 from medar.settings import to_dict
 from medar.volume import Volume
 
@@ -91,11 +91,11 @@ class NetworkPredictor(Predictor):
             label = prepare_label(case.truth, trace.target, self._truth_plan)
             truth = _classes(label, self._truth_plan)
         classes = np.zeros((1, *array.shape[1:]), np.int16)
-        parts = predict_slabs(self.model, torch.from_numpy(array.copy()), self.settings)
-        for window, probabilities in parts:
-            classes[window] = probabilities.argmax(1).cpu().numpy()
+        parts = predict_rows(self.model, torch.from_numpy(array.copy()), self.settings)
+        for window, blended in parts:
+            classes[window] = blended.classes.cpu().numpy()
             if truth is not None:
-                self._meter.update(probabilities.cpu(), truth[window])
+                self._meter.update(blended.probabilities.cpu(), truth[window])
         values = np.array([0, *plan.labels], dtype=plan.label_dtype)
         return restore_label(values[classes], trace)
 
