@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
+InferencePrecision = Literal["auto", "fp32", "bf16"]
+"""What a trained network computes in; "auto" is bf16 where the device has instructions for it."""
+
 MEMORY_FRACTION = 0.5
 """Fraction of the free memory that one computation may take; estimates leave out what libraries
 take for themselves."""
@@ -51,6 +54,25 @@ def has_bf16(device: "torch.device") -> bool:
     # torch before 2.9 does not report it
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def inference_precision(
+    device: "torch.device", requested: InferencePrecision = "auto"
+) -> Literal["fp32", "bf16"]:
+    """What a trained network computes in on a device."""
+    if requested == "auto":
+        return "bf16" if has_bf16(device) else "fp32"
+    return requested
+
+
+def inference_autocast(
+    device: "torch.device", requested: InferencePrecision = "auto"
+) -> "torch.autocast":
+    """The context of a forward pass in that precision, whatever the context around it says."""
+    import torch
+
+    half = inference_precision(device, requested) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def device_of(module: "nn.Module") -> "torch.device":

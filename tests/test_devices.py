@@ -9,6 +9,8 @@ from medar.devices import (
     CUDA_BUDGET,
     device_of,
     free_memory,
+    inference_autocast,
+    inference_precision,
     memory_budget,
     resolve_device,
     send,
@@ -25,6 +27,22 @@ def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         assert resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(MedarError, match="device 'cuda' is not available here; use 'cpu' or"):
         resolve_device("cuda")
+
+
+def test_bf16_is_the_default_where_the_device_has_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, product = torch.device("cpu"), torch.ones(2, 2)
+    for native, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("medar.devices.has_bf16", lambda device, native=native: native)
+        assert inference_precision(cpu) == expected
+        assert inference_precision(cpu, "fp32") == "fp32"
+        assert inference_precision(cpu, "bf16") == "bf16"
+        with inference_autocast(cpu):
+            dtype = torch.bfloat16 if native else torch.float32
+            assert (product @ product).dtype == dtype
+            with inference_autocast(cpu, "fp32"):
+                assert (product @ product).dtype == torch.float32
 
 
 def test_a_module_is_moved_to_a_device() -> None:

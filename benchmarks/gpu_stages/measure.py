@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -81,6 +81,6 @@ def best_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16(device) else torch.float32
 
 
-def dtype_name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> Literal["bf16", "fp32"]:
     """ "bf16" or "fp32"."""
     return "bf16" if dtype == torch.bfloat16 else "fp32"

@@ -141,9 +141,9 @@ def sampling(
     model = make_generator(size, make_tokenizer(size, latent, device), mixer, device)
     condition = nothing(1, device)
     start_peak(device)
-    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        step = partial(sample, model, condition, [0], SamplingSettings(passes=1))
-        seconds = seconds_of(step, device, 1 if tiny else 3)
+    settings = SamplingSettings(passes=1, precision=dtype_name(dtype))
+    step = partial(sample, model, condition, [0], settings)
+    seconds = seconds_of(step, device, 1 if tiny else 3)
     found = {"sample_seconds": seconds, "tokens_per_second": model.schedule.length / seconds}
     return {**found, "peak_mib": peak_mib(device)}
 
@@ -155,8 +155,7 @@ def decoding(device: torch.device, side: int, dtype: torch.dtype, *, tiny: bool)
     latent = torch.randn(1, size.code_width, *((side // size.downsampling,) * 3), device=device)
 
     def step() -> None:
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            decode_within(tokenizer.decoder, latent)
+        decode_within(tokenizer.decoder, latent, precision=dtype_name(dtype))
 
     return inference(step, side, device)
 
@@ -167,8 +166,7 @@ def detail(device: torch.device, side: int, dtype: torch.dtype, *, tiny: bool) -
     given = make_volumes(1, side, device)
 
     def step() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            tokenizer.add_detail(given, [0], 2)
+        tokenizer.add_detail(given, [0], 2, precision=dtype_name(dtype))
 
     return inference(step, side, device)
 

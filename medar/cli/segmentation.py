@@ -159,6 +159,7 @@ def segment(
     probabilities: bool = False,
     modality: Literal["CT", "MR"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
     json: bool = False,
     reading: Reading = READING,
 ) -> int:
@@ -183,6 +184,9 @@ def segment(
         Modality of the volumes, if the files do not state it and the plan has rules for several.
     device
         "auto": CUDA if available.
+    precision
+        What the networks compute in; "auto": bf16 where the device has instructions for it, else
+        fp32.
     json
         Print one JSON object: out, labels (files written), failed (reasons by path).
     """
@@ -190,7 +194,7 @@ def segment(
     from medar.segmentation.segmenter import Segmenter
     from medar.segmentation.sliding_window import PredictionSettings
 
-    settings = PredictionSettings.from_options(mirrors, overlap)
+    settings = PredictionSettings.from_options(mirrors, overlap, precision)
     if len(paths) < 3:
         arguments = " ".join(map(str, paths)) or "nothing"
         raise MedarError(

@@ -48,6 +48,9 @@ class SamplingOptions:
     number, or one per scale; 1 is fastest, auto takes many in small scales and one in the last."""
     detail: str | None = None
     """Steps of the detail decoder; "none": without it; "auto": its own number of steps."""
+    precision: Literal["auto", "fp32", "bf16"] | None = None
+    """What networks compute in. "auto": bf16 for decoding where the device has instructions for it,
+    and for tokens on CUDA; "bf16": for both; "fp32": for neither."""
 
     def settings(self, defaults: "SamplingSettings") -> "SamplingSettings":
         """The model's settings, overridden by these options."""
@@ -60,6 +63,7 @@ class SamplingOptions:
             "top_p": _per_scale("--top-p", self.top_p, float),
             "passes": _passes(self.passes),
             "detail": None if self.detail is None else parse_detail(self.detail),
+            "precision": self.precision,
         }
         return replace(defaults, **{name: v for name, v in options.items() if v is not None})
 

@@ -28,6 +28,7 @@ READING = Reading()
 DATASET = DataSet()
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @app.command
@@ -218,6 +219,7 @@ def decode(
     detail: str = "auto",
     seed: int = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
 ) -> None:
     """Decode a token pyramid into a volume.
 
@@ -248,6 +250,9 @@ def decode(
         Seed of the detail.
     device
         "auto": CUDA if available.
+    precision
+        What decoder and detail decoder compute in; "auto": bf16 where the device has instructions
+        for it, else fp32.
     """
     from medar.tokenizer.decoding import decode_file
 
@@ -262,6 +267,7 @@ def decode(
         detail=parse_detail(detail),
         seed=seed,
         device=device,
+        precision=precision,
     )
     _write(out, decoded.image, labels, decoded.label, source=decoded.grid == "source")
     note(*decoded.notes)
@@ -282,6 +288,7 @@ def reconstruct(
     detail: str = "auto",
     seed: int = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
     json: bool = False,
     reading: Reading = READING,
 ) -> None:
@@ -309,6 +316,9 @@ def reconstruct(
         Seed of the detail.
     device
         "auto": CUDA if available.
+    precision
+        What decoder and detail decoder compute in; "auto": bf16 where the device has instructions
+        for it, else fp32. The encoder computes in fp32.
     json
         Print one JSON object: `out`, `labels`, `psnr` (dB within the plan's field of view; null
         if nothing differs), `outside` (fraction of voxels outside that field of view).
@@ -323,7 +333,7 @@ def reconstruct(
     tokenizer = Tokenizer.from_pretrained(model, device)
     plan = tokenizer.require_plan()
     original = read_for_plan(plan, volume, reading.options(), modality)
-    made = tokenizer.reconstruct(original, upto, detail=steps, seed=seed)
+    made = tokenizer.reconstruct(original, upto, detail=steps, seed=seed, precision=precision)
     _write(out, made.image, labels, made.label, source=True)
     if json:
         psnr = made.psnr if isfinite(made.psnr) else None

@@ -11,12 +11,19 @@ B batch, L tokens over all scales, T tokens of one scale, V codes, E width, X Y 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from medar.devices import device_of, free_memory
+from medar.devices import (
+    InferencePrecision,
+    device_of,
+    free_memory,
+    inference_autocast,
+    inference_precision,
+)
 from medar.finite import check_finite
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator, SamplingState
@@ -87,12 +94,17 @@ def sample(
     last_guided = max((k for k, scale in enumerate(guidance) if scale), default=-1)
     conditional = condition.map is not None or not bool(condition.attributes.isnan().all())
 
-    state = model.start(condition, known)
-    if any(guidance) and conditional:
-        state = state.joined(model.start(condition.nothing(), known))
+    autocast = partial(inference_autocast, device, token_precision(device, settings.precision))
+    with autocast():
+        state = model.start(condition, known)
+        if any(guidance) and conditional:
+            state = state.joined(model.start(condition.nothing(), known))
     batch = len(condition)
     for k in range(len(schedule)):
-        drawn = draw_scale(model, state, numbers[k], orders[k], settings, passes[k], guidance[k])
+        with autocast():
+            drawn = draw_scale(
+                model, state, numbers[k], orders[k], settings, passes[k], guidance[k]
+            )
         if k >= last_guided:
             state = state.first(batch)  # later scales are not guided, at half the cost
         model.append(state, drawn.repeat(len(state.latent) // batch, 1))
@@ -232,11 +244,18 @@ def sample_and_decode(
                 tokens[None], model.schedule, model.codebook_size, tokenizer.digest
             )
             latent, seed = state.latent[index : index + 1], seeds[start + index]
-            yield pyramid, *decode_sample(tokenizer, latent, seed, settings.detail)
+            yield (
+                pyramid,
+                *decode_sample(tokenizer, latent, seed, settings.detail, settings.precision),
+            )
 
 
 def decode_sample(
-    tokenizer: Tokenizer, latent: Tensor, seed: int = 0, detail: Detail = "none"
+    tokenizer: Tokenizer,
+    latent: Tensor,
+    seed: int = 0,
+    detail: Detail = "none",
+    precision: InferencePrecision = "auto",
 ) -> tuple[Array, Labels | None]:
     """The image and label map of a latent, (1, D, x, y, z); see `sample_and_decode`.
 
@@ -245,10 +264,19 @@ def decode_sample(
     Raises:
         MedarError: see `Tokenizer.detail_steps`.
     """
-    decoded = decode_within(tokenizer.decoder, latent)
-    volume = tokenizer.add_detail(decoded.volume, [seed], detail)
+    decoded = decode_within(tokenizer.decoder, latent, precision=precision)
+    volume = tokenizer.add_detail(decoded.volume, [seed], detail, precision=precision)
     decoded = decoded._replace(volume=volume)
     return decoded_arrays(decoded, tokenizer.require_plan())
+
+
+def token_precision(
+    device: torch.device, requested: InferencePrecision = "auto"
+) -> Literal["fp32", "bf16"]:
+    """What logits are computed in on a device; see `SamplingSettings.precision`."""
+    if requested == "auto" and device.type != "cuda":
+        return "fp32"
+    return inference_precision(device, requested)
 
 
 def fitting_batch_size(model: Generator, settings: SamplingSettings) -> int:

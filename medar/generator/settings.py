@@ -11,6 +11,7 @@ from pydantic import Field
 
 from medar.data.augmentation import Augmentation
 from medar.data.loading import loading_workers
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.generator.mixers import MixerSettings
 from medar.settings import (
@@ -160,6 +161,10 @@ class SamplingSettings:
     detail: Detail = "auto"
     """Steps of the tokenizer's detail decoder; "none": without it; "auto": its own number of steps,
     or none if the tokenizer has no detail decoder."""
+    precision: InferencePrecision = "auto"
+    """"fp32" or "bf16" for tokens and decoding. "auto": bf16 for decoding where the device has
+    instructions for it, and for tokens on CUDA only; on a CPU it gains little there. Rounding
+    changes most tokens of a sample, but not what samples are like."""
 
     def check(self, schedule: ScaleSchedule, refinement: bool = True) -> None:
         """Check the values against a generator.

@@ -66,7 +66,7 @@ def segmentation_stages(settings: SegmentationRecipeSettings, out: Path) -> tupl
     values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
     split = settings.evaluation.split
     # Memory and pace of prediction change no result.
-    prediction = {name: values["prediction"][name] for name in ("overlap", "mirrors")}
+    prediction = {name: values["prediction"][name] for name in ("overlap", "mirrors", "precision")}
     stages = [prepare_stage(settings.data, plan, split, out, weights.prepare, labelled=True)]
     if settings.needs_tokenizer:
         assert settings.tokenizer is not None

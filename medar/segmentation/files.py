@@ -27,6 +27,7 @@ from medar.data.sources.files import (
     visible,
 )
 from medar.data.sources.label_names import label_maps
+from medar.devices import device_of, inference_precision
 from medar.errors import MedarError
 from medar.files import TEMPORARY, write_json
 from medar.progress import track
@@ -166,7 +167,12 @@ def write_segmentation(
     else:
         made = predict(models, volume, settings)
     write_nifti(target, made.label, grid="source", description=DESCRIPTION)
-    about = {**_summary(as_ensemble(models)[0].plan.labels, volume, made), "model": digest}
+    networks = as_ensemble(models)
+    about = {
+        **_summary(networks[0].plan.labels, volume, made),
+        "model": digest,
+        "precision": inference_precision(device_of(networks[0]), settings.precision),
+    }
     write_json(_beside(target, ".json"), about)
 
 

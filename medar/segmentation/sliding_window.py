@@ -20,7 +20,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from medar.data.augmentation import AXES, mirrored_labels
-from medar.devices import device_of, memory_budget
+from medar.devices import (
+    InferencePrecision,
+    device_of,
+    inference_autocast,
+    memory_budget,
+)
 from medar.errors import MedarError
 from medar.segmentation.blending import PART, Blended, blend
 from medar.segmentation.segmenter import Segmenter
@@ -42,25 +47,30 @@ class PredictionSettings:
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     """Memory for class probabilities, in GiB; if windows side by side need more, the volume is
     processed in slabs."""
+    precision: InferencePrecision = "auto"
+    """What the network computes in: "fp32", "bf16", or "auto", bf16 where the device has
+    instructions for it. Probabilities are float32."""
 
     @classmethod
-    def from_options(cls, mirrors: str | None, overlap: float = 0.5) -> "PredictionSettings":
+    def from_options(
+        cls, mirrors: str | None, overlap: float = 0.5, precision: InferencePrecision = "auto"
+    ) -> "PredictionSettings":
         """Settings from command-line options.
 
         Args:
             mirrors: "none", some of the letters "xyz", or None for the axes of training.
-            overlap: see above.
+            overlap, precision: see above.
 
         Raises:
             MedarError: other letters, or an overlap out of its range.
         """
         if mirrors is None:
-            return cls(overlap=overlap)
+            return cls(overlap=overlap, precision=precision)
         if mirrors != "none" and not set(mirrors) <= set(AXES):
             raise MedarError(f"mirrors must be 'none' or some of the letters xyz, got {mirrors!r}")
         letters = "" if mirrors == "none" else mirrors
         axes: Any = tuple(axis for axis in AXES if axis in letters)
-        return cls(overlap=overlap, mirrors=axes)
+        return cls(overlap=overlap, mirrors=axes, precision=precision)
 
 
 DEFAULT = PredictionSettings()
@@ -212,10 +222,13 @@ def _averaged(models: list[Segmenter], settings: PredictionSettings) -> Callable
     axes = [one.mirrors if settings.mirrors is None else settings.mirrors for one in models]
     swapped = swapped_classes(plan.labels) if any("x" in chosen for chosen in axes) else []
 
+    device = device_of(models[0])
+
     def average(windows: Tensor) -> Tensor:
-        total = mirror_average(models[0], windows, axes[0], swapped)
-        for one, chosen in zip(models[1:], axes[1:], strict=True):
-            total += mirror_average(one, windows, chosen, swapped)
+        with inference_autocast(device, settings.precision):
+            total = mirror_average(models[0], windows, axes[0], swapped)
+            for one, chosen in zip(models[1:], axes[1:], strict=True):
+                total += mirror_average(one, windows, chosen, swapped)
         return total.div_(len(models))
 
     return average

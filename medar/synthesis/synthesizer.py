@@ -14,12 +14,17 @@ from typing import Any
 
 import torch
 
-from medar.devices import DeviceName, device_of
+from medar.devices import DeviceName, device_of, inference_precision
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY, attribute_values
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator, SamplingState
-from medar.generator.sampling import decode_sample, fitting_batch_size, sample_and_decode
+from medar.generator.sampling import (
+    decode_sample,
+    fitting_batch_size,
+    sample_and_decode,
+    token_precision,
+)
 from medar.generator.settings import SamplingSettings
 from medar.progress import track
 from medar.settings import to_dict
@@ -163,7 +168,12 @@ class Synthesizer:
             note = f"guidance_scale {sampling.guidance_scale:g} is ignored: there is no condition"
             sampling, notes = replace(sampling, guidance_scale=0.0), (*notes, note)
         mask = map_ = None
-        record = {**self._origin, "attributes": attributes, "sampling": to_dict(sampling)}
+        record = {
+            **self._origin,
+            "attributes": attributes,
+            "sampling": to_dict(sampling),
+            "precision": self.precision(sampling),
+        }
         if request.mask is not None:
             mask = label_map(conditions, self.plan, request.mask, job.grid)
             map_ = as_condition(conditions, self.plan, mask)
@@ -223,7 +233,10 @@ class Synthesizer:
     ) -> Iterator[SyntheticVolume]:
         def show(state: SamplingState) -> None:
             if preview is not None:
-                decoded = (decode_sample(self.tokenizer, latent[None]) for latent in state.latent)
+                decoded = (
+                    decode_sample(self.tokenizer, latent[None], precision=job.sampling.precision)
+                    for latent in state.latent
+                )
                 preview(len(state.scales), [job.restore(*one)[0] for one in decoded])
 
         sampled = sample_and_decode(
@@ -241,6 +254,14 @@ class Synthesizer:
             yield SyntheticVolume(
                 image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
             )
+
+    def precision(self, sampling: SamplingSettings) -> dict[str, str]:
+        """What tokens and volumes are computed in; on another device it may differ."""
+        device = device_of(self.tokenizer)
+        return {
+            "tokens": token_precision(device, sampling.precision),
+            "decoding": inference_precision(device, sampling.precision),
+        }
 
     @cached_property
     def _origin(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Encoder and decoder normalise each site by itself (see `medar.tokenizer.network`), so that they can
 run slab by slab along the longest axis (`medar.tokenizer.slabs`): no voxel is computed twice, and
-there are no seams. What fits the budget runs in one piece.
+there are no seams. What fits the budget runs in one piece. In bf16, slabs equal the whole to within
+its rounding.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from medar.devices import memory_budget
+from medar.devices import InferencePrecision, inference_autocast, memory_budget
 from medar.finite import check_finite
 from medar.tokenizer.network import Decoder, Encoder, NetworkConfig
 from medar.tokenizer.slabs import (
@@ -39,22 +40,33 @@ class DecodedMap(NamedTuple):
 
 
 @torch.no_grad()
-def decode_within(decoder: Decoder, latent: Tensor, budget: int | None = None) -> DecodedMap:
+def decode_within(
+    decoder: Decoder,
+    latent: Tensor,
+    budget: int | None = None,
+    precision: InferencePrecision = "auto",
+) -> DecodedMap:
     """Decode (B, D, x, y, z), slab by slab if the decoder would need more than `budget` bytes.
 
     Args:
         decoder: in evaluation mode.
         latent: (B, D, x, y, z).
         budget: in bytes; slabs are at least one site thick. Default: the device's `memory_budget`.
+        precision: of the decoder; the volume is float32 in any case.
 
     Raises:
         MedarError: volumes or label logits that are NaN or infinite.
     """
+    with inference_autocast(latent.device, precision):
+        return _decode(decoder, latent, budget)
+
+
+def _decode(decoder: Decoder, latent: Tensor, budget: int | None) -> DecodedMap:
     axis, sites = _slab(decoder.config, latent, latent.shape[2:], budget)
     if sites >= latent.shape[axis]:
         volume, logits = decoder(latent)
         check_finite(volume, VOLUMES)
-        return DecodedMap(volume, None if logits is None else _most_likely(logits))
+        return DecodedMap(volume.float(), None if logits is None else _most_likely(logits))
     factors = decoder.config.downsampling
     shape = [n * factor for n, factor in zip(latent.shape[2:], factors, strict=True)]
     head, labels = inner_convolution(decoder.head, axis), None
@@ -67,7 +79,7 @@ def decode_within(decoder: Decoder, latent: Tensor, budget: int | None = None) -
         part = decoder.unfold(head(rows))
         check_finite(part, VOLUMES)
         if whole is None:
-            whole = part.new_empty(*part.shape[:2], *shape)
+            whole = latent.new_empty(*part.shape[:2], *shape)
         size = part.shape[axis]
         whole.narrow(axis, low, size).copy_(part)
         if labels is not None:

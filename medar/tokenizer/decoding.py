@@ -8,6 +8,7 @@ import numpy as np
 
 from medar.data.plan import Plan, Window
 from medar.data.preparation import Trace, restore_image, restore_label
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.tokenizer.detail import Detail
 from medar.tokenizer.inference import (
@@ -47,6 +48,7 @@ def decode_file(
     detail: Detail = "auto",
     seed: int = 0,
     device: Literal["auto", "cpu", "cuda"] = "cpu",
+    precision: InferencePrecision = "auto",
 ) -> DecodedFile:
     """Decode one pyramid of a file.
 
@@ -62,6 +64,7 @@ def decode_file(
         detail: number of steps of the detail decoder; see `Tokenizer.detail_steps`.
         seed: of the detail.
         device: see `Tokenizer.from_pretrained`.
+        precision: of decoder and detail decoder.
 
     Raises:
         MedarError: no pyramid, no tokenizer or another one, no such variant, `upto` beyond the
@@ -79,8 +82,8 @@ def decode_file(
         )
     tokenizer = Tokenizer.from_pretrained(_model_folder(file, model), device)
     plan = tokenizer.require_plan()
-    decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto)
-    drawn = tokenizer.add_detail(decoded.volume, [seed], detail)
+    decoded = tokenizer.decode_map(pyramid[variant : variant + 1], upto, precision=precision)
+    drawn = tokenizer.add_detail(decoded.volume, [seed], detail, precision=precision)
     arrays = decoded_arrays(decoded._replace(volume=drawn), plan)
     if file.trace is not None and grid != "prepared":
         label = None if arrays.label is None else restore_label(arrays.label, file.trace)

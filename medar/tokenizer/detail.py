@@ -26,7 +26,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medar.devices import has_bf16, memory_budget
+from medar.devices import InferencePrecision, inference_autocast, memory_budget
 from medar.errors import MedarError
 from medar.finite import check_finite
 from medar.model_folder import (
@@ -175,12 +175,12 @@ class DetailDecoder(nn.Module):
         seeds: Sequence[int],
         steps: int | None = None,
         budget: int | None = None,
+        precision: InferencePrecision = "auto",
     ) -> Tensor:
         """Draw detail for decoded volumes.
 
         Each volume depends on its own seed only: the noise of the whole grid is drawn from it on
-        the CPU, so that neither batch nor slabs nor device change it. The network computes in bf16
-        where the device has instructions for it.
+        the CPU, so that neither batch nor slabs nor device change it.
 
         Args:
             decoded: (B, C, X, Y, Z), D(z), of any size; clipped to [-1, 1], as in training.
@@ -188,6 +188,7 @@ class DetailDecoder(nn.Module):
             steps: Euler steps from noise to residual; default: the config's.
             budget: bytes that a pass of the network may take; more is computed slab by slab.
                 Default: the device's `memory_budget`.
+            precision: of the network.
 
         Returns:
             (B, C, X, Y, Z), within [-1, 1] as volumes are.
@@ -202,7 +203,7 @@ class DetailDecoder(nn.Module):
         noise = torch.stack([draw_noise(seed, decoded.shape[1:]) for seed in seeds])
         base, residual = self._padded(decoded.clamp(-1.0, 1.0)), self._padded(noise.to(decoded))
         budget = memory_budget(base.device) if budget is None else budget
-        over = partial(self._over, budget=budget // len(base))
+        over = partial(self._over, budget=budget // len(base), precision=precision)
         log_size = over(self.log_size, self._size_layer, base)
         for step in range(steps):
             time = torch.full((len(base),), 1 - step / steps, device=base.device)
@@ -225,6 +226,7 @@ class DetailDecoder(nn.Module):
         layer: Callable[[int], Layer],
         *volumes: Tensor,
         budget: int,
+        precision: InferencePrecision,
     ) -> Tensor:
         """A network from volumes to one of their shape, in one piece or slab by slab."""
         first, config = volumes[0], self.config
@@ -233,8 +235,7 @@ class DetailDecoder(nn.Module):
         across = first[0, 0].numel() // first.shape[axis] * patch // prod(config.fold)
         row = across * config.widths[0] * 4
         sites = fitting(first.shape[axis] // height, row * height // patch, KEPT * row, budget)
-        half = has_bf16(first.device)
-        with torch.autocast(first.device.type, torch.bfloat16, enabled=half):
+        with inference_autocast(first.device, precision):
             if sites * height >= first.shape[axis]:
                 whole: Tensor = network(*volumes)
                 return whole.to(first.dtype)

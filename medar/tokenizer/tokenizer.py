@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, restore_image, restore_label
-from medar.devices import DeviceName, device_of, to_device, without_tf32
+from medar.devices import (
+    DeviceName,
+    InferencePrecision,
+    device_of,
+    inference_autocast,
+    to_device,
+    without_tf32,
+)
 from medar.errors import MedarError
 from medar.finite import check_finite
 from medar.model_folder import (
@@ -212,19 +219,23 @@ class Tokenizer(nn.Module):
         return self.quantiser.decode(pyramid.indices, upto)
 
     def decode_map(
-        self, pyramid: TokenPyramid, upto: int | None = None, budget: int | None = None
+        self,
+        pyramid: TokenPyramid,
+        upto: int | None = None,
+        budget: int | None = None,
+        precision: InferencePrecision = "auto",
     ) -> DecodedMap:
         """Decode in bounded memory, with the most likely class of each voxel instead of logits.
 
         Latents for which the decoder would need more than `budget` bytes are decoded slab by slab;
         the result is the same (see `medar.tokenizer.slabs`). The default is the device's
-        `memory_budget`.
+        `memory_budget`. The decoder computes in `precision`; the volume is float32.
 
         Raises:
             MedarError: see `latent`.
         """
         latent = self.latent(pyramid.to(device_of(self)), upto)
-        return decode_within(self.decoder, latent, budget)
+        return decode_within(self.decoder, latent, budget, precision)
 
     def with_detail(self, detail: DetailDecoder | None) -> Self:
         """The same tokenizer, sharing its weights, with another detail decoder or none."""
@@ -258,6 +269,7 @@ class Tokenizer(nn.Module):
         seeds: Sequence[int],
         detail: Detail = "auto",
         budget: int | None = None,
+        precision: InferencePrecision = "auto",
     ) -> Tensor:
         """Add detail to decoded volumes (B, C, X, Y, Z) of any size; see `DetailDecoder.draw`.
 
@@ -269,6 +281,7 @@ class Tokenizer(nn.Module):
             seeds: one per volume.
             detail: number of steps.
             budget: bytes that a pass may take; default: the device's `memory_budget`.
+            precision: of the network; results are float32.
 
         Raises:
             MedarError: see `detail_steps`.
@@ -277,7 +290,9 @@ class Tokenizer(nn.Module):
         if steps == 0 or self.detail is None:
             return decoded
         pairs = zip(decoded, seeds, strict=True)
-        drawn = [self.detail.draw(one[None], [seed], steps, budget) for one, seed in pairs]
+        drawn = [
+            self.detail.draw(one[None], [seed], steps, budget, precision) for one, seed in pairs
+        ]
         return torch.cat(drawn)
 
     def reconstruct(
@@ -287,14 +302,18 @@ class Tokenizer(nn.Module):
         *,
         detail: Detail = "auto",
         seed: int = 0,
+        precision: InferencePrecision = "auto",
     ) -> Reconstructed:
         """Encode a volume as read from a file and decode it onto its own grid and intensities.
+
+        Volumes are encoded in fp32: in bf16 they would get other tokens.
 
         Args:
             volume: of any shape and orientation; its modality or channels must be the plan's.
             upto: use the coarsest `upto` scales only.
             detail: number of steps of the detail decoder; "none" gives the best PSNR.
             seed: of the detail.
+            precision: of decoder and detail decoder.
 
         Raises:
             MedarError: no plan, no intensity rule for the volume in the plan, `upto` beyond the
@@ -304,12 +323,14 @@ class Tokenizer(nn.Module):
         array, trace = prepare_image(volume, plan)
         batch = torch.from_numpy(array.copy())[None].to(device_of(self))
         if array.shape[1:] == plan.size:
-            decoded = self.decode_map(self.encode(batch), upto)
+            decoded = self.decode_map(self.encode(batch), upto, precision=precision)
         else:
             decoded = by_windows(
-                partial(self._reconstruct_window, upto=upto), batch, self.config.size
+                partial(self._reconstruct_window, upto=upto, precision=precision),
+                batch,
+                self.config.size,
             )
-        drawn = self.add_detail(decoded.volume, [seed], detail)
+        drawn = self.add_detail(decoded.volume, [seed], detail, precision=precision)
         arrays = decoded_arrays(decoded._replace(volume=drawn), plan)
         image = restore_image(arrays.image, trace)
         inside = field_of_view(trace)
@@ -381,12 +402,16 @@ class Tokenizer(nn.Module):
             tokenizer.detail = load_detail(folder / DETAIL, tokenizer.digest)
         return to_device(tokenizer, device).eval()
 
-    def _reconstruct_window(self, window: Tensor, *, upto: int | None) -> tuple[Tensor, ...]:
+    def _reconstruct_window(
+        self, window: Tensor, *, upto: int | None, precision: InferencePrecision
+    ) -> tuple[Tensor, ...]:
         """A window's reconstruction and, with a label head, its class probabilities."""
-        decoded = self.decode(self.encode(window), upto)
+        pyramid = self.encode(window)
+        with inference_autocast(window.device, precision):
+            decoded = self.decode(pyramid, upto)
         if decoded.logits is None:
-            return (decoded.volume,)
-        return decoded.volume, decoded.logits.softmax(1)
+            return (decoded.volume.float(),)
+        return decoded.volume.float(), decoded.logits.float().softmax(1)
 
     def _weights(self) -> bytes:
         state = self.state_dict()

@@ -47,8 +47,9 @@ def test_volumes_are_written_with_their_records(medar: Medar, model: Path, tmp_p
     out = tmp_path / "out"
     call = ["synthesize", model, out, "-n", 3, "--seed", 4, "--class", "liver", "--set", "age=61"]
     result = medar(
-        *call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--passes", "1,4,2", "--preview"
-    )
+        *call, "--guidance-scale", "1.5", "--top-k", "0,8,4", "--passes", "1,4,2",
+        "--precision", "fp32", "--preview",
+    )  # fmt: skip
     assert (result.code, result.out) == (0, f"{out}: 3 volumes made, 0 kept\n")
     names = [
         f"sample_000{k}{end}" for k in range(3) for end in (".json", ".nii.gz", "_label.nii.gz")
@@ -64,6 +65,7 @@ def test_volumes_are_written_with_their_records(medar: Medar, model: Path, tmp_p
         assert (about["seed"], about["attributes"]) == (4 + index, {"organ": "liver", "age": 61.0})
         assert (about["sampling"]["guidance_scale"], about["sampling"]["top_k"]) == (1.5, [0, 8, 4])
         assert about["sampling"]["passes"] == [1, 4, 2]
+        assert about["precision"] == {"tokens": "fp32", "decoding": "fp32"}
         image, label = (nib.load(out / about[name]) for name in ("image", "label"))
         for nifti in (image, label):
             assert nifti.shape == (16, 16, 8)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.generator.conditions import Condition
 from medar.generator.generator import SamplingState
@@ -18,6 +19,7 @@ from medar.generator.sampling import (
     fitting_batch_size,
     sample,
     sample_and_decode,
+    token_precision,
 )
 from medar.generator.settings import SamplingSettings
 from medar.tokenizer.inference import decoded_arrays
@@ -36,6 +38,36 @@ def test_same_seed_same_tokens_in_any_batch(make_model: MakeModel, condition: Co
             whole[i : i + 1], sample(model, condition[i : i + 1], [seed], settings).tokens
         )
     assert not torch.equal(whole, sample(model, condition, [1, 2, 3], settings).tokens)
+
+
+@pytest.mark.parametrize("mixer", ["none", "attention", "mamba", "scale_ssm"])
+def test_precision_of_logits(make_model: MakeModel, condition: Condition, mixer: str) -> None:
+    model, seen = make_model(mixer=mixer), []
+    model.head.register_forward_hook(lambda _, __, logits: seen.append(logits))
+
+    def draw(precision: InferencePrecision) -> SamplingState:
+        seen.clear()
+        settings = SamplingSettings(precision=precision, passes=1, guidance_scale=1.0)
+        return sample(model, condition, [1, 2, 3], settings)
+
+    plain = draw("auto")
+    assert {one.dtype for one in seen} == {torch.float32}
+    first = seen[0]
+    with torch.autocast("cpu", torch.bfloat16):  # as around a training's evaluation
+        assert torch.equal(draw("auto").tokens, plain.tokens)
+    half = draw("bf16")
+    assert {one.dtype for one in seen} == {torch.bfloat16}
+    assert 0 < (seen[0].float() - first).abs().max() < 0.1 * first.abs().max()
+    torch.testing.assert_close(half.latent, model.quantiser.decode(half.scales))
+
+
+def test_tokens_are_drawn_in_bf16_on_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medar.devices.has_bf16", lambda device: True)
+    assert token_precision(torch.device("cpu")) == "fp32"
+    assert token_precision(torch.device("cuda")) == "bf16"
+    assert token_precision(torch.device("cuda"), "fp32") == "fp32"
+    monkeypatch.setattr("medar.devices.has_bf16", lambda device: False)
+    assert token_precision(torch.device("cuda")) == "fp32"
 
 
 def test_guidance_0_is_the_model_itself(make_model: MakeModel, condition: Condition) -> None:

@@ -1,5 +1,6 @@
 """Prediction: on the grid of the volume, in any orientation, by slabs, mirrors and channels."""
 
+import json
 from collections.abc import Sequence
 from itertools import permutations, product
 from pathlib import Path
@@ -14,6 +15,7 @@ from small_segmenters import make_plan, make_segmenter, smooth
 from torch import Tensor
 
 from medar.data.plan import IntensityRule, Plan
+from medar.devices import InferencePrecision
 from medar.errors import MedarError, RangeWarning
 from medar.segmentation import blending, sliding_window
 from medar.segmentation.files import segment_files
@@ -99,7 +101,7 @@ def test_blending_equals_that_of_monai(
     monkeypatch.setattr(blending, "PART", 7 * 9 * 3)  # a few rows at once
     model = make_segmenter(make_plan(mode="patch", size=(8, 8, 8)))
     image = torch.from_numpy(smooth(*sides))[None]
-    settings = PredictionSettings(overlap=overlap, mirrors=(), batch_size=3)
+    settings = PredictionSettings(overlap=overlap, mirrors=(), batch_size=3, precision="fp32")
     with torch.no_grad():
         expected = sliding_window_inference(
             image[None], (8, 8, 8), 1, lambda x: model(x).softmax(1), overlap, "gaussian", cval=-1.0
@@ -149,6 +151,24 @@ def test_slabs_equal_the_whole_volume(overlap: float) -> None:
     assert max(part.stop - part.start for part in parts) < 61
     assert torch.equal(predict_classes(model, image, small), whole)
     assert len(torch.unique(whole)) > 1
+
+
+def test_precision_of_the_network(tmp_path: Path) -> None:
+    model, image = make_segmenter(make_plan()), torch.from_numpy(smooth(20, 14, 9))[None]
+    found: dict[str, Tensor] = {}
+    precisions: tuple[InferencePrecision, ...] = ("fp32", "bf16")
+    for precision in precisions:
+        settings = PredictionSettings.from_options("none", precision=precision)
+        parts = [part.probabilities for _, part in predict_rows(model, image, settings)]
+        found[precision] = torch.cat(parts, 2)
+    exact, half = found["fp32"], found["bf16"]
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half.sum(1), torch.ones_like(half.sum(1)))
+    assert 0 < (half - exact).abs().max() < 0.05
+    volume = tmp_path / "image.nii"
+    nib.save(nib.Nifti1Image(1000 * smooth(20, 14, 9), np.eye(4)), volume)
+    list(segment_files(model, volume, tmp_path / "label.nii", settings, modality="CT"))
+    assert json.loads((tmp_path / "label.json").read_text())["precision"] == "bf16"
 
 
 def test_a_slab_sees_every_window_that_reaches_into_it() -> None:

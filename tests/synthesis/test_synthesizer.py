@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from medar.data.plan import IntensityRule
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.generator.settings import SamplingSettings
 from medar.synthesis.region import Box, without
@@ -131,13 +132,32 @@ def test_guidance_0_is_the_model_itself(synthesizer: Synthesizer) -> None:
 
 def test_settings_and_previews(synthesizer: Synthesizer) -> None:
     seen: list[tuple[int, list[Volume]]] = []
-    sharp = SamplingSettings(top_k=1)
+    sharp = SamplingSettings(top_k=1, precision="fp32")
     first, second = synthesizer(2, sampling=sharp, preview=lambda k, v: seen.append((k, v)))
     assert equal(first, second)
     assert [(k, len(volumes)) for k, volumes in seen] == [(1, 2), (2, 2), (3, 2)]
     assert np.array_equal(seen[-1][1][0].array, first.image.array)
     coarse = synthesizer.tokenizer.decode(first.pyramid, upto=1).volume[0].clamp(-1, 1).numpy()
     assert np.allclose(seen[0][1][0].array, coarse * 200 + 100, atol=1e-3)
+
+
+def test_precision_is_recorded_as_it_was_computed(
+    synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(precision: InferencePrecision) -> SyntheticVolume:
+        (made,) = synthesizer(sampling=SamplingSettings(precision=precision))
+        return made
+
+    exact, half = sample("fp32"), sample("bf16")
+    assert exact.about["precision"] == {"tokens": "fp32", "decoding": "fp32"}
+    assert half.about["precision"] == {"tokens": "bf16", "decoding": "bf16"}
+    for native, decoding in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("medar.devices.has_bf16", lambda device, native=native: native)
+        made = sample("auto")
+        assert made.about["precision"] == {"tokens": "fp32", "decoding": decoding}
+        assert all(map(torch.equal, made.pyramid.indices, exact.pyramid.indices))
+        difference = np.abs(made.image.array - exact.image.array).mean()
+        assert (0 < difference < 0.02 * 400) if native else difference == 0
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,29 @@ def test_decoding_by_slabs_equals_the_whole(changes: dict[str, Any], sides: Shap
     latent = torch.randn(2, 4, *sides)
     with torch.no_grad():
         whole = decoder(latent)
-    decoded = decode_within(decoder, latent, budget=1)
+    decoded = decode_within(decoder, latent, budget=1, precision="fp32")
     torch.testing.assert_close(decoded.volume, whole.volume, atol=1e-5, rtol=1e-5)
     assert decoded.classes is not None
     assert decoded.classes.dtype == torch.int16
     assert torch.equal(decoded.classes, whole.logits.argmax(1, keepdim=True).to(torch.int16))
+
+
+def test_decoding_by_slabs_equals_the_whole_in_bf16() -> None:
+    decoder, latent = Decoder(config()).eval(), torch.randn(1, 4, 20, 2, 3)
+    exact = decode_within(decoder, latent, precision="fp32").volume
+    whole = decode_within(decoder, latent, precision="bf16").volume
+    slabs = decode_within(decoder, latent, budget=1, precision="bf16").volume
+    assert whole.dtype == slabs.dtype == torch.float32
+    # A bf16 number has 8 bits, so neighbours of 1 are 2^-8 and 2^-7 away.
+    torch.testing.assert_close(slabs, whole, atol=2**-8, rtol=2**-7)
+    assert 0 < (whole - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_the_precision_holds_whatever_surrounds_the_call() -> None:
+    decoder, latent = Decoder(config()).eval(), torch.randn(1, 4, 6, 2, 2)
+    expected = decode_within(decoder, latent, precision="fp32").volume
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(decode_within(decoder, latent, precision="fp32").volume, expected)
 
 
 @pytest.mark.parametrize("sides", AXES, ids=str)
@@ -146,9 +164,9 @@ def test_tokens_and_volumes_with_little_memory_are_the_same() -> None:
     assert expected.logits is not None
     calls: list[int] = []
     tokenizer.decoder.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(tokenizer.decode_map(pyramid).volume, expected.volume)
+    assert torch.equal(tokenizer.decode_map(pyramid, precision="fp32").volume, expected.volume)
     assert len(calls) == 1
-    decoded = tokenizer.decode_map(pyramid, budget=1)
+    decoded = tokenizer.decode_map(pyramid, budget=1, precision="fp32")
     assert len(calls) == 1
     torch.testing.assert_close(decoded.volume, expected.volume, atol=1e-5, rtol=1e-5)
     assert decoded.classes is not None

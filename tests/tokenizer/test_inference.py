@@ -91,14 +91,17 @@ def test_decoding_a_planned_volume_equals_the_network_output(
 ) -> None:
     tokenizer = make_tokenizer()
     volume = read_for_plan(tokenizer.require_plan(), write("in.nii"))
-    made = tokenizer.reconstruct(volume)
+    made = tokenizer.reconstruct(volume, precision="fp32")
     array = torch.from_numpy(prepare_image(volume, tokenizer.require_plan())[0].copy())[None]
     expected = tokenizer.decode(tokenizer.encode(array)).volume[0].numpy() * 1000
     assert np.allclose(made.image.array, expected, atol=0.1)
     assert made.outside == 0
     error = (np.clip(expected, -1000, 1000) - volume.array) / 1000
     assert made.psnr == pytest.approx(10 * np.log10(4 / np.square(error).mean()), abs=1e-3)
-    assert np.array_equal(tokenizer.reconstruct(volume, 3).image.array, made.image.array)
+    again = tokenizer.reconstruct(volume, 3, precision="fp32")
+    assert np.array_equal(again.image.array, made.image.array)
+    half = tokenizer.reconstruct(volume, precision="bf16").image.array
+    assert 0 < np.abs(half - made.image.array).max() < 0.02 * 1000
     assert not np.array_equal(tokenizer.reconstruct(volume, 1).image.array, made.image.array)
     with pytest.raises(MedarError, match="upto must be from 1 to 3, got 0"):
         tokenizer.reconstruct(volume, 0)
@@ -135,7 +138,7 @@ def test_patches_cover_the_whole_volume(
 def test_label_maps_contain_the_plan_values(make_tokenizer: MakeTokenizer, write: Write) -> None:
     tokenizer = make_tokenizer(labels={3: "a", 7: "b"})
     volume = read_for_plan(tokenizer.require_plan(), write("in.nii"))
-    made = tokenizer.reconstruct(volume)
+    made = tokenizer.reconstruct(volume, precision="fp32")
     array = torch.from_numpy(prepare_image(volume, tokenizer.require_plan())[0].copy())[None]
     logits = tokenizer.decode(tokenizer.encode(array)).logits
     assert logits is not None

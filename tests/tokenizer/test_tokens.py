@@ -170,25 +170,27 @@ def test_decoding_needs_only_the_tokens_folder(
     for gone in (out, folder, data):
         shutil.rmtree(gone)
     path = moved / "cases" / "c1.safetensors"
-    made = decode_file(path)
+    made = decode_file(path, precision="fp32")
     assert made.grid == "source"
     assert np.allclose(made.image.affine, source.affine)
     assert made.image.shape == source.shape
-    plain = decode_file(path, grid="prepared")
+    plain = decode_file(path, grid="prepared", precision="fp32")
     tokenizer = Tokenizer.from_pretrained(moved / "tokenizer", "cpu")
     pyramid = TokenPyramid.load(path)
     decoded = tokenizer.decode(pyramid).volume.numpy().clip(-1, 1) * 1000
     assert np.allclose(plain.image.array, decoded[0], atol=0.1)
-    assert np.allclose(
-        decode_file(path, grid="prepared", variant=2).image.array, decoded[2], atol=0.1
-    )
+    other = decode_file(path, grid="prepared", variant=2, precision="fp32")
+    assert np.allclose(other.image.array, decoded[2], atol=0.1)
     # The plan's grid lies in the volume where the volume's own voxels are.
     start = np.rint(np.linalg.solve(source.affine, plain.image.affine)[:3, 3]).astype(int)
     box = tuple(slice(max(s, 0), s + 8) for s in start)
     inner = tuple(slice(max(-s, 0), n - s) for s, n in zip(start, source.shape, strict=True))
     assert np.allclose(made.image.array[0][box], plain.image.array[0][inner])
     assert torch.equal(tokenizer.decode(pyramid, 3).volume, tokenizer.decode(pyramid).volume)
-    assert np.array_equal(decode_file(path, upto=3).image.array, made.image.array)
+    again = decode_file(path, upto=3, precision="fp32")
+    assert np.array_equal(again.image.array, made.image.array)
+    half = decode_file(path, precision="bf16").image.array
+    assert 0 < np.abs(half - made.image.array).mean() < 0.02 * 1000
     assert not np.array_equal(decode_file(path, upto=2).image.array, made.image.array)
 
 
@@ -198,7 +200,7 @@ def test_a_sampled_pyramid_is_decoded_with_the_plan(model: Model, tmp_path: Path
     pyramid = tokenizer.encode(torch.rand(1, 1, 8, 8, 8) * 2 - 1)
     path = tmp_path / "sample.safetensors"
     pyramid.save(path)
-    made = decode_file(path, model=folder)
+    made = decode_file(path, model=folder, precision="fp32")
     assert (made.grid, made.notes, made.image.spacing) == ("prepared", (), (1, 2, 3))
     decoded = tokenizer.decode(pyramid).volume[0].numpy().clip(-1, 1)
     assert np.allclose(made.image.array, decoded * 1000, atol=0.1)

@@ -132,6 +132,7 @@ class SampledVolumes:
             "conditions": f"attributes{maps} of held-out cases, in their order",
             "batch": min(self.batch_size, len(self.seeds)),
             "device": device_of(self.synthesizer.tokenizer).type,
+            "precision": self.synthesizer.precision(self.settings),
         }
         return replace(
             report,
