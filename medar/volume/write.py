@@ -1,7 +1,10 @@
-"""Writing NIfTI atomically, with equal sform and qform and a choice of voxel type and scaling."""
+"""Writing NIfTI atomically, with equal sform and qform and a choice of voxel type and scaling.
+
+Voxels are converted and compressed a few planes at a time, so that no second volume is in memory.
+"""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +20,11 @@ from medar.volume.volume import Volume
 
 SCANNER = 1
 """NIfTI code of scanner coordinates, for sform and qform."""
+
+PLANES = 1 << 22
+"""Voxels that are converted at once."""
+
+Convert = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 def write_nifti(
@@ -59,16 +67,11 @@ def write_nifti(
         array = reorient(resample(volume, source.to_ras()).array, affine, source.orientation)
         affine, sheared = source.affine, source.is_sheared
     kind = _voxel_type(path, array.dtype if dtype is None else dtype)
-    stored, slope_out, intercept_out = _stored(path, array, kind, slope, intercept)
-    last = np.moveaxis(stored, 0, -1)
-    last = last[..., 0] if last.shape[-1] == 1 else last
-    image = _image(last, affine, sheared, description)
-    image.header.set_slope_inter(slope_out, intercept_out)
-    try:
-        with atomic_path(path) as temporary:
-            _to_file(image, temporary)
-    except OSError as error:
-        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+    convert, scale = _conversion(path, array, kind, slope, intercept)
+    shape = array.shape[1:] if len(array) == 1 else (*array.shape[1:], len(array))
+    header = _header(shape, kind, affine, sheared, description)
+    header.set_slope_inter(*scale)
+    _write(path, header, (convert(plane) for channel in array for plane in _planes(channel)))
 
 
 def write_channels(
@@ -94,20 +97,12 @@ def write_channels(
     path = Path(path)
     _check_ending(path)
     source = like.provenance.grid if like.provenance else like.grid
-    # A placeholder that takes no memory: only its header is written.
-    shape = (*source.shape, count)
-    placeholder = np.broadcast_to(np.float32(0), shape)
-    header = _image(placeholder, source.affine, source.is_sheared, description).header
+    shape, kind = (*source.shape, count), np.dtype(np.float32)
+    header = _header(shape, kind, source.affine, source.is_sheared, description)
     header.set_slope_inter(1.0, 0.0)
-    try:
-        with atomic_path(path) as temporary, _opened(temporary) as file:
-            header.write_to(file)
-            for channel in channels:
-                stored = reorient(channel, like.affine, source.orientation)
-                for z in range(stored.shape[2]):
-                    file.write(stored[..., z].astype("<f4").tobytes(order="F"))
-    except OSError as error:
-        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+    turned = (reorient(channel, like.affine, source.orientation) for channel in channels)
+    stored = (plane.astype(kind, copy=False) for one in turned for plane in _planes(one))
+    _write(path, header, stored)
 
 
 def description_of(path: str | Path) -> str | None:
@@ -117,6 +112,30 @@ def description_of(path: str | Path) -> str | None:
     except Exception:  # nibabel raises many types
         return None
     return description.decode("ascii", "replace")
+
+
+def _planes(channel: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """An (X, Y, Z) array as (X, Y, z), a few planes at a time."""
+    count = max(1, PLANES // (channel.shape[0] * channel.shape[1]))
+    for z in range(0, channel.shape[2], count):
+        yield channel[..., z : z + count]
+
+
+def _write(path: Path, header: Any, planes: Iterable[npt.NDArray[Any]]) -> None:
+    """Write a header and its voxels.
+
+    Args:
+        path: the file; complete or absent.
+        header: nibabel's.
+        planes: the voxels in their order in the file, converted.
+    """
+    try:
+        with atomic_path(path) as temporary, _opened(temporary) as file:
+            header.write_to(file)
+            for plane in planes:
+                file.write(plane.tobytes(order="F"))
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 @contextlib.contextmanager
@@ -138,10 +157,14 @@ def _check_ending(path: Path) -> None:
         raise MedarError(f"{path}: volumes are written as .nii or .nii.gz")
 
 
-def _image(array: npt.NDArray[Any], affine: Affine, sheared: bool, description: str) -> Any:
-    """A nibabel image with sform and, unless it is sheared, the same qform."""
-    large = max(array.shape) > np.iinfo(np.int16).max
-    image = (nib.Nifti2Image if large else nib.Nifti1Image)(array, affine, dtype=array.dtype)
+def _header(
+    shape: Sequence[int], dtype: np.dtype[Any], affine: Affine, sheared: bool, description: str
+) -> Any:
+    """A nibabel header with sform and, unless it is sheared, the same qform."""
+    # A placeholder that takes no memory: only its header is used.
+    voxels = np.broadcast_to(np.zeros((), dtype), tuple(shape))
+    large = max(shape) > np.iinfo(np.int16).max
+    image = (nib.Nifti2Image if large else nib.Nifti1Image)(voxels, affine, dtype=dtype)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii", "replace")[:79]
     image.set_sform(affine, code=SCANNER)
@@ -149,7 +172,7 @@ def _image(array: npt.NDArray[Any], affine: Affine, sheared: bool, description: 
         image.set_qform(None, code=0)
     else:
         image.set_qform(affine, code=SCANNER)
-    return image
+    return image.header
 
 
 def _voxel_type(path: Path, dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -161,56 +184,50 @@ def _voxel_type(path: Path, dtype: npt.DTypeLike) -> np.dtype[Any]:
         raise MedarError(
             f"{path}: voxel type must be an integer type, float32 or float64, got {dtype}"
         )
-    return kind
+    return kind.newbyteorder("<")
 
 
-def _stored(
+def _conversion(
     path: Path,
     array: npt.NDArray[Any],
     dtype: np.dtype[Any],
     slope: float | Literal["auto"],
     intercept: float,
-) -> tuple[npt.NDArray[Any], float, float]:
-    """The voxels as stored, and the slope and intercept that restore them."""
+) -> tuple[Convert, tuple[float, float]]:
+    """How voxels become those of the file, and the slope and intercept that restore them."""
     if dtype.kind == "f":
         if slope != 1.0 or intercept != 0.0:
             raise MedarError(f"{path}: slope and intercept need an integer type, got {dtype}")
-        return array.astype(dtype), 1.0, 0.0
-    if not np.isfinite(array).all():
-        raise MedarError(f"{path}: NaN or Inf voxels do not fit {dtype}; write float32")
+        return lambda part: part.astype(dtype, copy=False), (1.0, 0.0)
     low, high = float(array.min()), float(array.max())
+    if not np.isfinite([low, high]).all():
+        raise MedarError(f"{path}: NaN or Inf voxels do not fit {dtype}; write float32")
     limits = np.iinfo(dtype)
+    least, most = float(limits.min), float(limits.max)
     automatic = slope == "auto"
     if slope == "auto":
-        slope = (high - low) / (float(limits.max) - float(limits.min)) or 1.0
-        intercept = low - slope * float(limits.min)
+        slope = (high - low) / (most - least) or 1.0
+        intercept = low - slope * least
     # NIfTI-1 stores both in float32: the voxels must be scaled by the stored numbers.
-    slope, intercept = float(np.float32(slope)), float(np.float32(intercept))
-    if slope == 0.0 or not np.isfinite([slope, intercept]).all():
+    scale = float(np.float32(slope)), float(np.float32(intercept))
+    if scale[0] == 0.0 or not np.isfinite(scale).all():
         raise MedarError(
-            f"{path}: slope and intercept must be finite and slope not 0, got {slope:g} and "
-            f"{intercept:g}"
+            f"{path}: slope and intercept must be finite and slope not 0, got {scale[0]:g} and "
+            f"{scale[1]:g}"
         )
-    if array.dtype.kind in "iu" and slope == 1.0 and intercept == 0.0:
-        values = array
-    else:
-        values = np.rint((array.astype(np.float64) - intercept) / slope)
-        if automatic:
-            # Rounding may exceed the range by one step.
-            values = values.clip(float(limits.min), float(limits.max))
-    if float(values.min()) < limits.min or float(values.max()) > limits.max:
+    whole = array.dtype.kind in "iu" and scale == (1.0, 0.0)
+
+    def scaled(part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        values = np.rint((part.astype(np.float64) - scale[1]) / scale[0])
+        # Rounding may exceed the range by one step.
+        return values.clip(least, most) if automatic else values
+
+    ends = [int(array.min()), int(array.max())] if whole else scaled(np.array([low, high])).tolist()
+    if min(ends) < limits.min or max(ends) > limits.max:
         raise MedarError(
             f"{path}: values from {low:g} to {high:g} do not fit {dtype} "
             f"({limits.min} to {limits.max}); choose a wider type or slope='auto'"
         )
-    return values.astype(dtype), slope, intercept
-
-
-def _to_file(image: Any, path: Path) -> None:
-    data = image.to_bytes()
-    if path.name.lower().endswith(".gz"):
-        from isal import igzip
-
-        # Without time stamp, the same volume gives the same bytes.
-        data = igzip.compress(data, compresslevel=2, mtime=0)
-    path.write_bytes(data)
+    if whole:
+        return lambda part: part.astype(dtype, copy=False), scale
+    return lambda part: scaled(part).astype(dtype), scale

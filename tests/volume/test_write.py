@@ -1,6 +1,8 @@
 """Writing NIfTI: exact round trips and atomic files."""
 
 import errno
+import io
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from medar.errors import MedarError
-from medar.volume import Grid, Volume, read_volume, resample, write_nifti
+from medar.volume import Grid, Volume, read_volume, resample, write, write_nifti
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
@@ -135,6 +137,32 @@ def test_a_constant_image_round_trips_with_the_automatic_slope(tmp_path):
     assert np.array_equal(read_volume(tmp_path / "a.nii").array, volume.array)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", ">i2", "uint8", "int64"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_few_planes_at_a_time_are_the_file_that_nibabel_writes(
+    dtype, channels, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(write, "PLANES", 2 * 5 * 4)
+    array = np.random.default_rng(0).integers(0, 99, (channels, 5, 4, 7)).astype(np.float32)
+    write_nifti(tmp_path / "a.nii", Volume(array=array, affine=np.eye(4)), dtype=dtype)
+    header = nib.load(tmp_path / "a.nii").header
+    stored = np.moveaxis(array, 0, -1).squeeze()
+    image = nib.Nifti1Image(stored.astype(dtype), np.eye(4), header, dtype=dtype)
+    assert (tmp_path / "a.nii").read_bytes() == image.to_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_no_second_volume_is_in_memory(name, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "PLANES", 1 << 12)
+    volume = Volume(array=np.full((1, 64, 64, 512), 7, np.float32), affine=np.eye(4))
+    tracemalloc.start()
+    write_nifti(tmp_path / name, volume, dtype=dtype)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < volume.array.nbytes / 4
+
+
 @pytest.mark.parametrize(
     ("name", "options", "fragment"),
     [
@@ -157,11 +185,16 @@ def test_a_full_disk_keeps_the_old_file(tmp_path, voxels, monkeypatch):
     write_nifti(tmp_path / "a.nii", volume)
     before = (tmp_path / "a.nii").read_bytes()
 
-    def full(self, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(MedarError, match="No space left"):
+    def full(self, mode):
+        self.touch()
+        return Full()
+
+    with monkeypatch.context() as patched, pytest.raises(MedarError, match="No space left"):
+        patched.setattr(Path, "open", full)
         write_nifti(tmp_path / "a.nii", volume.with_array(volume.array + 1))
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii"]
     assert (tmp_path / "a.nii").read_bytes() == before
