@@ -87,7 +87,8 @@ def prepare_image(volume: Volume, plan: Plan) -> tuple[npt.NDArray[np.float32], 
     target = target_grid(volume, plan)
     scaled = np.empty(volume.array.shape, np.float32)
     for channel, window, source in zip(scaled, windows, volume.array, strict=True):
-        channel[...] = window.normalise(source)
+        for plane, given in zip(channel, source, strict=True):  # one by one, for the sake of memory
+            plane[...] = window.normalise(given)
     moved = resample(volume.with_array(scaled), target, interpolation=plan.interpolation, fill=-1.0)
     array = moved.array
     if plan.interpolation == "bspline":

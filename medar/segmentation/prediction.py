@@ -90,15 +90,14 @@ def predict(
     kept = None
     if scratch is not None:
         kept = _probability_file(scratch, (len(plan.labels) + 1, *array.shape[1:]))
-    classes = np.zeros((1, *array.shape[1:]), np.int16)
-    image = torch.from_numpy(array.copy())
-    del array  # read-only; one copy of a large volume is enough
-    for box, blended in predict_rows(models, image, settings):
-        classes[box] = blended.classes.cpu().numpy()
+    values = np.array([0, *plan.labels], dtype=plan.label_dtype)
+    made = np.zeros((1, *array.shape[1:]), plan.label_dtype)
+    for box, blended in predict_rows(models, image_tensor(array), settings):
+        made[box] = values[blended.classes.cpu().numpy()]
         if kept is not None:
             kept[:, *box[1:]] = blended.probabilities[0].cpu().numpy()
-    values = np.array([0, *plan.labels], dtype=plan.label_dtype)
-    label = restore_label(values[classes], trace)
+    del array, blended  # the sums of all classes would stay in memory
+    label = restore_label(made, trace)
     return Prediction(label=label, notes=tuple(notes), probabilities=kept, trace=trace)
 
 
@@ -154,6 +153,19 @@ def _restored(probabilities: npt.NDArray[Any], index: int, trace: Trace) -> npt.
         to_the_border(channel, trace.source), trace.source, fill=fill
     ).array[0]
     return restored
+
+
+def image_tensor(array: npt.NDArray[np.float32]) -> torch.Tensor:
+    """A prepared image as a tensor that shares its memory; not to be written to.
+
+    Torch warns of read-only arrays, and a second copy of a large volume may not fit.
+    """
+    shared = array.view()
+    try:
+        shared.setflags(write=True)
+    except ValueError:  # the memory itself is read-only, as that of a mapped file
+        shared = array.copy()
+    return torch.from_numpy(shared)
 
 
 def _probability_file(scratch: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:

@@ -19,7 +19,7 @@ from medar.devices import InferencePrecision
 from medar.errors import MedarError, RangeWarning
 from medar.segmentation import blending, sliding_window
 from medar.segmentation.files import segment_files
-from medar.segmentation.prediction import segment
+from medar.segmentation.prediction import image_tensor, segment
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import (
     PredictionSettings,
@@ -392,3 +392,11 @@ def test_logits_that_are_not_finite_give_no_label_map(value: float) -> None:
         return
     with pytest.raises(MedarError, match=r"the class probabilities are NaN or infinite.*restore"):
         segment(model, volume, PLAIN)
+
+
+def test_a_prepared_image_is_not_copied() -> None:
+    array = Volume(array=smooth(4, 4, 4)[None], affine=np.eye(4)).array
+    assert not array.flags.writeable
+    assert image_tensor(array).data_ptr() == array.ctypes.data
+    fixed = np.frombuffer(bytes(16), np.float32)
+    assert torch.equal(image_tensor(fixed), torch.zeros(4))

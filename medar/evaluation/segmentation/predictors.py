@@ -18,6 +18,7 @@ from medar.devices import device_of
 from medar.evaluation.segmentation.cases import EvaluationCase, EvaluationCases, find_files
 from medar.evaluation.segmentation.metrics import Calibration, CalibrationMeter
 from medar.files import digest, file_digest
+from medar.segmentation.prediction import image_tensor
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import DEFAULT, PredictionSettings, predict_rows
 from medar.settings import to_dict
@@ -91,7 +92,7 @@ class NetworkPredictor(Predictor):
             label = prepare_label(case.truth, trace.target, self._truth_plan)
             truth = _classes(label, self._truth_plan)
         classes = np.zeros((1, *array.shape[1:]), np.int16)
-        parts = predict_rows(self.model, torch.from_numpy(array.copy()), self.settings)
+        parts = predict_rows(self.model, image_tensor(array), self.settings)
         for window, blended in parts:
             classes[window] = blended.classes.cpu().numpy()
             if truth is not None:
