@@ -2,7 +2,8 @@
 
 An entry is one file, written atomically and never changed. Its name is the hash of the source's
 content, the settings and the code version, so that a stale entry is never read: its name differs.
-Metadata of an array, such as its `Trace`, is stored in the same file.
+Metadata of an array, such as its `Trace`, is stored in the same file, with checksums of both, which
+are compared whenever voxels or metadata are read. (Entries of earlier snapshots have none.)
 """
 
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import blosc2
 import numpy as np
 import numpy.typing as npt
 
+from medar.data.entries import Entry, write_about
 from medar.errors import MedarError, one_line
 from medar.files import remove_temporaries, write_bytes
 from medar.volume import Shape3
@@ -46,7 +48,7 @@ class ArrayCache:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._handles: OrderedDict[str, Any] = OrderedDict()
+        self._handles: OrderedDict[str, Entry] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens its own handles.
@@ -89,13 +91,13 @@ class ArrayCache:
                 nthreads=1,
             ),
         )
-        stored.schunk.vlmeta["medar"] = meta
+        write_about(stored, array, meta, (1, *array.shape[1:]) if single else blocks)
         # Compressed in memory first, so that a full disk is an ordinary OSError of one write.
         # Entries need not be durable: one that a power cut truncated is detected and made again.
         write_bytes(self.path(key), stored.to_cframe(), durable=False)
 
-    def open(self, key: str) -> Any:
-        """The entry as a lazy array: `array[...]` decompresses only what is indexed.
+    def open(self, key: str) -> Entry:
+        """An entry, of which nothing has been decompressed.
 
         Raises:
             MedarError: the entry does not exist or is damaged.
@@ -105,13 +107,14 @@ class ArrayCache:
             return self._handles[key]
         path = self.path(key)
         try:
-            handle = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+            stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
+            entry = Entry(stored)
         except Exception as error:
             raise _unreadable(path, error) from error
-        self._handles[key] = handle
+        self._handles[key] = entry
         if len(self._handles) > HANDLES:
             self._handles.popitem(last=False)
-        return handle
+        return entry
 
     def read(self, key: str) -> npt.NDArray[Any]:
         """The whole entry, (C, X, Y, Z).
@@ -119,26 +122,24 @@ class ArrayCache:
         Raises:
             MedarError: the entry does not exist or is damaged.
         """
-        stored = self.open(key)
+        entry = self.open(key)
         try:
-            if not _in_order(stored):
-                return np.asarray(stored[...])
-            out = np.empty(stored.shape, stored.dtype)
-            stored.schunk.decompress_chunk(0, dst=out)
+            return entry.read()
         except Exception as error:
             raise _unreadable(self.path(key), error) from error
-        return out
 
-    def box(self, key: str, start: Shape3, stop: Shape3) -> npt.NDArray[Any]:
-        """The voxels from `start` to `stop` of an entry, all channels.
+    def box(
+        self, key: str, start: Shape3, stop: Shape3, channel: int | None = None
+    ) -> npt.NDArray[Any]:
+        """The voxels from `start` to `stop` of an entry, of all channels or of one, with its axis.
 
         Raises:
             MedarError: the entry does not exist or is damaged.
         """
+        entry = self.open(key)
         try:
-            return np.asarray(self.open(key)[(slice(None), *map(slice, start, stop))])
-        except MedarError:
-            raise
+            first, last = (0, entry.shape[0]) if channel is None else (channel, channel + 1)
+            return entry.box((first, *start), (last, *stop))
         except Exception as error:
             raise _unreadable(self.path(key), error) from error
 
@@ -148,7 +149,7 @@ class ArrayCache:
         Raises:
             MedarError: see `open`.
         """
-        return dict(self.open(key).schunk.vlmeta["medar"])
+        return dict(self.open(key).meta)
 
     def prune(self, keep: set[str]) -> None:
         """Delete all other entries and the temporary files of interrupted runs."""
@@ -184,13 +185,6 @@ def _whole(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     most = max(1, SLAB // (array.itemsize * y * z))
     slab = next(n for n in range(min(x, most), 0, -1) if x % n == 0)
     return array.shape, (1, slab, y, z)
-
-
-def _in_order(stored: Any) -> bool:
-    """Whether an entry is one chunk of slabs, which can be decompressed directly into an array."""
-    shape, blocks = stored.shape, stored.blocks
-    slabs = blocks[0] == 1 and shape[1] % blocks[1] == 0 and blocks[2:] == shape[2:]
-    return bool(slabs and stored.chunks == shape)
 
 
 def _patches(array: npt.NDArray[Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:

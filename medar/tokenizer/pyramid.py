@@ -4,6 +4,7 @@ B batch, L tokens over all scales, T tokens of one scale, V codebook size.
 """
 
 import json
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from medar.tokenizer.schedule import ScaleSchedule
 
 FORMAT = "medar token pyramid 2"
 """Format name and version in the file's metadata."""
+CHECKSUM = "checksum"
+"""Key in the file's metadata."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,9 +110,10 @@ class TokenPyramid:
             "codebook_size": str(self.codebook_size),
             "tokenizer": self.tokenizer,
         }
+        flat = self.flatten().cpu().to(kind).contiguous()
         # One entry: the order of several would change from run to run.
-        entry = {"medar": json.dumps(about)}
-        data = save({"indices": self.flatten().cpu().to(kind).contiguous()}, metadata=entry)
+        entry = {"medar": json.dumps({**about, CHECKSUM: _checksum(about, flat)})}
+        data = save({"indices": flat}, metadata=entry)
         try:
             write_bytes(path, data)
         except OSError as error:
@@ -123,6 +127,9 @@ class TokenPyramid:
             MedarError: the file is absent, is not a token pyramid, or is inconsistent.
         """
         about, flat = _read(path)
+        stated = about.pop(CHECKSUM, None)
+        if stated is not None and flat is not None and stated != _checksum(about, flat):
+            raise MedarError(f"{path}: damaged token pyramid (another checksum); encode it again")
         if about.get("format") != FORMAT or flat is None:
             raise MedarError(
                 f"{path}: not a token pyramid of this version (format "
@@ -138,6 +145,12 @@ class TokenPyramid:
         if flat.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) <= largest:
             raise MedarError(f"{path}: damaged token pyramid (tokens outside 0 to {largest})")
         return pyramid
+
+
+def _checksum(about: dict[str, Any], flat: Tensor) -> int:
+    """CRC-32 of a pyramid's metadata and tokens; files of earlier snapshots have none."""
+    numbers = flat.to(torch.int32).numpy().astype("<i4").tobytes()
+    return zlib.crc32(numbers, zlib.crc32(json.dumps(about, sort_keys=True).encode()))
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], Tensor | None]:

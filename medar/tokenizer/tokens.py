@@ -232,7 +232,8 @@ class TokenDataset(SeededDataset):
         """
         key = self.cases[index].id
         try:
-            return torch.from_numpy(np.asarray(self._maps.open(key)[variant]))
+            x, y, z = self._maps.open(key).shape[1:]
+            return torch.from_numpy(self._maps.box(key, (0, 0, 0), (x, y, z), variant)[0])
         except Exception as error:
             raise MedarError(
                 f"{self._maps.path(key)}: this label map is missing or damaged; encode again"

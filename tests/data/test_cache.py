@@ -1,5 +1,6 @@
 """The array cache: atomic entries, exact round trips, damage reported in one line."""
 
+import contextlib
 import pickle
 from pathlib import Path
 
@@ -34,8 +35,12 @@ def test_arrays_round_trip(tmp_path: Path, name: str, whole: bool) -> None:
         assert (back.dtype, back.shape) == (array.dtype, array.shape)
         assert np.array_equal(back, array)
         assert reader.meta("k") == {"trace": {"low": 0.1, "list": [1, 2]}, "bytes": b"\0x"}
-        box = (slice(None), slice(1, 3), slice(0, 2), slice(2, 5))
-        assert np.array_equal(reader.open("k")[box], array[box])
+        x, y, z = array.shape[1:]
+        for start, stop in (((0, 0, 0), (x, y, z)), ((x // 2, y // 2, z // 3), (x, y, z))):
+            box = tuple(map(slice, start, stop))
+            assert np.array_equal(reader.box("k", start, stop), array[:, *box])
+            last = len(array) - 1
+            assert np.array_equal(reader.box("k", start, stop, last), array[last:, *box])
         back[:] = 0  # what was read belongs to the reader
         assert np.array_equal(reader.read("k"), array)
 
@@ -71,6 +76,59 @@ def test_a_damaged_entry_gives_one_line(tmp_path: Path) -> None:
     with pytest.raises(MedarError, match="is damaged") as caught:
         cache.read("k")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", ["noise", "smooth", "labels", "several blocks"])
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path, name: str, whole: bool) -> None:
+    """In voxels, metadata and the frame: what is read is what was written, or nothing."""
+    array, meta = ARRAYS[name], {"trace": {"low": 0.1, "list": [1, 2]}, "bytes": b"\0x"}
+    ArrayCache(tmp_path).put("k", array, meta, whole=whole)
+    file, generator = ArrayCache(tmp_path).path("k"), np.random.default_rng(1)
+    good = file.read_bytes()
+    x, y, z = array.shape[1:]
+    places = generator.choice(8 * len(good), 150, replace=False)
+    noticed = len(places)
+    for place in map(int, places):
+        damaged = bytearray(good)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        with contextlib.suppress(MedarError):
+            assert ArrayCache(tmp_path).meta("k") == meta
+            back = ArrayCache(tmp_path).read("k")
+            assert (back.dtype, back.shape) == (array.dtype, array.shape)
+            assert np.array_equal(back, array)
+            assert np.array_equal(ArrayCache(tmp_path).box("k", (0, 0, 0), (x, y, z)), array)
+            noticed -= 1
+    assert noticed > 50  # the others changed nothing that is read
+
+
+def test_a_patch_is_checked_alone(tmp_path: Path) -> None:
+    array = RNG.normal(size=(1, 64, 64, 64)).astype(np.float32)
+    cache = ArrayCache(tmp_path)
+    cache.put("k", array, {}, whole=False)
+    content = bytearray(cache.path("k").read_bytes())
+    where = content.index(array[0, 40, 40].tobytes()[:16]) if array.nbytes < len(content) else None
+    assert where is not None
+    content[where] ^= 1
+    cache.path("k").write_bytes(content)
+    assert np.array_equal(cache.box("k", (1, 2, 3), (30, 31, 32)), array[:, 1:30, 2:31, 3:32])
+    with pytest.raises(MedarError, match=r"is damaged .its voxels have another checksum"):
+        cache.box("k", (20, 20, 20), (50, 50, 50))
+    with pytest.raises(MedarError, match=r"is damaged .its voxels have another checksum"):
+        cache.read("k")
+
+
+def test_entries_without_checksums_are_read(tmp_path: Path) -> None:
+    import blosc2
+
+    stored = blosc2.asarray(ARRAYS["smooth"])
+    stored.schunk.vlmeta["medar"] = {"trace": {}}
+    ArrayCache(tmp_path).path("k").write_bytes(stored.to_cframe())
+    assert np.array_equal(ArrayCache(tmp_path).read("k"), ARRAYS["smooth"])
+    box = ArrayCache(tmp_path).box("k", (1, 2, 3), (4, 5, 6))
+    assert np.array_equal(box, ARRAYS["smooth"][:, 1:4, 2:5, 3:6])
+    assert ArrayCache(tmp_path).meta("k") == {"trace": {}}
 
 
 def test_a_missing_entry_gives_one_line(tmp_path: Path) -> None:

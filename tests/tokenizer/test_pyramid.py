@@ -94,11 +94,30 @@ def test_invalid_files_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    indices = tuple(torch.randint(0, 16, (2, t)) for t in SCHEDULE.tokens)
+    pyramid = TokenPyramid(indices=indices, schedule=SCHEDULE, codebook_size=16, tokenizer="t")
+    path = tmp_path / "p.safetensors"
+    pyramid.save(path)
+    good = path.read_bytes()
+    for place in range(0, 8 * len(good), 7):
+        damaged = bytearray(good)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            again = TokenPyramid.load(path)
+        except MedarError:
+            continue
+        assert torch.equal(again.flatten(), pyramid.flatten())
+        assert (again.schedule, again.codebook_size) == (SCHEDULE, 16)
+
+
 def test_an_inconsistent_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make().save(path)
     with safe_open(path, framework="pt") as file:
         about, indices = json.loads(file.metadata()["medar"]), file.get_tensor("indices")
+    del about["checksum"]
     for key, value in [("codebook_size", "many"), ("schedule", "[]"), ("schedule", "{")]:
         save_file({"indices": indices}, path, metadata={"medar": json.dumps({**about, key: value})})
         with pytest.raises(MedarError, match="damaged token pyramid"):
