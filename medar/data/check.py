@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from medar.data.examine import CheckContext, Facts, examine
+from medar.data.label_outliers import label_outliers
 from medar.data.manifest import SPLITS, Case, Manifest
 from medar.data.problems import Problem, Report, problem
 from medar.files import digest, file_digest
@@ -126,6 +127,8 @@ def compare(manifest: Manifest, facts: Sequence[Facts], *, deep: bool) -> list[P
     problems += _labels(manifest, facts, deep)
     if deep:
         problems += _intensity_scale(facts)
+        measured = {f.case: f.label_facts for f in facts}
+        problems += label_outliers(measured, manifest.labels, manifest.ignore_label)
     return problems
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.data.case import Case, shown
+from medar.data.label_outliers import LabelFacts, measure_labels
 from medar.data.problems import Problem, problem
 from medar.errors import MedarError, one_line
 from medar.volume import Header, ReadOptions, Shape3, Spacing, load_volume, read_header
@@ -55,6 +56,8 @@ class Facts:
     """The 0.5th percentile of the first channel."""
     labels: tuple[int, ...] | None = None
     """Label values that have voxels, without background."""
+    label_facts: dict[int, LabelFacts] = field(default_factory=dict)
+    """Measurements of each label; only in a deep check."""
 
     def add(self, code: str, message: str, path: str = "") -> None:
         """Add a problem."""
@@ -245,6 +248,7 @@ def _label_voxels(
     except Exception as error:
         facts.add("unreadable", _reason(error, label.path), name)
         return
+    facts.label_facts = measure_labels(array, label.grid)
     values = {int(value) for value in np.unique(array)} - {0}
     facts.labels = tuple(sorted(values))
     if not values:

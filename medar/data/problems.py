@@ -23,6 +23,7 @@ CODES: dict[str, Severity] = {
     "duplicate": "warning",
     "constant": "warning",
     "empty-label": "warning",
+    "label-outlier": "warning",
     "label-never-present": "warning",
     "not-annotated-present": "warning",
     "intensity-range": "warning",

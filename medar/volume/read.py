@@ -11,6 +11,7 @@ checks them and turns them to RAS+; `read_volume` does all of it. Geometry is ne
 """
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,10 @@ from medar.volume.header import (
     is_dicom,
 )
 from medar.volume.volume import Volume
+
+SMALLEST_SIDE, LARGEST_SIDE = 0.01, 100.0
+"""Sides of voxels in mm beyond which a header is likely in another unit: scans of people have 0.1
+to 20, of small animals and specimens 0.01 and more."""
 
 
 def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
@@ -51,7 +56,18 @@ def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
             f"{path}: {header.channels} volumes along a fourth axis; "
             "pass channels=True (--channels) to read them as channels, or split the file"
         )
-    return header
+    note = _note_on_size(header.grid.spacing)
+    return replace(header, notes=(*header.notes, note)) if note else header
+
+
+def _note_on_size(spacing: Spacing) -> str | None:
+    """A remark on voxels whose sides are likely not in mm."""
+    small, large = min(spacing) < SMALLEST_SIDE, max(spacing) > LARGEST_SIDE
+    if not (small or large):
+        return None
+    sides = " x ".join(f"{side:.3g}" for side in spacing)
+    unit = "metres" if small else "micrometres"
+    return f"voxels of {sides} mm are unlike a scan's; is the header in {unit}?"
 
 
 def _header(path: Path, options: ReadOptions) -> Header:

@@ -102,6 +102,7 @@ def broken(tmp_path: Path, write: Write) -> Manifest:
         case("empty", label=label("empty", labels())),
         case("unasked", label=label("unasked", labels(1, 2)), annotated=(1,)),
         case("ignored", label=label("ignored", labels(1, 9))),
+        case("large", label=label("large", labels(*[1] * 60))),
         case("channels", images=(tmp_path / "fine0.nii", tmp_path / "fine1.nii")),
     )
     names = {1: "liver", 2: "spleen", 3: "kidney"}
@@ -129,6 +130,7 @@ DEEP = {
     "unexpected-label": ["odd"],
     "constant": ["constant"],
     "empty-label": ["empty"],
+    "label-outlier": ["shape", "large"],
     "label-never-present": [""],
     "not-annotated-present": ["unasked"],
     "intensity-range": ["hu"],
@@ -139,7 +141,7 @@ DEEP = {
 def test_header_problems_are_found_without_reading_voxels(broken: Manifest) -> None:
     report = check(broken)
     assert found(report) == SHALLOW
-    assert report.splits == {"train": 25, "val": 1, "test": 0}
+    assert report.splits == {"train": 26, "val": 1, "test": 0}
 
 
 def test_every_problem_is_reported_for_its_case(broken: Manifest) -> None:
@@ -151,10 +153,10 @@ def test_every_problem_is_reported_for_its_case(broken: Manifest) -> None:
         "dtype-mix",
         "note",
     }
-    assert (report.cases, report.labelled, report.subjects) == (26, 11, 26)
+    assert (report.cases, report.labelled, report.subjects) == (27, 12, 27)
     assert report.errors == sum(CODES[code] == "error" for code in DEEP)
-    assert report.summary["label_cases"]["1"] == 9
-    assert report.summary["orientations"] == {"RAS": 24, "LAS": 1}
+    assert report.summary["label_cases"]["1"] == 10
+    assert report.summary["orientations"] == {"RAS": 25, "LAS": 1}
 
 
 def test_the_report_is_json(broken: Manifest) -> None:

@@ -275,3 +275,23 @@ def test_missing_paths_are_refused(tmp_path, monkeypatch):
 def test_options_are_checked(options, fragment):
     with pytest.raises(MedarError, match=re.escape(fragment)):
         ReadOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "unit"),
+    [
+        ((0.001, 0.001, 0.002), "metres"),
+        ((1000, 1000, 3000), "micrometres"),
+        ((1, 1, 0.005), "metres"),
+        ((0.02, 0.02, 0.02), None),
+        ((0.5, 0.5, 10), None),
+        ((20, 20, 60), None),
+    ],
+)
+def test_voxels_unlike_a_scans_give_a_warning(tmp_path, spacing, unit):
+    image = nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.diag([*spacing, 1.0]))
+    nib.save(image, tmp_path / "a.nii")
+    notes = read_header(tmp_path / "a.nii").notes
+    assert len(notes) == (unit is not None)
+    if unit:
+        assert f"is the header in {unit}?" in notes[0]
