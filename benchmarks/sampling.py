@@ -2,11 +2,11 @@
 
 Every row samples volumes on the same latent grid with the number of parameters closest to
 --parameters, and uses the same decoder (that of medar's tokenizer). Weights are random, since time
-and memory do not depend on them. Batch 1, no guidance, temperature 1, fp32. Rows run one after the
-other, each in its own process, so that peaks are separate.
+and memory do not depend on them. Batch 1, no guidance, temperature 1, all networks in --precision.
+Rows run one after the other, each in its own process, so that peaks are separate.
 
     python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--scales 10] \
-        [--repeats 3]
+        [--precision fp32] [--repeats 3]
 
 Rows:
     ours              the next-scale generator, with --mixer, over --scales grids that grow linearly
@@ -46,6 +46,7 @@ from monai.utils.ordering import Ordering
 from peers.raster import RasterModel, sample_tokens
 from torch import Tensor, nn
 
+from medar.devices import InferencePrecision, inference_autocast
 from medar.environment import environment
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
@@ -114,11 +115,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     held = memory(device, "VmRSS")
     about = {"parameters": parameters(model), "tokens": tokens, "held_mib": held}
     if options.row == "monai" and options.limit_tokens:
-        seconds = [extrapolated(model, tokenizer, tokens, options.limit_tokens)]
+        with inference_autocast(device, options.precision):
+            seconds = [extrapolated(model, tokenizer, tokens, options.limit_tokens)]
         about["extrapolated_from"] = options.limit_tokens
     else:
-        warm_up(model, row, tokenizer)
-        seconds = [timed(lambda: row.draw(model), device) for _ in range(options.repeats)]
+        with inference_autocast(device, options.precision):
+            warm_up(model, row, tokenizer)
+            seconds = [timed(lambda: row.draw(model), device) for _ in range(options.repeats)]
     return {**about, "seconds": seconds, "peak_mib": memory(device, "VmHWM")}
 
 
@@ -149,7 +152,7 @@ def row_of(name: str, tokenizer: Tokenizer, options: argparse.Namespace) -> Row:
         sizes = ModelSettings(depth=DEPTH, head_width=size, mixer=mixer)
         return kind(GeneratorConfig(model=sizes), tokenizer.quantiser)
 
-    return Row(heads, make, lambda model: ours(model, tokenizer))
+    return Row(heads, make, lambda model: ours(model, tokenizer, options.precision))
 
 
 def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokenizer:
@@ -170,11 +173,12 @@ def tokenizer_of(row: str, grid: Shape3, options: argparse.Namespace) -> Tokeniz
     return tokenizer.to(options.device, memory_format=torch.channels_last_3d)
 
 
-def ours(model: nn.Module, tokenizer: Tokenizer) -> Tensor:
+def ours(model: nn.Module, tokenizer: Tokenizer, precision: InferencePrecision) -> Tensor:
     """Sample a volume with a model over medar's tokens."""
     condition = Condition(attributes=torch.zeros(1, 0, device=device_of(model)))
     if isinstance(model, Generator):
-        return decoded(tokenizer, sample(model, condition, [0], SamplingSettings()).latent)
+        settings = SamplingSettings(precision=precision)
+        return decoded(tokenizer, sample(model, condition, [0], settings).latent)
     tokens = sample_tokens(model, condition, [0])
     pyramid = TokenPyramid.from_flat(tokens, model.schedule, model.codebook_size)
     return tokenizer.decode(pyramid).volume
@@ -360,6 +364,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--codebook-size", type=int, default=512)
     parser.add_argument("--downsampling", type=int, default=8)
     parser.add_argument("--mixer", default=MixerSettings().kind)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit-tokens", type=int, default=0)
     parser.add_argument("--device", default="cpu")
