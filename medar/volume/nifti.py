@@ -4,7 +4,9 @@ nibabel silently repairs unusual headers: a zero spacing becomes 1 mm, and a fil
 gets one. Geometry is therefore taken from the unrepaired header.
 """
 
+import io
 import logging
+import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +28,12 @@ MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 
 NIFTI2_SIZE = 540
 """Bytes of a NIfTI-2 header, the longest of all variants."""
+
+TRAILING = 1 << 20
+"""Bytes behind the voxels of a compressed file that are tolerated."""
+
+MOST_DEFLATED = 1032
+"""Bytes that one byte of a gzip file can stand for."""
 
 CIFTI = range(3000, 3100)
 """Intent codes of surface data in a NIfTI-2 file."""
@@ -61,7 +69,7 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         grid=file_grid(path, shape, affine),
         channels=channels,
         dtype=str(dtype.newbyteorder("=")),
-        load=lambda: _load(path, kind, shape, channels),
+        load=lambda: _load(path, kind, raw, shape, channels),
         notes=notes,
     )
 
@@ -136,12 +144,18 @@ def _kind_of(start: bytes) -> Any:
     return nib.Nifti2Image if start[4:8] == b"n+2\0" else None
 
 
-def _load(path: Path, kind: Any, shape: Shape3, channels: int) -> npt.NDArray[Any]:
+def _load(path: Path, kind: Any, raw: Any, shape: Shape3, channels: int) -> npt.NDArray[Any]:
     """The voxels, (X, Y, Z) or (C, X, Y, Z), in their stored type unless the header scales them."""
     try:
-        if path.name.lower().endswith(".nii.gz"):
-            # ISA-L inflates several times faster than zlib, which would dominate reading.
-            image = kind.from_bytes(igzip.decompress(path.read_bytes()))
+        offset, name = int(raw["vox_offset"]), path.name.lower()
+        size = offset + math.prod(shape) * channels * raw.get_data_dtype().itemsize
+        if name.endswith(".nii.gz"):
+            image = kind.from_bytes(_inflated(path, max(size, NIFTI2_SIZE)))
+        elif name.endswith(".gz"):
+            beside = path.with_name(path.name[: -len(".hdr.gz")] + ".img.gz")
+            files = {"header": _inflated(path, raw.sizeof_hdr), "image": _inflated(beside, size)}
+            holders = {n: nib.FileHolder(fileobj=io.BytesIO(data)) for n, data in files.items()}
+            image = kind.from_file_map(holders)
         else:
             image = nib.load(path)
         with np.errstate(all="ignore"):
@@ -150,6 +164,22 @@ def _load(path: Path, kind: Any, shape: Shape3, channels: int) -> npt.NDArray[An
         raise MedarError(f"{path}: its voxels cannot be read ({one_line(error)})") from error
     array = array.reshape(*shape, channels) if channels > 1 else array.reshape(shape)
     return np.moveaxis(array, -1, 0) if channels > 1 else array
+
+
+def _inflated(path: Path, size: int) -> bytes:
+    """The first `size` bytes of a gzip file, once all of it has been compared with its checksum.
+
+    What follows the voxels is neither kept nor, beyond `TRAILING`, tolerated: a small file can hold
+    gigabytes of zeros.
+    """
+    if size > NIFTI2_SIZE + MOST_DEFLATED * path.stat().st_size:
+        raise EOFError("the header states more voxels than the file can hold")
+    # ISA-L inflates several times faster than zlib, which would dominate reading.
+    with igzip.open(path) as file:
+        content: bytes = file.read(size)
+        if len(file.read(TRAILING + 1)) > TRAILING:
+            raise ValueError(f"more than {TRAILING} bytes follow the voxels; is the header right?")
+    return content
 
 
 def _existing_header(path: Path) -> Path:

@@ -1,8 +1,10 @@
 """NIfTI and Analyze: geometry, invalid files and warnings."""
 
+import contextlib
 import gzip
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -295,3 +297,45 @@ def test_voxels_unlike_a_scans_give_a_warning(tmp_path, spacing, unit):
     assert len(notes) == (unit is not None)
     if unit:
         assert f"is the header in {unit}?" in notes[0]
+
+
+def test_zeros_behind_the_voxels_take_no_memory(tmp_path):
+    plain = write(tmp_path / "a.nii").read_bytes()
+    few, many = plain + bytes(1000), plain + bytes(100_000_000)
+    (tmp_path / "few.nii.gz").write_bytes(gzip.compress(few))
+    expected = read_volume(tmp_path / "a.nii").array
+    assert np.array_equal(read_volume(tmp_path / "few.nii.gz").array, expected)
+    (tmp_path / "many.nii.gz").write_bytes(gzip.compress(many, 1))
+    tracemalloc.start()
+    try:
+        refused(tmp_path / "many.nii.gz", "bytes follow the voxels")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_of_more_voxels_than_the_file_can_hold(tmp_path):
+    content = bytearray(write(tmp_path / "a.nii").read_bytes())
+    content[42:48] = np.array([30_000] * 3, "<i2").tobytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    refused(tmp_path / "a.nii.gz", "more voxels than the file can hold")
+
+
+@pytest.mark.parametrize("pair", [True, False])
+def test_a_flipped_bit_in_a_compressed_file_is_noticed(tmp_path, pair):
+    data = np.random.default_rng(0).integers(0, 50, (12, 11, 10)).astype(np.int16)
+    image = (nib.Nifti1Pair if pair else nib.Nifti1Image)(data, AFFINE)
+    nib.save(image, tmp_path / ("a.img.gz" if pair else "a.nii.gz"))
+    path = tmp_path / ("a.img.gz" if pair else "a.nii.gz")
+    expected, good = read_volume(path).array, path.read_bytes()
+    places = np.random.default_rng(1).choice(8 * (len(good) - 12), 60, replace=False) + 80
+    noticed = 0
+    for place in map(int, places):
+        damaged = bytearray(good)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(MedarError):
+            assert np.array_equal(read_volume(path).array, expected)
+            noticed -= 1
+        noticed += 1
+    assert noticed > 57  # a name or a time in the header means nothing
