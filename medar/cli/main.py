@@ -13,6 +13,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
+from medar.cli.output import printable
 from medar.errors import MedarError
 from medar.version import __version__
 
@@ -96,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _leave(message: str, code: int) -> None:
     # One line, whatever a file name or a library brings along.
-    print(f"medar: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"medar: {printable(' '.join(message.splitlines()))}", file=sys.stderr)
     sys.exit(code)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"medar: warning: {message}", file=sys.stderr)
+    print(f"medar: warning: {printable(str(message))}", file=sys.stderr)

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from medar.evaluation.grid import GridArtifact
 
 
+def printable(text: str) -> str:
+    """A text whose control characters are written as escapes: names may hold commands for a
+    terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON object on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
@@ -21,16 +29,16 @@ def print_json(value: Any) -> None:
 def note(*notes: str) -> None:
     """Print sentences on standard error, one per line."""
     for one in notes:
-        print(f"medar: {one}", file=sys.stderr)
+        print(f"medar: {printable(one)}", file=sys.stderr)
 
 
 def print_pairs(heading: str, values: dict[str, Any]) -> None:
     """Print a heading and aligned names and values under it."""
     width = max((len(name) for name in values), default=0)
-    print(heading)
+    print(printable(heading))
     for name, value in values.items():
         shown = {True: "yes", False: "no", None: "-"}.get(value, value) if _flag(value) else value
-        print(f"  {name:<{width}}  {shown}")
+        print(printable(f"  {name:<{width}}  {shown}"))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -44,7 +52,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         table.add_column(heading, no_wrap=True)
     table.add_column(headings[-1], overflow="fold")
     for row in rows:
-        table.add_row(*[str(cell) for cell in row])
+        table.add_row(*[printable(str(cell)) for cell in row])
     terminal = Console().is_terminal
     # Lines in a file or a pipe are not wrapped, so that they can be searched.
     console = Console(

@@ -30,6 +30,9 @@ def common_modality(names: tuple[str, ...]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+UNUSABLE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f-\x9f]')
+"""Characters that ids, which are file names, must not have; control characters among them."""
+
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -61,12 +64,15 @@ class Case:
     split: Split | None = None
 
     def __post_init__(self) -> None:
-        if not self.id or set(self.id) & set('/\\:*?"<>|') or self.id.startswith("."):
+        if not self.id or UNUSABLE.search(self.id) or self.id.startswith("."):
             raise MedarError(f"case id must be usable as a file name, got {self.id!r}")
-        for text in (*map(str, (*self.images, self.label or "")), self.id):
+        paths = (*self.images, self.label or "", self.missing_label or "")
+        for text in (*map(str, paths), self.id):
             if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
                 name = text.encode("utf-8", "backslashreplace").decode()
                 raise MedarError(f"{name}: the name is not valid UTF-8; rename it")
+            if "\0" in text:
+                raise MedarError(f"case {self.id}: no file can be named {text!r}; correct the path")
         if not self.images:
             raise MedarError(f"case {self.id}: a case must have at least one image")
         if self.split is not None and self.split not in SPLITS:

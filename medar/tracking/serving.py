@@ -31,7 +31,7 @@ from medar.synthesis.samples import write_samples
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.names import Kind, kind_of
-from medar.volume import Volume, read_volume, write_nifti
+from medar.volume import ReadOptions, Volume, read_header, read_volume, write_nifti
 
 Row = dict[str, Any]
 Endpoint = Callable[[Mapping[str, Any]], list[Row]]
@@ -80,6 +80,9 @@ would drop the fraction of 1.5 rather than refuse it."""
 
 GZIP = b"\x1f\x8b"
 
+MAX_VOXELS = 1 << 28
+"""Of a volume in a request: 512 x 512 x 1024, or 1 GiB in float32. A few kilobytes of gzip data can
+state many more."""
 MAX_VOLUMES = 100
 """Volumes per request; all of them are in memory at once."""
 
@@ -279,6 +282,15 @@ def _file(folder: Path, name: str, content: bytes) -> Path:
     """Write the bytes of a volume to a file, with a suffix that fits its compression."""
     path = folder / f"{name}.nii{'.gz' if content.startswith(GZIP) else ''}"
     path.write_bytes(content)
+    try:
+        header = read_header(path, ReadOptions(channels=True, assume_spacing="header"))
+    except MedarError:
+        return path  # reading the voxels reports it
+    if (voxels := math.prod(header.grid.shape) * header.channels) > MAX_VOXELS:
+        raise MedarError(
+            f"request: {name} must have at most {MAX_VOXELS} voxels, got {voxels}; crop it, or use "
+            "the command line"
+        )
     return path
 
 

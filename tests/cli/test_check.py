@@ -152,3 +152,33 @@ def test_python_m_medar_runs_the_command_line() -> None:
         [sys.executable, "-m", "medar", "--version"], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip()[0].isdigit()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_cannot_command_the_terminal(medar: Medar, write: Write, tmp_path: Path) -> None:
+    name = write("set/a.nii").with_name("b\x1b[31mred\x07.nii")
+    write("set/b.nii").rename(name)
+    (tmp_path / "set" / "c\x1b]0;title\x07.nii").write_bytes(b"damaged")
+    result = medar("data", "check", tmp_path / "set")
+    assert result.code == 1
+    assert not {"\x1b", "\x07"} & set(result.out + result.err)
+    assert "b_[31mred_" in result.out + str(medar("data", "check", tmp_path / "set", "--json").out)
+    refusal = medar("data", "check", tmp_path / "no\x1b[31m").refusal
+    assert "no\\x1b[31m: no such file" in refusal
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "a\\u0000b", "image": "a.nii"}', "case id must be usable as a file name"),
+        ('{"id": "a\\u001b[31m", "image": "a.nii"}', "case id must be usable as a file name"),
+        ('{"id": "a", "image": "a\\u0000.nii"}', "no file can be named"),
+        ('{"id": "a", "image": "a.nii", "label": "\\u0000"}', "no file can be named"),
+        ('{"id": "a", "image": "a.nii", "missing_label": "x\\u0000"}', "no file can be named"),
+    ],
+)
+def test_control_characters_in_a_manifest(
+    medar: Medar, tmp_path: Path, line: str, message: str
+) -> None:
+    (tmp_path / "cases.jsonl").write_text(line + "\n")
+    assert message in medar("data", "check", tmp_path / "cases.jsonl").refusal

@@ -292,3 +292,24 @@ def test_other_folders_are_refused(tmp_path: Path, dataset: MakeDataset, plan: M
     (tmp_path / "out" / ".tmp-x-plan.yaml").write_text("half")
     prepare(manifest, plan(), tmp_path / "out", workers=1)
     assert not list((tmp_path / "out").rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "named", ["raw/x.raw", "../x.raw", ".", "raw", "%n", "LIST\n.\n..", "a\0b"]
+)
+@pytest.mark.parametrize("ending", [".mhd", ".nhdr"])
+def test_a_header_that_names_no_file_is_set_aside(
+    tmp_path: Path, dataset: MakeDataset, plan: MakePlan, named: str, ending: str
+) -> None:
+    manifest = dataset(2)
+    odd = tmp_path / "in" / f"odd{ending}"
+    (tmp_path / "in" / "raw").mkdir()
+    if ending == ".mhd":
+        odd.write_text(f"NDims = 3\nDimSize = 2 2 2\nElementDataFile = {named}\n")
+    else:
+        fields = "type: uchar\ndimension: 3\nsizes: 2 2 2\nencoding: raw"
+        odd.write_text(f"NRRD0004\n{fields}\ndata file: {named}\n\n")
+    cases = (*manifest.cases, Case(id="odd", images=(odd,), modality="CT", split="train"))
+    done = prepare(manifest.with_cases(cases), plan(), tmp_path / "out", workers=1)
+    assert (done.made, list(done.failed)) == (2, ["odd"])
+    assert done.failed["odd"].startswith(f"{odd}: ")

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from medar.data.case import UNUSABLE
 from medar.errors import MedarError
 from medar.files import digest
 from medar.volume.header import FORMATS, VOLUME_ENDINGS, is_dicom
@@ -66,11 +67,12 @@ def stem_of(path: Path, root: Path) -> str:
 
 
 def ids_for(stems: Iterable[str]) -> dict[str, str]:
-    """A case id per relative path: "/" and characters not allowed in file names become "_".
+    """A case id per relative path: "/", control characters and those not allowed in file names
+    become "_".
 
     Paths that give the same id ("a/b" and "a_b") get a hash of the path as a suffix.
     """
-    ids = {stem: re.sub(r'[/\\:*?"<>|]', "_", stem).lstrip(".") or "_" for stem in stems}
+    ids = {stem: UNUSABLE.sub("_", stem).lstrip(".") or "_" for stem in stems}
     # Ids are file names, and many file systems ignore case.
     times = Counter(name.lower() for name in ids.values())
     return {
