@@ -27,6 +27,7 @@ from medar.files import (
     write_text,
 )
 from medar.model_box import PARTS, box_names, is_bundle, known_names, locate, part_of
+from medar.model_sizes import check_sizes
 from medar.settings import from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def read_config(
         kind: of the model, for the message.
 
     Raises:
-        MedarError: the file is absent or damaged, names another class, or has another version.
+        MedarError: the file is absent or damaged, names another class, has another version, or
+            sizes that the weights cannot have.
     """
     path = Path(folder) / CONFIG
     values = read_json_object(path)
@@ -117,6 +119,7 @@ def read_config(
             f"{version}: train the model again, or use the version that wrote it"
         )
     values.pop(DIGEST, None)
+    check_sizes(values, path, Path(folder) / WEIGHTS)
     return values
 
 

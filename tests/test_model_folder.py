@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,60 @@ def test_every_model_in_the_box_has_a_digest() -> None:
     for path in box_folder().rglob("model.safetensors"):
         config = json.loads((path.parent / "config.json").read_text())
         assert len(config["weights"]) == 32, path
+
+
+def with_sizes(tmp_path: Path, **sizes: object) -> None:
+    written(tmp_path, network())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **sizes}))
+
+
+@pytest.mark.parametrize("number", [10**7, 10**30, -(10**7)])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        lambda n: {"model": {"depth": n}},
+        lambda n: {"model": {"head_width": n}},
+        lambda n: {"model": {"mixer": {"state_dim": n}}},
+        lambda n: {"network": {"width": n}},
+        lambda n: {"network": {"width": 8, "width_multipliers": [1, n]}},
+        lambda n: {"network": {"blocks_per_level": n}},
+        lambda n: {"network": {"labels": n}},
+        lambda n: {"codebook": {"size": n}},
+        lambda n: {"schedule": {"grids": [[1, 1, 1], [n, 1, 1]]}},
+        lambda n: {"backbone": {"width": n}},
+        lambda n: {"backbone": {"trunk": {"depth": n}}},
+        lambda n: {"condition": {"map_width": n}},
+        lambda n: {"widths": [32, n]},
+        lambda n: {"steps": n},
+    ],
+)
+def test_sizes_that_the_weights_cannot_have_are_refused_at_once(
+    tmp_path: Path, number: int, sizes: Callable[[int], dict[str, object]]
+) -> None:
+    with_sizes(tmp_path, **sizes(number))
+    with pytest.raises(
+        MedarError, match=r"cannot belong to model.safetensors, which has 7 tensors"
+    ):
+        read_config(tmp_path, ("Toy",), 3)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"model": {"depth": 8}},
+        {"model": {"depth": 7, "head_width": 30}},
+        {"network": {"width": 100}},
+        {"schedule": {"grids": [[1, 1, 1], [30, 30, 30]]}},
+    ],
+)
+def test_sizes_only_just_beyond_the_weights(tmp_path: Path, sizes: dict[str, object]) -> None:
+    with_sizes(tmp_path, **sizes)
+    with pytest.raises(MedarError, match="cannot belong to"):
+        read_config(tmp_path, ("Toy",), 3)
+
+
+def test_numbers_that_are_no_sizes_are_free(tmp_path: Path) -> None:
+    about = {"seed": 10**12, "backbone": {"width": 8, "options": {"n": 10**12}}}
+    with_sizes(tmp_path, **about)
+    assert read_config(tmp_path, ("Toy",), 3)["seed"] == 10**12
