@@ -6,8 +6,9 @@ Rows:
     encode      volumes to a latent
     decode      a latent to volumes
     detail      two steps of the detail decoder
-    segment     a volume to its label map: windows of 128 voxels, 8 labels, no mirror images, the
-                volume at the plan's spacing or, with --spacing, at another one
+    segment     a volume to its label map: windows of 128 voxels, 8 labels, no mirror images, and a
+                single pointwise convolution in place of the network, so that what is measured is
+                everything else; the volume at the plan's spacing or, with --spacing, at another one
 
 Each call is one row in its own process, and prints one line of JSON: seconds of processor time, the
 process's largest resident set, what it held before, and the size of the volume itself. A row with
@@ -23,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medar.data.plan import IntensityRule, Plan
@@ -82,10 +83,12 @@ def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callab
         labels={value: f"organ {value}" for value in range(1, 9)},
     )
     model = Segmenter(BackboneSettings(width=4), plan).eval()
+    model.backbone, model.head = nn.Identity(), nn.Conv3d(1, 9, kernel_size=1)  # type: ignore[assignment]
     array = 1000 * smooth(shape)[0].numpy()
     affine = np.diag([*(args.spacing,) * 3, 1.0])
     volume = Volume.from_array(array, affine, modality="CT")
-    return lambda: segment(model, volume, PredictionSettings(mirrors=()))
+    settings = PredictionSettings(mirrors=(), memory_gib=args.within or 4.0)
+    return lambda: segment(model, volume, settings)
 
 
 def smooth(shape: Shape3) -> Tensor:

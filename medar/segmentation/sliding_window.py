@@ -221,7 +221,6 @@ def _averaged(models: list[Segmenter], settings: PredictionSettings) -> Callable
     plan = models[0].plan
     axes = [one.mirrors if settings.mirrors is None else settings.mirrors for one in models]
     swapped = swapped_classes(plan.labels) if any("x" in chosen for chosen in axes) else []
-
     device = device_of(models[0])
 
     def average(windows: Tensor) -> Tensor:
@@ -229,7 +228,7 @@ def _averaged(models: list[Segmenter], settings: PredictionSettings) -> Callable
             total = mirror_average(models[0], windows, axes[0], swapped)
             for one, chosen in zip(models[1:], axes[1:], strict=True):
                 total += mirror_average(one, windows, chosen, swapped)
-        return total.div_(len(models))
+        return total.div_(len(models)) if len(models) > 1 else total
 
     return average
 
@@ -252,12 +251,15 @@ def mirror_average(
     total: Tensor | None = None
     for chosen in images:
         dims = [2 + AXES.index(axis) for axis in chosen]
-        probabilities = model(volumes.flip(dims)).float().softmax(1).flip(dims)
+        logits: Tensor = model(volumes.flip(dims) if dims else volumes)
+        probabilities = logits.float().softmax(1)
+        if dims:  # torch copies even where nothing is flipped
+            probabilities = probabilities.flip(dims)
         if "x" in chosen:
             probabilities = probabilities[:, swapped]
         total = probabilities if total is None else total.add_(probabilities)
     assert total is not None
-    return total.div_(len(images))
+    return total.div_(len(images)) if len(images) > 1 else total
 
 
 def swapped_classes(labels: dict[int, str]) -> list[int]:
