@@ -9,6 +9,8 @@ Rows:
     segment     a volume to its label map: windows of 128 voxels, 8 labels, no mirror images, and a
                 single pointwise convolution in place of the network, so that what is measured is
                 everything else; the volume at the plan's spacing or, with --spacing, at another one
+    synthesize  one volume: tokens of an untrained generator of 8 blocks of width 256 on a latent
+                grid of an eighth of the sides, 10 scales, 512 codes; decoded without detail
 
 Each call is one row in its own process, and prints one line of JSON: seconds of processor time, the
 process's largest resident set, what it held before, and the size of the volume itself. A row with
@@ -29,13 +31,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medar.data.plan import IntensityRule, Plan
 from medar.devices import peak_memory_mib, reset_peak_memory
+from medar.generator.generator import Generator
+from medar.generator.settings import GeneratorConfig, ModelSettings
 from medar.segmentation.backbones import BackboneSettings
 from medar.segmentation.prediction import segment
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import PredictionSettings
+from medar.synthesis.synthesizer import Synthesizer
+from medar.tokenizer import ScaleSchedule, Tokenizer
 from medar.tokenizer.bounded import decode_within, encode_within
+from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.detail import DetailConfig, DetailDecoder
 from medar.tokenizer.network import Decoder, Encoder, NetworkConfig
+from medar.tokenizer.tokenizer import TokenizerConfig
 from medar.volume import Shape3, Volume
 
 GIB = 2**30
@@ -91,13 +99,40 @@ def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callab
     return lambda: segment(model, volume, settings)
 
 
+def synthesize(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callable[[], Any]:
+    """A volume of an untrained model."""
+    config = network(args)
+    plan = Plan(
+        spacing=(1.0, 1.0, 1.0),
+        mode="volume",
+        size=shape,
+        downsampling=config.downsampling,
+        intensity={"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
+    )
+    latent = config.latent(shape)
+    sizes = TokenizerConfig(
+        schedule=ScaleSchedule.from_latent(latent, min(10, *latent)),
+        network=config,
+        codebook=CodebookSettings(kind="fsq", size=512, width=config.code_width),
+    )
+    tokenizer = Tokenizer(sizes, plan)
+    model = Generator.for_tokenizer(GeneratorConfig(model=ModelSettings(depth=8)), tokenizer)
+    return lambda: Synthesizer(model, tokenizer)(1, modality="CT")
+
+
 def smooth(shape: Shape3) -> Tensor:
     """A volume (1, 1, X, Y, Z) in [-1, 1]."""
     ramp = torch.linspace(-1, 1, prod(shape[1:])).view(1, 1, 1, *shape[1:])
     return ramp.expand(1, 1, *shape).clone()
 
 
-ROWS = {"encode": encode, "decode": decode, "detail": detail, "segment": segmenting}
+ROWS = {
+    "encode": encode,
+    "decode": decode,
+    "detail": detail,
+    "segment": segmenting,
+    "synthesize": synthesize,
+}
 
 
 def measured(step: Callable[[], Any]) -> dict[str, Any]:

@@ -42,6 +42,9 @@ MAX_BATCH = 64
 FREE_FRACTION = 0.5
 """Fraction of the free memory that a batch may take."""
 
+CHOSEN = 1 << 24
+"""Logits from which tokens are chosen at once; each takes several numbers meanwhile."""
+
 FEATURES, CHOICES = 48, 10
 """Float32 numbers per token of the largest scale, in multiples of E (activations of a block) and V
 (logits and derived values). Measured: 34 to 46, by mixer, and 4 to 10, with top-p (E
@@ -172,6 +175,13 @@ def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) 
     Returns:
         (B, T) int64.
     """
+    tokens = max(1, CHOSEN // (len(logits) * logits.shape[-1]))
+    pairs = zip(torch.split(logits, tokens, 1), torch.split(numbers, tokens, 1), strict=True)
+    return torch.cat([_choose(*pair, settings, k) for pair in pairs], 1)
+
+
+def _choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) -> Tensor:
+    """`choose` for some of the tokens."""
     logits = filtered(
         logits / _at(settings.temperature, k), _at(settings.top_k, k), _at(settings.top_p, k)
     )

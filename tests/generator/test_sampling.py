@@ -8,6 +8,7 @@ import torch
 
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
+from medar.generator import sampling
 from medar.generator.conditions import Condition
 from medar.generator.generator import SamplingState
 from medar.generator.known import KnownTokens
@@ -158,6 +159,15 @@ def test_filters_keep_the_most_likely_tokens(settings: dict[str, float], left: s
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 2_000, 4)
     made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1)  # type: ignore[arg-type]
     assert set(made.unique().tolist()) == left
+
+
+def test_tokens_chosen_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    logits, numbers = torch.randn(2, 13, 8), torch.rand(2, 13)
+    settings = SamplingSettings(top_p=0.8, top_k=5)
+    whole = choose(logits, numbers, settings, 0)
+    monkeypatch.setattr(sampling, "CHOSEN", 2 * 8 * 3)
+    assert torch.equal(choose(logits, numbers, settings, 0), whole)
 
 
 def test_the_ends_of_the_unit_interval_give_valid_tokens() -> None:
