@@ -5,6 +5,7 @@ loading torch.
 """
 
 import contextlib
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -28,6 +29,7 @@ MEMORY_FRACTION = 0.5
 take for themselves."""
 CPU_BUDGET, CUDA_BUDGET = 4 << 30, 32 << 30
 
+NVIDIA = Path("/proc/driver/nvidia")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -107,6 +109,17 @@ def free_memory(device: "torch.device") -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def card_memory(index: int = 0) -> int | None:
+    """Bytes of a CUDA device in all, used or not; None without one."""
+    if not NVIDIA.exists() and shutil.which("nvidia-smi") is None:
+        return None  # without loading torch
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return int(torch.cuda.get_device_properties(index).total_memory)
 
 
 def memory_budget(device: "torch.device", fraction: float = MEMORY_FRACTION) -> int:

@@ -43,6 +43,9 @@ class Options:
     """Print the plan with estimated times, and run nothing."""
     max_minutes: float | None = None
     """Time budget of all stages together, divided by the YAML's budget_weights."""
+    memory: float | None = None
+    """GB of the GPU that batches are sized for, if the YAML has the size of volumes; default: those
+    of the GPU, if there is one."""
     register: str | None = None
     """Name in MLflow's registry; the recipe's last model becomes its next version."""
     alias: str | None = None
@@ -60,7 +63,25 @@ class Options:
             settings = replace(settings, data=replace(settings.data, modality=self.modality))
         if self.max_minutes is not None:
             settings = replace(settings, max_minutes=self.max_minutes)
-        return settings.with_absolute_paths()
+        return self._sized(settings).with_absolute_paths()
+
+    def _sized(self, settings: "Settings") -> "Settings":
+        """The settings with batches that fit the GPU's memory."""
+        from medar.devices import card_memory
+        from medar.recipes.sizing import GB, sized, trains_on_cpu
+
+        if self.memory is not None:
+            memory: float | None = self.memory * GB
+        else:
+            memory = None if trains_on_cpu(settings) else card_memory()
+        if memory is None:
+            return settings
+        from medar.training.distributed import current_ranks  # loads torch
+
+        settings, notes = sized(settings, memory, current_ranks().world_size)
+        for line in notes:
+            _note_on_rank_zero(line)
+        return settings
 
     def tracking(self) -> dict[str, Any]:
         """The options of `Recipe` about MLflow."""

@@ -30,7 +30,8 @@ def schedule_coordinates(schedule: ScaleSchedule) -> Tensor:
 
 def token_scales(schedule: ScaleSchedule) -> Tensor:
     """(L,): the scale of each token, from 0."""
-    return torch.arange(len(schedule)).repeat_interleave(torch.tensor(schedule.tokens))
+    tokens = torch.tensor(schedule.tokens)
+    return torch.arange(len(schedule)).repeat_interleave(tokens, output_size=schedule.length)
 
 
 def frequencies(count: int, finest: int) -> Tensor:

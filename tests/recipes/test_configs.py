@@ -32,7 +32,11 @@ def test_files_take_precedence_over_names(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ("hipocampus_mr", "recipes", "did you mean 'hippocampus_mr'"),
         ("ct_129", "generator", "did you mean 'ct_128'"),
-        ("xyz", "generator", "known names: ct_128, demo, headneck_ct, hippocampus_mr, mr_96"),
+        (
+            "xyz",
+            "generator",
+            "known names: ct_128, ct_256, demo, headneck_ct, hippocampus_mr, mr_160, mr_96",
+        ),
         ("no/such/file.yaml", None, "no/such/file.yaml: no such file"),
     ],
 )
