@@ -23,6 +23,7 @@ class Size(NamedTuple):
     """The sizes of the networks."""
 
     downsampling: int
+    patch: int
     width: int
     multipliers: tuple[int, ...]
     blocks: int
@@ -33,14 +34,26 @@ class Size(NamedTuple):
     detail: tuple[int, ...]
 
 
-FULL = Size(8, 64, (1, 2, 4), 2, 4096, 32, 16, 64, (24, 48, 72))
+FULL = Size(8, 2, 64, (1, 2, 4), 2, 4096, 32, 16, 64, (24, 48, 72))
 """As configs/tokenizer/ct_128 and configs/generator/ct_128."""
-SMALL = Size(4, 8, (1, 2), 1, 32, 4, 2, 8, (4, 8))
+SMALL = Size(4, 1, 8, (1, 2), 1, 32, 4, 2, 8, (4, 8))
 
 
 def size_of(tiny: bool) -> Size:
     """Of a stage."""
     return SMALL if tiny else FULL
+
+
+def network_of(size: Size) -> NetworkConfig:
+    """The tokenizer's network."""
+    return NetworkConfig(
+        patch_size=size.patch,
+        width=size.width,
+        width_multipliers=size.multipliers,
+        blocks_per_level=size.blocks,
+        code_width=size.code_width,
+        downsampling=(size.downsampling,) * 3,
+    )
 
 
 def make_tokenizer(size: Size, latent: int, device: torch.device, seed: int = 0) -> Tokenizer:
@@ -50,13 +63,7 @@ def make_tokenizer(size: Size, latent: int, device: torch.device, seed: int = 0)
     factors = (size.downsampling,) * 3
     config = TokenizerConfig(
         schedule=ScaleSchedule.from_latent((latent,) * 3, min(latent, 10)),
-        network=NetworkConfig(
-            width=size.width,
-            width_multipliers=size.multipliers,
-            blocks_per_level=size.blocks,
-            code_width=size.code_width,
-            downsampling=factors,
-        ),
+        network=network_of(size),
         codebook=CodebookSettings(size=size.codes, width=size.code_width),
     )
     plan = Plan(

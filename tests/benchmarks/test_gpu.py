@@ -7,9 +7,12 @@ from typing import Any
 import gpu
 import pytest
 import torch
+import yaml
 from gpu_stages import table
 from gpu_stages.journal import Journal, read_records
-from gpu_stages.models import MIXERS
+from gpu_stages.models import FULL, MIXERS, network_of
+
+from medar.settings import to_dict
 
 
 def test_a_failed_step_is_recorded_and_the_next_one_runs(tmp_path: Path) -> None:
@@ -67,6 +70,15 @@ def test_the_table_shows_the_newest_run_and_what_did_not_run(tmp_path: Path) -> 
 def test_the_page_of_benchmarks_has_the_markers() -> None:
     text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     assert text.index(table.BEGIN) < text.index(table.END)
+
+
+def test_the_full_tokenizer_is_that_of_the_configuration() -> None:
+    path = Path(__file__).parents[2] / "configs" / "tokenizer" / "ct_128.yaml"
+    model = yaml.safe_load(path.read_text())["model"]
+    network = to_dict(network_of(FULL))
+    for name in ("patch_size", "width", "width_multipliers", "blocks_per_level"):
+        assert network[name] == model[name], name
+    assert network["code_width"] == model["codebook"]["width"]
 
 
 def test_a_training_needs_data(capsys: pytest.CaptureFixture[str]) -> None:
