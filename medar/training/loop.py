@@ -42,6 +42,7 @@ from medar.training.run import Run
 from medar.training.settings import TrainingSettings
 from medar.training.task import Task
 from medar.training.tracker import JsonlTracker, Tracker, Trackers
+from medar.training.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,7 @@ class Loop:
         if precision.compile:
             run.task.compile()
         self.forward = data_parallel(run.task, run.ranks, run.device)
+        self.work = Work(precision)
         self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
         self.results: dict[str, float] = {}
@@ -160,8 +162,10 @@ class Loop:
         logged = []
         for k in range(count):
             batch = next(self.batches)
-            self._amount += run.task.amount(batch) * run.ranks.world_size
-            logged.append(self.backward(batch, last=k == count - 1))
+            amount = run.task.amount(batch)
+            self._amount += amount * run.ranks.world_size
+            with self.work.counting(amount):
+                logged.append(self.backward(batch, last=k == count - 1))
         norms = run.optimisers.clip_gradients()
         values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in logged)])
         finite = all_ranks(values.isfinite().all())
@@ -227,8 +231,11 @@ class Loop:
         means, unit = self.run.meter.read(), self.run.task.unit
         seconds = max(state.elapsed - elapsed, 1e-9)
         speed = {f"{unit}_per_second": self._amount / seconds} if unit else {}
+        share = self.work.share(self._amount / seconds / self.run.ranks.world_size)
         self._line = f", loss {means['loss']:.4g}" if "loss" in means else ""
         self._line += "".join(f", {value:.3g} {unit}/s" for value in speed.values())
+        if share is not None:
+            self._line += f", {share:.1%} of the GEMM ceiling"
         self._logged, self._amount = (state.step, state.elapsed), 0
         return {
             **{f"train/{name}": value for name, value in means.items()},
@@ -237,6 +244,7 @@ class Loop:
             "seconds": state.elapsed,
             "steps_per_second": (state.step - step) / seconds,
             **speed,
+            **({} if share is None else {"gemm_fraction": share}),
         }
 
     def evaluate(self) -> dict[str, float]:

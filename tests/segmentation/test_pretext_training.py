@@ -42,7 +42,7 @@ def weights(out: Path) -> dict[str, Tensor]:
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "steps_per_second", "voxels_per_second")
+    timed = ("seconds", "steps_per_second", "voxels_per_second", "gemm_fraction")
     read = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in timed} for line in read]
 

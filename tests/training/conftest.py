@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 torch.set_num_threads(1)  # the toy is too small for two
 
-TIMES = ("seconds", "steps_per_second", "numbers_per_second")
+TIMES = ("seconds", "steps_per_second", "numbers_per_second", "gemm_fraction")
 
 
 def assert_same(a: Any, b: Any, where: str = "") -> None:

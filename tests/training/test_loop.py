@@ -45,7 +45,8 @@ def test_the_log_shows_how_much_is_processed_per_second(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     speeds = [line["numbers_per_second"] for line in lines if "seconds" in line]
     assert speeds == [2 * 4 * 3, 2 * 4 * 3]
-    assert shown[-1].endswith(", 24 numbers/s")
+    assert ", 24 numbers/s, " in shown[-1]
+    assert shown[-1].endswith("% of the GEMM ceiling")
 
 
 def test_accumulation_equals_the_larger_batch(tmp_path: Path) -> None:
