@@ -61,7 +61,7 @@ def run_parallel(
             yield _outcome(item, _guarded(function, item))
         return
     survivors: list[T] = []
-    yield from _pooled(function, items, workers, survivors)
+    yield from _pooled(function, items, min(workers, len(items)), survivors)
     for item in survivors:
         again: list[T] = []
         yield from _pooled(function, [item], 1, again, proven=True)

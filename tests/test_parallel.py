@@ -83,3 +83,7 @@ def test_at_least_one_worker(workers: int) -> None:
     with pytest.raises(MedarError, match=f"workers must be at least 1, got {workers}"):
         list(run_parallel(eval, ["1"], workers=workers))
     assert default_workers() >= 1
+
+
+def test_no_more_workers_than_items_are_started() -> None:
+    assert [one.value for one in run_parallel(eval, ["1", "2"], workers=10**30)] == [1, 2]
