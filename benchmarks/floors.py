@@ -35,7 +35,7 @@ from medar.tokenizer.network import Decoder, cost
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.settings import TokenizerSettings
 from medar.tokenizer.tokenizer import TokenizerConfig
-from medar.training.work import gemm_ceiling
+from medar.training.operations import gemm_ceiling
 
 PRESETS = ("mr_96", "ct_128", "mr_160", "ct_256")
 UPDATE = 44

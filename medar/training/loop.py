@@ -31,6 +31,7 @@ from medar.training.distributed import (
     process_group,
 )
 from medar.training.folder import Resume, RunConfig, RunFolder, parameters
+from medar.training.operations import Operations
 from medar.training.optimisers import NonfiniteGuard, learning_rate, progress
 from medar.training.precision import (
     Precision,
@@ -42,7 +43,6 @@ from medar.training.run import Run
 from medar.training.settings import TrainingSettings
 from medar.training.task import Task
 from medar.training.tracker import JsonlTracker, Tracker, Trackers
-from medar.training.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class Loop:
         if precision.compile:
             run.task.compile()
         self.forward = data_parallel(run.task, run.ranks, run.device)
-        self.work = Work(precision)
+        self.operations = Operations(precision)
         self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
         self.results: dict[str, float] = {}
@@ -164,7 +164,7 @@ class Loop:
             batch = next(self.batches)
             amount = run.task.amount(batch)
             self._amount += amount * run.ranks.world_size
-            with self.work.counting(amount):
+            with self.operations.counting(amount):
                 logged.append(self.backward(batch, last=k == count - 1))
         norms = run.optimisers.clip_gradients()
         values = torch.stack([*norms.values(), *(metrics["loss"].float() for metrics in logged)])
@@ -231,7 +231,7 @@ class Loop:
         means, unit = self.run.meter.read(), self.run.task.unit
         seconds = max(state.elapsed - elapsed, 1e-9)
         speed = {f"{unit}_per_second": self._amount / seconds} if unit else {}
-        share = self.work.share(self._amount / seconds / self.run.ranks.world_size)
+        share = self.operations.share(self._amount / seconds / self.run.ranks.world_size)
         self._line = f", loss {means['loss']:.4g}" if "loss" in means else ""
         self._line += "".join(f", {value:.3g} {unit}/s" for value in speed.values())
         if share is not None:

@@ -12,7 +12,7 @@ from medar.generator.settings import GeneratorConfig, ModelSettings
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.training.work import Counter
+from medar.training.operations import Counter
 
 
 def test_operations_of_a_generator_are_those_of_its_forward_pass() -> None:

@@ -79,7 +79,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
 
-class Work:
+class Operations:
     """Operations per unit of a training, counted on one of its first batches.
 
     Recomputed activations and what is made without gradients count too; losses that start later

@@ -9,24 +9,24 @@ from torch import nn
 from toy import Toy, settings
 
 from medar.training import fit
+from medar.training.operations import Counter, Operations, gemm_ceiling
 from medar.training.precision import Precision
-from medar.training.work import Counter, Work, gemm_ceiling
 
 CPU = torch.device("cpu")
 
 
-def work(*, compile: bool = False) -> Work:
-    return Work(Precision(device=CPU, dtype=torch.float32, compile=compile, why=""))
+def operations(*, compile: bool = False) -> Operations:
+    return Operations(Precision(device=CPU, dtype=torch.float32, compile=compile, why=""))
 
 
-def step(one: Work, amount: int = 16) -> None:
+def step(one: Operations, amount: int = 16) -> None:
     layer, given = nn.Linear(8, 4, bias=False), torch.ones(16, 8)
     with one.counting(amount):
         layer(given).sum().backward()
 
 
 def test_operations_are_counted_once_per_unit() -> None:
-    counted = work()
+    counted = operations()
     assert counted.share(100.0) is None
     step(counted, 0)
     assert counted.per_unit is None
@@ -38,7 +38,7 @@ def test_operations_are_counted_once_per_unit() -> None:
 
 
 def test_a_compiled_training_counts_its_second_batch() -> None:
-    counted = work(compile=True)
+    counted = operations(compile=True)
     step(counted)
     assert counted.per_unit is None
     step(counted)
@@ -56,9 +56,9 @@ def test_attention_on_a_cpu_is_counted() -> None:
 
 
 def test_a_share_is_that_of_the_measured_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    counted = work()
+    counted = operations()
     step(counted)
-    monkeypatch.setattr("medar.training.work.gemm_ceiling", lambda device, dtype: 12_800.0)
+    monkeypatch.setattr("medar.training.operations.gemm_ceiling", lambda device, dtype: 12_800.0)
     assert counted.share(10.0) == pytest.approx(0.1)
 
 
@@ -73,7 +73,7 @@ def test_the_ceiling_leaves_the_random_state_alone() -> None:
 
 def test_counting_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fit(Toy(noise=0.1), settings(steps=3), tmp_path / "a")
-    monkeypatch.setattr(Work, "counting", lambda self, amount: torch.enable_grad())
+    monkeypatch.setattr(Operations, "counting", lambda self, amount: torch.enable_grad())
     fit(Toy(noise=0.1), settings(steps=3), tmp_path / "b")
     assert read_metrics(tmp_path / "a") == read_metrics(tmp_path / "b")
     files = [tmp_path / name / "model" / "model.safetensors" for name in "ab"]
