@@ -1,6 +1,6 @@
 """The operations of a training, and the most that its device can do.
 
-A share of the ceiling says how well a training uses the device: what a matrix product of large
+The fraction of the ceiling says how well a training uses the device: what a matrix product of large
 matrices reaches is measured in the same process, with as many threads, in the same precision.
 """
 
