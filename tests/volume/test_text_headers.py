@@ -87,6 +87,7 @@ def test_simpleitk_agrees(tmp_path, name, compress, kind):
         ("ascii", " ".join(str(v) for v in VOXELS.ravel(order="F")).encode()),
         ("hex", VOXELS.tobytes(order="F").hex().encode()),
     ],
+    ids=["raw", "gzip", "gz", "bzip2", "bz2", "ascii", "hex"],
 )
 def test_nrrd_encodings(tmp_path, encoding, data):
     assert same(nrrd(tmp_path / "a.nrrd", f"encoding: {encoding}", data=data))
