@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d, interpolate
 
 from medar.data.plan import Plan
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.files import read_json_object
 from medar.model_folder import CONFIG
+from medar.tokenizer.bounded import DecodedMap
 from medar.tokenizer.codebooks import CodebookSettings, EMACodebook
 from medar.tokenizer.network import Decoded, Decoder, Encoder, NetworkConfig
+from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.quantiser import QuantiserSettings
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
@@ -58,11 +61,6 @@ class Trilinear(Decoder):
         factors = [float(factor) for factor in self.config.downsampling]
         return Decoded(interpolate(latent, scale_factor=factors, mode="trilinear"), None)
 
-    @property
-    def reach(self) -> Shape3:
-        """One site on either side."""
-        return 1, 1, 1
-
 
 class VoxelTokenizer(Tokenizer):
     """Volumes in [-1, 1] with one channel to levels on a small grid, and back.
@@ -91,6 +89,16 @@ class VoxelTokenizer(Tokenizer):
         assert isinstance(codebook, EMACodebook)
         codebook.set_codes(torch.linspace(-1, 1, codebook.size)[:, None])
         self.requires_grad_(False)
+
+    def decode_map(
+        self,
+        pyramid: TokenPyramid,
+        upto: int | None = None,
+        budget: int | None = None,
+        precision: InferencePrecision = "auto",
+    ) -> DecodedMap:
+        """Decode in one piece, in fp32: there are no layers to go slab by slab."""
+        return DecodedMap(self.decode(pyramid, upto).volume, None)
 
 
 def voxel_config(size: Shape3, grid: Shape3, levels: int = 64) -> TokenizerConfig:

@@ -70,7 +70,7 @@ def test_larger_volumes_are_averaged_and_interpolated() -> None:
     torch.testing.assert_close(tokenizer.decode(pyramid).volume, smooth)
 
 
-def test_tiled_decoding_gives_the_same() -> None:
+def test_a_budget_gives_the_same() -> None:
     tokenizer = make_tokenizer(size=(16, 12, 8), grid=(8, 6, 4))
     pyramid = tokenizer.encode(volumes((16, 12, 8)))
     whole = tokenizer.decode(pyramid).volume

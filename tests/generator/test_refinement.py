@@ -26,6 +26,9 @@ from medar.tokenizer.schedule import ScaleSchedule
 
 from .conftest import CODES, SCHEDULE, MakeModel
 
+NEVER = -1e4
+"""A logit of a code that is never drawn; infinite ones are refused."""
+
 MIXERS = ("none", "attention", "mamba", "scale_ssm")
 HIPPOCAMPUS = ScaleSchedule(
     grids=(
@@ -237,11 +240,11 @@ class Copies(Generator):
     ) -> Tensor:
         k = len(state.scales)
         batch, sites = len(state.context), self.schedule.tokens[k]
-        logits = torch.full((batch, sites, self.codebook_size), -math.inf)
+        logits = torch.full((batch, sites, self.codebook_size), NEVER)
         logits[..., :2] = 0
         if tokens is not None and revealed is not None and revealed.any():
             for row, shown, mask in zip(logits, tokens, revealed, strict=True):
-                row[:] = -math.inf
+                row[:] = NEVER
                 row[:, shown[mask].unique()] = 0
         return logits
 
