@@ -8,7 +8,7 @@ volume, no guidance, passes "auto"), and decoding. Operations are those of matri
 convolutions and attention, two per multiply-add. Bytes are the least that must move: weights, their
 gradients and optimiser state, and what the forward pass keeps, written once and read once. The
 floor is the larger of both times, in the best precision of the device. No GPU kernel reaches it;
-`medar ... train` prints which share of the ceiling a training reaches.
+`medar ... train` prints which fraction of the ceiling a training reaches.
 """
 
 import argparse

@@ -15,6 +15,7 @@ from medar.cli.training import (
     prepared_folder,
     report,
 )
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 
 app = App(
@@ -159,7 +160,7 @@ def segment(
     probabilities: bool = False,
     modality: Literal["CT", "MR"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    precision: InferencePrecision = "auto",
     json: bool = False,
     reading: Reading = READING,
 ) -> int:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from medar.cli.options import Reading, parse_detail
 from medar.cli.output import note, print_json
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class SamplingOptions:
     number, or one per scale; 1 is fastest, auto takes many in small scales and one in the last."""
     detail: str | None = None
     """Steps of the detail decoder; "none": without it; "auto": its own number of steps."""
-    precision: Literal["auto", "fp32", "bf16"] | None = None
+    precision: InferencePrecision | None = None
     """What networks compute in. "auto": bf16 for decoding where the device has instructions for it,
     and for tokens on CUDA; "bf16": for both; "fp32": for neither."""
 

@@ -15,6 +15,7 @@ from medar.cli.training import (
     prepared_folder,
     report,
 )
+from medar.devices import InferencePrecision
 from medar.errors import MedarError
 
 app = App(
@@ -28,7 +29,6 @@ READING = Reading()
 DATASET = DataSet()
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @app.command
@@ -219,7 +219,7 @@ def decode(
     detail: str = "auto",
     seed: int = 0,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: InferencePrecision = "auto",
 ) -> None:
     """Decode a token pyramid into a volume.
 
@@ -288,7 +288,7 @@ def reconstruct(
     detail: str = "auto",
     seed: int = 0,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: InferencePrecision = "auto",
     json: bool = False,
     reading: Reading = READING,
 ) -> None:

@@ -23,7 +23,7 @@ standard deviations of a normal distribution (Iglewicz and Hoaglin 1993), and th
 measure."""
 
 VOLUME_RATIO, PARTS_RATIO = 4.0, 5.0
-SHARE_CHANGE, CENTRE_CHANGE = 0.3, 0.2
+LARGEST_CHANGE, CENTRE_CHANGE = 0.3, 0.2
 
 MOST_LABELS, LARGEST_LABEL = 500, 1 << 15
 """More values, or larger ones, are instances rather than classes, and are not measured."""
@@ -114,10 +114,10 @@ def _unlike(having: Mapping[str, LabelFacts]) -> Iterable[tuple[str, str]]:
     parts = np.array([one.parts for one in facts])
     for index in _far(np.log(parts), np.log(PARTS_RATIO)):
         yield cases[index], f"{parts[index]} connected parts, {_others(parts, index)}"
-    shares = np.array([one.largest for one in facts])
-    for index in _far(shares, SHARE_CHANGE):
-        share = f"{100 * shares[index]:.3g} % of it in its largest part"
-        yield cases[index], f"{share}, {_others(100 * shares, index)}"
+    largest = np.array([one.largest for one in facts])
+    for index in _far(largest, LARGEST_CHANGE):
+        percent = f"{100 * largest[index]:.3g} % of it in its largest part"
+        yield cases[index], f"{percent}, {_others(100 * largest, index)}"
     centres = np.array([one.centre for one in facts])
     for axis, direction in enumerate(("left to right", "back to front", "bottom to top")):
         for index in _far(centres[:, axis], CENTRE_CHANGE):

@@ -103,16 +103,18 @@ def sample(
         if any(guidance) and conditional:
             state = state.joined(model.start(condition.nothing(), known))
     batch = len(condition)
+    extremes: list[Tensor] = []
     for k in range(len(schedule)):
         with autocast():
             drawn = draw_scale(
-                model, state, numbers[k], orders[k], settings, passes[k], guidance[k]
+                model, state, numbers[k], orders[k], settings, passes[k], guidance[k], extremes
             )
         if k >= last_guided:
             state = state.first(batch)  # later scales are not guided, at half the cost
         model.append(state, drawn.repeat(len(state.latent) // batch, 1))
         if after_scale is not None:
             after_scale(state.first(batch))
+    check_finite(torch.stack(extremes), "the generator's logits")
     return state
 
 
@@ -124,6 +126,7 @@ def draw_scale(
     settings: SamplingSettings,
     passes: int,
     guidance: float,
+    extremes: list[Tensor],
 ) -> Tensor:
     """Draw the tokens of the next scale.
 
@@ -136,12 +139,11 @@ def draw_scale(
         passes: in how many passes.
         guidance: its scale in the first pass. It falls with the fraction of hidden tokens, because
             revealed ones carry the condition too.
+        extremes: the least and the largest logit of each pass are appended; to compare them here
+            would wait for the device in each pass.
 
     Returns:
         (B, T) int64; at known sites the tokens are arbitrary.
-
-    Raises:
-        MedarError: logits are NaN or infinite.
     """
     k, batch = len(state.scales), len(numbers)
     copies = len(state.latent) // batch
@@ -154,7 +156,7 @@ def draw_scale(
         if copies > 1:
             logits, unconditional = logits.chunk(copies)
             logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
-        check_finite(logits, f"the generator's logits of scale {k + 1}")
+        extremes += logits.aminmax()
         chosen = choose(logits, numbers, settings, k)
         if tokens is not None and revealed is not None:
             chosen = torch.where(revealed, tokens, chosen)

@@ -95,7 +95,6 @@ def blend(
             some = corners[first : first + batch_size]
             windows = torch.stack([_window(image, corner, size) for corner in some])
             made = network(send(windows, network_device))
-            check_finite(made.sum(), "the class probabilities")
             if sums is None:
                 sums = torch.zeros(made.shape[1], *sides, device=device)
             for corner, part in zip(some, made.to(device), strict=True):
@@ -103,6 +102,7 @@ def blend(
                 _window(sums, at, size).addcmul_(part, map_)
                 _window(weights, at, size).add_(map_)
         assert sums is not None
+        check_finite(sums, "the class probabilities")  # once a row: it waits for the device
         complete = range(start, following)
         for low, high in _parts(complete, inside[axis], sums.numel() // depth):
             box = [slice(part.start, part.stop) for part in inside]

@@ -134,7 +134,7 @@ class Neighbours:
 
 
 class Waiting:
-    """Rows that wait until others of the same place are complete."""
+    """Rows that wait until others of the same position are complete."""
 
     def __init__(self, axis: int) -> None:
         self.axis = axis

@@ -162,7 +162,7 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, volumes: Tensor, budget: int | None = None) -> TokenPyramid:
-        """Encode (B, C, X, Y, Z), without TF32, so that CUDA gives the tokens of a CPU.
+        """Encode (B, C, X, Y, Z) in fp32 without TF32, so that CUDA gives the tokens of a CPU.
 
         Volumes for which the encoder would need more than `budget` bytes are encoded slab by slab,
         with the same result. The default is the device's `memory_budget`.
@@ -170,7 +170,7 @@ class Tokenizer(nn.Module):
         Raises:
             MedarError: the volumes do not have the size of the schedule, or latents are NaN.
         """
-        with without_tf32():
+        with without_tf32(), inference_autocast(volumes.device, "fp32"):
             latent = encode_within(self.encoder, volumes, budget)
             check_finite(latent, "the tokenizer's latents")
             indices = self.quantiser.encode(latent)

@@ -231,11 +231,11 @@ class Loop:
         means, unit = self.run.meter.read(), self.run.task.unit
         seconds = max(state.elapsed - elapsed, 1e-9)
         speed = {f"{unit}_per_second": self._amount / seconds} if unit else {}
-        share = self.operations.share(self._amount / seconds / self.run.ranks.world_size)
+        fraction = self.operations.fraction(self._amount / seconds / self.run.ranks.world_size)
         self._line = f", loss {means['loss']:.4g}" if "loss" in means else ""
         self._line += "".join(f", {value:.3g} {unit}/s" for value in speed.values())
-        if share is not None:
-            self._line += f", {share:.1%} of the GEMM ceiling"
+        if fraction is not None:
+            self._line += f", {fraction:.1%} of the GEMM ceiling"
         self._logged, self._amount = (state.step, state.elapsed), 0
         return {
             **{f"train/{name}": value for name, value in means.items()},
@@ -244,7 +244,7 @@ class Loop:
             "seconds": state.elapsed,
             "steps_per_second": (state.step - step) / seconds,
             **speed,
-            **({} if share is None else {"gemm_fraction": share}),
+            **({} if fraction is None else {"gemm_fraction": fraction}),
         }
 
     def evaluate(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry as FORMULAS  # noqa: N812  a constant
 
 from medar.training.precision import Precision
 
@@ -41,8 +41,8 @@ def gemm_ceiling(device: torch.device, dtype: torch.dtype) -> float:
 
 def _attention(queries: Tensor, keys: Tensor, *_: Any, **__: Any) -> int:
     """FLOP of attention forward: two products of all pairs."""
-    batch, heads, wanted, width = queries.shape
-    return 4 * batch * heads * wanted * keys.shape[2] * width
+    batch, heads, sites, width = queries.shape
+    return 4 * batch * heads * sites * keys.shape[2] * width
 
 
 def _attention_backward(_: Tensor, queries: Tensor, keys: Tensor, *__: Any, **___: Any) -> int:
@@ -73,7 +73,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         kind = func._overloadpacket
-        formula: Any = CPU_ATTENTION.get(kind) or flop_registry.get(kind)
+        formula: Any = CPU_ATTENTION.get(kind) or FORMULAS.get(kind)
         if formula is not None:
             self.flops += int(formula(*args, **(kwargs or {}), out_val=made))
         return made
@@ -108,7 +108,7 @@ class Operations:
             return contextlib.nullcontext()
         return self._count(amount)
 
-    def share(self, speed: float) -> float | None:
+    def fraction(self, speed: float) -> float | None:
         """Fraction of the ceiling, from units per second and device; None if nothing is counted."""
         if not self.per_unit:
             return None

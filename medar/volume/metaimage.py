@@ -5,6 +5,7 @@ ITK gives a geometry to every file, if need be an identity that it does not cont
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,24 +45,14 @@ def read_meta_header(path: Path, options: ReadOptions) -> Header:
     sizes, components = _sizes(path, fields, dimension)
     shape, channels = spatial_shape(path, (*sizes, components) if components > 1 else sizes)
     voxels = _voxels(path, fields, sizes, components)
-    remarks = voxels.check()
     affine, notes = _affine(path, fields, dimension, options)
 
-    def load() -> npt.NDArray[np.generic]:
+    def arranged(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
         # The components of a voxel are stored together.
-        array = np.moveaxis(voxels.load().reshape((components, *sizes), order="F"), 0, -1)
-        array = array.reshape(*shape, channels)
-        return np.moveaxis(array, -1, 0) if channels > 1 else array[..., 0]
+        return np.moveaxis(numbers.reshape((components, *sizes), order="F"), 0, -1)
 
-    return Header(
-        path=path,
-        format="MetaImage",
-        grid=file_grid(path, shape, affine),
-        channels=channels,
-        dtype=voxels.dtype.newbyteorder("=").name,
-        load=load,
-        notes=(*notes, *remarks),
-    )
+    grid = file_grid(path, shape, affine)
+    return voxels.as_header("MetaImage", grid, channels, arranged, notes)
 
 
 def meta_files(path: Path) -> tuple[Path, ...]:
@@ -154,9 +145,9 @@ def _data_files(path: Path, fields: dict[str, str], sizes: tuple[int, ...]) -> t
         if words[1:]:
             written = " ".join(words[1:]).upper().removesuffix("D")
             (own,) = integers_of(path, "the dimension after LIST", written, 1, 1, len(sizes))
-        wanted = int(np.prod(sizes[own:], dtype=object))
+        needed = int(np.prod(sizes[own:], dtype=object))
         names = fields[NAMES].split("\n") if fields[NAMES] else []
-        return listed_files(path, names, wanted, "its LIST")
+        return listed_files(path, names, needed, "its LIST")
     if "%" in value:
         numbers = " ".join(words[1:]) or f"1 {sizes[-1]} 1"
         least = -(2**31)

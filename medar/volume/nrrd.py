@@ -7,6 +7,7 @@ assume. Axes of a range kind (vectors, lists) or without a direction are channel
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,27 +95,15 @@ def read_nrrd_header(path: Path, options: ReadOptions) -> Header:
     spatial = [axis for axis in range(dimension) if axis != channel_axis]
     components = () if channel_axis is None else (sizes[channel_axis],)
     shape, channels = spatial_shape(path, (*(sizes[axis] for axis in spatial), *components))
-    voxels = _voxels(text, sizes)
-    remarks = voxels.check()
     used = None if directions is None else [directions[axis] for axis in spatial]
     affine, notes = _affine(text, used, spatial, options)
 
-    def load() -> npt.NDArray[np.generic]:
-        array = voxels.load().reshape(sizes, order="F")
-        if channel_axis is not None:
-            array = np.moveaxis(array, channel_axis, -1)
-        array = array.reshape(*shape, channels)
-        return np.moveaxis(array, -1, 0) if channels > 1 else array[..., 0]
+    def arranged(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        array = numbers.reshape(sizes, order="F")
+        return array if channel_axis is None else np.moveaxis(array, channel_axis, -1)
 
-    return Header(
-        path=path,
-        format="NRRD",
-        grid=file_grid(path, shape, affine),
-        channels=channels,
-        dtype=voxels.dtype.newbyteorder("=").name,
-        load=load,
-        notes=(*notes, *remarks),
-    )
+    grid = file_grid(path, shape, affine)
+    return _voxels(text, sizes).as_header("NRRD", grid, channels, arranged, notes)
 
 
 def nrrd_files(path: Path) -> tuple[Path, ...]:
@@ -198,13 +187,13 @@ def _data_files(text: _Text, sizes: tuple[int, ...]) -> tuple[Path, ...]:
         return (path,)
     words = value.split()
     if words[:1] == ["LIST"]:
-        wanted = _number_of_files(path, sizes, words[1:])
-        return listed_files(path, text.names, wanted, "its LIST")
+        needed = _number_of_files(path, sizes, words[1:])
+        return listed_files(path, text.names, needed, "its LIST")
     match = re.fullmatch(r"(\S+) +([+-]?\d{1,9}) +([+-]?\d{1,9}) +([+-]?\d{1,9})( +\d+)?", value)
     if "%" in value and match:
         first, last, step = (int(match[n]) for n in (2, 3, 4))
-        wanted = _number_of_files(path, sizes, (match[5] or "").split())
-        return pattern_files(path, match[1], first, last, step, wanted)
+        needed = _number_of_files(path, sizes, (match[5] or "").split())
+        return pattern_files(path, match[1], first, last, step, needed)
     if "%" in value:
         raise MedarError(
             f"{path}: a pattern of data files must be a name with one number such as %03d, then "
@@ -317,10 +306,10 @@ def _stated(
     """The affine that a header states, in RAS+, and a note if its axes are sheared."""
     path, vectors = text.path, [one for one in directions if one is not None]
     time = len(text.fields["space"].split("-")) == 4 or len(text.fields["space"]) == 4
-    wanted = 4 if time else 3
-    if len(vectors) < 3 or any(len(one) != wanted for one in vectors):
+    length = 4 if time else 3
+    if len(vectors) < 3 or any(len(one) != length for one in vectors):
         raise MedarError(
-            f"{path}: not a readable header: space directions must be vectors of {wanted} numbers "
+            f"{path}: not a readable header: space directions must be vectors of {length} numbers "
             f"in this space, got {shown_value(text.fields['spacedirections'])}"
         )
     moves = [one[:3] for one in vectors[3:]] + [one[3:] for one in vectors[:3]]
@@ -335,7 +324,7 @@ def _stated(
     origin = text.fields.get("spaceorigin")
     if origin is not None:
         inside = origin.strip("() ").replace(",", " ")
-        affine[:3, 3] = numbers_of(path, "space origin", inside, wanted)[:3]
+        affine[:3, 3] = numbers_of(path, "space origin", inside, length)[:3]
     affine = to_ras @ affine
     note = shear_note(affine)
     return affine, (note,) if note else ()

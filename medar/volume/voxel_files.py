@@ -8,7 +8,7 @@ inflated beyond the voxels.
 import bz2
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError, one_line
+from medar.volume.geometry import Grid
+from medar.volume.header import Header
 
 Encoding = Literal["raw", "deflate", "bzip2", "text", "hex"]
 
@@ -98,6 +100,42 @@ class VoxelFiles:
         array = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
+    def as_header(
+        self,
+        format: str,
+        grid: Grid,
+        channels: int,
+        arranged: Callable[[npt.NDArray[Any]], npt.NDArray[Any]],
+        notes: Sequence[str],
+    ) -> Header:
+        """The header of the volume, its files checked.
+
+        Args:
+            format: its name.
+            grid: of the volume.
+            channels: per voxel.
+            arranged: from all numbers, as in the files, to an array whose last axes are channels.
+            notes: about the header.
+
+        Raises:
+            MedarError: see `check`.
+        """
+        remarks = self.check()
+
+        def load() -> npt.NDArray[Any]:
+            array = arranged(self.load()).reshape(*grid.shape, channels)
+            return np.moveaxis(array, -1, 0) if channels > 1 else array[..., 0]
+
+        return Header(
+            path=self.header,
+            format=format,
+            grid=grid,
+            channels=channels,
+            dtype=self.dtype.newbyteorder("=").name,
+            load=load,
+            notes=(*notes, *remarks),
+        )
+
     @property
     def _bytes_per_file(self) -> int:
         return self.count // len(self.files) * self.dtype.itemsize
@@ -151,22 +189,22 @@ def data_file(header: Path, name: str) -> Path:
     return header.parent / path.relative_to(folder)
 
 
-def listed_files(header: Path, names: Sequence[str], wanted: int, what: str) -> tuple[Path, ...]:
+def listed_files(header: Path, names: Sequence[str], needed: int, what: str) -> tuple[Path, ...]:
     """The files of a list, which must be as many as are needed.
 
     Raises:
         MedarError: another number of files, or see `data_file`.
     """
-    if len(names) != wanted:
+    if len(names) != needed:
         raise MedarError(
-            f"{header}: {what} names {len(names)} data files, but {wanted} are needed; complete "
+            f"{header}: {what} names {len(names)} data files, but {needed} are needed; complete "
             "the list, or correct the sizes"
         )
     return tuple(data_file(header, name) for name in names)
 
 
 def pattern_files(
-    header: Path, pattern: str, first: int, last: int, step: int, wanted: int
+    header: Path, pattern: str, first: int, last: int, step: int, needed: int
 ) -> tuple[Path, ...]:
     """The files of a numbered pattern.
 
@@ -184,7 +222,7 @@ def pattern_files(
             f"{MOST_FILES}"
         )
     numbers = range(first, last + (1 if step > 0 else -1), step)
-    return listed_files(header, [pattern % n for n in numbers], wanted, "its pattern")
+    return listed_files(header, [pattern % n for n in numbers], needed, "its pattern")
 
 
 def header_text(path: Path, magic: bytes, what: str) -> Iterator[tuple[str, int]]:

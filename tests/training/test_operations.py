@@ -27,7 +27,7 @@ def step(one: Operations, amount: int = 16) -> None:
 
 def test_operations_are_counted_once_per_unit() -> None:
     counted = operations()
-    assert counted.share(100.0) is None
+    assert counted.fraction(100.0) is None
     step(counted, 0)
     assert counted.per_unit is None
     step(counted)
@@ -55,11 +55,11 @@ def test_attention_on_a_cpu_is_counted() -> None:
     assert backward.flops == 10 * 2 * 3 * 5 * 7 * 8
 
 
-def test_a_share_is_that_of_the_measured_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fraction_is_that_of_the_measured_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = operations()
     step(counted)
     monkeypatch.setattr("medar.training.operations.gemm_ceiling", lambda device, dtype: 12_800.0)
-    assert counted.share(10.0) == pytest.approx(0.1)
+    assert counted.fraction(10.0) == pytest.approx(0.1)
 
 
 def test_the_ceiling_leaves_the_random_state_alone() -> None:
