@@ -159,6 +159,24 @@ def exclusive(folder: str | Path) -> Iterator[None]:
                 one.rmdir()
 
 
+def in_use(folder: str | Path) -> bool:
+    """Whether a process holds the lock of `exclusive`; False where there are no locks."""
+    path = Path(folder) / LOCK
+    if not path.exists():
+        return False
+    lock = FileLock(path, mode=0o666, blocking=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        path.unlink()  # a killed process left it
+    lock.release()
+    return False
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """`exclusive` for a folder that exists."""

@@ -28,6 +28,7 @@ from medar.files import (
 )
 from medar.model_box import PARTS, box_names, is_bundle, known_names, locate, part_of
 from medar.model_sizes import check_sizes
+from medar.records import is_run, trained_in
 from medar.settings import from_dict, to_dict
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def find_model(path: str | Path, kind: str) -> Path:
     """The model folder that a path or a name stands for.
 
     Args:
-        path: the model's folder, that of its training run, which holds it as `model`, or that of a
-            bundle; the name of a model that comes with medar; or `hf:owner/name`
-            (`medar.model_box`). A local path comes before a name.
+        path: the model's folder, that of its training run, which holds it as `model`, that of a
+            recipe, or that of a bundle; the name of a model that comes with medar; or
+            `hf:owner/name` (`medar.model_box`). A local path comes before a name.
         kind: of the model: "tokenizer", "generator" or "segmentation network".
 
     Raises:
@@ -62,9 +63,13 @@ def find_model(path: str | Path, kind: str) -> Path:
     root = locate(path)
     if is_bundle(root):
         return part_of(root, kind)
-    for folder in (root, root / "model"):
+    for folder in _places(root, kind):
         if (folder / CONFIG).is_file():
             return folder
+    if is_run(root):
+        raise MedarError(
+            f"{path}: a recipe's folder without a {kind}; `medar status {path}` lists what is done"
+        )
     text = Path(path).as_posix()
     if not root.exists():
         raise MedarError(
@@ -89,7 +94,13 @@ def holds_model(path: str | Path, kind: str) -> bool:
     root = locate(path)
     if is_bundle(root):
         return (root / PARTS[kind]).is_dir()
-    return any((folder / CONFIG).is_file() for folder in (root, root / "model"))
+    return any((folder / CONFIG).is_file() for folder in _places(root, kind))
+
+
+def _places(root: Path, kind: str) -> list[Path]:
+    """The folders that may be the model folder, in order."""
+    trainings = trained_in(root, kind) if is_run(root) else [root]
+    return [place for folder in trainings for place in (folder, folder / "model")]
 
 
 def read_config(

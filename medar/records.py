@@ -36,6 +36,13 @@ PRETRAINED, SEGMENTER, LABEL_MAPS = "pretrained", "segmenter", "label_maps"
 EVALUATION = "evaluation"
 """Folders of the stages, below OUT; a tokenizer's evaluation is below the tokenizer's folder."""
 
+MODELS = {
+    "tokenizer": (DETAIL, TOKENIZER),
+    "generator": (GENERATOR,),
+    "segmentation network": (SEGMENTER, PRETRAINED),
+}
+"""Folders of the stages that train a model of a kind, the one to use first."""
+
 
 @dataclass(kw_only=True)
 class StageRecord:
@@ -172,6 +179,28 @@ class Records:
         if self.path(name).exists():
             shutil.copyfile(self.path(name), target / OLD_RECORD)
         return target
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a recipe's run."""
+    return (folder / RUN_FILE).is_file() and (folder / STAGES).is_dir()
+
+
+def trained_in(run: Path, kind: str) -> list[Path]:
+    """Folders of the trainings of a run that may hold a model, the one to use first.
+
+    Args:
+        run: the recipe's folder.
+        kind: "tokenizer", "generator", "segmentation network", or "model" for the recipe's last.
+
+    Raises:
+        MedarError: the record of the run is damaged.
+    """
+    last = Records(run).read_run()
+    # The folder of a detail decoder remains where the recipe no longer trains one.
+    dropped = last is not None and bool(last.stages) and DETAIL not in last.stages
+    names = MODELS.get(kind, (GENERATOR, SEGMENTER))
+    return [run / name for name in names if not (dropped and name == DETAIL)]
 
 
 def now() -> datetime:

@@ -15,6 +15,7 @@ PACKAGE = Path(medar.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 ROOMS = (
+    "records",
     "volume",
     "data",
     "view",
@@ -26,7 +27,6 @@ ROOMS = (
     "evaluation",
     "packing",
     "tracking",
-    "records",
     "report",
     "recipes",
     "cli",

@@ -56,6 +56,7 @@ for name, path, text in (
     ("evaluate", "evaluate:app", "Evaluate trained models, synthetic volumes and label maps."),
     ("export", "exchange:export", "Export a segmentation network to MONAI or nnU-Net."),
     ("import", "exchange:import_", "Import a checkpoint of MONAI or nnU-Net to start from."),
+    ("status", "status:status", "Show what a run has done and has left, with times."),
     ("report", "report:report", "Write the report of a run."),
     ("view", "view:view", "Show volumes and labels side by side in a browser."),
     ("info", "info:info", "Show versions, device, threads, kernels and paths."),

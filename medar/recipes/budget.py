@@ -95,6 +95,20 @@ def duration(seconds: float) -> str:
     return f"{minutes / 60:.1f} h"
 
 
+def last_value(path: Path, name: str) -> float | None:
+    """The last value of a metric in a metrics.jsonl."""
+    if not path.exists():
+        return None
+    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except ValueError:  # a killed process left half a line
+            continue
+        if values.get(name) is not None:
+            return float(values[name])
+    return None
+
+
 def _estimate(step: Step, records: Records, budget: float | None) -> TimeEstimate:
     if step.action == "skip":
         return TimeEstimate(seconds=0.0, time="-")
@@ -115,7 +129,7 @@ def _training_seconds(
     """The limit of time, or that of the steps at a measured rate, whichever is less."""
     folder = records.out / step.stage.folder
     runs = [folder, *reversed(records.replaced(step.stage.name))]  # newest first
-    rates = (_last_value(run / "metrics.jsonl", "steps_per_second") for run in runs)
+    rates = (last_value(run / "metrics.jsonl", "steps_per_second") for run in runs)
     rate = next(filter(None, rates), None)
     minutes = training.minutes if budget is None else budget
     limits = []
@@ -126,22 +140,8 @@ def _training_seconds(
     if not limits:
         return None, "unknown"
     seconds, source = min(limits)
-    spent = _last_value(folder / "metrics.jsonl", "seconds") if step.action == "resume" else None
+    spent = last_value(folder / "metrics.jsonl", "seconds") if step.action == "resume" else None
     return max(0.0, seconds - (spent or 0.0)), source
-
-
-def _last_value(path: Path, name: str) -> float | None:
-    """The last value of a metric in a metrics.jsonl."""
-    if not path.exists():
-        return None
-    for line in reversed(path.read_text(encoding="utf-8").splitlines()):
-        try:
-            values: dict[str, Any] = json.loads(line)
-        except ValueError:  # a killed process left half a line
-            continue
-        if values.get(name) is not None:
-            return float(values[name])
-    return None
 
 
 def _fraction(stages: Sequence[Stage], index: int) -> float:

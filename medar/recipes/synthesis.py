@@ -186,13 +186,9 @@ def _synthesize(
     """Synthesize volumes, and draw them."""
     from medar.synthesis.samples import write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
-    from medar.tokenizer.tokenizer import Tokenizer
 
     samples, device = settings.samples, settings.generator.training.device
-    synthesizer = Synthesizer.from_pretrained(context.out / GENERATOR, device)
-    if settings.detail is not None:  # the generator's copy may be of an earlier training
-        detail = Tokenizer.from_pretrained(context.out / DETAIL, device).detail
-        synthesizer.tokenizer = synthesizer.tokenizer.with_detail(detail)
+    synthesizer = Synthesizer.from_pretrained(context.out, device)
     job, seeds = synthesizer.job(_request(settings)), seeds_from(samples.seed, samples.n)
     began = time.monotonic()
     images, made = write_samples(

@@ -26,7 +26,9 @@ from medar.generator.sampling import (
     token_precision,
 )
 from medar.generator.settings import SamplingSettings
+from medar.model_folder import holds_model
 from medar.progress import track
+from medar.records import is_run
 from medar.settings import to_dict
 from medar.synthesis.inpainting import inpainting_job
 from medar.synthesis.job import SynthesisJob, as_condition, identity, label_map, plain_job
@@ -89,14 +91,20 @@ class Synthesizer:
         """The synthesizer of a model.
 
         Args:
-            folder: the model folder, or that of its training run; or a name (`find_model`), such as
-                "hippocampus-mr".
+            folder: the model folder, that of its training run or of a recipe; or a name
+                (`find_model`), such as "hippocampus-mr".
             device: "auto" is CUDA where available.
 
         Raises:
             MedarError: see `Generator.load`.
         """
-        return cls(*Generator.load(folder, device))
+        synthesizer = cls(*Generator.load(folder, device))
+        if is_run(Path(folder)) and holds_model(folder, "tokenizer"):
+            # The detail decoder that the generator's folder holds may be of an earlier training.
+            latest = Tokenizer.from_pretrained(folder, device)
+            if latest.detail is not None and latest.digest == synthesizer.tokenizer.digest:
+                synthesizer.tokenizer = synthesizer.tokenizer.with_detail(latest.detail)
+        return synthesizer
 
     def __call__(
         self,

@@ -9,6 +9,7 @@ import pytest
 from medar.errors import MedarError
 from medar.model_box import MAX_BYTES, MAX_BYTES_TOGETHER, Bundle, box_folder, box_names, size_of
 from medar.model_folder import find_model, holds_model
+from medar.records import Records, RunRecord
 from medar.segmentation.segmenter import Segmenter
 from medar.synthesis.synthesizer import Synthesizer
 from medar.tokenizer.tokenizer import Tokenizer
@@ -73,6 +74,28 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         find_model("small-nois", "generator")
     assert "\n" not in str(caught.value)
     assert not holds_model("small-nois", "generator")
+
+
+def test_the_folder_of_a_recipe_leads_to_its_models(models: Models, tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    (tmp_path / "stages").mkdir()
+    records.write_run(RunRecord(recipe="synthesis", stages=("prepare", "tokenizer", "generator")))
+    for kind in ("generator", "tokenizer"):
+        with pytest.raises(MedarError, match=f"a recipe's folder without a {kind}; `medar status"):
+            find_model(tmp_path, kind)
+        assert not holds_model(tmp_path, kind)
+    for name in ("tokenizer", "detail"):
+        shutil.copytree(models.generator / "tokenizer", tmp_path / name / "model")
+    shutil.copytree(models.generator, tmp_path / "generator" / "model")
+    assert find_model(tmp_path, "generator") == tmp_path / "generator" / "model"
+    assert find_model(tmp_path, "model") == tmp_path / "generator" / "model"
+    # The detail decoder of an earlier recipe, which the last one leaves out.
+    assert find_model(tmp_path, "tokenizer") == tmp_path / "tokenizer" / "model"
+    records.write_run(RunRecord(recipe="synthesis", stages=("tokenizer", "detail", "generator")))
+    assert find_model(tmp_path, "tokenizer") == tmp_path / "detail" / "model"
+    (one,), (other,) = (Synthesizer.from_pretrained(path, "cpu")(seed=3) for path in
+                        (tmp_path, models.generator))  # fmt: skip
+    assert np.array_equal(one.image.array, other.image.array)
 
 
 def test_an_empty_box_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
