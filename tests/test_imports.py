@@ -36,10 +36,13 @@ ROOMS = (
 ALONE = {
     "nibabel": "volume", "SimpleITK": "volume", "matplotlib": "report", "cyclopts": "cli",
     "blosc2": "data", "mlflow": "tracking", "jinja2": "report",
+    "pydicom": "volume", "highdicom": "volume",
 }  # fmt: skip
 """Libraries that a single room may import."""
 
-HEAVY = {"torch", "numpy", "scipy", "monai", "nibabel", "SimpleITK", "matplotlib", "mlflow"}
+HEAVY = {
+    "torch", "numpy", "scipy", "monai", "nibabel", "SimpleITK", "matplotlib", "mlflow", "pydicom",
+}  # fmt: skip
 
 
 def room_of(path: Path) -> str:

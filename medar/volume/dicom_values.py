@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError
+from medar.volume.dicom_slice import Slice
 
 CHUNK = 1 << 16
 """Bytes of a file that are searched at once; data sets without their pixels are seldom longer."""
@@ -28,24 +29,34 @@ MODALITY_LUT = re.compile(
 PIXELS = re.compile(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10OW")
 
 
-def check_values(path: Path, tags: Mapping[str, str]) -> None:
-    """Check that the values of a slice can be had from its pixels.
-
-    Args:
-        path: the file.
-        tags: its RescaleSlope and RescaleIntercept.
+def check_rescaling(one: Slice) -> None:
+    """Check the rescaling of a slice.
 
     Raises:
-        MedarError: it has a Modality LUT, or a slope or intercept that is not a usable number.
+        MedarError: its slope or intercept is not a usable number.
     """
-    slope, intercept = rescale_of(tags)
-    for name, number in (("RescaleSlope", slope), ("RescaleIntercept", intercept)):
-        if number is None or not np.isfinite(number) or (number == 0 and name == "RescaleSlope"):
-            allowed = "a number other than 0" if name == "RescaleSlope" else "a number"
+    for name, allowed in (
+        ("RescaleSlope", "a number other than 0"),
+        ("RescaleIntercept", "a number"),
+    ):
+        text = one.tags[name]
+        try:
+            number = float(text or 1)
+        except ValueError:
+            number = np.nan
+        if not np.isfinite(number) or (number == 0 and name == "RescaleSlope"):
             raise MedarError(
-                f"{path}: {name} must be {allowed}, got {tags[name]!r}; correct the tag, or export "
+                f"{one.where}: {name} must be {allowed}, got {text!r}; correct the tag, or export "
                 "the series again"
             )
+
+
+def check_table(path: Path) -> None:
+    """Check that the values of a file are not given by a table.
+
+    Raises:
+        MedarError: it has a Modality LUT.
+    """
     if _has_modality_lut(path):
         raise MedarError(
             f"{path}: its values are given by a table (Modality LUT Sequence), which medar does "
@@ -53,15 +64,9 @@ def check_values(path: Path, tags: Mapping[str, str]) -> None:
         )
 
 
-def rescale_of(tags: Mapping[str, str]) -> tuple[float | None, float | None]:
-    """Slope and intercept, 1 and 0 where a slice has none; None for what is not a number."""
-    numbers: list[float | None] = []
-    for name, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
-        try:
-            numbers.append(float(tags[name]) if tags[name] else default)
-        except ValueError:
-            numbers.append(None)
-    return numbers[0], numbers[1]
+def rescale_of(tags: Mapping[str, str]) -> tuple[float, float]:
+    """Slope and intercept of a slice that `check_rescaling` passed; 1 and 0 where it has none."""
+    return float(tags["RescaleSlope"] or 1), float(tags["RescaleIntercept"] or 0)
 
 
 def without_inversion(
@@ -71,8 +76,6 @@ def without_inversion(
     if tags["PhotometricInterpretation"] != "MONOCHROME1":
         return values
     slope, intercept = rescale_of(tags)
-    assert slope is not None
-    assert intercept is not None
     # Every bit of a pixel is inverted: v becomes 2^n - 1 - v, or -1 - v with a sign.
     total = -1.0 if tags["PixelRepresentation"] == "1" else 2.0 ** int(tags["BitsStored"]) - 1
     restored = slope * total + 2 * intercept - values.astype(np.float64)

@@ -1,7 +1,9 @@
 """Small volumes and grids for the tests of this folder."""
 
+import sys
 from collections.abc import Callable
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -10,6 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from medar.volume import Affine, Volume
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 ORIENTATIONS = [
     "".join(pair[way] for pair, way in zip(pairs, ways, strict=True))

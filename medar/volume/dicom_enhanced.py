@@ -1,0 +1,240 @@
+"""Enhanced multi-frame DICOM (CT, MR, PET): the frames of a file as slices, through pydicom.
+
+Position, orientation, spacing and rescaling of a frame stand in its functional groups: those that
+all frames share, and those of the frame itself (PS3.3 C.7.6.16). They become the tags of a `Slice`,
+so that frames are checked, sorted and scaled as the files of a classic series are; several files,
+also of one frame each, may form a series. The order of frames in a file has no meaning.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813
+
+from medar.errors import MedarError, one_line
+from medar.volume.dicom_kinds import storage_class
+from medar.volume.dicom_slice import TAGS, Slice, plain, slice_reader
+from medar.volume.dicom_values import rescale_of
+
+ENHANCED = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR",
+    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET",
+    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET",
+}
+"""SOP classes of images whose geometry stands in functional groups, even that of a single frame."""
+
+PIXELS = (
+    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
+    "PixelRepresentation",
+)  # fmt: skip
+"""Attributes that describe the pixels of a frame."""
+
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+
+GROUPS = {
+    "FrameContentSequence": {
+        "StackID": "StackID",
+        "TemporalPositionIndex": "TemporalPositionIdentifier",
+        "FrameAcquisitionNumber": "AcquisitionNumber",
+    },
+    "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
+    "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
+    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelValueTransformationSequence": {
+        "RescaleSlope": "RescaleSlope",
+        "RescaleIntercept": "RescaleIntercept",
+    },
+    "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
+    "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
+    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+    "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
+    "PETFrameTypeSequence": {"FrameType": "ImageType"},
+}
+"""Attributes of functional groups, and the tags of a classic slice that they correspond to."""
+
+
+def is_enhanced(one: Slice) -> bool:
+    """Whether the geometry of a file stands in functional groups."""
+    return one.tags["SOPClassUID"] in ENHANCED or one.tags["NumberOfFrames"] not in ("", "0", "1")
+
+
+def read_enhanced(path: Path) -> Slice | None:
+    """The tags of an enhanced file that GDCM cannot read, as it lacks one that GDCM needs.
+
+    Raises:
+        MedarError: pydicom is not installed.
+    """
+    if storage_class(path) not in ENHANCED:
+        return None
+    pydicom = _pydicom(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            file = pydicom.dcmread(path, stop_before_pixels=True)
+            tags = {name: _text(file.get(name)) for name in TAGS}
+            return Slice(path=path, tags=tags, size=(int(file.Columns), int(file.Rows)))
+        except Exception:  # pydicom raises many types
+            return None
+
+
+def frames_of(one: Slice) -> list[Slice]:
+    """The frames of a multi-frame file.
+
+    Args:
+        one: the file, as `read_slice` read it.
+
+    Raises:
+        MedarError: pydicom is not installed, the file is damaged, or it has no functional groups.
+    """
+    pydicom = _pydicom(one.path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of values that the standard does not allow
+        try:
+            file = pydicom.dcmread(one.path, stop_before_pixels=True)
+            return _frames(one, file)
+        except MedarError:
+            raise
+        except Exception as error:  # pydicom raises many types
+            raise MedarError(f"{one.path}: damaged ({one_line(error)})") from error
+
+
+def _frames(one: Slice, file: Any) -> list[Slice]:
+    shared = file.get("SharedFunctionalGroupsSequence") or [{}]
+    own = file.get("PerFrameFunctionalGroupsSequence")
+    if not own:
+        raise MedarError(
+            f"{one.path}: multi-frame DICOM ({one.tags['NumberOfFrames'] or 1} frames) without "
+            "functional groups, which state the position of each frame; convert it to NIfTI first, "
+            "for instance with dcm2niix"
+        )
+    count = int(file.get("NumberOfFrames") or 1)
+    if len(own) != count:
+        raise MedarError(
+            f"{one.path}: damaged: NumberOfFrames is {count}, but there are functional groups of "
+            f"{len(own)} frames"
+        )
+    of_file = {name: _text(file.get(name)) or one.tags[name] for name in TAGS}
+    # The frames' own; what the file states of its first frame does not hold for others.
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        of_file[name] = ""
+    of_all = _tags(shared[0])
+    size = int(file.Columns), int(file.Rows)
+    return [
+        Slice(path=one.path, tags={**of_file, **of_all, **_tags(groups)}, size=size, frame=index)
+        for index, groups in enumerate(own)
+    ]
+
+
+def _tags(groups: Any) -> dict[str, str]:
+    """The tags that stand in functional groups."""
+    found = {}
+    for sequence, names in GROUPS.items():
+        for item in groups.get(sequence) or ():
+            for name, tag in names.items():
+                if text := _text(item.get(name)):
+                    found[tag] = text
+    return found
+
+
+def _text(value: Any) -> str:
+    """A value as text, as it stands in the file; several values separated by backslashes."""
+    if value is None:
+        return ""
+    several = not isinstance(value, str) and isinstance(value, Sequence)
+    return plain("\\".join(map(str, value)) if several else str(value))
+
+
+def load_frames(slices: Sequence[Slice], stack: npt.NDArray[np.float32]) -> None:
+    """Read the pixels of frames, each scaled by its own slope and intercept.
+
+    Args:
+        slices: of a volume; those that are files of their own are left out.
+        stack: (slices, rows, columns), to be filled.
+
+    Raises:
+        MedarError: pydicom is not installed, or the pixels are damaged.
+    """
+    places: dict[Path, dict[int, int]] = {}
+    for place, one in enumerate(slices):
+        if one.frame is not None:
+            places.setdefault(one.path, {})[one.frame] = place
+    for path, place_of in places.items():
+        pydicom = _pydicom(path)
+        wanted = sorted(place_of)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                for frame, stored in zip(wanted, _stored(pydicom, path, wanted), strict=True):
+                    place = place_of[frame]
+                    slope, intercept = rescale_of(slices[place].tags)
+                    stack[place] = stored.astype(np.float64) * slope + intercept
+            except Exception as error:  # pydicom raises many types
+                reason = one_line(error)
+                raise MedarError(f"{path}: its pixels cannot be read ({reason})") from error
+
+
+def _stored(pydicom: ModuleType, path: Path, frames: list[int]) -> Iterator[npt.NDArray[Any]]:
+    """The stored values of some frames, (rows, columns) each, in ascending order.
+
+    Compressed frames are decoded by GDCM, as those of classic series are: pydicom by itself
+    knows few of the codecs.
+    """
+    syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        # A deflated file cannot be read frame by frame.
+        source = pydicom.dcmread(path) if syntax.is_deflated else path
+        yield from pydicom.pixels.iter_pixels(source, indices=frames, raw=True)
+        return
+    file = pydicom.dcmread(path)
+    tables = file.get("ExtendedOffsetTable"), file.get("ExtendedOffsetTableLengths")
+    packed = pydicom.encaps.generate_frames(
+        file.PixelData,
+        number_of_frames=int(file.get("NumberOfFrames") or 1),
+        extended_offsets=tables if all(tables) else None,
+    )
+    wanted = set(frames)
+    with TemporaryDirectory() as folder:
+        for index, content in enumerate(packed):
+            if index in wanted:
+                yield _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
+
+
+def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> npt.NDArray[Any]:
+    """A compressed frame, decoded by way of a file of one slice."""
+    one = pydicom.Dataset()
+    one.file_meta = pydicom.dataset.FileMetaDataset()
+    one.file_meta.TransferSyntaxUID = file.file_meta.TransferSyntaxUID
+    one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID = SECONDARY_CAPTURE
+    one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID = pydicom.uid.generate_uid()
+    one.PhotometricInterpretation = "MONOCHROME2"  # GDCM would invert MONOCHROME1
+    for name in PIXELS:
+        setattr(one, name, file[name].value)
+    one.PixelData = pydicom.encaps.encapsulate([content])
+    one["PixelData"].VR = "OB"
+    one.save_as(target, enforce_file_format=True)
+    decoded: npt.NDArray[Any] = sitk.GetArrayFromImage(slice_reader(target).Execute())
+    return decoded.reshape(file.Rows, file.Columns)
+
+
+def _pydicom(path: Path) -> ModuleType:
+    try:
+        import pydicom
+        import pydicom.encaps
+        import pydicom.pixels
+    except ImportError as error:
+        raise MedarError(
+            f"{path}: enhanced multi-frame DICOM, which needs the package pydicom; install it with "
+            "`pip install 'medar[dicom]'`"
+        ) from error
+    module: ModuleType = pydicom
+    return module

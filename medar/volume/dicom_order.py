@@ -1,0 +1,141 @@
+"""The slices of a DICOM volume in their order, and the affine that follows from it.
+
+Slices are sorted by position, never by name or number, and must be evenly spaced: the affine
+follows from the first and the last position.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medar.errors import MedarError
+from medar.volume.dicom_slice import Slice
+from medar.volume.geometry import LPS_TO_RAS, SHEAR_TOLERANCE, Affine, shear_of
+
+UNEVEN = 0.05
+"""Largest deviation from even spacing, as a fraction of the step: stored positions are rounded."""
+
+SAME_POSITION = 0.01
+"""Slices closer than this, in mm, have the same position."""
+
+DISTINGUISHING = (
+    "StackID",
+    "TemporalPositionIdentifier",
+    "EchoTime",
+    "TriggerTime",
+    "DiffusionBValue",
+    "AcquisitionNumber",
+    "ImageType",
+)
+"""Tags that may distinguish slices at the same position, in the order of checking."""
+
+
+def check_alike(slices: list[Slice]) -> None:
+    """Check that all slices of a series have the same size, pixel spacing and orientation."""
+    first = slices[0]
+    spacing = first.numbers("PixelSpacing", 2)
+    orientation = first.numbers("ImageOrientationPatient", 6)
+    if not (spacing > 0).all():
+        raise MedarError(
+            f"{first.where}: PixelSpacing must be positive, got {first.tags['PixelSpacing']}"
+        )
+    for one in slices[1:]:
+        differs = None
+        if one.size != first.size:
+            differs = f"{one.size[0]}x{one.size[1]} pixels", f"{first.size[0]}x{first.size[1]}"
+        elif not np.allclose(one.numbers("PixelSpacing", 2), spacing, atol=1e-4):
+            differs = f"PixelSpacing {one.tags['PixelSpacing']}", first.tags["PixelSpacing"]
+        elif not np.allclose(one.numbers("ImageOrientationPatient", 6), orientation, atol=1e-3):
+            name = "ImageOrientationPatient"
+            differs = f"{name} {one.tags[name]}", first.tags[name]
+        if differs:
+            raise MedarError(
+                f"{one.where}: {differs[0]} where {first.name} has {differs[1]}; all slices of "
+                "a volume must agree: split the series"
+            )
+
+
+def arrange(
+    folder: Path, slices: list[Slice], skipped: str
+) -> tuple[list[Slice], Affine, list[str]]:
+    """The slices from first to last along their normal, their affine in RAS+, and notes."""
+    row, column = _directions(slices[0])
+    normal = np.cross(row, column)
+    points = np.array([one.numbers("ImagePositionPatient", 3) for one in slices])
+    order = np.argsort(points @ normal, kind="stable")
+    slices, points = [slices[i] for i in order], points[order]
+    _check_even(folder, slices, points, normal, skipped)
+    between_rows, between_columns = slices[0].numbers("PixelSpacing", 2)
+    affine = np.eye(4)
+    affine[:3, 0] = row * between_columns
+    affine[:3, 1] = column * between_rows
+    affine[:3, 2] = (points[-1] - points[0]) / (len(points) - 1)
+    affine[:3, 3] = points[0]
+    notes = [skipped] if skipped else []
+    if shear_of(affine) > SHEAR_TOLERANCE:
+        cosine = affine[:3, 2] @ normal / np.linalg.norm(affine[:3, 2])
+        tilt = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+        notes.append(f"gantry tilt of {tilt:.2f} degrees; the grid is kept sheared, as acquired")
+    return slices, LPS_TO_RAS @ affine, notes
+
+
+def _directions(one: Slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Unit vectors along a row and along a column of pixels, in LPS."""
+    both = one.numbers("ImageOrientationPatient", 6).reshape(2, 3)
+    lengths = np.linalg.norm(both, axis=1)
+    if np.abs(lengths - 1).max() > 1e-2 or abs(both[0] @ both[1]) > 1e-2:
+        raise MedarError(
+            f"{one.where}: ImageOrientationPatient must be two orthogonal unit vectors, got "
+            f"{one.tags['ImageOrientationPatient']}"
+        )
+    row, column = both / lengths[:, None]
+    return row, column
+
+
+def _check_even(
+    folder: Path,
+    slices: Sequence[Slice],
+    points: npt.NDArray[np.float64],
+    normal: npt.NDArray[np.float64],
+    skipped: str,
+) -> None:
+    """Check that no slices share a position, are missing, or are unevenly spaced."""
+    repeated = np.flatnonzero(np.diff(points @ normal) < SAME_POSITION)
+    if repeated.size:
+        a, b = slices[repeated[0]], slices[repeated[0] + 1]
+        raise MedarError(
+            f"{folder}: {repeated.size} slice(s) have the same position as another, such as "
+            f"{a.name} and {b.name} ({_difference(a, b)}); "
+            "split the series into one volume each"
+        )
+    count = len(points) - 1
+    step = (points[-1] - points[0]) / count
+    even = points[0] + np.arange(count + 1)[:, None] * step
+    if np.linalg.norm(points - even, axis=1).max() <= UNEVEN * np.linalg.norm(step):
+        return
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    usual = float(np.sort(steps)[(count - 1) // 2])
+    missing = np.rint(steps / usual).astype(int) - 1
+    gaps = np.flatnonzero(missing > 0)
+    if not gaps.size:
+        raise MedarError(
+            f"{folder}: uneven slices, {steps.min():.4g} to {steps.max():.4g} mm apart; "
+            "resample them to an even grid with the scanner's software first"
+        )
+    k = int(gaps[0])
+    raise MedarError(
+        f"{folder}: {missing[k]} slice(s) missing after slice {k + 1} of {count + 1}, between "
+        f"{slices[k].name} and {slices[k + 1].name}: {steps[k]:.4g} mm where the usual "
+        f"step is {usual:.4g} mm ({missing.sum()} missing in all); add the missing files"
+        + (f" ({skipped})" if skipped else "")
+    )
+
+
+def _difference(a: Slice, b: Slice) -> str:
+    """The first tag that distinguishes two slices at the same position, for an error message."""
+    for name in DISTINGUISHING:
+        if a.tags[name] != b.tags[name]:
+            return f"{name} {a.tags[name] or 'none'} and {b.tags[name] or 'none'}"
+    return "all tags agree; copies?"

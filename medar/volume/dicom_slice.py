@@ -1,0 +1,108 @@
+"""`Slice`: one image of a DICOM series, a file of its own or a frame, without its pixels."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
+
+from medar.errors import MedarError
+
+sitk.ProcessObject.SetGlobalWarningDisplay(False)
+
+TAGS = {
+    "ImageType": "0008|0008",
+    "SOPClassUID": "0008|0016",
+    "Modality": "0008|0060",
+    "SeriesDescription": "0008|103e",
+    "EchoTime": "0018|0081",
+    "TriggerTime": "0018|1060",
+    "DiffusionBValue": "0018|9087",
+    "SeriesInstanceUID": "0020|000e",
+    "AcquisitionNumber": "0020|0012",
+    "ImagePositionPatient": "0020|0032",
+    "ImageOrientationPatient": "0020|0037",
+    "StackID": "0020|9056",
+    "TemporalPositionIdentifier": "0020|0100",
+    "PhotometricInterpretation": "0028|0004",
+    "NumberOfFrames": "0028|0008",
+    "PixelSpacing": "0028|0030",
+    "BitsAllocated": "0028|0100",
+    "BitsStored": "0028|0101",
+    "PixelRepresentation": "0028|0103",
+    "RescaleIntercept": "0028|1052",
+    "RescaleSlope": "0028|1053",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """One image of a series: its tags, without its pixels."""
+
+    path: Path
+    tags: dict[str, str]
+    """As text, "" for a tag that the image lacks; several values are separated by a backslash."""
+    size: tuple[int, int]
+    """Columns and rows."""
+    frame: int | None = None
+    """Index in a multi-frame file; None for a file of one slice."""
+
+    @property
+    def uid(self) -> str:
+        """The series that the slice belongs to."""
+        return self.tags["SeriesInstanceUID"]
+
+    @property
+    def name(self) -> str:
+        """The name of the file and, in a multi-frame file, the number of the frame."""
+        return self.path.name + ("" if self.frame is None else f" frame {self.frame + 1}")
+
+    @property
+    def where(self) -> str:
+        """The path of the file and the number of the frame, for messages."""
+        return str(self.path.with_name(self.name))
+
+    def numbers(self, name: str, count: int) -> npt.NDArray[np.float64]:
+        """The numbers of a tag.
+
+        Raises:
+            MedarError: they are not `count` finite numbers.
+        """
+        text = self.tags[name]
+        try:
+            values = np.array([float(part) for part in text.split("\\")])
+        except ValueError:
+            values = np.array([])
+        if values.shape != (count,) or not np.isfinite(values).all():
+            raise MedarError(f"{self.where}: {name} must hold {count} numbers, got {text!r}")
+        return values
+
+
+def read_slice(path: Path) -> Slice | None:
+    """The tags of a file; None if it holds no image that GDCM can read."""
+    reader = slice_reader(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    tags = {
+        name: plain(reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "")
+        for name, key in TAGS.items()
+    }
+    columns, rows = reader.GetSize()[:2]
+    return Slice(path=path, tags=tags, size=(int(columns), int(rows)))
+
+
+def slice_reader(path: Path) -> Any:
+    """SimpleITK's reader of a DICOM file, not yet read."""
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    reader.SetFileName(str(path))
+    return reader
+
+
+def plain(text: str) -> str:
+    """The value of a tag in ASCII, as bytes of older character sets would break messages."""
+    return text.encode("ascii", "replace").decode().strip(" \0")
