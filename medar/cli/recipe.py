@@ -53,7 +53,7 @@ class Options:
     untracked: bool = False
     """Do not log to MLflow."""
     json: bool = False
-    """Print one JSON object: out, stages and report, or with --dry-run the plan."""
+    """Print one JSON object: out, stages, report and verdict, or with --dry-run the plan."""
 
     def apply(self, settings: "Settings", data: Path | None) -> "Settings":
         """The recipe's settings with those of the command line."""
@@ -234,19 +234,26 @@ def _print_plan(recipe: "Recipe", selection: "StageSelection", *, json: bool) ->
 
 def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bool) -> None:
     from medar.recipes.budget import duration
+    from medar.report.folder import RunFolder
     from medar.report.render import HTML_FILE
+    from medar.report.run import find_verdict
 
     out = recipe.out
     records = {name: one for name in names if (one := recipe.records.read(name)) is not None}
     page = out / HTML_FILE if "report" in records else None  # else it is of an earlier run
+    judged = find_verdict(RunFolder(out)) if page is not None else None
     if json:
         stages = {
             name: {"status": r.status, "seconds": r.seconds, "peak_mib": r.peak_mib, **r.facts}
             for name, r in records.items()
         }
-        print_json({"out": out, "stages": stages, "report": page})
+        verdict = None if judged is None else vars(judged)
+        print_json({"out": out, "stages": stages, "report": page, "verdict": verdict})
         return
     lines = {name: f"{r.status}, {duration(r.seconds)}" for name, r in records.items()}
     print_pairs(str(out), lines)
     if page is not None:
         print(f"read {page}; {results}")
+    if judged is not None:
+        print(f"{judged.grade}: {judged.reason}")
+        print(f"next: {judged.command}")

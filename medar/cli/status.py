@@ -21,6 +21,8 @@ def status(run: Path, /, *, json: bool = False) -> None:
     from medar.recipes.budget import duration
     from medar.recipes.status import run_status
     from medar.records import CONFIG_FILE
+    from medar.report.folder import RunFolder
+    from medar.report.run import find_verdict
 
     state = run_status(run)
     if json:
@@ -36,6 +38,9 @@ def status(run: Path, /, *, json: bool = False) -> None:
     done = f"{state.done} of {len(state.stages)} stages are done"
     if state.done == len(state.stages):
         print(done)
+        judged = find_verdict(RunFolder(run))
+        if judged is not None:
+            print(f"{judged.grade}: {judged.reason}\nnext: {judged.command}")
         return
     left = "an unknown time" if state.left is None else f"about {duration(state.left)}"
     print(f"{done}; {left} left")

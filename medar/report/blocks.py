@@ -5,6 +5,7 @@ All text is plain; `medar.report.render` escapes it.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from medar.errors import MedarError, one_line
 
@@ -100,6 +101,20 @@ class Section:
     blocks: Sequence[Block]
 
 
+Grade = Literal["good", "rough", "poor"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run's results are worth; see `medar.report.verdict`."""
+
+    grade: Grade
+    reason: str
+    """Part of a sentence, such as "the mean Dice is 0.71"."""
+    command: str
+    """What to run next."""
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole report."""
@@ -108,10 +123,12 @@ class Report:
     subtitle: str
     """What the report is about, when and in which state."""
     warnings: Sequence[str]
-    """Stages that failed or did not finish."""
+    """Cases that were set aside, and stages that failed or did not finish."""
     sections: Sequence[Section]
     missing: Sequence[tuple[str, str]]
     """Titles of sections that could not be made, and the reason."""
+    verdict: Verdict | None = None
+    """None for reports that give none, and before the evaluation."""
 
 
 def make_sections(

@@ -71,6 +71,10 @@ def _data_url(picture: Picture) -> str:
 def to_markdown(report: Report) -> str:
     """The report as Markdown with links to the pictures; all text is escaped."""
     parts = [f"# {_escaped(report.title)}", _escaped(report.subtitle)]
+    if report.verdict is not None:
+        one = report.verdict
+        parts.append(f"**{one.grade.capitalize()}:** {_escaped(one.reason)}.")
+        parts.append(f"Next: `{one.command}`")
     parts += [f"> **{_escaped(warning)}**" for warning in report.warnings]
     for section in report.sections:
         parts.append(f"## {_escaped(section.title)}")

@@ -6,10 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from medar.errors import MedarError
 from medar.records import SEGMENTATION, SYNTHESIS
-from medar.report.blocks import Block, Report, make_sections
+from medar.report.blocks import Block, Report, Verdict, make_sections
 from medar.report.folder import RunFolder
-from medar.report.formatting import format_time, join_words
+from medar.report.formatting import format_count, format_time, join_words
 from medar.report.render import save_report
 from medar.report.sections import segmentation
 from medar.report.sections.data import data
@@ -24,9 +25,13 @@ from medar.report.sections.training import (
     segmenter_training,
     tokenizer_training,
 )
+from medar.report.verdict import verdict
 
 UNEXPECTED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 """Errors that values of another version, or edited by hand, may lead to."""
+
+MAX_NAMED = 3
+"""Set-aside cases named at the top."""
 
 
 class SectionSpec(NamedTuple):
@@ -111,7 +116,16 @@ def make_report(run: RunFolder) -> Report:
         warnings=_warnings(run),
         sections=sections,
         missing=missing,
+        verdict=find_verdict(run),
     )
+
+
+def find_verdict(run: RunFolder) -> Verdict | None:
+    """The verdict on a run; None before its evaluation, and where files are damaged."""
+    try:
+        return verdict(run)
+    except (MedarError, *UNEXPECTED):
+        return None
 
 
 def _subtitle(run: RunFolder) -> str:
@@ -124,10 +138,10 @@ def _subtitle(run: RunFolder) -> str:
 
 
 def _warnings(run: RunFolder) -> list[str]:
-    """Stages that failed, did not finish or did not run."""
+    """Cases that were set aside, and stages that failed, did not finish or did not run."""
+    warnings = _set_aside(run)
     if not run.stages:
-        return []
-    warnings = []
+        return warnings
     for status, what in (("failed", "failed"), ("running", "has not finished")):
         names = [stage.name for stage in run.stages.values() if stage.status == status]
         warnings += [f"The stage {name} {what}." for name in names]
@@ -135,3 +149,18 @@ def _warnings(run: RunFolder) -> list[str]:
     if missing:
         warnings.append(f"Not run: {join_words(missing)}.")
     return warnings
+
+
+def _set_aside(run: RunFolder) -> list[str]:
+    """A line about the cases that could not be prepared."""
+    try:
+        failed, made = run.failed_cases(), len(run.cases())
+    except (MedarError, *UNEXPECTED):
+        return []  # the section about the data says why
+    if not failed:
+        return []
+    few = [f"{one.id} ({one.reason})" for one in failed[:MAX_NAMED]]
+    more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
+    cases = format_count(made + len(failed), "case")
+    verb = "was" if len(failed) == 1 else "were"
+    return [f"{len(failed)} of {cases} {verb} set aside: {', '.join(few)}{more}."]

@@ -22,6 +22,8 @@ from medar.report.sections.turing import turing_blocks
 
 EMBEDDED = re.compile(r'src="data:image/(png|svg\+xml);base64,([^"]+)"')
 
+SET_ASIDE = "1 of 5 cases was set aside: five (voxels are <script>alert(1)</script>|*x*)."
+
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
@@ -42,7 +44,7 @@ def test_a_finished_run_has_every_section(run: Path) -> None:
     assert [section.title for section in report.sections] == [
         part.title for part in SECTIONS[SYNTHESIS]
     ]
-    assert report.warnings == []
+    assert report.warnings == [SET_ASIDE]
     assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
 
 
@@ -204,7 +206,9 @@ def test_a_run_that_failed_midway(run: Path) -> None:
     for name in DEFAULT_STAGES[SYNTHESIS][-2:]:
         (run / "stages" / f"{name}.json").unlink()
     report = make_report(RunFolder(run))
-    assert report.warnings == ["The stage generator failed.", "Not run: synthesize and evaluate."]
+    assert report.warnings == [
+        SET_ASIDE, "The stage generator failed.", "Not run: synthesize and evaluate.",
+    ]  # fmt: skip
     assert report.subtitle == "A run of medar, as of 4 March 2026, 03:20 UTC"
     missing = dict(report.missing)
     assert missing["Generator: training"] == (

@@ -1,0 +1,193 @@
+"""The verdict on a run: good, rough or poor, the reason in one sentence, and what to run next.
+
+Synthesis: by the Frechet distance of the samples from the training volumes, in multiples of its
+floor, the distance of held-out real volumes at the same sample size; the extractor with the largest
+multiple counts. If the reconstructions of real volumes have at least `LIMITED` of the distance of
+the samples, no generator could do much better: the tokenizer is the limit, else the generator.
+
+Segmentation: by the mean Dice over the labels, for which there is no floor; the bounds are what the
+field takes for usable and for a beginning.
+"""
+
+import math
+import shlex
+from typing import Any, NamedTuple
+
+import yaml
+
+from medar.errors import MedarError, one_line
+from medar.evaluation.distances import SetDistance
+from medar.records import CONFIG_FILE, DETAIL, GENERATOR, SEGMENTATION, SEGMENTER, TOKENIZER
+from medar.report.blocks import Grade, Verdict
+from medar.report.folder import Metrics, RunFolder
+from medar.report.formatting import format_count, format_duration, format_fixed, format_number
+from medar.report.sections.generation import TOO_CLOSE, suspected_copies
+from medar.report.sections.training import DICE
+
+GOOD, ROUGH = 2.0, 5.0
+"""Largest multiples of the floor. Twice the floor is where the interval of a distance of some
+dozens of volumes meets that of the floor; at five times blur is seen at once."""
+LIMITED = 0.5
+"""Fraction of the samples' distance that reconstructions must have to be the limit."""
+FEW = 20
+"""With fewer volumes the verdict itself is rough."""
+GOOD_DICE, ROUGH_DICE = 0.8, 0.6
+FACTORS: dict[Grade, int] = {"good": 1, "rough": 2, "poor": 4}
+"""How much longer the next command trains."""
+
+
+class Training(NamedTuple):
+    """A training of the run, in words and as the next command changes it."""
+
+    key: str
+    """Of its settings in the recipe, and the name of its folder."""
+    stage: str
+    noun: str
+
+
+TRAININGS = {
+    TOKENIZER: Training("tokenizer", "tokenizer", "tokenizer"),
+    DETAIL: Training("detail", "detail", "detail decoder"),
+    GENERATOR: Training("generator", "generator", "generator"),
+    SEGMENTER: Training("segmentation", "train", "network"),
+}
+"""By folder."""
+
+
+def verdict(run: RunFolder) -> Verdict:
+    """The verdict on a run.
+
+    Raises:
+        MedarError: it has not been evaluated, or without a floor.
+    """
+    return _segmentation(run) if run.recipe == SEGMENTATION else _synthesis(run)
+
+
+def _synthesis(run: RunFolder) -> Verdict:
+    report = run.generation_report()
+    ratios = {name: _ratio(one.frechet, one.frechet_floor) for name, one in
+              report.distances.items()}  # fmt: skip
+    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    if not known:
+        raise MedarError("no distance has a floor: too few real volumes were held out")
+    name = max(known, key=lambda one: known[one])
+    grade, why = _graded(report.distances[name], known[name], name)
+    folder = _limit(run)
+    if grade != "good":
+        if folder == TOKENIZER:
+            multiple = _times(_ratio(*_reconstructions(run)))
+            blamed = (TOKENIZER, DETAIL) if run.detail_report() else (TOKENIZER,)
+            why = f"reconstructions are {multiple} as far as real volumes"
+        else:
+            blamed = (GENERATOR,)
+        why += f": {' and '.join(_had(run, one) for one in blamed)}"
+    copies = len(suspected_copies(report))
+    if copies:
+        why += f"; {format_count(copies, 'volume')} may be copied from the training data"
+    if report.volumes < FEW:
+        why += f"; {report.volumes} volumes are few for a verdict"
+    here = shlex.quote(str(run.path))
+    if grade == "good":
+        return Verdict(grade, why, f"medar synthesize {here} {here}-samples -n 100")
+    return Verdict(grade, why, _longer(run, folder, FACTORS[grade]))
+
+
+def _graded(one: SetDistance, ratio: float, name: str) -> tuple[Grade, str]:
+    """Grade of the samples, and how far they are."""
+    interval, floor = one.frechet_interval, one.frechet_floor or 0.0
+    if interval and interval[0] <= floor <= interval[1]:
+        return "good", f"{name} cannot tell samples from real volumes"
+    if ratio < TOO_CLOSE:
+        return "rough", "samples are closer to the training volumes than new real ones are"
+    grade: Grade = "good" if ratio <= GOOD else "rough" if ratio <= ROUGH else "poor"
+    return grade, f"samples are {_times(ratio)} as far as real volumes ({name})"
+
+
+def _limit(run: RunFolder) -> str:
+    """The folder of the training that limits the samples: the tokenizer's or the generator's."""
+    samples = next(iter(run.generation_report().distances.values())).frechet
+    try:
+        distance, floor = _reconstructions(run)
+    except MedarError:
+        return GENERATOR
+    ratio = _ratio(distance, floor)
+    far = ratio is not None and ratio > GOOD
+    return (
+        TOKENIZER if far and distance is not None and distance >= LIMITED * samples else GENERATOR
+    )
+
+
+def _reconstructions(run: RunFolder) -> tuple[float | None, float | None]:
+    """Frechet distance and floor of what the decoder makes of real volumes."""
+    report = run.detail_report() or run.reconstruction_report()
+    return report.frechet, report.frechet_floor
+
+
+def _segmentation(run: RunFolder) -> Verdict:
+    model = run.segmentation_report().models[0]
+    if model.dice_mean is None:
+        raise MedarError("no label was found in any case")
+    dice = model.dice_mean
+    grade: Grade = "good" if dice >= GOOD_DICE else "rough" if dice >= ROUGH_DICE else "poor"
+    why = f"the mean Dice is {format_fixed(dice, 2)}"
+    scored = {name: one.dice for name, one in model.labels.items() if one.dice is not None}
+    if len(scored) > 1:
+        worst = min(scored, key=lambda name: scored[name])
+        why += f", of {worst} alone {format_fixed(scored[worst], 2)}"
+    here = shlex.quote(str(run.path))
+    if grade == "good":
+        return Verdict(grade, why, f"medar segment {here} SCAN.nii.gz LABELS.nii.gz")
+    why += f": {_had(run, SEGMENTER)}"
+    points = run.metrics(SEGMENTER, "train").points(DICE)
+    if len(points) > 1 and points[-1][1] < max(value for _, value in points):
+        labelled = sum(bool(case.annotated) and case.split == "train" for case in run.cases())
+        why += f" and was no longer improving, with {format_count(labelled, 'labelled case')}"
+        data = shlex.quote(str(run.manifest().root))
+        return Verdict(grade, why, f"medar data check {data} --deep")
+    return Verdict(grade, why, _longer(run, SEGMENTER, FACTORS[grade]))
+
+
+def _had(run: RunFolder, folder: str) -> str:
+    """How long a training was: "the tokenizer had 431 steps in 3.1 min"."""
+    one = TRAININGS[folder]
+    metrics: Metrics = run.metrics(folder, one.stage)
+    time = "" if metrics.seconds is None else f" in {format_duration(metrics.seconds)}"
+    return f"the {one.noun} had {format_count(metrics.steps, 'step')}{time}"
+
+
+def _longer(run: RunFolder, folder: str, factor: int) -> str:
+    """The command that trains again, for `factor` times as long."""
+    one = TRAININGS[folder]
+    here, config = (shlex.quote(str(path)) for path in (run.path, run.path / CONFIG_FILE))
+    command = f"medar run {run.recipe} {config} --out {here}"
+    settings = _settings(run)
+    budget = settings.get("max_minutes")
+    if budget:
+        return f"{command} --max-minutes {factor * float(budget):g} --force {one.stage}"
+    training = (settings.get(one.key) or {}).get("training") or {}
+    steps, minutes = training.get("steps"), training.get("minutes")
+    taken = run.metrics(folder, one.stage).steps
+    changes = []
+    if steps and (not minutes or taken >= steps):
+        changes.append(f"{one.key}.training.steps={factor * int(steps)}")
+    if minutes:
+        changes.append(f"{one.key}.training.minutes={factor * float(minutes):g}")
+    return " ".join([command, *changes])
+
+
+def _settings(run: RunFolder) -> dict[str, Any]:
+    path = run.path / CONFIG_FILE
+    try:
+        values = yaml.safe_load(run.text(CONFIG_FILE, "prepare"))
+    except yaml.YAMLError as error:
+        raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _ratio(distance: float | None, floor: float | None) -> float | None:
+    """A distance in multiples of its floor; None without one."""
+    return distance / floor if distance is not None and floor and math.isfinite(floor) else None
+
+
+def _times(ratio: float | None) -> str:
+    return f"{format_number(ratio, 2)} times"
