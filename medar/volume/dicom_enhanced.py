@@ -32,6 +32,11 @@ ENHANCED = {
 }
 """SOP classes of images whose geometry stands in functional groups, even that of a single frame."""
 
+OF_FRAMES = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber",
+)  # fmt: skip
+"""Tags that frames do not have from their file."""
+
 PIXELS = (
     "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
@@ -45,17 +50,29 @@ GROUPS = {
         "StackID": "StackID",
         "TemporalPositionIndex": "TemporalPositionIdentifier",
         "FrameAcquisitionNumber": "AcquisitionNumber",
+        "FrameAcquisitionDateTime": "AcquisitionDateTime",
+        "DimensionIndexValues": "DimensionIndexValues",
     },
     "PlanePositionSequence": {"ImagePositionPatient": "ImagePositionPatient"},
     "PlaneOrientationSequence": {"ImageOrientationPatient": "ImageOrientationPatient"},
-    "PixelMeasuresSequence": {"PixelSpacing": "PixelSpacing"},
+    "PixelMeasuresSequence": {
+        "PixelSpacing": "PixelSpacing",
+        "SliceThickness": "SliceThickness",
+    },
     "PixelValueTransformationSequence": {
         "RescaleSlope": "RescaleSlope",
         "RescaleIntercept": "RescaleIntercept",
     },
     "MREchoSequence": {"EffectiveEchoTime": "EchoTime"},
     "MRDiffusionSequence": {"DiffusionBValue": "DiffusionBValue"},
-    "CardiacSynchronizationSequence": {"NominalCardiacTriggerDelayTime": "TriggerTime"},
+    "MRModifierSequence": {"InversionTimes": "InversionTime"},
+    "MRTimingAndRelatedParametersSequence": {"FlipAngle": "FlipAngle"},
+    "CardiacSynchronizationSequence": {
+        "NominalCardiacTriggerDelayTime": "TriggerTime",
+        "NominalPercentageOfCardiacPhase": "NominalPercentageOfCardiacPhase",
+    },
+    "CTXRayDetailsSequence": {"KVP": "KVP"},
+    "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
     "CTImageFrameTypeSequence": {"FrameType": "ImageType"},
     "MRImageFrameTypeSequence": {"FrameType": "ImageType"},
     "PETFrameTypeSequence": {"FrameType": "ImageType"},
@@ -124,8 +141,8 @@ def _frames(one: Slice, file: Any) -> list[Slice]:
             f"{len(own)} frames"
         )
     of_file = {name: _text(file.get(name)) or one.tags[name] for name in TAGS}
-    # The frames' own; what the file states of its first frame does not hold for others.
-    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+    # The number of a file says nothing of its frames, nor would a position.
+    for name in OF_FRAMES:
         of_file[name] = ""
     of_all = _tags(shared[0])
     size = int(file.Columns), int(file.Rows)

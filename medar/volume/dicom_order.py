@@ -4,6 +4,7 @@ Slices are sorted by position, never by name or number, and must be evenly space
 follows from the first and the last position.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,34 @@ UNEVEN = 0.05
 SAME_POSITION = 0.01
 """Slices closer than this, in mm, have the same position."""
 
+WHOLE = 0.1
+"""Largest deviation of a gap from a whole number of steps, in steps, where slices are missing."""
+
+MAX_STEPS = 3
+"""Largest number of different steps that a message lists."""
+
 DISTINGUISHING = (
     "StackID",
     "TemporalPositionIdentifier",
     "EchoTime",
+    "EchoNumbers",
+    "InversionTime",
     "TriggerTime",
+    "NominalPercentageOfCardiacPhase",
     "DiffusionBValue",
     "AcquisitionNumber",
     "ImageType",
+    "FlipAngle",
+    "SequenceName",
+    "KVP",
+    "ConvolutionKernel",
+    "FrameReferenceTime",
+    "AcquisitionDateTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "ContentTime",
+    "InstanceNumber",
+    "DimensionIndexValues",
 )
 """Tags that may distinguish slices at the same position, in the order of checking."""
 
@@ -105,10 +126,10 @@ def _check_even(
     repeated = np.flatnonzero(np.diff(points @ normal) < SAME_POSITION)
     if repeated.size:
         a, b = slices[repeated[0]], slices[repeated[0] + 1]
+        difference, advice = _difference(a, b)
         raise MedarError(
             f"{folder}: {repeated.size} slice(s) have the same position as another, such as "
-            f"{a.name} and {b.name} ({_difference(a, b)}); "
-            "split the series into one volume each"
+            f"{a.name} and {b.name} ({difference}); {advice}"
         )
     count = len(points) - 1
     step = (points[-1] - points[0]) / count
@@ -119,23 +140,59 @@ def _check_even(
     usual = float(np.sort(steps)[(count - 1) // 2])
     missing = np.rint(steps / usual).astype(int) - 1
     gaps = np.flatnonzero(missing > 0)
-    if not gaps.size:
+    noted = f" ({skipped})" if skipped else ""
+    whole = np.abs(steps / usual - np.rint(steps / usual)).max() <= WHOLE
+    acquired = _acquired_apart(slices, gaps) if whole else ""
+    if not gaps.size or not whole or acquired:
         raise MedarError(
-            f"{folder}: uneven slices, {steps.min():.4g} to {steps.max():.4g} mm apart; "
-            "resample them to an even grid with the scanner's software first"
+            f"{folder}: uneven slices: {_described(steps)}{acquired}; resample them to an even "
+            f"grid with the scanner's software first{noted}"
         )
     k = int(gaps[0])
     raise MedarError(
         f"{folder}: {missing[k]} slice(s) missing after slice {k + 1} of {count + 1}, between "
         f"{slices[k].name} and {slices[k + 1].name}: {steps[k]:.4g} mm where the usual "
-        f"step is {usual:.4g} mm ({missing.sum()} missing in all); add the missing files"
-        + (f" ({skipped})" if skipped else "")
+        f"step is {usual:.4g} mm ({missing.sum()} missing in all); add the missing files{noted}"
     )
 
 
-def _difference(a: Slice, b: Slice) -> str:
-    """The first tag that distinguishes two slices at the same position, for an error message."""
+def _acquired_apart(slices: Sequence[Slice], gaps: npt.NDArray[np.intp]) -> str:
+    """What shows that slices beside gaps of whole steps were acquired so; "" if nothing does."""
+    numbers = [one.tags["InstanceNumber"] for one in slices]
+    if all(map(_is_number, numbers)) and len(set(numbers)) == len(numbers):
+        between = np.abs(np.diff(np.array(numbers, dtype=np.float64)))
+        return ", numbered without a gap" if (between[gaps] == 1).all() else ""
+    thickness = [float(t) for one in slices if _is_number(t := one.tags["SliceThickness"])]
+    if thickness and max(thickness) > (1 + WHOLE) * abs(min(thickness)):
+        return f", of SliceThickness {min(thickness):g} to {max(thickness):g} mm"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(np.isfinite(float(text)))
+    except ValueError:
+        return False
+
+
+def _described(steps: npt.NDArray[np.float64]) -> str:
+    """The steps between slices: how many of which length, or their range."""
+    counts = Counter(np.round(steps, 2).tolist())
+    if len(counts) > MAX_STEPS:
+        return f"{steps.min():.4g} to {steps.max():.4g} mm apart"
+    return ", ".join(f"{n} step(s) of {length:.4g} mm" for length, n in sorted(counts.items()))
+
+
+def _difference(a: Slice, b: Slice) -> tuple[str, str]:
+    """How two slices at the same position differ, and what to do."""
+    uid = a.tags["SOPInstanceUID"]
+    if uid and uid == b.tags["SOPInstanceUID"] and a.frame is None and b.frame is None:
+        return f"copies, both of SOPInstanceUID {uid}", "keep one of each"
     for name in DISTINGUISHING:
         if a.tags[name] != b.tags[name]:
-            return f"{name} {a.tags[name] or 'none'} and {b.tags[name] or 'none'}"
-    return "all tags agree; copies?"
+            values = f"{a.tags[name] or 'none'} and {b.tags[name] or 'none'}"
+            return f"{name} {values}", "split the series into one volume each"
+    return (
+        "no tag tells them apart",
+        "keep one of each if they are copies, or split the series into one volume each",
+    )

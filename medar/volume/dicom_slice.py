@@ -15,17 +15,32 @@ sitk.ProcessObject.SetGlobalWarningDisplay(False)
 TAGS = {
     "ImageType": "0008|0008",
     "SOPClassUID": "0008|0016",
+    "SOPInstanceUID": "0008|0018",
+    "AcquisitionDate": "0008|0022",
+    "AcquisitionDateTime": "0008|002a",
+    "AcquisitionTime": "0008|0032",
+    "ContentTime": "0008|0033",
     "Modality": "0008|0060",
     "SeriesDescription": "0008|103e",
+    "SequenceName": "0018|0024",
+    "SliceThickness": "0018|0050",
+    "KVP": "0018|0060",
     "EchoTime": "0018|0081",
+    "InversionTime": "0018|0082",
+    "EchoNumbers": "0018|0086",
     "TriggerTime": "0018|1060",
+    "ConvolutionKernel": "0018|1210",
+    "FlipAngle": "0018|1314",
     "DiffusionBValue": "0018|9087",
     "SeriesInstanceUID": "0020|000e",
     "AcquisitionNumber": "0020|0012",
+    "InstanceNumber": "0020|0013",
     "ImagePositionPatient": "0020|0032",
     "ImageOrientationPatient": "0020|0037",
-    "StackID": "0020|9056",
     "TemporalPositionIdentifier": "0020|0100",
+    "StackID": "0020|9056",
+    "DimensionIndexValues": "0020|9157",
+    "NominalPercentageOfCardiacPhase": "0020|9241",
     "PhotometricInterpretation": "0028|0004",
     "NumberOfFrames": "0028|0008",
     "PixelSpacing": "0028|0030",
@@ -34,7 +49,9 @@ TAGS = {
     "PixelRepresentation": "0028|0103",
     "RescaleIntercept": "0028|1052",
     "RescaleSlope": "0028|1053",
+    "FrameReferenceTime": "0054|1300",
 }
+"""Names and numbers of the tags that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -146,12 +146,68 @@ def test_missing_slices(hole, tmp_path):
     )
 
 
-def test_uneven_slices(tmp_path):
-    folder = tmp_path / "s"
+def series_at(folder, positions, **tags):
+    """A series of slices at positions along z; a tag may be a list, one value per slice."""
     folder.mkdir()
-    for k, z in enumerate([0, 1, 2, 3.3, 4.6, 5.9]):
-        write_slice(folder / f"{k}.dcm", pixels_of(k), (0, 0, z))
-    refused(folder, "uneven slices, 1 to 1.3 mm apart")
+    for k, z in enumerate(positions):
+        own = {name: v[k] if isinstance(v, list) else v for name, v in tags.items()}
+        write_slice(folder / f"{k:02}.dcm", pixels_of(k), (0, 0, z), **own)
+    return folder
+
+
+def along(*runs):
+    """Positions from runs of (number of steps, step)."""
+    return np.concatenate([[0], np.cumsum([s for n, s in runs for _ in range(n)])])
+
+
+@pytest.mark.parametrize(
+    ("positions", "tags", "message"),
+    [
+        ([0, 1, 2, 3.3, 4.6, 5.9], {}, "2 step(s) of 1 mm, 3 step(s) of 1.3 mm"),
+        (along((15, 4.22), (12, 7.38)), {}, "15 step(s) of 4.22 mm, 12 step(s) of 7.38 mm"),
+        (along((12, 7.38), (15, 4.22)), {}, "15 step(s) of 4.22 mm, 12 step(s) of 7.38 mm"),
+        (along((6, 4), (5, 7)), {"t0018_0050": ["4"] * 6 + ["7"] * 6}, "6 step(s) of 4 mm, 5"),
+        (along((5, 1), (1, 1.5), (5, 1)), {}, "10 step(s) of 1 mm, 1 step(s) of 1.5 mm"),
+        ([0, 1, 2.2, 3.6, 4.1, 6.8], {}, "uneven slices: 0.5 to 2.7 mm apart"),
+        # whole steps, but nothing is missing
+        (
+            along((6, 2), (4, 4)),
+            {"t0018_0050": ["2"] * 7 + ["4"] * 4},
+            "6 step(s) of 2 mm, 4 step(s) of 4 mm, of SliceThickness 2 to 4 mm",
+        ),
+        (
+            along((6, 2), (4, 4)),
+            {"t0020_0013": [str(n) for n in range(11)]},
+            "6 step(s) of 2 mm, 4 step(s) of 4 mm, numbered without a gap",
+        ),
+        (
+            along((6, 2), (4, 4)),
+            {"t0020_0013": [str(n) for n in range(11, 0, -1)]},
+            "6 step(s) of 2 mm, 4 step(s) of 4 mm, numbered without a gap",
+        ),
+    ],
+)
+def test_uneven_slices_are_not_called_missing(tmp_path, positions, tags, message):
+    folder = series_at(tmp_path / "s", positions, **tags)
+    refused(folder, "uneven slices: ", message, "resample them to an even grid")
+
+
+@pytest.mark.parametrize(
+    ("positions", "numbers", "missing"),
+    [
+        (along((3, 2), (1, 4), (4, 2)), None, 1),
+        (along((3, 2), (1, 6), (4, 2)), [1, 2, 3, 4, 7, 8, 9, 10, 11], 2),
+        (along((3, 2), (1, 4), (4, 2)), [11, 10, 9, 8, 6, 5, 4, 3, 2], 1),
+        (along((2, 2), (1, 4), (2, 2), (1, 4), (2, 2)), [1, 2, 3, 5, 6, 7, 8, 9, 10], 1),
+        (along((3, 3.3), (1, 6.7), (2, 3.3), (2, 3.4)), None, 1),
+        (along((3, 2), (1, 4), (4, 2)), ["x"] * 9, 1),
+    ],
+)
+@pytest.mark.parametrize("thickness", ["2", "", "unknown", "-1"])
+def test_missing_slices_are_not_called_uneven(tmp_path, positions, numbers, missing, thickness):
+    tags = {"t0020_0013": [str(n) for n in numbers]} if numbers else {}
+    tags["t0018_0050"] = thickness
+    refused(series_at(tmp_path / "s", positions, **tags), f"{missing} slice(s) missing")
 
 
 @pytest.mark.parametrize(
@@ -165,10 +221,35 @@ def test_several_volumes_in_a_series(tag, name, tmp_path):
     refused(folder, "6 slice(s) have the same position as another", f"{name} 1 and 2")
 
 
+TIMES = [
+    ("t0008_0032", "AcquisitionTime"),
+    ("t0008_0033", "ContentTime"),
+    ("t0008_002a", "AcquisitionDateTime"),
+    ("t0020_0013", "InstanceNumber"),
+    ("t0054_1300", "FrameReferenceTime"),
+    ("t0018_0082", "InversionTime"),
+    ("t0018_1314", "FlipAngle"),
+    ("t0018_1210", "ConvolutionKernel"),
+]
+
+
+@pytest.mark.parametrize(("tag", "name"), TIMES)
+def test_time_points_are_not_called_copies(tag, name, tmp_path):
+    positions = [0, 2, 4, 0, 2, 4]
+    folder = series_at(tmp_path / "s", positions, **{tag: ["1"] * 3 + ["2"] * 3})
+    refused(folder, "3 slice(s) have the same position", "00.dcm and 03.dcm", f"({name} 1 and 2)",
+            "split the series")  # fmt: skip
+
+
+def test_nothing_may_tell_slices_apart(tmp_path):
+    folder = series_at(tmp_path / "s", [0, 2, 4, 0, 2, 4])
+    refused(folder, "no tag tells them apart", "keep one of each if they are copies")
+
+
 def test_a_copied_slice(tmp_path):
-    folder = write_series(tmp_path / "s")
+    folder = write_series(tmp_path / "s", t0008_0018="1.2.3.5")
     (folder / "copy.dcm").write_bytes((folder / "002.dcm").read_bytes())
-    refused(folder, "002.dcm and copy.dcm (all tags agree; copies?)")
+    refused(folder, "002.dcm and copy.dcm (copies, both of SOPInstanceUID 1.2.3.5)", "keep one")
 
 
 def test_each_slice_has_its_own_scale(tmp_path):

@@ -37,6 +37,7 @@ OBLIQUE = {
 }
 REVERSED = {"step": (0.0, 0.0, -2.5)}
 PER_SLICE = {"rescale": [(1.5 + k, 10.0 * k) for k in range(6)]}
+TEXTS = {"StackID": "12", "FrameAcquisitionDateTime": ["2001", "2002"]}
 ORDERS = [None, [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]]
 
 
@@ -198,6 +199,9 @@ def test_gaps_are_refused(tmp_path, order):
         ("MRDiffusionSequence", "DiffusionBValue", "DiffusionBValue 1.0 and 2.0"),
         ("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime", "TriggerTime 1.0 and"),
         ("FrameContentSequence", "StackID", "StackID 1 and 2"),
+        ("FrameContentSequence", "FrameAcquisitionDateTime", "AcquisitionDateTime 2001 and 2002"),
+        ("MRTimingAndRelatedParametersSequence", "FlipAngle", "FlipAngle 1.0 and 2.0"),
+        ("MRAveragesSequence", "NumberOfAverages", "DimensionIndexValues 1\\1 and 1\\4"),
     ],
 )
 def test_several_volumes_in_a_file(tmp_path, sequence, name, message):
@@ -205,7 +209,7 @@ def test_several_volumes_in_a_file(tmp_path, sequence, name, message):
     for frame, groups in enumerate(made.PerFrameFunctionalGroupsSequence):
         items = groups.get(sequence) or [Dataset()]
         value = frame // 3 + 1
-        setattr(items[0], name, str(value) if name == "StackID" else value)
+        setattr(items[0], name, TEXTS[name][frame // 3] if name in TEXTS else value)
         setattr(groups, sequence, items)
     made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     refused(tmp_path, "3 slice(s) have the same position", "a.dcm frame 1 and a.dcm frame 4",
