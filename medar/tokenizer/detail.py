@@ -10,7 +10,8 @@ answers with their average. The detail decoder draws them instead. It is a recti
 its detail afterwards, in one piece or slab by slab.
 
 The residual is measured in units of its expected size at each voxel, which a small network predicts
-from D(z): in air, where D(z) is exact, nothing is added.
+from D(z): in air, where D(z) is exact, nothing is added. The noise has the residual's correlation
+between neighbouring voxels (`medar.tokenizer.noise`).
 
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """
@@ -39,6 +40,7 @@ from medar.model_folder import (
 )
 from medar.settings import PositiveInt, from_dict, settings, to_dict
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
+from medar.tokenizer.noise import WHITE, Correlation, draw_noise
 from medar.tokenizer.slabs import Layer, Residual, by_slabs, chained, each, fitting, layer_of
 from medar.volume import Shape3
 
@@ -49,9 +51,6 @@ hides."""
 SPREAD = 1.25
 """Standard deviation of a residual, in multiples of its expected size: that of a normal
 distribution."""
-
-OFFSET = 0x5851F42D4C957F2D
-"""Added to a seed before noise is drawn from it."""
 
 CLASS, FORMAT_VERSION = "DetailDecoder", 1
 
@@ -84,12 +83,18 @@ class DetailConfig:
     """Features of each level, finest first: one more than there are strides."""
     steps: PositiveInt = 4
     """Steps from noise to residual, if no other number is requested."""
+    correlation: Correlation = WHITE
+    """Of the noise, between neighbouring voxels along each axis; see `medar.tokenizer.noise`."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.strides) + 1:
             raise MedarError(
                 f"widths must be one more than the {len(self.strides)} strides, got "
                 f"{len(self.widths)}"
+            )
+        if not all(0 <= r < 1 for r in self.correlation):
+            raise MedarError(
+                f"correlation must be at least 0 and less than 1, got {list(self.correlation)}"
             )
 
     @property
@@ -99,7 +104,13 @@ class DetailConfig:
         return x, y, z
 
     @classmethod
-    def for_network(cls, network: NetworkConfig, widths: Widths, steps: int) -> "DetailConfig":
+    def for_network(
+        cls,
+        network: NetworkConfig,
+        widths: Widths,
+        steps: int,
+        correlation: Correlation = WHITE,
+    ) -> "DetailConfig":
         """The sizes for volumes of a tokenizer: its channels, fold and first strides.
 
         Widths of levels beyond its downsampling are left out.
@@ -111,6 +122,7 @@ class DetailConfig:
             strides=strides,
             widths=widths[: len(strides) + 1],
             steps=steps,
+            correlation=correlation,
         )
 
 
@@ -200,7 +212,8 @@ class DetailDecoder(nn.Module):
         if steps < 1:
             raise MedarError(f"detail steps must be at least 1, got {steps}")
         x, y, z = decoded.shape[2:]
-        noise = torch.stack([draw_noise(seed, decoded.shape[1:]) for seed in seeds])
+        correlation = self.config.correlation
+        noise = torch.stack([draw_noise(seed, decoded.shape[1:], correlation) for seed in seeds])
         base, residual = self._padded(decoded.clamp(-1.0, 1.0)), self._padded(noise.to(decoded))
         budget = memory_budget(base.device) if budget is None else budget
         over = partial(self._over, budget=budget // len(base), precision=precision)
@@ -324,13 +337,6 @@ class TimedBlock(nn.Module):
         return modulated
 
 
-def draw_noise(seed: int, shape: Sequence[int]) -> Tensor:
-    """White noise of a seed, on the CPU: the same on every machine with the same torch."""
-    # Tokens are sampled from the same seed, and must not decide the noise.
-    generator = torch.Generator().manual_seed((seed + OFFSET) % (1 << 63))
-    return torch.randn(tuple(shape), generator=generator)
-
-
 def save_detail(folder: str | Path, model: DetailDecoder, tokenizer: str) -> None:
     """Write a detail decoder as a model folder.
 
@@ -344,6 +350,7 @@ def save_detail(folder: str | Path, model: DetailDecoder, tokenizer: str) -> Non
         f"detail for volumes that tokenizer {tokenizer} decoded",
         f"features per level: {', '.join(map(str, config.widths))}",
         f"steps: {config.steps}",
+        f"correlation of the noise along x, y, z: {', '.join(map(str, config.correlation))}",
         f"parameters: {sum(p.numel() for p in model.parameters()):,}",
     ]
     write_model(

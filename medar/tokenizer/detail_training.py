@@ -3,6 +3,8 @@
     volume x -> tokenizer -> D(z); residual = (x - D(z)) / expected size
     noise, residual, time -> DetailDecoder -> velocity     against noise - residual
 
+The noise has the residuals' correlation between neighbouring voxels, measured before the run.
+
 The tokenizer is frozen, so that tokens and generators stay valid. In the last part of the run the
 decoder is distilled: from the few times that sampling visits, one step must lead where a teacher,
 the average of the weights until then, arrives by several small ones (after arXiv 2202.00512). The
@@ -27,6 +29,7 @@ from medar.errors import MedarError
 from medar.progress import track
 from medar.settings import SettingsSource, resolve_settings, to_dict
 from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder
+from medar.tokenizer.noise import Correlation, correlated, measure_correlation
 from medar.tokenizer.settings import DetailSettings
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training import Outcome, fit
@@ -48,6 +51,10 @@ SCALE_WEIGHT = 0.1
 
 FLOW_WEIGHT = 0.5
 """Weight of the flow's own loss during distillation."""
+
+
+MEASURED_VOXELS = 4_000_000
+"""After so many voxels of residuals, their correlation is measured well enough."""
 
 
 def train_detail(
@@ -93,8 +100,12 @@ def make_task(settings: DetailSettings, tokenizer: Tokenizer, data: str | Path) 
             f"{data}: prepared by another plan than the tokenizer's; prepare the data with the "
             "preprocess.json of the tokenizer's folder as --plan"
         )
+    model_settings = settings.model
+    correlation = model_settings.correlation
+    if correlation == "auto":
+        correlation = residual_correlation(tokenizer, train)
     config = DetailConfig.for_network(
-        tokenizer.config.network, settings.model.widths, settings.model.steps
+        tokenizer.config.network, model_settings.widths, model_settings.steps, correlation
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -166,7 +177,7 @@ class DetailTask(Task[Item]):
         terms = {"scale": (difference.abs() / predicted.exp() + predicted).mean()}
         log_size = predicted.detach()
         residual = (difference / (log_size.exp() * SPREAD)).clamp(-LIMIT, LIMIT)
-        noise = torch.randn_like(residual)
+        noise = self._noise(residual)
         times = torch.sigmoid(torch.randn(len(volume), device=volume.device))
         velocity = self.model(_between(residual, noise, times), decoded, log_size, times)
         terms["flow"] = (velocity.float() - (noise - residual)).square().mean()
@@ -183,7 +194,7 @@ class DetailTask(Task[Item]):
         steps, substeps = self.model.config.steps, self.settings.distillation.substeps
         index = torch.randint(steps, (len(residual),), device=residual.device)
         start = 1 - index.to(residual.dtype) / steps
-        point = _between(residual, torch.randn_like(residual), start)
+        point = _between(residual, self._noise(residual), start)
         with torch.no_grad():
             end = point
             for substep in range(substeps):
@@ -192,6 +203,9 @@ class DetailTask(Task[Item]):
             target = (point - end) * steps
         velocity: Tensor = self.model(point, decoded, log_size, start)
         return (velocity.float() - target.float()).square().mean()
+
+    def _noise(self, residual: Tensor) -> Tensor:
+        return correlated(torch.randn_like(residual), self.model.config.correlation)
 
     def after_step(self, step: int) -> None:
         """Average the weights into the teacher, until distillation starts."""
@@ -277,21 +291,36 @@ class DetailTask(Task[Item]):
                 self._decoded[index] = self._through_tokens(image)[0]
         return self._decoded[batch["index"]].float()
 
-    @torch.no_grad()
     def _through_tokens(self, volume: Tensor) -> Tensor:
-        """(B, C, X, Y, Z) encoded and decoded, in full precision, within [-1, 1]."""
         if device_of(self.tokenizer) != volume.device:
             self.tokenizer.to(volume.device)
-        with without_tf32(), torch.autocast(volume.device.type, enabled=False):
-            quantiser = self.tokenizer.quantiser
-            tokens = quantiser.encode(self.tokenizer.encoder(volume))
-            decoded: Tensor = self.tokenizer.decoder(quantiser.decode(tokens)).volume
-        return decoded.float().clamp(-1.0, 1.0)
+        return through_tokens(self.tokenizer, volume)
 
     def _flipped(self, volume: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """Both volumes, mirrored along each axis of `flips` or not, at random."""
         axes = [axis for axis in self.flips if float(torch.rand(())) < 0.5]
         return (volume.flip(axes), decoded.flip(axes)) if axes else (volume, decoded)
+
+
+@torch.no_grad()
+def through_tokens(tokenizer: Tokenizer, volume: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) encoded and decoded, in full precision, within [-1, 1]."""
+    with without_tf32(), torch.autocast(volume.device.type, enabled=False):
+        tokens = tokenizer.quantiser.encode(tokenizer.encoder(volume))
+        decoded: Tensor = tokenizer.decoder(tokenizer.quantiser.decode(tokens)).volume
+    return decoded.float().clamp(-1.0, 1.0)
+
+
+def residual_correlation(tokenizer: Tokenizer, data: PreparedDataset) -> Correlation:
+    """The correlation between neighbouring voxels of x - D(z), of the first volumes of `data`."""
+    residuals, voxels = [], 0
+    for index in range(len(data)):
+        volume = data[index]["image"]
+        residuals.append(volume - through_tokens(tokenizer, volume[None])[0])
+        voxels += volume.numel()
+        if voxels >= MEASURED_VOXELS:
+            break
+    return measure_correlation(residuals)
 
 
 def energy_score(volume: Tensor, first: Tensor, second: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.detail import Widths
 from medar.tokenizer.losses import DiscriminatorConfig
 from medar.tokenizer.network import RENAMED, Multipliers, NetworkConfig
+from medar.tokenizer.noise import Correlation
 from medar.tokenizer.quantiser import QuantiserSettings
 from medar.tokenizer.schedule import Grid3, ScaleSchedule
 from medar.tokenizer.tokenizer import TokenizerConfig
@@ -198,6 +199,9 @@ class DetailModelSettings:
     """Features of each level, finest first."""
     steps: PositiveInt = 4
     """Steps from noise to residual: those of sampling, and those that are distilled."""
+    correlation: Correlation | Literal["auto"] = "auto"
+    """Of the noise, between neighbouring voxels along each axis; "auto": that of the residuals of
+    the training volumes, [0, 0, 0]: white noise."""
 
 
 @settings

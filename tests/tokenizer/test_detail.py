@@ -1,7 +1,9 @@
 """The detail decoder: drawing by seed and by slabs, its folder, its training."""
 
+import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from medar.data.loading import PreparedDataset
 from medar.errors import MedarError
 from medar.settings import from_dict
 from medar.tokenizer import Tokenizer
-from medar.tokenizer.detail import DetailConfig, DetailDecoder, draw_noise
-from medar.tokenizer.detail_training import energy_score, make_task, train_detail
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
+from medar.tokenizer.detail_training import (
+    energy_score,
+    make_task,
+    through_tokens,
+    train_detail,
+)
 from medar.tokenizer.encoding import encode_data_set
-from medar.tokenizer.settings import DetailSettings, TokenizerSettings
+from medar.tokenizer.noise import LARGEST, draw_noise
+from medar.tokenizer.settings import DetailModelSettings, DetailSettings, TokenizerSettings
 from medar.tokenizer.training import train_tokenizer
 from medar.volume import Volume
 
@@ -182,6 +191,31 @@ def test_training_leaves_a_tokenizer_with_detail(
     assert after.detail is not None
     assert outcome.best is not None
     assert math.isfinite(outcome.best)
+
+
+def test_noise_gets_the_correlation_of_the_residuals(trained: Path, prepared: Path) -> None:
+    tokenizer = Tokenizer.from_pretrained(trained, "cpu")
+    train = PreparedDataset(prepared, split="train", labels=False)
+    volumes = torch.stack([train[index]["image"] for index in range(len(train))])
+    residual = (volumes - through_tokens(tokenizer, volumes)).double()
+    along_x = (residual[:, :, 1:] * residual[:, :, :-1]).mean() / residual.square().mean()
+    task = make_task(detail_settings(), tokenizer, prepared)
+    assert task.model.config.correlation[0] == pytest.approx(min(float(along_x), LARGEST), abs=0.01)
+    settings = replace(detail_settings(), model=DetailModelSettings(correlation=(0.0, 0.0, 0.5)))
+    assert make_task(settings, tokenizer, prepared).model.config.correlation == (0.0, 0.0, 0.5)
+
+
+def test_a_decoder_saved_before_noise_had_a_correlation_still_draws_from_white_noise(
+    trained: Path, prepared: Path, tmp_path: Path
+) -> None:
+    train_detail(detail_settings(), trained, prepared, tmp_path / "detail")
+    config = tmp_path / "detail" / "model" / "detail" / "config.json"
+    values = json.loads(config.read_text())
+    assert values.pop("correlation") != [0, 0, 0]
+    config.write_text(json.dumps(values))
+    detail = Tokenizer.from_pretrained(tmp_path / "detail", "cpu").detail
+    assert detail is not None
+    assert detail.config.correlation == (0, 0, 0)
 
 
 def test_tokens_and_generators_keep_the_detail_decoder(
