@@ -157,6 +157,7 @@ def segment(
     *paths: Annotated[Path, Parameter(name="MODEL... IN OUT")],
     mirrors: str | None = None,
     overlap: float = 0.5,
+    format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None,
     probabilities: bool = False,
     modality: Literal["CT", "MR"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -172,12 +173,15 @@ def segment(
         MODEL: folder of a segmentation network or of its run, or a name of `medar models`; the
         probabilities of several are averaged. IN: a volume file, the folder of a DICOM series, or
         a folder of these at any depth; several channels as x_0000, x_0001, ... as in nnU-Net, or
-        as one 4D file. OUT: the label map, .nii or .nii.gz; for a folder of volumes, a folder.
+        as one 4D file. OUT: the label map, .nii.gz, .nii, .nrrd or .mha; for a folder of volumes, a
+        folder.
     mirrors
         Axes whose mirror images are averaged over: "none", or some of xyz; default: those of
         training.
     overlap
         Fraction of a window that overlaps with its neighbour.
+    format
+        Format of the label maps in a folder; default: nii.gz. A file's ending states its own.
     probabilities
         Write the probabilities of all classes too, background first: x_probabilities.nii.gz beside
         x.nii.gz.
@@ -191,9 +195,10 @@ def segment(
     json
         Print one JSON object: out, labels (files written), failed (reasons by path).
     """
-    from medar.segmentation.files import check_output, segment_files
+    from medar.segmentation.files import segment_files
     from medar.segmentation.segmenter import Segmenter
     from medar.segmentation.sliding_window import PredictionSettings
+    from medar.segmentation.targets import check_output
 
     settings = PredictionSettings.from_options(mirrors, overlap, precision)
     if len(paths) < 3:
@@ -203,7 +208,7 @@ def segment(
             "MODEL... IN OUT"
         )
     *models, volume, out = paths
-    check_output(volume, out)
+    check_output(volume, out, format)
     networks = [Segmenter.from_pretrained(model, device) for model in models]
     written: list[Path] = []
     failed: dict[str, str] = {}
@@ -215,6 +220,7 @@ def segment(
         options=reading.options(),
         modality=modality,
         probabilities=probabilities,
+        format=format,
     ):
         if isinstance(result, MedarError):
             failed[source] = str(result)

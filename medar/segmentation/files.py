@@ -2,7 +2,7 @@
 
 Each label map `x.nii.gz` comes with `x.json`: names and volumes of the labels, the source file, the
 model's digest, and how the volume differs from the training volumes; and on request with
-`x_probabilities.nii.gz`, the probabilities of all classes.
+`x_probabilities.nii.gz`, the probabilities of all classes. Other formats than NIfTI: `targets`.
 """
 
 import warnings
@@ -21,7 +21,6 @@ from medar.data.sources.files import (
     channel_of,
     find_volumes,
     ids_for,
-    is_dicom_folder,
     split_ending,
     stem_of,
     visible,
@@ -33,50 +32,19 @@ from medar.files import TEMPORARY, write_json
 from medar.progress import track
 from medar.segmentation.prediction import Prediction, predict, restore_probabilities
 from medar.segmentation.sliding_window import DEFAULT, Models, PredictionSettings, as_ensemble
-from medar.volume import ReadOptions, Volume, description_of, write_channels, write_nifti
+from medar.segmentation.targets import (
+    DESCRIPTION,
+    LabelFormat,
+    check_output,
+    check_target,
+    is_folder_of_volumes,
+)
+from medar.volume import ReadOptions, Volume, write_channels, write_volume
 
 ENDING = ".nii.gz"
-DESCRIPTION = "medar segment"
-"""The description in the header of label maps, by which they are recognised."""
+"""Of label maps of prepared data sets, and of probabilities beside formats of three axes."""
 PROBABILITIES = "_probabilities"
 """Suffix of files of probabilities."""
-
-
-def is_folder_of_volumes(path: Path) -> bool:
-    """Whether a path is a folder of several volumes, rather than a file or a DICOM series."""
-    return path.is_dir() and not is_dicom_folder(path)
-
-
-def check_output(path: Path, out: Path) -> None:
-    """Check that `out` can hold the label maps of `path`, before any work is done.
-
-    Raises:
-        MedarError: a folder needs an output folder, a file a NIfTI file; or `out` contains the
-            input.
-    """
-    ending = out.name.lower().endswith((".nii", ".nii.gz"))
-    if is_folder_of_volumes(path):
-        if ending or (out.exists() and not out.is_dir()):
-            raise MedarError(f"{out}: must be a folder for the label maps of the folder {path}")
-        if path.resolve().is_relative_to(out.resolve()):
-            raise MedarError(f"{out}: contains the input {path}; name another folder")
-    elif not ending:
-        raise MedarError(f"{out}: label maps are written as .nii or .nii.gz")
-    else:
-        check_target(out)
-
-
-def check_target(target: Path) -> None:
-    """Check that a file to be written does not exist, or is a label map of `medar segment`.
-
-    Raises:
-        MedarError: it is another file, such as an image.
-    """
-    if target.exists() and description_of(target) != DESCRIPTION:
-        raise MedarError(
-            f"{target}: exists and was not written by medar segment; name another file, or delete "
-            "it"
-        )
 
 
 def segment_files(
@@ -88,6 +56,7 @@ def segment_files(
     options: ReadOptions | None = None,
     modality: str | None = None,
     probabilities: bool = False,
+    format: LabelFormat | None = None,
 ) -> Iterator[tuple[str, Path | MedarError]]:
     """Segment a file, or every volume of a folder.
 
@@ -96,11 +65,12 @@ def segment_files(
         path: a volume file, the folder of a DICOM series, or a folder of these at any depth. For a
             network with several channels, the files ID_0000, ID_0001, ... are the channels of one
             volume, in the order of the plan; any other file must hold all channels.
-        out: a file, .nii or .nii.gz; for a folder of volumes, a folder.
+        out: a file, .nii, .nii.gz, .nrrd or .mha; for a folder of volumes, a folder.
         settings: of prediction.
         options: reading options that differ from the plan's.
         modality: of the volumes, where the files do not state it and the plan has several rules.
         probabilities: write the probabilities of all classes too.
+        format: of the label maps in a folder; default: nii.gz.
 
     Yields:
         A volume's path, and the label map that was written or, within a folder, the error.
@@ -113,13 +83,13 @@ def segment_files(
         RangeWarning: see `predict`.
     """
     path, out = Path(path), Path(out)
-    check_output(path, out)
+    ending = check_output(path, out, format)
     models = as_ensemble(model)
     digest = ensemble_digest(models)
     plan, several = models[0].plan, is_folder_of_volumes(path)
     channels = len(plan.channels) or 1
     if several:
-        pairs = _pairs(path, out, channels)
+        pairs = _pairs(path, out, channels, ending)
     else:
         beside = visible(path.parent) if channels > 1 and path.is_file() else []
         belong = (files for _, files in _volumes(beside, channels) if path in files)
@@ -152,7 +122,7 @@ def write_segmentation(
     """Segment a volume and write its label map and the JSON file beside it.
 
     Args:
-        target: .nii or .nii.gz.
+        target: see `segment_files`.
         models: see `segment_files`.
         volume: as read from a file.
         digest: of the networks, for the JSON file.
@@ -166,7 +136,7 @@ def write_segmentation(
         made = _write_probabilities(models, volume, target, settings)
     else:
         made = predict(models, volume, settings)
-    write_nifti(target, made.label, grid="source", description=DESCRIPTION)
+    write_volume(target, made.label, grid="source", description=DESCRIPTION)
     networks = as_ensemble(models)
     about = {
         **_summary(networks[0].plan.labels, volume, made),
@@ -232,12 +202,14 @@ def _write_probabilities(
         made = predict(models, volume, settings, scratch=Path(scratch))
         assert made.probabilities is not None
         channels = restore_probabilities(made.probabilities, made.trace)
-        beside = _beside(target, f"{PROBABILITIES}{split_ending(target.name)[1]}")
+        ending = split_ending(target.name)[1]
+        nifti = ending.lower() in (".nii", ".nii.gz")
+        beside = _beside(target, f"{PROBABILITIES}{ending if nifti else ENDING}")
         write_channels(beside, channels, len(made.probabilities), volume, description=DESCRIPTION)
     return made
 
 
-def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]]:
+def _pairs(path: Path, out: Path, channels: int, ending: str) -> list[tuple[list[Path], Path]]:
     """The files of each volume below a folder, and the path of its label map."""
     files = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
     labels = label_maps([stem_of(one, path) for one in files])
@@ -257,7 +229,7 @@ def _pairs(path: Path, out: Path, channels: int) -> list[tuple[list[Path], Path]
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise MedarError(f"{path}: two volumes are named {twice!r}; rename one of them")
     return [
-        (files, out / f"{ids[stem]}{ENDING}")
+        (files, out / f"{ids[stem]}{ending}")
         for (_, files), stem in zip(volumes, stems, strict=True)
     ]
 

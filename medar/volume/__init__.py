@@ -1,4 +1,4 @@
-"""Volumes and their geometry: reading every format, writing NIfTI, changing grids."""
+"""Volumes and their geometry: reading every format, writing, changing grids."""
 
 from medar.volume.files import files_of
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing
@@ -6,7 +6,8 @@ from medar.volume.header import Header, ReadOptions
 from medar.volume.read import load_volume, read_header, read_volume
 from medar.volume.resample import resample
 from medar.volume.volume import Provenance, Volume
-from medar.volume.write import description_of, write_channels, write_nifti
+from medar.volume.write import write_channels, write_nifti
+from medar.volume.write_volume import check_written_ending, description_of, write_volume
 
 __all__ = [
     "Affine",
@@ -17,6 +18,7 @@ __all__ = [
     "Shape3",
     "Spacing",
     "Volume",
+    "check_written_ending",
     "description_of",
     "files_of",
     "load_volume",
@@ -25,4 +27,5 @@ __all__ = [
     "resample",
     "write_channels",
     "write_nifti",
+    "write_volume",
 ]

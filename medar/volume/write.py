@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from medar.errors import MedarError
 from medar.files import atomic_path
-from medar.volume.geometry import Affine, reorient
+from medar.volume.geometry import Affine, Grid, reorient
 from medar.volume.resample import resample
 from medar.volume.volume import Volume
 
@@ -59,17 +59,11 @@ def write_nifti(
     """
     path = Path(path)
     _check_ending(path)
-    array, affine, sheared = np.asarray(volume.array), volume.affine, volume.grid.is_sheared
-    if grid == "source":
-        if volume.provenance is None:
-            raise MedarError(f"{path}: the volume was not read from a file: it has no source grid")
-        source = volume.provenance.grid
-        array = reorient(resample(volume, source.to_ras()).array, affine, source.orientation)
-        affine, sheared = source.affine, source.is_sheared
+    array, stored = as_stored(path, volume, grid)
     kind = _voxel_type(path, array.dtype if dtype is None else dtype)
     convert, scale = _conversion(path, array, kind, slope, intercept)
     shape = array.shape[1:] if len(array) == 1 else (*array.shape[1:], len(array))
-    header = _header(shape, kind, affine, sheared, description)
+    header = _header(shape, kind, stored.affine, stored.is_sheared, description)
     header.set_slope_inter(*scale)
     _write(path, header, (convert(plane) for channel in array for plane in _planes(channel)))
 
@@ -105,13 +99,35 @@ def write_channels(
     _write(path, header, stored)
 
 
-def description_of(path: str | Path) -> str | None:
+def nifti_description(path: Path) -> str | None:
     """The description in a NIfTI header, as `write_nifti` writes it; None for any other file."""
     try:
         description: bytes = nib.load(path).header["descrip"].item()
     except Exception:  # nibabel raises many types
         return None
     return description.decode("ascii", "replace")
+
+
+def as_stored(
+    path: Path, volume: Volume, grid: Literal["own", "source"]
+) -> tuple[npt.NDArray[Any], Grid]:
+    """The voxels to be written, (C, X, Y, Z), and their grid.
+
+    Args:
+        path: the file, for messages.
+        volume: the volume.
+        grid: see `write_nifti`.
+
+    Raises:
+        MedarError: no source grid.
+    """
+    if grid == "own":
+        return np.asarray(volume.array), volume.grid
+    if volume.provenance is None:
+        raise MedarError(f"{path}: the volume was not read from a file: it has no source grid")
+    source = volume.provenance.grid
+    resampled = resample(volume, source.to_ras()).array
+    return reorient(resampled, volume.affine, source.orientation), source
 
 
 def _planes(channel: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
