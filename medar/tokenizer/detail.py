@@ -11,7 +11,9 @@ its detail afterwards, in one piece or slab by slab.
 
 The residual is measured in units of its expected size at each voxel, which a small network predicts
 from D(z): in air, where D(z) is exact, nothing is added. The noise has the residual's correlation
-between neighbouring voxels (`medar.tokenizer.noise`).
+between neighbouring voxels (`medar.tokenizer.noise`). The network predicts the residual, from which
+the velocity follows: predicting the velocity itself, a narrow network would have to carry the noise
+through all of its layers, and what it loses of that shows as grain (arXiv 2511.13720).
 
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """
@@ -54,6 +56,9 @@ distribution."""
 
 CLASS, FORMAT_VERSION = "DetailDecoder", 1
 
+EARLIEST = 0.1
+"""Least time by which the difference between a point and its predicted residual is divided."""
+
 KEPT = 210
 """Rows of features at the finest level that the layers of two strides keep between slabs, with what
 the last slab needs more."""
@@ -85,6 +90,8 @@ class DetailConfig:
     """Steps from noise to residual, if no other number is requested."""
     correlation: Correlation = WHITE
     """Of the noise, between neighbouring voxels along each axis; see `medar.tokenizer.noise`."""
+    prediction: Literal["residual", "velocity"] = "velocity"
+    """What the network predicts; decoders of earlier versions predict the velocity."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.strides) + 1:
@@ -123,6 +130,7 @@ class DetailConfig:
             widths=widths[: len(strides) + 1],
             steps=steps,
             correlation=correlation,
+            prediction="residual",
         )
 
 
@@ -163,6 +171,10 @@ class DetailDecoder(nn.Module):
             log_size: (B, C, X, Y, Z), of the same volumes.
             time: (B,).
         """
+        return self._velocity(residual, self.predict(residual, decoded, log_size, time), time)
+
+    def predict(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
+        """What the network predicts there (`DetailConfig.prediction`), (B, C, X, Y, Z)."""
         embedded = self.time(_time_features(time).to(residual.dtype))
         x = self.stem(self.fold(torch.cat([residual, decoded, log_size], 1)))
         x = self.first(x, embedded)
@@ -172,8 +184,14 @@ class DetailDecoder(nn.Module):
             x = block(halve(x), embedded)
         for double, block in zip(self.doubling, self.up, strict=True):
             x = block(double(x) + skips.pop(), embedded)
-        velocity: Tensor = self.unfold(self.head(functional.silu(self.norm(x))))
-        return velocity
+        predicted: Tensor = self.unfold(self.head(functional.silu(self.norm(x))))
+        return predicted
+
+    def _velocity(self, point: Tensor, predicted: Tensor, time: Tensor) -> Tensor:
+        """The velocity at a point between residual and noise, from what the network predicts."""
+        if self.config.prediction == "velocity":
+            return predicted
+        return (point - predicted.float()) / time.clamp(min=EARLIEST)[:, None, None, None, None]
 
     def log_size(self, decoded: Tensor) -> Tensor:
         """Logarithm of the residual's expected size at each voxel, (B, C, X, Y, Z) float32."""
@@ -220,9 +238,9 @@ class DetailDecoder(nn.Module):
         log_size = over(self.log_size, self._size_layer, base)
         for step in range(steps):
             time = torch.full((len(base),), 1 - step / steps, device=base.device)
-            layer = partial(self._velocity_layer, time=time)
-            velocity = over(partial(self, time=time), layer, residual, base, log_size)
-            residual = residual - velocity / steps
+            layer = partial(self._prediction_layer, time=time)
+            predicted = over(partial(self.predict, time=time), layer, residual, base, log_size)
+            residual = residual - self._velocity(residual, predicted, time) / steps
         volume = base + SPREAD * log_size.exp() * residual
         check_finite(volume, "the volumes with detail")
         return volume.clamp(-1.0, 1.0)[:, :, :x, :y, :z]
@@ -266,8 +284,8 @@ class DetailDecoder(nn.Module):
         scale = layer_of(self.scale.layers, axis)
         return chained([each(self.fold), scale, each(self.scale.logarithm), each(self.unfold)])
 
-    def _velocity_layer(self, axis: int, time: Tensor) -> Layer:
-        """`forward` over slabs of its three volumes, joined along the channels."""
+    def _prediction_layer(self, axis: int, time: Tensor) -> Layer:
+        """`predict` over slabs of its three volumes, joined along the channels."""
         embedded = self.time(_time_features(time))
         over: Callable[[nn.Module], Layer] = partial(layer_of, axis=axis)
 

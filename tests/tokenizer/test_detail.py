@@ -87,7 +87,7 @@ def test_volumes_of_a_batch_do_not_change_each_other() -> None:
     "changes",
     [
         {},
-        {"fold": (2, 1, 1)},
+        {"fold": (2, 1, 1), "prediction": "residual", "correlation": (0.5, 0.0, 0.7)},
         {"strides": ((2, 2, 2), (1, 2, 2)), "widths": (4, 6, 6)},
         {"strides": (), "widths": (4,)},
     ],
@@ -96,7 +96,7 @@ def test_volumes_of_a_batch_do_not_change_each_other() -> None:
 def test_slabs_equal_the_whole(changes: dict[str, Any], shape: tuple[int, int, int]) -> None:
     decoder, volume = decoder_of(**changes), decoded(2, 1, *shape)
     calls: list[int] = []
-    decoder.register_forward_hook(lambda *_: calls.append(1))
+    decoder.stem.register_forward_hook(lambda *_: calls.append(1))
     whole = decoder.draw(volume, [0, 1])
     assert len(calls) == decoder.config.steps
     with FlopCounterMode(display=False) as counter:
@@ -106,6 +106,17 @@ def test_slabs_equal_the_whole(changes: dict[str, Any], shape: tuple[int, int, i
     with FlopCounterMode(display=False) as expected:
         decoder.draw(volume, [0, 1])
     assert counter.get_total_flops() == expected.get_total_flops()
+
+
+def test_the_velocity_follows_from_the_predicted_residual() -> None:
+    decoder, volume = decoder_of(prediction="residual"), decoded(2, 1, 8, 8, 8)
+    residual, time = decoded(2, 1, 8, 8, 8) * 3, torch.tensor([1.0, 0.25])
+    log_size = decoder.log_size(volume)
+    predicted = decoder.predict(residual, volume, log_size, time)
+    velocity = decoder(residual, volume, log_size, time)
+    # One step along it, all the way to time 0, arrives at what was predicted.
+    arrived = residual - time[:, None, None, None, None] * velocity
+    torch.testing.assert_close(arrived, predicted, atol=1e-5, rtol=0)
 
 
 def test_any_size_is_possible() -> None:
@@ -205,17 +216,18 @@ def test_noise_gets_the_correlation_of_the_residuals(trained: Path, prepared: Pa
     assert make_task(settings, tokenizer, prepared).model.config.correlation == (0.0, 0.0, 0.5)
 
 
-def test_a_decoder_saved_before_noise_had_a_correlation_still_draws_from_white_noise(
+def test_a_decoder_of_an_earlier_version_draws_what_it_drew_then(
     trained: Path, prepared: Path, tmp_path: Path
 ) -> None:
     train_detail(detail_settings(), trained, prepared, tmp_path / "detail")
     config = tmp_path / "detail" / "model" / "detail" / "config.json"
     values = json.loads(config.read_text())
     assert values.pop("correlation") != [0, 0, 0]
+    assert values.pop("prediction") == "residual"
     config.write_text(json.dumps(values))
     detail = Tokenizer.from_pretrained(tmp_path / "detail", "cpu").detail
     assert detail is not None
-    assert detail.config.correlation == (0, 0, 0)
+    assert (detail.config.correlation, detail.config.prediction) == ((0, 0, 0), "velocity")
 
 
 def test_tokens_and_generators_keep_the_detail_decoder(
