@@ -157,7 +157,7 @@ def segment(
     *paths: Annotated[Path, Parameter(name="MODEL... IN OUT")],
     mirrors: str | None = None,
     overlap: float = 0.5,
-    format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None,
+    format: Literal["nii.gz", "nii", "nrrd", "mha", "seg"] | None = None,
     probabilities: bool = False,
     modality: Literal["CT", "MR"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -173,15 +173,16 @@ def segment(
         MODEL: folder of a segmentation network or of its run, or a name of `medar models`; the
         probabilities of several are averaged. IN: a volume file, the folder of a DICOM series, or
         a folder of these at any depth; several channels as x_0000, x_0001, ... as in nnU-Net, or
-        as one 4D file. OUT: the label map, .nii.gz, .nii, .nrrd or .mha; for a folder of volumes, a
-        folder.
+        as one 4D file. OUT: the label map, .nii.gz, .nii, .nrrd, .mha or, of a DICOM series, .dcm
+        (DICOM SEG); for a folder of volumes, a folder.
     mirrors
         Axes whose mirror images are averaged over: "none", or some of xyz; default: those of
         training.
     overlap
         Fraction of a window that overlaps with its neighbour.
     format
-        Format of the label maps in a folder; default: nii.gz. A file's ending states its own.
+        Format of the label maps in a folder; default: nii.gz; "seg": DICOM SEG, .dcm. A
+        file's ending states its own.
     probabilities
         Write the probabilities of all classes too, background first: x_probabilities.nii.gz beside
         x.nii.gz.

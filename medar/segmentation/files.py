@@ -34,12 +34,15 @@ from medar.segmentation.prediction import Prediction, predict, restore_probabili
 from medar.segmentation.sliding_window import DEFAULT, Models, PredictionSettings, as_ensemble
 from medar.segmentation.targets import (
     DESCRIPTION,
+    SEG_ENDING,
     LabelFormat,
     check_output,
     check_target,
     is_folder_of_volumes,
+    write_label,
 )
-from medar.volume import ReadOptions, Volume, write_channels, write_volume
+from medar.volume import ReadOptions, Volume, write_channels
+from medar.volume.dicom_seg import check_seg
 
 ENDING = ".nii.gz"
 """Of label maps of prepared data sets, and of probabilities beside formats of three axes."""
@@ -65,7 +68,8 @@ def segment_files(
         path: a volume file, the folder of a DICOM series, or a folder of these at any depth. For a
             network with several channels, the files ID_0000, ID_0001, ... are the channels of one
             volume, in the order of the plan; any other file must hold all channels.
-        out: a file, .nii, .nii.gz, .nrrd or .mha; for a folder of volumes, a folder.
+        out: a file, .nii, .nii.gz, .nrrd, .mha or .dcm (DICOM SEG, of a
+            DICOM series); for a folder of volumes, a folder.
         settings: of prediction.
         options: reading options that differ from the plan's.
         modality: of the volumes, where the files do not state it and the plan has several rules.
@@ -132,12 +136,14 @@ def write_segmentation(
     Raises:
         MedarError: it cannot be segmented or written.
     """
+    networks = as_ensemble(models)
+    if target.name.lower().endswith(SEG_ENDING):
+        check_seg(source=volume)
     if probabilities:
         made = _write_probabilities(models, volume, target, settings)
     else:
         made = predict(models, volume, settings)
-    write_volume(target, made.label, grid="source", description=DESCRIPTION)
-    networks = as_ensemble(models)
+    write_label(target, made.label, networks[0].plan.labels, digest)
     about = {
         **_summary(networks[0].plan.labels, volume, made),
         "model": digest,
@@ -202,9 +208,8 @@ def _write_probabilities(
         made = predict(models, volume, settings, scratch=Path(scratch))
         assert made.probabilities is not None
         channels = restore_probabilities(made.probabilities, made.trace)
-        ending = split_ending(target.name)[1]
-        nifti = ending.lower() in (".nii", ".nii.gz")
-        beside = _beside(target, f"{PROBABILITIES}{ending if nifti else ENDING}")
+        nifti = ".nii" if target.name.lower().endswith(".nii") else ENDING
+        beside = _beside(target, f"{PROBABILITIES}{nifti}")
         write_channels(beside, channels, len(made.probabilities), volume, description=DESCRIPTION)
     return made
 
@@ -250,7 +255,8 @@ def _volumes(paths: Sequence[Path], channels: int) -> list[tuple[Path, list[Path
 
 
 def _beside(target: Path, ending: str) -> Path:
-    return target.with_name(f"{split_ending(target.name)[0]}{ending}")
+    stem, known = split_ending(target.name)
+    return target.with_name(f"{stem if known else target.stem}{ending}")
 
 
 def _summary(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str, Any]:

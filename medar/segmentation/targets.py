@@ -5,11 +5,13 @@ from typing import Literal
 
 from medar.data.sources.files import is_dicom_folder
 from medar.errors import MedarError
-from medar.volume import description_of
+from medar.volume import Volume, description_of, write_volume
+from medar.volume.dicom_seg import check_seg, write_seg
 
-LabelFormat = Literal["nii.gz", "nii", "nrrd", "mha"]
+LabelFormat = Literal["nii.gz", "nii", "nrrd", "mha", "seg"]
+SEG_ENDING = ".dcm"
 ENDINGS: dict[LabelFormat, str] = {
-    "nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha",
+    "nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "seg": SEG_ENDING,
 }  # fmt: skip
 """Endings of the formats of label maps, the default first."""
 
@@ -39,6 +41,8 @@ def check_output(path: Path, out: Path, format: LabelFormat | None = None) -> st
     """
     name = out.name.lower()
     named = next((ending for ending in ENDINGS.values() if name.endswith(ending)), None)
+    if SEG_ENDING in (named, ENDINGS[format or "nii.gz"]):
+        check_seg()
     if is_folder_of_volumes(path):
         if named or (out.exists() and not out.is_dir()):
             raise MedarError(f"{out}: must be a folder for the label maps of the folder {path}")
@@ -55,6 +59,24 @@ def check_output(path: Path, out: Path, format: LabelFormat | None = None) -> st
         )
     check_target(out)
     return named
+
+
+def write_label(target: Path, label: Volume, names: dict[int, str], model: str) -> None:
+    """Write a label map on the grid of the file that its volume was read from.
+
+    Args:
+        target: its ending gives the format.
+        label: (1, X, Y, Z).
+        names: of the labels by value.
+        model: digest of the network, for DICOM SEG.
+
+    Raises:
+        MedarError: it cannot be written.
+    """
+    if target.name.lower().endswith(SEG_ENDING):
+        write_seg(target, label, names, model=model, description=DESCRIPTION)
+    else:
+        write_volume(target, label, grid="source", description=DESCRIPTION)
 
 
 def check_target(target: Path) -> None:

@@ -18,6 +18,7 @@ from medar.volume.dicom_kinds import other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
 from medar.volume.dicom_slice import Slice, read_slice, slice_reader
 from medar.volume.dicom_values import check_rescaling, check_table, without_inversion
+from medar.volume.geometry import Affine
 from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
 
 
@@ -52,8 +53,7 @@ class _Folder:
 
 def read_dicom_header(path: Path, options: ReadOptions) -> Header:
     """The header of a DICOM series: its folder, or one of its files (see `read_header`)."""
-    folder, slices, skipped = series_of(path, options.series)
-    slices, affine, notes = arrange(folder, slices, skipped)
+    folder, slices, affine, notes = ordered_series(path, options.series)
     first_tags = slices[0].tags
     signed = "int" if first_tags["PixelRepresentation"] == "1" else "uint"
     columns, rows = slices[0].size
@@ -66,11 +66,12 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
         load=lambda: _load(slices),
         modality=first_tags["Modality"] if first_tags["Modality"] in ("CT", "MR") else None,
         notes=tuple(notes),
+        series=slices[0].uid,
     )
 
 
-def series_of(path: Path, series: str | None) -> tuple[Path, list[Slice], str]:
-    """The slices of a series, checked but in no order, its folder, and a note on other files.
+def ordered_series(path: Path, series: str | None) -> tuple[Path, list[Slice], Affine, list[str]]:
+    """The folder of a series, its slices in their order, their affine in RAS+, and notes.
 
     Args:
         path: the folder, or one file of the series.
@@ -100,7 +101,7 @@ def series_of(path: Path, series: str | None) -> tuple[Path, list[Slice], str]:
             "a volume has at least two slices"
         )
     check_alike(slices)
-    return folder, slices, found.skipped
+    return folder, *arrange(folder, slices, found.skipped)
 
 
 def _files_in(folder: Path) -> _Folder:

@@ -68,6 +68,8 @@ class Header:
     """Reads the voxels, scaled, as (X, Y, Z) or (C, X, Y, Z) in the stored orientation."""
     modality: str | None = None
     notes: tuple[str, ...] = ()
+    series: str | None = None
+    """SeriesInstanceUID of a DICOM series."""
 
     @property
     def provenance(self) -> Provenance:
@@ -78,6 +80,7 @@ class Header:
             grid=self.grid,
             dtype=self.dtype,
             notes=self.notes,
+            series=self.series,
         )
 
 

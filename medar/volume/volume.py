@@ -25,6 +25,8 @@ class Provenance:
     """The voxel type on disk."""
     notes: tuple[str, ...] = ()
     """Remarks of the reader about the file's geometry."""
+    series: str | None = None
+    """SeriesInstanceUID of a DICOM series."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -53,6 +53,10 @@ def check_written_ending(*paths: str | Path | None) -> None:
 def description_of(path: str | Path) -> str | None:
     """The description in a file, as the functions that write volumes have put it there."""
     path = Path(path)
+    if path.name.lower().endswith(".dcm"):
+        from medar.volume.dicom_seg import seg_description
+
+        return seg_description(path)
     writer = WRITERS.get(_ending(path))
     if writer is write_nifti:
         return nifti_description(path)

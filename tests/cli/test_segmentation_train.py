@@ -126,7 +126,8 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
 @pytest.mark.parametrize(
     ("volume", "out", "more", "message"),
     [
-        ("images/c0.nii.gz", "made.png", [], "written as .nii.gz, .nii, .nrrd, .mha"),
+        ("images/c0.nii.gz", "made.png", [], "written as .nii.gz, .nii, .nrrd, .mha, .dcm"),
+        ("images/c0.nii.gz", "made.dcm", [], "c0.nii.gz: not DICOM"),
         ("images/c0.nii.gz", "made.nii", ["--format", "mha"], "the format is mha"),
         ("images", "made.nii.gz", [], "must be a folder"),
         ("images/c0.nii.gz", "data/images/c0.nii.gz", [], "name another file"),

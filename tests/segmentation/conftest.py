@@ -15,6 +15,7 @@ from medar.data.prepare import prepare
 from medar.volume import Volume, write_nifti
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from small_segmenters import make_plan, smooth
 

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+from dicom_files import write_classic, write_enhanced
 from small_segmenters import make_plan, make_segmenter, smooth
 
 from medar.errors import MedarError
 from medar.segmentation.files import segment_files
+from medar.segmentation.prediction import segment
 from medar.segmentation.sliding_window import PredictionSettings
 from medar.volume import Volume, read_volume, write_nifti
 
@@ -76,10 +79,78 @@ def test_other_files_are_not_replaced(image: Path, tmp_path: Path, name: str) ->
         segmented(image, tmp_path / name)
 
 
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A folder of a tilted CT in a classic and in an enhanced series, and of a NIfTI file."""
+    stack = (1000 * smooth(12, 16, 16)).astype(np.int16)
+    step = (0.0, 0.5, 2.0)
+    write_classic(tmp_path / "in" / "classic", stack, step=step)
+    write_enhanced(tmp_path / "in" / "multi" / "a.dcm", stack, step=step, order=range(11, -1, -1))
+    write_nifti(tmp_path / "in" / "z.nii", Volume.from_array(1000 * smooth(9, 9, 9), AFFINE))
+    return tmp_path / "in"
+
+
+@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
+@pytest.mark.filterwarnings("ignore::medar.errors.RangeWarning")
+def test_dicom_seg(scans: Path, tmp_path: Path) -> None:
+    model = make_segmenter(make_plan(spacing=(1.0, 1.0, 1.5)))
+    found = dict(segment_files(model, scans, tmp_path / "out", PLAIN, modality="CT", format="seg"))
+    refused = found.pop(str(scans / "z.nii"))
+    assert "z.nii: not DICOM" in str(refused)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"classic.dcm", "classic.json", "multi.dcm", "multi.json"}
+    expected: Any = segment(model, read_volume(scans / "classic"), PLAIN).array
+    for name in ("classic", "multi"):
+        seg = pydicom.dcmread(tmp_path / "out" / f"{name}.dcm")
+        assert [one.SegmentLabel for one in seg.SegmentSequence] == ["liver", "spleen"]
+        assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.3.4"
+        sizes = [0, 0]
+        for frame, own in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+            number = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+            sizes[number - 1] += int(frame.sum())
+        assert sizes == [(expected == 3).sum(), (expected == 7).sum()]
+    out = tmp_path / "out" / "classic.dcm"
+    assert dict(segment_files(model, scans / "classic", out, PLAIN)) == {
+        str(scans / "classic"): out
+    }
+
+
+@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
+@pytest.mark.filterwarnings("ignore::medar.errors.RangeWarning")
+def test_probabilities_beside_dicom_seg(scans: Path, tmp_path: Path) -> None:
+    model = make_segmenter(make_plan(spacing=(1.0, 1.0, 1.5)))
+    out = tmp_path / "a.dcm"
+    list(segment_files(model, scans / "classic", out, PLAIN, probabilities=True))
+    assert {path.name for path in tmp_path.glob("a*")} == {
+        "a.dcm", "a.json", "a_probabilities.nii.gz",
+    }  # fmt: skip
+
+
+def test_dicom_seg_without_highdicom(scans: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("medar.volume.dicom_seg.find_spec", lambda name: None)
+    for path, out, format in (
+        (scans / "classic", tmp_path / "a.dcm", None),
+        (scans, tmp_path / "out", "seg"),
+    ):
+        with pytest.raises(MedarError, match=r"DICOM SEG needs .*pip install 'medar\[dicom\]'"):
+            segmented(path, out, format=format)
+    assert not (tmp_path / "out").exists()
+
+
+def test_slices_are_not_replaced(scans: Path) -> None:
+    slice_ = scans / "classic" / "000.dcm"
+    before = slice_.read_bytes()
+    with pytest.raises(MedarError, match=r"000\.dcm: exists and was not written by medar segment"):
+        segmented(scans / "classic", slice_)
+    assert slice_.read_bytes() == before
+
+
 def test_format_and_ending_must_agree(image: Path, tmp_path: Path) -> None:
     with pytest.raises(MedarError, match=r"a\.mha: ends in \.mha, but the format is nrrd"):
         segmented(image, tmp_path / "a.mha", format="nrrd")
-    with pytest.raises(MedarError, match=r"written as \.nii\.gz, \.nii, \.nrrd, \.mha; name such"):
+    with pytest.raises(
+        MedarError, match=r"written as \.nii\.gz, \.nii, \.nrrd, \.mha, \.dcm; name such"
+    ):
         segmented(image, tmp_path / "a.png")
     with pytest.raises(MedarError, match="must be a folder"):
         segmented(image.parent, tmp_path / "a.mha")
