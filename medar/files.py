@@ -21,6 +21,9 @@ TEMPORARY = ".tmp-"
 LOCK = f"{TEMPORARY}lock"
 """The file that is locked while a process works in a folder."""
 
+LARGEST_TEXT = 1 << 30
+"""Bytes of the largest settings, tables and lists of cases."""
+
 TRACKED = "mlflow.json"
 """Names the MLflow run that belongs to a folder; any folder may hold it."""
 
@@ -99,6 +102,26 @@ def write_text(path: str | Path, text: str) -> None:
         raise MedarError(f"{path}: cannot be written ({error.strerror})") from error
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    Raises:
+        MedarError: there is no such file, it is no ordinary one, or it is not text in UTF-8.
+    """
+    path = Path(path)
+    try:
+        # Reading a device such as /dev/zero, or a pipe, would never end.
+        if path.exists() and not path.is_file():
+            raise MedarError(f"{path}: cannot be read (it is not a file)")
+        if path.exists() and path.stat().st_size > LARGEST_TEXT:
+            raise MedarError(f"{path}: cannot be read (it has more than {LARGEST_TEXT} bytes)")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not UTF-8, or a NUL in the name
+        raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+
+
 def remove_temporaries(folder: str | Path) -> None:
     """Delete the temporary files that a killed process left in a folder."""
     for left in Path(folder).glob(TEMPORARY + "*"):
@@ -117,10 +140,9 @@ def read_json(path: str | Path) -> Any:
     Raises:
         MedarError: the file is absent or is not JSON.
     """
+    text = read_text(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MedarError(f"{path}: not valid JSON ({one_line(error)})") from error
 

@@ -153,6 +153,9 @@ def _guarded(function: Callable[[T], R], item: T) -> _Result[R]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _Result(error=f"{error.filename or 'output'}: {error.strerror}", fatal=True)
         return _Result(error=str(error), trace=traceback.format_exc())
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _Result(error=f"not enough memory{reason}; try fewer workers, or fewer voxels")
     except Exception as error:
         message = f"unexpected {type(error).__name__}: {error}"
         return _Result(error=" ".join(message.split()), trace=traceback.format_exc())

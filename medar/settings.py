@@ -8,6 +8,7 @@ they come from a YAML file, from a model folder or from Python.
 import dataclasses
 import difflib
 import functools
+import math
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from medar.errors import MedarError
-from medar.files import write_text
+from medar.files import read_text, write_text
 
 S = TypeVar("S")
 
@@ -38,6 +39,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 """From 0 to 1, both included; also for probabilities."""
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 """From 0 to below 1, such as a decay rate."""
+
+LARGEST_INT = 2**63 - 1
+"""Beyond it, no library takes an integer."""
+
+MOST_VALUES = 100_000
+"""Numbers, texts, lists and mappings of a YAML file together."""
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 RENAMED = "__renamed_keys__"
@@ -116,12 +123,32 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
     """
     if not isinstance(values, dict):
         raise MedarError(f"{where}: must hold a mapping of settings, got {type(values).__name__}")
+    _check_numbers(values, where)
     try:
         return TypeAdapter(cls).validate_python(values)
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:
         raise MedarError(f"{where}: {_sentence(error, cls)}") from error
+
+
+def _check_numbers(value: Any, where: str, key: str = "") -> None:
+    """Check that numbers in nested lists and mappings are finite, and integers of 64 bits.
+
+    Raises:
+        MedarError: one is not.
+    """
+    if type(value) is int and abs(value) > LARGEST_INT:
+        raise MedarError(f"{where}: {key} must be at most {LARGEST_INT}, got {_shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise MedarError(f"{where}: {key} must be finite, got {value}")
+    if isinstance(value, dict):
+        for name, part in value.items():
+            _check_numbers(name, where, f"{key}.{name}" if key else str(name))
+            _check_numbers(part, where, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            _check_numbers(part, where, f"{key}.{index}")
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -182,14 +209,48 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         MedarError: it cannot be read, or is not YAML.
     """
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MedarError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MedarError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    values = parse_yaml(read_text(path), str(path))
     return {} if values is None else values
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Args:
+        text: YAML.
+        where: the file, for messages.
+
+    Raises:
+        MedarError: it is not YAML, or aliases make it much larger than it looks.
+    """
+    try:
+        values = yaml.safe_load(text)
+        if _expanded(values, {}) > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES} values")
+    # Besides its own errors, those of dates, of long numbers and of deep nesting.
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise MedarError(f"{where}: not valid YAML ({reason[:400]})") from error
+    return values
+
+
+def _expanded(value: Any, seen: dict[int, int]) -> int:
+    """The number of values in nested lists and mappings, those behind aliases each time.
+
+    Raises:
+        ValueError: a value contains itself.
+    """
+    if not isinstance(value, list | dict | tuple | set):
+        return 1
+    if seen.setdefault(id(value), -1) < 0:
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        total = 1
+        for part in parts:
+            if seen.get(id(part)) == -1:
+                raise ValueError("a value contains itself")
+            total += _expanded(part, seen)
+        seen[id(value)] = total
+    return seen[id(value)]
 
 
 def overridden(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -213,12 +274,7 @@ def _assign(values: dict[str, Any], assignment: str) -> None:
     key, equals, text = assignment.partition("=")
     if not equals or not all(key.split(".")):
         raise MedarError(f"{assignment}: an override is KEY=VALUE, such as training.minutes=5")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise MedarError(
-            f"{assignment}: not valid YAML ({' '.join(str(error).split())})"
-        ) from error
+    value = parse_yaml(text, assignment)
     *parents, last = key.split(".")
     for parent in parents:
         inner = values.get(parent)
@@ -317,7 +373,8 @@ def _expected(problem: ErrorDetails) -> str | None:
     kind = problem["type"]
     if kind in BOUNDS:
         words, bound = BOUNDS[kind]
-        return f"{words} {problem['ctx'][bound]:g}"
+        limit = problem["ctx"][bound]
+        return f"{words} {limit if isinstance(limit, int) else format(limit, 'g')}"
     if kind == "finite_number":
         return "finite"
     if kind == "literal_error":

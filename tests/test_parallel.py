@@ -74,6 +74,15 @@ def test_a_full_disk_stops_everything(workers: int) -> None:
         list(run_parallel(eval, [FULL, "1", "2"], workers=workers))
 
 
+def test_memory_that_is_not_there_is_an_error_of_its_item() -> None:
+    found = outcomes(["(_ for _ in ()).throw(MemoryError('Unable to allocate 9 TiB'))", "2"], 1)
+    first, second = found.values()
+    assert first.error == (
+        "not enough memory (Unable to allocate 9 TiB); try fewer workers, or fewer voxels"
+    )
+    assert second.value == 2
+
+
 def test_no_items_give_no_outcomes() -> None:
     assert list(run_parallel(eval, [], workers=4)) == []
 

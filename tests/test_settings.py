@@ -99,7 +99,20 @@ def test_errors_name_the_file_and_the_key(values: Any, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["a: [1", "a: b: c", "\t- x"])
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+"""Aliases that stand for 9^9 words."""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [1", "a: b: c", "\t- x", "a: 2024-13-45", "a: " + "9" * 5000, "a: " + "[" * 3000,
+        "a: &a [*a]", LAUGHS,
+    ],
+    ids=["list", "mapping", "tab", "date", "digits", "nesting", "itself", "aliases"],
+)  # fmt: skip
 def test_bad_yaml_gives_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(MedarError, match=r"s\.yaml: not valid YAML") as caught:
@@ -107,6 +120,40 @@ def test_bad_yaml_gives_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(MedarError, match="cannot be read"):
         load_yaml(Settings, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("value", ["2024-13-45", "9" * 5000, "[" * 3000])
+def test_bad_overrides_give_one_line(tmp_path: Path, value: str) -> None:
+    (tmp_path / "s.yaml").write_text("size: [1, 2, 3]\n")
+    with pytest.raises(MedarError, match=r"not valid YAML") as caught:
+        load_yaml(Settings, tmp_path / "s.yaml", [f"rate={value}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_bytes(b"\xef\xbb\xbfsize: [1, 2, 3]\n")
+    assert load_yaml(Settings, tmp_path / "s.yaml").size == (1, 2, 3)
+
+
+def test_devices_are_not_read(tmp_path: Path) -> None:
+    """/dev/zero never ends."""
+    with pytest.raises(MedarError, match=r"^/dev/zero: cannot be read \(it is not a file\)"):
+        load_yaml(Settings, "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": [1, 10**30, 3]}, "size.1 must be at most 9223372036854775807, got 10000"),
+        ({"size": [1, 2, 3], "inner": {"low": -(10**30)}}, "inner.low must be at most"),
+        ({"size": [1, 2, 3], "rate": float("nan")}, "rate must be finite, got nan"),
+        ({10**30: 1}, f"{10**30} must be at most"),
+    ],
+)
+def test_numbers_that_no_library_takes(values: Any, message: str) -> None:
+    with pytest.raises(MedarError) as caught:
+        from_dict(Settings, values, "s.yaml")
+    assert str(caught.value).startswith(f"s.yaml: {message}")
 
 
 def test_an_empty_file_is_missing_keys(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from medar.data.case import modality_of
 from medar.data.manifest import SPLITS, Case, Manifest, Split
 from medar.data.near_ids import near_misses
-from medar.errors import MedarError, one_line
+from medar.errors import MedarError
+from medar.files import read_text
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")
 """Names of tables in a data set's folder; the first that exists is used."""
@@ -107,10 +108,7 @@ def _find(root: Path) -> Path | None:
 
 def _read(path: Path) -> Table:
     """Read a table, separated by what its first line has most of: commas, semicolons or tabs."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+    text = read_text(path)
     first = text.partition("\n")[0]
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from medar.errors import MedarError
-from medar.files import digest, file_digest, write_text
+from medar.files import digest, file_digest, read_json_object, write_text
 from medar.progress import track
 from medar.volume import files_of
 
@@ -33,9 +33,9 @@ class HashIndex:
         self._changed = False
         if self.path and self.path.exists():
             try:
-                stored = json.loads(self.path.read_text())
-                self._entries = {p: (list(stamp), h) for p, (stamp, h) in stored.items()}
-            except (ValueError, TypeError, AttributeError, OSError):
+                stored = read_json_object(self.path)
+                self._entries = {p: (list(stamp), str(h)) for p, (stamp, h) in stored.items()}
+            except (MedarError, ValueError, TypeError):
                 self._entries = {}
 
     def __getitem__(self, path: Path) -> str:
@@ -47,6 +47,9 @@ class HashIndex:
         key = str(path.absolute())
         try:
             files = files_of(path)
+            strange = next((f for f in files if f.exists() and not f.is_file()), None)
+            if strange is not None:  # such as /dev/zero, which has no end
+                raise MedarError(f"{strange}: cannot be read (it is not a file)")
             stamp = _stamp(files)
             cached = self._entries.get(key)
             if cached and cached[0] == stamp:

@@ -13,7 +13,7 @@ from typing import Any
 
 from medar.data.case import SPLITS, Case, Split, case_from, entry_of, shown
 from medar.errors import MedarError, one_line
-from medar.files import digest, write_text
+from medar.files import digest, read_text, write_text
 
 __all__ = ["SPLITS", "Case", "Manifest", "Split"]
 
@@ -119,11 +119,7 @@ class Manifest:
         folder = path.absolute().parent
         header: dict[str, Any] = {}
         cases = []
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
-        for number, line in enumerate(text.split("\n"), 1):
+        for number, line in enumerate(read_text(path).split("\n"), 1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"

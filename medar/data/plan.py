@@ -5,6 +5,7 @@ saved with every model trained on the data, so that a file can be taken to the m
 """
 
 from dataclasses import field
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from medar.errors import MedarError
 from medar.files import digest
 from medar.settings import PositiveInt, load_yaml, save_yaml, settings, to_dict
 from medar.volume import ReadOptions, Shape3
+from medar.volume.geometry import MOST_VOXELS
 
 Floats = npt.NDArray[np.float32]
 
@@ -151,6 +153,10 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_reading(self.reading)
+        if prod(self.size) > MOST_VOXELS:
+            raise MedarError(
+                f"size must be at most {MOST_VOXELS} voxels together, got {list(self.size)}"
+            )
         if any(n % f for n, f in zip(self.size, self.downsampling, strict=True)):
             raise MedarError(
                 f"size must be a multiple of downsampling {list(self.downsampling)}, got "

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from medar.data.fingerprint import Fingerprint
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
@@ -44,7 +42,7 @@ from medar.records import (
     Records,
     StageRecord,
 )
-from medar.settings import from_dict
+from medar.settings import from_dict, parse_yaml
 
 T = TypeVar("T")
 
@@ -210,7 +208,7 @@ class RunFolder:
         for remaining, line in zip(reversed(range(len(lines))), lines, strict=True):
             try:
                 values.append(json.loads(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if remaining:
                     raise MedarError(f"{path}: damaged ({one_line(error)})") from error
         if not all(isinstance(value, dict) for value in values):
@@ -232,10 +230,7 @@ class RunFolder:
             MedarError: the file is missing or damaged.
         """
         path = self.path / folder / "config.yaml"
-        try:
-            values = yaml.safe_load(self.text(f"{folder}/config.yaml", stage))
-        except yaml.YAMLError as error:
-            raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+        values = parse_yaml(self.text(f"{folder}/config.yaml", stage), str(path))
         return from_dict(cls, values.get("task") if isinstance(values, dict) else None, str(path))
 
     def plan(self) -> Plan:

@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from medar.environment import environment
 from medar.errors import MedarError
 from medar.files import read_json, write_json
+from medar.settings import read_yaml
 from medar.tracking.client import LENGTH, METRICS, Point, RunClient, client_env
 from medar.tracking.data import DataSet, data_set
 from medar.tracking.names import failure, finite, flat, log, public
@@ -384,7 +383,7 @@ def _points(metrics: Mapping[str, float | None], step: int) -> list[Point]:
 def _settings(path: Path) -> dict[str, Any]:
     """A run's config.yaml, whose keys are the names of its parameters; empty without one."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        values = read_yaml(path)
+    except MedarError:
         return {}
     return values if isinstance(values, dict) else {}

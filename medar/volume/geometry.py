@@ -5,6 +5,7 @@ patient's right, anterior and superior (RAS+), as in NIfTI. A `Grid` is an affin
 Orientation codes give the direction of each array axis in three letters: "RAS", "LPS", "PIR".
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -23,6 +24,9 @@ Spacing = tuple[float, float, float]
 SHEAR_TOLERANCE = 2e-3
 """Largest |cosine| between two voxel axes that counts as a right angle: 0.11 degrees, which the
 rounded slice positions of a DICOM series rarely exceed."""
+
+MOST_VOXELS = 1 << 31
+"""Of a grid that medar makes, 8 GB in float32; the largest CT of a whole body has a quarter."""
 
 TIE = 1e-6
 """Direction cosines closer than this are equal."""
@@ -85,12 +89,22 @@ class Grid:
         """A grid of another spacing with the same centre and, up to rounding, the same extent.
 
         Raises:
-            MedarError: the spacing is not three positive numbers.
+            MedarError: the spacing is not three positive numbers, or so small that the grid would
+                have more than `MOST_VOXELS`.
         """
         if not is_spacing(spacing):
             raise MedarError(f"spacing must be three positive numbers in mm, got {spacing}")
         ratio = np.asarray(self.spacing) / np.asarray(spacing, dtype=np.float64)
-        shape = np.maximum(1, np.rint(np.asarray(self.shape) * ratio)).astype(int)
+        sides = np.maximum(1, np.rint(np.asarray(self.shape) * ratio))
+        voxels = math.prod(sides.tolist())
+        if not voxels <= MOST_VOXELS:
+            given, fine = (" x ".join(f"{s:g}" for s in one) for one in (self.spacing, spacing))
+            raise MedarError(
+                f"a spacing of {fine} mm would make {voxels:.3g} voxels of "
+                f"{math.prod(self.shape)} of {given} mm; at most {MOST_VOXELS} are possible: "
+                "choose a larger spacing"
+            )
+        shape = sides.astype(int)
         affine = self.affine.copy()
         affine[:3, :3] /= ratio
         centre = self.affine[:3, :3] @ ((np.asarray(self.shape) - 1) / 2)
@@ -191,7 +205,7 @@ def shear_note(affine: Affine) -> str | None:
     """A note on sheared axes; None if all angles are right."""
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     # `checked_affine` refuses zero and NaN columns.
-    if not (columns > 0).all() or shear_of(affine) <= SHEAR_TOLERANCE:
+    if not (np.isfinite(columns) & (columns > 0)).all() or shear_of(affine) <= SHEAR_TOLERANCE:
         return None
     return f"sheared voxel axes (cosine {shear_of(affine):.3f} between two of them)"
 

@@ -4,9 +4,12 @@ nibabel silently repairs unusual headers: a zero spacing becomes 1 mm, and a fil
 gets one. Geometry is therefore taken from the unrepaired header.
 """
 
+import contextlib
 import io
 import logging
 import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,7 +53,8 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         with _opened(path) as file:
             # nibabel would report a damaged gzip stream as an unknown file type.
             start = file.read(NIFTI2_SIZE)
-        kind = _kind_of(start) or type(nib.load(path))
+        with _quiet():
+            kind = _kind_of(start) or type(nib.load(path))
         size = kind.header_class.template_dtype.itemsize
         raw = kind.header_class(start[:size], check=False)
         stored = raw.get_data_shape()
@@ -149,21 +153,32 @@ def _load(path: Path, kind: Any, raw: Any, shape: Shape3, channels: int) -> npt.
     try:
         offset, name = int(raw["vox_offset"]), path.name.lower()
         size = offset + math.prod(shape) * channels * raw.get_data_dtype().itemsize
-        if name.endswith(".nii.gz"):
-            image = kind.from_bytes(_inflated(path, max(size, NIFTI2_SIZE)))
-        elif name.endswith(".gz"):
-            beside = path.with_name(path.name[: -len(".hdr.gz")] + ".img.gz")
-            files = {"header": _inflated(path, raw.sizeof_hdr), "image": _inflated(beside, size)}
-            holders = {n: nib.FileHolder(fileobj=io.BytesIO(data)) for n, data in files.items()}
-            image = kind.from_file_map(holders)
-        else:
-            image = nib.load(path)
-        with np.errstate(all="ignore"):
+        with _quiet():
+            if name.endswith(".nii.gz"):
+                image = kind.from_bytes(_inflated(path, max(size, NIFTI2_SIZE)))
+            elif name.endswith(".gz"):
+                beside = path.with_name(path.name[: -len(".hdr.gz")] + ".img.gz")
+                files = {
+                    "header": _inflated(path, raw.sizeof_hdr),
+                    "image": _inflated(beside, size),
+                }
+                holders = {n: nib.FileHolder(fileobj=io.BytesIO(data)) for n, data in files.items()}
+                image = kind.from_file_map(holders)
+            else:
+                image = nib.load(path)
             array = np.asanyarray(image.dataobj)
     except Exception as error:
         raise MedarError(f"{path}: its voxels cannot be read ({one_line(error)})") from error
     array = array.reshape(*shape, channels) if channels > 1 else array.reshape(shape)
     return np.moveaxis(array, -1, 0) if channels > 1 else array
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No remarks of nibabel and NumPy, such as on extensions of the header, which are not read."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _inflated(path: Path, size: int) -> bytes:

@@ -135,7 +135,7 @@ def test_many_files_in_parallel(tmp_path: Path, hashed: list[str]) -> None:
     assert len(hashed) == len(files)
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 3}', '{"a": [1, 2]}'])
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, '{"a": 3}', '{"a": [1, 2]}'])
 def test_a_damaged_index_is_discarded(tmp_path: Path, content: str) -> None:
     (tmp_path / "index.json").write_text(content)
     (tmp_path / "a").write_bytes(b"x")
@@ -147,3 +147,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     shutil.move(tmp_path / "a", tmp_path / "b")
     with pytest.raises(MedarError, match=r"a: cannot be read \(No such file"):
         _ = HashIndex()[tmp_path / "a"]
+
+
+def test_devices_have_no_hash() -> None:
+    with pytest.raises(MedarError, match=r"^/dev/zero: cannot be read \(it is not a file\)"):
+        _ = HashIndex()[Path("/dev/zero")]

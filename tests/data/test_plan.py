@@ -67,6 +67,11 @@ def test_every_value_is_in_the_digest(plan: MakePlan) -> None:
         ({"size": [8, 8, 0]}, "size.2 must be at least 1, got 0"),
         ({"spacing": [1, 1, -1]}, "spacing.2 must be greater than 0, got -1"),
         ({"spacing": [1, 1, float("nan")]}, "spacing.2 must be finite, got nan"),
+        (
+            {"size": [2048, 2048, 1024]},
+            "size must be at most 2147483648 voxels together, got [2048, 2048, 1024]",
+        ),
+        ({"size": [10**30, 8, 8]}, "size.0 must be at most 9223372036854775807, got 1000"),
         ({"labels": {0: "background"}}, "labels.0 must be at least 1, got 0"),
     ],
 )

@@ -135,3 +135,10 @@ def test_invalid_volumes_are_refused(voxels):
         Volume(array=np.zeros((1, 3, 3, 3), complex), affine=np.eye(4))
     with pytest.raises(ValueError, match="read-only"):
         Volume(array=voxels[None], affine=np.eye(4)).array[0, 0, 0, 0] = 1
+
+
+def test_a_spacing_that_no_memory_holds_is_refused():
+    grid = Grid(shape=(100, 100, 100), affine=np.eye(4))
+    for side in (1e-3, 1e-200):
+        with pytest.raises(MedarError, match=r"would make .* voxels of 1000000 of 1 x 1 x 1 mm"):
+            grid.at_spacing((side,) * 3)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from medar.errors import MedarError, one_line
+from medar.files import read_text
 
 KINDS = ("real", "synthetic")
 MAX_PLACES = 32
@@ -118,10 +119,10 @@ def score_reader(answers: str | Path, key: str | Path) -> ReaderScore:
 def _read(path: str | Path, column: str) -> dict[str, str]:
     """The column of a table by number."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
         delimiter = max(",;\t", key=text.partition("\n")[0].count)  # spreadsheets differ
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
     found: dict[str, str] = {}
     for row in rows:
