@@ -100,11 +100,12 @@ def last_value(path: Path, name: str) -> float | None:
         return None
     for line in reversed(path.read_text(encoding="utf-8").splitlines()):
         try:
-            values: dict[str, Any] = json.loads(line)
-        except ValueError:  # a killed process left half a line
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # a killed process left half a line
             continue
-        if values.get(name) is not None:
-            return float(values[name])
+        value = values.get(name) if isinstance(values, dict) else None
+        if isinstance(value, int | float):
+            return float(value)
     return None
 
 
