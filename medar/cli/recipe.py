@@ -41,7 +41,7 @@ class Options:
     changes. May be repeated."""
     dry_run: bool = False
     """Print the plan with estimated times, and run nothing."""
-    max_minutes: float | None = None
+    max_minutes: Annotated[float | None, Parameter(name=("--max-minutes", "--minutes"))] = None
     """Time budget of all stages together, divided by the YAML's budget_weights."""
     memory: float | None = None
     """GB of the GPU that batches are sized for, if the YAML has the size of volumes; default: those
@@ -113,7 +113,7 @@ OPTIONS = Options()
 
 @app.command
 def synthesis(
-    config: str,
+    config: str | None = None,
     /,
     *overrides: Overrides,
     out: Path,
@@ -132,7 +132,8 @@ def synthesis(
     ----------
     config
         A YAML file, such as the config.yaml of an earlier run, or a name that `medar configs`
-        lists, such as hippocampus_mr (docs/reference/recipes.md).
+        lists, such as hippocampus_mr (docs/reference/recipes.md). Default: OUT/config.yaml of an
+        earlier run, else settings that are chosen from the data, the machine and --minutes.
     overrides
         Values that replace the YAML's: tokenizer.training.steps=100, samples.n=8.
     out
@@ -140,14 +141,12 @@ def synthesis(
     data
         The data set: folder, dataset.json, JSONL manifest; default: the YAML's data.path.
     """
-    from medar.recipes.configs import find_config
     from medar.recipes.data import resolve_data
-    from medar.recipes.settings import SynthesisSettings, load_recipe
+    from medar.recipes.settings import SynthesisSettings
     from medar.recipes.synthesis import synthesis_recipe
     from medar.records import SAMPLES
 
-    file = find_config(config, "recipes")
-    settings = options.apply(load_recipe(SynthesisSettings, file, assignments(overrides)), data)
+    settings = options.apply(_load(SynthesisSettings, config, overrides, out, data, options), data)
     resolved, message = resolve_data(
         settings.data, out, settings.plan_values(), settings.evaluation.split
     )
@@ -158,7 +157,7 @@ def synthesis(
 
 @app.command
 def segmentation(
-    config: str,
+    config: str | None = None,
     /,
     *overrides: Overrides,
     out: Path,
@@ -178,7 +177,8 @@ def segmentation(
     ----------
     config
         A YAML file, such as the config.yaml of an earlier run, or a name that `medar configs`
-        lists, such as segment_hippocampus_mr (docs/reference/recipes.md).
+        lists, such as segment_hippocampus_mr (docs/reference/recipes.md). Default: OUT/config.yaml
+        of an earlier run, else settings that are chosen from the data, the machine and --minutes.
     overrides
         Values that replace the YAML's: segmentation.training.steps=100, pretrain=null.
     out
@@ -189,15 +189,13 @@ def segmentation(
         Fraction of the training subjects whose labels are used, such as 10%; default: the YAML's.
         Pretraining uses all training volumes.
     """
-    from medar.recipes.configs import find_config
     from medar.recipes.data import resolve_data
     from medar.recipes.segmentation import segmentation_recipe
-    from medar.recipes.settings import SegmentationRecipeSettings, load_recipe
+    from medar.recipes.settings import SegmentationRecipeSettings
     from medar.records import LABEL_MAPS
     from medar.segmentation.settings import parse_fraction
 
-    file = find_config(config, "recipes")
-    settings = load_recipe(SegmentationRecipeSettings, file, assignments(overrides))
+    settings = _load(SegmentationRecipeSettings, config, overrides, out, data, options)
     if labels is not None:
         part = settings.segmentation.with_label_fraction(parse_fraction(labels))
         settings = replace(settings, segmentation=part)
@@ -208,6 +206,42 @@ def segmentation(
     _note_on_rank_zero(message)
     recipe = segmentation_recipe(replace(settings, data=resolved), out, **options.tracking())
     options.execute(recipe, f"label maps are in {out / LABEL_MAPS}")
+
+
+def _load(
+    kind: "type[Settings]",
+    config: str | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    data: Path | None,
+    options: Options,
+) -> "Settings":
+    """The settings of a recipe: from a configuration, an earlier run in OUT, or chosen.
+
+    Raises:
+        MedarError: see `load_recipe` and `chosen_settings`.
+    """
+    from medar.recipes.chosen import chosen_settings
+    from medar.recipes.configs import find_config
+    from medar.recipes.settings import DataSettings, load_recipe
+    from medar.records import CONFIG_FILE, is_run
+
+    if config is not None and "=" in config:  # there is no configuration, only overrides
+        overrides, config = (config, *overrides), None
+    changes = assignments(overrides)
+    if config is not None:
+        return load_recipe(kind, find_config(config, "recipes"), changes)
+    earlier = out / CONFIG_FILE
+    if is_run(out) and earlier.exists():
+        _note_on_rank_zero(f"settings of {earlier}")
+        return load_recipe(kind, earlier, changes)
+    named = DataSettings(path=data, modality=options.modality)
+    settings, lines = chosen_settings(kind, named, options.max_minutes, changes)
+    for line in lines:
+        note(line)
+    if not options.dry_run:
+        note(f"all settings are in {earlier}: edit it and run the same command to change them")
+    return settings
 
 
 def _note_on_rank_zero(message: str) -> None:
