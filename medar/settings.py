@@ -46,6 +46,10 @@ LARGEST_INT = 2**63 - 1
 MOST_VALUES = 100_000
 """Numbers, texts, lists and mappings of a YAML file together."""
 
+OPTIONAL = {"optional": True}
+"""Metadata of a field that files and digests hold only where it has not its default: older ones,
+without the field, stay valid."""
+
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 RENAMED = "__renamed_keys__"
 CHECK = "check_failed"
@@ -154,7 +158,9 @@ def _check_numbers(value: Any, where: str, key: str = "") -> None:
 def to_dict(settings: Any) -> dict[str, Any]:
     """A settings dataclass as values that YAML and JSON can hold: tuples become lists."""
     return {
-        field.name: plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)
+        field.name: plain(getattr(settings, field.name))
+        for field in dataclasses.fields(settings)
+        if field.metadata != OPTIONAL or getattr(settings, field.name) != field.default
     }
 
 

@@ -27,6 +27,8 @@ class Reading:
     """NaN and Inf voxels: "error", "min" (the smallest finite voxel), "keep", or a number."""
     series: str | None = None
     """SeriesInstanceUID to read from a DICOM folder with several series."""
+    allow_outside: bool = False
+    """Read data files that a NRRD or MetaImage header names outside of its folder."""
 
     def options(self) -> "ReadOptions":
         """The options of `read_volume`."""
@@ -37,6 +39,7 @@ class Reading:
             assume_spacing=_spacing(self.assume_spacing),
             nonfinite=_policy(self.nonfinite),
             series=self.series,
+            allow_outside=self.allow_outside,
         )
 
 

@@ -12,12 +12,13 @@ arrays/            the cache, see `medar.data.cache`
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from medar.data.cache import ArrayCache
 from medar.data.manifest import Manifest, Split
@@ -25,6 +26,7 @@ from medar.data.plan import Plan
 from medar.data.preparation import Trace
 from medar.errors import MedarError, one_line
 from medar.files import TEMPORARY, TRACKED
+from medar.settings import from_dict
 
 PLAN_FILE = "plan.yaml"
 PREVIOUS_PLAN_FILE = "plan.previous.yaml"
@@ -71,6 +73,9 @@ class PreparedCase:
     """Key of the label map in the cache; None without a label."""
 
 
+_CASES = TypeAdapter(tuple[PreparedCase, ...])
+
+
 class Prepared:
     """The cases of a folder that `prepare` filled.
 
@@ -105,10 +110,11 @@ class Prepared:
             header, *lines = listing.read_bytes().splitlines()
             prepared_by = json.loads(header)["plan"]
             cases = [json.loads(line) for line in lines]
+            _check_cases(cases)
             split_of = [case["split"] for case in cases]
             if splits is not None:
                 split_of = [splits.get(case["subject"]) for case in cases]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, MedarError) as error:
             raise MedarError(
                 f"{listing}: damaged ({one_line(error)}); run `medar data prepare` again"
             ) from error
@@ -173,3 +179,21 @@ class Prepared:
     def trace(self, case: PreparedCase) -> Trace:
         """How to restore the case's own grid and intensities (see `restore_image`)."""
         return Trace.from_dict(self.cache.meta(case.image)["trace"])
+
+
+def _check_cases(cases: list[Any]) -> None:
+    """Check that each line of a listing holds a case.
+
+    Raises:
+        MedarError: one does not.
+    """
+    keys = {one.name for one in fields(PreparedCase)}
+    try:
+        _CASES.validate_python(cases)
+        wrong = next((n for n, case in enumerate(cases, 2) if set(case) != keys), None)
+    except ValidationError:
+        for number, case in enumerate(cases, 2):
+            from_dict(PreparedCase, case, f"line {number}")
+        raise
+    if wrong is not None:
+        raise MedarError(f"line {wrong}: its keys must be {', '.join(sorted(keys))}")

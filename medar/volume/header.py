@@ -1,7 +1,7 @@
 """`Header`: the geometry and voxel type of a file, and the rules of all formats."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError
-from medar.settings import settings
+from medar.settings import OPTIONAL, settings
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing, is_spacing
 from medar.volume.volume import Provenance
 
@@ -39,6 +39,8 @@ class ReadOptions:
     keep."""
     series: str | None = None
     """SeriesInstanceUID to read from a DICOM folder that holds several series."""
+    allow_outside: bool = field(default=False, metadata=OPTIONAL)
+    """Read the data files that a NRRD or MetaImage header names outside of its folder."""
 
     def __post_init__(self) -> None:
         spacing = self.assume_spacing

@@ -44,7 +44,7 @@ def read_meta_header(path: Path, options: ReadOptions) -> Header:
     (dimension,) = integers_of(path, "NDims", fields["NDims"], 1, 1, MOST_AXES)
     sizes, components = _sizes(path, fields, dimension)
     shape, channels = spatial_shape(path, (*sizes, components) if components > 1 else sizes)
-    voxels = _voxels(path, fields, sizes, components)
+    voxels = _voxels(path, fields, sizes, components, options)
     affine, notes = _affine(path, fields, dimension, options)
 
     def arranged(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -56,10 +56,10 @@ def read_meta_header(path: Path, options: ReadOptions) -> Header:
 
 
 def meta_files(path: Path) -> tuple[Path, ...]:
-    """The data files that a header names; itself if the voxels follow it."""
+    """The data files that a header names, wherever they are; itself if the voxels follow it."""
     fields = _fields(path)
     (dimension,) = integers_of(path, "NDims", fields["NDims"], 1, 1, MOST_AXES)
-    return _data_files(path, fields, _sizes(path, fields, dimension)[0])
+    return _data_files(path, fields, _sizes(path, fields, dimension)[0], outside=True)
 
 
 def _fields(path: Path) -> dict[str, str]:
@@ -95,14 +95,18 @@ def _sizes(path: Path, fields: dict[str, str], dimension: int) -> tuple[tuple[in
 
 
 def _voxels(
-    path: Path, fields: dict[str, str], sizes: tuple[int, ...], components: int
+    path: Path,
+    fields: dict[str, str],
+    sizes: tuple[int, ...],
+    components: int,
+    options: ReadOptions,
 ) -> VoxelFiles:
     kind = fields.get("ElementType", "")
     if kind not in TYPES:
         raise MedarError(
             f"{path}: voxels of type {shown_value(kind)}; medar reads integers and floats"
         )
-    files = _data_files(path, fields, sizes)
+    files = _data_files(path, fields, sizes, options.allow_outside)
     own = files == (path,)
     encoding: Encoding = "raw"
     if not _flag(path, fields, "BinaryData", default=True):
@@ -134,7 +138,9 @@ def _voxels(
     )
 
 
-def _data_files(path: Path, fields: dict[str, str], sizes: tuple[int, ...]) -> tuple[Path, ...]:
+def _data_files(
+    path: Path, fields: dict[str, str], sizes: tuple[int, ...], outside: bool
+) -> tuple[Path, ...]:
     """The files of the voxels: the header's own, one beside it, a list or a pattern."""
     value = fields["ElementDataFile"]
     words = value.split()
@@ -147,15 +153,15 @@ def _data_files(path: Path, fields: dict[str, str], sizes: tuple[int, ...]) -> t
             (own,) = integers_of(path, "the dimension after LIST", written, 1, 1, len(sizes))
         needed = int(np.prod(sizes[own:], dtype=object))
         names = fields[NAMES].split("\n") if fields[NAMES] else []
-        return listed_files(path, names, needed, "its LIST")
+        return listed_files(path, names, needed, "its LIST", outside)
     if "%" in value:
         numbers = " ".join(words[1:]) or f"1 {sizes[-1]} 1"
         least = -(2**31)
         first, last, step = integers_of(
             path, "first, last and step of a pattern", numbers, 3, least
         )
-        return pattern_files(path, words[0], first, last, step, sizes[-1])
-    return (data_file(path, value),)
+        return pattern_files(path, words[0], first, last, step, sizes[-1], outside)
+    return (data_file(path, value, outside),)
 
 
 def _flag(path: Path, fields: dict[str, str], name: str, *, default: bool) -> bool:

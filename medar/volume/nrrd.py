@@ -103,15 +103,15 @@ def read_nrrd_header(path: Path, options: ReadOptions) -> Header:
         return array if channel_axis is None else np.moveaxis(array, channel_axis, -1)
 
     grid = file_grid(path, shape, affine)
-    return _voxels(text, sizes).as_header("NRRD", grid, channels, arranged, notes)
+    return _voxels(text, sizes, options).as_header("NRRD", grid, channels, arranged, notes)
 
 
 def nrrd_files(path: Path) -> tuple[Path, ...]:
-    """The data files that a header names; itself if the voxels follow it."""
+    """The data files that a header names, wherever they are; itself if the voxels follow it."""
     text = _fields(path)
     (dimension,) = integers_of(path, "dimension", text.require("dimension"), 1, 1, MOST_AXES)
     sizes = integers_of(path, "sizes", text.require("sizes"), dimension)
-    return _data_files(text, sizes)
+    return _data_files(text, sizes, outside=True)
 
 
 def _fields(path: Path) -> _Text:
@@ -138,7 +138,7 @@ def _fields(path: Path) -> _Text:
     return _Text(path=path, fields=fields, names=(), end=end)
 
 
-def _voxels(text: _Text, sizes: tuple[int, ...]) -> VoxelFiles:
+def _voxels(text: _Text, sizes: tuple[int, ...], options: ReadOptions) -> VoxelFiles:
     path = text.path
     kind = " ".join(text.require("type").lower().split())
     code = next((code for code, names in TYPES.items() if kind in names), None)
@@ -164,7 +164,7 @@ def _voxels(text: _Text, sizes: tuple[int, ...]) -> VoxelFiles:
     (skip_bytes,) = integers_of(path, "byte skip", skipped, 1, -1)
     if skip_bytes < 0 and encoding != "raw":
         raise MedarError(f"{path}: byte skip -1 needs the encoding raw, got {encoding}")
-    files = _data_files(text, sizes)
+    files = _data_files(text, sizes, options.allow_outside)
     start = text.end if files == (path,) else 0
     return VoxelFiles(
         header=path,
@@ -178,7 +178,7 @@ def _voxels(text: _Text, sizes: tuple[int, ...]) -> VoxelFiles:
     )
 
 
-def _data_files(text: _Text, sizes: tuple[int, ...]) -> tuple[Path, ...]:
+def _data_files(text: _Text, sizes: tuple[int, ...], outside: bool) -> tuple[Path, ...]:
     """The files of the voxels; the header's own if it names none."""
     path, value = text.path, text.fields.get("datafile")
     if value is None:
@@ -188,18 +188,18 @@ def _data_files(text: _Text, sizes: tuple[int, ...]) -> tuple[Path, ...]:
     words = value.split()
     if words[:1] == ["LIST"]:
         needed = _number_of_files(path, sizes, words[1:])
-        return listed_files(path, text.names, needed, "its LIST")
+        return listed_files(path, text.names, needed, "its LIST", outside)
     match = re.fullmatch(r"(\S+) +([+-]?\d{1,9}) +([+-]?\d{1,9}) +([+-]?\d{1,9})( +\d+)?", value)
     if "%" in value and match:
         first, last, step = (int(match[n]) for n in (2, 3, 4))
         needed = _number_of_files(path, sizes, (match[5] or "").split())
-        return pattern_files(path, match[1], first, last, step, needed)
+        return pattern_files(path, match[1], first, last, step, needed, outside)
     if "%" in value:
         raise MedarError(
             f"{path}: a pattern of data files must be a name with one number such as %03d, then "
             f"first, last and step, got {shown_value(value)}"
         )
-    return (data_file(path, value),)
+    return (data_file(path, value, outside),)
 
 
 def _number_of_files(path: Path, sizes: tuple[int, ...], words: list[str]) -> int:

@@ -103,6 +103,7 @@ def read_volume(
     assume_spacing: Spacing | Literal["header"] | None = None,
     nonfinite: float | Literal["error", "min", "keep"] = "error",
     series: str | None = None,
+    allow_outside: bool = False,
     modality: str | None = None,
 ) -> Volume:
     """Read a volume and turn its axes to RAS+.
@@ -114,6 +115,8 @@ def read_volume(
         assume_spacing: for files without orientation: "header", or the spacing in mm.
         nonfinite: treatment of NaN and Inf: "error", "min", "keep" or a replacement.
         series: SeriesInstanceUID to read from a DICOM folder that holds several series.
+        allow_outside: whether to read data files that a NRRD or MetaImage header names outside of
+            its folder.
         modality: "CT" or "MR", for files that do not state it (only DICOM does).
 
     Returns:
@@ -127,7 +130,11 @@ def read_volume(
         GeometryWarning: sform and qform disagree, axes are sheared, or a spacing was assumed.
     """
     options = ReadOptions(
-        channels=channels, assume_spacing=assume_spacing, nonfinite=nonfinite, series=series
+        channels=channels,
+        assume_spacing=assume_spacing,
+        nonfinite=nonfinite,
+        series=series,
+        allow_outside=allow_outside,
     )
     header = read_header(path, options)
     for note in header.notes:

@@ -164,14 +164,15 @@ class VoxelFiles:
         return np.frombuffer(content, self.dtype, number, self.skip_bytes).copy()
 
     def _shown(self, path: Path) -> str:
-        return path.relative_to(self.header.parent).as_posix()
+        folder = self.header.parent
+        return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
     def _in(self, path: Path) -> str:
         return "" if path == self.header else f" in {self._shown(path)}"
 
 
-def data_file(header: Path, name: str) -> Path:
-    """A data file that a header names, inside its folder.
+def data_file(header: Path, name: str, outside: bool) -> Path:
+    """A data file that a header names, inside its folder unless it may be outside.
 
     Raises:
         MedarError: the name is empty, too long, not text, or leads out of the folder.
@@ -181,15 +182,18 @@ def data_file(header: Path, name: str) -> Path:
     folder = header.parent.absolute()
     path = folder / name
     inside = path.is_relative_to(folder) and ".." not in PurePath(name).parts
-    if not inside or path == folder:
+    if path == folder or not (inside or outside):
         raise MedarError(
             f"{header}: its data file {shown_value(name)} is not a file in the header's folder; "
-            "put it beside the header, and its plain name in the header"
+            "put it beside the header, and its plain name in the header; or, if you trust the "
+            "header, pass allow_outside (--allow-outside)"
         )
-    return header.parent / path.relative_to(folder)
+    return header.parent / (path.relative_to(folder) if inside else name)
 
 
-def listed_files(header: Path, names: Sequence[str], needed: int, what: str) -> tuple[Path, ...]:
+def listed_files(
+    header: Path, names: Sequence[str], needed: int, what: str, outside: bool
+) -> tuple[Path, ...]:
     """The files of a list, which must be as many as are needed.
 
     Raises:
@@ -200,11 +204,11 @@ def listed_files(header: Path, names: Sequence[str], needed: int, what: str) -> 
             f"{header}: {what} names {len(names)} data files, but {needed} are needed; complete "
             "the list, or correct the sizes"
         )
-    return tuple(data_file(header, name) for name in names)
+    return tuple(data_file(header, name, outside) for name in names)
 
 
 def pattern_files(
-    header: Path, pattern: str, first: int, last: int, step: int, needed: int
+    header: Path, pattern: str, first: int, last: int, step: int, needed: int, outside: bool
 ) -> tuple[Path, ...]:
     """The files of a numbered pattern.
 
@@ -222,7 +226,7 @@ def pattern_files(
             f"{MOST_FILES}"
         )
     numbers = range(first, last + (1 if step > 0 else -1), step)
-    return listed_files(header, [pattern % n for n in numbers], needed, "its pattern")
+    return listed_files(header, [pattern % n for n in numbers], needed, "its pattern", outside)
 
 
 def header_text(path: Path, magic: bytes, what: str) -> Iterator[tuple[str, int]]:

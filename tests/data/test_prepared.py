@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,3 +115,25 @@ def test_a_case_line_is_checked(folder: Path) -> None:
     (folder / "cases.jsonl").write_text("\n".join([header, json.dumps(broken), *lines[1:]]))
     with pytest.raises(MedarError, match="damaged"):
         Prepared(folder, split="train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": 5}, "line 2: image must be a string, got 5"),
+        ({"annotated": ["liver"]}, "line 2: annotated.0 must be an integer, got 'liver'"),
+        ({"split": "dev"}, "line 2: split must be 'train', 'val' or 'test', got 'dev'"),
+        ({"attributes": []}, "line 2: attributes must be a mapping"),
+        ({"scanner": "x"}, "line 2: its keys must be annotated, attributes, id"),
+    ],
+)
+def test_fields_of_a_wrong_type_give_one_line(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
+    header, first, *lines = (folder / "cases.jsonl").read_text().splitlines()
+    broken = json.dumps({**json.loads(first), **change})
+    (folder / "cases.jsonl").write_text("\n".join([header, broken, *lines]))
+    with pytest.raises(MedarError) as caught:
+        Prepared(folder)
+    assert f"cases.jsonl: damaged ({message}" in str(caught.value)
+    assert "\n" not in str(caught.value)

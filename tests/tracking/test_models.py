@@ -1,5 +1,6 @@
 """Models in MLflow: found by name and alias, self-contained, equal to the command line."""
 
+import gzip
 import json
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -153,6 +155,24 @@ def test_an_invalid_request_is_refused(
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert tempfile.gettempdir() not in str(error.value)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_request_of_too_many_voxels_is_refused(packed: bool, segmenter: Path) -> None:
+    """By its header alone: a few kilobytes, which state a gigabyte, are not inflated."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((1024, 1024, 1024))
+    header.set_sform(np.eye(4), code=1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    content = header.binaryblock + bytes(5000)
+    serve = serving.SegmenterEndpoint(Segmenter.from_pretrained(segmenter, "cpu"))
+    with pytest.raises(MedarError) as caught:
+        serve({"volume": gzip.compress(content) if packed else content})
+    assert str(caught.value) == (
+        "request: volume must have at most 268435456 voxels, got 1073741824; crop it, or use the "
+        "command line"
+    )
 
 
 def test_a_model_belongs_to_its_run_and_is_measured(

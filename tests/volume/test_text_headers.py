@@ -12,7 +12,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import GeometryWarning, MedarError
-from medar.volume import files_of, read_header, read_volume
+from medar.settings import to_dict
+from medar.volume import ReadOptions, files_of, read_header, read_volume
 
 SIDES = (5, 4, 3)
 VOXELS = np.arange(60, dtype="<i2").reshape(SIDES, order="F")
@@ -240,6 +241,32 @@ def test_names_that_are_no_file_of_the_folder(tmp_path, name):
     match = "not a file in the header's folder|is missing|not the name of a data file"
     refused(meta(tmp_path / "data" / "a.mhd", file=name), match)
     refused(nrrd(tmp_path / "data" / "a.nhdr", "encoding: raw", f"data file: {name}"), match)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_data_files_outside_the_folder_on_request(tmp_path, absolute):
+    """Refused by default; where they are allowed, a case's hash covers them too."""
+    (tmp_path / "data").mkdir()
+    raw = tmp_path / "a.raw"
+    raw.write_bytes(b"".join(SLICES))
+    name = raw if absolute else "../a.raw"
+    paths = [
+        meta(tmp_path / "data" / "a.mhd", file=name),
+        nrrd(tmp_path / "data" / "a.nhdr", "encoding: raw", f"data file: {name}"),
+    ]
+    for path in paths:
+        refused(path, r"not a file in the header's folder; .*\(--allow-outside\)$")
+        assert np.array_equal(read_volume(path, allow_outside=True).array[0], VOXELS)
+        assert [one.resolve() for one in files_of(path)] == [path, raw]
+    short = meta(tmp_path / "data" / "b.mhd", file="/dev/zero")
+    with pytest.raises(MedarError, match="its data file /dev/zero is missing"):
+        read_volume(short, allow_outside=True)
+
+
+def test_plans_of_earlier_versions_keep_their_digest():
+    """Options that came later are not in files and digests unless they are used."""
+    assert "allow_outside" not in to_dict(ReadOptions())
+    assert to_dict(ReadOptions(allow_outside=True))["allow_outside"] is True
 
 
 @pytest.mark.parametrize(
