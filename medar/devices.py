@@ -111,10 +111,15 @@ def free_memory(device: "torch.device") -> int:
     return int(psutil.virtual_memory().available)
 
 
+def has_nvidia() -> bool:
+    """Whether a driver of NVIDIA is installed, without loading torch; it may have no device."""
+    return NVIDIA.exists() or shutil.which("nvidia-smi") is not None
+
+
 def card_memory(index: int = 0) -> int | None:
     """Bytes of a CUDA device in all, used or not; None without one."""
-    if not NVIDIA.exists() and shutil.which("nvidia-smi") is None:
-        return None  # without loading torch
+    if not has_nvidia():
+        return None
     import torch
 
     if not torch.cuda.is_available():

@@ -1,6 +1,7 @@
 """The sub-packages of medar: allowed imports, and what the command line loads at its start."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def test_training_imports_no_other_subpackage() -> None:
-    allowed = {"devices", "errors", "files", "settings", "progress", "training"}
+    allowed = {"devices", "errors", "files", "settings", "progress", "training", "lazy"}
     for path in (PACKAGE / "training").glob("*.py"):
         for name in imports(path):
             top, _, rest = name.partition(".")
@@ -101,6 +102,48 @@ def test_data_preparation_does_not_import_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert not {"torch", "monai", "matplotlib"} & set(result.stdout.split())
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the modules that a new process has loaded after some code."""
+    code = f"import sys; {code}; print(*sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(result.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import medar.synthesis, medar.tokenizer, medar.generator, medar.segmentation",
+        "import medar.training.settings",
+        "import medar.cli.info as info; info.has_nvidia = lambda: False; info.gather()",
+    ],
+)
+def test_torch_is_imported_on_first_use(code: str) -> None:
+    assert "torch" not in loaded_by(code)
+
+
+def test_models_load_without_libraries_that_only_data_or_reports_need() -> None:
+    found = loaded_by("from medar.synthesis import Synthesizer")
+    assert "torch" in found
+    assert not {"scipy.ndimage", "monai", "matplotlib", "mlflow", "blosc2"} & found
+
+
+@pytest.mark.parametrize(
+    "package", ["synthesis", "tokenizer", "generator", "segmentation", "training"]
+)
+def test_lazy_packages_have_what_they_name(package: str) -> None:
+    module = importlib.import_module(f"medar.{package}")
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text(encoding="utf-8"))
+    names = [n.names[0].name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    names = [name for name in names if name not in ("TYPE_CHECKING", "lazy")]
+    assert names
+    for name in names:
+        assert getattr(module, name) is not None
+    with pytest.raises(AttributeError, match=f"module 'medar.{package}' has no attribute 'no'"):
+        module.no  # noqa: B018
 
 
 def test_mlflow_is_imported_on_the_first_logging_call() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medar.cli.output import print_json, print_pairs
+from medar.devices import has_nvidia
 from medar.parallel import default_workers
 
 PACKAGES = (
@@ -35,20 +36,18 @@ def info(*, json: bool = False) -> None:
 
 
 def gather() -> dict[str, dict[str, Any]]:
-    """The facts that `medar info` prints, by heading."""
-    import torch
-
-    cuda = torch.cuda.is_available()
-    device: dict[str, Any] = {"type": "cuda" if cuda else "cpu", "processor": _processor()}
-    for index in range(torch.cuda.device_count() if cuda else 0):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        device[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    device["bf16"] = torch.cuda.is_bf16_supported() if cuda else "avx512_bf16" in _cpu_flags()
+    """The facts that `medar info` prints, by heading; torch is loaded only where there is a GPU."""
+    device: dict[str, Any] = {"type": "cpu", "processor": _processor()}
+    device["bf16"] = "avx512_bf16" in _cpu_flags()
+    if has_nvidia():
+        device |= _cards()
     return {
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
         "device": device,
-        "threads": {"torch": torch.get_num_threads(), "processors": default_workers()},
+        "threads": {
+            "processors": default_workers(),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set"),
+        },
         "kernels": {name: importlib.util.find_spec(name) is not None for name in KERNELS},
         "paths": {
             "medar": str(Path(__file__).resolve().parents[1]),
@@ -56,6 +55,20 @@ def gather() -> dict[str, dict[str, Any]]:
             "tracking": os.environ.get("MLFLOW_TRACKING_URI", "not set (MLFLOW_TRACKING_URI)"),
         },
     }
+
+
+def _cards() -> dict[str, Any]:
+    """What torch sees of the GPUs; empty if it can use none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    found: dict[str, Any] = {"type": "cuda", "bf16": torch.cuda.is_bf16_supported()}
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        found[f"cuda:{index}"] = f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return found
 
 
 def _version(package: str) -> str | None:

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import blosc2
 import numpy as np
 import numpy.typing as npt
 
@@ -78,6 +77,8 @@ class ArrayCache:
         Raises:
             OSError: the disk is full; nothing is left behind.
         """
+        import blosc2  # slow to import, and not needed by those who load models
+
         single = whole and array.nbytes <= LARGEST
         chunks, blocks = _whole(array) if single else _patches(array)
         stored = blosc2.asarray(
@@ -106,6 +107,8 @@ class ArrayCache:
             self._handles.move_to_end(key)
             return self._handles[key]
         path = self.path(key)
+        import blosc2
+
         try:
             stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
             entry = Entry(stored)
@@ -161,6 +164,8 @@ class ArrayCache:
 
 def _compresses(array: npt.NDArray[Any]) -> bool:
     """Whether compression is worthwhile, measured on planes from all over the array."""
+    import blosc2
+
     planes = array.reshape(-1, *array.shape[2:])
     sample = np.ascontiguousarray(planes[:: max(1, array.nbytes // SAMPLE)])
     packed = blosc2.compress2(
@@ -175,6 +180,8 @@ def _compresses(array: npt.NDArray[Any]) -> bool:
 
 
 def _filters(array: npt.NDArray[Any]) -> list[Any]:
+    import blosc2
+
     # Shuffling groups bytes by significance, which is of no use for single bytes.
     return [blosc2.Filter.SHUFFLE if array.itemsize > 1 else blosc2.Filter.NOFILTER]
 

@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_dilation
 
 from medar.errors import MedarError
 from medar.volume import Grid, Volume
@@ -109,6 +108,8 @@ def region_of(volume: Volume, region: Region) -> Mask:
 
 def without(volume: Volume, mask: Mask) -> Volume:
     """The volume with a region replaced by the mean of the voxels around it."""
+    from scipy.ndimage import binary_dilation  # takes half a second to import
+
     around = binary_dilation(mask, iterations=RIM) & ~mask
     array = volume.array.copy()
     for channel in array:
