@@ -228,7 +228,7 @@ def decode(
     pyramid
         A file in the folder `cases` that `encode` wrote, or any token pyramid, with MODEL.
     out
-        Output volume, .nii or .nii.gz.
+        Output volume, .nii, .nii.gz, .nrrd or .mha.
     model
         Folder of the tokenizer; default: the one beside the tokens.
     upto
@@ -301,7 +301,7 @@ def reconstruct(
     volume
         A volume file or DICOM folder.
     out
-        Output volume, .nii or .nii.gz.
+        Output volume, .nii, .nii.gz, .nrrd or .mha.
     upto
         Use the coarsest UPTO scales only.
     labels
@@ -350,22 +350,24 @@ def reconstruct(
 
 def _check_outputs(out: Path, labels: Path | None) -> None:
     """Check the names of the outputs before any work is done."""
-    for path in (out, labels):
-        if path is not None and not path.name.lower().endswith((".nii", ".nii.gz")):
-            raise MedarError(f"{path}: output volumes must end in .nii or .nii.gz")
+    from medar.volume import check_written_ending
+
+    check_written_ending(out, labels)
     if labels is not None and labels.resolve() == out.resolve():
         raise MedarError(f"{labels}: image and label map need separate files")
 
 
 def _write(out: Path, image: Any, labels: Path | None, label: Any, source: bool) -> None:
     """Write image and label map; neither if a label map is requested and there is none."""
-    from medar.volume import write_nifti
+    from medar.volume import write_volume
+    from medar.volume.marks import RECONSTRUCTED
 
     if labels is not None and label is None:
         raise MedarError(f"--labels {labels}: this tokenizer has no label head; omit --labels")
-    write_nifti(out, image, grid="source" if source else "own")
+    grid: Literal["own", "source"] = "source" if source else "own"
+    write_volume(out, image, grid=grid, description=RECONSTRUCTED)
     if labels is not None:
-        write_nifti(labels, label, grid="source" if source else "own")
+        write_volume(labels, label, grid=grid, description=RECONSTRUCTED)
 
 
 def _sides(volume: Any) -> str:

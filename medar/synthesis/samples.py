@@ -16,15 +16,14 @@ from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, exclusive, read_json, remove_temporaries, write_json
 from medar.synthesis.job import SynthesisJob
 from medar.synthesis.synthesizer import Preview, Synthesizer, SyntheticVolume
-from medar.version import __version__
 from medar.volume import Volume, write_nifti
+from medar.volume.marks import SYNTHETIC
 
 SHEET, PREVIEW = "contact_sheet.png", "preview.png"
 OURS = re.compile(
     rf"sample_\d{{4,}}(_label\.nii\.gz|\.nii\.gz|\.json)|{SHEET}|{PREVIEW}|{TRACKED}"
     rf"|\{TEMPORARY}.*"
 )
-DESCRIPTION = f"synthetic, medar {__version__}"
 
 EXACT = 1 << 24
 """Integers up to this are exact in float32."""
@@ -114,7 +113,7 @@ def _write(folder: Path, index: int, sample: SyntheticVolume, source: Volume | N
 def _save(path: Path, volume: Volume, dtype: np.dtype[Any] | None) -> None:
     """Write on the grid of the file that the volume was read from, if it was read from one."""
     grid = "own" if volume.provenance is None else "source"
-    write_nifti(path, volume, dtype=dtype, grid=grid, description=DESCRIPTION)  # type: ignore[arg-type]
+    write_nifti(path, volume, dtype=dtype, grid=grid, description=SYNTHETIC)  # type: ignore[arg-type]
 
 
 def _as_source(image: Volume, source: Volume | None) -> tuple[Volume, np.dtype[Any] | None]:

@@ -32,6 +32,7 @@ from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tracking.names import Kind, kind_of
 from medar.volume import ReadOptions, Volume, read_header, read_volume, write_nifti
+from medar.volume.marks import RECONSTRUCTED
 
 Row = dict[str, Any]
 Endpoint = Callable[[Mapping[str, Any]], list[Row]]
@@ -229,10 +230,10 @@ class TokenizerEndpoint:
             volume = read_for_plan(plan, path, modality=request_.modality)
             made = self._tokenizer.reconstruct(volume, request_.upto)
             written = scratch / "made.nii.gz"
-            write_nifti(written, made.image, grid="source")
+            write_nifti(written, made.image, grid="source", description=RECONSTRUCTED)
             image, label = written.read_bytes(), None
             if made.label is not None:
-                write_nifti(written, made.label, grid="source")
+                write_nifti(written, made.label, grid="source", description=RECONSTRUCTED)
                 label = written.read_bytes()
         psnr = made.psnr if math.isfinite(made.psnr) else None
         return [{"image": image, "label": label, "psnr": psnr, "outside": made.outside}]

@@ -17,6 +17,9 @@ from medar.tokenizer.network import NetworkConfig
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokenizer import Tokenizer, TokenizerConfig
 from medar.tokenizer.tokens import TokenDataset
+from medar.version import __version__
+from medar.volume import description_of, read_header
+from medar.volume.marks import RECONSTRUCTED
 
 Medar = Callable[..., Any]
 
@@ -113,10 +116,20 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
     assert (after.shape, after.affine.tolist()) == (before.shape, before.affine.tolist())
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
+def test_reconstructions_say_what_they_are(
+    medar: Medar, model: Path, data: Path, tmp_path: Path, ending: str
+) -> None:
+    source, out = data / "images" / "c0.nii.gz", tmp_path / f"out{ending}"
+    assert medar("tokenizer", "reconstruct", model, source, out).code == 0
+    assert description_of(out) == RECONSTRUCTED == f"reconstructed, medar {__version__}"
+    assert read_header(out).grid.matches(read_header(source).grid)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reconstruct", "MODEL", "IN", "out.mha"], "out.mha: output volumes must end in .nii"),
+        (["reconstruct", "MODEL", "IN", "out.png"], "out.png: volumes are written as .nii"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "o.nii"], "need separate files"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--labels", "l.nii"], "has no label head"),
         (["reconstruct", "MODEL", "IN", "o.nii", "--upto", "0"], "upto must be from 1 to 2, got 0"),
@@ -130,7 +143,7 @@ def test_reconstruct(medar: Medar, model: Path, data: Path, tmp_path: Path) -> N
         (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
         (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
         (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "not a token pyramid"),
-        (["decode", "gone.safetensors", "out.mha"], "must end in .nii"),
+        (["decode", "gone.safetensors", "out.png"], "must end in .nii"),
         (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
         (
             ["encode", "DATA", "tokens", "--model", "gone"],

@@ -24,7 +24,8 @@ from medar.data.phantoms.scanners import (
 )
 from medar.errors import MedarError
 from medar.files import file_digest
-from medar.volume import Grid, read_volume
+from medar.volume import Grid, description_of, read_volume
+from medar.volume.marks import PHANTOM
 
 SPACING = 12.0
 VALUES = {name: value for value, name in LABELS.items()}
@@ -83,6 +84,12 @@ def test_same_seed_gives_same_bytes(tmp_path: Path, modality: str) -> None:
     assert len(files) == 8
     same, *others = filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False)
     assert len(same) == 8, others
+
+
+def test_phantoms_say_what_they_are(dataset: Path) -> None:
+    files = [*(dataset / "imagesTr").iterdir(), *(dataset / "labelsTr").iterdir()]
+    assert {description_of(path) for path in files} == {PHANTOM}
+    assert PHANTOM.startswith("synthetic phantom, medar ")
 
 
 def test_volumes_do_not_depend_on_their_number(dataset: Path, tmp_path: Path) -> None:

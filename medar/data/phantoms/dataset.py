@@ -21,6 +21,7 @@ from medar.errors import MedarError
 from medar.files import read_json, write_json, write_text
 from medar.progress import track
 from medar.volume import Provenance, Volume, write_nifti
+from medar.volume.marks import PHANTOM
 
 Modality = Literal["ct", "mr"]
 NAME = "medar phantoms"
@@ -97,8 +98,9 @@ def write_phantoms(
     for k in track(range(n), total=n, label="phantoms"):
         phantom = make_phantom(k, modality=modality, seed=seed, spacing=spacing)
         name = f"{phantom.id}.nii.gz"
-        write_nifti(folder / "imagesTr" / name, phantom.image, dtype=phantom.dtype, grid="source")
-        write_nifti(folder / "labelsTr" / name, phantom.label, grid="source")
+        image, label = folder / "imagesTr" / name, folder / "labelsTr" / name
+        write_nifti(image, phantom.image, dtype=phantom.dtype, grid="source", description=PHANTOM)
+        write_nifti(label, phantom.label, grid="source", description=PHANTOM)
         rows.append(phantom.row)
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
