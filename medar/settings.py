@@ -371,7 +371,7 @@ def _is_type(problem: ErrorDetails) -> bool:
 
 def _key(problem: ErrorDetails) -> str:
     """The dotted key of an error."""
-    return ".".join(str(part) for part in problem["loc"] if not _is_branch(part))
+    return ".".join(_short(str(part)) for part in problem["loc"] if not _is_branch(part))
 
 
 def _expected(problem: ErrorDetails) -> str | None:
@@ -389,7 +389,7 @@ def _expected(problem: ErrorDetails) -> str | None:
 
 
 def _unknown_key(key: str, problem: ErrorDetails, cls: type[Any]) -> str:
-    owner, name = _class_at(cls, problem["loc"][:-1]), str(problem["loc"][-1])
+    owner, name = _class_at(cls, problem["loc"][:-1]), _short(str(problem["loc"][-1]))
     renamed: dict[str, str] = getattr(owner, RENAMED, {})
     if name in renamed:
         return f"key {key!r} has a new name: {renamed[name]}"
@@ -398,7 +398,10 @@ def _unknown_key(key: str, problem: ErrorDetails, cls: type[Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = " ".join(repr(plain(value)).split())
+    return _short(" ".join(repr(plain(value)).split()))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

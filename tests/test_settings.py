@@ -148,6 +148,7 @@ def test_devices_are_not_read(tmp_path: Path) -> None:
         ({"size": [1, 2, 3], "inner": {"low": -(10**30)}}, "inner.low must be at most"),
         ({"size": [1, 2, 3], "rate": float("nan")}, "rate must be finite, got nan"),
         ({10**30: 1}, f"{10**30} must be at most"),
+        ({"a" * 5000: 1}, f"unknown key '{'a' * 77}...'; known keys: size, "),
     ],
 )
 def test_numbers_that_no_library_takes(values: Any, message: str) -> None:

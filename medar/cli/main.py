@@ -6,6 +6,7 @@ input was wrong, explained in one line on standard error; 130 interrupted.
 
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -65,6 +66,12 @@ for name, path, text in (
     app.command(f"medar.cli.{path}", name=name, help=text, **usage)
 
 
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|n[o']t (enough|allocate) memory|Storage size calculation overflowed", re.I
+)
+"""Among the errors of torch, on a CPU and on CUDA."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `medar` and exit with its code; errors are printed in one line.
 
@@ -93,6 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         _leave(f"{error.filename or 'file system'}: {error.strerror or error}", 2)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+            raise
+        tried = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))
+        amount = f" for another {tried[1]}" if tried else ""
+        _leave(f"not enough memory{amount}; choose a smaller network, batch or volume", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

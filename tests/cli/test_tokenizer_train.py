@@ -110,3 +110,14 @@ def test_overrides_accept_both_spellings() -> None:
     assert assignments(typed) == ["a.b=1", "c.d=[1, 2]", "e.f=x=y"]
     with pytest.raises(MedarError, match="needs a value"):
         assignments(["--a.b"])
+
+
+def test_a_network_that_no_memory_holds_gives_one_line(
+    medar: Medar, config: Path, split: Path, tmp_path: Path
+) -> None:
+    result = train(medar, config, split, tmp_path / "out", "model.width=1000000000000")
+    assert result.code == 2
+    last = result.err.splitlines()[-1]
+    assert last.startswith("medar: not enough memory for another ")
+    assert last.endswith("bytes; choose a smaller network, batch or volume")
+    assert "Traceback" not in result.err
