@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from medar.cli.evaluate_generator import conditions, editing, generation
 from medar.cli.evaluate_panel import measure_panel, print_panel
 from medar.cli.evaluate_turing import readers
-from medar.cli.options import DataSet, parse_detail, worker_count
+from medar.cli.options import DataSet, Reading, parse_detail, worker_count
 from medar.cli.output import (
     check_folder,
     decimal,
@@ -47,6 +47,7 @@ app.command(editing)
 app.command(conditions)
 
 DATASET = DataSet()
+READING = Reading()
 
 
 @app.command
@@ -179,6 +180,7 @@ def segmentation(
     overlap: float = 0.5,
     device: DeviceName = "auto",
     dataset: DataSet = DATASET,
+    reading: Reading = READING,
 ) -> int:
     """Compare label maps with the truth: Dice, HD95, NSD, volumes, calibration.
 
@@ -231,7 +233,13 @@ def segmentation(
         out.mkdir(parents=True, exist_ok=True)  # fail before the evaluation, not after it
     worst = WorstCases()
     report = evaluate_segmentation(
-        predictors, source, split, tolerance=tolerance, limit=limit, worst=worst
+        predictors,
+        source,
+        split,
+        tolerance=tolerance,
+        limit=limit,
+        worst=worst,
+        options=reading.options(),
     )
     if out is not None:
         write_segmentation(report, worst, out)

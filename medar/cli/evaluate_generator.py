@@ -1,10 +1,12 @@
 """`medar evaluate generation`, `editing` and `conditions`: how good generated volumes are."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medar.cli.evaluate_turing import print_turing
+from medar.cli.options import Reading
 from medar.cli.output import (
     check_folder,
     decimal,
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from medar.evaluation.generation.editing import EditingReport
     from medar.evaluation.generation.evaluate import Batch, GenerationReport
 
+READING = Reading()
+
 
 def generation(
     volumes: Path,
@@ -43,6 +47,7 @@ def generation(
     turing: bool = False,
     device: DeviceName = "auto",
     sampling: SamplingOptions = SAMPLING,
+    reading: Reading = READING,
 ) -> int:
     """Compare generated volumes with real ones: similarity, diversity and copies.
 
@@ -87,6 +92,7 @@ def generation(
         available.
     """
     from medar.data.prepared import Prepared
+    from medar.data.reading import merged_reading
     from medar.devices import resolve_device
     from medar.evaluation.extractors import DEFAULT
     from medar.evaluation.generation import evaluate_generation
@@ -126,6 +132,7 @@ def generation(
         )
     else:
         files = generated_files(volumes)[:samples]
+        plan = replace(plan, reading=merged_reading(plan.reading, reading.options()))
         batches = read_generated(files, plan, batch_size=batch)
     report = evaluate_generation(
         batches,

@@ -13,7 +13,7 @@ from medar.data.label_outliers import LabelFacts, measure_labels
 from medar.data.problems import Problem, problem
 from medar.errors import MedarError, one_line
 from medar.volume import Header, ReadOptions, Shape3, Spacing, load_volume, read_header
-from medar.volume.read import as_labels
+from medar.volume.read import as_labels, fractions_of
 
 SAMPLE = 2**20
 """Number of voxels, evenly spaced, from which intensity percentiles are computed."""
@@ -241,10 +241,10 @@ def _label_voxels(
     name = shown(label.path, context.root)
     try:
         array = label.load()
-        if _has_fractions(array):
+        if _has_fractions(array, label):
             facts.add("non-integer-label", "NaN or fractions; labels must be integers", name)
             return
-        array = as_labels(array, label.path)
+        array = as_labels(array, label.path, label.step)
     except Exception as error:
         facts.add("unreadable", _reason(error, label.path), name)
         return
@@ -269,10 +269,10 @@ def _label_voxels(
             facts.add("not-annotated-present", f"voxels of {names}, which is not annotated", name)
 
 
-def _has_fractions(array: npt.NDArray[Any]) -> bool:
+def _has_fractions(array: npt.NDArray[Any], label: Header) -> bool:
     if array.dtype.kind != "f":
         return False
-    return not (np.isfinite(array).all() and (array == np.rint(array)).all())
+    return not np.isfinite(array).all() or bool(fractions_of(array, label.step).size)
 
 
 def _sample(channel: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -17,6 +17,13 @@ def reading_for(manifest: Manifest, options: ReadOptions) -> ReadOptions:
     return replace(options, channels=True) if len(manifest.channels) > 1 else options
 
 
+def merged_reading(reading: ReadOptions, options: ReadOptions | None) -> ReadOptions:
+    """Reading options of a plan, in place of which those in `options` apply that are no default."""
+    default = ReadOptions()
+    changed = {k: v for k, v in vars(options or default).items() if v != getattr(default, k)}
+    return replace(reading, **changed)
+
+
 def read_image(case: Case, options: ReadOptions) -> Volume:
     """Read a case's image, (C, X, Y, Z), from one file per channel or one file for all.
 
@@ -77,9 +84,7 @@ def read_for_plan(
         MedarError: a file cannot be read without guessing, NaN and Inf are to be kept, or the
             channels lie on different grids.
     """
-    default = ReadOptions()
-    changed = {k: v for k, v in vars(options or default).items() if v != getattr(default, k)}
-    reading = replace(plan.reading, **changed)
+    reading = merged_reading(plan.reading, options)
     paths = [Path(path)] if isinstance(path, str | Path) else path
     if len(plan.channels) > 1 and len(paths) == 1:
         reading = replace(reading, channels=True)

@@ -68,6 +68,8 @@ class Header:
     """Voxel type on disk."""
     load: Callable[[], npt.NDArray[Any]]
     """Reads the voxels, scaled, as (X, Y, Z) or (C, X, Y, Z) in the stored orientation."""
+    step: float = 0.0
+    """Difference of values whose stored integers differ by 1; 0 for voxels stored as floats."""
     modality: str | None = None
     notes: tuple[str, ...] = ()
     series: str | None = None

@@ -38,6 +38,9 @@ TRAILING = 1 << 20
 MOST_DEFLATED = 1032
 """Bytes that one byte of a gzip file can stand for."""
 
+ROUNDED = 1e-3
+"""Largest excess over 1 of the length of a quaternion that is taken for rounding."""
+
 CIFTI = range(3000, 3100)
 """Intent codes of surface data in a NIfTI-2 file."""
 
@@ -55,9 +58,9 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
             start = file.read(NIFTI2_SIZE)
         with _quiet():
             kind = _kind_of(start) or type(nib.load(path))
-        size = kind.header_class.template_dtype.itemsize
-        raw = kind.header_class(start[:size], check=False)
-        stored = raw.get_data_shape()
+            size = kind.header_class.template_dtype.itemsize
+            raw = kind.header_class(start[:size], check=False)
+            stored = raw.get_data_shape()
     except MedarError:
         raise
     except Exception as error:
@@ -73,9 +76,16 @@ def read_nifti_header(path: Path, options: ReadOptions) -> Header:
         grid=file_grid(path, shape, affine),
         channels=channels,
         dtype=str(dtype.newbyteorder("=")),
+        step=abs(_slope(raw)) if dtype.kind in "iu" else 0.0,
         load=lambda: _load(path, kind, raw, shape, channels),
         notes=notes,
     )
+
+
+def _slope(raw: Any) -> float:
+    """The factor from stored integers to values."""
+    slope = float(raw["scl_slope"]) if "scl_slope" in raw else 1.0
+    return slope if math.isfinite(slope) and slope else 1.0
 
 
 def _voxel_type(path: Path, raw: Any) -> np.dtype[Any]:
@@ -135,6 +145,11 @@ def _qform(path: Path, raw: Any, spacing: tuple[float, ...]) -> Affine:
     if raw["pixdim"][0] == 0:
         # According to the standard, 0 stands for 1.
         raw["pixdim"][0] = 1
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    length = math.sqrt(sum(float(raw[name]) ** 2 for name in names))
+    if 1 < length <= 1 + ROUNDED:
+        for name in names:  # as ITK does
+            raw[name] /= length
     try:
         return cast(Affine, np.asarray(raw.get_qform()))
     except Exception as error:

@@ -156,7 +156,7 @@ def load_volume(
         raise MedarError(
             f"{header.path}: a label map of {header.channels} channels; it must have one: split it"
         )
-    array = as_labels(array, header.path) if labels else as_image(array)
+    array = as_labels(array, header.path, header.step) if labels else as_image(array)
     if not labels:
         array = replace_nonfinite(array, options.nonfinite, header.path)
     return Volume.from_array(
@@ -173,8 +173,24 @@ def as_image(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def as_labels(array: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:
+MOST_ROUNDING = 0.05
+"""Largest distance of a rounded label from its integer."""
+
+
+def fractions_of(array: npt.NDArray[Any], step: float) -> npt.NDArray[Any]:
+    """The finite voxels, flat, that are no integers but for the rounding of `Header.step`."""
+    allowed = min(step / 2, MOST_ROUNDING) * 1.001  # the factor covers float32
+    return np.asarray(array[np.abs(array - np.rint(array)) > allowed])
+
+
+def as_labels(array: npt.NDArray[Any], path: str | Path, step: float = 0.0) -> npt.NDArray[Any]:
     """`array` as the smallest of uint8, int16 and int32 that holds it.
+
+    Args:
+        array: of any type.
+        path: for messages.
+        step: of the values, see `Header.step`. Software that stores floats as scaled integers
+            rounds labels to multiples of it: they may be half a step away from integers.
 
     Raises:
         MedarError: it holds fractions, NaN, Inf, or values beyond 32 bits.
@@ -182,12 +198,14 @@ def as_labels(array: npt.NDArray[Any], path: str | Path) -> npt.NDArray[Any]:
     if array.dtype.kind == "f":
         if not np.isfinite(array).all():
             raise MedarError(f"{path}: NaN or Inf in a label map; labels must be integers")
-        fractions = array[array != np.rint(array)]
+        fractions = fractions_of(array, step)
         if fractions.size:
             raise MedarError(
                 f"{path}: {fractions.size} voxels of a label map are not integers "
-                f"(such as {fractions.flat[0]:g}); is it an image, or an interpolated label map?"
+                f"(such as {fractions.flat[0]:g}); is it an image, or an interpolated label map? "
+                "If it is neither, round its voxels to integers first"
             )
+        array = np.rint(array)
     low, high = int(array.min()), int(array.max())
     for dtype in (np.uint8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:

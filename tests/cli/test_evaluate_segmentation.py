@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -97,3 +99,20 @@ def test_a_prepared_folder_keeps_its_splits(
     assert medar("evaluate", "segmentation", model, prepared, "--limit", 1).code == 0
     maps = medar("evaluate", "segmentation", prepared, "--predictions", test_set / "labels")
     assert maps.code == 0, "its plan has names for the labels, which the data set has not"
+
+
+def test_files_without_orientation_are_read_as_requested(
+    medar: Medar, test_set: Path, tmp_path: Path
+) -> None:
+    """The options that the message names are options of this command."""
+    for path in [*test_set.rglob("*.nii.gz")]:
+        image = nib.load(path)
+        image.header["sform_code"] = image.header["qform_code"] = 0
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, image.header), path)
+    (test_set / "labels.json").write_text('{"1": "left", "2": "right"}')
+    maps = shutil.copytree(test_set / "labels", tmp_path / "maps")
+    common = ("evaluate", "segmentation", test_set, "--predictions", maps, "--json")
+    assert "assume_spacing (--assume-spacing)" in medar(*common).refusal
+    result = medar(*common, "--assume-spacing", "header")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["models"][0]["dice_mean"] == 1

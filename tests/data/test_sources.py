@@ -75,8 +75,19 @@ def test_ids_are_unique_and_stable(tmp_path: Path) -> None:
     assert set(found) < set(ids(read_manifest(tmp_path)))
 
 
-def test_one_name_in_two_formats_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii", "a.nrrd")
+def test_of_one_name_in_two_formats_the_first_is_kept(tmp_path: Path) -> None:
+    """Any other case is read nevertheless."""
+    touch(tmp_path, "a.nii", "a.nii.gz", "a.nrrd", "b.nii")
+    with pytest.warns(UserWarning, match=r"left out, as it has the same name as a\.nii") as caught:
+        found = read_manifest(tmp_path)
+    assert [case.images[0].name for case in found] == ["a.nii", "b.nii"]
+    assert [str(one.message).partition(":")[0] for one in caught] == [
+        str(tmp_path / name) for name in ("a.nii.gz", "a.nrrd")
+    ]
+
+
+def test_one_name_in_training_and_test_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii", "imagesTs/a.nii")
     with pytest.raises(MedarError, match=r"has the same name as .*a\.nii"):
         read_manifest(tmp_path)
 
@@ -254,7 +265,46 @@ def test_msd_duplicate_names(tmp_path: Path) -> None:
         read_manifest(tmp_path)
 
 
+def test_msd_paths_from_windows(tmp_path: Path) -> None:
+    touch(tmp_path, "imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "c\\d.nii")
+    entry = {"image": ".\\imagesTr\\a.nii.gz", "label": ".\\labelsTr\\a.nii.gz"}
+    described(tmp_path, training=[entry, {"image": "c\\d.nii"}])
+    found = read_manifest(tmp_path)
+    assert ids(found) == ["a", "c_d"]
+    assert found["a"].images == (tmp_path / "imagesTr" / "a.nii.gz",)
+    assert labelled(found) == {"a": "a.nii.gz"}
+    assert found["c_d"].images == (tmp_path / "c\\d.nii",)  # a file may have such a name elsewhere
+
+
+def test_a_byte_order_mark_in_a_description(tmp_path: Path) -> None:
+    path = described(tmp_path, training=[{"image": "a.nii"}])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert ids(read_manifest(tmp_path)) == ["a"]
+
+
 # nnU-Net
+
+
+def test_nnunet_v1(tmp_path: Path) -> None:
+    """It names images without the number of their channel."""
+    for name in ("a", "b"):
+        touch(tmp_path, f"imagesTr/{name}_0000.nii.gz", f"imagesTr/{name}_0001.nii.gz")
+    touch(tmp_path, "labelsTr/a.nii.gz", "imagesTs/c_0000.nii.gz", "imagesTs/c_0001.nii.gz")
+    described(
+        tmp_path,
+        modality={"0": "T1", "1": "T2"},
+        labels={"0": "background", "1": "edema"},
+        training=[
+            {"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in "ab"
+        ],
+        test=["./imagesTs/c.nii.gz"],
+    )
+    found = read_manifest(tmp_path)
+    assert (found.source, found.channels, ids(found)) == ("nnU-Net", ("T1", "T2"), ["a", "b", "c"])
+    assert [one.name for one in found["a"].images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    assert [case.id for case in found.select("test")] == ["c"]
+    assert labelled(found) == {"a": "a.nii.gz"}
+
 
 NNUNET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1}}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from nibabel.testing import data_path
 
 from medar.errors import GeometryWarning, MedarError
@@ -96,6 +97,20 @@ def test_the_qform_where_there_is_no_sform(tmp_path):
     assert read_volume(path).affine == pytest.approx(AFFINE)
 
 
+@pytest.mark.parametrize("excess", [0.0, 3e-7, 1e-6, 1e-4])
+def test_a_quaternion_slightly_too_long_is_normalised(excess, tmp_path):
+    """As ITK does; here half a turn about (0.6, 0.8, 0)."""
+    numbers = [("quatern_b", 0.6 * (1 + excess)), ("quatern_c", 0.8 * (1 + excess))]
+    path = write(tmp_path / "a.nii", [("sform_code", 0), *numbers])
+    turn = np.array([[-0.28, 0.96, 0], [0.96, 0.28, 0], [0, 0, -1]])
+    grid = read_header(path).grid
+    assert grid.affine[:3, :3] == pytest.approx(turn @ np.diag([1, 2, 3]), abs=2e-6)
+    there = sitk.ReadImage(str(path)).TransformIndexToPhysicalPoint([3, 2, 1])
+    assert (grid.affine @ [3, 2, 1, 1])[:3] == pytest.approx(
+        np.array(there) * [-1, -1, 1], abs=1e-3
+    )
+
+
 def test_a_zero_qfac_means_one(tmp_path):
     path = write(tmp_path / "a.nii", [("sform_code", 0), ("pixdim", 0, 0.0)])
     assert read_volume(path).affine == pytest.approx(AFFINE)
@@ -180,6 +195,28 @@ def test_labels_must_be_integers(tmp_path):
     large = read_volume(write(tmp_path / "c.nii", data=VOXELS.astype("i4") - 40000), labels=True)
     assert large.array.dtype == np.int32
     refused(write(tmp_path / "d.nii", data=VOXELS.astype("i8") << 40), "32 bits", labels=True)
+
+
+@pytest.mark.parametrize(("largest", "stored"), [(3, "i2"), (255, "i2"), (5, "u1")])
+def test_labels_that_were_stored_as_scaled_integers(largest, stored, tmp_path):
+    """Their values differ from integers by up to half a step of scl_slope."""
+    labels = np.random.default_rng(0).integers(0, largest + 1, (6, 5, 4))
+    info = np.iinfo(stored)
+    slope = largest / (info.max - 10.5)  # so that labels are not multiples of it
+    packed = np.rint(labels / slope).astype(stored)
+    path = write(tmp_path / "a.nii", [("scl_slope", slope), ("scl_inter", 0.0)], data=packed)
+    values = read_header(path).load()
+    assert np.abs(values - labels).max() > 1e-7
+    assert np.array_equal(read_volume(path, labels=True).array[0], labels)
+    between = packed.copy()
+    between[0, 0, 0] = np.rint(0.5 / slope)
+    write(path, [("scl_slope", slope), ("scl_inter", 0.0)], data=between)
+    refused(path, "1 voxels of a label map are not integers", labels=True)
+
+
+def test_a_large_slope_makes_no_labels_of_fractions(tmp_path):
+    path = write(tmp_path / "a.nii", [("scl_slope", 0.9)])
+    refused(path, "round its voxels to integers first", labels=True)
 
 
 COLOUR = [("R", "u1"), ("G", "u1"), ("B", "u1")]

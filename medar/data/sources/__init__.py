@@ -9,6 +9,7 @@ from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.bids import is_bids, read_bids
 from medar.data.sources.dataset_json import read_msd, read_nnunet, read_object
 from medar.data.sources.files import (
+    exists,
     ids_for,
     is_dicom_folder,
     not_a_data_set,
@@ -114,5 +115,5 @@ def _with_label(case: Case) -> Case:
     named = case.label or case.missing_label
     if named is None:
         return case
-    found = named.exists()
+    found = exists(named)
     return replace(case, label=named if found else None, missing_label=None if found else named)

@@ -1,4 +1,4 @@
-"""`dataset.json` of the Medical Segmentation Decathlon and of nnU-Net v2.
+"""`dataset.json` of the Medical Segmentation Decathlon and of nnU-Net, v1 and v2.
 
 MSD: arXiv 2106.05735; MONAI uses the same format. nnU-Net: documentation/dataset_format.md of its
 repository; arXiv 1809.10486.
@@ -12,7 +12,7 @@ from typing import Any
 
 from medar.data.case import common_modality
 from medar.data.manifest import Case, Manifest, Split
-from medar.data.sources.files import ENDINGS, channel_of, ids_for, split_ending, visible
+from medar.data.sources.files import ENDINGS, channel_of, exists, ids_for, split_ending, visible
 from medar.errors import MedarError
 from medar.files import read_json
 
@@ -23,8 +23,9 @@ def read_msd(path: Path) -> Manifest:
     """Read a data set with a `dataset.json` of MSD.
 
     `training` and `validation` list `{"image", "label"}`, `test` lists paths without labels. With
-    several modalities, each case is a 4D file with channels. Cases have a split only if more than
-    one of the lists has entries.
+    several modalities, each case is a 4D file with channels or, as nnU-Net v1 has it, one file per
+    channel: `./imagesTr/a.nii.gz` then stands for `a_0000.nii.gz`, `a_0001.nii.gz`, ... Cases have
+    a split only if more than one of the lists has entries.
 
     Raises:
         MedarError: a key is missing or invalid; the message names it.
@@ -33,11 +34,11 @@ def read_msd(path: Path) -> Manifest:
     root = path.parent
     lists = {key: named_list(described.get(key, []), f"{path}: {key}") for key in LISTS}
     divided = sum(bool(entries) for entries in lists.values()) > 1
-    found: list[tuple[Path, Path | None, Split | None]] = []
+    found: list[tuple[Path, tuple[Path, ...], Path | None, Split | None]] = []
     for key, entries in lists.items():
         for number, entry in enumerate(entries):
             image, label = _pair(entry, root, f"{path}: {key}[{number}]")
-            found.append((image, label, LISTS[key] if divided else None))
+            found.append((image, _channels(image), label, LISTS[key] if divided else None))
     if not found:
         raise MedarError(f"{path}: training, validation and test are empty; no case to read")
     channels: tuple[str, ...] = ()
@@ -45,20 +46,20 @@ def read_msd(path: Path) -> Manifest:
         key = "modality" if "modality" in described else "channel_names"
         channels = channel_names(described[key], f"{path}: {key}")
     labels = parse_labels(described.get("labels", {}), f"{path}: labels")
-    ids = _ids([image for image, _, _ in found], path)
+    ids = _ids([image for image, *_ in found], path)
     cases = tuple(
         Case(
             id=ids[image],
-            images=(image,),
+            images=images,
             label=label,
             modality=common_modality(channels),
             split=split,
         )
-        for image, label, split in found
+        for image, images, label, split in found
     )
     return Manifest(
         root=root,
-        source="MSD",
+        source="MSD" if all(images == (image,) for image, images, *_ in found) else "nnU-Net",
         cases=cases,
         labels=labels.names,
         ignore_label=labels.ignore,
@@ -75,6 +76,16 @@ def _pair(entry: Any, root: Path, where: str) -> tuple[Path, Path | None]:
     image = named_path(entry["image"], root, f"{where}.image")
     label = entry.get("label")
     return image, named_path(label, root, f"{where}.label") if label is not None else None
+
+
+def _channels(image: Path) -> tuple[Path, ...]:
+    """The file itself, or where it is absent, those of its channels in nnU-Net v1."""
+    stem, ending = split_ending(image.name)
+    files: list[Path] = []
+    if not exists(image):
+        while exists(file := image.with_name(f"{stem}_{len(files):04}{ending}")):
+            files.append(file)
+    return tuple(files) or (image,)
 
 
 def _ids(images: list[Path], path: Path) -> dict[Path, str]:
@@ -257,10 +268,14 @@ def parse_labels(value: Any, where: str) -> Labels:
 
 
 def named_path(value: Any, root: Path, where: str) -> Path:
-    """A path that a JSON file names, relative to the data set's folder."""
+    """A path that a JSON file names, relative to the data set's folder.
+
+    Files written on Windows have backslashes.
+    """
     if not isinstance(value, str) or not value.strip():
         raise MedarError(f"{where} must be the path of a file, got {_short(value)}")
-    return root / value
+    path = root / value
+    return root / value.replace("\\", "/") if "\\" in value and not exists(path) else path
 
 
 def named_list(value: Any, where: str) -> list[Any]:

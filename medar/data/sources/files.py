@@ -46,6 +46,14 @@ def visible(folder: Path) -> list[Path]:
     return [path for path in entries if not path.name.startswith(".")]
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file; none can have a name that is too long."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def find_volumes(folder: Path) -> Iterator[Path]:
     """Every volume file and DICOM series folder below `folder`, in the order of their names."""
     for path in visible(folder):

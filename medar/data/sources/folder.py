@@ -1,5 +1,6 @@
 """A folder of volumes without a description; names distinguish images from labels."""
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,9 @@ def read_folder(root: Path) -> Manifest:
 
     Raises:
         MedarError: there is no volume, or two files have the same id or the same image.
+
+    Warns:
+        UserWarning: of two files whose names differ in the ending, the second is left out.
     """
     found = _in_layouts(root) or _beside(root)
     if not found.images:
@@ -141,10 +145,15 @@ def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
     stems: dict[str, Path] = {}
     for path in find_volumes(folder):
         stem = stem_of(path, folder)
-        if stem in stems or stem in taken:
-            other = stems.get(stem) or taken[stem]
-            raise MedarError(f"{path}: has the same name as {other}; rename one of them")
-        stems[stem] = path
+        if stem in taken:
+            raise MedarError(f"{path}: has the same name as {taken[stem]}; rename one of them")
+        if stem in stems:
+            warnings.warn(
+                f"{path}: left out, as it has the same name as {stems[stem].name}; rename it if it "
+                "is another case",
+                stacklevel=5,
+            )
+        stems.setdefault(stem, path)
     return stems
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from medar.data.manifest import Manifest, Split
 from medar.data.plan import Plan
+from medar.data.reading import merged_reading
 from medar.errors import MedarError
 from medar.evaluation.distances import FEW
 from medar.evaluation.segmentation.cases import (
@@ -63,6 +64,7 @@ def evaluate_segmentation(
     seed: int = 0,
     settings: PredictionSettings = DEFAULT,
     worst: WorstCases | None = None,
+    options: ReadOptions | None = None,
 ) -> SegmentationReport:
     """Compare label maps with the truth, on the annotated cases of a split.
 
@@ -77,6 +79,7 @@ def evaluate_segmentation(
         seed: of the bootstrap draws.
         settings: of the prediction, for networks without a predictor.
         worst: collects the first model's worst cases, for a picture.
+        options: how to read files, where it differs from the models' or the prepared folder's.
 
     Raises:
         MedarError: models with different labels, or with others than the data set's; no annotated
@@ -85,7 +88,7 @@ def evaluate_segmentation(
     predictors = as_predictors(models, settings)
     manifest, stored = manifest_of(data)
     labels, reading = _common(predictors, manifest, stored)
-    cases = EvaluationCases(manifest, split, labels, reading, limit)
+    cases = EvaluationCases(manifest, split, labels, merged_reading(reading, options), limit)
     if tolerance is None:
         tolerance = cases.tolerance()
     if not 0 < tolerance < float("inf"):
