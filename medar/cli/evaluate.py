@@ -291,8 +291,8 @@ def _is_prepared(data: Path, dataset: DataSet) -> bool:
     prepared = is_prepared(data)
     if prepared and dataset != DATASET:
         raise MedarError(
-            f"{data} is prepared already: leave out --attributes, --modality and --seed, which "
-            "are for data sets"
+            f"{data} is prepared already: leave out --attributes, --modality, "
+            "--keep-attributes and --seed, which are for data sets"
         )
     return prepared
 

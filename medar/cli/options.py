@@ -52,6 +52,8 @@ class DataSet:
     """CSV or TSV with one row per case (id, split, attributes); default: the one in the folder."""
     modality: Literal["CT", "MR"] | None = None
     """Modality of data sets that do not specify it."""
+    keep_attributes: str | None = None
+    """Attributes to keep although they may identify people, such as scan_date,name; or "all"."""
     seed: int = 0
     """Seed of the split into train, val and test, if the data set has none."""
 
@@ -63,6 +65,7 @@ class DataSet:
             path,
             attributes=self.attributes,
             modality=self.modality,
+            keep_attributes=[n.strip() for n in (self.keep_attributes or "").split(",") if n],
             seed=self.seed,
             stored=stored,
         )

@@ -74,6 +74,7 @@ def data_manifest(data: DataSettings, stored: Manifest | None = None) -> Manifes
         check_data(data),
         attributes=data.attributes,
         modality=data.modality,
+        keep_attributes=data.keep_attributes,
         seed=data.seed,
         stored=stored,
     )

@@ -41,6 +41,8 @@ class DataSettings:
     """CSV or TSV table with one row per case; default: the one in the folder."""
     modality: Literal["CT", "MR"] | None = None
     """For volumes that do not state their modality; usually given as --modality."""
+    keep_attributes: tuple[str, ...] = ()
+    """Attributes to keep although they may identify people, by name; "all": all."""
     seed: NonNegativeInt = 0
     """Seeds the splits of subjects, where the data set defines none. A run keeps its splits."""
     voxels: PositiveInt | None = None

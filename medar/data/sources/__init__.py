@@ -1,10 +1,11 @@
 """Reading a data set of any layout as a `Manifest`, with its attributes and splits."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from medar.data.attributes import join_attributes
+from medar.data.identifying import without_identifying
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.bids import is_bids, read_bids
 from medar.data.sources.dataset_json import read_msd, read_nnunet, read_object
@@ -29,6 +30,7 @@ def read_manifest(
     *,
     attributes: str | Path | None = None,
     modality: str | None = None,
+    keep_attributes: Collection[str] = (),
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
     stored: Manifest | Mapping[str, Split] | None = None,
@@ -41,6 +43,7 @@ def read_manifest(
         attributes: a CSV or TSV table of the cases; default: the one in the folder, if any.
         modality: "CT" or "MR", for cases whose modality the data set does not give; default: the
             modality that all cases of `stored` have.
+        keep_attributes: attributes to keep although they may identify people, by name; "all": all.
         seed: of the splits of subjects to which the data set assigns none.
         fractions: of the subjects in train, val and test.
         stored: an earlier manifest of this data set, or splits by subject, which are kept.
@@ -50,12 +53,17 @@ def read_manifest(
         are in `Case.missing_label`, and the case counts as unlabelled.
 
     Raises:
-        MedarError: `path` holds no data set, or a file that describes it is invalid.
+        MedarError: `path` holds no data set, a file that describes it is invalid, or an attribute
+            to be kept does not exist.
+
+    Warns:
+        UserWarning: rows of a table match no case, or attributes that may identify people are left
+            out.
     """
     root = Path(path)
     if not root.exists():
         raise MedarError(f"{root}: no such file or folder")
-    manifest = join_attributes(_read(root), attributes)
+    manifest = without_identifying(join_attributes(_read(root), attributes), keep_attributes)
     modality = modality or _stored_modality(stored)
     cases = tuple(
         replace(_with_label(case), modality=case.modality or modality) for case in manifest
