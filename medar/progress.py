@@ -13,6 +13,8 @@ def track(
 ) -> Iterator[T]:
     """Yield `items` and show the progress.
 
+    The time that is left is that of the items after the first, before which workers start.
+
     Args:
         items: the items.
         total: their number.
@@ -21,22 +23,40 @@ def track(
         every: seconds between plain lines.
     """
     if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(items, total=total, desc=label, unit=unit, leave=False)
+        yield from _with_bar(items, total, label, unit)
         return
-    start = printed = time.monotonic()
+    printed = time.monotonic()
+    first = 0.0
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        if done == 1:
+            first = now
         if now - printed >= every:
-            left = (now - start) / done * (total - done)
-            print(f"{label}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            left = ""
+            if done > 1:
+                left = f", {(now - first) / (done - 1) * (total - done):.0f} s left"
+            print(f"{label}: {done}/{total}{left}", file=sys.stderr, flush=True)
             printed = now
+
+
+def _with_bar(items: Iterable[T], total: int, label: str, unit: str) -> Iterator[T]:
+    """Yield `items` under a bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=label, unit=unit, leave=False) as bar:
+        for item in items:
+            yield item
+            bar.update()
+            if bar.n == 1:
+                bar.unpause()  # the clock starts here
+                bar.initial = 1
 
 
 class Gauge:
     """Progress of one long piece of work, as a fraction.
+
+    The time that is left counts from the first call of `show`, before which workers start.
 
     Args:
         label: of the progress bar, a word or two.
@@ -49,8 +69,8 @@ class Gauge:
         self, label: str, *, fraction: float = 0.0, every: float = 5.0, quiet: bool = False
     ) -> None:
         self._label, self._every, self._quiet = label, every, quiet
-        self._first = fraction
-        self._start = self._printed = time.monotonic()
+        self._start: tuple[float, float] | None = None  # time and fraction of the first call
+        self._printed = time.monotonic()
         self._bar: Any = None
         if sys.stderr.isatty() and not quiet:
             from tqdm import tqdm
@@ -63,13 +83,21 @@ class Gauge:
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(fraction - self._bar.n)
+            if self._start is None:
+                self._start = time.monotonic(), fraction
+                self._bar.unpause()  # the clock starts here
+                self._bar.initial = fraction
             return
         now = time.monotonic()
-        if self._quiet or now - self._printed < self._every or fraction <= self._first:
+        if self._start is None:
+            self._start = now, fraction
+        if self._quiet or now - self._printed < self._every:
             return
-        left = (now - self._start) / (fraction - self._first) * (1 - fraction)
-        line = f"{self._label}: {fraction:.0%}, {text}, {left:.0f} s left"
-        print(line, file=sys.stderr, flush=True)
+        began, first = self._start
+        left = ""
+        if fraction > first:
+            left = f", {(now - began) / (fraction - first) * (1 - fraction):.0f} s left"
+        print(f"{self._label}: {fraction:.0%}, {text}{left}", file=sys.stderr, flush=True)
         self._printed = now
 
     def close(self) -> None:

@@ -43,6 +43,38 @@ def test_without_a_terminal_a_line_is_printed_every_few_seconds(
     assert err.splitlines() == ["reading: 3/6, 6 s left", "reading: 6/6, 0 s left"]
 
 
+def test_the_time_left_does_not_count_the_start_of_workers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def slow_start() -> Iterator[int]:
+        for index in range(4):
+            now[0] += 60.0 if index == 0 else 6.0
+            yield index
+
+    assert list(progress.track(slow_start(), total=4, label="reading")) == [0, 1, 2, 3]
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 1/4", "reading: 2/4, 12 s left", "reading: 3/4, 6 s left",
+        "reading: 4/4, 0 s left",
+    ]  # fmt: skip
+
+
+def test_a_gauge_does_not_count_the_time_before_its_first_call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    gauge = progress.Gauge("training")
+    for seconds, fraction in ((100.0, 0.2), (110.0, 0.4), (120.0, 0.6)):
+        now[0] = seconds
+        gauge.show(fraction, "step")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 20%, step", "training: 40%, step, 30 s left", "training: 60%, step, 20 s left",
+    ]  # fmt: skip
+
+
 def test_quick_work_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(3), total=3, label="reading")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")

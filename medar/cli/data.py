@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from medar.cli.options import DataSet, Reading, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.data.plan import Plan
@@ -96,7 +97,8 @@ def check(
     print_pairs(
         f"{report.data} ({report.source})",
         {
-            "cases": f"{report.cases}, {report.labelled} labelled, {report.subjects} subjects",
+            "cases": f"{report.cases}, {report.labelled} labelled, "
+            f"{format_count(report.subjects, 'subject')}",
             "splits": ", ".join(f"{n} {split}" for split, n in report.splits.items()),
             **{k: v for k, v in report.summary.items() if not isinstance(v, dict | list)},
         },
@@ -106,7 +108,7 @@ def check(
             ("severity", "code", "case", "message"),
             ((p.severity, p.code, p.case, p.message) for p in report.problems),
         )
-    print(f"{report.errors} errors, {report.warnings} warnings")
+    print(f"{format_count(report.errors, 'error')}, {format_count(report.warnings, 'warning')}")
     return 1 if report.errors else 0
 
 
@@ -232,7 +234,8 @@ def prepare(
     remarks += [(case, "note", note) for case, notes in done.notes.items() for note in notes]
     if remarks:
         print_table(("case", "", "message"), remarks)
-    print(f"{out}: {done.made} cases made, {done.kept} kept, {len(done.failed)} failed")
+    made = format_count(done.made, "case")
+    print(f"{out}: {made} made, {done.kept} kept, {len(done.failed)} failed")
     return 1 if done.failed else 0
 
 

@@ -26,6 +26,7 @@ from medar.cli.output import (
 )
 from medar.devices import DeviceName
 from medar.errors import MedarError
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.data.resolve import PreparedFolder
@@ -304,7 +305,7 @@ def _print_reconstruction(report: "ReconstructionReport", model: str) -> None:
     mae = f"{report.mae:.2%}" if percent else f"{report.mae:.3g}"
     dice = {f"Dice {name}": decimal(value, ".4g") for name, value in (report.dice or {}).items()}
     print_pairs(
-        f"{model}: {report.cases} cases of the split {report.split}",
+        f"{model}: {format_count(report.cases, 'case')} of the split {report.split}",
         {
             "PSNR": f"{report.psnr:.2f} dB",
             "SSIM": decimal(report.ssim, ".4g"),
@@ -361,8 +362,8 @@ def _print_reconstruction(report: "ReconstructionReport", model: str) -> None:
 
 def _print_segmentation(report: "SegmentationReport") -> None:
     print(
-        f"{report.cases} cases of {report.subjects} subjects, split {report.split}; "
-        f"NSD at {report.tolerance:g} mm"
+        f"{format_count(report.cases, 'case')} of {format_count(report.subjects, 'subject')}, "
+        f"split {report.split}; NSD at {report.tolerance:g} mm"
     )
     for model in report.models:
         _print_model(model)

@@ -21,6 +21,7 @@ from medar.cli.output import (
 from medar.cli.synthesize import SAMPLING, SamplingOptions
 from medar.devices import DeviceName
 from medar.errors import MedarError
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.evaluation.generation.agreement import AgreementReport
@@ -303,8 +304,8 @@ def conditions(
 def _print_generation(report: "GenerationReport", name: str) -> None:
     memory = report.peak_memory
     print_pairs(
-        f"{name}: {report.volumes} volumes compared with {report.reference} real ones (train "
-        f"split); floors from {report.held_out} others ({report.protocol['held_out']})",
+        f"{name}: {format_count(report.volumes, 'volume')} compared with {report.reference} real "
+        f"ones (train split); floors from {report.held_out} others ({report.protocol['held_out']})",
         {
             "intensity distance": f"{report.intensity_distance:.3g}, "
             f"floor {report.intensity_floor:.3g} ({report.intensity_unit})",
@@ -366,7 +367,8 @@ def _print_generation(report: "GenerationReport", name: str) -> None:
 def _print_editing(report: "EditingReport", model: str) -> None:
     tasks = {"inpainting": report.inpainting, "upscaling": report.upscaling}
     print_pairs(
-        f"{model}: {report.cases} cases of the split {report.split}, {report.samples} samples each",
+        f"{model}: {format_count(report.cases, 'case')} of the split {report.split}, "
+        f"{format_count(report.samples, 'sample')} each",
         {
             "inpainting": f"a box of {report.box:g} of each side, "
             f"{report.inpainting.known_fraction:.1%} of the tokens known",

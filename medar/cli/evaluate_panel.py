@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medar.cli.output import decimal, interval, print_table
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.devices import DeviceName
@@ -49,8 +50,8 @@ def measure_panel(
 def print_panel(report: "PanelReport", model: str) -> None:
     """Print the report for people."""
     print(
-        f"{model}: {report.cases} cases of the split {report.split}, structures inserted into "
-        f"{report.structure_cases}; intensities in {report.unit}"
+        f"{model}: {format_count(report.cases, 'case')} of the split {report.split}, structures "
+        f"inserted into {report.structure_cases}; intensities in {report.unit}"
     )
     for name, method in report.methods.items():
         print(f"{name}: {method.summary}")

@@ -11,6 +11,7 @@ from medar.cli.options import Reading, parse_detail
 from medar.cli.output import note, print_json
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.generator.settings import SamplingSettings
@@ -179,7 +180,7 @@ def synthesize(
         counts = {"out": out, "made": made, "kept": len(images) - made, "images": images}
         print_json({**counts, "contact_sheet": out / SHEET})
     else:
-        print(f"{out}: {made} volumes made, {len(images) - made} kept")
+        print(f"{out}: {format_count(made, 'volume')} made, {len(images) - made} kept")
 
 
 def _folders(out: Path, mask: Path | None) -> dict[Path, Path | None]:

@@ -17,6 +17,7 @@ from medar.cli.training import (
 )
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
+from medar.words import format_count
 
 app = App(
     name="tokenizer",
@@ -200,7 +201,8 @@ def encode(
     if done.failed:
         rows = ((case, "skipped", reason) for case, reason in done.failed.items())
         print_table(("case", "", "message"), rows)
-    print(f"{out}: {done.made} cases encoded, {done.kept} kept, {len(done.failed)} skipped")
+    made = format_count(done.made, "case")
+    print(f"{out}: {made} encoded, {done.kept} kept, {len(done.failed)} skipped")
     return 1 if done.failed else 0
 
 

@@ -35,6 +35,7 @@ from medar.files import write_bytes
 from medar.parallel import default_workers
 from medar.settings import from_dict, to_dict
 from medar.volume import ReadOptions
+from medar.words import format_count
 
 BUDGET = 128**3
 """Voxels that a model sees at once, unless the caller gives another number."""
@@ -228,9 +229,9 @@ def _warn_of_unnamed_ct(fingerprint: Fingerprint, manifest: Manifest) -> None:
     like_ct = [case for case in unnamed if min(case.quantiles[0]) < TISSUE_HU]
     if len(manifest.channels) <= 1 and len(like_ct) > len(unnamed) / 2:
         warnings.warn(
-            f"{len(like_ct)} volumes of unknown modality have values below {TISSUE_HU:g}, like CT; "
-            "they are normalised by percentiles, not in HU: if they are CT, run `medar data plan` "
-            "with --modality CT",
+            f"{format_count(len(like_ct), 'volume')} of unknown modality, with values below "
+            f"{TISSUE_HU:g} like CT, normalised by percentiles, not in HU: if CT, run `medar data "
+            "plan` with --modality CT",
             stacklevel=3,
         )
 

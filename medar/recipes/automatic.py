@@ -24,6 +24,7 @@ from medar.recipes.data import check_data, data_manifest
 from medar.recipes.settings import DataSettings
 from medar.settings import to_dict
 from medar.volume import ReadOptions
+from medar.words import format_count
 
 if TYPE_CHECKING:
     pass
@@ -126,7 +127,7 @@ def measure(data: DataSettings) -> Data:
     unnamed = [case for case in fingerprint.cases if case.modality is None]
     like_ct = sum(min(case.quantiles[0]) < TISSUE_HU for case in unnamed)
     cases = len(manifest)
-    notes = [f"{len(fingerprint.cases)} of {cases} volumes measured"]
+    notes = [f"{len(fingerprint.cases)} of {format_count(cases, 'volume')} measured"]
     if len(manifest.channels) <= 1 and like_ct > len(unnamed) / 2:
         data = replace(data, modality="CT")
         manifest = data_manifest(data)
@@ -157,11 +158,6 @@ def first_fitting(candidates: Iterator[Any], fits: Callable[[Any], bool]) -> Any
 def sizes_for(data: Data) -> list[Size]:
     """The sizes that the number of training volumes allows, the largest first."""
     return [size for size in reversed(SIZES) if size.cases <= data.count("train")]
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 volume", "3 volumes"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def plan_for(data: Data, voxels: int, overrides: dict[str, Any]) -> Plan:

@@ -13,7 +13,6 @@ from medar.recipes.automatic import (
     Data,
     Machine,
     Size,
-    counted,
     describe,
     first_fitting,
     fixed_values,
@@ -25,6 +24,7 @@ from medar.recipes.automatic import (
 )
 from medar.recipes.settings import SegmentationRecipeSettings
 from medar.settings import from_dict, to_dict
+from medar.words import format_count
 
 
 def choose_segmentation(
@@ -48,10 +48,10 @@ def choose_segmentation(
         f"{kind}: {describe(plan)}, {medians(data)}",
         f"network: {part.backbone.kind} of width {part.backbone.width}, from scratch (in "
         "docs/pretraining.md pretraining gained nothing)",
-        f"training: {counted(labelled, 'labelled volume')}, batches of {part.data.batch_size}, "
-        f"about {steps['segmentation']:,} steps",
+        f"training: {format_count(labelled, 'labelled volume')}, batches of "
+        f"{part.data.batch_size}, about {steps['segmentation']:,} steps",
         f"time: {minutes:g} minutes in all (--minutes); "
-        f"{counted(data.count('test'), 'test volume')}",
+        f"{format_count(data.count('test'), 'test volume')}",
     ]
     return chosen, lines
 

@@ -11,7 +11,6 @@ from medar.recipes.automatic import (
     Data,
     Machine,
     Size,
-    counted,
     describe,
     first_fitting,
     fixed_values,
@@ -24,6 +23,7 @@ from medar.recipes.automatic import (
 )
 from medar.recipes.settings import SynthesisSettings
 from medar.settings import from_dict, to_dict
+from medar.words import format_count
 
 DETAIL_MINUTES = 8.0
 """With less time in all there is no detail decoder: tokenizer and generator need it more."""
@@ -65,7 +65,7 @@ def choose_synthesis(
         f"generator: {generator.model.depth} blocks of {generator.model.width} features, batches "
         f"of {generator.data.batch_size}, about {steps['generator']:,} steps",
         f"time: {minutes:g} minutes in all (--minutes); {chosen.samples.n} samples are compared "
-        f"with {counted(data.count('val', 'test'), 'held-out volume')}",
+        f"with {format_count(data.count('val', 'test'), 'held-out volume')}",
     ]
     return chosen, lines
 

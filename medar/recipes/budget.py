@@ -1,6 +1,9 @@
 """Time of stages: dividing a budget, and estimates before a run.
 
-Time that the stages before have left is divided among a stage and those after it, by their weights.
+Stages that do not train have no limit: their parts of the budget, by the weights, are reserved, or
+what they took before if that was longer. Trainings divide the rest: what a stage takes beyond its
+part is taken from the trainings after it, and what it leaves is theirs. No training gets less than
+`LEAST` of its part, so that none is left without time.
 """
 
 import json
@@ -8,10 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medar.errors import MedarError
 from medar.recipes.plan import Step
 from medar.recipes.stage import Stage, TrainingEstimate
 from medar.records import Records
+
+LEAST = 0.25
+"""Fraction of its part that a training gets, whatever the stages before it took."""
+SHORTEST = 0.1
+"""Minutes that any stage takes, to load libraries and read files."""
 
 
 def minutes_for(
@@ -27,22 +34,13 @@ def minutes_for(
         stages: all stages of the recipe, in order.
         records: of the recipe's folder.
         budget: minutes for all stages.
-
-    Raises:
-        MedarError: no time is left.
     """
     if budget is None or stage.training is None:
         return None
     index = [one.name for one in stages].index(stage.name)
     done = [records.read(one.name) for one in stages[:index]]
     spent = sum(record.seconds for record in done if record is not None) / 60
-    minutes = round((budget - spent) * _fraction(stages, index), 4)
-    if minutes <= 0:
-        raise MedarError(
-            f"--max-minutes {budget:g}: the stages before {stage.name} took {spent:.1f} minutes, "
-            "no time is left for it; raise the budget"
-        )
-    return minutes
+    return round(_limit(stages, index, records, budget, budget - spent), 4)
 
 
 def expected_minutes(
@@ -50,13 +48,15 @@ def expected_minutes(
 ) -> list[float | None]:
     """Time limits of the trainings of a plan, if each stage takes the time that it took before.
 
-    A stage that never ran is assumed to use its fraction of the budget.
+    A stage that never ran is assumed to use its part of the budget.
     """
     limits: list[float | None] = []
     left = budget or 0.0
     for index, step in enumerate(steps):
         record, last = records.read(step.stage.name), records.last_done(step.stage.name)
-        minutes = None if budget is None else left * _fraction(stages, index)
+        minutes = None
+        if budget is not None:
+            minutes = _limit(stages, index, records, budget, left)
         if step.action == "resume" and record is not None:
             minutes = record.minutes  # as it started
         limits.append(minutes if step.stage.training else None)
@@ -144,6 +144,31 @@ def _training_seconds(
     return max(0.0, seconds - (spent or 0.0)), source
 
 
-def _fraction(stages: Sequence[Stage], index: int) -> float:
-    """A stage's fraction of the time that is left for it and those after it."""
-    return stages[index].budget_weight / sum(one.budget_weight for one in stages[index:])
+def _limit(
+    stages: Sequence[Stage], index: int, records: Records, budget: float, left: float
+) -> float:
+    """The time of a stage, in minutes: a training's part of what the other stages leave.
+
+    Args:
+        stages: all stages of the recipe, in order.
+        index: of the stage.
+        records: of the recipe's folder.
+        budget: minutes for all stages.
+        left: minutes of it that are left.
+    """
+    own, later = stages[index], stages[index:]
+    part = _part(own, stages, budget)
+    if own.training is None:
+        return part
+    trainings = sum(one.budget_weight for one in later if one.training is not None)
+    for one in later:
+        if one.training is None:
+            before = records.last_done(one.name)
+            measured = 0.0 if before is None else before.seconds / 60
+            left -= max(SHORTEST, _part(one, stages, budget), measured)
+    return max(LEAST * part, left * own.budget_weight / trainings)
+
+
+def _part(stage: Stage, stages: Sequence[Stage], budget: float) -> float:
+    """A stage's part of the whole budget, by the weights."""
+    return budget * stage.budget_weight / sum(one.budget_weight for one in stages)

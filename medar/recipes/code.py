@@ -24,6 +24,7 @@ PACKAGE = Path(__file__).parents[1]
 NEUTRAL = frozenset({
     "medar", "medar.environment", "medar.errors", "medar.files", "medar.lazy", "medar.parallel",
     "medar.progress", "medar.records", "medar.registry", "medar.settings", "medar.version",
+    "medar.words",
 })  # fmt: skip
 """Modules that do not count: they read, write, check and report, and change no result."""
 

@@ -24,6 +24,7 @@ from medar.parallel import default_workers
 from medar.progress import track
 from medar.recipes.settings import DataSettings
 from medar.records import PREPARED, Records
+from medar.words import format_count
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -146,13 +147,14 @@ def check_cases(
     for split, least in (("train", 2), ("val", 1), ("test", int(evaluated == "test"))):
         if count[split] < least:
             raise MedarError(
-                f"{root}: {count[split]} of {len(cases)} cases in the split {split!r}, at least "
-                f"{least} needed to train and evaluate a model; add volumes, or name their splits"
+                f"{root}: {count[split]} of {format_count(len(cases), 'case')} in the split "
+                f"{split!r}, at least {least} needed to train and evaluate a model; add volumes, "
+                "or name their splits"
             )
         if labelled and least and not annotated[split]:
             raise MedarError(
-                f"{root}: none of the {count[split]} cases in the split {split!r} is labelled, at "
-                "least 1 needed; add label maps, or name the splits of the cases"
+                f"{root}: none of the {format_count(count[split], 'case')} in the split {split!r} "
+                "is labelled, at least 1 needed; add label maps, or name the splits of the cases"
             )
     return {f"cases_{name}": count[name] for name in ("train", "val", "test")}
 

@@ -79,11 +79,6 @@ class Recipe:
         inputs = StageInputs(self.stages, self.max_minutes)
         steps = make_plan(self.stages, self.records, selection, inputs)
         self.check_steps(steps, inputs)
-        for step in steps:
-            if step.action != "skip":  # only the first: later stages depend on its result
-                if step.action == "run":
-                    minutes_for(step.stage, self.stages, self.records, self.max_minutes)
-                break
         return steps
 
     def estimates(self, steps: Sequence[Step]) -> list[TimeEstimate]:
@@ -256,7 +251,6 @@ class RecipeRunner:
             return None
         if action == "run" or record is None:
             basis, needs = self.inputs[stage.name], results_needed(stage, self.records)
-            # Raises, if no time is left, before anything is moved.
             minutes = minutes_for(stage, recipe.stages, self.records, recipe.max_minutes)
             self._move_aside(stage, record)
             record = StageRecord(
@@ -284,7 +278,7 @@ class RecipeRunner:
     def _attempt(self, stage: Stage, record: StageRecord) -> None:
         """Run a stage in rank 0, and record how it ended."""
         number = [one.name for one in self.recipe.stages].index(stage.name) + 1
-        limit = "" if record.minutes is None else f", at most {record.minutes:.1f} minutes"
+        limit = "" if record.minutes is None else f", at most {duration(60 * record.minutes)}"
         _log(f"[{number}/{len(self.recipe.stages)}] {stage.name}{limit}")
         began = time.monotonic()
         reset_peak_memory()

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from medar.words import format_count as format_count
+
 MISSING = "–"
 """Shown in place of a missing value."""
 
@@ -88,11 +90,6 @@ def format_time(time: datetime | None, *, short: bool = False) -> str:
         return MISSING
     form = "%d %b, %H:%M" if short else "%d %B %Y, %H:%M"
     return time.astimezone(UTC).strftime(form).lstrip("0")
-
-
-def format_count(count: int, noun: str) -> str:
-    """ "1 case", "3 cases"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def join_words(words: Sequence[str]) -> str:

@@ -219,7 +219,7 @@ def test_editing_is_reported_as_text_and_json(medar: Medar, model: Path, ct_set:
     result = medar(*call, "--limit", 1)
     assert result.code == 0, result.err
     for word in (
-        "1 cases of the split test",
+        "1 case of the split test",
         "smooth filling",
         "trilinear",
         "editing-v1",

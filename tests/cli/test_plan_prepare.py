@@ -199,7 +199,7 @@ def test_ct_without_a_stated_modality_gives_a_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         result = medar("data", "plan", tmp_path / "set", "--out", tmp_path / "out", "--json")
-    assert result.err.startswith("medar: warning: 1 volumes of unknown modality")
+    assert result.err.startswith("medar: warning: 1 volume of unknown modality")
     assert "--modality CT" in result.err
     assert json.loads(result.out)["intensity"]["other"]["kind"] == "percentiles"
     again = ("data", "prepare", tmp_path / "set", "--out", tmp_path / "out", "--modality", "CT")

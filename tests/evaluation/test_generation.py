@@ -134,7 +134,7 @@ def test_invalid_inputs_are_refused(prepared: Path, data: Manifest, prepare_with
         ([made], alone, {}, "no case in the split 'test'"),
         ([made], alone, {"split": "held-out"}, "has no held-out cases"),
         ([made], prepared, {"samples": 0}, "samples must be at least 1, got 0"),
-        ([made], prepared, {"limit": 1}, "got 8 x 8 x 8 voxels and 1 volumes"),
+        ([made], prepared, {"limit": 1}, "got 8 x 8 x 8 voxels and 1 volume"),
         (
             [made],
             prepare_with(size=(4, 4, 4)),

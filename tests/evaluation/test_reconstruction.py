@@ -80,7 +80,7 @@ def test_each_split_is_compared_with_other_real_volumes(prepared: Path) -> None:
     val = evaluate_tokenizer(tokenizer, prepared, "val")  # a single case
     assert (val.frechet, val.frechet_floor) == (None, None)
     assert any("no Frechet distance" in note for note in val.notes)
-    assert any("1 cases, fewer than 20" in note for note in val.notes)
+    assert any("1 case, fewer than 20" in note for note in val.notes)
     assert evaluate_tokenizer(tokenizer, prepared, "train", limit=2).cases == 2
 
 

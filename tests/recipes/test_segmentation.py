@@ -181,7 +181,7 @@ def test_data_without_a_test_set_are_refused_before_training(
     out = tmp_path / "out"
     code, _, error = run("--data", data, "--out", out, "--untracked", "--until", "train")
     assert code == 2
-    assert "none of the 1 cases in the split 'test' is labelled" in error
+    assert "none of the 1 case in the split 'test' is labelled" in error
     assert not (out / "tokenizer").exists()
 
 

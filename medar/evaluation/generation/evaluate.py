@@ -39,6 +39,7 @@ from medar.evaluation.reconstruction.cases import cases_of, evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
 from medar.progress import track
 from medar.settings import to_dict
+from medar.words import format_count
 
 NAME = "generation-v2"
 """Name and version of the protocol: raise the version whenever a value changes."""
@@ -147,7 +148,8 @@ def evaluate_generation(
     if min(train.plan.size) < SMALLEST or len(train_subset) < 2:
         raise MedarError(
             f"{prepared}: needs sides of at least {SMALLEST} voxels and 2 training volumes, got "
-            f"{' x '.join(map(str, train.plan.size))} voxels and {len(train_subset)} volumes"
+            f"{' x '.join(map(str, train.plan.size))} voxels and "
+            f"{format_count(len(train_subset), 'volume')}"
         )
     step = written.file_step(train)
     generated, real, reference = (
@@ -316,7 +318,8 @@ def _notes(
 ) -> list[str]:
     sets = {"generated": generated, "held-out": real, "training": reference}
     notes = [
-        f"{one.count} {name} volumes, fewer than {FEW}: all values are rough estimates"
+        f"{format_count(one.count, f'{name} volume')}, fewer than {FEW}: all values are rough "
+        "estimates"
         for name, one in sets.items()
         if one.count < FEW
     ]

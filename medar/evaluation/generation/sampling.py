@@ -34,6 +34,7 @@ from medar.settings import to_dict
 from medar.synthesis.synthesizer import Synthesizer, seeds_from
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Volume
+from medar.words import format_count
 
 SHOWN = 8
 """Volumes that are kept for a picture, unless more are asked for."""
@@ -238,7 +239,8 @@ def notes_on(cases: int, dataset: PreparedDataset) -> list[str]:
     """What to know before values of some held-out cases are compared with others."""
     lines = []
     if cases < FEW:
-        lines.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
+        number = format_count(cases, "case")
+        lines.append(f"{number}, fewer than {FEW}: all values are rough estimates")
     if dataset.plan.mode == "patch":
         lines.append("patches: one of each case, drawn by seed 0")
     return lines

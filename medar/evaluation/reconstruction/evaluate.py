@@ -42,6 +42,7 @@ from medar.tokenizer.detail import Detail
 from medar.tokenizer.spectrum import TINY, third_powers
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.validation import CodeUsage
+from medar.words import format_count
 
 NAME = "reconstruction-v2"
 """Name and version of the protocol: raise the version whenever a value changes."""
@@ -282,7 +283,8 @@ def _notes(cases: int, dataset: PreparedDataset, protocol: FrechetProtocol | Non
     if dataset.plan.mode == "patch":
         notes.append("patches: one of each case, drawn by seed 0")
     if cases < FEW:
-        notes.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
+        number = format_count(cases, "case")
+        notes.append(f"{number}, fewer than {FEW}: all values are rough estimates")
     if protocol is None:
         notes.append(
             "no Frechet distance: it needs 2 volumes and 2 others to compare them with, and sides "

@@ -47,6 +47,7 @@ from medar.segmentation.segmenter import Segmenter
 from medar.settings import to_dict
 from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
+from medar.words import format_count
 
 NAME = "panel-v1"
 """Name and version of the protocol: raise the version whenever a value changes."""
@@ -189,7 +190,8 @@ def _notes(
     if dataset.plan.mode == "patch":
         notes.append("patches: one of each case, drawn by seed 0")
     if cases < FEW:
-        notes.append(f"{cases} cases, fewer than {FEW}: all values are rough estimates")
+        number = format_count(cases, "case")
+        notes.append(f"{number}, fewer than {FEW}: all values are rough estimates")
     if not organs.rows:
         notes.append("no case has a label: nothing is known about organs")
     if segmented:

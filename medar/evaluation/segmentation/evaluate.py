@@ -32,6 +32,7 @@ from medar.progress import track
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import DEFAULT, PredictionSettings
 from medar.volume import ReadOptions, Volume
+from medar.words import format_count
 
 NAME = "segmentation-v1"
 """Name and version of the protocol: raise the version whenever a value changes."""
@@ -210,7 +211,8 @@ def _common(
 def _notes(cases: EvaluationCases, subjects: int, split: Split) -> list[str]:
     notes = []
     if subjects < FEW:
-        notes.append(f"{subjects} subjects, fewer than {FEW}: all values are rough estimates")
+        number = format_count(subjects, "subject")
+        notes.append(f"{number}, fewer than {FEW}: all values are rough estimates")
     if cases.skipped:
         notes.append(f"{cases.skipped} cases of the split {split} are not annotated: left out")
     if split == "train":
