@@ -182,8 +182,9 @@ def prepare(
 
     Without a plan in OUT, one is made first. Existing results are kept: a second run does nothing,
     a changed setting redoes what depends on it, an interrupted run is resumed. Exit code 1 if cases
-    failed. Values given here replace those of an existing plan and leave its other values as they
-    are; to derive these again, use `medar data plan`.
+    failed, or are prepared without their label because it is damaged. Values given here replace
+    those of an existing plan and leave its other values as they are; to derive these again, use
+    `medar data plan`.
 
     Parameters
     ----------
@@ -194,7 +195,7 @@ def prepare(
     plan
         Plan to use instead of OUT/plan.yaml.
     json
-        Print one JSON object: folder, made, kept, failed, notes.
+        Print one JSON object: folder, made, kept, failed, unlabelled, notes.
     workers
         Processes, each with one case in memory; default: one per CPU core.
     """
@@ -226,17 +227,19 @@ def prepare(
                 "made": done.made,
                 "kept": done.kept,
                 "failed": done.failed,
+                "unlabelled": done.unlabelled,
                 "notes": done.notes,
             }
         )
-        return 1 if done.failed else 0
+        return 1 if done.failed or done.unlabelled else 0
     remarks = [(case, "failed", reason) for case, reason in done.failed.items()]
+    remarks += [(case, "without label", reason) for case, reason in done.unlabelled.items()]
     remarks += [(case, "note", note) for case, notes in done.notes.items() for note in notes]
     if remarks:
         print_table(("case", "", "message"), remarks)
     made = format_count(done.made, "case")
     print(f"{out}: {made} made, {done.kept} kept, {len(done.failed)} failed")
-    return 1 if done.failed else 0
+    return 1 if done.failed or done.unlabelled else 0
 
 
 @app.command

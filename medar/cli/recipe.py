@@ -266,13 +266,26 @@ def _print_plan(recipe: "Recipe", selection: "StageSelection", *, json: bool) ->
     )
 
 
+def _set_aside(recipe: "Recipe") -> tuple[str, ...]:
+    """A line on the cases that could not be prepared, if there are any."""
+    from medar.data.prepared import FAILED_FILE
+    from medar.records import PREPARED
+
+    record = recipe.records.read("prepare")
+    facts = {} if record is None or record.status != "done" else record.facts
+    counts = {"cases": facts.get("set_aside"), "labels": facts.get("labels_set_aside")}
+    words = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
+    reasons = recipe.out / PREPARED / FAILED_FILE
+    return (f"set aside, because they cannot be used: {words}; read {reasons}",) if words else ()
+
+
 def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bool) -> None:
     from medar.recipes.budget import duration
     from medar.report.folder import RunFolder
     from medar.report.render import HTML_FILE
     from medar.report.run import find_verdict
 
-    out = recipe.out
+    out, aside = recipe.out, _set_aside(recipe)
     records = {name: one for name in names if (one := recipe.records.read(name)) is not None}
     page = out / HTML_FILE if "report" in records else None  # else it is of an earlier run
     judged = find_verdict(RunFolder(out)) if page is not None else None
@@ -283,6 +296,7 @@ def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bo
         }
         verdict = None if judged is None else vars(judged)
         print_json({"out": out, "stages": stages, "report": page, "verdict": verdict})
+        note(*aside)
         return
     lines = {name: f"{r.status}, {duration(r.seconds)}" for name, r in records.items()}
     print_pairs(str(out), lines)
@@ -291,3 +305,4 @@ def _print_results(recipe: "Recipe", names: list[str], results: str, *, json: bo
     if judged is not None:
         print(f"{judged.grade}: {judged.reason}")
         print(f"next: {judged.command}")
+    note(*aside)

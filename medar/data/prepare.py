@@ -5,7 +5,7 @@ be resumed. `medar.data.prepared` describes the folder that results.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from medar.data.prepared import (
     PLAN_FILE,
     check_folder,
 )
-from medar.data.reading import read_image, read_label
+from medar.data.reading import UnreadableLabelError, read_image, read_label
 from medar.errors import MedarError
 from medar.files import digest, exclusive, remove_temporaries, write_text
 from medar.parallel import default_workers, run_parallel
@@ -49,6 +49,8 @@ class Preparation:
     """Number of cases that were prepared already."""
     failed: dict[str, str] = field(default_factory=dict)
     """Cases that could not be prepared, with reasons."""
+    unlabelled: dict[str, str] = field(default_factory=dict)
+    """Cases that were prepared without their label, which cannot be read, with reasons."""
     notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Remarks of the readers about the geometry of cases."""
 
@@ -108,6 +110,7 @@ def _prepare(
     todo = [job for job in jobs if not _entries(job) <= present]
     traces: dict[str, str | None] = dict.fromkeys(failed)
     notes: dict[str, tuple[str, ...]] = {}
+    unlabelled: dict[str, str] = {}
     work = partial(_prepare_case, plan=plan, folder=cache.folder)
     outcomes = run_parallel(work, todo, workers=workers)
     for outcome in track(outcomes, total=len(todo), label="prepare"):
@@ -116,12 +119,19 @@ def _prepare(
             failed[name] = outcome.error
             traces[name] = outcome.trace
         elif outcome.value:
-            notes[name] = outcome.value
-    _write_lines(
-        out / FAILED_FILE,
-        [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()],
-    )
-    done = [job for job in jobs if job.case.id not in failed]
+            remarks, damage = outcome.value
+            notes |= {name: remarks} if remarks else {}
+            unlabelled |= {} if damage is None else {name: damage}
+    lines = [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()]
+    lines += [{"id": k, "reason": v, "part": "label"} for k, v in unlabelled.items()]
+    _write_lines(out / FAILED_FILE, lines)
+    done = [
+        replace(job, case=replace(job.case, label=None), label=None)
+        if job.case.id in unlabelled
+        else job
+        for job in jobs
+        if job.case.id not in failed
+    ]
     if not done:
         reason = next(iter(failed.values()))
         raise MedarError(f"{manifest.root}: no case could be prepared; the first: {reason}")
@@ -129,8 +139,18 @@ def _prepare(
     _write_lines(out / CASES_FILE, [header, *(_line(job, plan) for job in done)])
     cache.prune(set().union(*(_entries(job) for job in done)))
     remove_temporaries(out)
-    made = sum(job.case.id not in failed for job in todo)
-    return Preparation(folder=out, made=made, kept=len(done) - made, failed=failed, notes=notes)
+    made = sum(
+        job.case.id not in failed and (job.image not in present or job.case.id not in unlabelled)
+        for job in todo
+    )
+    return Preparation(
+        folder=out,
+        made=made,
+        kept=len(done) - made,
+        failed=failed,
+        unlabelled=unlabelled,
+        notes=notes,
+    )
 
 
 def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job], dict[str, str]]:
@@ -180,23 +200,32 @@ def _entries(job: _Job) -> set[str]:
     return {job.image, job.label} if job.label else {job.image}
 
 
-def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[str, ...]:
-    """Make the missing entries of one case, and return the remarks of its reader."""
+def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[tuple[str, ...], str | None]:
+    """Make the missing entries of one case.
+
+    Returns:
+        The remarks of its reader; and why its label cannot be read, or None.
+    """
     cache = ArrayCache(folder)
     whole = plan.mode == "volume"
     image = read_image(job.case, plan.reading)
     notes = image.provenance.notes if image.provenance else ()
+    damage = None
     if job.label is not None and job.label not in cache:
-        label = read_label(job.case, plan.reading, image)
+        try:
+            label = read_label(job.case, plan.reading, image)
+        except UnreadableLabelError as error:
+            label, damage = None, str(error)
         if label is not None:
             values = prepare_label(label, target_grid(image, plan), plan)
             cache.put(job.label, values, _label_meta(values, job.label, whole), whole=whole)
-            del label, values
+            del values
+        label = None
     if job.image not in cache:
         array, trace = prepare_image(image, plan)
         del image  # to limit the copies of a large volume in memory
         cache.put(job.image, array, {"trace": trace.to_dict()}, whole=whole)
-    return notes
+    return notes, damage
 
 
 def _label_meta(values: npt.NDArray[Any], key: str, whole: bool) -> dict[str, Any]:

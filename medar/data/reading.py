@@ -94,15 +94,23 @@ def read_for_plan(
     return replace(volume, modality=volume.modality or plan.sole_modality)
 
 
+class UnreadableLabelError(MedarError):
+    """The label map of a case is damaged; its image need not be."""
+
+
 def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None:
     """Read a case's label map, (1, X, Y, Z), on the image's grid; None if it has none.
 
     Raises:
-        MedarError: the file cannot be read, holds fractions, or lies on another grid.
+        UnreadableLabelError: the file cannot be read, or holds fractions.
+        MedarError: the label map lies on another grid.
     """
     if case.label is None:
         return None
-    label = load_volume(read_header(case.label, options), options, labels=True)
+    try:
+        label = load_volume(read_header(case.label, options), options, labels=True)
+    except MedarError as error:
+        raise UnreadableLabelError(str(error)) from error
     if label.shape != image.shape:
         raise MedarError(
             f"{case.label}: a label map must have its image's shape {_sides(image)}, got "

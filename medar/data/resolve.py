@@ -104,6 +104,8 @@ def prepare_for_training(
     done = prepare(manifest, plan, out, workers=workers)
     for case, reason in done.failed.items():
         warnings.warn(f"{case} was left out: {reason}", stacklevel=2)
+    for case, reason in done.unlabelled.items():
+        warnings.warn(f"{case} has no label: {reason}", stacklevel=2)
     return done.folder
 
 

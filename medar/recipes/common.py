@@ -96,6 +96,7 @@ def _prepare(
     return {
         "cases": done.made + done.kept,
         "set_aside": len(done.failed),
+        **({"labels_set_aside": len(done.unlabelled)} if done.unlabelled else {}),
         **check_cases(folder, cases, evaluated, labelled=labelled),
         "voxels": "x".join(map(str, plan.size)),
         "spacing": "x".join(f"{side:g}" for side in plan.spacing),

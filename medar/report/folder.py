@@ -7,7 +7,7 @@ the note in place of the section that needs the file.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from medar.data.fingerprint import Fingerprint
 from medar.data.manifest import Manifest
@@ -65,6 +65,8 @@ class FailedCase:
 
     id: str
     reason: str = ""
+    part: Literal["case", "label"] = "case"
+    """What was left out."""
 
 
 @dataclass(frozen=True, kw_only=True)

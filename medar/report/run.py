@@ -154,7 +154,8 @@ def _warnings(run: RunFolder) -> list[str]:
 def _set_aside(run: RunFolder) -> list[str]:
     """A line about the cases that could not be prepared."""
     try:
-        failed, made = run.failed_cases(), len(run.cases())
+        failed = [one for one in run.failed_cases() if one.part == "case"]
+        made = len(run.cases())
     except (MedarError, *UNEXPECTED):
         return []  # the section about the data says why
     if not failed:

@@ -313,3 +313,33 @@ def test_a_header_that_names_no_file_is_set_aside(
     done = prepare(manifest.with_cases(cases), plan(), tmp_path / "out", workers=1)
     assert (done.made, list(done.failed)) == (2, ["odd"])
     assert done.failed["odd"].startswith(f"{odd}: ")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "fractions", "no volume"])
+def test_a_damaged_label_does_not_drop_its_image(
+    tmp_path: Path, dataset: MakeDataset, plan: MakePlan, damage: str
+) -> None:
+    manifest = dataset(3)
+    label = manifest.cases[1].label
+    assert label is not None
+    good = label.read_bytes()
+    if damage == "fractions":
+        write_nifti(label, Volume.from_array(np.full((8, 7, 6), 0.5, np.float32), np.eye(4)))
+    else:
+        label.write_bytes(good[: len(good) // 2] if damage == "truncated" else b"x")
+    out = tmp_path / "out"
+    done = prepare(manifest, plan(), out, workers=1)
+    assert (done.made, done.failed, list(done.unlabelled)) == (3, {}, ["c1"])
+    assert done.unlabelled["c1"].startswith(f"{label}: ")
+    prepared = Prepared(out)
+    assert [case.label is None for case in map(prepared.find, ("c0", "c1", "c2"))] == [0, 1, 0]
+    assert prepared.find("c1").annotated == ()
+    assert prepared.image(prepared.find("c1")).shape == (1, 8, 8, 8)
+    (line,) = map(json.loads, (out / "failed.jsonl").read_text().splitlines())
+    assert (line["id"], line["part"]) == ("c1", "label")
+    again = prepare(manifest, plan(), out, workers=1)
+    assert (again.made, again.kept, list(again.unlabelled)) == (0, 3, ["c1"])
+    label.write_bytes(good)
+    repaired = prepare(manifest, plan(), out, workers=1)
+    assert (repaired.made, repaired.kept, repaired.unlabelled) == (1, 2, {})
+    assert Prepared(out).find("c1").label is not None

@@ -104,7 +104,8 @@ def _attributes(cases: Sequence[PreparedCase]) -> list[tuple[str, str, str]]:
 def _excluded(run: RunFolder) -> list[str]:
     """The cases that could not be prepared, with reasons."""
     failed = run.failed_cases()
-    texts = [f"excluded: {one.id}, {one.reason}" for one in failed[:MAX_FAILED]]
+    what = {"case": "excluded", "label": "without its label"}
+    texts = [f"{what[one.part]}: {one.id}, {one.reason}" for one in failed[:MAX_FAILED]]
     if len(failed) > MAX_FAILED:
         texts.append(f"and {len(failed) - MAX_FAILED} more (prepared/failed.jsonl)")
     return texts
