@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from medar.errors import MedarError, one_line
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished files; checks of a folder's content ignore them."""
@@ -24,6 +30,9 @@ LOCK = f"{TEMPORARY}lock"
 LARGEST_TEXT = 1 << 30
 """Bytes of the largest settings, tables and lists of cases."""
 
+_SWEPT: set[Path] = set()
+"""Folders that this process has searched for files of killed ones."""
+
 TRACKED = "mlflow.json"
 """Names the MLflow run that belongs to a folder; any folder may hold it."""
 
@@ -32,8 +41,9 @@ TRACKED = "mlflow.json"
 def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, renamed to `path` when the block ends without an error.
 
-    Readers see the old file or the new one, never a part; a failed block leaves nothing behind. The
-    temporary name keeps the suffix of `path`, since some libraries choose the format by it.
+    Readers see the old file or the new one, never a part; a failed block leaves nothing behind, and
+    what a killed process left is removed by the next one that writes to the folder. The temporary
+    name keeps the suffix of `path`, since some libraries choose the format by it.
 
     Args:
         path: where the file will be.
@@ -47,9 +57,11 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         error.filename = str(path)  # the name that the caller knows
         raise
-    os.close(handle)
     temporary = Path(name)
     try:
+        # Held until the end: a file that is not locked is one that a killed process left.
+        _try_lock(handle)
+        _sweep(path.parent)
         yield temporary
         if durable:
             with temporary.open("rb") as written:
@@ -61,6 +73,34 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
             error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Lock an open file against `_sweep` of other processes; False if another has locked it."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # also where the file system has no locks
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Delete the unfinished files of killed processes in a folder, once per process."""
+    if fcntl is None or folder in _SWEPT:
+        return
+    _SWEPT.add(folder)
+    for left in folder.glob(f"{TEMPORARY}????????-*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                if stat.S_ISREG(os.fstat(handle).st_mode) and _try_lock(handle):
+                    left.unlink()
+            finally:
+                os.close(handle)
 
 
 @contextlib.contextmanager

@@ -146,3 +146,43 @@ def test_an_empty_created_folder_is_removed(tmp_path: Path) -> None:
     with exclusive(out):
         pass
     assert out.exists()
+
+
+HALF = """
+import sys
+from medar.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    """And nothing else: neither what a living one is writing, nor files of others."""
+    (tmp_path / ".tmp-notes").write_text("of somebody")
+    (tmp_path / ".tmp-abcdefgh-folder").mkdir()
+
+    def start(name: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HALF, tmp_path / name],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        return process
+
+    killed, living = start("killed.nii.gz"), start("living.nii.gz")
+    killed.kill()
+    killed.communicate()
+    assert len(list(tmp_path.glob(".tmp-*.nii.gz"))) == 2
+    write_text(tmp_path / "x", "x")
+    (left,) = tmp_path.glob(".tmp-*.nii.gz")
+    assert left.name.endswith("living.nii.gz")
+    living.communicate("")
+    assert living.returncode == 0
+    assert (tmp_path / "living.nii.gz").read_bytes() == b"half"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".tmp-abcdefgh-folder", ".tmp-notes", "living.nii.gz", "x",
+    ]  # fmt: skip

@@ -1,15 +1,19 @@
 """`medar`: the commands, and the exit codes of errors.
 
 Exit codes: 0 fine; 1 the data or the result has problems, which were reported; 2 the call or its
-input was wrong, explained in one line on standard error; 130 interrupted.
+input was wrong, explained in one line on standard error; 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
+import contextlib
 import io
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
@@ -79,6 +83,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; default: those of the process.
     """
     warnings.showwarning = _show_warning
+    with terminable():
+        _run(arguments)
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM, which schedulers send, ends the block as Ctrl-C does.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
+    """`main`, once signals are handled."""
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal cannot show is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):

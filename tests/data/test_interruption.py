@@ -84,10 +84,13 @@ def test_killed(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
     go_on(tmp_path, manifest, plan())
 
 
-def test_interrupted(tmp_path: Path, dataset: MakeDataset, plan: MakePlan) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(
+    tmp_path: Path, dataset: MakeDataset, plan: MakePlan, number: signal.Signals
+) -> None:
     manifest = dataset(12)
     process = start_slowly(tmp_path, manifest, plan(mode="patch"))
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert out == ""
