@@ -5,6 +5,7 @@ input was wrong, explained in one line on standard error; 130 interrupted, by Ct
 """
 
 import contextlib
+import difflib
 import io
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
-from medar.cli.output import printable
+from medar.cli.output import UnknownOptionError, printable
 from medar.errors import MedarError
 from medar.version import __version__
 
@@ -120,6 +121,8 @@ def _run(arguments: Sequence[str] | None) -> None:
         _leave(f"unexpected argument {(error.unused_tokens or ['?'])[0]!r}; see --help", 2)
     except CycloptsError as error:
         _leave(" ".join(str(error).split()), 2)
+    except UnknownOptionError as error:
+        _leave(_with_near_option(error, arguments), 2)
     except MedarError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as interruption:
@@ -137,6 +140,15 @@ def _run(arguments: Sequence[str] | None) -> None:
         amount = f" for another {tried[1]}" if tried else ""
         _leave(f"not enough memory{amount}; choose a smaller network, batch or volume", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_near_option(error: UnknownOptionError, arguments: Sequence[str] | None) -> str:
+    """The message with the option of the command that was probably meant, if there is one."""
+    *_, command = app.parse_commands(arguments)[1]
+    names = [name for one in command.assemble_argument_collection() for name in one.names]
+    name = error.option.partition("=")[0]
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+    return f"unknown option {name}; did you mean {near[0]!r}?" if near else str(error)
 
 
 def _leave(message: str, code: int) -> None:

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from medar.evaluation.grid import GridArtifact
 
 
+class UnknownOptionError(MedarError):
+    """An option that is neither one of the command nor an override.
+
+    Args:
+        option: as it was typed.
+    """
+
+    def __init__(self, option: str) -> None:
+        super().__init__(
+            f"unknown option {option}; overrides have a dot, such as --training.steps 100"
+        )
+        self.option = option
+
+
 def printable(text: str) -> str:
     """A text whose control characters are written as escapes: names may hold commands for a
     terminal."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 from medar.cli.options import DataSet, worker_count
-from medar.cli.output import note, print_json, print_pairs
+from medar.cli.output import UnknownOptionError, note, print_json, print_pairs
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
@@ -134,7 +134,8 @@ def assignments(tokens: Sequence[str]) -> list[str]:
     """Overrides typed as `key.below=value` or `--key.below value`, all in the first form.
 
     Raises:
-        MedarError: an option without a dot or without a value.
+        UnknownOptionError: an option without a dot.
+        MedarError: an option without a value.
     """
     overrides = []
     left = list(tokens)
@@ -145,9 +146,7 @@ def assignments(tokens: Sequence[str]) -> list[str]:
             continue
         key = token.lstrip("-")
         if "." not in key.partition("=")[0]:
-            raise MedarError(
-                f"unknown option {token}; overrides have a dot, such as --training.steps 100"
-            )
+            raise UnknownOptionError(token)
         if "=" not in key:
             if not left:
                 raise MedarError(f"{token} needs a value, such as {token}=1")

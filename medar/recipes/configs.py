@@ -4,6 +4,8 @@ They lie in configs/ of the repository, and in an installed medar in the package
 are those of the files: `hippocampus_mr`, `tokenizer/hippocampus_mr`.
 """
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -56,10 +58,30 @@ def find_config(name_or_path: str | Path, kind: Kind | None = None) -> Path:
         if candidate in names:
             return folder / f"{candidate}.yaml"
     if path.suffix or len(path.parts) > 2:
-        raise MedarError(f"{path}: no such file; `medar configs` lists those that come with medar")
+        near = near_file(path) or near_name(name, names)
+        raise MedarError(
+            f"{path}: no such file; "
+            + (
+                f"did you mean {near!r}?"
+                if near
+                else "`medar configs` lists those that come with medar"
+            )
+        )
     suited = [n.removeprefix(f"{below}/") for n in names if n.rpartition("/")[0] == below]
     hint = did_you_mean(name, suited, listed="known names")
     raise MedarError(f"{name}: neither a file nor a configuration of medar; {hint}")
+
+
+def near_file(path: Path) -> str | None:
+    """The YAML file in the same folder whose name is nearest to that of a missing one."""
+    there = [one for one in path.parent.glob("*.y*ml") if one.is_file()]
+    name = near_name(path.name, sorted(one.name for one in there))
+    return None if name is None else str(path.parent / name)
+
+
+def near_name(name: str, allowed: Sequence[str]) -> str | None:
+    """The nearest of some names; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, allowed, n=1, cutoff=0.7)), None)
 
 
 def description(name: str) -> str:

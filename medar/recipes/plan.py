@@ -9,6 +9,7 @@ from medar.errors import MedarError
 from medar.recipes.code import code_digests
 from medar.recipes.stage import Stage
 from medar.records import Records
+from medar.settings import did_you_mean
 
 Action = Literal["run", "resume", "skip", "depends"]
 """`depends`: skipped or resumed, unless a stage before it gives another result."""
@@ -38,7 +39,8 @@ class StageSelection:
         options += [("--force", name) for name in self.forced]
         for option, name in options:
             if name is not None and name not in names:
-                raise MedarError(f"{option} {name}: unknown stage; known are {', '.join(names)}")
+                hint = did_you_mean(name, names, listed="known stages")
+                raise MedarError(f"{option} {name}: unknown stage; {hint}")
         start = names.index(self.first) if self.first else 0
         end = names.index(self.last) + 1 if self.last else len(names)
         if start >= end:

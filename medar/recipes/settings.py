@@ -297,11 +297,23 @@ def load_recipe(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
     if not isinstance(values, dict):
         raise MedarError(f"{path}: must hold a mapping of settings, got {type(values).__name__}")
     values = {
-        name: read_yaml(path.parent / part) if isinstance(part, str) else part
+        name: _read_part(path, name, part) if isinstance(part, str) else part
         for name, part in values.items()
     }
     where = f"{path} with {' '.join(overrides)}" if overrides else str(path)
     return from_dict(kind, overridden(values, overrides), where)
+
+
+def _read_part(path: Path, name: str, part: str) -> Any:
+    """The settings in a file that a recipe's YAML names."""
+    from medar.recipes.configs import near_file
+
+    file = path.parent / part
+    if not file.exists():
+        near = near_file(file)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise MedarError(f"{path}: {name}: {file}: no such file{hint}")
+    return read_yaml(file)
 
 
 def _data_with_absolute_paths(data: DataSettings) -> DataSettings:

@@ -153,6 +153,7 @@ def test_a_data_set_is_encoded_before_training(
         (["model.head_width=7"], "model.head_width"),
         (["--max-minutes", "0"], "minutes must be greater than 0"),
         (["--stepz", "3"], "unknown option --stepz"),
+        (["--max-minuts", "3"], "unknown option --max-minuts; did you mean '--max-minutes'?"),
     ],
 )
 def test_invalid_arguments_give_one_line(

@@ -8,6 +8,7 @@ import pytest
 from medar.cli.main import main
 from medar.errors import MedarError
 from medar.recipes.configs import config_names, configs_folder, find_config
+from medar.recipes.settings import SynthesisSettings, load_recipe
 
 
 def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -43,6 +44,17 @@ def test_files_take_precedence_over_names(tmp_path: Path, monkeypatch: pytest.Mo
 def test_an_unknown_name_gives_one_line_with_a_hint(name: str, kind: None, message: str) -> None:
     with pytest.raises(MedarError, match=message):
         find_config(name, kind)
+
+
+def test_a_missing_file_is_compared_with_those_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(MedarError, match=r"no such file; did you mean '.*/config.yaml'"):
+        find_config(tmp_path / "confg.yaml")
+    with pytest.raises(MedarError, match=r"hipocampus_mr.yaml: no such file; did you mean 'hippo"):
+        find_config("hipocampus_mr.yaml")
+    (tmp_path / "mine.yaml").write_text("tokenizer: confgi.yaml\n")
+    with pytest.raises(MedarError, match=r"mine.yaml: tokenizer: .*did you mean '.*config.yaml'"):
+        load_recipe(SynthesisSettings, tmp_path / "mine.yaml")
 
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:

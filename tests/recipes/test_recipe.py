@@ -277,7 +277,7 @@ def test_until_and_from(fake: FakeRecipe) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"last": "fourth"}, "--until fourth: unknown stage; known are first, second, third"),
+        ({"last": "fourth"}, "--until fourth: unknown stage; known stages: first, second, third"),
         ({"first": "secnd"}, "--from secnd: unknown stage"),
         ({"forced": ("x",)}, "--force x: unknown stage"),
         ({"first": "third", "last": "first"}, "first comes before third"),
