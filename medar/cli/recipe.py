@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from medar.cli.output import note, print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
+from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.recipes.plan import StageSelection
@@ -273,8 +274,8 @@ def _set_aside(recipe: "Recipe") -> tuple[str, ...]:
 
     record = recipe.records.read("prepare")
     facts = {} if record is None or record.status != "done" else record.facts
-    counts = {"cases": facts.get("set_aside"), "labels": facts.get("labels_set_aside")}
-    words = " and ".join(f"{n} {what}" for what, n in counts.items() if n)
+    counts = {"case": facts.get("set_aside"), "label": facts.get("labels_set_aside")}
+    words = " and ".join(format_count(n, what) for what, n in counts.items() if n)
     reasons = recipe.out / PREPARED / FAILED_FILE
     return (f"set aside, because they cannot be used: {words}; read {reasons}",) if words else ()
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from medar.errors import MedarError
 from medar.records import SEGMENTATION, SYNTHESIS
 from medar.report.blocks import Block, Report, Verdict, make_sections
-from medar.report.folder import RunFolder
+from medar.report.folder import FailedCase, RunFolder
 from medar.report.formatting import format_count, format_time, join_words
 from medar.report.render import save_report
 from medar.report.sections import segmentation
@@ -152,16 +152,24 @@ def _warnings(run: RunFolder) -> list[str]:
 
 
 def _set_aside(run: RunFolder) -> list[str]:
-    """A line about the cases that could not be prepared."""
+    """Lines about the cases, and about the label maps of others, that could not be prepared."""
     try:
-        failed = [one for one in run.failed_cases() if one.part == "case"]
-        made = len(run.cases())
+        failed, made = run.failed_cases(), len(run.cases())
     except (MedarError, *UNEXPECTED):
         return []  # the section about the data says why
-    if not failed:
-        return []
-    few = [f"{one.id} ({one.reason})" for one in failed[:MAX_NAMED]]
-    more = f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else ""
-    cases = format_count(made + len(failed), "case")
-    verb = "was" if len(failed) == 1 else "were"
-    return [f"{len(failed)} of {cases} {verb} set aside: {', '.join(few)}{more}."]
+    cases = [one for one in failed if one.part == "case"]
+    labels = [one for one in failed if one.part == "label"]
+    total = format_count(made + len(cases), "case")
+    counts = ((cases, f"{len(cases)} of {total}"),
+              (labels, f"{format_count(len(labels), 'label map')} of {total}"))  # fmt: skip
+    return [
+        f"{count} {'was' if len(some) == 1 else 'were'} set aside: {_named(some)}."
+        for some, count in counts
+        if some
+    ]
+
+
+def _named(failed: list[FailedCase]) -> str:
+    """The first of them, with reasons."""
+    few = ", ".join(f"{one.id} ({one.reason})" for one in failed[:MAX_NAMED])
+    return few + (f" and {len(failed) - MAX_NAMED} more" if len(failed) > MAX_NAMED else "")

@@ -15,6 +15,7 @@ from medar.records import Records, StageRecord
     [
         ({"set_aside": 2}, "2 cases"),
         ({"set_aside": 2, "labels_set_aside": 3}, "2 cases and 3 labels"),
+        ({"set_aside": 1}, "1 case"),
         ({"set_aside": 0}, None),
         ({}, None),
     ],

@@ -1,6 +1,7 @@
 """The report about a run: its content, missing sections, damaged files, no external links."""
 
 import base64
+import json
 import re
 import shutil
 import xml.etree.ElementTree
@@ -46,6 +47,17 @@ def test_a_finished_run_has_every_section(run: Path) -> None:
     ]
     assert report.warnings == [SET_ASIDE]
     assert report.subtitle == "A run of medar, finished 4 March 2026, 05:20 UTC"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_damaged_label_maps_are_told_from_cases(run: Path) -> None:
+    file = run / "prepared" / "failed.jsonl"
+    more = [{"id": f"c{n}", "reason": "empty", "part": "label"} for n in range(5)]
+    file.write_text(file.read_text() + "".join(json.dumps(one) + "\n" for one in more))
+    assert make_report(RunFolder(run)).warnings == [
+        SET_ASIDE,
+        "5 label maps of 5 cases were set aside: c0 (empty), c1 (empty), c2 (empty) and 2 more.",
+    ]
 
 
 @pytest.mark.usefixtures("undrawn")
