@@ -74,6 +74,8 @@ class StageRecord:
     """Its folder and files, below OUT."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Numbers and short texts about the result."""
+    unsent: bool = False
+    """Whether MLflow, which the run was to be logged to, did not take all of it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON holds it, times in ISO 8601."""
@@ -92,6 +94,8 @@ class RunRecord:
     """"running" also if the process was interrupted or killed."""
     started: datetime | None = None
     ended: datetime | None = None
+    unsent: bool = False
+    """As in `StageRecord`."""
 
 
 class Records:

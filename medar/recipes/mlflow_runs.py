@@ -22,7 +22,12 @@ class RecipeRuns:
     def __init__(self, out: Path, name: str) -> None:
         from medar.tracking import MlflowTracker
 
-        self._parent = MlflowTracker(out, name=name, tags={"medar.kind": "recipe"})
+        self._parent: MlflowTracker = MlflowTracker(out, name=name, tags={"medar.kind": "recipe"})
+
+    @property
+    def complete(self) -> bool:
+        """Whether MLflow took all of the parent run, once it is closed."""
+        return self._parent.complete
 
     @contextlib.contextmanager
     def parent(self, parameters: dict[str, Any]) -> Iterator[RunTracker]:

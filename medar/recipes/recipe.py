@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medar.devices import peak_memory_mib, reset_peak_memory
 from medar.environment import environment
@@ -42,6 +42,9 @@ from medar.records import (
     now,
 )
 from medar.settings import save_yaml, to_dict
+
+if TYPE_CHECKING:
+    from medar.tracking import MlflowTracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +203,10 @@ class RecipeRunner:
         The run of a recipe that was killed is ended, too.
         """
         recipe = self.recipe
+        last, unsent = recipe.last_run(), self._unsent()
         work_left = recipe.register is not None or any(s.action != "skip" for s in self.steps)
-        was_closed = recipe.last_run().status == "done"
+        work_left |= bool(unsent) or (recipe.tracked and last.unsent)
+        was_closed = last.status == "done"
         if not self.processes.is_rank_zero or (was_closed and not work_left):
             yield
             return
@@ -212,10 +217,35 @@ class RecipeRunner:
             if recipe.tracked:
                 self._runs = RecipeRuns(recipe.out, recipe.name)
                 self._parent = stack.enter_context(self._runs.parent(to_dict(recipe.settings)))
+                for stage, record in unsent:
+                    self._send_stored(stage, record)
             yield
             if recipe.register is not None:
                 self._register()
-        self.records.write_run(replace(run, status="done", ended=now()))
+        left = self._runs is not None and not self._runs.complete
+        self.records.write_run(replace(run, status="done", ended=now(), unsent=left))
+
+    def _unsent(self) -> list[tuple[Stage, StageRecord]]:
+        """Stages that are done, but that MLflow did not take when they ended."""
+        records = [(stage, self.records.read(stage.name)) for stage in self.recipe.stages]
+        return [
+            (stage, record)
+            for stage, record in records
+            if self.recipe.tracked and record is not None and record.unsent
+            if record.status == "done"
+        ]
+
+    def _send_stored(self, stage: Stage, record: StageRecord) -> None:
+        """Log a stage that ended in an earlier run, while MLflow was away."""
+        assert self._runs is not None
+        folder = self.recipe.out / stage.folder
+        with self._runs.stage(stage.name, folder, _parameters(stage)) as tracker:
+            if stage.training is not None:
+                tracker.catch_up()
+            record.facts = self._log_facts(tracker, stage, record.facts)
+        record.unsent = not tracker.complete
+        self.records.write(record)
+        self._log_in_parent(stage, record)
 
     def run_stage(self, name: str) -> None:
         """Run a stage: a training in all processes, any other in rank 0 alone."""
@@ -296,6 +326,10 @@ class RecipeRunner:
             record.ended, record.peak_mib = now(), max(peaks, default=None)
             self.records.write(record)
         _log(f"{stage.name}: done in {duration(record.seconds)}")
+        self._log_in_parent(stage, record)
+
+    def _log_in_parent(self, stage: Stage, record: StageRecord) -> None:
+        """Log the facts and files of a stage in the recipe's own run."""
         if self._parent is not None:
             facts = {"seconds": record.seconds, **record.facts}
             self._parent.log_metrics(numbers(facts, f"{stage.name}/"), 0)
@@ -307,20 +341,23 @@ class RecipeRunner:
         context = self._context(stage, record)
         if self._runs is None:
             return stage.run(context)
-        # A training logs its own settings itself, with the minutes that it was given.
-        skipped = ("training",) if stage.training else ()
-        parameters = {n: v for n, v in stage.settings.items() if n not in skipped}
-        with self._runs.stage(stage.name, context.folder, parameters) as tracker:
+        with self._runs.stage(stage.name, context.folder, _parameters(stage)) as tracker:
             facts = stage.run(replace(context, tracker=tracker))
-            # At a training's own last step: MLflow expects steps to grow.
-            tracker.log_metrics(numbers(facts), int(facts.get("step", 0)))
-            if stage.model is None:
-                return facts
-            try:
-                return {**facts, "model": log_stage_model(tracker, stage.model, facts)}
-            except MedarError as error:  # a server that is away is no reason to stop
-                _log(str(error))
-                return facts
+            facts = self._log_facts(tracker, stage, facts)
+        record.unsent = not tracker.complete
+        return facts
+
+    def _log_facts(self, tracker: "MlflowTracker", stage: Stage, facts: Facts) -> dict[str, Any]:
+        """Log what is known of a stage, and its model: the facts, with that model's URI."""
+        # At a training's own last step: MLflow expects steps to grow.
+        tracker.log_metrics(numbers(facts), int(facts.get("step", 0)))
+        if stage.model is None:
+            return dict(facts)
+        try:
+            return {**facts, "model": log_stage_model(tracker, stage.model, facts)}
+        except MedarError as error:  # a server that is away is no reason to stop
+            _log(str(error))
+            return dict(facts)
 
     def _register(self) -> None:
         """Register the last model, also if an earlier run trained it."""
@@ -331,6 +368,15 @@ class RecipeRunner:
         names = (self.recipe.register, self.recipe.alias)
         with self._runs.tracker(stage.name, self.recipe.out / stage.folder) as tracker:
             log_stage_model(tracker, stage.model, record.facts, *names)
+
+
+def _parameters(stage: Stage) -> dict[str, Any]:
+    """The settings of a stage for MLflow.
+
+    A training logs its own settings itself, with the minutes that it was given.
+    """
+    skipped = ("training",) if stage.training else ()
+    return {name: value for name, value in stage.settings.items() if name not in skipped}
 
 
 @contextlib.contextmanager

@@ -82,6 +82,8 @@ class MlflowTracker(Tracker):
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{beside}"
         self.run_id: str | None = None
         """The run in MLflow; None before there is one."""
+        self.complete = True
+        """False once the tracker was closed while MLflow did not take everything."""
         parent = parent or os.environ.get("MLFLOW_RUN_ID")
         self._name, self._experiment, self._clock = name, experiment, clock
         self._tags = {**(tags or {}), **({"mlflow.parentRunId": parent} if parent else {})}
@@ -190,7 +192,7 @@ class MlflowTracker(Tracker):
         status = "FINISHED"
         if error is not None and error is not self._outside:
             status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        self._send(status)
+        self.complete = self._send(status)
         if self._running or self._client is None:
             self._report_unsent()
         self._client, self._running = None, False
@@ -210,8 +212,8 @@ class MlflowTracker(Tracker):
         if left:
             log(f"{', '.join(left)} did not reach MLflow; metrics are in {self._log}")
 
-    def _send(self, status: str | None = None) -> None:
-        """Deliver; a failure is reported once and postpones the next attempt."""
+    def _send(self, status: str | None = None) -> bool:
+        """Deliver; a failure is reported once and postpones the next attempt. Whether it worked."""
         try:
             with client_env():
                 self._deliver(status)
@@ -223,10 +225,11 @@ class MlflowTracker(Tracker):
                 )
             self._due = self._clock() + self._wait
             self._wait = min(2 * self._wait, LONGEST)
-            return
+            return False
         if self._wait > INTERVAL:
             log(f"MLflow at {public(self.uri)} has received the stored entries")
         self._wait, self._due = INTERVAL, self._clock() + INTERVAL
+        return True
 
     def _deliver(self, status: str | None) -> None:
         """Send everything, metrics first: what MLflow refuses must not hold them back."""

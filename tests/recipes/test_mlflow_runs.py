@@ -13,6 +13,8 @@ from medar.recipes.plan import StageSelection
 from medar.records import RUN_FILE
 
 LOGGED: list[tuple[str, ...]] = []
+AWAY: list[str] = []
+"""Holds a word while MLflow is away."""
 
 
 class Recorder:
@@ -22,6 +24,7 @@ class Recorder:
         self, out: Path, *, name: str, uri: str = "there", parent: str = "", tags: Any = None
     ) -> None:
         self.out, self.name, self.uri, self.run_id = Path(out), name, uri, f"id of {name}"
+        self.complete = True
         if parent:
             LOGGED.append((name, "below", parent, uri))
 
@@ -29,6 +32,9 @@ class Recorder:
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "mlflow.json").write_text("{}")
         LOGGED.append((self.name, "parameters", *parameters))
+
+    def catch_up(self) -> None:
+        LOGGED.append((self.name, "catches up"))
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         LOGGED.append((self.name, f"metrics at {step}", *metrics))
@@ -41,6 +47,7 @@ class Recorder:
 
     def close(self) -> None:
         LOGGED.append((self.name, "ends", type(sys.exception()).__name__))
+        self.complete = not AWAY
 
 
 @pytest.fixture
@@ -72,6 +79,29 @@ def test_a_run_without_work_logs_nothing(tracked: FakeRecipe) -> None:
     tracked.run()
     LOGGED.clear()
     tracked.run()
+    assert LOGGED == []
+
+
+def test_what_was_not_sent_is_sent_by_the_next_run_even_if_all_is_done(
+    tracked: FakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    AWAY.append("now")
+    try:
+        tracked.run()
+        assert tracked.recipe().records.read("second").unsent  # type: ignore[union-attr]
+        LOGGED.clear()
+        assert tracked.run() == []
+        assert logged("second", "metrics at 0") == [("letters",)]
+    finally:
+        AWAY.clear()
+    LOGGED.clear()
+    assert tracked.run() == []
+    assert logged("second", "parameters") == [("size",)]
+    assert logged("second", "metrics at 0") == [("letters",)]
+    assert logged("fake", "metrics at 0")[1] == ("second/seconds", "second/letters")
+    assert logged("third", "ends") == [("NoneType",)]
+    LOGGED.clear()
+    assert tracked.run() == []
     assert LOGGED == []
 
 

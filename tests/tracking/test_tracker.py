@@ -186,6 +186,7 @@ def test_an_unreachable_server_does_not_stop_or_delay_training(
     assert "is not reached" in printed[0]
     assert "did not reach MLflow; metrics are in" in printed[1]
     assert not (tmp_path / "mlflow.json").exists()
+    assert not tracker.complete
 
 
 def test_all_metrics_are_sent_when_the_server_is_reachable(
@@ -196,6 +197,7 @@ def test_all_metrics_are_sent_when_the_server_is_reachable(
     middle = tmp_path / "checkpoints" / "step-00000006.pt"
     with make() as tracker:
         fit(Toy(), settings(steps=9, log_every=1), tmp_path, tracker, resume=middle)
+    assert tracker.complete
     assert steps(client, tracker.run_id, "train/loss") == list(range(1, 10))
 
 
