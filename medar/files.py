@@ -124,6 +124,21 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def check_writable(folder: str | Path) -> None:
+    """Check that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        MedarError: they cannot.
+    """
+    folder = Path(folder).absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise MedarError(f"{folder}: cannot be written to ({error.strerror})") from error
+
+
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path` atomically (see `atomic_path`)."""
     with atomic_path(path, durable=durable) as temporary:

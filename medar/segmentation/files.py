@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from medar.data.hashes import HashIndex
 from medar.data.manifest import Split
 from medar.data.prepared import Prepared
 from medar.data.reading import read_for_plan, read_image, reading_for
@@ -28,7 +29,8 @@ from medar.data.sources.files import (
 from medar.data.sources.label_names import label_maps
 from medar.devices import device_of, inference_precision
 from medar.errors import MedarError
-from medar.files import TEMPORARY, write_json
+from medar.files import TEMPORARY, read_json_object, write_json
+from medar.files import digest as content_digest
 from medar.progress import track
 from medar.segmentation.prediction import Prediction, predict, restore_probabilities
 from medar.segmentation.sliding_window import DEFAULT, Models, PredictionSettings, as_ensemble
@@ -41,6 +43,7 @@ from medar.segmentation.targets import (
     is_folder_of_volumes,
     write_label,
 )
+from medar.settings import to_dict
 from medar.volume import ReadOptions, Volume, write_channels
 from medar.volume.dicom_seg import check_seg
 
@@ -62,6 +65,8 @@ def segment_files(
     format: LabelFormat | None = None,
 ) -> Iterator[tuple[str, Path | MedarError]]:
     """Segment a file, or every volume of a folder.
+
+    In a folder, label maps that an earlier run made of the same files in the same way are kept.
 
     Args:
         model: a network or an ensemble, in evaluation mode.
@@ -98,13 +103,22 @@ def segment_files(
         beside = visible(path.parent) if channels > 1 and path.is_file() else []
         belong = (files for _, files in _volumes(beside, channels) if path in files)
         pairs = [(next(belong, [path]), out)]
+    hashes = HashIndex()
+    given = {"options": to_dict(options or ReadOptions()), "modality": modality}
     for files, target in pairs:
         source = files[0]
         try:
             check_target(target)
+            key = None
+            if several:
+                found = [hashes[file] for file in files]
+                key = _key(found, models, settings, given, probabilities)
+                if _is_made(target, key):
+                    yield str(source), target
+                    continue
             volume = read_for_plan(plan, files, options, modality)
             write_segmentation(
-                target, models, volume, digest, settings, probabilities=probabilities
+                target, models, volume, digest, settings, probabilities=probabilities, key=key
             )
         except MedarError as error:
             if not several:
@@ -122,6 +136,7 @@ def write_segmentation(
     settings: PredictionSettings = DEFAULT,
     *,
     probabilities: bool = False,
+    key: str | None = None,
 ) -> None:
     """Segment a volume and write its label map and the JSON file beside it.
 
@@ -132,6 +147,7 @@ def write_segmentation(
         digest: of the networks, for the JSON file.
         settings: of prediction.
         probabilities: write the probabilities of all classes too.
+        key: of everything that the result depends on, for the JSON file; None without one.
 
     Raises:
         MedarError: it cannot be segmented or written.
@@ -148,6 +164,7 @@ def write_segmentation(
         **_summary(networks[0].plan.labels, volume, made),
         "model": digest,
         "precision": inference_precision(device_of(networks[0]), settings.precision),
+        **({} if key is None else {"key": key}),
     }
     write_json(_beside(target, ".json"), about)
 
@@ -188,6 +205,36 @@ def segment_cases(
         write_segmentation(target, models, image, digest, settings)
         written.append(target)
     return written
+
+
+def _key(
+    hashes: list[str],
+    models: Models,
+    settings: PredictionSettings,
+    given: dict[str, Any],
+    probabilities: bool,
+) -> str:
+    """A hash of everything that the label map of a volume depends on."""
+    network = as_ensemble(models)[0]
+    return content_digest(
+        {
+            "files": hashes,
+            "model": ensemble_digest(models),
+            "settings": to_dict(settings),
+            "precision": inference_precision(device_of(network), settings.precision),
+            "probabilities": probabilities,
+            **given,
+        }
+    )
+
+
+def _is_made(target: Path, key: str) -> bool:
+    """Whether an earlier run has written a label map of this key; its JSON file comes last."""
+    try:
+        about = read_json_object(_beside(target, ".json"))
+    except MedarError:
+        return False
+    return target.exists() and about.get("key") == key
 
 
 def ensemble_digest(models: Models) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from medar.data.sources.files import is_dicom_folder
 from medar.errors import MedarError
+from medar.files import check_writable
 from medar.volume import Volume, description_of, write_volume
 from medar.volume.dicom_seg import check_seg, write_seg
 
@@ -37,7 +38,7 @@ def check_output(path: Path, out: Path, format: LabelFormat | None = None) -> st
 
     Raises:
         MedarError: a folder needs an output folder, a file one of a format that is written; or
-            `out` contains the input.
+            `out` contains the input, or cannot be written to.
     """
     name = out.name.lower()
     named = next((ending for ending in ENDINGS.values() if name.endswith(ending)), None)
@@ -48,6 +49,7 @@ def check_output(path: Path, out: Path, format: LabelFormat | None = None) -> st
             raise MedarError(f"{out}: must be a folder for the label maps of the folder {path}")
         if path.resolve().is_relative_to(out.resolve()):
             raise MedarError(f"{out}: contains the input {path}; name another folder")
+        check_writable(out)
         return ENDINGS[format or "nii.gz"]
     if named is None:
         endings = ", ".join(ENDINGS.values())
@@ -58,6 +60,7 @@ def check_output(path: Path, out: Path, format: LabelFormat | None = None) -> st
             f"file in {ENDINGS[format]}"
         )
     check_target(out)
+    check_writable(out.parent)
     return named
 
 

@@ -123,6 +123,52 @@ def test_a_folder_is_segmented(medar: Medar, model: Path, split: Path, tmp_path:
     assert plain.out.count("\n") == 4
 
 
+def test_a_folder_is_resumed(
+    medar: Medar, model: Path, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what is missing, damaged or made of another file or with other settings is made."""
+    from medar.segmentation import files
+
+    made: list[str] = []
+    write = files.write_segmentation
+
+    def counted(target: Path, *arguments: Any, **keywords: Any) -> None:
+        made.append(target.name.partition(".")[0])
+        write(target, *arguments, **keywords)
+
+    monkeypatch.setattr(files, "write_segmentation", counted)
+    out = tmp_path / "made"
+
+    def segment(*more: object) -> list[str]:
+        made.clear()
+        result = medar("segment", model, split / "images", out, *more)
+        assert (result.code, result.out.count("\n")) == (0, 4), result.err
+        return list(made)
+
+    assert segment() == ["c0", "c1", "c2", "c3"]
+    first = (out / "c0.nii.gz").read_bytes()
+    assert segment() == []
+    (out / "c0.nii.gz").unlink()
+    (out / "c1.json").write_text("{")
+    shutil.copy(split / "images" / "c3.nii.gz", split / "images" / "c2.nii.gz")
+    assert segment() == ["c0", "c1", "c2"]
+    assert (out / "c0.nii.gz").read_bytes() == first
+    assert segment("--mirrors", "none") == ["c0", "c1", "c2", "c3"]
+    assert segment("--mirrors", "none") == []
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_a_network_is_loaded(
+    medar: Medar, split: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for source, out in (
+        (split / "images", "file/made"),
+        (split / "images/c0.nii.gz", "file/a.nii"),
+    ):
+        refusal = medar("segment", "no network", source, tmp_path / out).refusal
+        assert "cannot be written to (Not a directory)" in refusal
+
+
 @pytest.mark.parametrize(
     ("volume", "out", "more", "message"),
     [
