@@ -37,8 +37,8 @@ SEGMENT = """Segment a file, a DICOM series, or a folder of them: MODEL... IN OU
 Each label map has the grid and orientation of its volume, with a JSON beside it that lists its
 labels and their volumes. Volumes unlike those that the network was trained on are reported on
 standard error and in that JSON. For a folder, the same command resumes: label maps of the same
-files, network and settings are kept. Exit code 1 if volumes of a folder could not be segmented; they are
-listed."""
+files, network and settings are kept. Exit code 1 if volumes of a folder could not be segmented;
+they are listed."""
 
 app = App(
     name="medar",
