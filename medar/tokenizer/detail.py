@@ -11,9 +11,9 @@ its detail afterwards, in one piece or slab by slab.
 
 The residual is measured in units of its expected size at each voxel, which a small network predicts
 from D(z): in air, where D(z) is exact, nothing is added. The noise has the residual's correlation
-between neighbouring voxels (`medar.tokenizer.noise`). The network predicts the residual, from which
-the velocity follows: predicting the velocity itself, a narrow network would have to carry the noise
-through all of its layers, and what it loses of that shows as grain (arXiv 2511.13720).
+between neighbouring voxels (`medar.tokenizer.noise`). The network predicts the velocity, or the
+residual, from which the velocity follows: a network with fewer features than its folded input has
+channels loses part of the noise that a velocity contains, which shows as grain (arXiv 2511.13720).
 
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """
@@ -69,6 +69,9 @@ TIME_FEATURES = 32
 Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
+Prediction = Literal["velocity", "residual"]
+"""What a network predicts: noise minus residual, or the residual, from which the former follows."""
+
 Detail = PositiveInt | Literal["auto", "none"]
 """Steps of the detail decoder; "none": D(z) alone; "auto": the decoder's own number of steps, or
 none if there is no detail decoder."""
@@ -90,8 +93,8 @@ class DetailConfig:
     """Steps from noise to residual, if no other number is requested."""
     correlation: Correlation = WHITE
     """Of the noise, between neighbouring voxels along each axis; see `medar.tokenizer.noise`."""
-    prediction: Literal["residual", "velocity"] = "velocity"
-    """What the network predicts; decoders of earlier versions predict the velocity."""
+    prediction: Prediction = "velocity"
+    """What the network predicts."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.strides) + 1:
@@ -117,6 +120,7 @@ class DetailConfig:
         widths: Widths,
         steps: int,
         correlation: Correlation = WHITE,
+        prediction: Prediction = "velocity",
     ) -> "DetailConfig":
         """The sizes for volumes of a tokenizer: its channels, fold and first strides.
 
@@ -130,7 +134,7 @@ class DetailConfig:
             widths=widths[: len(strides) + 1],
             steps=steps,
             correlation=correlation,
-            prediction="residual",
+            prediction=prediction,
         )
 
 

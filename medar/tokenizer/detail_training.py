@@ -105,7 +105,11 @@ def make_task(settings: DetailSettings, tokenizer: Tokenizer, data: str | Path) 
     if correlation == "auto":
         correlation = residual_correlation(tokenizer, train)
     config = DetailConfig.for_network(
-        tokenizer.config.network, model_settings.widths, model_settings.steps, correlation
+        tokenizer.config.network,
+        model_settings.widths,
+        model_settings.steps,
+        correlation,
+        model_settings.prediction,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

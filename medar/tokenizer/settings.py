@@ -18,7 +18,7 @@ from medar.settings import (
     settings,
 )
 from medar.tokenizer.codebooks import CodebookSettings
-from medar.tokenizer.detail import Widths
+from medar.tokenizer.detail import Prediction, Widths
 from medar.tokenizer.losses import DiscriminatorConfig
 from medar.tokenizer.network import RENAMED, Multipliers, NetworkConfig
 from medar.tokenizer.noise import Correlation
@@ -202,6 +202,9 @@ class DetailModelSettings:
     correlation: Correlation | Literal["auto"] = "auto"
     """Of the noise, between neighbouring voxels along each axis; "auto": that of the residuals of
     the training volumes, [0, 0, 0]: white noise."""
+    prediction: Prediction = "velocity"
+    """"residual": for networks whose first width is less than three times the channels of a folded
+    patch, or that are trained for a minute."""
 
 
 @settings

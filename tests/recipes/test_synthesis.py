@@ -264,8 +264,9 @@ def test_too_few_cases_are_refused_before_anything_is_trained(run: Run, tmp_path
 def test_the_budget_is_passed_to_the_trainings(run: Run, tmp_path: Path) -> None:
     _, printed, _ = run("--out", tmp_path / "out", "--dry-run", "--json", "--max-minutes", "10")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
-    assert plan["tokenizer"]["time"] == "3.3 min (from the budget)"
-    assert plan["generator"]["time"] == "3.8 min (from the budget)"
+    # A tenth of a minute may have passed before the rest is divided.
+    assert plan["tokenizer"]["time"] in ("3.2 min (from the budget)", "3.3 min (from the budget)")
+    assert plan["generator"]["time"] in ("3.7 min (from the budget)", "3.8 min (from the budget)")
     assert plan["prepare"]["time"] == "unknown"
 
 

@@ -212,8 +212,9 @@ def test_noise_gets_the_correlation_of_the_residuals(trained: Path, prepared: Pa
     along_x = (residual[:, :, 1:] * residual[:, :, :-1]).mean() / residual.square().mean()
     task = make_task(detail_settings(), tokenizer, prepared)
     assert task.model.config.correlation[0] == pytest.approx(min(float(along_x), LARGEST), abs=0.01)
-    settings = replace(detail_settings(), model=DetailModelSettings(correlation=(0.0, 0.0, 0.5)))
-    assert make_task(settings, tokenizer, prepared).model.config.correlation == (0.0, 0.0, 0.5)
+    model = DetailModelSettings(correlation=(0.0, 0.0, 0.5), prediction="residual")
+    config = make_task(replace(detail_settings(), model=model), tokenizer, prepared).model.config
+    assert (config.correlation, config.prediction) == ((0.0, 0.0, 0.5), "residual")
 
 
 def test_a_decoder_of_an_earlier_version_draws_what_it_drew_then(
@@ -223,7 +224,7 @@ def test_a_decoder_of_an_earlier_version_draws_what_it_drew_then(
     config = tmp_path / "detail" / "model" / "detail" / "config.json"
     values = json.loads(config.read_text())
     assert values.pop("correlation") != [0, 0, 0]
-    assert values.pop("prediction") == "residual"
+    assert values.pop("prediction") == "velocity"
     config.write_text(json.dumps(values))
     detail = Tokenizer.from_pretrained(tmp_path / "detail", "cpu").detail
     assert detail is not None
