@@ -3,7 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from medar.data.plan import Plan
+from medar.data.planning import COVERED
+from medar.evaluation.extractors.handcrafted import SMALLEST
 from medar.recipes.automatic import (
     MINUTES,
     ROOM,
@@ -27,6 +31,8 @@ from medar.words import format_count
 
 DETAIL_MINUTES = 8.0
 """With less time in all there is no detail decoder: tokenizer and generator need it more."""
+THIN = 4
+"""Downsampling along an axis that is resampled to `SMALLEST` voxels."""
 MANY = 200
 """From this number of training volumes on they are varied less."""
 
@@ -75,11 +81,25 @@ def _synthesis_candidates(
 ) -> Iterator[tuple[SynthesisSettings, Plan, dict[str, int]]]:
     """Settings of each size, the largest first, with plan and steps of trainings."""
     for size in sizes_for(data):
-        plan = plan_for(data, size.voxels, {"mode": "volume"})
+        plan = _whole_volumes(data, size.voxels)
         settings = _synthesis(data, size, plan, machine, minutes, {})
         steps = _synthesis_steps(settings, plan, machine, minutes)
         # Again, as schedules depend on the number of steps.
         yield _synthesis(data, size, plan, machine, minutes, steps), plan, steps
+
+
+def _whole_volumes(data: Data, voxels: int) -> Plan:
+    """The plan of whole volumes; thin ones are resampled to the sides that the evaluation needs."""
+    plan = plan_for(data, voxels, {"mode": "volume"})
+    if min(plan.size) >= SMALLEST:
+        return plan
+    extent = np.percentile(data.fingerprint.extents, COVERED, axis=0).tolist()
+    axes = list(zip(plan.size, plan.spacing, plan.downsampling, extent, strict=True))
+    spacing = [s if n >= SMALLEST else float(f"{e / SMALLEST:.3g}") for n, s, _, e in axes]
+    factors = [f if n >= SMALLEST else THIN for n, _, f, _ in axes]
+    size = [n if n >= SMALLEST else SMALLEST for n, _, _, _ in axes]
+    given = {"mode": "volume", "spacing": spacing, "size": size, "downsampling": factors}
+    return plan_for(data, voxels, given)
 
 
 def _synthesis(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medar.devices import DeviceName
+from medar.errors import MedarError
 from medar.recipes.data import (
     check_cases,
     copy_hashes,
@@ -43,6 +44,7 @@ def prepare_stage(
     budget_weight: float,
     *,
     labelled: bool = False,
+    smallest: int = 1,
 ) -> Stage:
     """Measure a data set, derive the plan, and prepare every case by it.
 
@@ -53,13 +55,14 @@ def prepare_stage(
         out: the recipe's folder.
         budget_weight: of the stage.
         labelled: whether models need labels.
+        smallest: voxels that the volumes of the plan must have along each axis.
     """
     values = to_dict(data)
     relevant = {name: values[name] for name in ("modality", "seed", "voxels")}
     return Stage(
         name="prepare",
         folder=PREPARED,
-        run=partial(_prepare, data, plan, evaluated, labelled),
+        run=partial(_prepare, data, plan, evaluated, labelled, smallest),
         result=prepared_result,
         settings={"data": relevant, "plan": dict(plan)},
         inputs=partial(data_digests, data, out),
@@ -72,6 +75,7 @@ def _prepare(
     values: Mapping[str, Any],
     evaluated: str,
     labelled: bool,
+    smallest: int,
     context: StageContext,
 ) -> Facts:
     from medar.data.planning import resolve_plan
@@ -89,6 +93,12 @@ def _prepare(
         voxels=None if (folder / PLAN_FILE).exists() else data.voxels,
         overrides=dict(values),
     )
+    if min(plan.size) < smallest:
+        sides = "x".join(map(str, plan.size))
+        raise MedarError(
+            f"{manifest.root}: volumes of {sides} voxels; evaluating synthetic volumes needs at "
+            f"least {smallest} along each axis: set plan.spacing and plan.size"
+        )
     done = prepare(manifest, plan, folder, workers=data.workers)
     context.log_artifact(folder / PLAN_FILE)
     prepared = Prepared(folder)

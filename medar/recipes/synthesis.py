@@ -73,6 +73,8 @@ def synthesis_recipe(settings: SynthesisSettings, out: Path, **options: Any) -> 
 
 def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...]:
     """The stages in order."""
+    from medar.evaluation.extractors.handcrafted import SMALLEST
+
     values, plan, weights = to_dict(settings), settings.plan_values(), settings.budget_weights
     # Reconstructions are judged on the cases, and at the number of volumes, of the samples.
     judged: dict[str, Any] = {
@@ -83,7 +85,14 @@ def synthesis_stages(settings: SynthesisSettings, out: Path) -> tuple[Stage, ...
     if settings.detail is not None:
         detail.append(detail_stage(settings.detail, weights.detail, **judged))
     stages = (
-        prepare_stage(settings.data, plan, settings.evaluation.split, out, weights.prepare),
+        prepare_stage(
+            settings.data,
+            plan,
+            settings.evaluation.split,
+            out,
+            weights.prepare,
+            smallest=SMALLEST,
+        ),
         tokenizer_stage(settings.tokenizer, weights.tokenizer, **judged),
         *detail,
         Stage(

@@ -81,6 +81,8 @@ def _synthesis(run: RunFolder) -> Verdict:
         else:
             blamed = (GENERATOR,)
         why += f": {' and '.join(_had(run, one) for one in blamed)}"
+        if folder == TOKENIZER and DETAIL not in run.expected:
+            why += ", and there is no detail decoder"
     copies = len(suspected_copies(report))
     if copies:
         why += f"; {format_count(copies, 'volume')} may be copied from the training data"

@@ -60,7 +60,7 @@ def test_the_tokenizer_is_blamed_if_reconstructions_are_as_far(run: Path) -> Non
     found = judged(run, 100.0, reconstructions=90.0)
     assert found.reason == (
         "reconstructions are 9 times as far as real volumes: the tokenizer had 20 steps in "
-        "1 min 59 s"
+        "1 min 59 s, and there is no detail decoder"
     )
     assert found.command == (
         f"medar run synthesis {run}/config.yaml --out {run} tokenizer.training.minutes=8"
