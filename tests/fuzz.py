@@ -1,9 +1,9 @@
 """Damaged and hostile inputs: `python tests/fuzz.py --n 300 --seed 0`.
 
-Each input is a mutated copy of a file that medar reads: NIfTI, NRRD, MetaImage, tables, manifests,
-plans, prepared data sets, model folders, tokens, recipes and configurations. It is read as a user
-would, in a worker process with limits on time and memory, which is replaced when it dies. Counted
-and printed are:
+Each input is a mutated copy of a file that medar reads: NIfTI, NRRD, MetaImage, DICOM, tables,
+manifests, plans, prepared data sets, model folders, tokens, recipes and configurations. It is read
+as a user would, in a worker process with limits on time and memory, which is replaced when it dies.
+Counted and printed are:
 
 crashes     the worker died, as of a segmentation fault
 tracebacks  an exception other than `MedarError`, an exit code other than 0, 1 and 2, or anything on

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError
-from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, read_enhanced
+from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, read_file
 from medar.volume.dicom_kinds import other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
-from medar.volume.dicom_slice import Slice, read_slice, slice_reader
+from medar.volume.dicom_slice import Slice, slice_reader
 from medar.volume.dicom_values import check_rescaling, check_table, without_inversion
 from medar.volume.geometry import Affine
 from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
@@ -84,7 +84,7 @@ def ordered_series(path: Path, series: str | None) -> tuple[Path, list[Slice], A
     if path != folder:
         if kind := other_kind(storage_class(path)):
             raise MedarError(f"{path}: {kind[0]}, not a scan; {kind[1]}")
-        selected = read_slice(path) or read_enhanced(path)
+        selected = read_file(path)
         if selected is None:
             raise MedarError(f"{path}: not a readable DICOM image")
         series = selected.uid
@@ -113,7 +113,7 @@ def _files_in(folder: Path) -> _Folder:
     found = _Folder()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and _is_of_series(p)):
         kind = other_kind(storage_class(path))
-        one = None if kind else read_slice(path) or read_enhanced(path)
+        one = None if kind else read_file(path)
         if one and (kind := other_kind(one.tags["SOPClassUID"])):
             one = None
         if kind:

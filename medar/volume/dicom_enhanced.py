@@ -8,6 +8,7 @@ also of one frame each, may form a series. The order of frames in a file has no 
 
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -19,7 +20,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError, one_line
 from medar.volume.dicom_kinds import storage_class
-from medar.volume.dicom_slice import TAGS, Slice, plain, slice_reader
+from medar.volume.dicom_slice import TAGS, Slice, plain, read_slice, slice_reader
 from medar.volume.dicom_values import rescale_of
 
 ENHANCED = {
@@ -85,14 +86,14 @@ def is_enhanced(one: Slice) -> bool:
     return one.tags["SOPClassUID"] in ENHANCED or one.tags["NumberOfFrames"] not in ("", "0", "1")
 
 
-def read_enhanced(path: Path) -> Slice | None:
-    """The tags of an enhanced file that GDCM cannot read, as it lacks one that GDCM needs.
+def read_file(path: Path) -> Slice | None:
+    """The tags of a file; None if it holds no readable image.
 
-    Raises:
-        MedarError: pydicom is not installed.
+    Enhanced files are read by pydicom, if it is installed: GDCM wants attributes that they may
+    lack, and decodes pixels. Without pydicom it finds the series of such a file.
     """
-    if storage_class(path) not in ENHANCED:
-        return None
+    if storage_class(path) not in ENHANCED or find_spec("pydicom") is None:
+        return read_slice(path)
     pydicom = _pydicom(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -108,7 +109,7 @@ def frames_of(one: Slice) -> list[Slice]:
     """The frames of a multi-frame file.
 
     Args:
-        one: the file, as `read_slice` read it.
+        one: the file, as `read_file` read it.
 
     Raises:
         MedarError: pydicom is not installed, the file is damaged, or it has no functional groups.

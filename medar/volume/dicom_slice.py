@@ -9,6 +9,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
 
 from medar.errors import MedarError
+from medar.volume.dicom_lengths import lengths_fit
 
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
@@ -99,6 +100,8 @@ class Slice:
 
 def read_slice(path: Path) -> Slice | None:
     """The tags of a file; None if it holds no image that GDCM can read."""
+    if not lengths_fit(path):
+        return None
     reader = slice_reader(path)
     try:
         reader.ReadImageInformation()

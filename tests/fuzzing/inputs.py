@@ -30,6 +30,8 @@ class Kind:
     read: Callable[[Path, Path], Any]
     """Read the mutated file in the copied folder as a user would; returns the truth it found, which
     is compared with that of the original where `covers` says so, or None."""
+    usual: bool = True
+    """Whether it is drawn when no kind is named: GDCM still takes gigabytes for some inputs."""
     covers: Callable[[Path, bytes, Mutation], bool] = lambda path, original, mutation: False
     """Whether a mutation touched nothing but what a checksum covers, or left voxels out: reading
     must fail, or find what is in the original."""
@@ -50,6 +52,20 @@ def volume(folder: Path, path: Path) -> str:
     read = read_volume(folder / owner)
     content = read.array.tobytes() + read.affine.round(6).tobytes() + repr(read.shape).encode()
     return hashlib.sha256(content).hexdigest()
+
+
+def series(folder: Path, path: Path) -> str:
+    """Voxels and geometry of a DICOM folder."""
+    from medar.volume import read_volume
+
+    read = read_volume(folder)
+    content = read.array.tobytes() + read.affine.round(6).tobytes() + repr(read.shape).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def covers_frames(path: Path, original: bytes, mutation: Mutation) -> bool:
+    """A multi-frame file may not lose its end unnoticed, where its pixels are."""
+    return mutation.shorter
 
 
 def covers_voxels(path: Path, original: bytes, mutation: Mutation) -> bool:
@@ -188,6 +204,14 @@ KINDS = (
          covers=covers_voxels),
     Kind(name="MetaImage", weight=16, folder="volumes", files=("*.mh*", "a.zraw", "s*.raw"),
          read=volume, covers=covers_voxels),
+    Kind(name="DICOM", weight=6, folder="dicom/classic", files=("00[0-3].dcm",), read=series,
+         usual=False),
+    Kind(name="DICOM", weight=6, folder="dicom/enhanced", files=("a.dcm",), read=series,
+         usual=False, covers=covers_frames),
+    Kind(name="DICOM", weight=3, folder="dicom/JPEG", files=("a.dcm",), read=series,
+         usual=False, covers=covers_frames),
+    Kind(name="DICOM", weight=3, folder="dicom/JPEG2000", files=("a.dcm",), read=series,
+         usual=False, covers=covers_frames),
     Kind(name="table", weight=7, folder="table", files=("index.csv",), read=check),
     Kind(name="manifest", weight=5, folder="jsonl", files=("manifest.jsonl",), read=check),
     Kind(name="manifest", weight=3, folder="msd", files=("dataset.json",), read=check),
@@ -236,7 +260,7 @@ class Input:
 def make_input(originals: Path, seed: int, number: int, name: str = "") -> Input:
     """The input of a number, of all kinds or those of a name; the same for the same seed."""
     draw = random.Random(f"{seed} {number}")
-    kinds = [kind for kind in KINDS if name in ("", kind.name)]
+    kinds = [kind for kind in KINDS if kind.name == name or (not name and kind.usual)]
     kind = draw.choices(kinds, [kind.weight for kind in kinds])[0]
     folder = originals / kind.folder
     original = draw.choice(

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ AFFINE[:3, 3] = 10.0, -3.0, 4.0
 def make_originals(folder: Path) -> None:
     """Fill a folder, one folder for each kind of input."""
     volumes(folder / "volumes")
+    dicom(folder / "dicom")
     data_sets(folder)
     models(folder)
     recipes(folder / "recipes", folder / "table")
@@ -73,6 +75,21 @@ def volumes(folder: Path) -> None:
         "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = "
     )
     (folder / "pattern.mhd").write_text(f"{meta}s%d.raw 0 4 1\n")
+
+
+def dicom(folder: Path) -> None:
+    """One volume as a classic series and as enhanced files."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from dicom_files import compressed, enhanced, write_classic, write_enhanced
+
+    stack = np.random.default_rng(2).integers(-900, 900, (4, 40, 44)).astype(np.int16)
+    rescale = [(1.0 + k, -1024.0) for k in range(4)]
+    write_classic(folder / "classic", stack, rescale=rescale)
+    write_enhanced(folder / "enhanced" / "a.dcm", stack, rescale=rescale, order=[2, 0, 3, 1])
+    for name in ("JPEG", "JPEG2000"):
+        (folder / name).mkdir()
+        made = compressed(enhanced(stack, order=[2, 0, 3, 1]), name, folder)
+        made.save_as(folder / name / "a.dcm", enforce_file_format=True)
 
 
 def data_sets(folder: Path) -> None:
