@@ -104,6 +104,16 @@ def ordered_series(path: Path, series: str | None) -> tuple[Path, list[Slice], A
     return folder, *arrange(folder, slices, found.skipped)
 
 
+def series_files(path: Path) -> tuple[Path, ...]:
+    """The files of the series that a file belongs to; the file alone if it is not readable."""
+    selected = read_file(path)
+    if selected is None:
+        return (path,)
+    beside = (p for p in sorted(path.parent.iterdir()) if p.is_file() and _is_of_series(p))
+    slices = [one for p in beside if (one := read_file(p)) is not None]
+    return tuple(one.path for one in slices if one.uid == selected.uid) or (path,)
+
+
 def _files_in(folder: Path) -> _Folder:
     """The files of a folder that are, or are meant to be, DICOM objects.
 

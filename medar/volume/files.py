@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from medar.errors import MedarError
-from medar.volume.header import META_ENDINGS, NRRD_ENDINGS
+from medar.volume.header import META_ENDINGS, NRRD_ENDINGS, is_dicom
 from medar.volume.metaimage import meta_files
 from medar.volume.nrrd import nrrd_files
 
 
 def files_of(path: str | Path) -> tuple[Path, ...]:
-    """All files of a volume: a single file, a header and its data, or those of a DICOM folder.
+    """All files of a volume: a single file, a header and its data, those of a DICOM folder, or of
+    the series that a DICOM file belongs to.
 
     Missing data files, and those of an unreadable header, are left out; reading the volume reports
     them.
@@ -25,6 +26,11 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
                 return tuple(sorted(p for p in (path, beside) if p.exists()))
     if name.endswith(NRRD_ENDINGS + META_ENDINGS):
         return (path, *(one for one in _data_files(path) if one != path and one.is_file()))
+    if path.is_file() and is_dicom(path):
+        # Imported when it is needed: SimpleITK is slow to load.
+        from medar.volume.dicom import series_files
+
+        return series_files(path)
     return (path,)
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from medar.data.hashes import HashIndex
 from medar.errors import GeometryWarning, MedarError
-from medar.volume import read_header, read_volume
+from medar.volume import files_of, read_header, read_volume
 
 UID = "1.2.826.0.1"
 SLICES = 6
@@ -96,6 +97,21 @@ def test_one_file_represents_its_series(tmp_path):
     assert read_volume(folder / "003.dcm").shape == (5, 4, SLICES)
     assert read_volume(folder / "other").shape == (5, 4, 2)
     assert read_header(folder / "other").path == folder
+
+
+def test_the_files_of_a_series(tmp_path):
+    folder = write_series(tmp_path / "s")
+    write_slice(folder / "other", pixels_of(0), (0, 0, 0), t0020_000e="1.9")
+    (folder / "notes.txt").write_text("hello")
+    (folder / "bad.dcm").write_bytes(b"hello")
+    names = [f"{k:03}.dcm" for k in range(1, SLICES + 1)]
+    assert [path.name for path in files_of(folder / "003.dcm")] == names
+    assert files_of(folder / "other") == (folder / "other",)
+    assert files_of(folder / "bad.dcm") == (folder / "bad.dcm",)
+    assert files_of(folder / "absent.dcm") == (folder / "absent.dcm",)
+    before = HashIndex()[folder / "003.dcm"]
+    write_slice(folder / "001.dcm", pixels_of(9), (10, 20, 30 + 5 * STEP))
+    assert HashIndex()[folder / "003.dcm"] != before
 
 
 def test_several_series_are_listed(tmp_path):
