@@ -38,7 +38,7 @@ def test_resolved_settings_are_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tokenizer: no.yaml\n", r"no\.yaml: cannot be read"),
+        ("tokenizer: no.yaml\n", r"no\.yaml: no such file"),
         ("- 1\n", r"recipe\.yaml: must hold a mapping of settings, got list"),
         (PARTS + "sample: {}\n", "unknown key 'sample'; did you mean 'samples'"),
         (PARTS + "evaluation: {extractors: [nope]}\n", "unknown extractor 'nope'; known"),
