@@ -143,7 +143,7 @@ def test_reconstructions_say_what_they_are(
         (["decode", "gone.safetensors", "o.nii", "--model", "MODEL"], "gone.safetensors"),
         (["decode", "IN", "o.nii", "--model", "MODEL"], "not a safetensors file"),
         (["decode", "WEIGHTS", "o.nii", "--model", "MODEL"], "not a token pyramid"),
-        (["decode", "gone.safetensors", "out.png"], "must end in .nii"),
+        (["decode", "gone.safetensors", "out.png"], "out.png: volumes are written as .nii"),
         (["encode", "gone", "tokens", "--model", "MODEL"], "gone"),
         (
             ["encode", "DATA", "tokens", "--model", "gone"],
