@@ -21,7 +21,7 @@ from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.detail import Prediction, Widths
 from medar.tokenizer.losses import DiscriminatorConfig
 from medar.tokenizer.network import RENAMED, Multipliers, NetworkConfig
-from medar.tokenizer.noise import Correlation
+from medar.tokenizer.noise import WHITE, Correlation
 from medar.tokenizer.quantiser import QuantiserSettings
 from medar.tokenizer.schedule import Grid3, ScaleSchedule
 from medar.tokenizer.tokenizer import TokenizerConfig
@@ -199,12 +199,12 @@ class DetailModelSettings:
     """Features of each level, finest first."""
     steps: PositiveInt = 4
     """Steps from noise to residual: those of sampling, and those that are distilled."""
-    correlation: Correlation | Literal["auto"] = "auto"
-    """Of the noise, between neighbouring voxels along each axis; "auto": that of the residuals of
-    the training volumes, [0, 0, 0]: white noise."""
+    correlation: Correlation | Literal["auto"] = WHITE
+    """Of the noise, between neighbouring voxels along each axis: [0, 0, 0] is white noise; "auto":
+    that of the residuals of the training volumes, for networks that are trained for a minute."""
     prediction: Prediction = "velocity"
     """"residual": for networks whose first width is less than three times the channels of a folded
-    patch, or that are trained for a minute."""
+    patch."""
 
 
 @settings
