@@ -106,8 +106,12 @@ class Worker:
         self._process = context.Process(target=serve, args=(other, self.folder, self.log))
         self._process.start()
         other.close()
-        if not self._pipe.poll(180) or self._pipe.recv() != READY:
-            raise RuntimeError(f"the worker did not start: {self._tail()}")
+        try:
+            ready = self._pipe.poll(180) and self._pipe.recv() == READY
+        except EOFError:
+            ready = False
+        if not ready:
+            sys.exit(f"the worker did not start: {self._tail()}")
 
     def _end(self) -> None:
         if self._process is not None:
