@@ -195,16 +195,14 @@ def test_each_setting_changes_one_thing(tokenizer: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mixture", "masked"])
 def test_two_processes_pretrain_the_same_backbone(
-    kind: str,
     prepared: Path,
     tokenizer: Path,
     tmp_path: Path,
     in_two_processes: Callable[..., None],
 ) -> None:
     chosen = pretrain_settings(
-        tokenizer, pretext__kind=kind, training__steps=3, training__ema_decay=0.0,
+        tokenizer, pretext__kind="mixture", training__steps=3, training__ema_decay=0.0,
         training__learning_rate=1e-3,
     )  # fmt: skip
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
