@@ -29,8 +29,12 @@ from medar.recipes.settings import SynthesisSettings
 from medar.settings import from_dict, to_dict
 from medar.words import format_count
 
-DETAIL_MINUTES = 8.0
+DETAIL_MINUTES = 4.0
 """With less time in all there is no detail decoder: tokenizer and generator need it more."""
+
+SHORT_MINUTES = 20.0
+"""With less time in all the detail decoder is narrow, and is not distilled; see
+docs/explanation/tokens.md."""
 THIN = 4
 """Downsampling along an axis that is resampled to `SMALLEST` voxels."""
 MANY = 200
@@ -144,6 +148,11 @@ def _synthesis(
             "data": {"batch_size": batch},
             "training": schedule(STEPS, 2e-3, minutes),
         }
+        if minutes < SHORT_MINUTES:
+            values["detail"]["distillation"] = None
+            values["detail"]["model"] = {
+                "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
+            }  # fmt: skip
     return from_dict(SynthesisSettings, values, "chosen settings")
 
 

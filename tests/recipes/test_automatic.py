@@ -19,7 +19,7 @@ from medar.data.planning import check_values
 from medar.errors import MedarError
 from medar.recipes.automatic import STEPS, Data, Machine, measure
 from medar.recipes.automatic_segmentation import choose_segmentation
-from medar.recipes.automatic_synthesis import DETAIL_MINUTES, choose_synthesis
+from medar.recipes.automatic_synthesis import DETAIL_MINUTES, SHORT_MINUTES, choose_synthesis
 from medar.recipes.chosen import chosen_settings
 from medar.recipes.cost import tokenizer_cost
 from medar.recipes.settings import DataSettings, SynthesisSettings
@@ -78,7 +78,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Data]:
     ("kind", "machine", "minutes"),
     [
         ("tiny", SLOW, 0.5), ("cube", LAPTOP, 20.0), ("thin", CARD, 20.0), ("long", SLOW, 20.0),
-        ("fine", SMALL_CARD, 0.5), ("ct", LAPTOP, 0.5), ("mr", SMALL_CARD, 20.0),
+        ("fine", SMALL_CARD, 0.5), ("ct", LAPTOP, 5.0), ("mr", SMALL_CARD, 20.0),
     ],
 )  # fmt: skip
 def test_every_data_set_gets_settings_that_its_networks_can_be_built_from(
@@ -95,6 +95,9 @@ def test_every_data_set_gets_settings_that_its_networks_can_be_built_from(
         assert Decoder(config.network)(latent).volume.shape[2:] == plan.size
     assert latent.shape[2:] == config.schedule.latent
     assert (chosen.detail is None) == (minutes < DETAIL_MINUTES)
+    if chosen.detail is not None:
+        narrow = chosen.detail.model.widths[0] < 3 * 2**3
+        assert narrow == (chosen.detail.model.prediction == "residual") == (minutes < SHORT_MINUTES)
     assert chosen.max_minutes == minutes
     other, lines = choose_segmentation(data, machine, minutes)
     assert len(lines) == 5
