@@ -239,8 +239,7 @@ def test_without_data_there_is_nothing_to_choose_from(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*its codebook has collapsed")  # it has seconds to train
-@pytest.mark.parametrize("recipe", ["synthesis", "segmentation"])
-@pytest.mark.parametrize("kind", ["thin", "cube"])
+@pytest.mark.parametrize(("kind", "recipe"), [("thin", "synthesis"), ("cube", "segmentation")])
 def test_whole_runs(
     tmp_path: Path, recipe: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

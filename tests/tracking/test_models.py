@@ -26,6 +26,7 @@ from medar.tracking.models import log_model
 from medar.tracking.names import check_names
 from medar.training.tracker import JsonlTracker, Trackers
 from medar.volume import Volume, read_volume, write_nifti
+from medar.volume.marks import RECONSTRUCTED
 
 Make = Callable[..., MlflowTracker]
 
@@ -110,7 +111,7 @@ def test_a_tokenizer_returns_reconstructions(make: Make, tokenizer: Path, tmp_pa
     own = Tokenizer.from_pretrained(tokenizer, "cpu")
     for upto, (_, row) in zip((None, 1), answer.iterrows(), strict=True):
         made = own.reconstruct(read_for_plan(own.require_plan(), tmp_path / "a.nii.gz"), upto)
-        write_nifti(tmp_path / "b.nii.gz", made.image, grid="source")
+        write_nifti(tmp_path / "b.nii.gz", made.image, grid="source", description=RECONSTRUCTED)
         assert row["image"] == (tmp_path / "b.nii.gz").read_bytes()
         assert row["label"] is not None
         assert (row["psnr"], row["outside"]) == (made.psnr, made.outside)
