@@ -63,7 +63,7 @@ def find_model(path: str | Path, kind: str) -> Path:
     root = locate(path)
     if is_bundle(root):
         return part_of(root, kind)
-    for folder in _places(root, kind):
+    for folder in _candidates(root, kind):
         if (folder / CONFIG).is_file():
             return folder
     if is_run(root):
@@ -94,13 +94,13 @@ def holds_model(path: str | Path, kind: str) -> bool:
     root = locate(path)
     if is_bundle(root):
         return (root / PARTS[kind]).is_dir()
-    return any((folder / CONFIG).is_file() for folder in _places(root, kind))
+    return any((folder / CONFIG).is_file() for folder in _candidates(root, kind))
 
 
-def _places(root: Path, kind: str) -> list[Path]:
+def _candidates(root: Path, kind: str) -> list[Path]:
     """The folders that may be the model folder, in order."""
     trainings = trained_in(root, kind) if is_run(root) else [root]
-    return [place for folder in trainings for place in (folder, folder / "model")]
+    return [one for folder in trainings for one in (folder, folder / "model")]
 
 
 def read_config(

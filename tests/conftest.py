@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import locale
 import os
 import shutil
 import socket
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read as torch loads; everything here is too small for two
+
+
+@pytest.fixture(autouse=True)
+def same_locale() -> Iterator[None]:
+    """ITK's writer of DICOM files leaves the locale "C", in which text files are read as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

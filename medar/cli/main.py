@@ -4,23 +4,20 @@ Exit codes: 0 fine; 1 the data or the result has problems, which were reported; 
 input was wrong, explained in one line on standard error; 130 interrupted, by Ctrl-C or SIGTERM.
 """
 
-import contextlib
 import difflib
 import io
 import os
 import re
-import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from medar.cli.output import UnknownOptionError, printable
 from medar.errors import MedarError
+from medar.interruption import terminable
 from medar.version import __version__
 
 HELP = """Generate and understand 3D medical volumes with scale-wise autoregressive models.
@@ -87,26 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     with terminable():
         _run(arguments)
-
-
-@contextlib.contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends the block as Ctrl-C does.
-
-    Outside the main thread, where Python allows no handlers, nothing changes.
-    """
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: Sequence[str] | None) -> None:

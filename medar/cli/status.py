@@ -16,7 +16,8 @@ def status(run: Path, /, *, json: bool = False) -> None:
     run
         The folder that was passed to the recipe as --out.
     json
-        Print one JSON object: recipe, whether a process works, seconds left, and each stage.
+        Print one JSON object: recipe, whether a process works, seconds left, each stage, and the
+        verdict once all are done.
     """
     from medar.recipes.budget import duration
     from medar.recipes.status import run_status
@@ -25,10 +26,12 @@ def status(run: Path, /, *, json: bool = False) -> None:
     from medar.report.run import find_verdict
 
     state = run_status(run)
+    judged = find_verdict(RunFolder(run)) if state.done == len(state.stages) else None
     if json:
         stages = [vars(stage) for stage in state.stages]
         about = {"recipe": state.recipe, "working": state.working, "left": state.left}
-        print_json({**about, "stages": stages})
+        verdict = None if judged is None else vars(judged)
+        print_json({**about, "stages": stages, "verdict": verdict})
         return
     rows = [
         (one.stage, one.state, _time(one.seconds), _time(one.left or None), one.about)
@@ -38,7 +41,6 @@ def status(run: Path, /, *, json: bool = False) -> None:
     done = f"{state.done} of {len(state.stages)} stages are done"
     if state.done == len(state.stages):
         print(done)
-        judged = find_verdict(RunFolder(run))
         if judged is not None:
             print(f"{judged.grade}: {judged.reason}\nnext: {judged.command}")
         return

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from medar.data.fingerprint import Fingerprint, take_fingerprint
 from medar.data.hashes import HashIndex
@@ -25,9 +25,6 @@ from medar.recipes.settings import DataSettings
 from medar.settings import to_dict
 from medar.volume import ReadOptions
 from medar.words import format_count
-
-if TYPE_CHECKING:
-    pass
 
 MEASURED = 64
 """Volumes that are read to choose settings; preparation reads all."""
@@ -189,6 +186,12 @@ def steps_within(flops: float, machine: Machine, name: str, minutes: float) -> i
     """Steps within minutes, rounded to two digits."""
     steps = 60 * minutes * machine.speed * REACHED[name] / flops
     return int(float(f"{steps:.2g}"))
+
+
+def basis(data: Data, machine: Machine) -> str:
+    """What settings are chosen from, for people."""
+    notes = "; ".join(data.notes)
+    return f"no configuration: chosen from the data ({notes}) and the machine ({machine})"
 
 
 def describe(plan: Plan) -> str:

@@ -13,6 +13,7 @@ from medar.recipes.automatic import (
     Data,
     Machine,
     Size,
+    basis,
     describe,
     first_fitting,
     fixed_values,
@@ -43,8 +44,7 @@ def choose_segmentation(
     labelled = sum(case.label is not None and case.split == "train" for case in data.manifest)
     kind = "patches" if plan.mode == "patch" else "volumes"
     lines = [
-        f"no configuration: chosen from the data ({'; '.join(data.notes)}) and the machine "
-        f"({machine})",
+        basis(data, machine),
         f"{kind}: {describe(plan)}, {medians(data)}",
         f"network: {part.backbone.kind} of width {part.backbone.width}, from scratch (in "
         "docs/pretraining.md pretraining gained nothing)",

@@ -15,6 +15,7 @@ from medar.recipes.automatic import (
     Data,
     Machine,
     Size,
+    basis,
     describe,
     first_fitting,
     fixed_values,
@@ -66,8 +67,7 @@ def choose_synthesis(
         else f"no detail decoder in less than {DETAIL_MINUTES:g} minutes"
     )
     lines = [
-        f"no configuration: chosen from the data ({'; '.join(data.notes)}) and the machine "
-        f"({machine})",
+        basis(data, machine),
         f"volumes: {describe(plan)}, {medians(data)}; downsampled {times(plan.downsampling)} to "
         f"{config.schedule.length} tokens",
         f"tokenizer: width {tokenizer.model.width}, {config.codebook.size} codes, batches of "

@@ -22,9 +22,9 @@ from medar.files import digest
 PACKAGE = Path(__file__).parents[1]
 
 NEUTRAL = frozenset({
-    "medar", "medar.environment", "medar.errors", "medar.files", "medar.lazy", "medar.parallel",
-    "medar.progress", "medar.records", "medar.registry", "medar.settings", "medar.version",
-    "medar.words",
+    "medar", "medar.environment", "medar.errors", "medar.files", "medar.interruption", "medar.lazy",
+    "medar.parallel", "medar.progress", "medar.records", "medar.registry", "medar.settings",
+    "medar.version", "medar.words",
 })  # fmt: skip
 """Modules that do not count: they read, write, check and report, and change no result."""
 

@@ -6,20 +6,18 @@ torchrun all processes run the same recipe; see `medar.recipes.processes`.
 """
 
 import contextlib
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from medar.devices import peak_memory_mib, reset_peak_memory
 from medar.environment import environment
 from medar.errors import MedarError, one_line
 from medar.files import digest, exclusive, write_json
+from medar.interruption import terminable
 from medar.recipes.budget import TimeEstimate, duration, estimate_times, minutes_for
 from medar.recipes.mlflow_runs import RecipeRuns, log_stage_model, numbers
 from medar.recipes.plan import (
@@ -381,20 +379,12 @@ def _parameters(stage: Stage) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _interruptible(hint: str) -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends the block as Ctrl-C does; both give the hint."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, end) if main_thread else None
+    """Ctrl-C and SIGTERM end the block, and give the hint."""
     try:
-        yield
+        with terminable():
+            yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(hint) from None
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _log(text: str) -> None:

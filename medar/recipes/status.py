@@ -103,8 +103,8 @@ def _status(
     step, trained = (last_value(metrics, key) for key in ("step", "seconds"))
     seconds: float | None = record.seconds
     if state == "running":
-        first = record.attempts == 1 and record.started is not None
-        seconds = (now() - record.started).total_seconds() if first and record.started else trained
+        first = record.started if record.attempts == 1 else None
+        seconds = trained if first is None else (now() - first).total_seconds()
     about = str(record.facts.get("error", "")) if state == "failed" else ""
     if step is not None and state in ("running", "interrupted"):
         about = f"step {step:.0f}"
@@ -119,10 +119,10 @@ def _expected(
         stages, minutes = _stages(run, records.out)
     except MedarError:  # of another version, or edited
         return {}
-    known = [stage for stage in stages if stage.name in states]
-    steps = [Step(stage=stage, action=ACTIONS[states[stage.name]], why="") for stage in known]
-    times = estimate_times(steps, known, records, minutes)
-    return {stage.name: time.seconds for stage, time in zip(known, times, strict=True)}
+    listed = [stage for stage in stages if stage.name in states]
+    steps = [Step(stage=stage, action=ACTIONS[states[stage.name]], why="") for stage in listed]
+    times = estimate_times(steps, listed, records, minutes)
+    return {stage.name: time.seconds for stage, time in zip(listed, times, strict=True)}
 
 
 def _stages(run: RunRecord, out: Path) -> tuple[Sequence[Stage], float | None]:

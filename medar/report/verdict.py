@@ -13,9 +13,7 @@ import math
 import shlex
 from typing import Any, NamedTuple
 
-import yaml
-
-from medar.errors import MedarError, one_line
+from medar.errors import MedarError
 from medar.evaluation.distances import SetDistance
 from medar.records import CONFIG_FILE, DETAIL, GENERATOR, SEGMENTATION, SEGMENTER, TOKENIZER
 from medar.report.blocks import Grade, Verdict
@@ -23,6 +21,7 @@ from medar.report.folder import Metrics, RunFolder
 from medar.report.formatting import format_count, format_duration, format_fixed, format_number
 from medar.report.sections.generation import TOO_CLOSE, suspected_copies
 from medar.report.sections.training import DICE
+from medar.settings import parse_yaml
 
 GOOD, ROUGH = 2.0, 5.0
 """Largest multiples of the floor. Twice the floor is where the interval of a distance of some
@@ -30,9 +29,9 @@ dozens of volumes meets that of the floor; at five times blur is seen at once.""
 LIMITED = 0.5
 """Fraction of the samples' distance that reconstructions must have to be the limit."""
 FEW = 20
-"""With fewer volumes the verdict itself is rough."""
+"""With fewer volumes the reason says that they are few."""
 GOOD_DICE, ROUGH_DICE = 0.8, 0.6
-FACTORS: dict[Grade, int] = {"good": 1, "rough": 2, "poor": 4}
+FACTORS: dict[Grade, float] = {"good": 1, "rough": 2, "poor": 4}
 """How much longer the next command trains."""
 
 
@@ -65,14 +64,17 @@ def verdict(run: RunFolder) -> Verdict:
 
 def _synthesis(run: RunFolder) -> Verdict:
     report = run.generation_report()
-    ratios = {name: _ratio(one.frechet, one.frechet_floor) for name, one in
-              report.distances.items()}  # fmt: skip
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if not known:
+    ratios = {
+        name: ratio
+        for name, one in report.distances.items()
+        if (ratio := _ratio(one.frechet, one.frechet_floor)) is not None
+    }
+    if not ratios:
         raise MedarError("no distance has a floor: too few real volumes were held out")
-    name = max(known, key=lambda one: known[one])
-    grade, why = _graded(report.distances[name], known[name], name)
-    folder = _limit(run)
+    name = max(ratios, key=lambda one: ratios[one])
+    grade, why = _graded(report.distances[name], ratios[name], name)
+    too_close = ratios[name] < TOO_CLOSE and grade != "good"
+    folder = GENERATOR if too_close else _limit(run)
     if grade != "good":
         if folder == TOKENIZER:
             multiple = _times(_ratio(*_reconstructions(run)))
@@ -91,7 +93,8 @@ def _synthesis(run: RunFolder) -> Verdict:
     here = shlex.quote(str(run.path))
     if grade == "good":
         return Verdict(grade, why, f"medar synthesize {here} {here}-samples -n 100")
-    return Verdict(grade, why, _longer(run, folder, FACTORS[grade]))
+    # Samples too close to the training volumes are learnt by heart, the more the longer.
+    return Verdict(grade, why, _longer(run, folder, 0.5 if too_close else FACTORS[grade]))
 
 
 def _graded(one: SetDistance, ratio: float, name: str) -> tuple[Grade, str]:
@@ -157,7 +160,7 @@ def _had(run: RunFolder, folder: str) -> str:
     return f"the {one.noun} had {format_count(metrics.steps, 'step')}{time}"
 
 
-def _longer(run: RunFolder, folder: str, factor: int) -> str:
+def _longer(run: RunFolder, folder: str, factor: float) -> str:
     """The command that trains again, for `factor` times as long."""
     one = TRAININGS[folder]
     here, config = (shlex.quote(str(path)) for path in (run.path, run.path / CONFIG_FILE))
@@ -171,18 +174,14 @@ def _longer(run: RunFolder, folder: str, factor: int) -> str:
     taken = run.metrics(folder, one.stage).steps
     changes = []
     if steps and (not minutes or taken >= steps):
-        changes.append(f"{one.key}.training.steps={factor * int(steps)}")
+        changes.append(f"{one.key}.training.steps={round(factor * int(steps))}")
     if minutes:
         changes.append(f"{one.key}.training.minutes={factor * float(minutes):g}")
     return " ".join([command, *changes])
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    path = run.path / CONFIG_FILE
-    try:
-        values = yaml.safe_load(run.text(CONFIG_FILE, "prepare"))
-    except yaml.YAMLError as error:
-        raise MedarError(f"{path}: cannot be read ({one_line(error)})") from error
+    values = parse_yaml(run.text(CONFIG_FILE, "prepare"), str(run.path / CONFIG_FILE))
     return values if isinstance(values, dict) else {}
 
 

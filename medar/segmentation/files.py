@@ -112,7 +112,7 @@ def segment_files(
             key = None
             if several:
                 found = [hashes[file] for file in files]
-                key = _key(found, models, settings, given, probabilities)
+                key = _key(found, models, digest, settings, given, probabilities)
                 if _is_made(target, key):
                     yield str(source), target
                     continue
@@ -210,6 +210,7 @@ def segment_cases(
 def _key(
     hashes: list[str],
     models: Models,
+    digest: str,
     settings: PredictionSettings,
     given: dict[str, Any],
     probabilities: bool,
@@ -219,7 +220,7 @@ def _key(
     return content_digest(
         {
             "files": hashes,
-            "model": ensemble_digest(models),
+            "model": digest,
             "settings": to_dict(settings),
             "precision": inference_precision(device_of(network), settings.precision),
             "probabilities": probabilities,

@@ -10,10 +10,10 @@ answers with their average. The detail decoder draws them instead. It is a recti
 its detail afterwards, in one piece or slab by slab.
 
 The residual is measured in units of its expected size at each voxel, which a small network predicts
-from D(z): in air, where D(z) is exact, nothing is added. The noise has the residual's correlation
-between neighbouring voxels (`medar.tokenizer.noise`). The network predicts the velocity, or the
-residual, from which the velocity follows: a network with fewer features than its folded input has
-channels loses part of the noise that a velocity contains, which shows as grain (arXiv 2511.13720).
+from D(z): in air, where D(z) is exact, nothing is added. The noise is white, or correlated as
+residuals are (`medar.tokenizer.noise`). The network predicts the velocity, or the residual, from
+which the velocity follows: a network with fewer features than its folded input has channels loses
+part of the noise that a velocity contains, which shows as grain (arXiv 2511.13720).
 
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """

@@ -3,7 +3,8 @@
     volume x -> tokenizer -> D(z); residual = (x - D(z)) / expected size
     noise, residual, time -> DetailDecoder -> velocity     against noise - residual
 
-The noise has the residuals' correlation between neighbouring voxels, measured before the run.
+With `model.correlation: auto` the noise has the residuals' correlation between neighbouring voxels,
+measured before the run.
 
 The tokenizer is frozen, so that tokens and generators stay valid. In the last part of the run the
 decoder is distilled: from the few times that sampling visits, one step must lead where a teacher,

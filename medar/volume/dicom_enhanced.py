@@ -182,20 +182,20 @@ def load_frames(slices: Sequence[Slice], stack: npt.NDArray[np.float32]) -> None
     Raises:
         MedarError: pydicom is not installed, or the pixels are damaged.
     """
-    places: dict[Path, dict[int, int]] = {}
-    for place, one in enumerate(slices):
+    by_file: dict[Path, dict[int, int]] = {}
+    for index, one in enumerate(slices):
         if one.frame is not None:
-            places.setdefault(one.path, {})[one.frame] = place
-    for path, place_of in places.items():
+            by_file.setdefault(one.path, {})[one.frame] = index
+    for path, index_of in by_file.items():
         pydicom = _pydicom(path)
-        wanted = sorted(place_of)
+        frames = sorted(index_of)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                for frame, stored in zip(wanted, _stored(pydicom, path, wanted), strict=True):
-                    place = place_of[frame]
-                    slope, intercept = rescale_of(slices[place].tags)
-                    stack[place] = stored.astype(np.float64) * slope + intercept
+                for frame, stored in zip(frames, _stored(pydicom, path, frames), strict=True):
+                    index = index_of[frame]
+                    slope, intercept = rescale_of(slices[index].tags)
+                    stack[index] = stored.astype(np.float64) * slope + intercept
             except Exception as error:  # pydicom raises many types
                 reason = one_line(error)
                 raise MedarError(f"{path}: its pixels cannot be read ({reason})") from error
@@ -220,10 +220,10 @@ def _stored(pydicom: ModuleType, path: Path, frames: list[int]) -> Iterator[npt.
         number_of_frames=int(file.get("NumberOfFrames") or 1),
         extended_offsets=tables if all(tables) else None,
     )
-    wanted = set(frames)
+    requested = set(frames)
     with TemporaryDirectory() as folder:
         for index, content in enumerate(packed):
-            if index in wanted:
+            if index in requested:
                 yield _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
 
 

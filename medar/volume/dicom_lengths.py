@@ -54,88 +54,95 @@ def lengths_fit(path: Path) -> bool:
 
 
 def _walk_file(content: mmap.mmap) -> None:
-    place, syntax = 0, b""
+    offset, syntax = 0, b""
     if content[128:132] == b"DICM":
-        place = 132
-        while content[place : place + 2] == b"\2\0":
-            tag, value, place = _element(content, place, "<", explicit=True, end=len(content))
+        offset = 132
+        while content[offset : offset + 2] == b"\2\0":
+            tag, value, offset = _element(content, offset, "<", explicit=True, end=len(content))
             if tag == SYNTAX:
-                syntax = content[value:place].strip(b" \0")
+                syntax = content[value:offset].strip(b" \0")
     if syntax == DEFLATED:
         raise _NotUnderstoodError
     order = ">" if syntax == BIG_ENDIAN else "<"
-    first = content[place : place + 6]
+    first = content[offset : offset + 6]
     if not syntax and not (first[:2] == b"\x08\0" and first[4:] in SHORT):
         raise _NotUnderstoodError
     explicit = syntax != IMPLICIT
-    _walk(content, place, len(content), order, explicit=explicit, depth=0)
+    _walk(content, offset, len(content), order, explicit=explicit, depth=0)
 
 
 def _walk(
-    content: mmap.mmap, place: int, end: int, order: str, *, explicit: bool, depth: int
+    content: mmap.mmap, offset: int, end: int, order: str, *, explicit: bool, depth: int
 ) -> int:
     """Walk the elements up to the pixels, `end` or the end of an item; returns where that is."""
     if depth > DEEPEST:
         raise _NotUnderstoodError
-    while place + 8 <= end:
-        tag, value, after = _element(content, place, order, explicit=explicit, end=end)
+    while offset + 8 <= end:
+        tag, value, after = _element(content, offset, order, explicit=explicit, end=end)
         if tag == ITEM_END:
             return value
         if tag == PIXELS and after == UNDEFINED:
             return end
-        kind = content[place + 4 : place + 6]
+        kind = content[offset + 4 : offset + 6]
         is_sequence = kind == b"SQ" if explicit else content[value : value + 4] == FIRST_ITEM
         if after == UNDEFINED or is_sequence:
             after = _walk_items(
                 content, value, end if after == UNDEFINED else after, order, after == UNDEFINED,
                 explicit=explicit, depth=depth,
             )  # fmt: skip
-        place = after
+        offset = after
     return end
 
 
 def _walk_items(
-    content: mmap.mmap, place: int, end: int, order: str, open_: bool, *, explicit: bool, depth: int
+    content: mmap.mmap,
+    offset: int,
+    end: int,
+    order: str,
+    open_: bool,
+    *,
+    explicit: bool,
+    depth: int,
 ) -> int:
     """Walk the items of a sequence; returns where it ends."""
-    while place + 8 <= end:
-        high, low, length = struct.unpack_from(f"{order}HHI", content, place)
-        tag, place = high << 16 | low, place + 8
+    while offset + 8 <= end:
+        high, low, length = struct.unpack_from(f"{order}HHI", content, offset)
+        tag, offset = high << 16 | low, offset + 8
         if tag == SEQUENCE_END and open_:
-            return place
+            return offset
         if tag != ITEM:
             raise _NotUnderstoodError
-        if length != UNDEFINED and place + length > end:
+        if length != UNDEFINED and offset + length > end:
             raise _TooLongError
-        stop = end if length == UNDEFINED else place + length
-        place = _walk(content, place, stop, order, explicit=explicit, depth=depth + 1)
+        stop = end if length == UNDEFINED else offset + length
+        offset = _walk(content, offset, stop, order, explicit=explicit, depth=depth + 1)
     return end
 
 
-def _uint(content: mmap.mmap, place: int, order: str) -> int:
+def _uint(content: mmap.mmap, offset: int, order: str) -> int:
     """Four bytes as a number."""
-    found: int = struct.unpack_from(f"{order}I", content, place)[0]
+    found: int = struct.unpack_from(f"{order}I", content, offset)[0]
     return found
 
 
 def _element(
-    content: mmap.mmap, place: int, order: str, *, explicit: bool, end: int
+    content: mmap.mmap, offset: int, order: str, *, explicit: bool, end: int
 ) -> tuple[int, int, int]:
     """Tag of an element, and where its value begins and ends (UNDEFINED if it does not say)."""
-    high, low = struct.unpack_from(f"{order}HH", content, place)
-    kind = content[place + 4 : place + 6]
+    high, low = struct.unpack_from(f"{order}HH", content, offset)
+    kind = content[offset + 4 : offset + 6]
     if high == 0xFFFE or not explicit:
-        (length,) = struct.unpack_from(f"{order}I", content, place + 4)
-        value = place + 8
+        (length,) = struct.unpack_from(f"{order}I", content, offset + 4)
+        value = offset + 8
     elif kind in SHORT:
-        (length,) = struct.unpack_from(f"{order}H", content, place + 6)
-        value = place + 8
+        (length,) = struct.unpack_from(f"{order}H", content, offset + 6)
+        value = offset + 8
     elif kind.isalpha() and kind.isupper():  # also one that is not known: PS3.5 7.1.2
-        (length,) = struct.unpack_from(f"{order}I", content, place + 8)
-        value = place + 12
+        (length,) = struct.unpack_from(f"{order}I", content, offset + 8)
+        value = offset + 12
     else:
         lengths = (8, 4), (12, 8)
-        if all(_uint(content, place + at, order) > end - place - head for head, at in lengths):
+        if all(_uint(content, offset + at, order) > end - offset - head for head, at in lengths):
             raise _TooLongError  # whatever it is
         raise _NotUnderstoodError
     if length == UNDEFINED:

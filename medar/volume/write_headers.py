@@ -128,14 +128,14 @@ def write_metaimage(
     ]
     with _written(path) as file:
         file.write("\n".join(lines).encode())
-        place = file.tell()
-        # The size is known when all is written; spaces keep its place.
+        field = file.tell()
+        # The size is known when all is written; spaces stand for it.
         file.write((" " * len(str(2**63)) + "\n".join(more)).encode())
         start = file.tell()
         for part in _deflated(array, zlib.MAX_WBITS):
             file.write(part)
         size = file.tell() - start
-        file.seek(place)
+        file.seek(field)
         file.write(str(size).encode())
 
 

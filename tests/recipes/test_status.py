@@ -73,6 +73,7 @@ def test_json_of_a_finished_run(out: Path, capsys: pytest.CaptureFixture[str]) -
     answer = json.loads(capsys.readouterr().out)
     assert (answer["working"], answer["left"]) == (False, 0)
     assert [stage["state"] for stage in answer["stages"]] == ["done"] * 7
+    assert answer["verdict"] is None  # there is no evaluation to read
 
 
 def test_settings_that_cannot_be_read_leave_times_unknown(out: Path) -> None:

@@ -108,6 +108,7 @@ def test_samples_closer_than_real_volumes_are_not_good(run: Path) -> None:
     found = judged(run, 4.0)
     assert found.grade == "rough"
     assert "closer to the training volumes than new real ones" in found.reason
+    assert found.command.endswith("generator.training.minutes=1")  # half of its 2 minutes
 
 
 def test_a_run_without_evaluation_has_no_verdict(run: Path) -> None:
