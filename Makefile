@@ -24,9 +24,15 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-docs: $(READY)
+# The site of the documentation, in build/site: open index.html, or serve the folder.
+docs: .venv/.docs
 	$(BIN)/python docs/cli_reference.py > docs/reference/cli.md
-	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open build/site/index.html"
+
+.venv/.docs: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch .venv/.docs
 
 stats:
 	$(PYTHON) docs/code_statistics.py
