@@ -1,15 +1,16 @@
-"""AdamW, its learning rate, the averaged weights, and what happens to non-finite steps."""
+"""Optimisers, their learning rate, the averaged weights, and what happens to non-finite steps."""
 
 import contextlib
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from medar.errors import MedarError
+from medar.training.muon import Muon
 from medar.training.settings import TrainingSettings
 from medar.training.task import ParameterGroup
 
@@ -49,27 +50,36 @@ def learning_rate(settings: TrainingSettings, fraction: float) -> float:
 
 
 class Optimisers:
-    """One AdamW (arXiv 1711.05101) per set of parameters that a task names, stepped together.
+    """AdamW (arXiv 1711.05101) for each network, or Muon for its matrices and AdamW for the rest.
 
     Args:
-        groups: parameter groups by optimiser, see `Task.parameter_groups`.
-        settings: `weight_decay`, `betas` and `max_grad_norm` are used.
+        groups: parameter groups by network, see `Task.parameter_groups`.
+        matrices: parameters that Muon may train, see `hidden_matrices`.
+        settings: `optimiser`, `weight_decay`, `betas` and `max_grad_norm` are used.
     """
 
-    def __init__(self, groups: dict[str, list[ParameterGroup]], settings: TrainingSettings) -> None:
+    def __init__(
+        self,
+        groups: dict[str, list[ParameterGroup]],
+        matrices: Collection[Tensor],
+        settings: TrainingSettings,
+    ) -> None:
         self.rate = 0.0
         self.max_norm = settings.max_grad_norm or float("inf")
-        # Fused: only that implementation can skip a step by a flag on the device.
-        self._optimisers = {
-            name: torch.optim.AdamW(
-                [{"factor": 1.0, **group} for group in those],
-                lr=settings.learning_rate,
-                betas=settings.betas,
-                weight_decay=settings.weight_decay,
-                fused=True,
-            )
-            for name, those in groups.items()
+        self._parameters = {
+            name: [p for group in those for p in group["params"]] for name, those in groups.items()
         }
+        for_muon = set(matrices) if settings.optimiser == "muon" else set()
+        self._optimisers: dict[str, torch.optim.Optimizer] = {}
+        rate, decay = settings.learning_rate, settings.weight_decay
+        for name, those in groups.items():
+            if own := _selected(those, lambda p: p not in for_muon):
+                # Fused: only that implementation can skip a step by a flag on the device.
+                self._optimisers[name] = torch.optim.AdamW(
+                    own, lr=rate, betas=settings.betas, weight_decay=decay, fused=True
+                )
+            if own := _selected(those, for_muon.__contains__):
+                self._optimisers[f"{name}/muon"] = Muon(own, lr=rate, weight_decay=decay)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate, multiplied by the factor of each group."""
@@ -79,10 +89,9 @@ class Optimisers:
                 group["lr"] = rate * group["factor"]
 
     def clip_gradients(self) -> dict[str, Tensor]:
-        """Clip the gradient of each optimiser; returns the norms before, scalars on the device."""
+        """Clip the gradient of each network; returns the norms before, scalars on the device."""
         norms = {}
-        for name, optimiser in self._optimisers.items():
-            parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        for name, parameters in self._parameters.items():
             # Without any gradient, as of a resting discriminator, torch's norm is on the CPU.
             norms[name] = (
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
@@ -94,7 +103,7 @@ class Optimisers:
     def step(self, finite: Tensor) -> None:
         """Update the parameters if `finite`, a bool on the device, is true; reset gradients."""
         for optimiser in self._optimisers.values():
-            # As torch's GradScaler does: a fused optimiser skips the step where this is 1.
+            # As torch's GradScaler does: these optimisers skip the step where this is 1.
             optimiser.found_inf = (~finite).float()  # type: ignore[attr-defined]
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -113,6 +122,17 @@ class Optimisers:
             optimiser.load_state_dict(state[name])
             for group, values in zip(optimiser.param_groups, now, strict=True):
                 group.update(values)
+
+
+def _selected(
+    groups: list[ParameterGroup], belongs: Callable[[Tensor], bool]
+) -> list[ParameterGroup]:
+    """The groups with those of their parameters that belong to an optimiser; no empty ones."""
+    selected = []
+    for group in groups:
+        if parameters := [p for p in group["params"] if belongs(p)]:
+            selected.append({"factor": 1.0, **group, "params": parameters})
+    return selected
 
 
 class NonfiniteGuard:

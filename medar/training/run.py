@@ -10,6 +10,7 @@ import torch
 from medar.errors import MedarError, one_line
 from medar.training.distributed import Ranks, all_gather_object
 from medar.training.folder import RunConfig, RunFolder
+from medar.training.muon import hidden_matrices
 from medar.training.optimisers import Average, Optimisers, progress
 from medar.training.precision import random_state, restore_random_state
 from medar.training.settings import TrainingSettings
@@ -58,7 +59,9 @@ class Run:
         self.ranks, self.device = ranks, device
         self.state = State()
         self.meter = Meter()
-        self.optimisers = Optimisers(task.parameter_groups(), self.settings)
+        networks = [task.model, *task.companions().values()]
+        matrices = {weight for network in networks for weight in hidden_matrices(network)}
+        self.optimisers = Optimisers(task.parameter_groups(), matrices, self.settings)
         decay = self.settings.ema_decay
         self.average = Average(task.model, decay) if decay else None
 

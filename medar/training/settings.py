@@ -42,6 +42,9 @@ class TrainingSettings:
     """Optimiser steps; the run ends here or after `minutes`, whichever comes first."""
     minutes: PositiveFloat | None = None
     """Duration of the run, including evaluation and saving, summed over resumptions."""
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all weights; or Muon for those of linear layers and convolutions, and AdamW for
+    heads, embeddings, biases and norms. Both take the same learning rate."""
     learning_rate: PositiveFloat = 3e-4
     """Peak learning rate, reached after the warm-up."""
     warmup_fraction: FractionBelowOne = 0.03
@@ -49,11 +52,11 @@ class TrainingSettings:
     min_learning_rate: NonNegativeFloat = 0.0
     """Learning rate at the end of the cosine."""
     weight_decay: NonNegativeFloat = 0.01
-    """AdamW's weight decay of matrices and kernels; norms, biases and scalars have none."""
+    """Decoupled weight decay of matrices and kernels; norms, biases and scalars have none."""
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.99)
     """AdamW's decay rates of the first and the second moment."""
     max_grad_norm: PositiveFloat | None = 1.0
-    """Gradients of each optimiser are clipped to this norm; None disables clipping."""
+    """Gradients of each network are clipped to this norm; None disables clipping."""
     accumulation_steps: PositiveInt = 1
     """Batches per process and optimiser step."""
     ema_decay: FractionBelowOne = 0.999

@@ -4,7 +4,7 @@ The loop does one backward pass per batch and one optimiser step per `accumulati
 Adversarial training fits in: the task returns its discriminator from `companions`, and its loss is
 the sum of the generator's loss, computed through `frozen_call(discriminator, fake)`, and the
 discriminator's loss on `fake.detach()`. Each term then has gradients for its own network only, and
-each network has its own optimiser.
+each network has optimisers of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -70,7 +70,7 @@ class Task(ABC, Generic[B]):
         return {}
 
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
-        """Parameter groups by optimiser; each network has its own optimiser."""
+        """Parameter groups by network; each network has optimisers of its own."""
         networks = {"model": self.model, **self.companions()}
         return {name: weight_decay_groups(module) for name, module in networks.items()}
 
