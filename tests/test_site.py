@@ -31,7 +31,8 @@ def leaves(nav: Any) -> Iterator[str]:
 
 
 def test_the_navigation_has_every_page_once() -> None:
-    pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")]
+    files = [*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]
+    pages = [path.relative_to(DOCS).with_suffix(".md").as_posix() for path in files]
     assert sorted(leaves(CONFIG["nav"])) == sorted(pages)
 
 

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from medar.errors import MedarError
 from medar.files import digest
+from medar.notebook import html_table
 from medar.settings import PositiveInt, load_yaml, save_yaml, settings, to_dict
 from medar.volume import ReadOptions, Shape3
 from medar.volume.geometry import MOST_VOXELS
@@ -205,6 +206,12 @@ class Plan:
                 "add one, or state the modality (--modality)"
             )
         return tuple(self.intensity.get(n) or self.intensity["other"] for n in names)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the values."""
+        rows = [(key, value) for key, value in to_dict(self).items() if value not in ({}, [], None)]
+        latent = "x".join(map(str, self.latent))
+        return html_table("Plan", rows, notes=f"The latent grid has {latent} sites.")
 
     def save(self, path: str | Path) -> None:
         """Write the plan as commented YAML."""

@@ -4,6 +4,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from medar.notebook import html_table
+from medar.words import format_count
+
 Severity = Literal["error", "warning", "info"]
 
 CODES: dict[str, Severity] = {
@@ -37,6 +40,10 @@ CODES: dict[str, Severity] = {
     "note": "info",
 }
 """Every code and its severity (explained in docs/reference/datasets.md)."""
+
+
+MAX_SHOWN = 10
+"""Problems shown in a notebook."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +116,19 @@ class Report:
             "problems": [asdict(one) for one in self.problems],
             "summary": self.summary,
         }
+
+    def _repr_html_(self) -> str:
+        """For notebooks: numbers of cases, and the first problems."""
+        rows = [(one.severity, one.code, one.case, one.message) for one in self.problems]
+        counts = ((self.cases, "case"), (self.errors, "error"), (self.warnings, "warning"))
+        title = ", ".join(format_count(count, noun) for count, noun in counts)
+        more = len(rows) - MAX_SHOWN
+        return html_table(
+            title,
+            rows[:MAX_SHOWN],
+            ("severity", "problem", "case", "what") if rows else (),
+            f"and {more} more" if more > 0 else "",
+        )
 
     def _count(self, severity: Severity) -> int:
         return sum(one.severity == severity for one in self.problems)

@@ -3,26 +3,16 @@
 import numpy as np
 import numpy.typing as npt
 
+from medar.volume.grey_levels import SOFT_TISSUE as SOFT_TISSUE
+from medar.volume.grey_levels import Range as Range
+from medar.volume.grey_levels import grey_range
 from medar.volume.volume import Volume
-
-Range = tuple[float, float]
-
-SOFT_TISSUE: Range = (-160.0, 240.0)
-"""Intensities shown as black and white in CT, in HU."""
-
-PERCENTILES = (0.5, 99.5)
 
 
 def display_range(volume: Volume) -> Range:
     """Intensities shown as black and white: soft tissue for CT, percentiles of the first channel
     for anything else."""
-    if volume.modality == "CT":
-        return SOFT_TISSUE
-    finite = volume.array[0][np.isfinite(volume.array[0])]
-    low, high = map(float, np.percentile(finite, PERCENTILES)) if finite.size else (0.0, 1.0)
-    # Graphics cards compute in float32, with about seven digits.
-    smallest = 1e-5 * max(abs(low), abs(high))
-    return low, high if high - low > smallest else low + max(1.0, 100 * smallest)
+    return grey_range(volume.array[0], volume.modality)
 
 
 def labelled_middle(label: npt.NDArray[np.generic]) -> tuple[int, ...] | None:

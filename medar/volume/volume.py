@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from medar.errors import MedarError
 from medar.volume.geometry import Affine, Grid, Shape3, Spacing, reorient
+from medar.volume.planes import planes_html
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,3 +135,7 @@ class Volume:
         kind = "labels" if self.is_label else self.modality or "image"
         channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
         return f"Volume({kind}, {channels}, {sides} voxels of {spacing} mm)"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the three planes through the middle of the first channel."""
+        return planes_html(self.array[0], self.spacing, self.modality, repr(self))

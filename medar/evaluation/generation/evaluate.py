@@ -37,6 +37,7 @@ from medar.evaluation.generation.turing import KeptVolumes, TuringReport, turing
 from medar.evaluation.grid import GridArtifact, grid_artifact
 from medar.evaluation.reconstruction.cases import cases_of, evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
+from medar.notebook import html_table
 from medar.progress import track
 from medar.settings import to_dict
 from medar.words import format_count
@@ -94,6 +95,20 @@ class GenerationReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON holds."""
         return to_dict(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: distances, similarity and suspected copies beside their floors."""
+        rows: list[tuple[str, object, object]] = [
+            (f"Frechet distance, {name}", one.frechet, one.frechet_floor)
+            for name, one in self.distances.items()
+        ]
+        rows.append(("MS-SSIM of pairs", self.ms_ssim, self.ms_ssim_real))
+        thirds = self.power_ratio_thirds, self.power_ratio_thirds_floor
+        rows.append(("power ratio, thirds of frequencies", *thirds))
+        for space, audit in self.memorisation.items():
+            rows.append((f"suspected copies, {space}", len(audit.suspects), None))
+        title = f"{format_count(self.volumes, 'generated volume')} ({self.held_out} held out)"
+        return html_table(title, rows, ("", "generated", "real"), "; ".join(self.notes))
 
 
 def evaluate_generation(

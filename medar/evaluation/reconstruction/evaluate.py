@@ -35,6 +35,7 @@ from medar.evaluation.reconstruction.realism import (
 )
 from medar.evaluation.similarity import PROTOCOL, FidelityMeter
 from medar.losses import to_classes
+from medar.notebook import html_table
 from medar.progress import track
 from medar.segmentation.dice import DiceMeter
 from medar.settings import to_dict
@@ -106,6 +107,21 @@ class ReconstructionReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as values that JSON holds."""
         return to_dict(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: fidelity, realism and use of the codebook."""
+        floor = "-" if self.frechet_floor is None else f"{self.frechet_floor:.4g}"
+        rows = [
+            ("PSNR, dB", self.psnr),
+            ("SSIM", self.ssim),
+            (f"mean absolute error, {self.mae_unit}", self.mae),
+            (f"Frechet distance (real: {floor})", self.frechet),
+            ("power ratio, thirds of frequencies", self.power_ratio_thirds),
+            ("codes used, fraction", self.codebook_usage),
+        ]
+        rows += [(f"Dice, {name}", dice) for name, dice in (self.dice or {}).items()]
+        title = f"{format_count(self.cases, 'reconstruction')} ({self.split})"
+        return html_table(title, rows, notes="; ".join([*self.warnings, *self.notes]))
 
 
 def evaluate_tokenizer(

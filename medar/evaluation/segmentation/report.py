@@ -21,7 +21,9 @@ from medar.evaluation.segmentation.statistics import (
     mean,
     volume_agreement,
 )
+from medar.notebook import html_table
 from medar.settings import plain, to_dict
+from medar.words import format_count
 
 METRICS = ("dice", "hd95", "nsd")
 
@@ -108,6 +110,20 @@ class SegmentationReport:
             for name in (f"{metric}_mean", f"{metric}_interval")
         }
         return {**plain(top), "dice": self.dice, **to_dict(self)}
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the metrics of each model, over all labels and for each label."""
+        rows: list[tuple[object, ...]] = []
+        for model in self.models:
+            means = (model.dice_mean, model.dice_interval, model.hd95_mean, model.nsd_mean)
+            rows.append((model.name, "all", *means))
+            rows += [
+                ("", name, one.dice, one.dice_interval, one.hd95, one.nsd)
+                for name, one in model.labels.items()
+            ]
+        title = f"{format_count(self.cases, 'case')} ({self.split})"
+        headings = ("model", "label", "Dice", "95 %", "HD95, mm", f"NSD at {self.tolerance:g} mm")
+        return html_table(title, rows, headings, "; ".join(self.notes))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per model, case and label."""
