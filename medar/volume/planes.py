@@ -65,8 +65,12 @@ def _slice(array: npt.NDArray[Any], axis: int, modality: str | None) -> npt.NDAr
         shown = shown[:, ::-1]
     if array.dtype.kind in "iu":
         index = np.where(shown > 0, 1 + (shown - 1) % (len(COLOURS) - 1), 0)
-        return np.array(COLOURS, np.uint8)[index]
+        coloured: npt.NDArray[np.uint8] = np.array(COLOURS, np.uint8)[index]
+        return coloured
     thinned = array[tuple(slice(None, None, max(1, side // THINNED)) for side in array.shape)]
     low, high = grey_range(thinned, modality)
     finite = np.nan_to_num(shown.astype(np.float64), nan=low, posinf=high, neginf=low)
-    return np.rint(np.clip((finite - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = np.rint(
+        np.clip((finite - low) / (high - low), 0, 1) * 255
+    ).astype(np.uint8)
+    return grey
