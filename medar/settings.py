@@ -114,6 +114,12 @@ def _checked(cls: type[Any], renamed: dict[str, str]) -> type[Any]:
     return made
 
 
+@functools.cache
+def _adapter(cls: type[S]) -> TypeAdapter[S]:
+    """The checks of a class, which take milliseconds to prepare."""
+    return TypeAdapter(cls)
+
+
 def from_dict(cls: type[S], values: Any, where: str) -> S:
     """Build a settings dataclass from plain values.
 
@@ -129,7 +135,7 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
         raise MedarError(f"{where}: must hold a mapping of settings, got {type(values).__name__}")
     _check_numbers(values, where)
     try:
-        return TypeAdapter(cls).validate_python(values)
+        return _adapter(cls).validate_python(values)
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:

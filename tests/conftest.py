@@ -4,7 +4,6 @@ import locale
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from forking import run_scripts
 
 if TYPE_CHECKING:
     import torch
@@ -52,26 +55,19 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def in_two_processes() -> Callable[..., None]:
-    """Run a script as two connected processes, as torchrun would."""
-    root = Path(__file__).resolve().parents[1]
+def in_two_processes() -> Callable[..., list[str]]:
+    """Run a script as two connected processes, as torchrun would; what each of them printed."""
 
-    def run(script: Path, *words: object) -> None:
+    def run(script: Path, *words: object, returncode: int = 0) -> list[str]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        common = {"PYTHONPATH": str(root), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        processes = [
-            subprocess.Popen(
-                [sys.executable, script, *map(str, words)],
-                env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in ("0", "1")
-        ]
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], errors
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        environments = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+        ended = run_scripts(*[(script, *words)] * 2, environments=environments, timeout=300)
+        printed = [one.printed for one in ended]
+        assert [one.returncode for one in ended] == [returncode] * 2, printed
+        return printed
 
     return run
 
@@ -124,9 +120,9 @@ class Chromium:
         self.page.on("request", ask)
 
 
-@pytest.fixture
-def chromium() -> Iterator[Chromium]:
-    """A page of a headless Chromium; tests that need it are skipped if none is on the PATH."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests that need it are skipped if none is on the PATH."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
         pytest.skip(f"no browser on the PATH ({', '.join(BROWSERS)})")
@@ -135,12 +131,17 @@ def chromium() -> Iterator[Chromium]:
         browser = playwright.chromium.launch(
             executable_path=program, args=list(MANNERS), chromium_sandbox=False
         )
-        try:
-            opened = Chromium(browser.new_page())
-            opened.listen()
-            yield opened
-        finally:
-            browser.close()
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def chromium(browser: Any) -> Iterator[Chromium]:
+    """An empty page of the browser, without anything that earlier ones left."""
+    with browser.new_context() as context:
+        opened = Chromium(context.new_page())
+        opened.listen()
+        yield opened
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

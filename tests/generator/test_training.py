@@ -212,7 +212,7 @@ def test_a_mixer_of_another_package_is_trained_saved_and_loaded(
 
 @pytest.mark.slow
 def test_two_processes_equal_one(
-    tokens: Path, tmp_path: Path, in_two_processes: Callable[..., None]
+    tokens: Path, tmp_path: Path, in_two_processes: Callable[..., list[str]]
 ) -> None:
     chosen = settings(**CERTAIN, training__learning_rate=1e-3)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))

@@ -1,9 +1,10 @@
-"""Runs the recipe undisturbed, then again with `kill -9` at three moments of a seeded list.
+"""Runs the recipe with `kill -9` at three moments of a seeded list.
 
     python killed.py CONFIG DATA FOLDER
 
-Leaves FOLDER/undisturbed, FOLDER/killed and FOLDER/outcome.json. A script: it forks a process for
-each run, after the libraries are loaded, which is what takes longest in a tiny recipe.
+FOLDER/seconds.json says how long each stage of an undisturbed run took. Leaves FOLDER/killed and
+FOLDER/outcome.json. A script: it forks a process for each run, after the libraries are loaded,
+which is what takes longest in a tiny recipe.
 """
 
 import json
@@ -21,6 +22,8 @@ import skimage.metrics
 import torch
 
 from medar.cli.main import main as medar
+from medar.recipes.code import code_digests
+from medar.recipes.synthesis import synthesis_recipe as synthesize
 
 LOADED = (mlflow, monai.losses, skimage.metrics)
 NAMES = (
@@ -32,13 +35,14 @@ KILLS, SEED = 3, 14
 def main(config: str, data: str, folder: str) -> None:
     torch.set_num_threads(1)
     call = ["run", "synthesis", config, "--data", data, "--out"]
-    calm, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
-    assert run([*call, str(calm)], calm) == 0
+    code_digests(synthesize)  # of all modules once rather than in each process
+    killed = Path(folder) / "killed"
+    seconds = json.loads((Path(folder) / "seconds.json").read_text())
     done: dict[str, Any] = {}
     hits = 0
     for name, fraction in moments():
-        seconds = entry(calm, name)["seconds"]
-        hits += run([*call, str(killed)], killed, name, fraction * seconds) == -signal.SIGKILL
+        delay = fraction * seconds[name]
+        hits += run([*call, str(killed)], killed, name, delay) == -signal.SIGKILL
         now = {n: e for n in NAMES if (e := entry(killed, n))["status"] == "done"}
         assert {name: now[name] for name in done} == done, "a stage was done twice"
         done = now

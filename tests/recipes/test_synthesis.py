@@ -1,23 +1,24 @@
-"""`medar run synthesis` on tiny data: complete, killed ten times, in two processes."""
+"""`medar run synthesis` on tiny data: complete, killed three times, in two processes."""
 
+import io
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import yaml
 from commands import Run, run_script, runner
+from forking import run_scripts
 
+from medar.cli.main import main
 from medar.data.phantoms import write_phantoms
 
 torch.set_num_threads(1)  # the networks here are too small for two
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 NAMES = [
     "prepare", "tokenizer", "detail", "tokens", "generator", "synthesize", "evaluate", "report",
@@ -72,19 +73,43 @@ def samples(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((out / "samples").glob("sample_*"))}
 
 
-def stage_records(out: Path) -> dict[str, dict[str, Any]]:
-    return {name: json.loads((out / "stages" / f"{name}.json").read_text()) for name in NAMES}
+def stage_records(out: Path, names: list[str] = NAMES) -> dict[str, dict[str, Any]]:
+    return {name: json.loads((out / "stages" / f"{name}.json").read_text()) for name in names}
+
+
+class Whole(NamedTuple):
+    """A complete run, as it was when it ended."""
+
+    out: Path
+    answer: dict[str, Any]
+    samples: dict[str, bytes]
+    records: dict[str, dict[str, Any]]
+
+
+TURING = "evaluation.turing=true"
+
+
+@pytest.fixture(scope="module")
+def whole(workspace: Path) -> Whole:
+    out, printed = workspace / "whole" / "out", io.StringIO()
+    words = ("run", "synthesis", workspace / "tiny.yaml", "--data", workspace / "phantoms")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(printed),
+        pytest.raises(SystemExit) as ended,
+    ):
+        patch.setattr("medar.evaluation.generation.discriminator.STEPS", 2)
+        main([*map(str, words), "--out", str(out), "--untracked", "--json", TURING])
+    assert ended.value.code == 0
+    return Whole(out, json.loads(printed.getvalue()), samples(out), stage_records(out))
 
 
 @pytest.mark.slow
 def test_from_volumes_to_a_report(
-    run: Run, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, workspace: Path, whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medar.evaluation.generation.discriminator.STEPS", 2)
-    out, turing = workspace / "whole" / "out", "evaluation.turing=true"
-    code, printed, _ = run("--out", out, "--untracked", "--json", turing)
-    assert code == 0
-    answer = json.loads(printed)
+    out, answer, _, before = whole
     assert list(answer["stages"]) == NAMES
     assert answer["report"] == str(out / "report.html")
     for name in (
@@ -108,13 +133,12 @@ def test_from_volumes_to_a_report(
     assert 0 <= facts["evaluate"]["turing_auc"] <= 1
 
     # The stored settings are a configuration themselves, and nothing runs a second time.
-    before = stage_records(out)
     code, _, printed = run("--out", out, "--untracked", config="whole/out/config.yaml")
     assert code == 0
     assert printed.count("skip (done, nothing has changed)") == 8
     assert stage_records(out) == before
 
-    code, printed, _ = run("--out", out, "--dry-run", "--json", turing, "samples.n=5")
+    code, printed, _ = run("--out", out, "--dry-run", "--json", TURING, "samples.n=5")
     plan = {step["stage"]: step for step in json.loads(printed)["stages"]}
     assert [step["action"] for step in plan.values()] == [
         *["skip"] * 5, "run", "depends", "depends",
@@ -124,7 +148,7 @@ def test_from_volumes_to_a_report(
     code, printed, _ = run("--out", out, "--untracked", "--json", "--until", "prepare")
     assert json.loads(printed)["report"] is None  # the page is of another call
     # A result that comes out the same changes nothing after it, except the report.
-    words = ("--out", out, "--untracked", turing, "--force", "prepare", "--force", "synthesize")
+    words = ("--out", out, "--untracked", TURING, "--force", "prepare", "--force", "synthesize")
     code, _, printed = run(*words)
     assert code == 0
     kept = ("tokenizer", "detail", "tokens", "generator", "evaluate")
@@ -134,36 +158,36 @@ def test_from_volumes_to_a_report(
         "prepare", "synthesize", "report",
     ]  # fmt: skip
     # How often a training logs, and how data are loaded, changes nothing.
-    free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2", turing)
+    free = ("tokenizer.training.log_every=2", "generator.data.workers=2", "data.workers=2", TURING)
     _, printed, _ = run("--out", out, "--dry-run", "--json", *free)
     assert {step["action"] for step in json.loads(printed)["stages"]} == {"skip"}
 
 
 @pytest.mark.slow
-def test_kill_9_at_three_moments_changes_nothing(workspace: Path) -> None:
+def test_kill_9_at_three_moments_changes_nothing(
+    workspace: Path, whole: Whole, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = workspace / "kills"
     folder.mkdir()
-    words = [HERE / "killed.py", workspace / "tiny.yaml", workspace / "phantoms", folder]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    shutil.copy(mlflow_database, folder)
+    seconds = {name: record["seconds"] for name, record in whole.records.items()}
+    (folder / "seconds.json").write_text(json.dumps(seconds))
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = (HERE / "killed.py", workspace / "tiny.yaml", workspace / "phantoms", folder)
+    (done,) = run_scripts(words, timeout=600)
+    assert done.returncode == 0, done.printed
     assert json.loads((folder / "outcome.json").read_text()) == {"kills": 3, "code": 0}
-    calm, killed = folder / "undisturbed", folder / "killed"
-    assert samples(calm) == samples(killed)
-    assert len(samples(calm)) == 8
+    killed = folder / "killed"
+    assert samples(killed) == whole.samples
+    assert len(samples(killed)) == 8
     entries = stage_records(killed)
     assert {entry["status"] for entry in entries.values()} == {"done"}
     # Each kill costs one attempt at most; what was done stayed done (killed.py looks).
     assert sum(entry["attempts"] for entry in entries.values()) <= len(NAMES) + 3
     assert not (killed / "old").exists()
     client, runs = runs_in(folder / "mlflow.db")
-    assert [run.info.status for run in runs] == ["FINISHED"] * 18
+    assert [run.info.status for run in runs] == ["FINISHED"] * 9
     parent = json.loads((killed / "mlflow.json").read_text())["run_id"]
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent]
     assert sorted(run.info.run_name for run in children) == sorted(NAMES)
@@ -189,19 +213,13 @@ def runs_in(database: Path) -> tuple[Any, list[Any]]:
 
 @pytest.mark.slow
 def test_two_processes_train_together(
-    workspace: Path, in_two_processes: Callable[..., None]
+    workspace: Path, in_two_processes: Callable[..., list[str]]
 ) -> None:
     out = workspace / "two" / "out"
-    call = [
-        "run",
-        "synthesis",
-        workspace / "tiny.yaml",
-        "--data",
-        workspace / "phantoms",
-        "--untracked",
-    ]
-    in_two_processes(HERE / "two.py", *call, "--out", out)
-    entries = stage_records(out)
+    call = ["run", "synthesis", workspace / "tiny.yaml", "--data", workspace / "phantoms"]
+    words = ("--out", out, "--untracked", "--until", "synthesize")
+    in_two_processes(HERE / "two.py", *call, *words)
+    entries = stage_records(out, NAMES[:-2])
     assert {entry["status"] for entry in entries.values()} == {"done"}
     assert {entry["attempts"] for entry in entries.values()} == {1}
     for name in ("tokenizer", "generator"):

@@ -199,7 +199,7 @@ def test_two_processes_pretrain_the_same_backbone(
     prepared: Path,
     tokenizer: Path,
     tmp_path: Path,
-    in_two_processes: Callable[..., None],
+    in_two_processes: Callable[..., list[str]],
 ) -> None:
     chosen = pretrain_settings(
         tokenizer, pretext__kind="mixture", training__steps=3, training__ema_decay=0.0,

@@ -261,7 +261,7 @@ def test_invalid_settings_are_refused() -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_the_same_network(
-    prepared: Path, tmp_path: Path, in_two_processes: Callable[..., None]
+    prepared: Path, tmp_path: Path, in_two_processes: Callable[..., list[str]]
 ) -> None:
     """One epoch with a frozen encoder; without Dice, which is computed per process."""
     make_segmenter().save_pretrained(tmp_path / "start")

@@ -1,6 +1,5 @@
 """Quantisation over scales: sums, prefixes, gradients, precision, several processes."""
 
-import multiprocessing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from forking import forking
 from torch import Tensor
 
 from medar.errors import MedarError
@@ -345,7 +345,7 @@ def train_apart(rank: int, folder: str) -> None:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     latent = torch.randn(5, 4, 6, *SCHEDULE.latent)
     torch.save(latent, tmp_path / "latent")
-    context = multiprocessing.get_context("spawn")
+    context = forking()
     workers = [
         context.Process(target=train_apart, args=(n, str(tmp_path)), daemon=True) for n in range(2)
     ]

@@ -1,10 +1,7 @@
 """Training a tokenizer: every loss, resuming, several processes, and codebooks that collapse."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import run_scripts
 from safetensors.torch import load_file
 
 from medar.data.loading import PreparedDataset
@@ -22,7 +20,6 @@ from medar.tokenizer import Tokenizer
 from medar.tokenizer.settings import AdversarialSettings, LossSettings, TokenizerSettings
 from medar.tokenizer.training import TokenizerTask, make_task, train_tokenizer
 
-ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TokenizerSettings]
 ADVERSARIAL = {"width": 4, "layers": 1, "adaptive_weight": True}
 TEXTURE = {"texture_start_fraction": 0.5, "adversarial": ADVERSARIAL}
@@ -127,12 +124,8 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
     chosen = settings(loss=TEXTURE, training__steps=6)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     words = [prepared, tmp_path / "a", tmp_path / "settings.json"]
-    killed = subprocess.run(
-        [sys.executable, Path(__file__).with_name("trainer.py"), *words, "kill=4"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    script = Path(__file__).with_name("trainer.py")
+    (killed,) = run_scripts((script, *words, "kill=4"), timeout=120)
     assert killed.returncode == -signal.SIGKILL
     train_tokenizer(chosen, prepared, tmp_path / "a")
     train_tokenizer(chosen, prepared, tmp_path / "b")
@@ -148,7 +141,7 @@ def test_killed(prepared: Path, settings: Settings, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(
-    prepared: Path, settings: Settings, tmp_path: Path, in_two_processes: Callable[..., None]
+    prepared: Path, settings: Settings, tmp_path: Path, in_two_processes: Callable[..., list[str]]
 ) -> None:
     """Including codebook statistics, restarts, dropout and the discriminator."""
     chosen = settings(

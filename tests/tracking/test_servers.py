@@ -44,6 +44,7 @@ def environment(store: str) -> dict[str, str]:
         "PATH": found,
         "PYTHONPATH": str(ROOT),
         "MLFLOW_TRACKING_URI": store,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # processes without use here
         "NO_PROXY": "*",
     }
 

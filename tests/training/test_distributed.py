@@ -1,10 +1,6 @@
 """Two processes, each with half of every batch, reach the weights of a single process."""
 
 import contextlib
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,41 +13,22 @@ from toy import Toy, settings
 from medar.training import fit, loop
 from medar.training.distributed import Forward, Ranks
 
-ROOT = Path(__file__).parents[2]
-
-
-def run_two(out: Path, *words: str, leaves: int = 0) -> list[str]:
-    """Run `toy.py` in two processes, as torchrun would; what each wrote on stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"PYTHONPATH": str(ROOT), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("toy.py"), out, *words],
-            env={**os.environ, **common, "RANK": r, "LOCAL_RANK": r, "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in ("0", "1")
-    ]
-    printed = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [leaves, leaves], printed
-    return printed
-
 
 @pytest.mark.slow
 def test_two_processes_equal_one_even_if_one_is_interrupted(
-    tmp_path: Path, metrics: Callable[[Path], list[dict[str, Any]]]
+    tmp_path: Path,
+    metrics: Callable[[Path], list[dict[str, Any]]],
+    in_two_processes: Callable[..., list[str]],
 ) -> None:
+    script = Path(__file__).with_name("toy.py")
     words = ("batch_size=8", "accumulation_steps=2", "steps=12")
-    printed = run_two(tmp_path / "two", *words, "end=6", leaves=130)
+    printed = in_two_processes(script, tmp_path / "two", *words, "end=6", returncode=130)
     assert "training on CPU (cpu), fp32 (as requested), not compiled, 2 process" in printed[0]
     assert "training on" not in printed[1]
     saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
     first, second = (own["random"]["torch"] for own in saved["processes"])
     assert not torch.equal(first, second)
-    run_two(tmp_path / "two", *words)
+    in_two_processes(script, tmp_path / "two", *words)
     fit(Toy(batch_size=8), settings(accumulation_steps=2, steps=12), tmp_path / "one")
     single, double = (
         load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two")

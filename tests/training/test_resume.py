@@ -3,20 +3,18 @@
 import itertools
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forking import run_scripts
 from toy import SETTINGS, Toy, settings
 
 from medar.errors import MedarError
 from medar.training import fit
 
-ROOT = Path(__file__).parents[2]
 Same = Callable[[Path, Path], None]
 Metrics = Callable[[Path], list[dict[str, Any]]]
 
@@ -35,12 +33,7 @@ class Signalled(Toy):
 
 def test_killed(tmp_path: Path, same_runs: Same, capsys: pytest.CaptureFixture[str]) -> None:
     script = Path(__file__).with_name("toy.py")
-    killed = subprocess.run(
-        [sys.executable, script, tmp_path / "a", "noise=0.1", "kill=14"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-        check=False,
-    )
+    (killed,) = run_scripts((script, tmp_path / "a", "noise=0.1", "kill=14"), timeout=120)
     assert killed.returncode == -signal.SIGKILL
     left = [path.name for path in sorted((tmp_path / "a" / "checkpoints").iterdir())]
     assert left == ["best.pt", "step-00000010.pt"]  # four batches into the second epoch

@@ -1,0 +1,77 @@
+"""Scripts in processes of their own that do not each import torch again.
+
+A server process imports the libraries once, and every script runs in a fork of it: as isolated as a
+new interpreter, except that imports have been made.
+"""
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+LIBRARIES = [
+    "torch._dynamo", "torch.distributed", "monai.losses", "skimage.metrics",
+    "medar.recipes.segmentation", "medar.recipes.synthesis", "medar.segmentation.training",
+]  # fmt: skip
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    returncode: int
+    """Below 0, the number of the signal that killed it."""
+    printed: str
+    """Standard output and error."""
+
+
+def forking() -> Any:
+    """The multiprocessing context whose processes are forks of the server process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
+
+
+def run_scripts(
+    *calls: tuple[object, ...], environments: list[dict[str, str]] | None = None, timeout: float
+) -> list[Ended]:
+    """Run Python scripts side by side, as `python SCRIPT WORD ...` would.
+
+    Args:
+        calls: script and words of each process.
+        environments: what each process has in addition to this one's environment.
+        timeout: seconds after which all are killed.
+    """
+    context = forking()
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [Path(folder, str(number)) for number in range(len(calls))]
+        processes = [
+            context.Process(target=_serve, args=([*map(str, call)], {**os.environ, **more}, log))
+            for call, more, log in zip(calls, environments or [{}] * len(calls), logs, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout)
+            if process.is_alive():
+                for one in processes:
+                    one.kill()
+                process.join()
+        return [
+            Ended(int(process.exitcode or 0), log.read_text())
+            for process, log in zip(processes, logs, strict=True)
+        ]
+
+
+def _serve(call: list[str], environment: Mapping[str, str], log: Path) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = call
+    sys.path.insert(0, str(Path(call[0]).parent))
+    runpy.run_path(call[0], run_name="__main__")
