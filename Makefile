@@ -8,10 +8,12 @@ READY := .venv/.ready
 
 .PHONY: demo test lint types docs stats bench clean
 
+# pip would compile every module, for a minute; Python compiles those that are imported.
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing medar into .venv (about two minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+		-e '.[dev]'
 	@touch $(READY)
 
 test: $(READY)

@@ -101,7 +101,7 @@ class Worker:
         return fault, f"{make_input(self.folder / 'originals', *about)} {self._tail()}"
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork")  # with the libraries that are loaded
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=serve, args=(other, self.folder, self.log))
         self._process.start()

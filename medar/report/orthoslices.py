@@ -4,7 +4,7 @@ As in a radiologist's view, the patient's right is on the left of coronal and ax
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +86,7 @@ def save_orthoslices(
                 _draw_label(ax, label, plane, centre)
             _annotate(ax, plane, _extent(volume, plane, centre))
             name = f"{title}\n{plane.name}" if column == 0 else plane.name
-            ax.set_title(name, fontsize=9, loc="left")
+            ax.set_title(name, fontsize=9, loc="left", parse_math=False)
     if label is not None:
         _draw_legend(figure, label, names or {})
     save_png(figure, path)
@@ -118,9 +118,7 @@ def save_png(figure: Any, path: str | Path) -> None:
     Raises:
         MedarError: the file cannot be written.
     """
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
+    for text in _texts(figure):
         text.set_parse_math(False)  # case names may contain "$"
     try:
         with warnings.catch_warnings(), atomic_path(path) as temporary:
@@ -129,6 +127,16 @@ def save_png(figure: Any, path: str | Path) -> None:
             figure.savefig(temporary, format="png")
     except OSError as error:
         raise MedarError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _texts(figure: Any) -> Iterator[Any]:
+    """Everything written on a figure but the numbers of axes, which would be laid out for it."""
+    yield from figure.texts
+    for ax in figure.axes:
+        yield from ax.texts
+        yield from (ax.title, ax.xaxis.label, ax.yaxis.label)
+    for legend in figure.legends:
+        yield from legend.get_texts()
 
 
 def select_plane(name: str) -> Plane:
