@@ -33,7 +33,8 @@ docs: .venv/.docs
 	@echo "open build/site/index.html"
 
 .venv/.docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
+		-e '.[docs]'
 	@touch .venv/.docs
 
 stats:

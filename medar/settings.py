@@ -114,10 +114,8 @@ def _checked(cls: type[Any], renamed: dict[str, str]) -> type[Any]:
     return made
 
 
-@functools.cache
-def _adapter(cls: type[S]) -> TypeAdapter[S]:
-    """The checks of a class, which take milliseconds to prepare."""
-    return TypeAdapter(cls)
+_CHECKS: dict[type[Any], TypeAdapter[Any]] = {}
+"""The checks of each class that was read, which take milliseconds to prepare."""
 
 
 def from_dict(cls: type[S], values: Any, where: str) -> S:
@@ -135,7 +133,10 @@ def from_dict(cls: type[S], values: Any, where: str) -> S:
         raise MedarError(f"{where}: must hold a mapping of settings, got {type(values).__name__}")
     _check_numbers(values, where)
     try:
-        return _adapter(cls).validate_python(values)
+        if cls not in _CHECKS:
+            _CHECKS[cls] = TypeAdapter(cls)
+        checked: S = _CHECKS[cls].validate_python(values)
+        return checked
     except MedarError as error:
         raise MedarError(f"{where}: {error}") from error
     except ValidationError as error:
