@@ -220,3 +220,46 @@ def test_the_teams_server_is_pinned_checked_and_has_no_secret() -> None:
             if name.endswith(("PASSWORD", "KEY", "KEY_ID")):
                 assert value.startswith("${")
                 assert ":?" in value
+
+
+def has_engine() -> bool:
+    """Whether a Docker engine with compose runs here."""
+    for words in (["info"], ["compose", "version"]):
+        try:
+            subprocess.run(["docker", *words], capture_output=True, check=True, timeout=30)
+        except (OSError, subprocess.SubprocessError):
+            return False
+    return True
+
+
+@pytest.mark.slow
+def test_the_teams_server_keeps_runs_and_files(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_engine():
+        pytest.skip("no Docker engine with compose")
+    import mlflow
+
+    secrets = {"POSTGRES_PASSWORD": "abc123", "MINIO_ROOT_USER": "minio",
+               "MINIO_ROOT_PASSWORD": "abcdef123"}  # fmt: skip
+    compose = ["docker", "compose", "--file", str(ROOT / "mlflow" / "compose.yaml"),
+               "--project-name", f"medar-test-{port}"]  # fmt: skip
+    there = {**os.environ, **secrets, "MLFLOW_PORT": str(port)}
+    (tmp_path / "note.txt").write_text("kept")
+    try:
+        subprocess.run(
+            [*compose, "up", "--build", "--detach", "--wait", "mlflow"], env=there, check=True
+        )
+        monkeypatch.setenv("NO_PROXY", "*")
+        client = mlflow.MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
+        run = client.create_run(client.create_experiment("first")).info.run_id
+        client.log_metric(run, "loss", 0.5)
+        client.log_artifact(run, str(tmp_path / "note.txt"))
+        subprocess.run([*compose, "restart", "mlflow"], env=there, check=True)
+        subprocess.run([*compose, "up", "--detach", "--wait", "mlflow"], env=there, check=True)
+        assert client.get_run(run).data.metrics == {"loss": 0.5}
+        (tmp_path / "back").mkdir()
+        back = client.download_artifacts(run, "note.txt", str(tmp_path / "back"))
+        assert Path(back).read_text() == "kept"
+    finally:
+        subprocess.run([*compose, "down", "--volumes"], env=there, check=False)
