@@ -1,9 +1,11 @@
 """The same work on many cases in several processes, where one bad case does not stop the others.
 
 Each outcome is a value or an error. When a worker dies, killed for its memory for example, only its
-own case is lost: the cases that were in progress are tried again one at a time.
+own case is lost: the cases that were in progress are tried again one at a time. Inside `elsewhere`
+the work is done in another place, such as a cluster (`medar.cluster`), with the same outcomes.
 """
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -13,8 +15,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from medar.errors import MedarError
 
@@ -31,6 +34,40 @@ class Outcome(Generic[T, R]):
     error: str | None = None
     trace: str | None = None
 
+    def result(self) -> R:
+        """The value.
+
+        Raises:
+            MedarError: the item's error.
+            RuntimeError: a defect, with its trace.
+        """
+        if self.trace is not None:
+            raise RuntimeError(f"{self.error}\n{self.trace}")
+        if self.error is not None:
+            raise MedarError(self.error)
+        return self.value  # type: ignore[return-value]
+
+
+Runner = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Outcome[Any, Any]]]
+"""Does what `run_parallel` does, in another place."""
+
+_runner: ContextVar[Runner | None] = ContextVar("runner", default=None)
+
+
+@contextlib.contextmanager
+def elsewhere(runner: Runner) -> Iterator[None]:
+    """Inside the block `run_parallel` calls `runner` instead of starting processes."""
+    before = _runner.set(runner)
+    try:
+        yield
+    finally:
+        _runner.reset(before)
+
+
+def is_elsewhere() -> bool:
+    """Whether `run_parallel` works in another place, where nothing of this process is known."""
+    return _runner.get() is not None
+
 
 def default_workers() -> int:
     """The number of CPU cores that this process may use."""
@@ -43,7 +80,7 @@ def run_parallel(
     """Apply `function` to each item and yield outcomes as they complete.
 
     At most `workers` items are in memory at a time. With one worker, or one item, everything runs
-    in this process.
+    in this process. Inside `elsewhere` the place is another, and `workers` has no effect.
 
     Args:
         function: picklable, defined at the top level of a module.
@@ -56,9 +93,11 @@ def run_parallel(
     """
     if workers < 1:
         raise MedarError(f"workers must be at least 1, got {workers}")
+    if (runner := _runner.get()) is not None:
+        yield from runner(function, items)
+        return
     if workers == 1 or len(items) <= 1:
-        for item in items:
-            yield _outcome(item, _guarded(function, item))
+        yield from run_here(function, items)
         return
     survivors: list[T] = []
     yield from _pooled(function, items, min(workers, len(items)), survivors)
@@ -73,6 +112,12 @@ def run_parallel(
             )
 
 
+def run_here(function: Callable[[T], R], items: Sequence[T]) -> Iterator[Outcome[T, R]]:
+    """`run_parallel` in this process, also inside `elsewhere`: for work of a moment."""
+    for item in items:
+        yield as_outcome(item, attempt(function, item))
+
+
 def _pooled(
     function: Callable[[T], R],
     items: Sequence[T],
@@ -85,14 +130,14 @@ def _pooled(
     Before an item is blamed, it is checked that workers start at all, unless that is `proven`.
     """
     waiting = list(reversed(items))
-    running: dict[Future[_Result[R]], T] = {}
+    running: dict[Future[Attempt[R]], T] = {}
     pool = _new_pool(workers)
     try:
         while waiting or running:
             broken = False
             while waiting and len(running) < workers and not broken:
                 try:
-                    running[pool.submit(_guarded, function, waiting[-1])] = waiting[-1]
+                    running[pool.submit(attempt, function, waiting[-1])] = waiting[-1]
                     waiting.pop()
                 except BrokenProcessPool:
                     broken = True
@@ -106,7 +151,7 @@ def _pooled(
                     broken = True
                     continue
                 proven = True
-                yield _outcome(item, result)
+                yield as_outcome(item, result)
             if broken:
                 lost.extend(running.values())
                 running.clear()
@@ -136,34 +181,44 @@ def _try_start(pool: ProcessPoolExecutor) -> None:
 
 
 @dataclass(frozen=True)
-class _Result(Generic[R]):
+class Attempt(Generic[R]):
+    """What a worker sends back: an `Outcome` without its item."""
+
     value: R | None = None
     error: str | None = None
     trace: str | None = None
     fatal: bool = False
+    """Whether every other item would fail too: the error is raised."""
 
 
-def _guarded(function: Callable[[T], R], item: T) -> _Result[R]:
+def attempt(function: Callable[[T], R], item: T) -> Attempt[R]:
     """`function(item)`, with every error turned into text that can be sent between processes."""
     try:
-        return _Result(value=function(item))
+        return Attempt(value=function(item))
     except MedarError as error:
-        return _Result(error=str(error))
+        return Attempt(error=str(error))
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _Result(error=f"{error.filename or 'output'}: {error.strerror}", fatal=True)
-        return _Result(error=str(error), trace=traceback.format_exc())
+            full = f"{error.filename or 'output'}: {error.strerror}"
+            advice = "free some space and run the same command again"
+            return Attempt(error=f"{full}; {advice}", fatal=True)
+        return Attempt(error=str(error), trace=traceback.format_exc())
     except MemoryError as error:
         reason = f" ({error})" if str(error) else ""
-        return _Result(error=f"not enough memory{reason}; try fewer workers, or fewer voxels")
+        return Attempt(error=f"not enough memory{reason}; try fewer workers, or fewer voxels")
     except Exception as error:
         message = f"unexpected {type(error).__name__}: {error}"
-        return _Result(error=" ".join(message.split()), trace=traceback.format_exc())
+        return Attempt(error=" ".join(message.split()), trace=traceback.format_exc())
 
 
-def _outcome(item: T, result: _Result[R]) -> Outcome[T, R]:
+def as_outcome(item: T, result: Attempt[R]) -> Outcome[T, R]:
+    """An attempt as the outcome of its item.
+
+    Raises:
+        MedarError: the attempt is fatal.
+    """
     if result.fatal:
-        raise MedarError(f"{result.error}; free some space and run the same command again")
+        raise MedarError(result.error or "")
     return Outcome(item=item, value=result.value, error=result.error, trace=result.trace)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.options import HERE, DataSet, Place, Reading, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
 from medar.words import format_count
@@ -71,6 +71,7 @@ def check(
     deep: bool = False,
     json: bool = False,
     workers: int | None = None,
+    place: Place = HERE,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
 ) -> int:
@@ -90,7 +91,11 @@ def check(
     from medar.data.check import check as run
 
     manifest = dataset.read(path)
-    report = run(manifest, deep=deep, workers=worker_count(workers), options=reading.options())
+    count = worker_count(workers, place)
+    if place.cluster is not None and not deep:
+        raise MedarError(f"--cluster {place.cluster}: only --deep takes long; add it, or omit both")
+    with place.use(path):
+        report = run(manifest, deep=deep, workers=count, options=reading.options())
     if json:
         print_json(report.to_dict())
         return 1 if report.errors else 0
@@ -120,6 +125,7 @@ def plan(
     out: Path,
     json: bool = False,
     workers: int | None = None,
+    place: Place = HERE,
     values: PlanValues = PLAN_VALUES,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
@@ -146,14 +152,17 @@ def plan(
     from medar.data.prepared import FINGERPRINT_FILE, PLAN_FILE
     from medar.settings import to_dict
 
-    derived = plan_data_set(
-        dataset.read(path),
-        out,
-        workers=worker_count(workers),
-        voxels=values.voxels,
-        reading=reading.options(),
-        overrides=values.overrides(),
-    )
+    count = worker_count(workers, place)
+    manifest = dataset.read(path)
+    with place.use(path, out=out):
+        derived = plan_data_set(
+            manifest,
+            out,
+            workers=count,
+            voxels=values.voxels,
+            reading=reading.options(),
+            overrides=values.overrides(),
+        )
     failed = Fingerprint.load(out / FINGERPRINT_FILE).failed
     if json:
         print_json({**to_dict(derived), "latent": list(derived.latent), "failed": failed})
@@ -174,6 +183,7 @@ def prepare(
     plan: Path | None = None,
     json: bool = False,
     workers: int | None = None,
+    place: Place = HERE,
     values: PlanValues = PLAN_VALUES,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
@@ -207,19 +217,21 @@ def prepare(
     check_folder(out)
     stored = out / MANIFEST_FILE
     manifest = dataset.read(path, Manifest.load(stored) if stored.exists() else None)
-    chosen = resolve_plan(
-        manifest,
-        out,
-        workers=worker_count(workers),
-        file=plan,
-        voxels=values.voxels,
-        reading=reading.options(),
-        overrides=values.overrides(),
-    )
-    try:
-        done = run(manifest, chosen, out, workers=worker_count(workers))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("run the same command again to continue") from None
+    count = worker_count(workers, place)
+    with place.use(path, out=out):
+        chosen = resolve_plan(
+            manifest,
+            out,
+            workers=count,
+            file=plan,
+            voxels=values.voxels,
+            reading=reading.options(),
+            overrides=values.overrides(),
+        )
+        try:
+            done = run(manifest, chosen, out, workers=count)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("run the same command again to continue") from None
     if json:
         print_json(
             {

@@ -1,5 +1,6 @@
 """Options that several commands have in common."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -71,14 +72,37 @@ class DataSet:
         )
 
 
-def worker_count(workers: int | None) -> int:
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the work on cases is done."""
+
+    cluster: str | None = None
+    """Dask cluster that works on the cases: the address of its scheduler, such as tcp://host:8786,
+    its scheduler file, or local:N for N workers on this machine (docs/how-to/cluster.md); default:
+    this machine, without Dask."""
+
+    def use(self, *shared: Path | None, out: Path | None = None) -> AbstractContextManager[None]:
+        """Inside the block the cluster works, if there is one; see `use_cluster`."""
+        from medar.cluster import use_cluster
+
+        existing = (path for path in shared if path is not None and path.exists())
+        return use_cluster(self.cluster, *existing, out=out)
+
+
+HERE = Place()
+
+
+def worker_count(workers: int | None, place: Place = HERE) -> int:
     """The requested number of processes; default: one per CPU core.
 
     Raises:
-        MedarError: fewer than one.
+        MedarError: fewer than one, or a cluster, which has workers of its own.
     """
     from medar.parallel import default_workers
 
+    if workers is not None and place.cluster is not None:
+        raise MedarError(f"--workers {workers}: a cluster has its own workers; omit it")
     if workers is not None and workers < 1:
         raise MedarError(f"--workers must be at least 1, got {workers}")
     return workers or default_workers()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, Reading, worker_count
+from medar.cli.options import HERE, DataSet, Place, Reading, worker_count
 from medar.cli.output import note, print_json
 from medar.cli.training import (
     TRAINING,
@@ -163,6 +163,7 @@ def segment(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: InferencePrecision = "auto",
     json: bool = False,
+    place: Place = HERE,
     reading: Reading = READING,
 ) -> int:
     """Segment volumes; the description is in `medar.cli.main`.
@@ -213,23 +214,24 @@ def segment(
     networks = [Segmenter.from_pretrained(model, device) for model in models]
     written: list[Path] = []
     failed: dict[str, str] = {}
-    for source, result in segment_files(
-        networks,
-        volume,
-        out,
-        settings,
-        options=reading.options(),
-        modality=modality,
-        probabilities=probabilities,
-        format=format,
-    ):
-        if isinstance(result, MedarError):
-            failed[source] = str(result)
-            note(f"{source}: not segmented: {result}")
-            continue
-        written.append(result)
-        if not json:
-            print(f"{result}: labels of {source}")
+    with place.use(volume, *models, out=out):
+        for source, result in segment_files(
+            networks,
+            volume,
+            out,
+            settings,
+            options=reading.options(),
+            modality=modality,
+            probabilities=probabilities,
+            format=format,
+        ):
+            if isinstance(result, MedarError):
+                failed[source] = str(result)
+                note(f"{source}: not segmented: {result}")
+                continue
+            written.append(result)
+            if not json:
+                print(f"{result}: labels of {source}")
     if json:
         print_json({"out": out, "labels": written, "failed": failed})
     return 1 if failed else 0

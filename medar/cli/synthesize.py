@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
-from medar.cli.options import Reading, parse_detail
+from medar.cli.options import HERE, Place, Reading, parse_detail
 from medar.cli.output import note, print_json
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
@@ -92,6 +92,7 @@ def synthesize(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     preview: bool = False,
     json: bool = False,
+    place: Place = HERE,
     sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
 ) -> None:
@@ -151,30 +152,33 @@ def synthesize(
     def image(path: Path | None) -> "Volume | None":
         return None if path is None else read_for_plan(plan, path, reading.options(), modality)
 
+    if preview and place.cluster is not None:
+        raise MedarError("--preview: not drawn on a cluster; omit it, or --cluster")
     images: list[Path] = []
     made = 0
-    for folder, path in _folders(out, mask).items():
-        request = Request(
-            class_=class_,
-            attributes=_assignments(set_ or []),
-            modality=modality,
-            mask=None if path is None else read_volume(path, labels=True),
-            inpaint=image(inpaint),
-            region=None if region is None else _region(region),
-            upscale=image(upscale),
-            known_scales=known_scales,
-            sampling=sampling.settings(synthesizer.sampling),
-        )
-        job = synthesizer.job(request)
-        note(*job.notes)
-        show = _preview(folder) if preview else None
-        try:
-            written, new = write_samples(
-                folder, synthesizer, job, seeds, batch_size=batch_size, preview=show
+    with place.use(model, out=out):
+        for folder, path in _folders(out, mask).items():
+            request = Request(
+                class_=class_,
+                attributes=_assignments(set_ or []),
+                modality=modality,
+                mask=None if path is None else read_volume(path, labels=True),
+                inpaint=image(inpaint),
+                region=None if region is None else _region(region),
+                upscale=image(upscale),
+                known_scales=known_scales,
+                sampling=sampling.settings(synthesizer.sampling),
             )
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the same command resumes") from None
-        images, made = images + written, made + new
+            job = synthesizer.job(request)
+            note(*job.notes)
+            show = _preview(folder) if preview else None
+            try:
+                written, new = write_samples(
+                    folder, synthesizer, job, seeds, batch_size=batch_size, preview=show
+                )
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt("the same command resumes") from None
+            images, made = images + written, made + new
     write_samples_sheet(images[:MAX_SHOWN], out / SHEET, len(plan.channels) > 1, modality)
     if json:
         counts = {"out": out, "made": made, "kept": len(images) - made, "images": images}

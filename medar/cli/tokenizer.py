@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import DataSet, Reading, parse_detail
+from medar.cli.options import HERE, DataSet, Place, Reading, parse_detail
 from medar.cli.output import note, print_json, print_table
 from medar.cli.training import (
     TRAINING,
@@ -137,6 +137,7 @@ def encode(
     workers: int = 0,
     device: Device = "auto",
     json: bool = False,
+    place: Place = HERE,
 ) -> int:
     """Encode every case of a data set into a folder of tokens.
 
@@ -178,21 +179,24 @@ def encode(
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation needs --variants, the number of variants")
+    if workers and place.cluster is not None:
+        raise MedarError(f"--workers {workers}: a cluster has its own workers; omit it")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
     try:
-        done = encode_data_set(
-            data,
-            out,
-            model,
-            device=device,
-            split=split,
-            variants=variants,
-            augmentation=settings,
-            maps=maps,
-            seed=seed,
-            batch_size=batch_size,
-            workers=workers,
-        )
+        with place.use(data, model, out=out):
+            done = encode_data_set(
+                data,
+                out,
+                model,
+                device=device,
+                split=split,
+                variants=variants,
+                augmentation=settings,
+                maps=maps,
+                seed=seed,
+                batch_size=batch_size,
+                workers=workers,
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue") from None
     if json:

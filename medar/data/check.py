@@ -16,8 +16,9 @@ from medar.data.examine import CheckContext, Facts, examine
 from medar.data.label_outliers import label_outliers
 from medar.data.manifest import SPLITS, Case, Manifest
 from medar.data.problems import Problem, Report, problem
+from medar.errors import check_positive
 from medar.files import digest, file_digest
-from medar.parallel import default_workers, run_parallel
+from medar.parallel import default_workers, is_elsewhere, run_here, run_parallel
 from medar.progress import track
 from medar.volume import ReadOptions, files_of
 
@@ -48,7 +49,7 @@ def check(
     Raises:
         MedarError: `workers` is below 1.
     """
-    workers = default_workers() if workers is None else workers
+    check_positive(workers=workers)
     context = CheckContext(
         root=manifest.root,
         labelled=any(case.label for case in manifest),
@@ -59,12 +60,12 @@ def check(
         options=options or ReadOptions(),
     )
     # Headers, and the voxels of a few cases, are read faster than processes start.
-    pooled = deep and len(manifest) >= POOL_FROM
-    outcomes = run_parallel(
-        partial(examine, context=context),
-        manifest.cases,
-        workers=workers if pooled else min(1, workers),
-    )
+    pooled = deep and (len(manifest) >= POOL_FROM or is_elsewhere())
+    work = partial(examine, context=context)
+    if pooled:
+        outcomes = run_parallel(work, manifest.cases, workers=workers or default_workers())
+    else:
+        outcomes = run_here(work, manifest.cases)
     by_case = {}
     for outcome in track(outcomes, total=len(manifest), label="check"):
         by_case[outcome.item.id] = outcome.value or _unexamined(outcome.item, outcome.error)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medar.errors import MedarError
 from medar.files import digest, file_digest, read_json_object, write_text
+from medar.parallel import is_elsewhere, run_parallel
 from medar.progress import track
 from medar.volume import files_of
 
@@ -67,6 +68,13 @@ class HashIndex:
     def prime(self, paths: Iterable[Path], *, workers: int) -> None:
         """Hash many files in parallel, with a progress bar; unreadable files are skipped."""
         todo = [p for p in paths if p.exists() and str(p.absolute()) not in self._entries]
+        if is_elsewhere():
+            outcomes = run_parallel(_entries_of, todo, workers=workers)
+            for outcome in track(outcomes, total=len(todo), label="hashing", unit="file"):
+                if outcome.value:
+                    self._entries.update(outcome.value)
+                    self._changed = True
+            return
         with ThreadPoolExecutor(workers) as pool:
             for _ in track(
                 pool.map(self._try, todo), total=len(todo), label="hashing", unit="file"
@@ -82,8 +90,15 @@ class HashIndex:
     def save(self) -> None:
         """Write the index, if it has a path and has changed."""
         if self.path and self._changed:
-            write_text(self.path, json.dumps(self._entries))
+            write_text(self.path, json.dumps(dict(sorted(self._entries.items()))))
             self._changed = False
+
+
+def _entries_of(path: Path) -> dict[str, tuple[list[int], str]]:
+    """The entry of one file, made in another process."""
+    index = HashIndex()
+    index._try(path)
+    return index._entries
 
 
 def _stamp(files: tuple[Path, ...]) -> list[int]:

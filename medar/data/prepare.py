@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from medar.files import digest, exclusive, remove_temporaries, write_text
 from medar.parallel import default_workers, run_parallel
 from medar.progress import track
 from medar.settings import to_dict
+
+V = TypeVar("V")
 
 LOCATIONS = 1000
 """Largest number of voxel positions stored per label, for patches that must contain it."""
@@ -122,6 +124,8 @@ def _prepare(
             remarks, damage = outcome.value
             notes |= {name: remarks} if remarks else {}
             unlabelled |= {} if damage is None else {name: damage}
+    # Outcomes come as workers finish; what is written does not depend on that.
+    failed, unlabelled = _in_order(failed, manifest), _in_order(unlabelled, manifest)
     lines = [{"id": k, "reason": v, "trace": traces.get(k)} for k, v in failed.items()]
     lines += [{"id": k, "reason": v, "part": "label"} for k, v in unlabelled.items()]
     _write_lines(out / FAILED_FILE, lines)
@@ -149,8 +153,12 @@ def _prepare(
         kept=len(done) - made,
         failed=failed,
         unlabelled=unlabelled,
-        notes=notes,
+        notes=_in_order(notes, manifest),
     )
+
+
+def _in_order(found: dict[str, V], manifest: Manifest) -> dict[str, V]:
+    return {case.id: found[case.id] for case in manifest if case.id in found}
 
 
 def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job], dict[str, str]]:

@@ -7,7 +7,8 @@ model's digest, and how the volume differs from the training volumes; and on req
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medar.data.hashes import HashIndex
-from medar.data.manifest import Split
+from medar.data.manifest import Case, Split
 from medar.data.prepared import Prepared
 from medar.data.reading import read_for_plan, read_image, reading_for
 from medar.data.sources.files import (
@@ -31,8 +32,10 @@ from medar.devices import device_of, inference_precision
 from medar.errors import MedarError
 from medar.files import TEMPORARY, read_json_object, write_json
 from medar.files import digest as content_digest
+from medar.parallel import run_parallel
 from medar.progress import track
 from medar.segmentation.prediction import Prediction, predict, restore_probabilities
+from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import DEFAULT, Models, PredictionSettings, as_ensemble
 from medar.segmentation.targets import (
     DESCRIPTION,
@@ -44,6 +47,7 @@ from medar.segmentation.targets import (
     write_label,
 )
 from medar.settings import to_dict
+from medar.shared import Shared
 from medar.volume import ReadOptions, Volume, write_channels
 from medar.volume.dicom_seg import check_seg
 
@@ -82,7 +86,8 @@ def segment_files(
         format: of the label maps in a folder; default: nii.gz.
 
     Yields:
-        A volume's path, and the label map that was written or, within a folder, the error.
+        A volume's path, and the label map that was written or, within a folder, the error; on a
+        cluster (`medar.cluster`) in the order in which workers finish.
 
     Raises:
         MedarError: see `check_output`; a folder without volumes; networks with different plans; a
@@ -94,38 +99,74 @@ def segment_files(
     path, out = Path(path), Path(out)
     ending = check_output(path, out, format)
     models = as_ensemble(model)
-    digest = ensemble_digest(models)
-    plan, several = models[0].plan, is_folder_of_volumes(path)
-    channels = len(plan.channels) or 1
-    if several:
-        pairs = _pairs(path, out, channels, ending)
-    else:
+    channels = len(models[0].plan.channels) or 1
+    work = _Work(
+        models=[Shared(one) for one in models],
+        digest=ensemble_digest(models),
+        settings=settings,
+        options=options or ReadOptions(),
+        modality=modality,
+        probabilities=probabilities,
+    )
+    if not is_folder_of_volumes(path):
         beside = visible(path.parent) if channels > 1 and path.is_file() else []
         belong = (files for _, files in _volumes(beside, channels) if path in files)
-        pairs = [(next(belong, [path]), out)]
-    hashes = HashIndex()
-    given = {"options": to_dict(options or ReadOptions()), "modality": modality}
-    for files, target in pairs:
-        source = files[0]
+        files = next(belong, [path])
+        _segment_volume((files, out), work, resume=False)
+        yield str(files[0]), out
+        return
+    pairs = _pairs(path, out, channels, ending)
+    segment = partial(_segment_volume, work=work, resume=True)
+    for outcome in run_parallel(segment, pairs, workers=1):
+        files, target = outcome.item
         try:
-            check_target(target)
-            key = None
-            if several:
-                found = [hashes[file] for file in files]
-                key = _key(found, models, digest, settings, given, probabilities)
-                if _is_made(target, key):
-                    yield str(source), target
-                    continue
-            volume = read_for_plan(plan, files, options, modality)
-            write_segmentation(
-                target, models, volume, digest, settings, probabilities=probabilities, key=key
-            )
+            outcome.result()
         except MedarError as error:
-            if not several:
-                raise
-            yield str(source), error
-            continue
-        yield str(source), target
+            yield str(files[0]), error
+        else:
+            yield str(files[0]), target
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What the volumes of a folder have in common; see `segment_files`."""
+
+    models: list[Shared[Segmenter]]
+    digest: str
+    """Of the models."""
+    settings: PredictionSettings
+    options: ReadOptions
+    modality: str | None
+    probabilities: bool
+
+
+def _segment_volume(pair: tuple[list[Path], Path], work: _Work, *, resume: bool) -> None:
+    """Segment one volume, of one or several files, unless its label map exists already.
+
+    Args:
+        pair: files and target.
+        work: what to do.
+        resume: keep a label map that was made in the same way.
+    """
+    files, target = pair
+    models = [one.model for one in work.models]
+    check_target(target)
+    key = None
+    if resume:
+        hashes = HashIndex()
+        key = _key([hashes[file] for file in files], models, work)
+        if _is_made(target, key):
+            return
+    volume = read_for_plan(models[0].plan, files, work.options, work.modality)
+    write_segmentation(
+        target,
+        models,
+        volume,
+        work.digest,
+        work.settings,
+        probabilities=work.probabilities,
+        key=key,
+    )
 
 
 def write_segmentation(
@@ -192,39 +233,48 @@ def segment_cases(
         MedarError: the split is empty, or a file cannot be read or segmented.
     """
     models = as_ensemble(model)
-    plan, digest = models[0].plan, ensemble_digest(models)
+    plan = models[0].plan
     manifest = Prepared(data).manifest()
     reading, cases = reading_for(manifest, plan.reading), manifest.select(split)
     if not cases:
         raise MedarError(f"{data}: no case in the split {split!r} to segment")
-    written = []
-    for case in track(cases, total=len(cases), label="segment"):
-        image = read_image(case, reading)
-        image = replace(image, modality=image.modality or plan.sole_modality)
-        target = Path(out) / f"{case.id}{ENDING}"
-        write_segmentation(target, models, image, digest, settings)
-        written.append(target)
-    return written
+    work = _Work(
+        models=[Shared(one) for one in models],
+        digest=ensemble_digest(models),
+        settings=settings,
+        options=reading,
+        modality=plan.sole_modality,
+        probabilities=False,
+    )
+    outcomes = run_parallel(partial(_segment_case, work=work, out=Path(out)), cases, workers=1)
+    for outcome in track(outcomes, total=len(cases), label="segment"):
+        outcome.result()
+    return [_label_map(Path(out), case) for case in cases]
 
 
-def _key(
-    hashes: list[str],
-    models: Models,
-    digest: str,
-    settings: PredictionSettings,
-    given: dict[str, Any],
-    probabilities: bool,
-) -> str:
+def _segment_case(case: Case, work: _Work, out: Path) -> None:
+    image = read_image(case, work.options)
+    image = replace(image, modality=image.modality or work.modality)
+    models = [one.model for one in work.models]
+    write_segmentation(_label_map(out, case), models, image, work.digest, work.settings)
+
+
+def _label_map(out: Path, case: Case) -> Path:
+    return out / f"{case.id}{ENDING}"
+
+
+def _key(hashes: list[str], models: Models, work: _Work) -> str:
     """A hash of everything that the label map of a volume depends on."""
-    network = as_ensemble(models)[0]
+    network, settings = as_ensemble(models)[0], work.settings
     return content_digest(
         {
             "files": hashes,
-            "model": digest,
+            "model": work.digest,
             "settings": to_dict(settings),
             "precision": inference_precision(device_of(network), settings.precision),
-            "probabilities": probabilities,
-            **given,
+            "probabilities": work.probabilities,
+            "options": to_dict(work.options),
+            "modality": work.modality,
         }
     )
 

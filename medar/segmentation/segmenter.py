@@ -64,6 +64,7 @@ class Segmenter(nn.Module):
         training_range: TrainingRange | None = None,
     ) -> None:
         super().__init__()
+        self.loaded_from: tuple[str, str] | None = None
         if not plan.labels:
             raise MedarError("the plan names no labels; segmentation needs labelled cases")
         self.settings, self.plan, self.mirrors = settings, plan, tuple(mirrors)
@@ -113,6 +114,7 @@ class Segmenter(nn.Module):
             raise MedarError(f"{where}: mirrors must be a list of x, y and z, got {mirrors!r}")
         model = cls(settings, read_preprocess(folder, Plan), mirrors, training_range)
         load_weights(model, folder)
+        model.loaded_from = str(path), device
         return to_device(model, device).eval()
 
     def load_backbone(

@@ -33,6 +33,7 @@ from medar.generator.conditions import Condition
 from medar.generator.known import KnownTokens
 from medar.generator.maps import UNKNOWN, label_classes, one_hot
 from medar.generator.settings import ConditionConfig, SamplingSettings
+from medar.synthesis.request import Request
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
 from medar.tokenizer.inference import Array, DecodedArrays, Labels
 from medar.tokenizer.tokenizer import Tokenizer
@@ -60,6 +61,8 @@ class SynthesisJob:
     """The volume that is filled: results keep its grid, and its voxel type on disk."""
     record: dict[str, Any] = field(default_factory=dict)
     """Entries of every sample's record."""
+    request: Request | None = None
+    """What it was made of, for other processes."""
     notes: tuple[str, ...] = ()
     """Assumptions that were made."""
 

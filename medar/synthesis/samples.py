@@ -7,6 +7,7 @@ samples; a folder with samples of another request is refused.
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ import numpy as np
 
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, exclusive, read_json, remove_temporaries, write_json
+from medar.parallel import is_elsewhere, run_parallel
+from medar.progress import track
+from medar.shared import Shared
 from medar.synthesis.job import SynthesisJob
+from medar.synthesis.request import Request
 from medar.synthesis.synthesizer import Preview, Synthesizer, SyntheticVolume
 from medar.volume import Volume, write_nifti
 from medar.volume.marks import SYNTHETIC
@@ -53,19 +58,50 @@ def write_samples(
 
     Raises:
         MedarError: a folder with other files or with samples of another request, one that cannot
-            be written to, or a batch size below 1.
+            be written to, a batch size below 1, or a preview of samples that a cluster makes.
     """
     folder = Path(folder)
     _check(folder)
+    if preview is not None and is_elsewhere():
+        raise MedarError("a preview is drawn where samples are made; omit it on a cluster")
     size = synthesizer.batch_size(job, batch_size)
     with exclusive(folder):
         remove_temporaries(folder)
         indices = {seed: index for index, seed in enumerate(seeds)}
         missing = [s for s in seeds if not _is_complete(folder, indices[s], job.about(s))]
-        made = synthesizer.run(job, missing, batch_size=size, preview=preview)
-        for seed, sample in zip(missing, made, strict=True):
-            _write(folder, indices[seed], sample, job.source)
+        if is_elsewhere():
+            assert job.request is not None, "only Synthesizer.job makes jobs"
+            batches = [
+                [(indices[seed], seed) for seed in missing[start : start + size]]
+                for start in range(0, len(missing), size)
+            ]
+            work = partial(_write_batch, Shared(synthesizer), job.request, folder)
+            outcomes = run_parallel(work, batches, workers=1)
+            for outcome in track(outcomes, total=len(batches), label="synthesize", unit="batch"):
+                outcome.result()
+        else:
+            made = synthesizer.run(job, missing, batch_size=size, preview=preview)
+            for seed, sample in zip(missing, made, strict=True):
+                _write(folder, indices[seed], sample, job.source)
     return [folder / f"{_stem(index)}.nii.gz" for index in range(len(seeds))], len(missing)
+
+
+def _write_batch(
+    synthesizer: Shared[Synthesizer],
+    request: Request,
+    folder: Path,
+    batch: Sequence[tuple[int, int]],
+) -> None:
+    """Make and write the samples of one batch, given as pairs of index and seed."""
+    job, seeds = _job(synthesizer.model, request), [seed for _, seed in batch]
+    made = synthesizer.model.run(job, seeds, batch_size=len(seeds))
+    for (index, _), sample in zip(batch, made, strict=True):
+        _write(folder, index, sample, job.source)
+
+
+@lru_cache(maxsize=1)
+def _job(synthesizer: Synthesizer, request: Request) -> SynthesisJob:
+    return synthesizer.job(request)
 
 
 def _check(folder: Path) -> None:

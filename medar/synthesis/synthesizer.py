@@ -78,6 +78,7 @@ class Synthesizer:
     ) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer.eval()
         self.sampling = sampling or SamplingSettings()
+        self.loaded_from: tuple[str, str] | None = None
         self.plan = tokenizer.require_plan()
         theirs = (tokenizer.config.schedule, tokenizer.codebook_size)
         if (model.schedule, model.codebook_size) != theirs:
@@ -99,6 +100,7 @@ class Synthesizer:
             MedarError: see `Generator.load`.
         """
         synthesizer = cls(*Generator.load(folder, device))
+        synthesizer.loaded_from = str(folder), device
         if is_run(Path(folder)) and holds_model(folder, "tokenizer"):
             # The detail decoder that the generator's folder holds may be of an earlier training.
             latest = Tokenizer.from_pretrained(folder, device)
@@ -193,6 +195,7 @@ class Synthesizer:
             sampling=sampling,
             mask=mask,
             record={**record, **job.record},
+            request=request,
             notes=notes,
         )
 
@@ -262,6 +265,11 @@ class Synthesizer:
             yield SyntheticVolume(
                 image=image, label=label, pyramid=pyramid.to("cpu"), about=job.about(seed)
             )
+
+    @property
+    def digest(self) -> str:
+        """Hashes of generator and tokenizer."""
+        return f"{self.model.digest}+{self.tokenizer.digest}"
 
     def precision(self, sampling: SamplingSettings) -> dict[str, str]:
         """What tokens and volumes are computed in; on another device it may differ."""

@@ -29,7 +29,9 @@ from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
 from medar.files import TEMPORARY, TRACKED, digest, exclusive, remove_temporaries, write_bytes
 from medar.model_folder import CONFIG, find_model
+from medar.parallel import is_elsewhere, run_parallel
 from medar.progress import track
+from medar.shared import Shared
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import DETAIL, Tokenizer
 from medar.tokenizer.tokens import (
@@ -138,12 +140,44 @@ def encode_data_set(
             _copy_model(folder, out / TOKENIZER)
         index.save(out)
         cases.todo = [k for k, case in enumerate(index.cases) if case.file not in kept]
-        loader = DataLoader(cases, batch_size=None, num_workers=workers)
-        for k, volumes, labels in track(loader, total=len(cases), label="encode"):
-            if maps:
-                stored.put(index.cases[k].id, labels.numpy(), {}, whole=True)
-            _encode(tokenizer, volumes, batch_size).save(out / index.cases[k].file)
+        write = _Writer(
+            cases=cases,
+            files=tuple(case.file for case in index.cases),
+            tokenizer=Shared(tokenizer),
+            out=out,
+            batch_size=batch_size,
+        )
+        if is_elsewhere():
+            outcomes = run_parallel(write.encode, range(len(cases)), workers=1)
+            for outcome in track(outcomes, total=len(cases), label="encode"):
+                outcome.result()
+        else:
+            loader = DataLoader(cases, batch_size=None, num_workers=workers)
+            for item in track(loader, total=len(cases), label="encode"):
+                write(*item)
     return Encoded(folder=out, made=len(cases), kept=len(kept), failed=prepared.failed)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Writer:
+    """Encodes loaded cases into files, in this process or on a cluster."""
+
+    cases: "_Cases"
+    files: tuple[str, ...]
+    tokenizer: Shared[Tokenizer]
+    out: Path
+    batch_size: int
+
+    def encode(self, position: int) -> None:
+        """Load and encode one of the cases to do."""
+        self(*self.cases[position])
+
+    def __call__(self, index: int, volumes: Tensor, labels: Tensor | None) -> None:
+        if labels is not None:
+            name = self.cases.prepared[index].id
+            ArrayCache(self.out / MAPS).put(name, labels.numpy(), {}, whole=True)
+        pyramid = _encode(self.tokenizer.model, volumes, self.batch_size)
+        pyramid.save(self.out / self.files[index])
 
 
 class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):

@@ -120,6 +120,7 @@ class Tokenizer(nn.Module):
 
     def __init__(self, config: TokenizerConfig, plan: Plan | None = None) -> None:
         super().__init__()
+        self.loaded_from: tuple[str, str] | None = None
         if plan is not None and plan.size != config.size:
             raise MedarError(
                 f"plan of size {list(plan.size)} for a tokenizer of {list(config.size)} voxels; "
@@ -242,6 +243,7 @@ class Tokenizer(nn.Module):
         other = copy(self)
         other._modules = dict(self._modules)
         other.detail = detail
+        other.loaded_from = None  # the folder need not hold this detail decoder
         return other
 
     def detail_steps(self, detail: Detail = "auto") -> int:
@@ -400,6 +402,7 @@ class Tokenizer(nn.Module):
         load_weights(tokenizer, folder)
         if (folder / DETAIL / CONFIG).exists():
             tokenizer.detail = load_detail(folder / DETAIL, tokenizer.digest)
+        tokenizer.loaded_from = str(path), device
         return to_device(tokenizer, device).eval()
 
     def _reconstruct_window(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from medar.errors import MedarError
 from medar.evaluation.reconstruction.cases import Example
-from medar.evaluation.segmentation.worst import WorstCase, WorstCases
+from medar.evaluation.segmentation.worst import WorstCase, WorstCases, worst_case
 from medar.report import montages
 from medar.report.montages import (
     COLUMNS,
@@ -207,7 +207,7 @@ def worst_cases() -> list[WorstCase]:
     label[:, 4:8, 3:6, 3:6] = 2
     worst = WorstCases()
     volumes = [Volume(array=array, affine=affine) for array in (image, label, np.roll(label, 1, 1))]
-    worst.update("one", *volumes, 0.75)
+    worst.update(worst_case("one", *volumes, 0.75))
     return worst.kept
 
 

@@ -6,12 +6,14 @@ out. Finished label maps from any source are evaluated in the same way.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medar.data.manifest import Manifest, Split
+from medar.data.manifest import Case, Manifest, Split
 from medar.data.plan import Plan
 from medar.data.reading import merged_reading
 from medar.errors import MedarError
@@ -23,11 +25,18 @@ from medar.evaluation.segmentation.cases import (
     labels_of,
     manifest_of,
 )
-from medar.evaluation.segmentation.metrics import BINS, MIN_PROBABILITY, CaseScore, score_labels
+from medar.evaluation.segmentation.metrics import (
+    BINS,
+    MIN_PROBABILITY,
+    CalibrationMeter,
+    CaseScore,
+    score_labels,
+)
 from medar.evaluation.segmentation.predictors import Predictor, as_predictors
 from medar.evaluation.segmentation.report import SegmentationReport, comparison, model_report
 from medar.evaluation.segmentation.statistics import RESAMPLES, Bootstrap
-from medar.evaluation.segmentation.worst import WorstCases
+from medar.evaluation.segmentation.worst import WorstCase, WorstCases, worst_case
+from medar.parallel import run_parallel
 from medar.progress import track
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import DEFAULT, PredictionSettings
@@ -94,11 +103,11 @@ def evaluate_segmentation(
         tolerance = cases.tolerance()
     if not 0 < tolerance < float("inf"):
         raise MedarError(f"tolerance must be greater than 0 mm, got {tolerance:g}")
-    scores = _scores(predictors, cases, tolerance, worst)
+    scores, meters = _scores(predictors, cases, tolerance, worst)
     bootstrap = Bootstrap([case.subject for case in cases.cases], seed)
     reports = [
-        model_report(one.name, rows, labels.names, one.calibration(), bootstrap)
-        for one, rows in zip(predictors, scores, strict=True)
+        model_report(one.name, rows, labels.names, meter.result() if meter else None, bootstrap)
+        for one, rows, meter in zip(predictors, scores, meters, strict=True)
     ]
     return SegmentationReport(
         cases=len(cases.cases),
@@ -112,26 +121,67 @@ def evaluate_segmentation(
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Scored:
+    """What is measured on one case."""
+
+    rows: list[list[CaseScore]]
+    """Of each predictor, by label."""
+    meters: list[CalibrationMeter | None]
+    """Of each predictor."""
+    worst: WorstCase | None
+    """Of the first predictor, if it is to be drawn and has a Dice."""
+
+
 def _scores(
     predictors: Sequence[Predictor],
     cases: EvaluationCases,
     tolerance: float,
     worst: WorstCases | None,
-) -> list[list[CaseScore]]:
-    """The scores of each predictor, case by case."""
+) -> tuple[list[list[CaseScore]], list[CalibrationMeter | None]]:
+    """The scores of each predictor, case by case, and its calibration."""
     for predictor in predictors:
         predictor.start(cases)
+    score = partial(
+        _score, predictors=predictors, cases=cases, tolerance=tolerance, drawn=worst is not None
+    )
+    outcomes = run_parallel(score, cases.cases, workers=1)
+    scored = {}
+    for outcome in track(outcomes, total=len(cases.cases), label="evaluate"):
+        one = outcome.result()
+        if worst is not None and one.worst is not None:
+            worst.update(one.worst)
+        scored[outcome.item.id] = one.rows, one.meters
     scores: list[list[CaseScore]] = [[] for _ in predictors]
-    for entry in track(cases.cases, total=len(cases.cases), label="evaluate"):
-        case = cases.read(entry)
-        for index, predictor in enumerate(predictors):
-            truth, predicted = masked(case, predictor.predict(case), cases.labels)
-            rows = score_case(case, truth, predicted, cases.labels, tolerance)
+    meters: list[CalibrationMeter | None] = [None for _ in predictors]
+    for case in cases.cases:  # sums depend on the order
+        for index, (rows, meter) in enumerate(zip(*scored[case.id], strict=True)):
             scores[index] += rows
-            dice = [row.dice for row in rows if row.dice is not None]
-            if worst is not None and index == 0 and dice:
-                worst.update(entry.id, case.image, truth, predicted, float(np.mean(dice)))
-    return scores
+            total = meters[index]
+            if total is None:
+                meters[index] = meter
+            elif meter is not None:
+                total.add(meter)
+    return scores, meters
+
+
+def _score(
+    entry: Case,
+    predictors: Sequence[Predictor],
+    cases: EvaluationCases,
+    tolerance: float,
+    drawn: bool,
+) -> _Scored:
+    """The scores of a case, here or on a cluster."""
+    case = cases.read(entry)
+    rows, shown = [], None
+    for index, predictor in enumerate(predictors):
+        truth, predicted = masked(case, predictor.predict(case), cases.labels)
+        rows.append(score_case(case, truth, predicted, cases.labels, tolerance))
+        dice = [row.dice for row in rows[-1] if row.dice is not None]
+        if drawn and index == 0 and dice:
+            shown = worst_case(entry.id, case.image, truth, predicted, float(np.mean(dice)))
+    return _Scored(rows=rows, meters=[one.take_meter() for one in predictors], worst=shown)
 
 
 def masked(case: EvaluationCase, predicted: Volume, labels: Labels) -> tuple[Volume, Volume]:

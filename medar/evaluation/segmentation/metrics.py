@@ -182,6 +182,12 @@ class CalibrationMeter:
         for row, values in zip(self._sums, weights, strict=True):
             row += torch.bincount(bins, values, BINS).numpy()
 
+    def add(self, other: "CalibrationMeter") -> None:
+        """Add the voxels of another meter."""
+        self._sums += other._sums
+        self._labelled += other._labelled
+        self._overlooked += other._overlooked
+
     def result(self) -> Calibration | None:
         """The calibration over all volumes; None without a voxel."""
         counts, confidence, correct = self._sums[:, self._sums[0] > 0]

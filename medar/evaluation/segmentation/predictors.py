@@ -16,12 +16,13 @@ from medar.data.plan import Plan
 from medar.data.preparation import prepare_image, prepare_label, restore_label
 from medar.devices import device_of
 from medar.evaluation.segmentation.cases import EvaluationCase, EvaluationCases, find_files
-from medar.evaluation.segmentation.metrics import Calibration, CalibrationMeter
+from medar.evaluation.segmentation.metrics import CalibrationMeter
 from medar.files import digest, file_digest
 from medar.segmentation.prediction import image_tensor
 from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.sliding_window import DEFAULT, PredictionSettings, predict_rows
 from medar.settings import to_dict
+from medar.shared import Shared
 from medar.volume import Volume
 
 
@@ -54,8 +55,8 @@ class Predictor(ABC):
     def about(self) -> dict[str, Any]:
         """The source of the label maps, for the protocol: `digest`, and other settings."""
 
-    def calibration(self) -> Calibration | None:
-        """Over all cases since `start`; None if there are no probabilities."""
+    def take_meter(self) -> CalibrationMeter | None:
+        """What was added to the calibration since the last call; None without probabilities."""
         return None
 
 
@@ -81,6 +82,12 @@ class NetworkPredictor(Predictor):
         """Reset the calibration."""
         self._truth_plan = replace(self.model.plan, ignore_label=cases.labels.ignore)
         self._meter = CalibrationMeter()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "model": Shared(self.model)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "model": state["model"].model})
 
     def predict(self, case: EvaluationCase) -> Volume:
         """Segment a case, and add its probabilities to the calibration."""
@@ -113,9 +120,10 @@ class NetworkPredictor(Predictor):
             "device": device_of(self.model).type,
         }
 
-    def calibration(self) -> Calibration | None:
+    def take_meter(self) -> CalibrationMeter | None:
         """Of the probabilities on the prepared grid."""
-        return self._meter.result()
+        taken, self._meter = self._meter, CalibrationMeter()
+        return taken
 
 
 class FilesPredictor(Predictor):
@@ -156,9 +164,9 @@ class FilesPredictor(Predictor):
         source = {} if self.network is None else {"network": self.network.about()}
         return {"digest": digest(files), **source}
 
-    def calibration(self) -> Calibration | None:
+    def take_meter(self) -> CalibrationMeter | None:
         """Of the network that made the files; None without it."""
-        return None if self.network is None else self.network.calibration()
+        return None if self.network is None else self.network.take_meter()
 
 
 def as_predictors(

@@ -45,28 +45,31 @@ class WorstCases:
         self.kept: list[WorstCase] = []
         """The worst first."""
 
-    def update(
-        self, name: str, image: Volume, truth: Volume, predicted: Volume, dice: float
-    ) -> None:
-        """Add a case with some label in truth or prediction.
+    def update(self, case: WorstCase) -> None:
+        """Add a case, unless as many are worse."""
+        cases = [*self.kept, case]
+        self.kept = sorted(cases, key=lambda one: (one.dice, one.name))[: self.most]
 
-        Args:
-            name: of the case.
-            image: its first channel is drawn.
-            truth: on the image's grid.
-            predicted: on the image's grid.
-            dice: the mean over its labels.
-        """
-        if len(self.kept) == self.most and dice >= self.kept[-1].dice:
-            return
-        low, high = _box(truth, predicted)
-        parts = [_cut(one, low, high) for one in (image, truth, predicted)]
-        shown = parts[1].array[0] != parts[2].array[0]
-        if not shown.any():
-            shown = parts[1].array[0] > 0
-        slices = tuple(_slice(axis, _fullest(shown, axis), parts) for axis in range(3))
-        case = WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
-        self.kept = sorted([*self.kept, case], key=lambda one: one.dice)[: self.most]
+
+def worst_case(
+    name: str, image: Volume, truth: Volume, predicted: Volume, dice: float
+) -> WorstCase:
+    """A case with some label in truth or prediction, with the slices to draw.
+
+    Args:
+        name: of the case.
+        image: its first channel is drawn.
+        truth: on the image's grid.
+        predicted: on the image's grid.
+        dice: the mean over its labels.
+    """
+    low, high = _box(truth, predicted)
+    parts = [_cut(one, low, high) for one in (image, truth, predicted)]
+    shown = parts[1].array[0] != parts[2].array[0]
+    if not shown.any():
+        shown = parts[1].array[0] > 0
+    slices = tuple(_slice(axis, _fullest(shown, axis), parts) for axis in range(3))
+    return WorstCase(name=name, dice=dice, window=display_range(image), slices=slices)
 
 
 def _box(truth: Volume, predicted: Volume) -> tuple[Shape3, Shape3]:
