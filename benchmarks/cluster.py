@@ -1,9 +1,9 @@
 """Preparing and segmenting small cases on one and on two Dask workers of this machine.
 
-The cases are volumes of smooth noise with a label each; the network has random weights. One and two
-workers alternate, each into new folders; starting them is not counted, their first case is. Then two
-workers prepare and segment once more, and one of them is killed in the middle. All results must have
-the same bytes. One thread per worker. Nothing else may use the processors.
+The cases are volumes of smooth noise with a label each; the network has random weights. One and
+two workers alternate, each into new folders; starting them is not counted, their first case is.
+Then two workers prepare and segment once more, and one is killed in the middle of either. All
+results must have the same bytes. One thread per worker. Nothing else may use the processors.
 
     python benchmarks/cluster.py [--cases 2000] [--side 48] [--repeats 1] [--json FILE]
 """

@@ -29,6 +29,10 @@ SettingsSource = Mapping[str, Any] | str | Path
 
 PositiveInt = Annotated[int, Field(ge=1)]
 """1, 2, 3, ..."""
+Depth = Annotated[int, Field(ge=1, le=1000)]
+"""1 to 1000: blocks, layers or levels of a network. More would be built for hours."""
+Width = Annotated[int, Field(ge=1, le=65_536)]
+"""1 to 65536: features of a layer. More would take all memory."""
 NonNegativeInt = Annotated[int, Field(ge=0)]
 """0, 1, 2, ..."""
 PositiveFloat = Annotated[float, Field(gt=0)]

@@ -15,12 +15,14 @@ from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.generator.mixers import MixerSettings
 from medar.settings import (
+    Depth,
     Fraction,
     FractionBelowOne,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Width,
     settings,
     to_dict,
 )
@@ -41,9 +43,9 @@ Probability = Annotated[float, Field(gt=0, le=1)]
 class ModelSettings:
     """The transformer; the tokenizer gives schedule, codebook size and code width."""
 
-    depth: PositiveInt = 6
+    depth: Depth = 6
     """Number of blocks, and of heads too: the dial for size."""
-    head_width: Annotated[int, Field(ge=2, multiple_of=2)] = 32
+    head_width: Annotated[int, Field(ge=2, le=65_536, multiple_of=2)] = 32
     """Features of a head; 64 from a depth of 16 on suits GPUs."""
     mlp_ratio: PositiveFloat = 4.0
     """Hidden features of each block's MLP, in multiples of the width."""
@@ -103,7 +105,7 @@ class ConditionConfig:
     """A condition per voxel: the label map."""
     map_channels: NonNegativeInt = 0
     """M: labels and background of the label map; 0 without a map."""
-    map_width: PositiveInt = 16
+    map_width: Width = 16
     """Features of the first level of the map's encoder."""
     augmentation: bool = False
     """Whether training marked augmented items by a learnt vector, which sampling never adds."""
@@ -217,7 +219,7 @@ class ConditionSettings:
     modality, where the cases have several."""
     map: Literal["none", "label"] = "none"
     """"label": the label map is a condition at every scale; the tokens must hold maps."""
-    map_width: PositiveInt = 16
+    map_width: Width = 16
     """Features of the first level of the map's encoder."""
     drop_probability: Fraction = 0.1
     """Probability that a training item loses all its conditions, which guidance needs; and that it

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medar.data.loading import Item, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, send
@@ -27,6 +27,7 @@ from medar.generator.settings import GeneratorSettings, SamplingSettings
 from medar.settings import to_dict
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training.distributed import current_ranks
+from medar.training.sharding import is_sharded
 from medar.training.task import Task
 
 CHAIN_DRAWS = 4
@@ -150,7 +151,8 @@ class GeneratorTask(Task[Item]):
                 values["independence"] = self._independence(tokens, condition, losses, cases)
             for name in names:
                 sums[name] += self._sum_by_scale(values[name]).cpu()
-        if self.preview is not None and self.ranks.is_rank_zero and self.settings.data.previews:
+        drawn = self.settings.data.previews and not is_sharded(self.model)
+        if self.preview is not None and self.ranks.is_rank_zero and drawn:
             self.preview(self._steps, self._samples())
         if refinement:
             sums["chain"] = sums["cross_entropy"] - sums["independence"]
@@ -161,6 +163,10 @@ class GeneratorTask(Task[Item]):
             for name in sums
             for k, mean in enumerate(sums[name] / number)
         }
+
+    def shards(self) -> list[nn.Module]:
+        """The blocks of the transformer."""
+        return list(self.model.blocks)
 
     def after_step(self, step: int) -> None:
         """Remember the number of steps, for the preview."""

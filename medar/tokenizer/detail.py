@@ -40,7 +40,7 @@ from medar.model_folder import (
     weight_bytes,
     write_model,
 )
-from medar.settings import PositiveInt, from_dict, settings, to_dict
+from medar.settings import PositiveInt, Width, from_dict, settings, to_dict
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
 from medar.tokenizer.noise import WHITE, Correlation, draw_noise
 from medar.tokenizer.slabs import Layer, Residual, by_slabs, chained, each, fitting, layer_of
@@ -66,7 +66,7 @@ the last slab needs more."""
 TIME_FEATURES = 32
 """Sines and cosines of the time, half each."""
 
-Widths = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 
 
 Prediction = Literal["velocity", "residual"]

@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from medar.errors import MedarError
-from medar.settings import NonNegativeInt, PositiveInt, settings
+from medar.settings import Depth, NonNegativeInt, PositiveInt, Width, settings
 from medar.tokenizer.norms import Norm
 from medar.volume import Shape3
 
@@ -42,7 +42,7 @@ RENAMED = {
 }
 """Former names of keys that `NetworkConfig` and `ModelSettings` have in common."""
 
-Multipliers = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Multipliers = Annotated[tuple[Width, ...], Field(min_length=1)]
 
 
 @settings(renamed=RENAMED)
@@ -58,16 +58,16 @@ class NetworkConfig:
     patch_size: PositiveInt = 1
     """Voxels per side that are folded into the channels of one site, a power of two. An axis with
     little downsampling is folded less."""
-    width: PositiveInt = 16
+    width: Width = 16
     """Features at the first level; the other levels are multiples of it."""
     width_multipliers: Multipliers = (1, 2, 4, 4)
     """These multiples, from the first level on; the last one holds for all further levels."""
-    code_width: PositiveInt = 32
+    code_width: Width = 32
     """D, features of a site of the latent."""
     downsampling: Shape3 = (8, 8, 8)
     """Voxels per site along each axis, powers of two. An axis with fewer halvings (that of thick
     slices) is halved at the coarsest levels only."""
-    blocks_per_level: PositiveInt = 1
+    blocks_per_level: Depth = 1
     """Residual blocks per level, in the encoder and in the decoder."""
     labels: NonNegativeInt = 0
     """Number of labels of the decoder's label head, without the background; 0: no label head."""

@@ -10,11 +10,13 @@ from medar.data.augmentation import Augmentation
 from medar.data.plan import Plan
 from medar.errors import MedarError
 from medar.settings import (
+    Depth,
     FractionBelowOne,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Width,
     settings,
 )
 from medar.tokenizer.codebooks import CodebookSettings
@@ -35,11 +37,11 @@ class ModelSettings:
 
     patch_size: PositiveInt = 2
     """Voxels per side that are folded into the channels of one site."""
-    width: PositiveInt = 32
+    width: Width = 32
     """Features at the first level; the other levels are multiples of it."""
     width_multipliers: Multipliers = (1, 2, 4)
     """These multiples, from the first level on; the last one holds for all further levels."""
-    blocks_per_level: PositiveInt = 1
+    blocks_per_level: Depth = 1
     """Residual blocks per level, in the encoder and in the decoder."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
@@ -110,11 +112,11 @@ class AdversarialSettings:
     """Weight of the difference between the discriminators' features (arXiv 1711.11585)."""
     learning_rate_factor: PositiveFloat = 1.0
     """Learning rate of the discriminator, relative to the tokenizer's."""
-    width: Annotated[int, Field(ge=4, multiple_of=4)] = 16
+    width: Annotated[int, Field(ge=4, le=65_536, multiple_of=4)] = 16
     """Features of the discriminators' first layer."""
-    layers: PositiveInt = 3
+    layers: Depth = 3
     """Layers of the first discriminator; each further one has as many more."""
-    discriminators: PositiveInt = 1
+    discriminators: Depth = 1
     """Number of discriminators, each with a larger patch than the one before."""
 
     def discriminator(self, channels: int) -> DiscriminatorConfig:

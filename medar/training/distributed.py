@@ -1,7 +1,7 @@
 """Data-parallel training under torchrun (DistributedDataParallel, arXiv 2006.15704).
 
-Each process holds the whole model and a part of each batch. Processes share one file system.
-Sharded models (FSDP2) are not supported.
+Each process holds the whole model, unless it is sharded (`medar.training.sharding`), and a part of
+each batch. Processes share one file system.
 """
 
 import contextlib

@@ -21,6 +21,7 @@ from torch import Tensor
 from medar.files import exclusive
 from medar.progress import Gauge
 from medar.training.distributed import (
+    Forward,
     all_gather_object,
     all_ranks,
     all_reduce_max,
@@ -41,6 +42,7 @@ from medar.training.precision import (
 )
 from medar.training.run import Run
 from medar.training.settings import TrainingSettings
+from medar.training.sharding import Sharding
 from medar.training.task import Task
 from medar.training.tracker import JsonlTracker, Tracker, Trackers
 
@@ -97,10 +99,13 @@ def fit(
             stack.enter_context(exclusive(folder.out))
         content = folder.start(resume, config)
         all_gather_object(None)  # no rank writes before all have read the folder
+        sharding = None
+        if settings.shard and ranks.world_size > 1:
+            sharding = Sharding(task, precision.device)
         seed_everything(settings.seed + ranks.rank)
         for network in (task.model, *task.companions().values()):
             network.to(precision.device)
-        run = Run(task, config, folder, ranks, precision.device)
+        run = Run(task, config, folder, ranks, precision.device, sharding)
         if content is not None:
             run.load(content)
         if run.finished:
@@ -109,7 +114,8 @@ def fit(
                 tracker.log_parameters(parameters(config))
             return _outcome(run, {})
         number = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
-        _log(run, f"training on {precision.why}, {number}")
+        divided = "" if sharding is None else ", each with a part of the model"
+        _log(run, f"training on {precision.why}, {number}{divided}")
         loop = Loop(run, precision, _open_trackers(run, tracker, stack), clock)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
 
@@ -130,7 +136,10 @@ class Loop:
         self.run, self.precision, self.tracker, self.clock = run, precision, tracker, clock
         if precision.compile:
             run.task.compile()
-        self.forward = data_parallel(run.task, run.ranks, run.device)
+        if run.sharding is None:
+            self.forward = data_parallel(run.task, run.ranks, run.device)
+        else:
+            self.forward = Forward(run.task)
         self.operations = Operations(precision)
         self.guard = NonfiniteGuard(run.settings, run.device, quiet=not run.ranks.is_rank_zero)
         self.batches = run.batches()
@@ -181,6 +190,8 @@ class Loop:
     def backward(self, batch: Any, *, last: bool) -> dict[str, Tensor]:
         """Add the gradients of a batch; the last one of a step synchronises processes."""
         run = self.run
+        if run.sharding is not None:
+            run.sharding.synchronise(last)
         with gradient_sync(self.forward, last):
             with self.precision.autocast():
                 loss, metrics = self.forward(batch, run.state.step)

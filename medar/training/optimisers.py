@@ -93,12 +93,18 @@ class Optimisers:
         norms = {}
         for name, parameters in self._parameters.items():
             # Without any gradient, as of a resting discriminator, torch's norm is on the CPU.
-            norms[name] = (
+            norm = (
                 torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
                 if any(p.grad is not None for p in parameters)
                 else torch.zeros((), device=parameters[0].device)
             )
+            # Of sharded gradients, over all processes.
+            norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return norms
+
+    def parameters(self, name: str) -> list[Tensor]:
+        """The parameters of an optimiser in `state_dict`, in the order of its state."""
+        return [p for group in self._optimisers[name].param_groups for p in group["params"]]
 
     def step(self, finite: Tensor) -> None:
         """Update the parameters if `finite`, a bool on the device, is true; reset gradients."""

@@ -14,6 +14,7 @@ from medar.training.muon import hidden_matrices
 from medar.training.optimisers import Average, Optimisers, progress
 from medar.training.precision import random_state, restore_random_state
 from medar.training.settings import TrainingSettings
+from medar.training.sharding import Sharding
 from medar.training.task import Task, to_device
 from medar.training.tracker import Meter
 
@@ -45,6 +46,7 @@ class Run:
         folder: where checkpoints and the model are written.
         ranks: this process.
         device: where batches are moved.
+        sharding: of the task's model, if it is divided among processes.
     """
 
     def __init__(
@@ -54,7 +56,9 @@ class Run:
         folder: RunFolder,
         ranks: Ranks,
         device: torch.device,
+        sharding: Sharding | None = None,
     ) -> None:
+        self.sharding = sharding
         self.task, self.config, self.folder = task, config, folder
         self.ranks, self.device = ranks, device
         self.state = State()
@@ -139,31 +143,65 @@ class Run:
         """Write a checkpoint in rank 0; before it the model, if it is the best."""
         own = {"random": random_state(self.device), "meter": self.meter.state_dict()}
         processes = all_gather_object(own)
-        if not self.ranks.is_rank_zero:
+        if not self.ranks.is_rank_zero and self.sharding is None:
             return
         if best:
-            with self.for_evaluation():
-                self.folder.write_model(self.task.save_model)
-        content = {
-            "config": self.config.resume_key(),
-            "state": asdict(self.state),
+            self._write_model()
+        networks = {
             "model": self.task.model.state_dict(),
             "companions": {n: m.state_dict() for n, m in self.task.companions().items()},
             "optimisers": self.optimisers.state_dict(),
             "average": self.average.state_dict() if self.average else None,
+        }
+        if self.sharding is not None:
+            networks = self.sharding.gather(networks)
+        if not self.ranks.is_rank_zero:
+            return
+        content = {
+            "config": self.config.resume_key(),
+            "state": asdict(self.state),
+            **networks,
             "task": self.task.state_dict(),
             "processes": processes,
         }
         self.folder.checkpoints.save(self.state.step, content, best=best)
 
+    def _write_model(self) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.for_evaluation())
+            if self.sharding is not None:
+                stack.enter_context(self.sharding.whole_model(self.task))
+            if self.ranks.is_rank_zero:
+                self.folder.write_model(self.task.save_model)
+
+    def _divided(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint whose networks are divided among processes, as this run's are."""
+        if self.sharding is None:
+            return content
+        divide, own = self.sharding.divide, self.task.model.state_dict()
+        average = content["average"] and {
+            "updates": content["average"]["updates"],
+            "averages": {n: divide(v, own[n]) for n, v in content["average"]["averages"].items()},
+        }
+        return {
+            **content,
+            "model": {name: divide(value, own[name]) for name, value in content["model"].items()},
+            "optimisers": {
+                name: self.sharding.divide_states(state, self.optimisers.parameters(name))
+                for name, state in content["optimisers"].items()
+            },
+            "average": average,
+        }
+
     def load(self, content: dict[str, Any]) -> None:
-        """Restore a checkpoint.
+        """Restore a checkpoint, of any number of processes.
 
         Raises:
             MedarError: it belongs to other networks.
         """
         self.state = State(**content["state"])
         try:
+            content = self._divided(content)
             self.task.model.load_state_dict(content["model"])
             for name, companion in self.task.companions().items():
                 companion.load_state_dict(content["companions"][name])

@@ -15,7 +15,7 @@ from medar.settings import (
 )
 
 FREE = frozenset(
-    {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "device", "compile"}
+    {"log_every", "evaluate_every", "save_every", "keep_checkpoints", "device", "compile", "shard"}
 )
 """Settings that may change when a run is resumed: the weights do not depend on them."""
 
@@ -68,6 +68,10 @@ class TrainingSettings:
     compile: bool = False
     """Compile what pays with torch.compile: a slow first step, faster ones after it. Evaluations
     are not compiled."""
+    shard: bool = False
+    """Under torchrun, divide weights, gradients and optimiser states among the processes (FSDP2),
+    for a generator that does not fit one device; slower than a copy in each process. Nothing is
+    drawn during the training."""
     log_every: PositiveInt = 20
     """Steps between lines of metrics."""
     evaluate_every: PositiveInt = 500
@@ -84,6 +88,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             raise MedarError("neither steps nor minutes is set; at least one must end the run")
+        if self.shard and self.optimiser == "muon":
+            raise MedarError("shard true: Muon needs whole matrices; use optimiser adamw")
         if self.min_learning_rate > self.learning_rate:
             raise MedarError(
                 f"min_learning_rate {self.min_learning_rate:g} must not exceed learning_rate "

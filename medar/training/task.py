@@ -69,6 +69,14 @@ class Task(ABC, Generic[B]):
         """Networks trained with the model but not saved with it, such as a discriminator."""
         return {}
 
+    def shards(self) -> list[nn.Module]:
+        """Modules of the model whose weights are gathered one after the other, if it is sharded.
+
+        Empty: it cannot be sharded. Otherwise it is only used by calling it, and in an evaluation
+        every process calls it as often as the others.
+        """
+        return []
+
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
         """Parameter groups by network; each network has optimisers of its own."""
         networks = {"model": self.model, **self.companions()}

@@ -1,6 +1,7 @@
 """Two processes, each with half of every batch, reach the weights of a single process."""
 
 import contextlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +16,33 @@ from medar.training.distributed import Forward, Ranks
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [0, 1])
 def test_two_processes_equal_one_even_if_one_is_interrupted(
+    shard: int,
     tmp_path: Path,
     metrics: Callable[[Path], list[dict[str, Any]]],
     in_two_processes: Callable[..., list[str]],
 ) -> None:
     script = Path(__file__).with_name("toy.py")
-    words = ("batch_size=8", "accumulation_steps=2", "steps=12")
+    words = ("batch_size=8", "accumulation_steps=2", "steps=12", f"shard={shard}")
     printed = in_two_processes(script, tmp_path / "two", *words, "end=6", returncode=130)
     assert "training on CPU (cpu), fp32 (as requested), not compiled, 2 process" in printed[0]
+    assert ("each with a part of the model" in printed[0]) == bool(shard)
     assert "training on" not in printed[1]
-    saved = torch.load(tmp_path / "two" / "checkpoints" / "step-00000006.pt", weights_only=True)
+    checkpoint = shutil.copy(tmp_path / "two" / "checkpoints" / "step-00000006.pt", tmp_path)
+    saved = torch.load(checkpoint, weights_only=True)
     first, second = (own["random"]["torch"] for own in saved["processes"])
     assert not torch.equal(first, second)
     in_two_processes(script, tmp_path / "two", *words)
-    fit(Toy(batch_size=8), settings(accumulation_steps=2, steps=12), tmp_path / "one")
-    single, double = (
-        load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two")
+    changed = settings(accumulation_steps=2, steps=12, shard=True)
+    fit(Toy(batch_size=8), changed, tmp_path / "one")
+    fit(Toy(batch_size=8), changed, tmp_path / "resumed", resume=checkpoint)
+    single, *others = (
+        load_file(tmp_path / n / "model" / "model.safetensors") for n in ("one", "two", "resumed")
     )
     for name in single:
-        torch.testing.assert_close(single[name], double[name], rtol=0, atol=1e-6)
+        for other in others:
+            torch.testing.assert_close(single[name], other[name], rtol=0, atol=1e-6)
     for a, b in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
         assert a["step"] == b["step"]
         if "train/loss" in a:

@@ -60,6 +60,9 @@ class Toy(Task[tuple[Tensor, Tensor]]):
         x, y = items()
         return {"error": float(nn.functional.mse_loss(self.model(x), y))}
 
+    def shards(self) -> list[nn.Module]:
+        return [self.model[0], self.model[3]]
+
     def after_step(self, step: int) -> None:
         self.after.append(step)
 
@@ -81,6 +84,7 @@ def main(out: str, *words: str) -> None:
     torch.set_num_threads(1)
     options = {name: float(value) for name, _, value in (word.partition("=") for word in words)}
     task = Toy(batch_size=int(options.pop("batch_size", 4)), noise=options.pop("noise", 0.0))
+    shard = bool(options.pop("shard", 0))
     kill, end = options.pop("kill", None), options.pop("end", None)
 
     def send(step: int) -> None:
@@ -91,7 +95,8 @@ def main(out: str, *words: str) -> None:
 
     task.after_step = send  # type: ignore[method-assign]
     try:
-        fit(task, settings(**{name: int(value) for name, value in options.items()}), out)
+        numbers = {name: int(value) for name, value in options.items()}
+        fit(task, settings(**numbers, shard=shard), out)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from medar.registry import Registry
-from medar.settings import PositiveInt, settings
+from medar.settings import Depth, PositiveInt, Width, settings
 from medar.tokenizer.schedule import ScaleSchedule
 
 State = dict[str, Tensor]
@@ -30,9 +30,9 @@ class MixerSettings:
     """"none": scales meet only in the reconstruction so far; "attention": over all scales so far,
     with a cache of keys and values; "mamba": Mamba-2 over the tokens of all scales; "scale_ssm": a
     recurrence from scale to scale at each site; or the name of a registered mixer."""
-    state_dim: PositiveInt = 16
+    state_dim: Width = 16
     """N, state features per channel of "mamba" and "scale_ssm"."""
-    expand: PositiveInt = 1
+    expand: Depth = 1
     """Inner channels of "mamba" and "scale_ssm", in multiples of the generator's width."""
     conv_kernel: PositiveInt = 4
     """Kernel size of the convolution in "mamba", in tokens."""

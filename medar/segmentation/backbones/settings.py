@@ -9,7 +9,7 @@ from medar.errors import MedarError
 from medar.generator.mixers.base import MixerSettings
 from medar.registry import C, Registry
 from medar.segmentation.backbones.base import Backbone
-from medar.settings import PositiveInt, settings
+from medar.settings import Depth, Width, settings
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry(
     "backbone",
@@ -43,11 +43,11 @@ def register_backbone(name: str) -> Callable[[C], C]:
 class TrunkSettings:
     """Settings of the backbone "trunk"."""
 
-    depth: PositiveInt = 4
+    depth: Depth = 4
     """Transformer blocks, and attention heads per block."""
-    head_width: PositiveInt = 32
+    head_width: Width = 32
     """Features per attention head, an even number."""
-    scales: PositiveInt = 4
+    scales: Depth = 4
     """Grids from a single site to the coarsest level's grid; at most its longest side."""
     mixer: MixerSettings = field(default_factory=lambda: MixerSettings(kind="scale_ssm"))
     """How scales exchange information."""
@@ -64,9 +64,9 @@ class BackboneSettings:
     kind: str = "dynunet"
     """"dynunet": nnU-Net's U-Net with residual blocks; "segresnet"; "swinunetr"; "trunk": the
     tokenizer's encoder and the generator's blocks; or the name of a registered class."""
-    width: PositiveInt = 32
+    width: Width = 32
     """Features of the finest level; a multiple of 12 for "swinunetr", of 8 for "segresnet"."""
-    max_levels: PositiveInt | None = None
+    max_levels: Depth | None = None
     """Maximum number of resolution levels, at least 2; default: limited by the plan's size.
     Fixed for "swinunetr" (6) and "trunk" (the plan's downsampling)."""
     block_type: Literal["residual", "plain"] = "residual"

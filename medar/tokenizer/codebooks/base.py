@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from medar.errors import MedarError
 from medar.registry import C, Registry, path_of
-from medar.settings import (
-    FractionBelowOne,
-    NonNegativeFloat,
-    PositiveInt,
-    settings,
-)
+from medar.settings import FractionBelowOne, NonNegativeFloat, Width, settings
 
 CHUNK_BYTES = 32 << 20
 """Memory for the distances that `nearest` holds at once."""
@@ -71,7 +66,7 @@ class CodebookSettings:
     size: Annotated[int, Field(ge=2, le=1 << 30)] = 512
     """V, the number of codes; "product" needs a square, "bsq" needs 2 to the power of `width`,
     "fsq" gets as close as it can."""
-    width: PositiveInt = 32
+    width: Width = 32
     """D, features of a code; "product" needs an even number."""
     ema_decay: FractionBelowOne = 0.97
     """"ema", "product": what remains of the old averages after each step."""
