@@ -58,8 +58,11 @@ def workers() -> Iterator[Any]:
         yield made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def address(workers: Any) -> str:
+    """The scheduler's, once both workers are there; an earlier test may have killed one."""
+    while len(workers.scheduler.workers) < 2:
+        time.sleep(0.05)
     return str(workers.scheduler_address)
 
 

@@ -7,6 +7,7 @@ import torch
 
 from medar.data.plan import Plan
 from medar.data.planning import check_values
+from medar.errors import MedarError
 from medar.generator.settings import GeneratorSettings
 from medar.recipes.settings import SegmentationRecipeSettings, SynthesisSettings, load_recipe
 from medar.segmentation.pretext.settings import PretrainSettings
@@ -113,3 +114,21 @@ def test_config_loads(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for promise in ("Hardware:", "Time:", "Expect:"):
         assert any(promise in line for line in header), f"{path.name}: no {promise}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "key"),
+    [
+        (TokenizerSettings, "tokenizer/hippocampus_mr.yaml", "model.blocks_per_level"),
+        (TokenizerSettings, "tokenizer/hippocampus_mr.yaml", "model.width"),
+        (GeneratorSettings, "generator/hippocampus_mr.yaml", "model.depth"),
+        (GeneratorSettings, "generator/hippocampus_mr.yaml", "model.head_width"),
+        (SegmentationSettings, "segmentation/hippocampus_mr.yaml", "backbone.width"),
+        (SegmentationSettings, "segmentation/hippocampus_mr.yaml", "backbone.trunk.depth"),
+    ],
+)
+def test_networks_that_no_machine_can_build_are_refused_at_once(
+    kind: type, path: str, key: str
+) -> None:
+    with pytest.raises(MedarError, match=rf"{key} must be at most \d+, got 10000000"):
+        load_yaml(kind, CONFIGS / path, [f"{key}=10000000"])

@@ -211,10 +211,11 @@ def test_a_mixer_of_another_package_is_trained_saved_and_loaded(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("shard", [False, True])
 def test_two_processes_equal_one(
-    tokens: Path, tmp_path: Path, in_two_processes: Callable[..., list[str]]
+    shard: bool, tokens: Path, tmp_path: Path, in_two_processes: Callable[..., list[str]]
 ) -> None:
-    chosen = settings(**CERTAIN, training__learning_rate=1e-3)
+    chosen = settings(**CERTAIN, training__learning_rate=1e-3, training__shard=shard)
     (tmp_path / "settings.json").write_text(json.dumps(to_dict(chosen)))
     script = Path(__file__).with_name("trainer.py")
     in_two_processes(script, tokens, tmp_path / "two", tmp_path / "settings.json")
