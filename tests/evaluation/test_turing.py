@@ -196,7 +196,7 @@ def test_blurred_hippocampi_are_told_from_real_ones(
     from medar.data.sources import read_manifest
     from medar.volume import read_volume
 
-    monkeypatch.setattr(discriminator, "STEPS", 100)
+    monkeypatch.setattr(discriminator, "STEPS", 40)
     rule = IntensityRule(kind="percentiles", low=0.5, high=99.5)
     plan = make_plan(size=(40, 56, 40), intensity={"other": rule})
     images = [case.images[0] for case in read_manifest(shared_data / "hippocampus_mr").cases[:40]]
