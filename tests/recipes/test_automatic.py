@@ -244,7 +244,7 @@ def test_whole_runs(
     tmp_path: Path, recipe: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = volumes(tmp_path / "set", kind, 12).path
-    words = ("run", recipe, "--data", data, "--out", tmp_path / "out", "--minutes", 0.3)
+    words = ("run", recipe, "--data", data, "--out", tmp_path / "out", "--minutes", 0.15)
     assert medar(*words, "--untracked", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert all(stage["status"] == "done" for stage in answer["stages"].values())
