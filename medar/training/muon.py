@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medar.devices import without_tf32
 from medar.training.task import ParameterGroup
 
 ADAMW_LENGTH = 0.2
@@ -77,7 +78,8 @@ class Muon(torch.optim.Optimizer):
             average.add_((gradient - average) * ((1 - momentum) * done))
             direction = torch.lerp(gradient, average, momentum)
             directions.append(direction.reshape(len(parameter), -1))
-        steps = orthogonalised(torch.stack(directions))
+        with without_tf32():
+            steps = orthogonalised(torch.stack(directions))
         length = rate * ADAMW_LENGTH * max(steps.shape[1:]) ** 0.5
         for parameter, step in zip(parameters, steps, strict=True):
             change = parameter * (-rate * group["weight_decay"])
@@ -88,19 +90,23 @@ class Muon(torch.optim.Optimizer):
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Matrices (N, rows, columns) with the same singular vectors and singular values near 1.
 
-    The singular value decomposition U S V^T becomes about U V^T, by a Newton-Schulz iteration:
-    matrix products only, in bf16 on a GPU.
+    The singular value decomposition U S V^T becomes about U V^T, by a Newton-Schulz iteration
+    x <- (a + b x x^T + c (x x^T)^2) x. Each factor is a polynomial of the first x x^T, so that the
+    iteration needs only this small square matrix, and the product with x comes once, at the end:
+    kernels of convolutions are far wider than high. It needs all of float32: singular values are
+    squared.
     """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = matrices if wide else matrices.mT
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
-    x = x.bfloat16() if x.device.type == "cuda" else x
+    gram = x @ x.mT
+    product = identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    result: Tensor = x if wide else x.mT
-    return result.to(matrices.dtype)
+        factor = a * identity + b * gram + c * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    result: Tensor = product @ x
+    return result if wide else result.mT
 
 
 def hidden_matrices(network: nn.Module) -> set[Tensor]:

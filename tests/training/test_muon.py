@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from toy import Toy, settings
 
 from medar.training import fit
-from medar.training.muon import Muon, hidden_matrices, orthogonalised
+from medar.training.muon import (
+    COEFFICIENTS,
+    ITERATIONS,
+    Muon,
+    hidden_matrices,
+    orthogonalised,
+)
 from medar.training.optimisers import Optimisers
 from medar.training.task import weight_decay_groups
 
@@ -25,6 +31,15 @@ def test_singular_values_become_one_and_vectors_stay(shape: tuple[int, int]) -> 
     between = left.T @ result @ right
     assert bool((between.diag() > 0.6).all() and (between.diag() < 1.3).all())
     torch.testing.assert_close(between, torch.diag(between.diag()), atol=1e-3, rtol=0)
+
+
+def test_the_iteration_on_the_small_matrix_equals_that_on_the_whole() -> None:
+    matrix = torch.randn(6, 50)
+    x = matrix / matrix.norm()
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = COEFFICIENTS[0] * x + (COEFFICIENTS[1] * gram + COEFFICIENTS[2] * gram @ gram) @ x
+    torch.testing.assert_close(orthogonalised(matrix[None])[0], x, atol=1e-4, rtol=1e-3)
 
 
 def test_matrices_of_a_batch_do_not_mix() -> None:
