@@ -4,6 +4,8 @@ Synthesis: by the Frechet distance of the samples from the training volumes, in 
 floor, the distance of held-out real volumes at the same sample size; the extractor with the largest
 multiple counts. If the reconstructions of real volumes have at least `LIMITED` of the distance of
 the samples, no generator could do much better: the tokenizer is the limit, else the generator.
+Samples in which the grid of the decoder's patches shows are rough at best: few features are about
+it, but every eye sees it.
 
 Segmentation: by the mean Dice over the labels, for which there is no floor; the bounds are what the
 field takes for usable and for a beginning.
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 
 from medar.errors import MedarError
 from medar.evaluation.distances import SetDistance
+from medar.evaluation.generation.evaluate import GenerationReport
 from medar.records import CONFIG_FILE, DETAIL, GENERATOR, SEGMENTATION, SEGMENTER, TOKENIZER
 from medar.report.blocks import Grade, Verdict
 from medar.report.folder import Metrics, RunFolder
@@ -28,6 +31,8 @@ GOOD, ROUGH = 2.0, 5.0
 dozens of volumes meets that of the floor; at five times blur is seen at once."""
 LIMITED = 0.5
 """Fraction of the samples' distance that reconstructions must have to be the limit."""
+GRID = 1.1
+"""Largest multiple of the floor of the grid artifact, by the lower end of its interval."""
 FEW = 20
 """With fewer volumes the reason says that they are few."""
 GOOD_DICE, ROUGH_DICE = 0.8, 0.6
@@ -73,9 +78,13 @@ def _synthesis(run: RunFolder) -> Verdict:
         raise MedarError("no distance has a floor: too few real volumes were held out")
     name = max(ratios, key=lambda one: ratios[one])
     grade, why = _graded(report.distances[name], ratios[name], name)
+    grid = _visible_grid(report)
     too_close = ratios[name] < TOO_CLOSE and grade != "good"
     folder = GENERATOR if too_close else _limit(run)
-    if grade != "good":
+    if grid and grade == "good":
+        grade, folder = "rough", DETAIL if DETAIL in run.expected else TOKENIZER
+        grid += f": {_had(run, folder)}"
+    elif grade != "good":
         if folder == TOKENIZER:
             multiple = _times(_ratio(*_reconstructions(run)))
             blamed = (TOKENIZER, DETAIL) if run.detail_report() else (TOKENIZER,)
@@ -85,6 +94,7 @@ def _synthesis(run: RunFolder) -> Verdict:
         why += f": {' and '.join(_had(run, one) for one in blamed)}"
         if folder == TOKENIZER and DETAIL not in run.expected:
             why += ", and there is no detail decoder"
+    why += grid
     copies = len(suspected_copies(report))
     if copies:
         why += f"; {format_count(copies, 'volume')} may be copied from the training data"
@@ -106,6 +116,15 @@ def _graded(one: SetDistance, ratio: float, name: str) -> tuple[Grade, str]:
         return "rough", "samples are closer to the training volumes than new real ones are"
     grade: Grade = "good" if ratio <= GOOD else "rough" if ratio <= ROUGH else "poor"
     return grade, f"samples are {_times(ratio)} as far as real volumes ({name})"
+
+
+def _visible_grid(report: GenerationReport) -> str:
+    """A reason if the grid of the decoder's patches shows in the samples, else nothing."""
+    interval, floor = report.grid_artifact_interval, report.grid_artifact_floor
+    if not interval or not floor or interval[0] <= GRID * floor:
+        return ""
+    value = format_fixed(report.grid_artifact or interval[0], 2)
+    return f"; the grid of patches shows (grid artifact {value}, floor {format_fixed(floor, 2)})"
 
 
 def _limit(run: RunFolder) -> str:

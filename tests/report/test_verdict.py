@@ -23,7 +23,8 @@ def run(finished: Path, tmp_path: Path) -> Path:
     run = Path(shutil.copytree(finished, tmp_path / "small"))
     report = read_json(run / "evaluation" / "report.json")
     report["memorisation"]["voxels"]["suspects"] = []
-    write_json(run / "evaluation" / "report.json", {**report, "volumes": 50})
+    report |= {"volumes": 50, "grid_artifact_interval": None}
+    write_json(run / "evaluation" / "report.json", report)
     settings = {name: {"training": {"minutes": 2.0}} for name in ("tokenizer", "generator")}
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
     return run
@@ -109,6 +110,19 @@ def test_samples_closer_than_real_volumes_are_not_good(run: Path) -> None:
     assert found.grade == "rough"
     assert "closer to the training volumes than new real ones" in found.reason
     assert found.command.endswith("generator.training.minutes=1")  # half of its 2 minutes
+
+
+@pytest.mark.parametrize(("low", "grade"), [(1.10, "good"), (1.12, "rough")])
+def test_a_visible_grid_of_patches_is_rough_at_best(run: Path, low: float, grade: str) -> None:
+    path = run / "evaluation" / "report.json"
+    grid = {"grid_artifact": 1.3, "grid_artifact_interval": [low, 1.5], "grid_artifact_floor": 1.01}
+    write_json(path, {**read_json(path), **grid})
+    found = judged(run, 19.0)
+    assert found.grade == grade
+    reason = "; the grid of patches shows (grid artifact 1.30, floor 1.01): the tokenizer had 20"
+    shown = reason in found.reason
+    assert shown == ("tokenizer.training.minutes=4" in found.command) == (grade == "rough")
+    assert judged(run, 51.0).grade == "poor"
 
 
 def test_a_run_without_evaluation_has_no_verdict(run: Path) -> None:
