@@ -169,11 +169,14 @@ def fixed_values(plan: Plan) -> dict[str, Any]:
     return {name: values[name] for name in ("spacing", "mode", "size", "downsampling")}
 
 
-def schedule(steps: int, rate: float, minutes: float) -> dict[str, Any]:
+def schedule(
+    steps: int, rate: float, minutes: float, optimiser: Literal["adamw", "muon"] = "adamw"
+) -> dict[str, Any]:
     """A training's settings; the budget replaces the minutes."""
     every = min(2000, max(50, steps // 10))
     return {
         "minutes": minutes,
+        "optimiser": optimiser,
         "learning_rate": rate,
         "min_learning_rate": rate / 20,
         "ema_decay": 0.99 if steps < 3000 else 0.995 if steps < 10_000 else 0.999,

@@ -123,7 +123,7 @@ def _synthesis(
                 "quantiser": {"start_fraction": 0.3},
             },
             "data": {"batch_size": batch, "augmentation": varied},
-            "training": schedule(steps.get("tokenizer", STEPS), 1e-3, minutes),
+            "training": schedule(steps.get("tokenizer", STEPS), 2e-3, minutes, "muon"),
         },
         "generator": {
             "model": {"depth": size.depth, "head_width": size.head_width, "dropout": 0.1},
@@ -135,7 +135,7 @@ def _synthesis(
                 },
             },
             "data": {"batch_size": batch},
-            "training": schedule(steps.get("generator", STEPS), 1e-3, minutes),
+            "training": schedule(steps.get("generator", STEPS), 4e-3, minutes, "muon"),
         },
         "samples": {"n": min(100, max(20, data.count("val", "test")))},
         "max_minutes": minutes,
@@ -146,7 +146,7 @@ def _synthesis(
     if minutes >= DETAIL_MINUTES:
         values["detail"] = {
             "data": {"batch_size": batch},
-            "training": schedule(STEPS, 2e-3, minutes),
+            "training": schedule(STEPS, 4e-3, minutes, "muon"),
         }
         if minutes < SHORT_MINUTES:
             values["detail"]["distillation"] = None
