@@ -149,9 +149,12 @@ def _synthesis(
             "training": schedule(STEPS, 4e-3, minutes, "muon"),
         }
         if minutes < SHORT_MINUTES:
-            values["detail"]["distillation"] = None
-            values["detail"]["model"] = {
-                "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
+            values["detail"] |= {
+                "distillation": None,
+                "model": {
+                    "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
+                },
+                "training": schedule(STEPS, 2e-3, minutes),
             }  # fmt: skip
     return from_dict(SynthesisSettings, values, "chosen settings")
 
