@@ -4,6 +4,7 @@ import locale
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from forking import run_scripts
 
 if TYPE_CHECKING:
     import torch
@@ -62,11 +62,27 @@ def in_two_processes() -> Callable[..., list[str]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        environments = [{**common, "RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-        ended = run_scripts(*[(script, *words)] * 2, environments=environments, timeout=300)
-        printed = [one.printed for one in ended]
-        assert [one.returncode for one in ended] == [returncode] * 2, printed
+        common = {
+            "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        }  # fmt: skip
+        # New interpreters: forks that have used gloo do not always end.
+        processes = [
+            subprocess.Popen(
+                [sys.executable, script, *map(str, words)],
+                env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+        try:
+            printed = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [returncode] * 2, printed
         return printed
 
     return run

@@ -35,22 +35,19 @@ def forking() -> Any:
     return context
 
 
-def run_scripts(
-    *calls: tuple[object, ...], environments: list[dict[str, str]] | None = None, timeout: float
-) -> list[Ended]:
+def run_scripts(*calls: tuple[object, ...], timeout: float) -> list[Ended]:
     """Run Python scripts side by side, as `python SCRIPT WORD ...` would.
 
     Args:
         calls: script and words of each process.
-        environments: what each process has in addition to this one's environment.
         timeout: seconds after which all are killed.
     """
     context = forking()
     with tempfile.TemporaryDirectory() as folder:
         logs = [Path(folder, str(number)) for number in range(len(calls))]
         processes = [
-            context.Process(target=_serve, args=([*map(str, call)], {**os.environ, **more}, log))
-            for call, more, log in zip(calls, environments or [{}] * len(calls), logs, strict=True)
+            context.Process(target=_serve, args=([*map(str, call)], dict(os.environ), log))
+            for call, log in zip(calls, logs, strict=True)
         ]
         for process in processes:
             process.start()

@@ -115,7 +115,7 @@ def test_overrides_accept_both_spellings() -> None:
 def test_a_network_that_no_memory_holds_gives_one_line(
     medar: Medar, config: Path, split: Path, tmp_path: Path
 ) -> None:
-    result = train(medar, config, split, tmp_path / "out", "model.width=1000000000000")
+    result = train(medar, config, split, tmp_path / "out", "model.width=65536")
     assert result.code == 2
     last = result.err.splitlines()[-1]
     assert last.startswith("medar: not enough memory for another ")
