@@ -110,7 +110,12 @@ def _local_cluster(workers: int) -> "SpecCluster":
     return SpecCluster(
         scheduler={
             "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "dashboard": False, "allowed_failures": 0},
+            "options": {
+                "host": "127.0.0.1",
+                "dashboard": False,
+                "dashboard_address": ":0",
+                "allowed_failures": 0,
+            },  # fmt: skip
         },
         workers={
             index: {
