@@ -115,7 +115,7 @@ def _local_cluster(workers: int) -> "SpecCluster":
                 "dashboard": False,
                 "dashboard_address": ":0",
                 "allowed_failures": 0,
-            },  # fmt: skip
+            },
         },
         workers={
             index: {
