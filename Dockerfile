@@ -1,10 +1,10 @@
 # medar in a container. How to use it: docs/how-to/docker.md.
-#   docker build -t medar .                              without a GPU
-#   docker build -t medar:cuda --build-arg DEVICE=cuda . for NVIDIA GPUs (driver and toolkit on the host)
+#   docker build -t medar .   for NVIDIA GPUs (driver and toolkit on the host)
+#   docker build -t medar --build-arg TORCH_INDEX=INDEX .   with an index of CPU builds: without a GPU, smaller
 FROM python:3.11.13-slim-bookworm
 
-# cpu or cuda: which build of torch is installed. The CUDA build brings its own libraries.
-ARG DEVICE=cpu
+# An index of torch builds besides the default one, whose builds for Linux bring CUDA's libraries.
+ARG TORCH_INDEX=
 # Extras of medar: dicom for the demo and daily use, dev for `make test`.
 ARG EXTRAS=dicom
 
@@ -18,13 +18,9 @@ WORKDIR /opt/medar
 
 COPY --chown=medar . .
 # The last command tells `make` that the environment is ready.
-RUN case "$DEVICE" in \
-      cpu) index="--extra-index-url https://download.pytorch.org/whl/cpu" ;; \
-      cuda) index="" ;; \
-      *) echo "DEVICE must be cpu or cuda, got $DEVICE"; exit 1 ;; \
-    esac \
-    && python -m venv .venv \
-    && .venv/bin/pip install --no-cache-dir $index -c constraints.txt -e ".[$EXTRAS]" \
+RUN python -m venv .venv \
+    && .venv/bin/pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+        -c constraints.txt -e ".[$EXTRAS]" \
     && touch .venv/.ready
 ENV PATH=/opt/medar/.venv/bin:$PATH
 VOLUME /opt/medar/runs

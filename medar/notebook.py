@@ -4,8 +4,7 @@ Colours are those of the notebook, light or dark; all text is escaped.
 """
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -63,15 +62,8 @@ def html_picture(pixels: npt.NDArray[np.uint8], width: int, height: int, text: s
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     """(rows, columns) grey levels or (rows, columns, 3) RGB as a PNG file."""
-    rows, columns = pixels.shape[:2]
-    colour = 2 if pixels.ndim == 3 else 0
-    lines = np.ascontiguousarray(pixels).reshape(rows, -1)
-    unfiltered = np.pad(lines, ((0, 0), (1, 0))).tobytes()  # a 0 before each line
+    from PIL import Image
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        check = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", columns, rows, 8, colour, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(unfiltered, 9))
-    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    return file.getvalue()

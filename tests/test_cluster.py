@@ -17,7 +17,8 @@ import pytest
 
 from medar import cluster
 from medar.cli.main import main
-from medar.cluster import group_size, use_cluster, worker_environment
+from medar.cluster import use_cluster, worker_environment
+from medar.cluster_work import group_size
 from medar.data import prepare as preparing
 from medar.data.check import check
 from medar.data.plan import IntensityRule, Plan

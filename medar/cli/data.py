@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import HERE, DataSet, Place, Reading, worker_count
+from medar.cli.options import THIS_MACHINE, Cluster, DataSet, Reading, worker_count
 from medar.cli.output import print_json, print_pairs, print_table
 from medar.errors import MedarError
 from medar.words import format_count
@@ -71,7 +71,7 @@ def check(
     deep: bool = False,
     json: bool = False,
     workers: int | None = None,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
 ) -> int:
@@ -91,10 +91,12 @@ def check(
     from medar.data.check import check as run
 
     manifest = dataset.read(path)
-    count = worker_count(workers, place)
-    if place.cluster is not None and not deep:
-        raise MedarError(f"--cluster {place.cluster}: only --deep takes long; add it, or omit both")
-    with place.use(path):
+    count = worker_count(workers, cluster)
+    if cluster.address is not None and not deep:
+        raise MedarError(
+            f"--cluster {cluster.address}: only --deep takes long; add it, or omit both"
+        )
+    with cluster.use(path):
         report = run(manifest, deep=deep, workers=count, options=reading.options())
     if json:
         print_json(report.to_dict())
@@ -125,7 +127,7 @@ def plan(
     out: Path,
     json: bool = False,
     workers: int | None = None,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     values: PlanValues = PLAN_VALUES,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
@@ -152,9 +154,9 @@ def plan(
     from medar.data.prepared import FINGERPRINT_FILE, PLAN_FILE
     from medar.settings import to_dict
 
-    count = worker_count(workers, place)
+    count = worker_count(workers, cluster)
     manifest = dataset.read(path)
-    with place.use(path, out=out):
+    with cluster.use(path, out=out):
         derived = plan_data_set(
             manifest,
             out,
@@ -183,7 +185,7 @@ def prepare(
     plan: Path | None = None,
     json: bool = False,
     workers: int | None = None,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     values: PlanValues = PLAN_VALUES,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
@@ -217,8 +219,8 @@ def prepare(
     check_folder(out)
     stored = out / MANIFEST_FILE
     manifest = dataset.read(path, Manifest.load(stored) if stored.exists() else None)
-    count = worker_count(workers, place)
-    with place.use(path, out=out):
+    count = worker_count(workers, cluster)
+    with cluster.use(path, out=out):
         chosen = resolve_plan(
             manifest,
             out,

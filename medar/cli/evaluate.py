@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from medar.cli.evaluate_generator import conditions, editing, generation
 from medar.cli.evaluate_panel import measure_panel, print_panel
 from medar.cli.evaluate_turing import readers
-from medar.cli.options import HERE, DataSet, Place, Reading, parse_detail, worker_count
+from medar.cli.options import THIS_MACHINE, Cluster, DataSet, Reading, parse_detail, worker_count
 from medar.cli.output import (
     check_folder,
     decimal,
@@ -70,7 +70,7 @@ def tokenizer(
     device: DeviceName = "auto",
     prepared: Path | None = None,
     workers: int | None = None,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     dataset: DataSet = DATASET,
 ) -> int:
     """Reconstruct the cases of a split and measure the loss of quality, by prefix of scales.
@@ -131,13 +131,13 @@ def tokenizer(
     if panel and frechet_samples is not None:
         raise MedarError("--frechet-samples: the panel has no Frechet distance; omit it")
     trained = Tokenizer.from_pretrained(model, device)
-    count = worker_count(workers, place)
-    if place.cluster is not None and prepared is None:
+    count = worker_count(workers, cluster)
+    if cluster.address is not None and prepared is None:
         raise MedarError(
-            f"--cluster {place.cluster}: prepares DATA; name a folder for it with --prepared"
+            f"--cluster {cluster.address}: prepares DATA; name a folder for it with --prepared"
         )
     with (
-        place.use(data, out=prepared),
+        cluster.use(data, out=prepared),
         _prepared(trained, data, prepared, count, dataset, panel) as cases,
     ):
         if panel and split != "held-out":
@@ -189,7 +189,7 @@ def segmentation(
     mirrors: str | None = None,
     overlap: float = 0.5,
     device: DeviceName = "auto",
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     dataset: DataSet = DATASET,
     reading: Reading = READING,
 ) -> int:
@@ -243,7 +243,7 @@ def segmentation(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # fail before the evaluation, not after it
     worst = WorstCases()
-    with place.use(*folders, *(predictions or ())):
+    with cluster.use(*folders, *(predictions or ())):
         report = evaluate_segmentation(
             predictors,
             source,

@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -74,10 +74,10 @@ class DataSet:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Cluster:
     """Where the work on cases is done."""
 
-    cluster: str | None = None
+    address: Annotated[str | None, Parameter(name="--cluster")] = None
     """Dask cluster that works on the cases: the address of its scheduler, such as tcp://host:8786,
     its scheduler file, or local:N for N workers on this machine (docs/how-to/cluster.md); default:
     this machine, without Dask."""
@@ -87,13 +87,13 @@ class Place:
         from medar.cluster import use_cluster
 
         existing = (path for path in shared if path is not None and path.exists())
-        return use_cluster(self.cluster, *existing, out=out)
+        return use_cluster(self.address, *existing, out=out)
 
 
-HERE = Place()
+THIS_MACHINE = Cluster()
 
 
-def worker_count(workers: int | None, place: Place = HERE) -> int:
+def worker_count(workers: int | None, cluster: Cluster = THIS_MACHINE) -> int:
     """The requested number of processes; default: one per CPU core.
 
     Raises:
@@ -101,7 +101,7 @@ def worker_count(workers: int | None, place: Place = HERE) -> int:
     """
     from medar.parallel import default_workers
 
-    if workers is not None and place.cluster is not None:
+    if workers is not None and cluster.address is not None:
         raise MedarError(f"--workers {workers}: a cluster has its own workers; omit it")
     if workers is not None and workers < 1:
         raise MedarError(f"--workers must be at least 1, got {workers}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import HERE, Place
+from medar.cli.options import THIS_MACHINE, Cluster
 from medar.cli.output import note, print_json, print_pairs, print_table
 from medar.cli.training import Overrides, assignments
 from medar.words import format_count
@@ -57,7 +57,7 @@ class Options:
     """Do not log to MLflow."""
     json: bool = False
     """Print one JSON object: out, stages, report and verdict, or with --dry-run the plan."""
-    place: Place = HERE
+    cluster: Cluster = THIS_MACHINE
 
     def apply(self, settings: "Settings", data: Path | None) -> "Settings":
         """The recipe's settings with those of the command line."""
@@ -107,18 +107,18 @@ class Options:
         if self.dry_run:
             _print_plan(recipe, self.selection(), json=self.json)
             return
-        with self._place(recipe):
+        with self._use_cluster(recipe):
             steps = recipe.run(self.selection())
         if steps:  # empty in processes that only train
             _print_results(recipe, [step.stage.name for step in steps], results, json=self.json)
 
-    def _place(self, recipe: "Recipe") -> AbstractContextManager[None]:
+    def _use_cluster(self, recipe: "Recipe") -> AbstractContextManager[None]:
         """Where stages that work case by case run; processes that only train need no cluster."""
         from medar.training.distributed import current_ranks
 
-        if self.place.cluster is None or not current_ranks().is_rank_zero:
+        if self.cluster.address is None or not current_ranks().is_rank_zero:
             return nullcontext()
-        return self.place.use(recipe.settings.data.path, out=recipe.out)
+        return self.cluster.use(recipe.settings.data.path, out=recipe.out)
 
 
 OPTIONS = Options()

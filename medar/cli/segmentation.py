@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import HERE, DataSet, Place, Reading, worker_count
+from medar.cli.options import THIS_MACHINE, Cluster, DataSet, Reading, worker_count
 from medar.cli.output import note, print_json
 from medar.cli.training import (
     TRAINING,
@@ -163,7 +163,7 @@ def segment(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: InferencePrecision = "auto",
     json: bool = False,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     reading: Reading = READING,
 ) -> int:
     """Segment volumes; the description is in `medar.cli.main`.
@@ -214,7 +214,7 @@ def segment(
     networks = [Segmenter.from_pretrained(model, device) for model in models]
     written: list[Path] = []
     failed: dict[str, str] = {}
-    with place.use(volume, *models, out=out):
+    with cluster.use(volume, *models, out=out):
         for source, result in segment_files(
             networks,
             volume,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
-from medar.cli.options import HERE, Place, Reading, parse_detail
+from medar.cli.options import THIS_MACHINE, Cluster, Reading, parse_detail
 from medar.cli.output import note, print_json
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
@@ -92,7 +92,7 @@ def synthesize(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     preview: bool = False,
     json: bool = False,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
     sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
 ) -> None:
@@ -152,11 +152,11 @@ def synthesize(
     def image(path: Path | None) -> "Volume | None":
         return None if path is None else read_for_plan(plan, path, reading.options(), modality)
 
-    if preview and place.cluster is not None:
+    if preview and cluster.address is not None:
         raise MedarError("--preview: not drawn on a cluster; omit it, or --cluster")
     images: list[Path] = []
     made = 0
-    with place.use(model, out=out):
+    with cluster.use(model, out=out):
         for folder, path in _folders(out, mask).items():
             request = Request(
                 class_=class_,

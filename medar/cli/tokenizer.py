@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from cyclopts import App, Parameter
 
-from medar.cli.options import HERE, DataSet, Place, Reading, parse_detail
+from medar.cli.options import THIS_MACHINE, Cluster, DataSet, Reading, parse_detail
 from medar.cli.output import note, print_json, print_table
 from medar.cli.training import (
     TRAINING,
@@ -137,7 +137,7 @@ def encode(
     workers: int = 0,
     device: Device = "auto",
     json: bool = False,
-    place: Place = HERE,
+    cluster: Cluster = THIS_MACHINE,
 ) -> int:
     """Encode every case of a data set into a folder of tokens.
 
@@ -179,11 +179,11 @@ def encode(
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation needs --variants, the number of variants")
-    if workers and place.cluster is not None:
+    if workers and cluster.address is not None:
         raise MedarError(f"--workers {workers}: a cluster has its own workers; omit it")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
     try:
-        with place.use(data, model, out=out):
+        with cluster.use(data, model, out=out):
             done = encode_data_set(
                 data,
                 out,

@@ -20,7 +20,7 @@ ADAMW_LENGTH = 0.2
 """Root mean square of AdamW's steps, in multiples of the learning rate (arXiv 2502.16982)."""
 
 COEFFICIENTS, ITERATIONS = (3.4445, -4.775, 2.0315), 5
-"""Of the Newton-Schulz iteration: singular values from 0.001 to 1 go to within 0.7 and 1.2."""
+"""Of the Newton-Schulz iteration: singular values from 0.003 to 1 go to within 0.68 and 1.21."""
 
 
 class Muon(torch.optim.Optimizer):
