@@ -8,12 +8,10 @@ READY := .venv/.ready
 
 .PHONY: demo test lint types docs stats bench clean
 
-# pip would compile every module, for a minute; Python compiles those that are imported.
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing medar into .venv (about two minutes the first time)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
-		-e '.[dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
 test: $(READY)
@@ -33,8 +31,7 @@ docs: .venv/.docs
 	@echo "open build/site/index.html"
 
 .venv/.docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt \
-		-e '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch .venv/.docs
 
 stats:
