@@ -5,6 +5,7 @@ loading torch.
 """
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -30,6 +31,8 @@ take for themselves."""
 CPU_BUDGET, CUDA_BUDGET = 4 << 30, 32 << 30
 
 NVIDIA = Path("/proc/driver/nvidia")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+"""Where Linux says whether it has them."""
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -132,6 +135,16 @@ def memory_budget(device: "torch.device", fraction: float = MEMORY_FRACTION) -> 
     device and 4 GiB on a CPU, which other programs share."""
     most = CUDA_BUDGET if device.type == "cuda" else CPU_BUDGET
     return min(most, int(free_memory(device) * fraction))
+
+
+def use_huge_pages() -> None:
+    """Let torch place large tensors in pages of 2 MiB in place of 4 KiB, where Linux has them.
+
+    Of a network on a CPU, up to a third of the processor time is spent on pages that are used for
+    the first time. Without effect once torch has made a tensor, or where the variable is set.
+    """
+    if HUGE_PAGES.exists():
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 @contextlib.contextmanager

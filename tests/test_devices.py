@@ -1,5 +1,8 @@
 """Devices by name, and memory."""
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +18,7 @@ from medar.devices import (
     resolve_device,
     send,
     to_device,
+    use_huge_pages,
     without_tf32,
 )
 from medar.errors import MedarError
@@ -103,3 +107,20 @@ def test_what_is_sent_is_pinned_for_cuda_only(monkeypatch: pytest.MonkeyPatch) -
     send(torch.zeros(1), torch.device("cpu"))
     send(torch.zeros(1), torch.device("cuda"))
     assert sent == ["cpu True", "pinned", "cuda True"]
+
+
+def test_huge_pages_are_asked_for_where_they_exist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    variable, there = "THP_MEM_ALLOC_ENABLE", tmp_path / "enabled"
+    monkeypatch.setattr("medar.devices.HUGE_PAGES", there)
+    monkeypatch.setenv(variable, "0")
+    monkeypatch.delenv(variable)
+    use_huge_pages()
+    assert variable not in os.environ
+    there.touch()
+    use_huge_pages()
+    assert os.environ[variable] == "1"
+    monkeypatch.setenv(variable, "0")
+    use_huge_pages()
+    assert os.environ[variable] == "0", "the user's choice stands"

@@ -16,6 +16,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 from medar.cli.output import UnknownOptionError, printable
+from medar.devices import use_huge_pages
 from medar.errors import MedarError
 from medar.interruption import terminable
 from medar.version import __version__
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; default: those of the process.
     """
     warnings.showwarning = _show_warning
+    use_huge_pages()
     with terminable():
         _run(arguments)
 

@@ -6,10 +6,14 @@
 Positions and Gaussian weights are MONAI's, as of its `sliding_window_inference`, which keeps all
 classes of the whole volume. Here memory does not grow with the number of rows.
 
+On a CPU, what is computed voxel by voxel is computed a few planes at a time: these stay in the
+cache, and in memory that the process has already. New memory for each step over a whole window
+takes more time than the step.
+
 B batch, C channels, X Y Z voxels, K classes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -23,6 +27,12 @@ from medar.volume import Shape3
 
 PART = 1 << 24
 """Numbers that are handed on at once."""
+
+CACHED = 1 << 18
+"""Numbers that a CPU computes with at once."""
+
+Planes = tuple[slice, Tensor]
+"""Some of the X of a window, and its class probabilities there, (B, K, x, Y, Z) float32."""
 
 
 class Blended(NamedTuple):
@@ -49,12 +59,45 @@ class Blended(NamedTuple):
     @property
     def classes(self) -> Tensor:
         """The most probable class, (1, X, Y, Z) int16."""
-        # Several times faster on a CPU than argmax, which is not vectorised across that axis.
-        return self.sums.max(1).indices.to(torch.int16)
+        sums = self.sums[0]
+        if sums.device.type != "cpu":
+            return sums[None].max(1).indices.to(torch.int16)
+        made = torch.empty(sums.shape[1:], dtype=torch.int16)
+        for planes in plane_slices(sums[None]):
+            made[planes] = first_largest(sums[:, planes].contiguous())
+        return made[None]
+
+
+def first_largest(values: Tensor) -> Tensor:
+    """The index of the largest of K numbers, the first one among equals; (K, ...) to int16 (...).
+
+    Equal to `values.max(0).indices`, which a CPU does not vectorise: a third of its time.
+    """
+    best = values[0].clone()
+    index = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
+    for number, value in enumerate(values[1:], 1):
+        # The larger of both numbers is the later one, as the numbers only grow.
+        torch.maximum(index, (value > best).to(torch.int16).mul_(number), out=index)
+        torch.maximum(best, value, out=best)
+    return index
+
+
+def plane_slices(array: Tensor) -> Iterator[slice]:
+    """Slices of the X of a (B, K, X, Y, Z) array: on a CPU a few planes each, otherwise one."""
+    sides = array.shape[2]
+    count = max(1, CACHED * sides // array.numel()) if array.device.type == "cpu" else sides
+    for low in range(0, sides, count):
+        yield slice(low, min(low + count, sides))
+
+
+def class_probabilities(logits: Tensor) -> Iterator[Planes]:
+    """The softmax of logits (B, K, X, Y, Z) of any precision."""
+    for planes in plane_slices(logits):
+        yield planes, logits[:, :, planes].float().softmax(1)
 
 
 def blend(
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[Tensor], Iterable[Planes]],
     image: Tensor,
     size: Shape3,
     *,
@@ -67,7 +110,7 @@ def blend(
     """Blend the class probabilities of all windows of an image.
 
     Args:
-        network: from windows (B, C, *size) to probabilities (B, K, *size).
+        network: from windows (B, C, *size) to all planes of their softmax probabilities.
         image: (C, X, Y, Z) of any size, on the CPU; -1 where a window exceeds it.
         size: of a window.
         axis: 0 to 2, along which rows are handed on.
@@ -94,16 +137,18 @@ def blend(
         for first in range(0, len(corners), batch_size):
             some = corners[first : first + batch_size]
             windows = torch.stack([_window(image, corner, size) for corner in some])
-            made = network(send(windows, network_device))
-            if sums is None:
-                sums = torch.zeros(made.shape[1], *sides, device=device)
-            for corner, part in zip(some, made.to(device), strict=True):
-                at = [0 if other == axis else corner[other] for other in range(3)]
-                _window(sums, at, size).addcmul_(part, map_)
-                _window(weights, at, size).add_(map_)
+            at = [[*corner[:axis], 0, *corner[axis + 1 :]] for corner in some]
+            for planes, made in network(send(windows, network_device)):
+                if sums is None:
+                    sums = torch.zeros(made.shape[1], *sides, device=device)
+                for corner, part in zip(at, made.to(device), strict=True):
+                    _window(sums, corner, size)[:, planes].addcmul_(part, map_[planes])
+            for corner in at:
+                _window(weights, corner, size).add_(map_)
         assert sums is not None
-        check_finite(sums, "the class probabilities")  # once a row: it waits for the device
         complete = range(start, following)
+        # Once a row, as it waits for the device; and one class, as softmax makes all of them NaN.
+        check_finite(sums[0].narrow(axis, 0, len(complete)), "the class probabilities")
         for low, high in _parts(complete, inside[axis], sums.numel() // depth):
             box = [slice(part.start, part.stop) for part in inside]
             box[axis] = slice(low - start, high - start)

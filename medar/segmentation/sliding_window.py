@@ -27,7 +27,7 @@ from medar.devices import (
     memory_budget,
 )
 from medar.errors import MedarError
-from medar.segmentation.blending import PART, Blended, blend
+from medar.segmentation.blending import PART, Blended, Planes, blend, class_probabilities
 from medar.segmentation.segmenter import Segmenter
 from medar.settings import FractionBelowOne, PositiveInt, settings, to_dict
 from medar.volume import Shape3
@@ -194,8 +194,8 @@ def slabs(
     """
     size, wide = sides[axis], window[axis]
     across = prod(max(n, w) for n, w in zip(sides, window, strict=True)) // max(size, wide)
-    # Probabilities and window weights in float32, the most probable class in int64.
-    most = int(settings.memory_gib * 2**30 / (across * 4 * (classes + 3)))
+    # Probabilities and window weights in float32.
+    most = int(settings.memory_gib * 2**30 / (across * 4 * (classes + 1)))
     if size <= max(most, wide):
         yield Slab(0, size, 0, size)
         return
@@ -216,19 +216,27 @@ def _blending_device(device: torch.device, sides: Sequence[int], classes: int) -
     return device if needed <= memory_budget(device) else torch.device("cpu")
 
 
-def _averaged(models: list[Segmenter], settings: PredictionSettings) -> Callable[[Tensor], Tensor]:
+def _averaged(
+    models: list[Segmenter], settings: PredictionSettings
+) -> Callable[[Tensor], Iterator[Planes]]:
     """From windows to class probabilities, averaged over networks and mirror images."""
     plan = models[0].plan
     axes = [one.mirrors if settings.mirrors is None else settings.mirrors for one in models]
     swapped = swapped_classes(plan.labels) if any("x" in chosen for chosen in axes) else []
     device = device_of(models[0])
 
-    def average(windows: Tensor) -> Tensor:
+    def average(windows: Tensor) -> Iterator[Planes]:
         with inference_autocast(device, settings.precision):
-            total = mirror_average(models[0], windows, axes[0], swapped)
-            for one, chosen in zip(models[1:], axes[1:], strict=True):
-                total += mirror_average(one, windows, chosen, swapped)
-        return total.div_(len(models)) if len(models) > 1 else total
+            if len(models) == 1 and not axes[0]:
+                logits: Tensor = models[0](windows)
+                planes = class_probabilities(logits)
+            else:
+                total = mirror_average(models[0], windows, axes[0], swapped)
+                for one, chosen in zip(models[1:], axes[1:], strict=True):
+                    total += mirror_average(one, windows, chosen, swapped)
+                mean = total.div_(len(models)) if len(models) > 1 else total
+                planes = iter([(slice(None), mean)])
+        return planes
 
     return average
 
@@ -252,12 +260,15 @@ def mirror_average(
     for chosen in images:
         dims = [2 + AXES.index(axis) for axis in chosen]
         logits: Tensor = model(volumes.flip(dims) if dims else volumes)
-        probabilities = logits.float().softmax(1)
-        if dims:  # torch copies even where nothing is flipped
-            probabilities = probabilities.flip(dims)
-        if "x" in chosen:
-            probabilities = probabilities[:, swapped]
-        total = probabilities if total is None else total.add_(probabilities)
+        if total is None:
+            total = torch.zeros(logits.shape, device=logits.device)
+        for planes, part in class_probabilities(logits):
+            if dims:  # torch copies even where nothing is flipped
+                part = part.flip(dims)
+            if "x" in chosen:
+                part = part[:, swapped]
+                planes = slice(logits.shape[2] - planes.stop, logits.shape[2] - planes.start)
+            total[:, :, planes] += part
     assert total is not None
     return total.div_(len(images)) if len(images) > 1 else total
 

@@ -18,6 +18,7 @@ from medar.data.plan import IntensityRule, Plan
 from medar.devices import InferencePrecision
 from medar.errors import MedarError, RangeWarning
 from medar.segmentation import blending, sliding_window
+from medar.segmentation.blending import class_probabilities, first_largest
 from medar.segmentation.files import segment_files
 from medar.segmentation.prediction import image_tensor, segment
 from medar.segmentation.segmenter import Segmenter
@@ -169,6 +170,59 @@ def test_precision_of_the_network(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(1000 * smooth(20, 14, 9), np.eye(4)), volume)
     list(segment_files(model, volume, tmp_path / "label.nii", settings, modality="CT"))
     assert json.loads((tmp_path / "label.json").read_text())["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("sides", [(13, 8, 8), (13, 16, 12), (13, 7, 9)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_few_planes_at_a_time_equal_all_of_them(
+    dtype: torch.dtype, sides: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    logits = 5 * torch.randn(2, 5, *sides).to(dtype)
+    expected, plane = logits.float().softmax(1), sides[1] * sides[2]
+    for count, parts in ((1, 13), (2 * 5 * plane * 3, 5), (1 << 20, 1)):
+        monkeypatch.setattr(blending, "CACHED", count)
+        found = list(class_probabilities(logits))
+        assert len(found) == parts
+        assert [n for planes, _ in found for n in range(13)[planes]] == list(range(13))
+        made = torch.cat([part for _, part in found], 2)
+        # torch rounds differently in what a plane has beyond whole vectors.
+        torch.testing.assert_close(made, expected, rtol=4e-7, atol=0)
+        assert plane % 64 or torch.equal(made, expected)
+
+
+def test_the_first_of_the_largest_is_chosen() -> None:
+    torch.manual_seed(0)
+    for count in (1, 2, 9, 300):
+        few = torch.randint(0, 4, (count, 6, 11, 5)).float()  # many are equal
+        for values in (few, torch.rand(count, 6, 11, 5), torch.zeros(count, 6, 11, 5)):
+            given = values.clone()
+            assert np.array_equal(first_largest(values), values.numpy().argmax(0))
+            assert torch.equal(values, given)
+
+
+@pytest.mark.parametrize("size", [(8, 32, 32), (8, 8, 8), (6, 10, 12)], ids=str)
+@pytest.mark.parametrize("mirrors", [(), ("x", "y", "z")])
+def test_prediction_does_not_depend_on_the_planes_at_a_time(
+    mirrors: tuple[Any, ...], size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(
+        mode="patch", size=size, downsampling=(2, 2, 2), labels={3: "left lung", 7: "right lung"}
+    )
+    model, image = make_segmenter(plan), torch.from_numpy(smooth(17, 35, 41))[None]
+    settings = PredictionSettings(mirrors=mirrors, batch_size=2)
+    found = []
+    for count in (1, 2 * 3 * size[1] * size[2] * 3, 1 << 20):
+        monkeypatch.setattr(blending, "CACHED", count)
+        rows = []
+        for _, part in predict_rows(model, image, settings):
+            assert torch.equal(part.classes, part.sums.max(1).indices.to(torch.int16))
+            rows.append(part.sums.clone())
+        found.append(torch.cat(rows, 4))
+    for few in found[:2]:
+        # torch rounds differently in what a row has beyond whole vectors.
+        torch.testing.assert_close(few, found[2], rtol=2e-6, atol=1e-8)
+        assert size[2] % 32 or torch.equal(few, found[2])
 
 
 def test_a_slab_sees_every_window_that_reaches_into_it() -> None:
