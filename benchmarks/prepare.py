@@ -42,7 +42,7 @@ from medar.data.prepare import prepare
 from medar.data.sources import read_manifest
 from medar.settings import from_dict, to_dict
 from medar.volume import ReadOptions
-from medar.volume.resample import use_threads
+from medar.volume.interpolation import use_threads
 
 KEYS = ["image", "label"]
 Step = Callable[[], object]

@@ -166,7 +166,7 @@ def _work(
 
 @lru_cache(maxsize=4)
 def _loaded(code: bytes) -> Callable[[Any], Any]:
-    from medar.volume.resample import use_threads
+    from medar.volume.interpolation import use_threads
 
     use_threads(1)
     function: Callable[[Any], Any] = pickle.loads(code)

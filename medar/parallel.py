@@ -226,7 +226,7 @@ def _quiet_worker() -> None:
     # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    from medar.volume.resample import use_threads
+    from medar.volume.interpolation import use_threads
 
     use_threads(1)
 

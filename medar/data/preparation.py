@@ -13,6 +13,7 @@ import numpy.typing as npt
 from medar.data.plan import TISSUE_HU, Plan, Window
 from medar.errors import MedarError
 from medar.volume import Grid, Provenance, Volume, resample
+from medar.volume.counts import value_counts
 
 VERSION = 2
 """To be raised whenever the bytes of a prepared case change: older caches are then redone."""
@@ -110,7 +111,7 @@ def prepare_label(label: Volume, target: Grid, plan: Plan) -> npt.NDArray[Any]:
         MedarError: a value is not one of the plan's labels.
     """
     allowed = {0, *plan.labels} | ({plan.ignore_label} if plan.ignore_label is not None else set())
-    unknown = sorted(set(np.unique(label.array).tolist()) - allowed)
+    unknown = sorted(set(value_counts(label.array)) - allowed)
     if unknown:
         raise MedarError(
             f"label values {', '.join(map(str, unknown))} are not among the plan's "

@@ -49,6 +49,7 @@ from medar.segmentation.targets import (
 from medar.settings import to_dict
 from medar.shared import Shared
 from medar.volume import ReadOptions, Volume, write_channels
+from medar.volume.counts import value_counts
 from medar.volume.dicom_seg import check_seg
 
 ENDING = ".nii.gz"
@@ -360,8 +361,7 @@ def _beside(target: Path, ending: str) -> Path:
 def _summary(names: dict[int, str], volume: Volume, made: Prediction) -> dict[str, Any]:
     """The content of the JSON file beside a label map, without the networks' digest."""
     label = made.label
-    values, counts = np.unique(label.array, return_counts=True)
-    voxels = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    voxels = value_counts(label.array)
     millilitres = abs(float(np.linalg.det(label.affine[:3, :3]))) / 1000
     geometry = volume.provenance.notes if volume.provenance else ()
     return {

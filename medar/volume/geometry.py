@@ -28,6 +28,9 @@ rounded slice positions of a DICOM series rarely exceed."""
 MOST_VOXELS = 1 << 31
 """Of a grid that medar makes, 8 GB in float32; the largest CT of a whole body has a quarter."""
 
+TILE = 32
+"""Voxels along the sides of tiles that are moved at once."""
+
 TIE = 1e-6
 """Direction cosines closer than this are equal."""
 
@@ -224,3 +227,20 @@ def reorient(array: npt.NDArray[Any], source: Affine, target: str) -> npt.NDArra
         return np.asarray(nib.orientations.apply_orientation(array, change))
     turned = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), change)
     return np.asarray(np.moveaxis(turned, -1, 0))
+
+
+def contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A (C, X, Y, Z) array in C order; the array itself if it is so already.
+
+    Most files hold X first. Their voxels are moved in tiles of `TILE`, which stay in the cache:
+    several times faster than NumPy, which goes through the whole array for each X.
+    """
+    steps = [abs(step) for step, side in zip(array.strides, array.shape, strict=True) if side > 1]
+    if array.flags.c_contiguous or steps[-1:] == [min(steps, default=0)]:
+        return np.ascontiguousarray(array)
+    out = np.empty(array.shape, array.dtype)
+    for y in range(0, array.shape[2], TILE):
+        for z in range(0, array.shape[3], TILE):
+            tile = (..., slice(y, y + TILE), slice(z, z + TILE))
+            out[tile] = array[tile]
+    return out

@@ -168,9 +168,9 @@ def load_volume(
 
 
 def as_image(array: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """`array` in native float32; values beyond its range become Inf."""
+    """`array` in native float32, in its own order; values beyond its range become Inf."""
     with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
+        return np.asarray(array).astype(np.float32, order="K", copy=False)
 
 
 MOST_ROUNDING = 0.05

@@ -9,33 +9,19 @@ point spread function to the target's (Cardoso et al., MICCAI 2015). Labels are 
 label is interpolated as a 0-1 image, and the largest value wins.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
 
 from medar.errors import MedarError
+from medar.volume.counts import value_counts
 from medar.volume.geometry import Grid, Shape3
+from medar.volume.interpolation import ITK, Interpolation, interpolate, sampled_slabs
 from medar.volume.volume import Volume
-
-Interpolation = Literal["linear", "bspline", "nearest"]
-_ITK = {"linear": sitk.sitkLinear, "bspline": sitk.sitkBSpline, "nearest": sitk.sitkNearestNeighbor}
-
-FWHM = 2.0 * np.sqrt(2.0 * np.log(2.0))
-"""Full width at half maximum of a Gaussian of standard deviation 1."""
-
-NARROW = 0.3
-"""Standard deviation, in voxels, below which a blur is skipped: at 0.3 a neighbour has a weight of
-less than half a percent."""
 
 WHOLE = 1e-3
 """Index error, in voxels, below which two grids count as parts of the same lattice."""
-
-
-def use_threads(count: int) -> None:
-    """Limit the threads of each filter in this process; parallel workers use one."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(count)
 
 
 def resample(
@@ -60,8 +46,8 @@ def resample(
         MedarError: the interpolation is unknown, or "bspline" for labels; `fill` is not a possible
             label; or the grid is not RAS+.
     """
-    if interpolation not in _ITK:
-        raise MedarError(f"interpolation must be one of {', '.join(_ITK)}, got {interpolation!r}")
+    if interpolation not in ITK:
+        raise MedarError(f"interpolation must be one of {', '.join(ITK)}, got {interpolation!r}")
     if volume.is_label and interpolation == "bspline":
         raise MedarError("interpolation of labels must be 'linear' or 'nearest', got 'bspline'")
     if fill is None:
@@ -81,9 +67,9 @@ def resample(
         array = _labels(volume.array, to_source, grid.shape, int(fill), antialias)
     else:
         smooth = antialias and interpolation != "nearest"
-        array = np.stack(
-            [_image(c, to_source, grid.shape, interpolation, fill, smooth) for c in volume.array]
-        )
+        array = np.empty((volume.channels, *grid.shape), volume.array.dtype)
+        for made, channel in zip(array, volume.array, strict=True):
+            interpolate(channel, to_source, made, interpolation, fill, smooth)
     return Volume(
         array=array,
         affine=grid.affine,
@@ -108,69 +94,22 @@ def crop_or_pad(
     return out
 
 
-def _image(
-    array: npt.NDArray[Any],
-    to_source: npt.NDArray[Any],
-    shape: Shape3,
-    interpolation: Interpolation,
-    fill: float,
-    antialias: bool,
-) -> npt.NDArray[Any]:
-    """Sample one (X, Y, Z) array at `to_source @ index`."""
-    source = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    image = _blurred(source, to_source) if antialias else source
-    # ITK's first axis is the array's last: rows and columns of the affine are reversed.
-    matrix = to_source[:3, :3][::-1, ::-1]
-    offset = to_source[:3, 3][::-1]
-    transform = sitk.AffineTransform(matrix.ravel().tolist(), offset.tolist())
-    sampled: npt.NDArray[Any] = sitk.GetArrayFromImage(
-        sitk.Resample(
-            image,
-            size=[int(n) for n in shape[::-1]],
-            transform=transform,
-            interpolator=_ITK[interpolation],
-            outputOrigin=[0.0] * 3,
-            outputSpacing=[1.0] * 3,
-            outputDirection=np.eye(3).ravel().tolist(),
-            defaultPixelValue=fill,
-            outputPixelType=image.GetPixelID(),
-        )
-    )
-    if image is not source and interpolation == "linear":
-        # The recursive filter overshoots beside sharp edges, by up to a thousandth of the range.
-        np.clip(sampled, min(array.min(), fill), max(array.max(), fill), out=sampled)
-    return sampled
-
-
-def _blurred(image: Any, to_source: npt.NDArray[Any]) -> Any:
-    """Blur along each source axis by as much as the target's voxels are wider.
-
-    Voxels are modelled as Gaussians: the target's has the covariance M M^T in source voxels, of
-    which the diagonal, minus the source's own 1, remains to be added.
-    """
-    width = np.linalg.norm(to_source[:3, :3], axis=1)
-    for axis, shrink in enumerate(width[::-1]):
-        sigma = float(np.sqrt(max(0.0, shrink**2 - 1.0)) / FWHM)
-        # The recursive filter needs four voxels.
-        if sigma >= NARROW and image.GetSize()[axis] >= 4:
-            image = sitk.RecursiveGaussian(image, sigma=sigma, direction=axis)
-    return image
-
-
 def _labels(
     array: npt.NDArray[Any], to_source: npt.NDArray[Any], shape: Shape3, fill: int, antialias: bool
 ) -> npt.NDArray[Any]:
     """Interpolate each label as a 0-1 image within its own box; the largest value wins."""
     source = array[0]
     best = np.zeros(shape, dtype=np.float32)
-    background = _image(
-        np.ones(source.shape, np.float32), to_source, shape, "linear", 0.0, antialias=False
-    )
-    inside = background > 0.5
-    out = np.where(inside, 0, fill).astype(array.dtype)
+    background = _coverage(source.shape, to_source, shape)
+    out = np.zeros(shape, dtype=array.dtype)
+    outside = background <= 0.5 if fill else None
+    if outside is not None:
+        np.copyto(out, fill, where=outside)
     margin = np.ceil(3 * np.abs(to_source[:3, :3]).max(axis=1)).astype(int) + 2
     inverse = np.linalg.inv(to_source)
-    for label in np.unique(source[source != 0]):
+    for label in value_counts(source):
+        if label == 0:
+            continue
         mask = source == label
         low, high = _box(mask, margin)
         part = np.ascontiguousarray(mask[tuple(map(slice, low, high))], dtype=np.float32)
@@ -183,15 +122,35 @@ def _labels(
         local = to_source @ shift
         local[:3, 3] -= low
         size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
-        fraction = _image(part, local, size, "linear", 0.0, antialias)
         box = tuple(map(slice, start, stop))
-        background[box] -= fraction
-        larger = fraction > best[box]
-        best[box][larger] = fraction[larger]
-        out[box][larger] = label
+        views = best[box], background[box], out[box]
+        for planes, fraction in sampled_slabs(part, local, size, "linear", 0.0, antialias):
+            largest, rest, chosen = (view[planes] for view in views)
+            rest -= fraction
+            larger = fraction > largest
+            np.copyto(largest, fraction, where=larger)
+            np.copyto(chosen, label, where=larger)
     # Background competes too: it wins where no label has a larger fraction.
-    out[(background >= best) & inside] = 0
+    empty = background >= best
+    if outside is not None:
+        empty &= ~outside
+    np.copyto(out, 0, where=empty)
     return out[None]
+
+
+def _coverage(
+    source: Shape3, to_source: npt.NDArray[Any], shape: Shape3
+) -> npt.NDArray[np.float32]:
+    """1 where a voxel of the target lies in the source, 0 elsewhere: its ones, interpolated."""
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in shape], indexing="ij")).reshape(3, -1)
+    at = to_source[:3, :3] @ corners + to_source[:3, 3:]
+    sides = np.array(source)[:, None]
+    # ITK counts half a voxel around the centres as inside.
+    if (at > WHOLE - 0.5).all() and (at < sides - 0.5 - WHOLE).all():
+        return np.ones(shape, np.float32)
+    covered = np.empty(shape, np.float32)
+    interpolate(np.ones(source, np.float32), to_source, covered, "linear", 0.0, antialias=False)
+    return covered
 
 
 def _box(mask: npt.NDArray[np.bool_], margin: npt.NDArray[Any]) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError
-from medar.volume.geometry import Affine, Grid, Shape3, Spacing, reorient
+from medar.volume.geometry import Affine, Grid, Shape3, Spacing, contiguous, reorient
 from medar.volume.planes import planes_html
 
 
@@ -91,7 +91,7 @@ class Volume:
             raise MedarError(f"array must be (X, Y, Z) or (C, X, Y, Z), got shape {array.shape}")
         x, y, z = array.shape[1:]
         grid = Grid(shape=(x, y, z), affine=np.asarray(affine))
-        turned = np.ascontiguousarray(reorient(array, grid.affine, "RAS"))
+        turned = contiguous(reorient(array, grid.affine, "RAS"))
         return cls(
             array=turned, affine=grid.to_ras().affine, modality=modality, provenance=provenance
         )
