@@ -158,3 +158,50 @@ def compressed(made: Dataset, compressor: str, folder: Path) -> Dataset:
     made.PixelData = encapsulate(packed)
     made["PixelData"].VR = "OB"
     return made
+
+
+def segmentation(
+    folder: Path,
+    planes: np.ndarray,
+    names: Sequence[str],
+    type_: str = "BINARY",
+    **options: Any,
+) -> Dataset:
+    """A DICOM segmentation of the classic series or the enhanced file in a folder, by highdicom.
+
+    `planes` are (slices, rows, columns) segment numbers, or (..., segments) masks or fractions, in
+    the order of the files or frames.
+    """
+    import highdicom
+    from pydicom.sr.codedict import codes
+
+    described = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=codes.SCT.Tissue,
+            segmented_property_type=codes.SCT.Tissue,
+            algorithm_type="MANUAL",
+        )
+        for number, name in enumerate(names, start=1)
+    ]
+    files = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    sources = [one for one in files if "SegmentSequence" not in one]
+    for one in sources:
+        if "SharedFunctionalGroupsSequence" not in one:
+            one.SliceThickness = "2.5"
+    return highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=planes,
+        segmentation_type=type_,
+        segment_descriptions=described,
+        series_instance_uid=options.pop("series", "1.2.7"),
+        sop_instance_uid=options.pop("instance", "1.2.7.1"),
+        series_number=7,
+        instance_number=1,
+        manufacturer="tests",
+        manufacturer_model_name="tests",
+        software_versions="1",
+        device_serial_number="1",
+        **options,
+    )

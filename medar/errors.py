@@ -18,6 +18,10 @@ _RAISED = f"\n{MedarError.__module__}.{MedarError.__qualname__}: "
 """Precedes the message at the end of a traceback."""
 
 
+class OffGridError(MedarError):
+    """A label map does not lie on the voxels of its image."""
+
+
 class GeometryWarning(UserWarning):
     """The geometry of a file should be checked; the volume was read nevertheless."""
 

@@ -9,6 +9,7 @@ from medar.data.manifest import Case, Manifest
 from medar.data.preparation import restore_image, restore_label
 from medar.data.prepared import CASES_FILE, MANIFEST_FILE, Prepared
 from medar.data.reading import read_image, read_label, reading_for
+from medar.data.segments import joined_names
 from medar.errors import MedarError
 from medar.report.orthoslices import save_orthoslices
 from medar.volume import ReadOptions, Volume
@@ -102,7 +103,8 @@ def _draw_original(
     options: ReadOptions,
 ) -> None:
     image = read_image(case, options)
-    label = read_label(case, options, image)
+    label = read_label(case, options, image, names)
+    names = names or joined_names([case.label] if case.label else [])
     save_orthoslices(target, [image], titles=[title], label=label, names=names, windows=[window])
 
 

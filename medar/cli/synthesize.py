@@ -138,12 +138,11 @@ def synthesize(
     json
         Print one JSON object: out, made, kept, images, contact_sheet.
     """
-    from medar.data.reading import read_for_plan
+    from medar.data.reading import read_for_plan, read_label_map
     from medar.report.artifacts import write_samples_sheet
     from medar.synthesis.request import Request
     from medar.synthesis.samples import SHEET, write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
-    from medar.volume import read_volume
 
     seeds = seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
@@ -162,7 +161,7 @@ def synthesize(
                 class_=class_,
                 attributes=_assignments(set_ or []),
                 modality=modality,
-                mask=None if path is None else read_volume(path, labels=True),
+                mask=None if path is None else read_label_map(path, plan.labels),
                 inpaint=image(inpaint),
                 region=None if region is None else _region(region),
                 upscale=image(upscale),

@@ -11,6 +11,7 @@ from typing import Any
 from medar.data.case import modality_of
 from medar.data.manifest import SPLITS, Case, Manifest, Split
 from medar.data.near_ids import near_misses
+from medar.data.segments import plain_name
 from medar.errors import MedarError
 from medar.files import read_text
 
@@ -270,7 +271,7 @@ def _annotated(
     cells: dict[int, str], labels: dict[int, str]
 ) -> dict[int, tuple[int, ...] | None] | str:
     """The label values that each cell names, or the first word that is not a label."""
-    by_name = {_plain(name): value for value, name in labels.items()}
+    by_name = {plain_name(name): value for value, name in labels.items()}
     by_name |= {str(value): value for value in labels}
     separator = r"[;,]" if any(re.search("[;,]", cell) for cell in cells.values()) else r"\s"
     annotated: dict[int, tuple[int, ...] | None] = {}
@@ -279,16 +280,11 @@ def _annotated(
             annotated[number] = None
             continue
         words = [word for word in re.split(separator, cell) if word.strip()]
-        unknown = next((word for word in words if _plain(word) not in by_name), None)
+        unknown = next((word for word in words if plain_name(word) not in by_name), None)
         if unknown is not None:
             return unknown.strip()
-        annotated[number] = tuple(sorted({by_name[_plain(word)] for word in words}))
+        annotated[number] = tuple(sorted({by_name[plain_name(word)] for word in words}))
     return annotated
-
-
-def _plain(name: str) -> str:
-    """A name without case, blanks and punctuation: "SpinalCord" equals "spinal_cord"."""
-    return re.sub(r"[\W_]", "", name.lower())
 
 
 def _numbers(cells: dict[int, str]) -> dict[int, Any]:

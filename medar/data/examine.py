@@ -1,7 +1,9 @@
 """Examining one case: its headers and, in a deep check, its voxels. Errors become problems."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy.typing as npt
 from medar.data.case import Case, shown
 from medar.data.label_outliers import LabelFacts, measure_labels
 from medar.data.problems import Problem, problem
-from medar.errors import MedarError, one_line
+from medar.data.segments import read_label_header
+from medar.errors import MedarError, OffGridError, one_line
 from medar.volume import Header, ReadOptions, Shape3, Spacing, load_volume, read_header
 from medar.volume.read import as_labels, fractions_of
 
@@ -94,8 +97,12 @@ def _examine(
     options = replace(context.options, channels=True) if several else context.options
     headers = [_header(path, options, context, facts) for path in case.images]
     plain = replace(context.options, channels=False)
-    label = _header(case.label, plain, context, facts) if case.label else None
     images = [header for header in headers if header is not None]
+    label = None
+    if case.label:
+        first = images[0].provenance if images else None
+        read = partial(read_label_header, image=first, names=context.labels)
+        label = _header(case.label, plain, context, facts, read)
     if images:
         _describe(images[0], shown(images[0].path, context.root), facts)
         facts.channels = sum(header.channels for header in images)
@@ -111,14 +118,23 @@ def _examine(
             _label_voxels(label, case, context, facts)
 
 
-def _header(path: Path, options: ReadOptions, context: CheckContext, facts: Facts) -> Header | None:
+def _header(
+    path: Path,
+    options: ReadOptions,
+    context: CheckContext,
+    facts: Facts,
+    read: Callable[[Path, ReadOptions], Header] = read_header,
+) -> Header | None:
     """The header of a file; None if it cannot be read, which becomes a problem."""
     name = shown(path, context.root)
     if not path.exists():
         facts.add("missing-file", f"{name} does not exist", name)
         return None
     try:
-        header = read_header(path, options)
+        header = read(path, options)
+    except OffGridError as error:
+        facts.add("affine-mismatch", f"label: {_reason(error, path)}", name)
+        return None
     except Exception as error:
         facts.add("unreadable", _reason(error, path), name)
         return None

@@ -1,5 +1,6 @@
 """`Fingerprint`: shapes, spacings, intensities and label volumes of a data set, measured once."""
 
+from collections.abc import Mapping
 from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from medar.data.hashes import HashIndex
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import check_reading, foreground
 from medar.data.reading import read_image, read_label, reading_for
+from medar.data.segments import names_in_key
 from medar.errors import MedarError
 from medar.files import digest, read_json, write_json
 from medar.parallel import run_parallel
@@ -90,19 +92,21 @@ def take_fingerprint(
     measured: dict[str, CaseFingerprint] = {}
     todo = []
     for case in manifest:
-        key = _key(case, options, hashes)
+        key = _key(case, options, hashes, manifest.labels)
         if key in unchanged:
             measured[case.id] = replace(unchanged[key], id=case.id)
         else:
             todo.append(case)
     failed = {}
-    outcomes = run_parallel(partial(_measure, options=options), todo, workers=workers)
+    outcomes = run_parallel(
+        partial(_measure, options=options, names=manifest.labels), todo, workers=workers
+    )
     for outcome in track(outcomes, total=len(todo), label="fingerprint"):
         case = outcome.item
         if outcome.value is None:
             failed[case.id] = outcome.error or "unknown"
             continue
-        measured[case.id] = replace(outcome.value, key=_key(case, options, hashes))
+        measured[case.id] = replace(outcome.value, key=_key(case, options, hashes, manifest.labels))
     if not measured:
         reason = next(iter(failed.values()))
         raise MedarError(f"{manifest.root}: no case can be read; the first: {reason}")
@@ -111,18 +115,20 @@ def take_fingerprint(
     )
 
 
-def _key(case: Case, options: ReadOptions, hashes: HashIndex) -> str:
+def _key(case: Case, options: ReadOptions, hashes: HashIndex, names: Mapping[int, str]) -> str:
     """Hash of everything a case's measurements depend on; empty if a file cannot be read."""
     try:
         contents = [hashes[file] for file in case.files]
-    except MedarError:
+        named = names_in_key(case.label, names)
+    except (MedarError, OSError):
         return ""  # measuring the case reports the error
-    return digest([VERSION, contents, options.to_dict(), case.modality])
+    basis = [VERSION, contents, options.to_dict(), case.modality]
+    return digest([*basis, named] if named else basis)
 
 
-def _measure(case: Case, options: ReadOptions) -> CaseFingerprint:
+def _measure(case: Case, options: ReadOptions, names: Mapping[int, str]) -> CaseFingerprint:
     image = read_image(case, options)
-    label = read_label(case, options, image)
+    label = read_label(case, options, image, names)
     millilitres = {}
     if label is not None:
         values, counts = np.unique(label.array, return_counts=True)

@@ -28,6 +28,7 @@ from medar.data.prepared import (
     check_folder,
 )
 from medar.data.reading import UnreadableLabelError, read_image, read_label
+from medar.data.segments import names_in_key
 from medar.errors import MedarError
 from medar.files import digest, exclusive, remove_temporaries, write_text
 from medar.parallel import default_workers, run_parallel
@@ -190,6 +191,7 @@ def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job]
                 # The foreground, and with it the centre of the grid, depends on the modality.
                 "modality": case.modality if plan.centre == "foreground" else None,
                 "interpolation": plan.label_interpolation,
+                **names_in_key(case.label, plan.labels),
             }
         except MedarError as error:
             failed[case.id] = str(error)
@@ -221,7 +223,7 @@ def _prepare_case(job: _Job, plan: Plan, folder: Path) -> tuple[tuple[str, ...],
     damage = None
     if job.label is not None and job.label not in cache:
         try:
-            label = read_label(job.case, plan.reading, image)
+            label = read_label(job.case, plan.reading, image, plan.labels)
         except UnreadableLabelError as error:
             label, damage = None, str(error)
         if label is not None:

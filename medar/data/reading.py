@@ -1,6 +1,7 @@
 """Reading the volumes of a case: its channels stacked, its label on the same grid."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from medar.data.manifest import Case, Manifest
 from medar.data.plan import Plan, check_reading
-from medar.errors import MedarError
+from medar.data.segments import read_label_header
+from medar.errors import GeometryWarning, MedarError, OffGridError
 from medar.volume import ReadOptions, Volume, load_volume, read_header, read_volume
 
 
@@ -94,12 +96,37 @@ def read_for_plan(
     return replace(volume, modality=volume.modality or plan.sole_modality)
 
 
+def read_label_map(path: str | Path, names: Mapping[int, str]) -> Volume:
+    """Read a label map without its image, (1, X, Y, Z), on its own grid.
+
+    Args:
+        path: the file.
+        names: of the labels by value, see `read_label_header`.
+
+    Raises:
+        MedarError: it cannot be read without guessing.
+    """
+    options = ReadOptions()
+    header = read_label_header(Path(path), options, None, names)
+    for note in header.notes:
+        warnings.warn(f"{path}: {note}", GeometryWarning, stacklevel=2)
+    return load_volume(header, options, labels=True)
+
+
 class UnreadableLabelError(MedarError):
     """The label map of a case is damaged; its image need not be."""
 
 
-def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None:
+def read_label(
+    case: Case, options: ReadOptions, image: Volume, names: Mapping[int, str]
+) -> Volume | None:
     """Read a case's label map, (1, X, Y, Z), on the image's grid; None if it has none.
+
+    Args:
+        case: with its label.
+        options: how to read it.
+        image: its image, as it was read.
+        names: of the labels by value, if they have names; see `read_label_header`.
 
     Raises:
         UnreadableLabelError: the file cannot be read, or holds fractions.
@@ -108,7 +135,10 @@ def read_label(case: Case, options: ReadOptions, image: Volume) -> Volume | None
     if case.label is None:
         return None
     try:
-        label = load_volume(read_header(case.label, options), options, labels=True)
+        header = read_label_header(case.label, options, image.provenance, names)
+        label = load_volume(header, options, labels=True)
+    except OffGridError:
+        raise
     except MedarError as error:
         raise UnreadableLabelError(str(error)) from error
     if label.shape != image.shape:

@@ -23,6 +23,7 @@ from medar.data.sources.files import (
     channel_of,
     find_volumes,
     ids_for,
+    is_segmentation_file,
     split_ending,
     stem_of,
     visible,
@@ -316,6 +317,7 @@ def _write_probabilities(
 def _pairs(path: Path, out: Path, channels: int, ending: str) -> list[tuple[list[Path], Path]]:
     """The files of each volume below a folder, and the path of its label map."""
     files = [one for one in find_volumes(path) if not one.resolve().is_relative_to(out.resolve())]
+    files = [one for one in files if not is_segmentation_file(one)]
     labels = label_maps([stem_of(one, path) for one in files])
     if skipped := [one for one in files if stem_of(one, path) in labels]:
         files = [one for one in files if one not in skipped]

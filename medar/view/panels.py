@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from medar.data.case import Case
 from medar.data.reading import read_image, read_label
+from medar.data.segments import joined_names
 from medar.errors import GeometryWarning, MedarError
 from medar.view.files import MAX_PANELS, VolumeFile, titles
 from medar.volume import Grid, ReadOptions, Volume, write_nifti
@@ -66,7 +67,7 @@ def make_panels(
         options: how files are read.
         modality: "CT" or "MR", used if neither the file nor its record states it.
         window: display range of all volumes; default `display_range` of each.
-        names: names of label values.
+        names: names of label values; default: those of segments, which DICOM SEG has.
 
     Raises:
         MedarError: a file cannot be read without guessing, a label map has another grid or too
@@ -81,12 +82,13 @@ def make_panels(
         case = Case(id="volume", images=(one.image,), label=one.label)
         image = read_image(case, options)
         image = replace(image, modality=image.modality or one.modality or modality)
-        label = read_label(case, options, image)
+        label = read_label(case, options, image, names or {})
+        shown = names or joined_names([one.label] if one.label else [])
         _warn(one.image, image)
         for channel in range(min(image.channels, MAX_PANELS)):
             single = image.with_array(image.array[channel : channel + 1])
             name = title if image.channels == 1 else f"{title}, channel {channel}"
-            panels.append(_panel(name, one, single, label, window, names or {}))
+            panels.append(_panel(name, one, single, label, window, shown))
     if len(panels) > MAX_PANELS:
         raise MedarError(f"{len(panels)} volumes and channels; a page shows at most {MAX_PANELS}")
     return panels

@@ -14,7 +14,7 @@ import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError
 from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, read_file
-from medar.volume.dicom_kinds import other_kind, storage_class
+from medar.volume.dicom_kinds import is_segmentation, other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
 from medar.volume.dicom_slice import Slice, slice_reader
 from medar.volume.dicom_values import check_rescaling, check_table, without_inversion
@@ -42,11 +42,11 @@ class _Folder:
                 f"{len(self.unreadable)} file(s) without a readable image skipped, such as "
                 f"{self.unreadable[0].name}"
             )
-        if self.others:
-            path, (kind, _) = next(iter(self.others.items()))
+        # Segmentations belong beside their scan: they are its label maps.
+        if others := {p: kind for p, kind in self.others.items() if not is_segmentation(p)}:
+            path, (kind, _) = next(iter(others.items()))
             notes.append(
-                f"{len(self.others)} file(s) that are no scans skipped, such as {path.name} "
-                f"({kind})"
+                f"{len(others)} file(s) that are no scans skipped, such as {path.name} ({kind})"
             )
         return "; ".join(notes)
 
@@ -67,6 +67,7 @@ def read_dicom_header(path: Path, options: ReadOptions) -> Header:
         modality=first_tags["Modality"] if first_tags["Modality"] in ("CT", "MR") else None,
         notes=tuple(notes),
         series=slices[0].uid,
+        frame_of_reference=first_tags["FrameOfReferenceUID"] or None,
     )
 
 
@@ -112,6 +113,14 @@ def series_files(path: Path) -> tuple[Path, ...]:
     beside = (p for p in sorted(path.parent.iterdir()) if p.is_file() and _is_of_series(p))
     slices = [one for p in beside if (one := read_file(p)) is not None]
     return tuple(one.path for one in slices if one.uid == selected.uid) or (path,)
+
+
+def first_series(folder: Path) -> str | None:
+    """SeriesInstanceUID of the first image of a folder; None without one."""
+    for path in sorted(one for one in folder.iterdir() if one.is_file() and _is_of_series(one)):
+        if other_kind(storage_class(path)) is None and (found := read_file(path)):
+            return found.uid
+    return None
 
 
 def _files_in(folder: Path) -> _Folder:

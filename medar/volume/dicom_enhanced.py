@@ -34,7 +34,8 @@ ENHANCED = {
 """SOP classes of images whose geometry stands in functional groups, even that of a single frame."""
 
 OF_FRAMES = (
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "InstanceNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SpacingBetweenSlices",
+    "InstanceNumber",
 )  # fmt: skip
 """Tags that frames do not have from their file."""
 
@@ -59,7 +60,9 @@ GROUPS = {
     "PixelMeasuresSequence": {
         "PixelSpacing": "PixelSpacing",
         "SliceThickness": "SliceThickness",
+        "SpacingBetweenSlices": "SpacingBetweenSlices",
     },
+    "SegmentIdentificationSequence": {"ReferencedSegmentNumber": "ReferencedSegmentNumber"},
     "PixelValueTransformationSequence": {
         "RescaleSlope": "RescaleSlope",
         "RescaleIntercept": "RescaleIntercept",
@@ -94,15 +97,20 @@ def read_file(path: Path) -> Slice | None:
     """
     if storage_class(path) not in ENHANCED or find_spec("pydicom") is None:
         return read_slice(path)
-    pydicom = _pydicom(path)
+    pydicom = load_pydicom(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             file = pydicom.dcmread(path, stop_before_pixels=True)
-            tags = {name: _text(file.get(name)) for name in TAGS}
-            return Slice(path=path, tags=tags, size=(int(file.Columns), int(file.Rows)))
+            return whole_file(path, file)
         except Exception:  # pydicom raises many types
             return None
+
+
+def whole_file(path: Path, file: Any) -> Slice:
+    """A file that pydicom has read, as one slice."""
+    tags = {name: _text(file.get(name)) for name in TAGS}
+    return Slice(path=path, tags=tags, size=(int(file.Columns), int(file.Rows)))
 
 
 def frames_of(one: Slice) -> list[Slice]:
@@ -114,19 +122,20 @@ def frames_of(one: Slice) -> list[Slice]:
     Raises:
         MedarError: pydicom is not installed, the file is damaged, or it has no functional groups.
     """
-    pydicom = _pydicom(one.path)
+    pydicom = load_pydicom(one.path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that the standard does not allow
         try:
             file = pydicom.dcmread(one.path, stop_before_pixels=True)
-            return _frames(one, file)
+            return frames_in(one, file)
         except MedarError:
             raise
         except Exception as error:  # pydicom raises many types
             raise MedarError(f"{one.path}: damaged ({one_line(error)})") from error
 
 
-def _frames(one: Slice, file: Any) -> list[Slice]:
+def frames_in(one: Slice, file: Any) -> list[Slice]:
+    """The frames of a multi-frame file that pydicom has read (see `frames_of`)."""
     shared = file.get("SharedFunctionalGroupsSequence") or [{}]
     own = file.get("PerFrameFunctionalGroupsSequence")
     if not own:
@@ -187,12 +196,12 @@ def load_frames(slices: Sequence[Slice], stack: npt.NDArray[np.float32]) -> None
         if one.frame is not None:
             by_file.setdefault(one.path, {})[one.frame] = index
     for path, index_of in by_file.items():
-        pydicom = _pydicom(path)
+        pydicom = load_pydicom(path)
         frames = sorted(index_of)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                for frame, stored in zip(frames, _stored(pydicom, path, frames), strict=True):
+                for frame, stored in zip(frames, stored_frames(pydicom, path, frames), strict=True):
                     index = index_of[frame]
                     slope, intercept = rescale_of(slices[index].tags)
                     stack[index] = stored.astype(np.float64) * slope + intercept
@@ -201,7 +210,9 @@ def load_frames(slices: Sequence[Slice], stack: npt.NDArray[np.float32]) -> None
                 raise MedarError(f"{path}: its pixels cannot be read ({reason})") from error
 
 
-def _stored(pydicom: ModuleType, path: Path, frames: list[int]) -> Iterator[npt.NDArray[Any]]:
+def stored_frames(
+    pydicom: ModuleType, path: Path, frames: Sequence[int]
+) -> Iterator[npt.NDArray[Any]]:
     """The stored values of some frames, (rows, columns) each, in ascending order.
 
     Compressed frames are decoded by GDCM, as those of classic series are: pydicom by itself
@@ -244,14 +255,19 @@ def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> np
     return decoded.reshape(file.Rows, file.Columns)
 
 
-def _pydicom(path: Path) -> ModuleType:
+def load_pydicom(path: Path, kind: str = "enhanced multi-frame DICOM") -> ModuleType:
+    """The package pydicom, which reads a file.
+
+    Raises:
+        MedarError: it is not installed.
+    """
     try:
         import pydicom
         import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
         raise MedarError(
-            f"{path}: enhanced multi-frame DICOM, which needs the package pydicom; install it with "
+            f"{path}: {kind}, which needs the package pydicom; install it with "
             "`pip install 'medar[dicom]'`"
         ) from error
     module: ModuleType = pydicom

@@ -1,11 +1,13 @@
 """DICOM objects that are no scans: what they are, and what to do with them instead.
 
 They lie beside scans in many exports. SEG, RT Dose and parametric maps have pixels and positions,
-so that their class alone tells them from an image.
+so that their class alone tells them from an image. Segmentations are read as label maps.
 """
 
 import re
 from pathlib import Path
+
+from medar.errors import MedarError
 
 HEAD = 1024
 """Bytes of a file in which its class stands, at the beginning of the file meta information."""
@@ -15,10 +17,13 @@ CLASS = re.compile(rb"\x02\x00\x02\x00UI(..)", re.DOTALL)
 
 TO_NIFTI = "convert it to NIfTI or NRRD first, for instance with"
 SCAN = "give the series of the scan"
+LABEL = f"{SCAN}, of which it can be the label map"
 STORAGE = "1.2.840.10008.5.1.4.1.1."
+SEGMENTATIONS = ("66.4", "66.7")
+"""SOP classes that are read as label maps, without their beginning."""
 KINDS = {
-    "66.4": ("a segmentation (DICOM SEG)", f"{TO_NIFTI} dcmqi or 3D Slicer"),
-    "66.7": ("a segmentation (DICOM label map)", f"{TO_NIFTI} highdicom or 3D Slicer"),
+    "66.4": ("a segmentation (DICOM SEG)", LABEL),
+    "66.7": ("a segmentation (DICOM label map)", LABEL),
     "66.5": ("a surface segmentation", f"{TO_NIFTI} 3D Slicer"),
     "30": ("a parametric map", f"{TO_NIFTI} dcmqi or 3D Slicer"),
     "481.2": ("a dose distribution (RT Dose), in a unit and on a grid of its own", SCAN),
@@ -53,3 +58,28 @@ def other_kind(uid: str) -> tuple[str, str] | None:
     rest = uid.removeprefix(STORAGE)
     first, _, _ = rest.partition(".")
     return KINDS.get(rest) or KINDS.get(f"{first}.")
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation: a SEG or a label map."""
+    return path.is_file() and storage_class(path).removeprefix(STORAGE) in SEGMENTATIONS
+
+
+def segmentation_at(path: Path) -> Path | None:
+    """The segmentation that a path leads to: a file, or the only one of a folder without a scan.
+
+    Raises:
+        MedarError: the folder holds several, and nothing else.
+    """
+    if not path.is_dir():
+        return path if is_segmentation(path) else None
+    classes = {one: storage_class(one) for one in sorted(path.iterdir()) if one.is_file()}
+    found = [one for one in classes if is_segmentation(one)]
+    if not found or any(uid and other_kind(uid) is None for uid in classes.values()):
+        return None
+    if len(found) > 1:
+        raise MedarError(
+            f"{path}: {len(found)} segmentations, such as {found[0].name} and {found[1].name}; "
+            "name the file of one"
+        )
+    return found[0]

@@ -82,7 +82,7 @@ def arrange(
     folder: Path, slices: list[Slice], skipped: str
 ) -> tuple[list[Slice], Affine, list[str]]:
     """The slices from first to last along their normal, their affine in RAS+, and notes."""
-    row, column = _directions(slices[0])
+    row, column = directions(slices[0])
     normal = np.cross(row, column)
     points = np.array([one.numbers("ImagePositionPatient", 3) for one in slices])
     order = np.argsort(points @ normal, kind="stable")
@@ -102,7 +102,7 @@ def arrange(
     return slices, LPS_TO_RAS @ affine, notes
 
 
-def _directions(one: Slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def directions(one: Slice) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Unit vectors along a row and along a column of pixels, in LPS."""
     both = one.numbers("ImageOrientationPatient", 6).reshape(2, 3)
     lengths = np.linalg.norm(both, axis=1)

@@ -29,6 +29,7 @@ TAGS = {
     "EchoTime": "0018|0081",
     "InversionTime": "0018|0082",
     "EchoNumbers": "0018|0086",
+    "SpacingBetweenSlices": "0018|0088",
     "TriggerTime": "0018|1060",
     "ConvolutionKernel": "0018|1210",
     "FlipAngle": "0018|1314",
@@ -38,6 +39,7 @@ TAGS = {
     "InstanceNumber": "0020|0013",
     "ImagePositionPatient": "0020|0032",
     "ImageOrientationPatient": "0020|0037",
+    "FrameOfReferenceUID": "0020|0052",
     "TemporalPositionIdentifier": "0020|0100",
     "StackID": "0020|9056",
     "DimensionIndexValues": "0020|9157",
@@ -51,6 +53,7 @@ TAGS = {
     "RescaleIntercept": "0028|1052",
     "RescaleSlope": "0028|1053",
     "FrameReferenceTime": "0054|1300",
+    "ReferencedSegmentNumber": "0062|000b",
 }
 """Names and numbers of the tags that are read."""
 

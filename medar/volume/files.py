@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medar.errors import MedarError
+from medar.volume.dicom_kinds import is_segmentation
 from medar.volume.header import META_ENDINGS, NRRD_ENDINGS, is_dicom
 from medar.volume.metaimage import meta_files
 from medar.volume.nrrd import nrrd_files
@@ -26,7 +27,7 @@ def files_of(path: str | Path) -> tuple[Path, ...]:
                 return tuple(sorted(p for p in (path, beside) if p.exists()))
     if name.endswith(NRRD_ENDINGS + META_ENDINGS):
         return (path, *(one for one in _data_files(path) if one != path and one.is_file()))
-    if path.is_file() and is_dicom(path):
+    if path.is_file() and is_dicom(path) and not is_segmentation(path):
         # Imported when it is needed: SimpleITK is slow to load.
         from medar.volume.dicom import series_files
 

@@ -1,6 +1,6 @@
 """`Header`: the geometry and voxel type of a file, and the rules of all formats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -74,6 +74,10 @@ class Header:
     notes: tuple[str, ...] = ()
     series: str | None = None
     """SeriesInstanceUID of a DICOM series."""
+    frame_of_reference: str | None = None
+    """FrameOfReferenceUID of a DICOM series."""
+    segments: Mapping[int, str] = field(default_factory=dict)
+    """Names of a label map's values, without background; only DICOM segmentations have them."""
 
     @property
     def provenance(self) -> Provenance:
@@ -85,6 +89,7 @@ class Header:
             dtype=self.dtype,
             notes=self.notes,
             series=self.series,
+            frame_of_reference=self.frame_of_reference,
         )
 
 

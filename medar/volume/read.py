@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
+from medar.volume.dicom_kinds import segmentation_at
 from medar.volume.geometry import Spacing
 from medar.volume.header import (
     FORMATS,
@@ -29,26 +30,40 @@ from medar.volume.header import (
     ReadOptions,
     is_dicom,
 )
-from medar.volume.volume import Volume
+from medar.volume.volume import Provenance, Volume
 
 SMALLEST_SIDE, LARGEST_SIDE = 0.01, 100.0
 """Sides of voxels in mm beyond which a header is likely in another unit: scans of people have 0.1
 to 20, of small animals and specimens 0.01 and more."""
 
 
-def read_header(path: str | Path, options: ReadOptions | None = None) -> Header:
+def read_header(
+    path: str | Path,
+    options: ReadOptions | None = None,
+    *,
+    labels: bool = False,
+    image: Provenance | None = None,
+) -> Header:
     """Read the geometry and voxel type of a file or DICOM folder; no voxel is read.
+
+    Args:
+        path: see `read_volume`.
+        options: how to read a file that leaves a question open.
+        labels: whether it is a label map: only as such are DICOM segmentations read.
+        image: the image of a label map, on whose grid a DICOM segmentation is placed; default: the
+            grid of its own frames.
 
     Raises:
         MedarError: the file is absent, of an unsupported format, damaged, or its geometry is not
             defined by the file and `options`.
+        OffGridError: a segmentation does not lie on the image's grid.
     """
     path = Path(path)
     options = options or ReadOptions()
     try:
         if not path.is_file() and not path.is_dir():
             raise MedarError(f"{path}: no such file or folder")
-        header = _header(path, options)
+        header = _header(path, options, labels, image)
     except OSError as error:
         raise MedarError(f"{path}: cannot be read ({error.strerror or error})") from error
     if header.channels > 1 and not options.channels:
@@ -70,11 +85,15 @@ def _note_on_size(spacing: Spacing) -> str | None:
     return f"voxels of {sides} mm are unlike a scan's; is the header in {unit}?"
 
 
-def _header(path: Path, options: ReadOptions) -> Header:
+def _header(path: Path, options: ReadOptions, labels: bool, image: Provenance | None) -> Header:
     """Read the header with the reader of the file's format."""
     name = path.name.lower()
     # Readers are imported when they are needed: SimpleITK and nibabel are slow to load.
     if path.is_dir() or is_dicom(path):
+        if labels and (segmentation := segmentation_at(path)):
+            from medar.volume.dicom_segments import read_segments_header
+
+            return read_segments_header(segmentation, image)
         from medar.volume.dicom import read_dicom_header
 
         return read_dicom_header(path, options)
@@ -109,7 +128,8 @@ def read_volume(
     """Read a volume and turn its axes to RAS+.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, a DICOM file or the folder of a DICOM series.
+        path: a NIfTI, NRRD or MetaImage file, a DICOM file or the folder of a DICOM series; with
+            `labels` also a DICOM segmentation.
         labels: whether to read a label map: integers, an error if the file holds fractions.
         channels: whether to read a fourth axis as channels.
         assume_spacing: for files without orientation: "header", or the spacing in mm.
@@ -136,7 +156,7 @@ def read_volume(
         series=series,
         allow_outside=allow_outside,
     )
-    header = read_header(path, options)
+    header = read_header(path, options, labels=labels)
     for note in header.notes:
         warnings.warn(f"{path}: {note}", GeometryWarning, stacklevel=2)
     return load_volume(header, options, labels=labels, modality=modality)

@@ -28,6 +28,8 @@ class Provenance:
     """Remarks of the reader about the file's geometry."""
     series: str | None = None
     """SeriesInstanceUID of a DICOM series."""
+    frame_of_reference: str | None = None
+    """FrameOfReferenceUID of a DICOM series."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

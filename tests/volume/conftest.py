@@ -13,7 +13,7 @@ import pytest
 
 from medar.volume import Affine, Volume
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path[:0] = [str(Path(__file__).parents[2] / "benchmarks"), str(Path(__file__).parent)]
 
 ORIENTATIONS = [
     "".join(pair[way] for pair, way in zip(pairs, ways, strict=True))

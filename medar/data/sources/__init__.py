@@ -7,12 +7,15 @@ from pathlib import Path
 from medar.data.attributes import join_attributes
 from medar.data.identifying import without_identifying
 from medar.data.manifest import Case, Manifest, Split
+from medar.data.segments import joined_names
 from medar.data.sources.bids import is_bids, read_bids
 from medar.data.sources.dataset_json import read_msd, read_nnunet, read_object
+from medar.data.sources.dicom_labels import images_of
 from medar.data.sources.files import (
     exists,
     ids_for,
     is_dicom_folder,
+    is_segmentation_file,
     not_a_data_set,
     split_ending,
     visible,
@@ -68,7 +71,11 @@ def read_manifest(
     cases = tuple(
         replace(_with_label(case), modality=case.modality or modality) for case in manifest
     )
-    return assign_splits(manifest.with_cases(cases), fractions=fractions, seed=seed, stored=stored)
+    manifest = manifest.with_cases(cases)
+    if not manifest.labels:
+        names = joined_names(case.label for case in cases if case.label is not None)
+        manifest = replace(manifest, labels=names)
+    return assign_splits(manifest, fractions=fractions, seed=seed, stored=stored)
 
 
 def _stored_modality(stored: Manifest | Mapping[str, Split] | None) -> str | None:
@@ -114,8 +121,28 @@ def _single(path: Path) -> Manifest:
     """A manifest of one volume."""
     name = path.resolve().name
     stem = name if path.is_dir() else split_ending(name)[0]
-    case = Case(id=ids_for([stem])[stem], images=(path,))
-    return Manifest(root=path if path.is_dir() else path.parent, source="file", cases=(case,))
+    label, notes = _segmentation_in(path) if path.is_dir() else (None, [])
+    case = Case(id=ids_for([stem])[stem], images=(path,), label=label)
+    root = path if path.is_dir() else path.parent
+    return Manifest(root=root, source="file", cases=(case,), notes=tuple(notes))
+
+
+def _segmentation_in(folder: Path) -> tuple[Path | None, list[str]]:
+    """The segmentation of a DICOM series in its own folder, if there is one; and notes."""
+    found = [path for path in visible(folder) if is_segmentation_file(path)]
+    refers, notes = images_of(found, {"": folder})
+    if others := [path for path in found if path not in refers]:
+        notes.append(
+            f"{len(others)} segmentation(s) that refer to another series are skipped (the first: "
+            f"{others[0].name})"
+        )
+    if len(refers) > 1:
+        first, second, *_ = refers
+        raise MedarError(
+            f"{second}: a second label of the series, beside {first.name}; keep one, or write a "
+            "JSONL manifest"
+        )
+    return next(iter(refers), None), notes
 
 
 def _with_label(case: Case) -> Case:

@@ -8,7 +8,8 @@ from pathlib import Path
 from medar.data.case import UNUSABLE
 from medar.errors import MedarError
 from medar.files import digest
-from medar.volume.header import FORMATS, VOLUME_ENDINGS, is_dicom
+from medar.volume.dicom_kinds import is_segmentation, other_kind, storage_class
+from medar.volume.header import DICOM_ENDINGS, FORMATS, VOLUME_ENDINGS, is_dicom
 
 ENDINGS = sorted(VOLUME_ENDINGS, key=len, reverse=True)
 
@@ -33,8 +34,21 @@ def is_volume_file(path: Path) -> bool:
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether a folder holds DICOM files, which makes it one case."""
-    return any(path.is_file() and is_dicom(path) for path in visible(folder))
+    """Whether a folder holds DICOM files that are no segmentations, which makes it one case."""
+    return any(
+        path.is_file() and is_dicom(path) and not is_segmentation(path) for path in visible(folder)
+    )
+
+
+def no_scan_in(folder: Path) -> str | None:
+    """What a folder of DICOM files holds, if none is a scan: contours, a dose, reports ..."""
+    kinds = [
+        other_kind(storage_class(path))
+        for path in visible(folder)
+        if path.is_file() and is_dicom(path) and not is_segmentation(path)
+    ]
+    known = [kind[0] for kind in kinds if kind is not None]
+    return known[0] if known and len(known) == len(kinds) else None
 
 
 def visible(folder: Path) -> list[Path]:
@@ -55,22 +69,33 @@ def exists(path: Path) -> bool:
 
 
 def find_volumes(folder: Path) -> Iterator[Path]:
-    """Every volume file and DICOM series folder below `folder`, in the order of their names."""
+    """Every volume file, DICOM series folder and DICOM segmentation below `folder`, by name.
+
+    Segmentations are files, also those in the folder of a series.
+    """
     for path in visible(folder):
         if path.is_dir():
             if path.is_symlink() and folder.resolve().is_relative_to(path.resolve()):
                 continue  # a link to a parent folder would repeat its volumes
-            if is_dicom_folder(path):
+            if is_dicom_folder(path) and no_scan_in(path) is None:
                 yield path
             yield from find_volumes(path)
-        elif is_volume_file(path):
+        elif is_volume_file(path) or is_segmentation_file(path):
             yield path
+
+
+def is_segmentation_file(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation; those with the ending of a volume are not opened."""
+    return not split_ending(path.name)[1] and path.is_file() and is_segmentation(path)
 
 
 def stem_of(path: Path, root: Path) -> str:
     """The path of a volume below `root`, without its ending."""
     relative = path.relative_to(root)
-    name = relative.name if path.is_dir() else split_ending(relative.name)[0]
+    name = relative.name
+    if not path.is_dir():
+        dicom = next((e for e in DICOM_ENDINGS if name.lower().endswith(e)), "")
+        name = name[: -len(dicom)] if dicom else split_ending(name)[0]
     return relative.with_name(name).as_posix()
 
 

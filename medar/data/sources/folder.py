@@ -6,7 +6,16 @@ from pathlib import Path
 
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.sources.dataset_json import parse_labels, read_object
-from medar.data.sources.files import find_volumes, ids_for, is_dicom_folder, not_a_data_set, stem_of
+from medar.data.sources.dicom_labels import images_of
+from medar.data.sources.files import (
+    find_volumes,
+    ids_for,
+    is_dicom_folder,
+    is_segmentation_file,
+    no_scan_in,
+    not_a_data_set,
+    stem_of,
+)
 from medar.data.sources.label_names import label_maps
 from medar.errors import MedarError
 
@@ -33,6 +42,9 @@ class _Found:
     labels: dict[str, Path] = field(default_factory=dict)
     splits: dict[str, Split] = field(default_factory=dict)
     stray: list[Path] = field(default_factory=list)
+    segmentations: dict[Path, str] = field(default_factory=dict)
+    """DICOM segmentations and their paths without ending."""
+    notes: list[str] = field(default_factory=list)
 
 
 def read_folder(root: Path) -> Manifest:
@@ -51,8 +63,14 @@ def read_folder(root: Path) -> Manifest:
         UserWarning: of two files whose names differ in the ending, the second is left out.
     """
     found = _in_layouts(root) or _beside(root)
+    if not found.images and found.segmentations:
+        raise MedarError(
+            f"{next(iter(found.segmentations))}: a segmentation, and no image in {root}; name a "
+            "folder that holds both"
+        )
     if not found.images:
         raise not_a_data_set(root)
+    _pair_segmentations(found)
     ids = ids_for(found.images)
     trained: Split | None = "train" if found.splits else None
     cases = tuple(
@@ -65,10 +83,11 @@ def read_folder(root: Path) -> Manifest:
         for stem, image in found.images.items()
     )
     names: dict[int, str] = {}
-    notes = []
+    notes = found.notes
     if (root / "labels.json").exists():
         parsed = parse_labels(read_object(root / "labels.json"), str(root / "labels.json"))
-        names, notes = parsed.names, list(parsed.notes)
+        names = parsed.names
+        notes += parsed.notes
     if found.stray:
         notes.append(
             f"{len(found.stray)} label files without an image of their name are skipped "
@@ -97,6 +116,18 @@ def _skipped(root: Path) -> list[str]:
             f"{len(other)} files of formats that medar does not read are skipped "
             f"(the first: {min(other).relative_to(root).as_posix()})"
         )
+    kinds = {
+        folder: kind
+        for folder in sorted(path for path in root.rglob("*") if path.is_dir())
+        if not any(part.startswith(".") for part in folder.relative_to(root).parts)
+        and (kind := no_scan_in(folder))
+    }
+    if kinds:
+        first, kind = next(iter(kinds.items()))
+        notes.append(
+            f"{len(kinds)} folder(s) of DICOM files without a scan are skipped (the first: "
+            f"{first.relative_to(root).as_posix()}, {kind})"
+        )
     for folder in (root, *(root / images for images, _, _ in LAYOUTS)):
         if folder.is_dir() and is_dicom_folder(folder):
             notes.append(
@@ -118,8 +149,8 @@ def _in_layouts(root: Path) -> _Found | None:
         if labels == "labels" and not (root / labels).is_dir() and (root / "masks").is_dir():
             continue
         used = True
-        kept = _by_stem(root / images, found.images if images == "imagesTs" else {})
-        named = _by_stem(root / labels, {}) if (root / labels).is_dir() else {}
+        kept = _by_stem(root / images, found.images if images == "imagesTs" else {}, found)
+        named = _by_stem(root / labels, {}, found) if (root / labels).is_dir() else {}
         for stem in label_maps(kept):
             # Names that a folder of labels repeats are those of images.
             if stem not in named and (path := kept.pop(stem)) not in found.stray:
@@ -141,10 +172,14 @@ def _in_layouts(root: Path) -> _Found | None:
     return found if used else None
 
 
-def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
+def _by_stem(folder: Path, taken: dict[str, Path], found: _Found) -> dict[str, Path]:
+    """The volumes of a folder by their path without ending; segmentations are set aside."""
     stems: dict[str, Path] = {}
     for path in find_volumes(folder):
         stem = stem_of(path, folder)
+        if is_segmentation_file(path):
+            found.segmentations[path] = stem
+            continue
         if stem in taken:
             raise MedarError(f"{path}: has the same name as {taken[stem]}; rename one of them")
         if stem in stems:
@@ -159,18 +194,37 @@ def _by_stem(folder: Path, taken: dict[str, Path]) -> dict[str, Path]:
 
 def _beside(root: Path) -> _Found:
     """The cases of a folder with labels beside their images."""
-    found = _Found(images=_by_stem(root, {}))
+    found = _Found()
+    found.images = _by_stem(root, {}, found)
     for stem, image in label_maps(found.images).items():
         path = found.images[stem]
         if image is None:
             found.stray.append(path)
-        elif image in found.labels:
-            raise MedarError(
-                f"{path}: a second label of {image!r}, beside {found.labels[image].name}; keep "
-                "one, or write a JSONL manifest"
-            )
         else:
-            found.labels[image] = path
+            _add_label(found, image, path)
     left_out = {*found.labels.values(), *found.stray}
     found.images = {stem: path for stem, path in found.images.items() if path not in left_out}
     return found
+
+
+def _pair_segmentations(found: _Found) -> None:
+    """Make segmentations the labels of the series that they refer to, else those of their name."""
+    refers, notes = images_of(found.segmentations, found.images)
+    found.notes += notes
+    by_name = label_maps({*found.images, *found.segmentations.values()})
+    for path, stem in found.segmentations.items():
+        names = (refers.get(path), stem, f"{stem}_0000", by_name.get(stem))
+        image = next((name for name in names if name in found.images), None)
+        if image is None:
+            found.stray.append(path)
+        else:
+            _add_label(found, image, path)
+
+
+def _add_label(found: _Found, image: str, path: Path) -> None:
+    if image in found.labels:
+        raise MedarError(
+            f"{path}: a second label of {image!r}, beside {found.labels[image].name}; keep one, or "
+            "write a JSONL manifest"
+        )
+    found.labels[image] = path

@@ -101,7 +101,7 @@ def _read(
     if not labelled:
         return image, None
     case = Case(id=file.image.name, images=(file.image,), label=file.label)
-    label = read_label(case, plan.reading, volume)
+    label = read_label(case, plan.reading, volume, plan.labels)
     assert label is not None
     try:
         return image, prepare_label(label, trace.target, plan)

@@ -19,7 +19,8 @@ from medar.data.resolve import is_prepared
 from medar.data.sources import read_manifest
 from medar.errors import MedarError, check_positive
 from medar.files import digest
-from medar.volume import ReadOptions, Volume, read_header
+from medar.volume import Grid, ReadOptions, Volume, read_header
+from medar.volume.dicom_kinds import segmentation_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +128,7 @@ class EvaluationCases:
         Raises:
             MedarError: see `read`; or the map lies on another grid.
         """
-        label = read_label(replace(case, label=path), self._reading, image)
+        label = read_label(replace(case, label=path), self._reading, image, self.labels.names)
         assert label is not None
         ignored = () if self.labels.ignore is None else (self.labels.ignore,)
         unknown = set(np.unique(label.array).tolist()) - {0, *self.labels.names, *ignored}
@@ -144,9 +145,14 @@ class EvaluationCases:
         Raises:
             MedarError: a file that cannot be read.
         """
-        labels = (case.label for case in self.cases if case.label is not None)
-        grids = [read_header(label, self._reading).grid.to_ras() for label in labels]
+        grids = [self._label_grid(case, case.label) for case in self.cases if case.label]
         return round(float(np.median([grid.spacing for grid in grids], axis=0).max()), 3)
+
+    def _label_grid(self, case: Case, label: Path) -> Grid:
+        """The grid of a label map; that of the image for one that is placed on it."""
+        placed = segmentation_at(label) is not None
+        header = read_header(case.images[0] if placed else label, self._reading)
+        return header.grid.to_ras()
 
     @property
     def digest(self) -> str:
@@ -186,7 +192,7 @@ def find_files(folder: Path, cases: Iterable[Case]) -> dict[str, Path]:
     Raises:
         MedarError: no such folder, or a case with no or several label maps.
     """
-    from medar.data.sources.files import find_volumes, split_ending
+    from medar.data.sources.files import find_volumes, stem_of
 
     if not folder.is_dir():
         raise MedarError(f"{folder}: no such folder of label maps")
@@ -194,7 +200,7 @@ def find_files(folder: Path, cases: Iterable[Case]) -> dict[str, Path]:
     cases = list(cases)
     wanted = {case.id for case in cases}
     for path in find_volumes(folder):
-        name = split_ending(path.name)[0]
+        name = stem_of(path, path.parent)
         if name in wanted and paths.setdefault(name, path) != path:
             raise MedarError(
                 f"{folder}: {paths[name].relative_to(folder)} and {path.relative_to(folder)} are "

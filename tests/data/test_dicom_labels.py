@@ -1,0 +1,221 @@
+"""DICOM segmentations as the labels of a data set: found, named, checked, prepared, evaluated."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from dicom_files import image, segmentation, write_classic
+
+from medar.data.check import check
+from medar.data.plan import Plan
+from medar.data.prepare import prepare
+from medar.data.prepared import Prepared
+from medar.data.reading import read_image, read_label, read_label_map
+from medar.data.sources import read_manifest
+from medar.errors import MedarError
+from medar.evaluation.segmentation.cases import EvaluationCases, Labels, find_files
+from medar.segmentation.files import _pairs
+from medar.volume import ReadOptions, read_volume
+
+STACK = np.random.default_rng(0).integers(-1000, 3000, (6, 10, 12)).astype(np.int16)
+MASK = np.zeros((6, 10, 12), np.uint8)
+MASK[1, 2:5, 3:9], MASK[2, 2:6, 3:7], MASK[4, 6:8, 8:11] = 1, 2, 1
+NAMES = ["Liver", "Tumour"]
+SWAPPED = np.array([0, 2, 1], np.uint8)[MASK]
+EXPECTED = MASK.transpose(2, 1, 0)[::-1, ::-1]
+
+
+def patient(
+    scan: Path, seg: Path | None, number: int, planes: Any = MASK, names: Any = NAMES
+) -> Path:
+    """A series of its own, and its segmentation."""
+    uids = {"SeriesInstanceUID": f"1.5.{number}", "FrameOfReferenceUID": f"1.6.{number}"}
+    write_classic(scan, STACK + number, **uids)
+    if seg is not None:
+        seg.parent.mkdir(parents=True, exist_ok=True)
+        segmentation(scan, planes, names).save_as(seg, enforce_file_format=True)
+    return scan
+
+
+def labels(manifest: Any) -> dict[str, Any]:
+    """The label map of each case, as an array."""
+    found = {}
+    for case in manifest:
+        image = read_image(case, ReadOptions())
+        label = read_label(case, ReadOptions(), image, manifest.labels)
+        found[case.id] = None if label is None else label.array[0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Series and segmentations in folders of their own, in the same one, and one without."""
+    root = tmp_path_factory.mktemp("hospital")
+    patient(root / "p1" / "1.2.3", root / "p1" / "1.2.4" / "1.dcm", 1)
+    patient(root / "p2" / "ct", root / "p2" / "ct" / "z.dcm", 2)
+    patient(root / "p3" / "ct", None, 3)
+    return root
+
+
+def test_segmentations_belong_to_the_series_they_name(hospital: Path) -> None:
+    manifest = read_manifest(hospital)
+    assert {case.id: case.label and case.label.name for case in manifest} == {
+        "p1_1.2.3": "1.dcm", "p2_ct": "z.dcm", "p3_ct": None,
+    }  # fmt: skip
+    assert manifest.labels == {1: "Liver", 2: "Tumour"}
+    found = labels(manifest)
+    assert np.array_equal(found["p1_1.2.3"], EXPECTED)
+    assert np.array_equal(found["p2_ct"], EXPECTED)
+    report = check(manifest, deep=True)
+    assert [one.code for one in report.problems if one.severity == "error"] == []
+    assert report.summary["label_cases"] == {"1": 2, "2": 2}
+
+
+def test_a_prepared_data_set(hospital: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(hospital, modality="CT")
+    plan = Plan(
+        spacing=(0.5, 0.75, 2.5), mode="volume", size=(12, 10, 6), downsampling=(2, 2, 2),
+        intensity={"CT": {"kind": "window", "low": -1000.0, "high": 1000.0}},  # type: ignore[dict-item]
+        labels={4: "tumour", 5: "liver"},
+    )  # fmt: skip
+    done = prepare(manifest, plan, tmp_path / "a", workers=1)
+    assert done.failed == {}
+    assert done.unlabelled == {}
+    values = Prepared(tmp_path / "a").label(Prepared(tmp_path / "a").find("p2_ct"))
+    assert values is not None
+    assert np.array_equal(values[0], np.array([0, 5, 4])[EXPECTED])
+
+
+def test_a_series_with_its_segmentation(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "s", tmp_path / "s" / "seg.dcm", 1)
+    manifest = read_manifest(scan)
+    assert [case.label for case in manifest] == [scan / "seg.dcm"]
+    assert np.array_equal(labels(manifest)["s"], EXPECTED)
+    assert [one.code for one in check(manifest).problems if one.severity != "info"] == []
+    patient(tmp_path / "o", scan / "other.dcm", 2)
+    manifest = read_manifest(scan)
+    assert [case.label for case in manifest] == [scan / "seg.dcm"]
+    assert "1 segmentation(s) that refer to another series are skipped" in manifest.notes[0]
+
+
+def test_by_name_beside_converted_images(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "s", tmp_path / "data" / "labels" / "a.dcm", 1)
+    image = read_volume(scan)
+    (tmp_path / "data" / "images").mkdir()
+    nib.save(nib.Nifti1Image(image.array[0], image.affine), tmp_path / "data/images/a.nii.gz")
+    manifest = read_manifest(tmp_path / "data")
+    assert np.array_equal(labels(manifest)["a"], EXPECTED)
+    (tmp_path / "data" / "labels" / "a.dcm").rename(tmp_path / "data" / "images" / "a_seg.dcm")
+    (tmp_path / "data" / "labels").rmdir()
+    manifest = read_manifest(tmp_path / "data" / "images")
+    assert np.array_equal(labels(manifest)["a"], EXPECTED)
+    line = {"id": "x", "image": "images/a.nii.gz", "label": "images/a_seg.dcm"}
+    (tmp_path / "data" / "cases.jsonl").write_text(json.dumps(line))
+    manifest = read_manifest(tmp_path / "data" / "cases.jsonl")
+    assert manifest.labels == {1: "Liver", 2: "Tumour"}
+    assert np.array_equal(labels(manifest)["x"], EXPECTED)
+
+
+def test_numbers_that_differ_between_cases(tmp_path: Path) -> None:
+    """Names decide, once the data set gives each a value."""
+    patient(tmp_path / "a", tmp_path / "seg" / "a.dcm", 1)
+    patient(tmp_path / "b", tmp_path / "seg" / "b.dcm", 2, SWAPPED, ["tumour", "liver"])
+    with pytest.raises(MedarError, match=r"segment 1 is 'tumour', but 'Liver' in .*labels\.json"):
+        read_manifest(tmp_path)
+    (tmp_path / "labels.json").write_text('{"1": "liver", "2": "tumour"}')
+    found = labels(read_manifest(tmp_path))
+    assert np.array_equal(found["a"], EXPECTED)
+    assert np.array_equal(found["b"], EXPECTED)
+    (tmp_path / "labels.json").write_text('{"3": "tumour", "7": "LIVER"}')
+    manifest = read_manifest(tmp_path)
+    assert np.array_equal(labels(manifest)["b"], np.array([0, 7, 3])[EXPECTED])
+    own = read_label_map(tmp_path / "seg" / "b.dcm", manifest.labels)
+    assert np.unique(own.array).tolist() == [0, 3, 7]
+    for names, message in (
+        ('{"1": "spleen"}', r"segment 1 is 'Liver', but label 1 is 'spleen'"),
+        ('{"2": "liver"}', r"segment 2 is 'Tumour', but label 2 is 'liver'"),
+    ):
+        (tmp_path / "labels.json").write_text(names)
+        manifest = read_manifest(tmp_path)
+        with pytest.raises(MedarError, match=message):
+            labels(manifest)
+        report = check(manifest)
+        assert {p.code for p in report.problems if p.case == "a"} >= {"unreadable"}
+
+
+def test_what_check_reports(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "s", tmp_path / "s" / "seg.dcm", 1)
+    lines = [
+        {"id": "short", "image": "short", "label": "s/seg.dcm"},
+        {"id": "damaged", "image": "s", "label": "damaged.dcm"},
+        {"id": "other", "image": "other", "label": "s/seg.dcm"},
+    ]
+    uids = {"SeriesInstanceUID": "1.5.1", "FrameOfReferenceUID": "1.6.1"}
+    write_classic(tmp_path / "short", STACK[:4], **uids)
+    write_classic(tmp_path / "other", STACK, SeriesInstanceUID="1.8", FrameOfReferenceUID="1.8.1")
+    (tmp_path / "damaged.dcm").write_bytes((scan / "seg.dcm").read_bytes()[:700])
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    report = check(read_manifest(tmp_path / "cases.jsonl"))
+    found = {p.case: (p.code, p.message) for p in report.problems if p.severity == "error"}
+    assert found["short"][0] == "affine-mismatch"
+    assert "lies beyond" in found["short"][1]
+    assert found["damaged"][0] == "unreadable"
+    assert found["other"][0] == "unreadable"
+    assert "in the frame of reference 1.6.1, the image" in found["other"][1]
+
+
+def test_contours_and_doses_are_no_cases(tmp_path: Path) -> None:
+    """They stand in folders of their own, as archives send them."""
+    patient(tmp_path / "p" / "ct", tmp_path / "p" / "seg" / "1.dcm", 1)
+    (tmp_path / "p" / "rs").mkdir()
+    made = image("1.2.840.10008.5.1.4.1.1.481.3", "1.2.9", STACK[0])
+    made.save_as(tmp_path / "p" / "rs" / "1.dcm", enforce_file_format=True)
+    manifest = read_manifest(tmp_path)
+    assert [case.id for case in manifest] == ["p_ct"]
+    assert manifest.notes == (
+        "1 folder(s) of DICOM files without a scan are skipped (the first: p/rs, contours (RT "
+        "Structure Set))",
+    )
+    case = replace(manifest.cases[0], label=tmp_path / "p" / "rs" / "1.dcm")
+    with pytest.raises(MedarError, match=r"RT Structure Set.*convert it .* plastimatch or 3D Slic"):
+        read_label(case, ReadOptions(), read_image(case, ReadOptions()), {})
+
+
+def test_two_segmentations_of_a_series(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "d" / "s", tmp_path / "d" / "a" / "1.dcm", 1)
+    segmentation(scan, MASK, NAMES).save_as(tmp_path / "d" / "b.dcm", enforce_file_format=True)
+    with pytest.raises(MedarError, match=r"a second label of 's', beside 1\.dcm; keep one"):
+        read_manifest(tmp_path / "d")
+
+
+def test_segmentations_without_an_image(tmp_path: Path) -> None:
+    patient(tmp_path / "s", tmp_path / "d" / "a.dcm", 1)
+    with pytest.raises(MedarError, match=r"a\.dcm: a segmentation, and no image in"):
+        read_manifest(tmp_path / "d")
+    with pytest.raises(MedarError, match="no volume found"):
+        _pairs(tmp_path / "d", tmp_path / "out", 1, ".nii.gz")
+
+
+def test_finished_label_maps_are_evaluated(hospital: Path, tmp_path: Path) -> None:
+    """The numbers of predicted segments need not be those of the truth."""
+    manifest = read_manifest(hospital)
+    usable = tuple(replace(case, split="test") for case in manifest if case.label)
+    manifest = manifest.with_cases(usable)
+    cases = EvaluationCases(manifest, "test", Labels(names=manifest.labels), ReadOptions())
+    assert cases.tolerance() == 2.5
+    for case in usable:
+        made = segmentation(case.images[0], SWAPPED, ["tumour", "liver"])
+        made.save_as(tmp_path / f"{case.id}.dcm", enforce_file_format=True)
+    files = find_files(tmp_path, usable)
+    for case in usable:
+        one = cases.read(case)
+        predicted = cases.read_label(case, one.image, files[case.id])
+        assert np.array_equal(one.truth.array[0], EXPECTED)
+        assert np.array_equal(predicted.array[0], EXPECTED)
