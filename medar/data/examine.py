@@ -123,7 +123,7 @@ def _header(
     options: ReadOptions,
     context: CheckContext,
     facts: Facts,
-    read: Callable[[Path, ReadOptions], Header] = read_header,
+    read: Callable[[Path, ReadOptions], Header] | None = None,
 ) -> Header | None:
     """The header of a file; None if it cannot be read, which becomes a problem."""
     name = shown(path, context.root)
@@ -131,7 +131,7 @@ def _header(
         facts.add("missing-file", f"{name} does not exist", name)
         return None
     try:
-        header = read(path, options)
+        header = (read or read_header)(path, options)
     except OffGridError as error:
         facts.add("affine-mismatch", f"label: {_reason(error, path)}", name)
         return None

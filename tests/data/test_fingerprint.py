@@ -1,6 +1,6 @@
 """Fingerprints: correct statistics, measured once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,9 +34,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ids: list[str] = []
     measure = module._measure
 
-    def spy(case: Case, options: ReadOptions) -> module.CaseFingerprint:
+    def spy(case: Case, options: ReadOptions, names: Mapping[int, str]) -> module.CaseFingerprint:
         ids.append(case.id)
-        return measure(case, options)
+        return measure(case, options, names)
 
     monkeypatch.setattr(module, "_measure", spy)
     return ids
