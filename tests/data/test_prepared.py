@@ -44,7 +44,7 @@ def test_cases_refer_to_their_files(
         original = read_image(source, chosen.reading)
         back = restore_image(prepared.image(case), trace)
         assert back.array == pytest.approx(original.array, abs=1e-3)
-        label = read_label(source, chosen.reading, original)
+        label = read_label(source, chosen.reading, original, chosen.labels)
         assert label is not None
         assert np.array_equal(restore_label(values, trace).array, label.array)
         assert trace.provenance is not None
