@@ -1,6 +1,8 @@
 """`medar view`: volumes and labels side by side in a browser."""
 
 import webbrowser
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,7 +14,7 @@ from medar.cli.output import note
 from medar.errors import MedarError
 
 if TYPE_CHECKING:
-    from medar.view.panels import Panel
+    from medar.view.page import Resource
 
 READING = Reading()
 
@@ -30,15 +32,18 @@ def view(
     no_browser: bool = False,
     reading: Reading = READING,
 ) -> None:
-    """Show volumes and labels side by side in a browser, with linked crosshairs.
+    """Show volumes and labels in a browser: files side by side, a folder case by case.
 
     Serves a local page until Ctrl-C, or writes it to a file. Volumes that `medar synthesize` wrote
-    are marked as synthetic and shown with their label maps.
+    are marked as synthetic and shown with their label maps. The page measures distances in mm and
+    saves pictures.
 
     Parameters
     ----------
     files
-        Volumes in any supported format, or folders of NIfTI files; up to 8 volumes.
+        Volumes in any supported format, or folders of NIfTI files; up to 8 volumes, side by side
+        with linked crosshairs. A single folder of NIfTI files, a data set or the folder of a
+        synthesis run is shown case by case instead: N and P step through it.
     label
         Label map. Give it once per file, in the same order, "none" for a file without labels. For
         a folder: a folder of label maps with the same names.
@@ -51,40 +56,54 @@ def view(
     modality
         Modality of volumes that do not state it.
     html
-        Write a self-contained file instead of serving the page.
+        Write a self-contained file instead of serving the page; a folder's volumes are side by
+        side in it.
     port
         Port of the server; default: a free one.
     no_browser
         Print the address without opening a browser.
     """
-    from medar.view.files import select_files
-    from medar.view.page import self_contained
+    from medar.view.files import select_cases, select_files
+    from medar.view.page import resources, self_contained
     from medar.view.panels import make_panels, parse_window
 
-    selection = select_files(files, label or [])
-    note(*selection.notes)
-    panels = make_panels(
-        selection.volumes,
-        reading.options(),
+    named = _named(names)
+    make = partial(
+        make_panels,
+        options=reading.options(),
         modality=modality,
         window=None if window is None else parse_window(window),
-        names=_named(names),
     )
+    folder = files[0] if len(files) == 1 and files[0].is_dir() and html is None else None
+    found = select_cases(folder, label or []) if folder is not None else None
+    if found is not None:
+        from medar.view.cases import CasePages
+
+        note(*found.notes)
+        cases, values = found.cases, named or found.names
+        pages = CasePages(
+            [one.title for one in cases],
+            lambda index: make(cases[index].volumes, names=values),
+        )
+        _serve(pages, port, open_browser=not no_browser)
+        return
+    selection = select_files(files, label or [])
+    note(*selection.notes)
+    panels = make(selection.volumes, names=named)
     if html is not None:
         from medar.files import write_text
 
         write_text(html, self_contained(panels))
         print(html)
     else:
-        _serve(panels, port, open_browser=not no_browser)
+        _serve(resources(panels), port, open_browser=not no_browser)
 
 
-def _serve(panels: "list[Panel]", port: int, *, open_browser: bool) -> None:
-    """Serve a page until Ctrl-C."""
-    from medar.view.page import resources
+def _serve(pages: "Mapping[str, Resource]", port: int, *, open_browser: bool) -> None:
+    """Serve pages until Ctrl-C."""
     from medar.view.server import PageServer
 
-    with PageServer(resources(panels), port) as server:
+    with PageServer(pages, port) as server:
         print(f"{server.url}\nPress Ctrl-C to stop", flush=True)
         if open_browser:
             # A terminal browser blocks until it is closed, and needs the page before that.

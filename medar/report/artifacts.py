@@ -1,7 +1,5 @@
 """Write the pictures and report files that go with a training, synthesis or evaluation."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from medar.report.render import PICTURES, save_report
 from medar.report.sections.panel import panel_page
 from medar.report.sections.segmentation import segmentation_page
 from medar.report.spheres import save_spheres
+from medar.report.spreadsheet import to_csv
 from medar.settings import to_dict
 from medar.tokenizer.detail import Detail
 from medar.tokenizer.tokenizer import Tokenizer
@@ -171,9 +170,5 @@ def write_panel(panel: Panel, out: Path) -> None:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows, at least one, with the keys of the first as header."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, table.getvalue())
+    """Write rows as a table."""
+    write_text(path, to_csv(rows))

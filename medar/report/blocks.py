@@ -3,6 +3,7 @@
 All text is plain; `medar.report.render` escapes it.
 """
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,17 +43,51 @@ class KeyFigures:
 
 
 @dataclass(frozen=True)
+class Link:
+    """Words that open a file."""
+
+    text: str
+    path: str
+    """Relative to the folder of the report, with "/" between folders."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table that is more than its text."""
+
+    text: str = ""
+    value: float | None = None
+    """What it is sorted by; None for its text."""
+    links: Sequence[Link] = ()
+    """Shown after the text."""
+    command: str = ""
+    """A command to copy, shown as a button with the text; empty for none."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells; the first cell of a row is its heading."""
 
     caption: str
     headings: Sequence[str]
     """Empty for a table of names and values."""
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str | Cell]]
     folded: bool = False
     """Collapsed until the reader opens it."""
     words: bool = False
     """Cells hold text, aligned left, rather than numbers."""
+    sortable: bool = False
+    """Rows can be sorted by any column."""
+
+
+@dataclass(frozen=True)
+class Download:
+    """A text file that the page holds, and that lies next to the pictures."""
+
+    name: str
+    """File name, such as "samples.csv"."""
+    text: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +123,42 @@ class Code:
     folded: bool = False
 
 
-Block = Text | Notes | KeyFigures | Table | Picture | Code
+@dataclass(frozen=True)
+class Stack:
+    """All axial slices of a volume as tiles of one JPEG, from inferior to superior, row by row.
+
+    The patient's right is on the left of a tile, anterior on top.
+    """
+
+    name: str
+    real: bool
+    jpeg: bytes
+    columns: int
+    """Tiles per row."""
+    tile: tuple[int, int]
+    """Width and height of a tile in pixels; what exceeds the volume is padding."""
+    shape: tuple[int, int, int]
+    """Voxels (X, Y, Z)."""
+    spacing: tuple[float, float, float]
+    """In mm."""
+
+    @property
+    def facts(self) -> str:
+        """What the page needs to draw it, as JSON."""
+        facts = {"columns": self.columns, "tile": self.tile, "shape": self.shape,
+                 "spacing": self.spacing}  # fmt: skip
+        return json.dumps(facts)
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """Volumes to scroll through together."""
+
+    volumes: Sequence[Stack]
+    caption: str
+
+
+Block = Text | Notes | KeyFigures | Table | Picture | Download | Stacks | Code
 
 
 @dataclass(frozen=True)

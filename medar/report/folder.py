@@ -74,6 +74,7 @@ class SampleRecord:
     """Values that a report reads of the record of a synthetic volume."""
 
     attributes: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
 
 
 class Metrics:
@@ -109,13 +110,15 @@ class RunFolder:
 
     Args:
         path: the folder.
+        real_volumes: whether its report may hold whole real volumes.
 
     Raises:
         MedarError: there is no such folder, no run in it, or the record of a stage is damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, real_volumes: bool = False) -> None:
         self.path = Path(path)
+        self.real_volumes = real_volumes
         if not self.path.is_dir():
             raise MedarError(f"{self.path}: no such folder; must be the folder of a run")
         if not any((self.path / name).is_dir() for name in FOLDERS):

@@ -1,20 +1,36 @@
 """Write a report to files.
 
-OUT/report.html   self-contained: pictures and style inside, no script, no external address
+OUT/report.html   self-contained: pictures, style and script inside, no external address
 OUT/report.md     the same as Markdown
-OUT/report/       the pictures of the Markdown file
+OUT/report/       the pictures of the Markdown file, and tables as CSV
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from medar.errors import MedarError
 from medar.files import write_bytes, write_text
-from medar.report.blocks import Block, Code, KeyFigures, Notes, Picture, Report, Table, Text
+from medar.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Download,
+    KeyFigures,
+    Link,
+    Notes,
+    Picture,
+    Report,
+    Stack,
+    Stacks,
+    Table,
+    Text,
+)
 from medar.version import __version__
 
 HTML_FILE, MARKDOWN_FILE, PICTURES = "report.html", "report.md", "report"
@@ -28,12 +44,8 @@ def save_report(report: Report, folder: Path) -> Path:
     Raises:
         MedarError: a file cannot be written.
     """
-    pictures = [
-        block
-        for section in report.sections
-        for block in section.blocks
-        if isinstance(block, Picture)
-    ]
+    blocks = [block for section in report.sections for block in section.blocks]
+    pictures = [block for block in blocks if isinstance(block, Picture)]
     names = {picture.name for picture in pictures}
     try:
         for path in (folder / PICTURES).glob("*.[ps][nv]g"):
@@ -41,6 +53,9 @@ def save_report(report: Report, folder: Path) -> Path:
                 path.unlink()
         for picture in pictures:
             write_bytes(folder / PICTURES / picture.name, picture.data)
+        for block in blocks:
+            if isinstance(block, Download):
+                write_bytes(folder / PICTURES / block.name, block.text.encode())
     except OSError as error:
         raise MedarError(f"{error.filename}: cannot be written ({error.strerror})") from error
     write_text(folder / MARKDOWN_FILE, to_markdown(report))
@@ -58,14 +73,42 @@ def to_html(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["data_url"] = _data_url
+    environment.filters["url"] = _url
     environment.tests["kind"] = lambda block, name: type(block).__name__ == name
-    style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
+    style, script = (
+        environment.loader.get_source(environment, name)[0]  # type: ignore[union-attr]
+        for name in ("report.css", "report.js")
+    )
+    interactive = any(_interactive(one) for part in report.sections for one in part.blocks)
     template = environment.get_template("report.html.jinja")
-    return template.render(report=report, style=style, version=__version__)
+    return template.render(
+        report=report,
+        style=style,
+        script=script if interactive else "",
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+    )
 
 
-def _data_url(picture: Picture) -> str:
-    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+def _interactive(block: Block) -> bool:
+    """Whether the page needs its script."""
+    return isinstance(block, Stacks) or (isinstance(block, Table) and block.sortable)
+
+
+def _data_url(block: Picture | Download | Stack) -> str:
+    match block:
+        case Picture():
+            kind, data = block.media_type, block.data
+        case Stack():
+            kind, data = "image/jpeg", block.jpeg
+        case Download():
+            kind, data = "text/csv", block.text.encode()
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _url(link: Link) -> str:
+    """A relative URL; names of files cannot turn it into an address of another kind."""
+    return quote(link.path)
 
 
 def to_markdown(report: Report) -> str:
@@ -96,6 +139,10 @@ def _block(block: Block) -> str:
             return _table(("", "value", ""), [(one.name, one.value, one.remark) for one in figures])
         case Table(caption, headings, rows):
             return f"**{_escaped(caption)}**\n\n{_table(headings, rows)}"
+        case Download():
+            return f"[{_escaped(block.caption)}]({PICTURES}/{quote(block.name)})"
+        case Stacks():
+            return f"Slices to scroll through are in {HTML_FILE}."
         case Picture():
             caption = f"*{_escaped(block.caption)}*"
             return f"![{_escaped(block.alt)}]({PICTURES}/{block.name})\n\n{caption}"
@@ -105,11 +152,19 @@ def _block(block: Block) -> str:
             return f"**{_escaped(caption)}**\n\n{fence}\n{text.rstrip()}\n{fence}"
 
 
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
     headings = headings or [""] * max(map(len, rows), default=1)
-    cells = [[_escaped(cell) for cell in row] for row in (headings, *rows)]
+    cells = [[_cell(cell) for cell in row] for row in (headings, *rows)]
     cells.insert(1, ["---"] * len(headings))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _cell(cell: str | Cell) -> str:
+    if isinstance(cell, str):
+        return _escaped(cell)
+    text = _escaped(cell.command or cell.text)
+    links = [f"[{_escaped(one.text)}]({_url(one)})" for one in cell.links]
+    return " ".join([*([text] if text else []), *links])
 
 
 def _escaped(text: str) -> str:

@@ -17,6 +17,8 @@ from medar.report.sections.data import data
 from medar.report.sections.generation import copies, distances, diversity
 from medar.report.sections.provenance import cost, limits, reproduce, versions
 from medar.report.sections.samples import coarse_to_fine, conditions, volumes
+from medar.report.sections.samples_table import samples_table
+from medar.report.sections.slices import slices
 from medar.report.sections.summary import summary
 from medar.report.sections.tokenizer import codebook, reconstruction
 from medar.report.sections.training import (
@@ -61,6 +63,8 @@ SECTIONS = {
     SYNTHESIS: (
         SUMMARY,
         SectionSpec("volumes", "Synthetic volumes", volumes),
+        SectionSpec("slices", "Slices to scroll through", slices),
+        SectionSpec("samples", "Sample by sample", samples_table),
         SectionSpec("scales", "Coarse to fine", coarse_to_fine),
         SectionSpec("distances", "Distance from real volumes", distances),
         SectionSpec("diversity", "Diversity", diversity),
@@ -89,19 +93,20 @@ SECTIONS = {
 """Sections by recipe, in order."""
 
 
-def write_report(run: Path) -> Path:
+def write_report(run: Path, *, real_volumes: bool = False) -> Path:
     """Write the report about a run, replacing an earlier one; returns the path of the HTML file.
 
     Sections whose files are missing or damaged are replaced by a note.
 
     Args:
         run: the folder that was passed to the recipe as --out.
+        real_volumes: also hold the training case nearest to each sample, as a whole.
 
     Raises:
         MedarError: there is no such folder, no run in it, the record of a stage is damaged, or a
             file cannot be written.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(run, real_volumes=real_volumes)
     return save_report(make_report(folder), folder.path)
 
 

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medar.data.sources import read_manifest
+from medar.data.sources.bids import is_bids
 from medar.errors import MedarError
 from medar.files import read_json
+from medar.records import RUN_FILE, SAMPLES
 
 ENDINGS = (".nii.gz", ".nii")
 MAX_PANELS = 8
@@ -82,6 +85,87 @@ def select_files(files: Sequence[Path], labels: Sequence[str] = ()) -> Selection
             f"{len(volumes)} volumes; a page shows at most {MAX_PANELS}: name fewer files"
         )
     return Selection(volumes=tuple(volumes), notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderCase:
+    """A case of a folder: one volume, or one per channel."""
+
+    title: str
+    volumes: tuple[VolumeFile, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderCases:
+    """The cases of a folder, to step through."""
+
+    cases: tuple[FolderCase, ...]
+    names: dict[int, str]
+    """Of label values, where the folder is a data set that names them."""
+    notes: tuple[str, ...]
+
+
+def select_cases(folder: Path, labels: Sequence[str] = ()) -> FolderCases | None:
+    """The cases of a folder of NIfTI files, of a data set, or of the samples of a run.
+
+    Args:
+        folder: an existing folder.
+        labels: as in `select_files`.
+
+    Returns:
+        None for anything else, such as a DICOM series, and for a single volume.
+
+    Raises:
+        MedarError: a label map does not exist, or the folder holds a damaged data set.
+    """
+    samples = folder / SAMPLES
+    if (folder / RUN_FILE).is_file() and samples.is_dir():
+        folder = samples
+    if _images(folder) != [folder]:
+        volumes, notes = _volumes_of(folder, labels[0] if labels else None)
+        cases = tuple(FolderCase(title=_stem(one.image), volumes=(one,)) for one in volumes)
+        found = FolderCases(cases=cases, names={}, notes=tuple(notes))
+    elif _is_data_set(folder):
+        found = _data_set(folder, labels)
+    else:
+        return None
+    return found if len(found.cases) > 1 else None
+
+
+def _is_data_set(folder: Path) -> bool:
+    """Whether a folder says that it is a data set."""
+    described = any((folder / name).is_file() for name in ("dataset.json", "manifest.jsonl"))
+    return described or is_bids(folder)
+
+
+def _data_set(folder: Path, labels: Sequence[str]) -> FolderCases:
+    if labels and labels[0] != NO_LABEL:
+        raise MedarError(f"--label: {folder} is a data set, which says itself which its labels are")
+    manifest = read_manifest(folder)
+    cases = tuple(
+        FolderCase(
+            title=case.id,
+            volumes=tuple(
+                VolumeFile(image=image, label=None if labels else case.label,
+                           modality=case.modality)
+                for image in case.images
+            ),
+        )
+        for case in manifest
+    )  # fmt: skip
+    return FolderCases(cases=cases, names=dict(manifest.labels), notes=manifest.notes)
+
+
+def _volumes_of(folder: Path, label: str | None) -> tuple[list[VolumeFile], list[str]]:
+    """The NIfTI files of a folder, without label maps that records name; and remarks."""
+    notes: list[str] = []
+    records = {}
+    for image in _images(folder):
+        records[image], remarks = _read_record(image)
+        notes += remarks
+    names = {_label_name(record) for record in records.values()}
+    images = [image for image in records if image.name not in names]
+    return [_volume_file(one, label, records[one], expanded=True) for one in images], notes
 
 
 def _images(path: Path) -> list[Path]:

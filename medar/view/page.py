@@ -23,7 +23,8 @@ NIIVUE = "0.69.0"
 MAX_BYTES = 64 * 2**20
 """Compressed volumes in a self-contained file: browsers hold such a page in memory three times."""
 
-SCRIPTS = ("vendor/niivue/niivue.umd.js", "static/panel.js", "static/page.js")
+SCRIPTS = ("vendor/niivue/niivue.umd.js", "static/panel.js", "static/picture.js",
+           "static/page.js")  # fmt: skip
 STYLE = "static/page.css"
 
 COMMON = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:"
@@ -43,8 +44,27 @@ class Resource:
     body: bytes
 
 
-def resources(panels: Sequence[Panel]) -> dict[str, Resource]:
-    """All parts of a served page by relative URL; that of the page itself is ""."""
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Which case of a folder a page shows."""
+
+    titles: Sequence[str]
+    """Of all cases."""
+    index: int
+    """From 0."""
+
+
+def resources(
+    panels: Sequence[Panel], place: Place | None = None, error: str = ""
+) -> dict[str, Resource]:
+    """All parts of a served page by relative URL.
+
+    Args:
+        panels: the volumes; none if they cannot be shown.
+        place: the case of a folder, whose page is `case_name` of its index; None for a single
+            page, which is "".
+        error: why there are no panels.
+    """
     links = [f'<script defer src="{_name(script)}"></script>' for script in SCRIPTS]
     sheet = f'<link rel="stylesheet" href="{_name(STYLE)}">'
     parts = {
@@ -53,15 +73,27 @@ def resources(panels: Sequence[Panel]) -> dict[str, Resource]:
     }
     parts[_name(STYLE)] = Resource(kind="text/css; charset=utf-8", body=_read(STYLE))
     sources = []
+    here = "" if place is None else case_name(place.index)
+    prefix = f"{here}-" if here else ""
     for number, panel in enumerate(panels):
-        files = {f"image-{number}": panel.image, f"label-{number}": panel.label}
+        files = {
+            f"{prefix}image-{number}": panel.image,
+            f"{prefix}label-{number}": panel.label,
+        }
         for name, body in files.items():
             if body is not None:
                 parts[name] = Resource(kind="application/octet-stream", body=body)
         sources.append([name if body is not None else None for name, body in files.items()])
-    html = _page(panels, sources, head=sheet, tail="\n".join(links))
-    parts[""] = Resource(kind="text/html; charset=utf-8", body=html.encode())
+    html = _page(
+        panels, sources, head=sheet, tail="\n".join(links), place=place, error=error
+    )
+    parts[here] = Resource(kind="text/html; charset=utf-8", body=html.encode())
     return parts
+
+
+def case_name(index: int) -> str:
+    """Relative URL of the page of a case of a folder."""
+    return f"case-{index + 1}"
 
 
 def self_contained(panels: Sequence[Panel]) -> str:
@@ -95,9 +127,18 @@ def self_contained(panels: Sequence[Panel]) -> str:
 
 
 def _page(
-    panels: Sequence[Panel], sources: Sequence[list[str | None]], *, head: str, tail: str
+    panels: Sequence[Panel],
+    sources: Sequence[list[str | None]],
+    *,
+    head: str,
+    tail: str,
+    place: Place | None = None,
+    error: str = "",
 ) -> str:
     facts = {
+        "error": error,
+        "cases": list(place.titles) if place else [],
+        "index": place.index if place else 0,
         "medar": __version__,
         "niivue": NIIVUE,
         "presets": PRESETS,

@@ -1,7 +1,7 @@
 """The server of the page, for this machine only.
 
-All content is in memory before the server starts; no request reads a file. Every URL contains a
-random path, so that other users of the machine cannot find it, unless they see it in the process
+Content is in memory before the server starts, except the cases of a folder, which were chosen before
+it starts and are read when their page is asked for. Every URL contains a random path, so that other users of the machine cannot find it, unless they see it in the process
 list while a browser is started with it. A request must name this machine as its host, which guards
 against DNS rebinding.
 """
@@ -33,7 +33,7 @@ class PageServer(ThreadingHTTPServer):
     """Serves resources under a secret path.
 
     Args:
-        resources: by relative URL, see `medar.view.page.resources`.
+        resources: by relative URL, see `medar.view.page.resources` and `medar.view.cases`.
         port: 0 for a free one.
 
     Raises:
@@ -44,15 +44,21 @@ class PageServer(ThreadingHTTPServer):
         if not 0 <= port < 2**16:
             raise MedarError(f"--port must be 0 to 65535, got {port}; omit it for a free one")
         secret = secrets.token_urlsafe(16)
-        self.resources = {f"/{secret}/{name}": one for name, one in resources.items()}
+        self.resources, self.prefix = resources, f"/{secret}/"
         try:
             super().__init__((ADDRESS, port), _Handler)
         except OSError as error:
             raise MedarError(
                 f"--port {port}: {error.strerror or error}; omit it for a free one"
             ) from error
-        self.url = f"http://{ADDRESS}:{self.server_address[1]}/{secret}/"
+        self.url = f"http://{ADDRESS}:{self.server_address[1]}{self.prefix}"
         """URL of the page."""
+
+    def find(self, path: str) -> Resource | None:
+        """What a path of a request stands for; None if nothing."""
+        if not path.startswith(self.prefix):
+            return None
+        return self.resources.get(path.removeprefix(self.prefix))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report errors, except a browser that closes the connection during a response."""
@@ -75,10 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self, *, body: bool) -> None:
         host = (self.headers.get("Host") or "").rpartition(":")
-        resource = self.server.resources.get(self.path)
+        resource = None
         if (host[0] or host[2]).lower() not in HOSTS:
-            status, resource = HTTPStatus.MISDIRECTED_REQUEST, None
+            status = HTTPStatus.MISDIRECTED_REQUEST
         else:
+            resource = self.server.find(self.path)
             status = HTTPStatus.OK if resource else HTTPStatus.NOT_FOUND
         content = resource.body if resource else f"{status.value} {status.phrase}\n".encode()
         self.send_response(status)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import yaml
 
@@ -14,7 +15,7 @@ from medar.data.plan import IntensityRule, Plan
 from medar.evaluation.distances import SetDistance
 from medar.evaluation.frechet import Contribution
 from medar.evaluation.generation import GenerationReport
-from medar.evaluation.generation.memorisation import Audit, Suspect
+from medar.evaluation.generation.memorisation import Audit, Nearest, Suspect
 from medar.evaluation.generation.turing import TuringReport
 from medar.evaluation.grid import GridArtifact
 from medar.evaluation.reconstruction import ReconstructionReport
@@ -25,7 +26,8 @@ from medar.records import SYNTHESIS
 from medar.report.folder import DEFAULT_STAGES
 from medar.report.montages import ScalePreview, contact_sheet, save_reconstructions
 from medar.settings import to_dict
-from medar.volume import Volume
+from medar.volume import Volume, write_nifti
+from medar.volume.display import SOFT_TISSUE
 
 HOSTILE = "<script>alert(1)</script>|*x*"
 """A name with special characters of HTML and Markdown."""
@@ -47,6 +49,21 @@ LARGEST = [
 def volume(seed: int) -> Volume:
     array = np.random.default_rng(seed).normal(size=(1, 6, 5, 7)).astype(np.float32)
     return Volume(array=array, affine=np.diag([1.0, 1.0, 2.0, 1.0]))
+
+
+AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
+
+
+def ramp() -> npt.NDArray[np.float32]:
+    """A sample in HU (6, 4, 6): black to white in the soft-tissue window, steepest along x."""
+    x, y, z = np.meshgrid(*(np.linspace(0, 1, side) for side in (6, 4, 6)), indexing="ij")
+    return (SOFT_TISSUE[0] + 400 * (0.5 * x + 0.3 * y + 0.2 * z)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def sample() -> npt.NDArray[np.float32]:
+    """The voxels of each sample of the run, in HU (6, 4, 6)."""
+    return ramp()
 
 
 def lines(path: Path, *values: Any) -> None:
@@ -157,7 +174,9 @@ def _generator(out: Path) -> None:
 
 def _samples(out: Path) -> None:
     for index in range(3):
-        write_json(out / f"sample_000{index}.json", {"attributes": {"sex": "F"}, "seed": index})
+        name = f"sample_000{index}"
+        write_json(out / f"{name}.json", {"attributes": {"sex": "F"}, "seed": index + 7})
+        write_nifti(out / f"{name}.nii.gz", Volume(array=ramp()[None], affine=AFFINE))
     contact_sheet([volume(index) for index in range(3)], out / "contact_sheet.png")
     show = ScalePreview(out / "preview.png")
     for scales in (1, 2, 3):
@@ -176,10 +195,13 @@ def _evaluation(out: Path) -> None:
         kernel_floor=0.5,
     )  # fmt: skip
     copied = Suspect(index=2, case=HOSTILE, distance=0.125)
+    near_one = [Nearest(case="one", distance=distance) for distance in (3.0, 20.0, 100.0)]
+    near_two = [Nearest(case=name, distance=0.5) for name in ("one", "two")]
+    near_two.append(Nearest(case=HOSTILE, distance=0.125))
     audit = Audit(median=3.0, median_held_out=2.0, ratio=1.5, percentile=1.0, fraction_nearer=0.0,
-                  suspects=[])  # fmt: skip
+                  suspects=[], nearest=near_one)  # fmt: skip
     caught = Audit(median=0.5, median_held_out=1.0, ratio=0.5, percentile=0.4, fraction_nearer=0.5,
-                   suspects=[copied])  # fmt: skip
+                   suspects=[copied], nearest=near_two)  # fmt: skip
     report = GenerationReport(
         volumes=3, split="test", held_out=2, reference=2,
         distances={"radiomics-v2": near, "texture-v2": far}, intensity_distance=12.0,

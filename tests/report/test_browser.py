@@ -1,13 +1,17 @@
 """The report in a browser: it opens from disk, shows its pictures and requests nothing."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from medar.data.manifest import Manifest
 from medar.records import SYNTHESIS
 from medar.report.run import SECTIONS, write_report
+from medar.volume.display import SOFT_TISSUE
 
 PICTURES = "[...document.images].map(one => [one.complete, one.naturalWidth, one.alt.length])"
 
@@ -22,6 +26,19 @@ def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made.rename(folder / "moved.html")
 
 
+@pytest.fixture(scope="module")
+def with_images(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run whose first case still has its image."""
+    run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("images") / "small"))
+    image = run.parent / "one.nii.gz"
+    image.touch()
+    path = run / "prepared" / "manifest.jsonl"
+    cases = Manifest.load(path).cases
+    first = replace(cases[0], images=(image,))
+    Manifest(root=image.parent, source="MSD", cases=(first, *cases[1:])).save(path)
+    return write_report(run)
+
+
 def test_the_report_needs_no_other_files(chromium: Any, page: Path) -> None:
     browser = chromium.page
     browser.goto(page.as_uri())
@@ -33,6 +50,83 @@ def test_the_report_needs_no_other_files(chromium: Any, page: Path) -> None:
     ]
     assert chromium.errors == []
     assert chromium.requests == [page.as_uri()]
+
+
+def test_samples_are_sorted_by_any_column(chromium: Any, page: Path) -> None:
+    browser = chromium.page
+    browser.goto(page.as_uri())
+    table = browser.locator("table.sortable")
+    first = table.locator("tbody th")
+    assert first.all_inner_texts()[0] == "sample_0000"
+    distance = table.locator("thead button").nth(2)
+    assert distance.inner_text() == "distance"
+    distance.click()
+    assert table.locator("[aria-sort]").get_attribute("aria-sort") == "ascending"
+    distance.click()
+    # By value: as text, 100 would stand between 20 and 3.
+    assert table.locator("td:nth-child(5)").all_inner_texts() == ["100", "20", "3"]
+    assert first.all_inner_texts()[0] == "sample_0002 (suspected copy)"
+    table.locator("thead button").first.click()
+    assert first.all_inner_texts()[0] == "sample_0000"
+    assert table.locator("[aria-sort]").count() == 1
+    assert chromium.errors == []
+
+
+def shown(browser: Any, number: int = 0) -> Any:
+    """Grey values (rows, columns) of a canvas."""
+    script = """one => [one.height, one.width,
+        [...one.getContext("2d").getImageData(0, 0, one.width, one.height).data]]"""
+    rows, columns, data = browser.locator("canvas").nth(number).evaluate(script)
+    return np.array(data).reshape(rows, columns, 4)[:, :, 0]
+
+
+def test_slices_scroll_along_every_plane(chromium: Any, page: Path, sample: Any) -> None:
+    browser = chromium.page
+    browser.goto(page.as_uri())
+    figure = browser.locator(".stacks")
+    figure.scroll_into_view_if_needed()
+    browser.wait_for_function("document.querySelectorAll('canvas')[2].width === 6")
+    browser.wait_for_timeout(200)
+    grey = (sample - SOFT_TISSUE[0]) / 400 * 255
+    output = figure.locator("output")
+    for plane, slices, cut in (
+        ("axial", 6, lambda k: grey[::-1, ::-1, k].T),
+        ("coronal", 4, lambda k: grey[::-1, k, ::-1].T),
+        ("sagittal", 6, lambda k: grey[::-1][k, :, ::-1].T),
+    ):
+        figure.get_by_role("button", name=plane).click()
+        figure.locator(".grid").focus()
+        for _ in range(slices):
+            browser.keyboard.press("ArrowDown")
+        for k in range(slices):
+            assert output.inner_text() == f"{k + 1} of {slices}"
+            np.testing.assert_allclose(shown(browser), cut(k), atol=8)
+            browser.keyboard.press("ArrowUp")
+    box = figure.locator("canvas").first.bounding_box()
+    browser.mouse.move(box["x"] + 5, box["y"] + 5)
+    browser.mouse.wheel(0, -100)
+    browser.wait_for_timeout(100)
+    assert output.inner_text() == "5 of 6"
+    figure.locator("input").fill("0")
+    assert output.inner_text() == "1 of 6"
+    browser.mouse.dblclick(box["x"] + 5, box["y"] + 5)
+    assert browser.locator(".stack.large").count() == 1
+    assert chromium.errors == []
+
+
+def test_commands_are_copied_or_at_least_shown(chromium: Any, with_images: Path) -> None:
+    browser = chromium.page
+    browser.goto(with_images.as_uri())
+    browser.get_by_role("button", name="Compare").first.click()
+    note = browser.locator(".copied")
+    command = note.locator("code").inner_text()
+    assert command.startswith("medar view /")
+    assert command.endswith("one.nii.gz --modality CT")
+    browser.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    browser.get_by_role("button", name="Compare").nth(1).click()
+    assert note.inner_text().startswith("Run in a terminal: medar view")
+    assert browser.evaluate("getSelection().toString()").startswith("medar view")
+    assert chromium.errors == []
 
 
 def test_the_report_fits_every_screen_size_and_colour_scheme(chromium: Any, page: Path) -> None:

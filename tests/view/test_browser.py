@@ -1,7 +1,8 @@
 """The page in a headless browser."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medar.view.files import select_files
-from medar.view.page import resources, self_contained
+from medar.view.cases import CasePages
+from medar.view.files import VolumeFile, select_files
+from medar.view.page import Resource, resources, self_contained
 from medar.view.panels import make_panels
 from medar.view.server import PageServer
 from medar.volume import ReadOptions, read_volume
@@ -39,13 +41,20 @@ def opened(
         chromium.page.wait_for_selector("body[data-state=ready]")
         yield chromium
         return
-    with PageServer(resources(panels)) as server:
+    with serving(resources(panels)) as url:
+        chromium.page.goto(url)
+        chromium.page.wait_for_selector("body[data-state=ready]")
+        yield chromium
+
+
+@contextmanager
+def serving(pages: Mapping[str, Resource]) -> Iterator[str]:
+    """Serve pages; gives the URL of the first."""
+    with PageServer(pages) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
-            chromium.page.goto(server.url)
-            chromium.page.wait_for_selector("body[data-state=ready]")
-            yield chromium
+            yield server.url
         finally:
             server.shutdown()
             thread.join()
@@ -198,3 +207,144 @@ def test_the_label_at_the_crosshair_is_displayed(opened: Any, label: Any) -> Non
     assert "outside" in page.locator(".message").first.inner_text()
     assert page.locator(".readout .value").first.inner_text() == ""
     assert opened.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opened", ["served"], indirect=True)
+def test_a_picture_of_the_view_is_saved(opened: Any) -> None:
+    page = opened.page
+    with page.expect_download() as first:
+        page.keyboard.press("s")
+    assert first.value.suggested_filename == "real.png"
+    saved = np.asarray(Image.open(first.value.path()).convert("RGB"))
+    boxes = [page.locator("canvas").nth(k).bounding_box() for k in (0, 1)]
+    left = page.locator("main").bounding_box()
+    for number, box in enumerate(boxes):
+        # The middle of each panel is what its canvas shows.
+        x, y = int(box["x"] - left["x"]) + 40, int(box["y"] - left["y"]) + 40
+        wide, high = int(box["width"]) - 80, int(box["height"]) - 80
+        part = saved[y : y + high, x : x + wide].astype(int)
+        canvas = pixels(page, number)[40 : 40 + high, 40 : 40 + wide].astype(int)
+        assert np.abs(part - canvas).mean() < 3
+        assert canvas.std() > 10
+    # Labels in the legend, with their colours.
+    below = saved[int(boxes[0]["height"]) + 60 :].reshape(-1, 3)
+    for colour in ([94, 173, 235], [170, 180, 190]):
+        assert (below == colour).all(axis=1).sum() > 50
+    # The mark of a synthetic volume.
+    assert (saved[:32] == [227, 168, 87]).all(axis=2).sum() > 10
+    page.locator("#legend button").nth(0).click()
+    page.locator("#legend button").nth(1).click()
+    with page.expect_download() as second:
+        page.get_by_role("button", name="Save picture").click()
+    shorter = Image.open(second.value.path())
+    assert shorter.height < saved.shape[0]
+    assert opened.errors == []
+
+
+ANISOTROPIC = np.diag([0.7, 1.1, 4.0]) * 3
+TILT = np.array([[0.94, -0.34, 0], [0.34, 0.94, 0], [0, 0, 1.0]])
+TILT /= np.linalg.norm(TILT, axis=0)
+AFFINES = {
+    "anisotropic": ANISOTROPIC,
+    "oblique": TILT @ ANISOTROPIC,
+    # Sheared as by a tilted gantry: lengths in voxels times spacing would be wrong.
+    "sheared": np.array([[1, 0, 0], [0, 1, 0.4], [0, 0, 1.0]]) @ ANISOTROPIC,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(AFFINES))
+def test_two_clicks_measure_a_distance(name: str, chromium: Any, tmp_path: Path) -> None:
+    import nibabel
+
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = AFFINES[name], (5.0, -7.0, 11.0)
+    path = tmp_path / "v.nii.gz"
+    array = np.arange(20 * 24 * 10, dtype=np.int16).reshape(20, 24, 10)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    panels = make_panels([VolumeFile(image=path)], ReadOptions())
+    file = tmp_path / "page.html"
+    file.write_text(self_contained(panels), encoding="utf-8")
+    page = chromium.page
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-state=ready]")
+    page.keyboard.press("2")
+    box = page.locator("canvas").bounding_box()
+
+    def click(x: float, y: float) -> Any:
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        return state(page)[0]
+
+    assert click(0.4, 0.4)["distance"] is None  # not measuring yet
+    page.get_by_role("button", name="Measure").click()
+    one = click(0.45, 0.35)
+    assert page.locator(".distance").inner_text() == "click a second point"
+    page.keyboard.press("PageUp")
+    page.keyboard.press("PageUp")
+    other = click(0.56, 0.62)
+    # Voxels are whole numbers at their centres: a point is up to half of one from there.
+    exact = np.linalg.norm(np.subtract(other["mm"], one["mm"]))
+    step = np.subtract(other["voxel"], one["voxel"])
+    assert abs(step[2]) == 2
+    near = np.linalg.norm(read_volume(path).affine[:3, :3] @ step)
+    assert other["distance"] == pytest.approx(exact)
+    assert other["distance"] == pytest.approx(near, abs=np.linalg.norm(panels[0].facts["spacing"]))
+    assert near > 15
+    assert page.locator(".distance").inner_text() == f"{exact:.1f} mm"
+    assert page.locator(".marks line").count() == 0  # not in one slice
+    click(0.45, 0.35)
+    click(0.56, 0.62)
+    line = page.locator(".marks line")
+    ends = line.evaluate("one => ['x1', 'y1', 'x2', 'y2'].map(n => Number(one.getAttribute(n)))")
+    scale = page.locator("canvas").evaluate("one => one.width / one.clientWidth")
+    wide, high = box["width"] * scale, box["height"] * scale
+    np.testing.assert_allclose(
+        ends, [0.45 * wide, 0.35 * high, 0.56 * wide, 0.62 * high], atol=2 * scale
+    )
+    page.keyboard.press("Escape")
+    assert page.locator(".marks circle").count() == 0
+    assert state(page)[0]["distance"] is None
+    assert chromium.errors == []
+
+
+@pytest.mark.slow
+def test_cases_of_a_folder_are_stepped_through(chromium: Any, write: Any, label: Any) -> None:
+    hostile = "<img src=x onerror=alert(1)>" + "y" * 200
+    files = [
+        VolumeFile(image=write("a.nii.gz"), label=write("l.nii.gz", label)),
+        VolumeFile(image=write("b.nii.gz"), label=write("m.nii.gz", label)),
+        VolumeFile(image=write("missing.nii.gz").with_name("gone.nii.gz")),
+    ]
+    pages = CasePages(
+        ["a", hostile, "c"], lambda k: make_panels([files[k]], ReadOptions(), names={2: "liver"})
+    )
+    page = chromium.page
+    with serving(pages) as url:
+        page.goto(url)
+        page.wait_for_selector("body[data-state=ready]")
+        assert page.locator("#count").inner_text() == "1 of 3"
+        assert page.locator("#previous").is_disabled()
+        page.keyboard.press("2")
+        page.keyboard.press("n")
+        page.wait_for_url("**/case-2")
+        page.wait_for_selector("body[data-state=ready]")
+        assert state(page)[0]["title"] == "b.nii.gz"
+        assert page.evaluate("window.medar.view") == 0  # still axial
+        assert page.locator("#case option").nth(1).inner_text() == hostile
+        assert page.locator("img").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        assert "2 liver" in page.locator("#legend button").first.inner_text()
+        page.get_by_role("button", name="Next case").click()
+        page.wait_for_url("**/case-3")
+        assert "gone.nii.gz" in page.locator(".error").inner_text()
+        assert page.locator("#next").is_disabled()
+        page.keyboard.press("n")
+        page.keyboard.press("p")
+        page.wait_for_url("**/case-2")
+        page.locator("#case").select_option("0")
+        page.wait_for_url("**/case-1")
+        page.wait_for_selector("body[data-state=ready]")
+        assert state(page)[0]["title"] == "a.nii.gz"
+    assert chromium.errors == []
+    assert chromium.outside == []

@@ -11,7 +11,7 @@ B batch, C channels, X Y Z voxels, N volumes, D numbers per volume.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -50,6 +50,14 @@ class Suspect:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """The training volume that is nearest to a generated volume."""
+
+    case: str
+    distance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Audit:
     """Distances to the nearest training volume, in one space."""
 
@@ -63,6 +71,8 @@ class Audit:
     """Fraction of the generated volumes below it."""
     suspects: list[Suspect]
     """The nearest first."""
+    nearest: list[Nearest] = field(default_factory=list)
+    """One per generated volume, in order; empty in reports of earlier versions."""
 
 
 def audit_features(
@@ -116,5 +126,9 @@ def _audit(generated: Floats, held_out: Floats, cases: Sequence[str]) -> Audit:
         fraction_nearer=float((nearest < percentile).mean()),
         suspects=[
             Suspect(index=i, case=cases[int(indices[i])], distance=float(nearest[i])) for i in near
+        ],
+        nearest=[
+            Nearest(case=cases[int(index)], distance=float(distance))
+            for index, distance in zip(indices, nearest, strict=True)
         ],
     )

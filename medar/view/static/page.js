@@ -14,11 +14,13 @@ class Page {
   constructor(facts) {
     this.facts = facts;
     this.opacity = 0.45;
+    this.view = 3;
+    this.measuring = false;
     this.link = facts.link;
     this.quiet = true;
     this.panels = facts.panels.map((one) => new Panel(one, this));
     this.active = this.panels[0];
-    const first = JSON.stringify(this.panels[0].window);
+    const first = JSON.stringify(this.panels[0]?.window);
     this.same = this.panels.every((one) => JSON.stringify(one.window) === first);
     this.#lay();
     this.#control();
@@ -27,10 +29,12 @@ class Page {
   #lay() {
     const count = this.panels.length;
     const main = byId("panels");
-    main.dataset.columns = count === 4 ? 2 : count > 4 ? Math.ceil(count / 2) : count;
+    main.dataset.columns = count === 0 ? 1 : count === 4 ? 2 : count > 4 ? Math.ceil(count / 2) : count;
     main.append(...this.panels.map((one) => one.box));
-    document.body.classList.toggle("alone", count === 1);
-    document.title = `${this.panels.map((one) => one.facts.title).join(", ")} - medar view`;
+    document.body.classList.toggle("alone", count <= 1);
+    const titles = this.panels.map((one) => one.facts.title).join(", ");
+    document.title = `${titles || this.facts.cases[this.facts.index]} - medar view`;
+    if (this.facts.error) main.append(element("p", "error", this.facts.error));
     byId("about").textContent = `medar ${this.facts.medar}, NiiVue ${this.facts.niivue}`;
     byId("opacity-of-labels").hidden = !this.panels.some((one) => one.facts.label);
     this.#legend();
@@ -47,6 +51,9 @@ class Page {
       this.same = event.target.checked;
       if (this.same) this.setWindow(this.active, this.active.window);
     });
+    this.#step();
+    byId("measure").addEventListener("click", () => this.measure(!this.measuring));
+    byId("save").addEventListener("click", () => this.save());
     const preset = byId("preset");
     const ct = this.panels.some((one) => one.facts.modality === "CT");
     preset.append(new Option("default", "own"));
@@ -65,7 +72,45 @@ class Page {
     }
   }
 
+  /* The cases of a folder have a page each. */
+  #step() {
+    const { cases, index } = this.facts;
+    byId("cases").hidden = cases.length === 0;
+    byId("case").append(...cases.map((title, k) => new Option(title, k, false, k === index)));
+    byId("case").title = cases[index] ?? "";
+    byId("count").textContent = `${index + 1} of ${cases.length}`;
+    byId("case").addEventListener("change", (event) => this.goToCase(Number(event.target.value)));
+    byId("previous").disabled = index === 0;
+    byId("next").disabled = index === cases.length - 1;
+    byId("previous").addEventListener("click", () => this.goToCase(index - 1));
+    byId("next").addEventListener("click", () => this.goToCase(index + 1));
+  }
+
+  goToCase(index) {
+    if (!(index in this.facts.cases) || index === this.facts.index) return;
+    const { view, opacity, measuring } = this;
+    const kept = { view, opacity, measuring, preset: byId("preset").value };
+    sessionStorage.setItem("medar", JSON.stringify(kept));
+    location.assign(`case-${index + 1}`);
+  }
+
+  /* Go on with the view of the case before. */
+  #recall() {
+    if (this.facts.cases.length === 0) return;
+    const kept = JSON.parse(sessionStorage.getItem("medar") ?? "null");
+    if (!kept || this.panels.length === 0) return;
+    this.setView(kept.view);
+    this.setOpacity(kept.opacity);
+    this.measure(kept.measuring);
+    const known = [...byId("preset").options].some((one) => one.value === kept.preset);
+    if (known && kept.preset !== "hand") {
+      byId("preset").value = kept.preset;
+      this.#preset(kept.preset);
+    }
+  }
+
   async load() {
+    if (this.panels.length === 0) return;
     for (const panel of this.panels) {
       try {
         await panel.load();
@@ -78,6 +123,7 @@ class Page {
     this.quiet = false;
     this.activate(this.panels[0]);
     this.start();
+    this.#recall();
   }
 
   /* Place each crosshair in the middle of its volume or labels; linked ones follow the first. */
@@ -111,7 +157,26 @@ class Page {
     this.moved(this.active);
   }
 
+  measure(on) {
+    this.measuring = on;
+    byId("measure").ariaPressed = String(on);
+    document.body.classList.toggle("measuring", on);
+    if (!on) for (const panel of this.panels) panel.measure([]);
+  }
+
+  async save() {
+    if (this.panels.length === 0) return;
+    const picture = await pictureOf(this.panels);
+    const name = this.panels[0].facts.title.replace(/(\.nii)?(\.gz)?$/, "");
+    const link = element("a", "");
+    link.href = URL.createObjectURL(picture);
+    link.download = `${name.replace(/[^\p{L}\p{N}._-]+/gu, "_").replace(/^\.+/, "")}.png`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
   setView(kind) {
+    this.view = kind;
     for (const button of byId("views").children) {
       button.setAttribute("aria-pressed", String(Number(button.dataset.view) === kind));
     }
@@ -206,7 +271,13 @@ class Page {
 
   #act(key) {
     const links = ["mm", "relative", "off"];
-    if (key in STEPS) this.active.step(...STEPS[key]);
+    if (key === "n") this.goToCase(this.facts.index + 1);
+    else if (key === "p") this.goToCase(this.facts.index - 1);
+    else if (this.panels.length === 0 && key !== "?") return false;
+    else if (key === "m") this.measure(!this.measuring);
+    else if (key === "Escape") for (const panel of this.panels) panel.measure([]);
+    else if (key === "s") this.save();
+    else if (key in STEPS) this.active.step(...STEPS[key]);
     else if ("12345".includes(key)) this.setView(VIEWS[Number(key) - 1]);
     else if (key === "l") this.setLink(links[(links.indexOf(this.link) + 1) % 3]);
     else if (key === "o") this.setOpacity(this.opacity > 0 ? 0 : 0.45);
@@ -223,11 +294,13 @@ class Page {
 const page = new Page(JSON.parse(byId("facts").textContent));
 window.medar = {
   get crosshair() { return page.active.mm; },
+  get view() { return page.view; },
   get link() { return page.link; },
   get panels() {
     return page.panels.map((one) => ({
       title: one.facts.title, synthetic: one.facts.synthetic, mm: one.mm, voxel: one.voxel,
       value: one.value, label: one.label?.value ?? 0, window: one.window, outside: one.outside,
+      distance: one.distance,
     }));
   },
 };

@@ -23,6 +23,12 @@ function element(tag, kind, text = "") {
   return made;
 }
 
+function svg(tag, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
 /* The bytes of a file, embedded in the page or served. */
 async function bytesOf(name) {
   const embedded = document.getElementById(name);
@@ -46,6 +52,7 @@ class Panel {
     this.hidden = new Set();
     this.window = [...facts.window];
     this.outside = false;
+    this.points = [];
     this.box = element("section", "panel");
     this.box.append(this.#title(), this.#picture(), this.#readout());
   }
@@ -71,8 +78,20 @@ class Panel {
     this.message = element("p", "message", "loading ...");
     const inner = element("div", "inner");
     inner.append(this.canvas);
-    box.append(inner, this.message);
-    box.addEventListener("pointerdown", () => this.page.activate(this), true);
+    this.marks = svg("svg", { class: "marks", preserveAspectRatio: "none" });
+    box.append(inner, this.marks, this.message);
+    let pressed = [0, 0];
+    box.addEventListener("pointerdown", (event) => {
+      this.page.activate(this);
+      pressed = [event.clientX, event.clientY];
+    }, true);
+    // NiiVue has moved the crosshair when the button is released.
+    box.addEventListener("pointerup", (event) => {
+      const moved = Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]);
+      if (!this.page.measuring || event.button !== 0 || event.shiftKey || moved > 4) return;
+      const before = this.points.length === 1 ? this.points : [];
+      if (this.#planeAt(event)) this.measure([...before, this.mm]);
+    });
     // In NiiVue, the wheel zooms if the drag mode is panning.
     box.addEventListener("wheel", (event) => {
       this.niivue.opts.dragMode = event.ctrlKey ? DRAG.move : DRAG.none;
@@ -90,7 +109,7 @@ class Panel {
 
   #readout() {
     const bar = element("div", "readout");
-    for (const name of ["mm", "voxel", "value", "label"]) {
+    for (const name of ["mm", "voxel", "value", "label", "distance"]) {
       this[`${name}Text`] = element("span", name);
       bar.append(this[`${name}Text`]);
     }
@@ -136,6 +155,11 @@ class Panel {
       centerButton: DRAG.move,
     });
     await this.niivue.attachToCanvas(this.canvas);
+    const draw = this.niivue.drawScene.bind(this.niivue);
+    this.niivue.drawScene = () => {
+      draw();
+      this.#mark();
+    };
     this.niivue.onLocationChange = () => this.page.moved(this);
     await this.#add(this.facts.image, {
       colormap: "gray", cal_min: this.window[0], cal_max: this.window[1],
@@ -210,6 +234,52 @@ class Panel {
 
   showWindow() {
     this.bounds.forEach((field, k) => { field.value = Number(this.window[k].toPrecision(4)); });
+  }
+
+  /* Set the measured points, of none to two, in scanner coordinates. */
+  measure(points) {
+    this.points = points;
+    this.distanceText.textContent = points.length === 1 ? "click a second point" : "";
+    if (points.length === 2) this.distanceText.textContent = `${this.distance.toFixed(1)} mm`;
+    this.#mark();
+  }
+
+  /* The distance of both points in mm, or null. Scanner coordinates take spacing and obliquity
+     into account. */
+  get distance() {
+    if (this.points.length < 2) return null;
+    const [one, other] = this.points;
+    return Math.hypot(...one.map((length, k) => length - other[k]));
+  }
+
+  /* Whether there is a slice, rather than the rendering or nothing, at an event. */
+  #planeAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const scale = this.canvas.width / box.width;
+    const [x, y] = [(event.clientX - box.x) * scale, (event.clientY - box.y) * scale];
+    return this.niivue.canvasPos2frac([x, y])[0] >= 0;
+  }
+
+  /* Draw the measured points in each plane whose slice they lie in. */
+  #mark() {
+    this.marks.replaceChildren();
+    if (this.points.length === 0) return;
+    const { width, height } = this.canvas;
+    this.marks.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    const size = 4 * width / this.canvas.clientWidth;
+    const here = this.fraction;
+    const places = this.points.map((mm) => Array.from(this.niivue.mm2frac([...mm, 1], 0, true)));
+    for (const [plane, axis] of [[0, 2], [1, 1], [2, 0]]) {
+      const half = 0.51 / this.facts.shape[axis];
+      const inside = places.filter((one) => Math.abs(one[axis] - here[axis]) <= half);
+      const drawn = inside
+        .map((one) => this.niivue.frac2canvasPosWithTile(one.with(axis, here[axis]), plane)?.pos)
+        .filter(Boolean);
+      this.marks.append(...drawn.map(([cx, cy]) => svg("circle", { cx, cy, r: size })));
+      if (drawn.length < 2) continue;
+      const [[x1, y1], [x2, y2]] = drawn;
+      this.marks.append(svg("line", { x1, y1, x2, y2 }));
+    }
   }
 
   get fraction() {
