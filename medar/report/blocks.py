@@ -58,6 +58,8 @@ class Cell:
     text: str = ""
     value: float | None = None
     """What it is sorted by; None for its text."""
+    note: str = ""
+    """Shown below the text, smaller."""
     links: Sequence[Link] = ()
     """Shown after the text."""
     command: str = ""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medar.report.formatting import shorten
+
 INK, MUTED, GRID, BLUE, ORANGE = "#23262b", "#636a73", "#d8dbdf", "#2564a8", "#b3541e"
 DARK = {INK: "#e4e6e9", MUTED: "#9ba3ad", GRID: "#3b4148", BLUE: "#7db4ef", ORANGE: "#eda06c"}
 """Colours of the light scheme, and their counterparts in the dark one."""
@@ -41,6 +43,13 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 4,
 }
 
+NAME, TICK = 34, 18
+"""Characters of names in legends, titles and beside rows; and of those below bars."""
+LEGEND_WIDTH = 50
+"""Characters of a row of a legend."""
+LEGEND_ROW = 0.19
+"""Height of a row of a legend in inches."""
+
 Points = Sequence[tuple[float, float]]
 
 
@@ -67,8 +76,9 @@ class Panel:
 
 
 def line_chart(panels: Sequence[Panel]) -> bytes:
-    """Line charts side by side."""
-    with _drawing((3.3 * len(panels) + 0.2, 2.5)) as (figure, written):
+    """Line charts side by side, with legends below them."""
+    rows = max(_legend_rows([c.name for c in p.curves]) for p in panels)
+    with _drawing((3.3 * len(panels) + 0.2, 2.5 + LEGEND_ROW * rows)) as (figure, written):
         row = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
         for ax, panel in zip(row, panels, strict=True):
             for curve in panel.curves:
@@ -77,17 +87,42 @@ def line_chart(panels: Sequence[Panel]) -> bytes:
                     color=curve.colour,
                     linestyle="--" if curve.dashed else "-",
                     marker="o" if curve.marked else None,
-                    label=curve.name,
+                    label=shorten(curve.name, NAME),
                 )
-            ax.set_title(panel.title)
+            ax.set_title(shorten(panel.title, NAME))
             ax.set_xlabel(panel.x_label)
             ax.set_xlim(left=0)
             ax.margins(y=0.12)
             if panel.percent:
                 ax.set_ylim(0, 104)
             if len(panel.curves) > 1:
-                ax.legend(fontsize=8)
+                _add_legend(ax)
     return written[0]
+
+
+def _columns(names: Sequence[str]) -> int:
+    longest = max(min(len(name), NAME) for name in names)
+    return min(len(names), max(1, LEGEND_WIDTH // (longest + 6)))
+
+
+def _legend_rows(names: Sequence[str]) -> int:
+    """Rows of a legend of curves, of which those without a name are left out."""
+    known = [name for name in names if name]
+    return -(-len(known) // _columns(known)) if len(names) > 1 and known else 0
+
+
+def _add_legend(ax: Any, below: float = 0.48) -> None:
+    """A legend `below` inches under the axes, where it covers nothing."""
+    from matplotlib.transforms import ScaledTranslation
+
+    handles, names = ax.get_legend_handles_labels()
+    if not names:
+        return
+    under = ScaledTranslation(0, -below, ax.figure.dpi_scale_trans)
+    ax.legend(
+        handles, names, fontsize=8, ncols=_columns(names), loc="upper center", borderaxespad=0,
+        columnspacing=1.2, bbox_to_anchor=(0.5, 0), bbox_transform=ax.transAxes + under,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,19 +140,19 @@ class Bars:
 
 def bar_chart(panels: Sequence[Bars]) -> bytes:
     """Charts of vertical bars side by side."""
-    with _drawing((4.4 * len(panels) + 0.2, 2.6)) as (figure, written):
+    rows = int(any(bars.marks for bars in panels))
+    with _drawing((4.4 * len(panels) + 0.2, 2.6 + LEGEND_ROW * rows)) as (figure, written):
         row = figure.subplots(1, len(panels), squeeze=False)[0]
         for ax, bars in zip(row, panels, strict=True):
-            positions = range(len(bars.names))
+            positions, names = range(len(bars.names)), [shorten(one, TICK) for one in bars.names]
+            long = max(map(len, names)) > 3
             ax.bar(positions, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
             if bars.marks:
                 ax.plot(positions, bars.marks, color=ORANGE, marker="_", markersize=15,
                         markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
-                ax.legend(fontsize=8)
+                _add_legend(ax, 0.48 + (0.04 * max(map(len, names)) if long else 0.0))
             slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-            ax.set_xticks(
-                positions, bars.names, **(slanted if max(map(len, bars.names)) > 3 else {})
-            )
+            ax.set_xticks(positions, names, **(slanted if long else {}))
             ax.grid(visible=False, axis="x")
             ax.set_title(bars.title)
             ax.set_xlabel(bars.x_label)
@@ -131,7 +166,7 @@ def horizontal_bars(names: Sequence[str], values: Sequence[float], labels: Seque
         ax.barh(range(len(names)), values, color=BLUE, height=0.6)
         for row, (value, label) in enumerate(zip(values, labels, strict=True)):
             ax.annotate(label, (value, row), (4, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(names)), names)
+        ax.set_yticks(range(len(names)), [shorten(one, NAME) for one in names])
         ax.set_xlim(0, (max(values) or 1.0) * 1.18)
         ax.invert_yaxis()
         ax.set_xticks([])
@@ -168,7 +203,7 @@ def distance_chart(distances: Sequence[Distance], x_label: str) -> bytes:
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_yticks(range(len(distances)), [one.name for one in distances])
+        ax.set_yticks(range(len(distances)), [shorten(one.name, NAME) for one in distances])
         ax.set_ylim(len(distances) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel(x_label)
@@ -199,7 +234,7 @@ def agreement_chart(panels: Sequence[Agreement], x_label: str, y_label: str) -> 
             ax.axhline(panel.bias, color=ORANGE)
             for limit in panel.limits or ():
                 ax.axhline(limit, color=ORANGE, linestyle="--")
-            ax.set_title(panel.title)
+            ax.set_title(shorten(panel.title, NAME))
             ax.set_xlabel(x_label)
             ax.set_ylabel(y_label)
             ax.margins(y=0.12)
@@ -217,7 +252,7 @@ def spread_chart(rows: Sequence[tuple[str, Sequence[float]]], x_label: str) -> b
             if values:
                 ax.plot(sum(values) / len(values), row, "|", color=ORANGE, markersize=16,
                         markeredgewidth=2)  # fmt: skip
-        ax.set_yticks(range(len(rows)), [name for name, _ in rows])
+        ax.set_yticks(range(len(rows)), [shorten(name, NAME) for name, _ in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.grid(visible=False, axis="y")
         ax.set_xlabel(x_label)

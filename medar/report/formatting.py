@@ -96,3 +96,11 @@ def join_words(words: Sequence[str]) -> str:
     """ "one", "one and two", "one, two and three"; empty for no words."""
     *first, last = words or [""]
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def shorten(name: str, length: int) -> str:
+    """A name of at most `length` characters, at least 3: the middle of longer ones becomes "…"."""
+    if len(name) <= length:
+        return name
+    end = (length - 1) // 2
+    return f"{name[: length - 1 - end]}…{name[-end:]}"

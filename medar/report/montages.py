@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medar.errors import MedarError
+from medar.report.formatting import shorten
 from medar.report.orthoslices import (
     PLANES,
     Plane,
@@ -39,6 +40,8 @@ TITLE = 0.2
 GAPS = {"left": 0, "right": 1, "bottom": 0, "wspace": 0.03, "hspace": 0.03}
 ERROR_RANGE = 0.25
 """Limit of the error map, as a fraction of the width of the display range."""
+LETTER = 0.055
+"""Width of a letter of titles and names in inches."""
 TRUTH, PREDICTION = "#4fc3f7", "#ff9f40"
 
 
@@ -81,6 +84,7 @@ def contact_sheet(
     extents = [volume.grid.extent for volume in (*volumes, *real)]
     x, y, z = (max(extent[axis] for extent in extents) for axis in range(3))
     inches = SMALL / max(x, y, z)
+    letters = _letters(max(x, y) * inches)
     heights = [TITLE, z * inches, z * inches, y * inches] * len(bands)
     figure = new_figure((columns * max(x, y) * inches, sum(heights)), facecolor="black")
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
@@ -90,7 +94,15 @@ def contact_sheet(
     for top, band in zip(range(0, len(heights), 4), bands, strict=True):
         for column, (title, volume) in enumerate(band):
             head, *cells = axes[top : top + 4, column]
-            head.text(0.5, 0.5, title, fontsize=7, color="white", ha="center", va="center")
+            head.text(
+                0.5,
+                0.5,
+                shorten(title, letters),
+                fontsize=7,
+                color="white",
+                ha="center",
+                va="center",
+            )
             for ax, plane in zip(cells, PLANES, strict=True):
                 draw_plane(ax, volume, plane, middle_voxel(volume), window)
     save_png(figure, path)
@@ -180,6 +192,7 @@ def save_reconstructions(
     axes = figure.subplots(len(examples), len(titles), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
         _draw_example(figure, row, example, cut, unit)
+        row[0].set_ylabel(shorten(example.name, _letters(inches)), fontsize=7)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=8)
     save_png(figure, path)
@@ -202,7 +215,6 @@ def _draw_example(figure: Any, row: Any, example: "Example", plane: Plane, unit:
     bar.set_label(unit, fontsize=7)
     for ax in row:
         ax.set(xticks=[], yticks=[])
-    row[0].set_ylabel(example.name, fontsize=7)
 
 
 def save_worst_cases(path: str | Path, cases: "Sequence[WorstCase]") -> None:
@@ -228,7 +240,8 @@ def save_worst_cases(path: str | Path, cases: "Sequence[WorstCase]") -> None:
     for row, case in zip(axes, cases, strict=True):
         for ax, one in zip(row, case.slices, strict=True):
             _draw_outlined(ax, one, case.window)
-        row[0].set_ylabel(f"{case.name}\nDice {case.dice:.3f}", fontsize=7, color="white")
+        name = shorten(case.name, _letters(LARGE))
+        row[0].set_ylabel(f"{name}\nDice {case.dice:.3f}", fontsize=7, color="white")
     for ax, plane in zip(axes[0], PLANES, strict=True):
         ax.set_title(plane.name, fontsize=8, color="white")
     lines = [
@@ -276,6 +289,11 @@ def _sides(volume: Volume, plane: Plane) -> tuple[float, float]:
     """Width and height of a slice in mm."""
     width, height = (side for axis, side in enumerate(volume.grid.extent) if axis != plane.axis)
     return width, height
+
+
+def _letters(inches: float) -> int:
+    """Letters that fit into a width."""
+    return max(6, int(inches / LETTER))
 
 
 def _scales(count: int) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from medar.errors import MedarError
 from medar.files import atomic_path
+from medar.report.formatting import shorten
 from medar.volume import Volume
 from medar.volume.display import Range, display_range, labelled_middle
 
@@ -40,6 +41,10 @@ OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 WIDTH = 12.0
 """Width of the figure in inches."""
 DPI = 110
+LETTER = 0.075
+"""Width of a letter of titles in inches."""
+LEGEND_COLUMNS, LEGEND_NAME = 6, 26
+"""Labels per row of the legend, and characters of their names."""
 
 
 def save_orthoslices(
@@ -74,7 +79,9 @@ def save_orthoslices(
     x, y, z = volumes[0].grid.extent
     widths = (y, x, x)
     inches = (WIDTH - 1.5) / sum(widths)  # of a mm, in all slices
-    height = (max(y, z) * inches + 0.8) * len(volumes) + (0.5 if label is not None else 0.0)
+    shown = [] if label is None else [int(v) for v in np.unique(label.array) if v > 0]
+    legend = 0.3 + 0.17 * -(-len(shown) // LEGEND_COLUMNS) if label is not None else 0.0
+    height = (max(y, z) * inches + 0.8) * len(volumes) + legend
     figure = new_figure((WIDTH, height), layout="constrained")
     axes = figure.subplots(len(volumes), len(PLANES), squeeze=False, width_ratios=widths)
     for row, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
@@ -85,10 +92,12 @@ def save_orthoslices(
             if label is not None and row == 0:
                 _draw_label(ax, label, plane, centre)
             _annotate(ax, plane, _extent(volume, plane, centre))
-            name = f"{title}\n{plane.name}" if column == 0 else plane.name
+            name = plane.name
+            if column == 0:
+                name = f"{shorten(title, max(6, int(widths[0] * inches / LETTER)))}\n{name}"
             ax.set_title(name, fontsize=9, loc="left", parse_math=False)
     if label is not None:
-        _draw_legend(figure, label, names or {})
+        _draw_legend(figure, shown, names or {})
     save_png(figure, path)
 
 
@@ -245,17 +254,21 @@ def _colour_index(value: Any) -> Any:
     return (value - 1) % 10 * 2 + (value - 1) // 10 % 2
 
 
-def _draw_legend(figure: Any, label: Volume, names: dict[int, str]) -> None:
+def _draw_legend(figure: Any, values: Sequence[int], names: dict[int, str]) -> None:
     import matplotlib
     from matplotlib.patches import Patch
 
     colours = matplotlib.colormaps["tab20"]
     patches = [
-        Patch(color=colours(int(_colour_index(v))), alpha=0.6, label=names.get(v, str(v)))
-        for v in (int(v) for v in np.unique(label.array) if v > 0)
+        Patch(
+            color=colours(int(_colour_index(v))),
+            alpha=0.6,
+            label=shorten(names.get(v, str(v)), LEGEND_NAME),
+        )
+        for v in values
     ]
     if patches:
         figure.legend(
-            handles=patches, loc="outside lower center", ncols=min(6, len(patches)), fontsize=7,
-            frameon=False,
+            handles=patches, loc="outside lower center", fontsize=7, frameon=False,
+            ncols=min(LEGEND_COLUMNS, len(patches)),
         )  # fmt: skip

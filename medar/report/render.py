@@ -164,7 +164,7 @@ def _cell(cell: str | Cell) -> str:
         return _escaped(cell)
     text = _escaped(cell.command or cell.text)
     links = [f"[{_escaped(one.text)}]({_url(one)})" for one in cell.links]
-    return " ".join([*([text] if text else []), *links])
+    return " ".join(part for part in (text, *links, _escaped(cell.note)) if part)
 
 
 def _escaped(text: str) -> str:

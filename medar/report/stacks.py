@@ -123,4 +123,3 @@ def _averaged(array: npt.NDArray[np.float32], factor: int) -> Grey:
 def _encoded_size(stack: Stack) -> int:
     """Bytes as base64."""
     return 4 * -(-len(stack.jpeg) // 3)
-

@@ -84,9 +84,7 @@ def resources(
             if body is not None:
                 parts[name] = Resource(kind="application/octet-stream", body=body)
         sources.append([name if body is not None else None for name, body in files.items()])
-    html = _page(
-        panels, sources, head=sheet, tail="\n".join(links), place=place, error=error
-    )
+    html = _page(panels, sources, head=sheet, tail="\n".join(links), place=place, error=error)
     parts[here] = Resource(kind="text/html; charset=utf-8", body=html.encode())
     return parts
 

@@ -1,9 +1,9 @@
 """The server of the page, for this machine only.
 
-Content is in memory before the server starts, except the cases of a folder, which were chosen before
-it starts and are read when their page is asked for. Every URL contains a random path, so that other users of the machine cannot find it, unless they see it in the process
-list while a browser is started with it. A request must name this machine as its host, which guards
-against DNS rebinding.
+Content is in memory before the server starts, except the cases of a folder: they are listed before
+it starts, and read when their page is asked for. Every URL contains a random path, so that other
+users of the machine cannot find it, unless they see it in the process list while a browser is
+started with it. A request must name this machine as its host, which guards against DNS rebinding.
 """
 
 import secrets

@@ -74,8 +74,14 @@ def test_samples_are_sorted_by_any_column(chromium: Any, page: Path) -> None:
 
 def shown(browser: Any, number: int = 0) -> Any:
     """Grey values (rows, columns) of a canvas."""
-    script = """one => [one.height, one.width,
-        [...one.getContext("2d").getImageData(0, 0, one.width, one.height).data]]"""
+    script = """one => {
+        const copy = document.createElement("canvas");
+        [copy.width, copy.height] = [one.width, one.height];
+        const context = copy.getContext("2d", { willReadFrequently: true });
+        context.drawImage(one, 0, 0);
+        const { data } = context.getImageData(0, 0, one.width, one.height);
+        return [one.height, one.width, [...data]];
+    }"""
     rows, columns, data = browser.locator("canvas").nth(number).evaluate(script)
     return np.array(data).reshape(rows, columns, 4)[:, :, 0]
 
@@ -85,8 +91,11 @@ def test_slices_scroll_along_every_plane(chromium: Any, page: Path, sample: Any)
     browser.goto(page.as_uri())
     figure = browser.locator(".stacks")
     figure.scroll_into_view_if_needed()
-    browser.wait_for_function("document.querySelectorAll('canvas')[2].width === 6")
-    browser.wait_for_timeout(200)
+    # The policy of the page forbids wait_for_function. Canvases are 300 wide before they are drawn.
+    for _ in range(200):
+        if shown(browser, 2).shape == (4, 6):
+            break
+        browser.wait_for_timeout(50)
     grey = (sample - SOFT_TISSUE[0]) / 400 * 255
     output = figure.locator("output")
     for plane, slices, cut in (
@@ -122,7 +131,7 @@ def test_commands_are_copied_or_at_least_shown(chromium: Any, with_images: Path)
     command = note.locator("code").inner_text()
     assert command.startswith("medar view /")
     assert command.endswith("one.nii.gz --modality CT")
-    browser.evaluate("navigator.clipboard.writeText = () => Promise.reject(new Error('no'))")
+    browser.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject('no'); }")
     browser.get_by_role("button", name="Compare").nth(1).click()
     assert note.inner_text().startswith("Run in a terminal: medar view")
     assert browser.evaluate("getSelection().toString()").startswith("medar view")

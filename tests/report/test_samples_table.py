@@ -24,7 +24,7 @@ from medar.volume import Volume, write_nifti
 def run(finished: Path, tmp_path: Path) -> Path:
     """A copy of the finished run, whose case "one" has a file with an awkward name."""
     copy = Path(shutil.copytree(finished, tmp_path / "small"))
-    image = tmp_path / "data" / "it's \"one\" $(x) #1?.nii.gz"
+    image = tmp_path / "data" / 'it\'s "one" $(x) #1?.nii.gz'
     image.parent.mkdir()
     image.touch()
     path = copy / "prepared" / "manifest.jsonl"
@@ -46,7 +46,7 @@ def test_each_sample_has_its_files_seed_and_nearest_cases(run: Path) -> None:
     assert table.sortable
     first, _, last = table.rows
     link = Link("sample_0000", "samples/sample_0000.nii.gz")
-    near = Link("one", "../data/it's \"one\" $(x) #1?.nii.gz")
+    near = Link("one", '../data/it\'s "one" $(x) #1?.nii.gz')
     assert list(first[:6]) == [
         Cell(links=[link]),
         Cell(links=[Link("JSON", "samples/sample_0000.json")]),
@@ -126,5 +126,5 @@ def test_a_label_map_is_linked(run: Path) -> None:
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1"])
 def test_no_text_becomes_a_formula(text: str) -> None:
     made = list(csv.reader(io.StringIO(to_csv([{text: text, "number": -1.5, "none": None}]))))
-    assert made[0][0] == made[1][0] == f"'{text}"
+    assert made[0][0] == made[1][0] == "'" + text.replace("\r", "\n")
     assert made[1][1:] == ["-1.5", ""]

@@ -216,7 +216,8 @@ def test_a_picture_of_the_view_is_saved(opened: Any) -> None:
     with page.expect_download() as first:
         page.keyboard.press("s")
     assert first.value.suggested_filename == "real.png"
-    saved = np.asarray(Image.open(first.value.path()).convert("RGB"))
+    with Image.open(first.value.path()) as picture:
+        saved = np.asarray(picture.convert("RGB"))
     boxes = [page.locator("canvas").nth(k).bounding_box() for k in (0, 1)]
     left = page.locator("main").bounding_box()
     for number, box in enumerate(boxes):
@@ -237,8 +238,8 @@ def test_a_picture_of_the_view_is_saved(opened: Any) -> None:
     page.locator("#legend button").nth(1).click()
     with page.expect_download() as second:
         page.get_by_role("button", name="Save picture").click()
-    shorter = Image.open(second.value.path())
-    assert shorter.height < saved.shape[0]
+    with Image.open(second.value.path()) as shorter:
+        assert shorter.height < saved.shape[0]
     assert opened.errors == []
 
 
@@ -254,6 +255,7 @@ AFFINES = {
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*sheared:medar.errors.GeometryWarning")
 @pytest.mark.parametrize("name", list(AFFINES))
 def test_two_clicks_measure_a_distance(name: str, chromium: Any, tmp_path: Path) -> None:
     import nibabel

@@ -12,7 +12,16 @@ from medar.evaluation.reconstruction.panel_report import (
 )
 from medar.evaluation.reconstruction.structures import SHAPES
 from medar.evaluation.segmentation.statistics import Interval
-from medar.report.blocks import Block, Notes, Picture, Report, Table, Text, make_sections
+from medar.report.blocks import (
+    Block,
+    Cell,
+    Notes,
+    Picture,
+    Report,
+    Table,
+    Text,
+    make_sections,
+)
 from medar.report.charts import BLUE, GRID, INK, MUTED, ORANGE, Curve, Panel, line_chart
 from medar.report.formatting import (
     MISSING,
@@ -204,7 +213,7 @@ def _interval(pair: Interval | None, text: Callable[[float], str]) -> str:
 def _organs(report: PanelReport) -> list[Block]:
     if not any(one.organs for one in report.methods.values()):
         raise MedarError("no case has a label")
-    headings = ("label", "original", "bias", "95 %", "deviation of the bias", "spread",
+    headings = ("label", "original", "bias, 95 %", "deviation of the bias", "spread",
                 "spread ratio", "gradient per mm", "gradient ratio", "cases")  # fmt: skip
     return [
         Table(
@@ -214,8 +223,10 @@ def _organs(report: PanelReport) -> list[Block]:
                 (
                     label,
                     _intensity(organ.original, report.unit),
-                    _intensity(organ.bias, report.unit),
-                    _interval(organ.bias_interval, lambda value: _intensity(value, report.unit)),
+                    Cell(
+                        _intensity(organ.bias, report.unit),
+                        note=_interval(organ.bias_interval, lambda v: _intensity(v, report.unit)),
+                    ),
                     _intensity(organ.bias_deviation, report.unit),
                     _intensity(organ.spread, report.unit),
                     format_fixed(organ.spread_ratio, 2),

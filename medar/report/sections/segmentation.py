@@ -9,6 +9,7 @@ from medar.evaluation.segmentation.statistics import Interval, Paired
 from medar.records import EVALUATION
 from medar.report.blocks import (
     Block,
+    Cell,
     KeyFigure,
     KeyFigures,
     Notes,
@@ -40,6 +41,10 @@ from medar.report.formatting import (
 METRICS = {"dice": "Dice", "hd95": "HD95 (mm)", "nsd": "NSD"}
 MAX_CASES = 20
 """Rows of the table of cases."""
+MAX_COLUMNS = 6
+"""Labels with a column each in the table of cases."""
+LOWEST = 3
+"""Labels named per case where there are more."""
 WORST_CASES = f"{EVALUATION}/report/worst.png"
 
 
@@ -135,25 +140,29 @@ def _interval(pair: Interval | None, decimals: int = 3) -> str:
 def by_label(model: ModelReport) -> Table:
     """Scores of one model, one row per label."""
     return Table(
-        model.name,
-        ("label", "Dice", "95 %", "HD95 (mm)", "95 %", "NSD", "95 %", "cases", "missed",
-         "false positive"),
+        f"{model.name}; 95 % intervals below the scores",
+        ("label", "Dice", "HD95 (mm)", "NSD", "cases", "missed", "false positive"),
         [
             (
                 name,
-                format_fixed(one.dice, 3),
-                _interval(one.dice_interval),
-                format_fixed(one.hd95, 2),
-                _interval(one.hd95_interval, 2),
-                format_fixed(one.nsd, 3),
-                _interval(one.nsd_interval),
-                format_number(one.cases),
-                format_number(one.missed),
-                format_number(one.false_positive),
+                _score(one.dice, one.dice_interval),
+                _score(one.hd95, one.hd95_interval, 2),
+                _score(one.nsd, one.nsd_interval),
+                *(
+                    Cell(format_number(count), count)
+                    for count in (one.cases, one.missed, one.false_positive)
+                ),
             )
             for name, one in model.labels.items()
         ],
-    )  # fmt: skip
+        sortable=True,
+    )
+
+
+def _score(value: float | None, interval: Interval | None, decimals: int = 3) -> str | Cell:
+    if value is None:
+        return MISSING
+    return Cell(format_fixed(value, decimals), value, _interval(interval, decimals))
 
 
 def comparisons(compared: Sequence[Comparison]) -> list[Block]:
@@ -216,14 +225,33 @@ def by_case(report: SegmentationReport) -> list[Block]:
             "Dice of each case. The vertical line is the mean."
             + (" Numbers refer to the models." if len(report.models) > 1 else ""),
         ),
-        Table(
-            f"The {len(ordered)} cases of lowest Dice of {report.models[0].name}; cases.csv lists "
-            "all cases and scores",
-            ("case", *names),
-            [(case, *(format_fixed(dice[name], 3) for name in names)) for case, dice in ordered],
-            folded=True,
-        ),
+        _lowest_cases(report.models[0].name, names, ordered),
     ]
+
+
+def _lowest_cases(
+    model: str, names: Sequence[str], ordered: Sequence[tuple[str, dict[str, float | None]]]
+) -> Table:
+    """Cases of lowest Dice: one column per label, or the lowest of many labels."""
+    headings: tuple[str, ...] = ("case", *names)
+    rows = [(case, *(format_fixed(dice[name], 3) for name in names)) for case, dice in ordered]
+    if len(names) > MAX_COLUMNS:
+        headings = ("case", "mean Dice", f"lowest of {len(names)} labels")
+        rows = [
+            (case, format_fixed(_mean(dice), 3), _lowest_labels(dice)) for case, dice in ordered
+        ]
+    return Table(
+        f"The {len(ordered)} cases of lowest Dice of {model}; cases.csv lists all cases and scores",
+        headings,
+        rows,
+        folded=True,
+        words=len(names) > MAX_COLUMNS,
+    )
+
+
+def _lowest_labels(dice: dict[str, float | None]) -> str:
+    known = sorted((value, name) for name, value in dice.items() if value is not None)
+    return ", ".join(f"{name} {format_fixed(value, 3)}" for value, name in known[:LOWEST])
 
 
 def _mean(dice: dict[str, float | None]) -> float:
