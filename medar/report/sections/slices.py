@@ -47,7 +47,7 @@ def _nearest(run: RunFolder, samples: list[Sample]) -> dict[str, Volume]:
     wanted = {_nearest_case(one) for one in samples}
     dataset = PreparedDataset(run.path / PREPARED, split="train")
     return {
-        case.id: as_volume(dataset[index]["image"].numpy(), dataset.plan)
-        for index, case in enumerate(dataset.prepared)
-        if case.id in wanted
+        dataset.prepared[index].id: as_volume(dataset[index]["image"].numpy(), dataset.plan)
+        for index in range(len(dataset))
+        if dataset.prepared[index].id in wanted
     }
