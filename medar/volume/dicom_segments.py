@@ -5,6 +5,7 @@ planes without a frame are background. What a label map cannot hold is refused: 
 segments, and fractions.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,7 +90,8 @@ def segment_names(path: Path) -> dict[int, str]:
     Raises:
         MedarError: see `read_segments_header`.
     """
-    return _segments(path, _opened(path))
+    with _opened(path) as file:
+        return _segments(path, file)
 
 
 def referenced_series(path: Path) -> tuple[str, ...]:
@@ -98,35 +100,32 @@ def referenced_series(path: Path) -> tuple[str, ...]:
     Raises:
         MedarError: see `read_segments_header`.
     """
-    return _references(_opened(path))
+    with _opened(path) as file:
+        return _references(file)
 
 
-def _opened(path: Path) -> Any:
-    """The data set of a file, without its pixels."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The data set of a file, without its pixels; values are decoded when they are used."""
     pydicom = load_pydicom(path, KIND)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that the standard does not allow
         try:
-            return pydicom.dcmread(path, stop_before_pixels=True)
+            yield pydicom.dcmread(path, stop_before_pixels=True)
+        except MedarError:
+            raise
         except Exception as error:  # pydicom raises many types
             raise MedarError(f"{path}: damaged ({one_line(error)})") from error
 
 
 def _read(path: Path) -> _Segmentation:
-    file = _opened(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            whole = whole_file(path, file)
-            frames = frames_in(whole, file)
-            type_ = str(file.get("SegmentationType") or "").upper()
-            full = int(file.get("MaximumFractionalValue") or 1)
-            references = _references(file)
-        except MedarError:
-            raise
-        except Exception as error:  # pydicom raises many types
-            raise MedarError(f"{path}: damaged ({one_line(error)})") from error
-    names = _segments(path, file)
+    with _opened(path) as file:
+        whole = whole_file(path, file)
+        frames = frames_in(whole, file)
+        type_ = str(file.get("SegmentationType") or "").upper()
+        full = int(file.get("MaximumFractionalValue") or 1)
+        references = _references(file)
+        names = _segments(path, file)
     if type_ not in ("BINARY", FRACTIONAL, LABELMAP):
         raise MedarError(
             f"{path}: SegmentationType must be BINARY, {FRACTIONAL} or {LABELMAP}, got {type_!r}"

@@ -13,6 +13,7 @@ from dicom_scans import GEOMETRIES, NAMES, ORDER, SOURCES, STACK, classic, label
 from medar.errors import MedarError, OffGridError
 from medar.volume import ReadOptions, Volume, files_of, load_volume, read_header, read_volume
 from medar.volume.dicom_seg import write_seg
+from medar.volume.dicom_segments import segment_names
 
 pytestmark = pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
 MASK = np.zeros((6, 10, 12), np.uint8)
@@ -223,6 +224,20 @@ def test_damaged_files(tmp_path, damage, message):
     with pytest.raises(MedarError, match=message) as caught:
         on_image(saved(tmp_path / "seg.dcm", made), read_volume(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_value_is_one_line(tmp_path):
+    """pydicom decodes a value only when it is used."""
+    folder = classic(tmp_path / "s")
+    path = saved(tmp_path / "seg.dcm", segmentation(folder, MASK, PAIR))
+    content = path.read_bytes()
+    tag = b"\x62\x00\x05\x00LO"
+    assert tag in content
+    path.write_bytes(content.replace(tag, tag[:4] + b"QQ"))
+    for read in (segment_names, lambda path: on_image(path, read_volume(folder))):
+        with pytest.raises(MedarError, match=r"seg\.dcm: damaged \(.*\)$") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_folder_of_one_segmentation(tmp_path):
