@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from dicom_files import image, segmentation, write_classic
 
+from medar.data.case import Case
 from medar.data.check import check
 from medar.data.plan import Plan
 from medar.data.prepare import prepare
@@ -23,6 +24,7 @@ from medar.errors import MedarError
 from medar.evaluation.segmentation.cases import EvaluationCases, Labels, find_files
 from medar.segmentation.files import _pairs
 from medar.volume import ReadOptions, read_volume
+from medar.volume.dicom_seg import write_seg
 
 STACK = np.random.default_rng(0).integers(-1000, 3000, (6, 10, 12)).astype(np.int16)
 MASK = np.zeros((6, 10, 12), np.uint8)
@@ -148,6 +150,19 @@ def test_numbers_that_differ_between_cases(tmp_path: Path) -> None:
             labels(manifest)
         report = check(manifest)
         assert {p.code for p in report.problems if p.case == "a"} >= {"unreadable"}
+
+
+def test_what_medar_writes_has_its_values_again(tmp_path: Path) -> None:
+    """Segments are numbered from 1, also where label values are not."""
+    image = read_volume(patient(tmp_path / "s", None, 1))
+    names = {3: "Kidney left", 7: "a\\b", 300: "x" * 90}
+    array = np.array([0, 3, 300], np.int16)[EXPECTED][None]
+    write_seg(tmp_path / "seg.dcm", image.with_array(array), names, model="abc")
+    case = Case(id="s", images=(tmp_path / "s",), label=tmp_path / "seg.dcm")
+    label = read_label(case, ReadOptions(), image, names)
+    assert label is not None
+    assert np.array_equal(label.array, array)
+    assert np.array_equal(label.affine, image.affine)
 
 
 def test_what_check_reports(tmp_path: Path) -> None:

@@ -42,13 +42,14 @@ def is_dicom_folder(folder: Path) -> bool:
 
 def no_scan_in(folder: Path) -> str | None:
     """What a folder of DICOM files holds, if none is a scan: contours, a dose, reports ..."""
-    kinds = [
-        other_kind(storage_class(path))
-        for path in visible(folder)
-        if path.is_file() and is_dicom(path) and not is_segmentation(path)
-    ]
-    known = [kind[0] for kind in kinds if kind is not None]
-    return known[0] if known and len(known) == len(kinds) else None
+    found = None
+    for path in visible(folder):
+        if path.is_file() and is_dicom(path) and not is_segmentation(path):
+            kind = other_kind(storage_class(path))
+            if kind is None:
+                return None
+            found = found or kind[0]
+    return found
 
 
 def visible(folder: Path) -> list[Path]:
