@@ -150,7 +150,7 @@ def _synthesis(
         }
         if minutes < SHORT_MINUTES:
             values["detail"] |= {
-                "distillation": None,
+                "one_step": None,
                 "model": {
                     "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
                 },

@@ -121,17 +121,17 @@ def tokenizer_cost(settings: TokenizerSettings, plan: Plan, device: Kind = "cuda
 def detail_cost(
     settings: DetailSettings, network: NetworkConfig, plan: Plan, device: Kind = "cuda"
 ) -> StepCost:
-    """Of a detail decoder of a tokenizer, once distillation has started."""
+    """Of a detail decoder of a tokenizer, in the last part of its training."""
     size = number_bytes(settings.training, device)
     config = DetailConfig.for_network(network, settings.model.widths, settings.model.steps)
     with torch.device("meta"):
         model = DetailDecoder(config)
         given, time = torch.empty(1, network.channels, *plan.size), torch.empty(1)
     found = kept_by(lambda: model(given, given, model.log_size(given), time), model)
-    passes = 2 if settings.distillation else 1
+    draws = 2 if settings.one_step else 1
     return StepCost(
         fixed=fixed_bytes(count(model), settings.training, size),
-        kept=passes * found.on(device, size),
+        kept=draws * found.on(device, size),
         passing=LARGEST * found.largest * size // 4,
     )
 

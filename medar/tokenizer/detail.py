@@ -15,6 +15,9 @@ residuals are (`medar.tokenizer.noise`). The network predicts the velocity, or t
 which the velocity follows: a network with fewer features than its folded input has channels loses
 part of the noise that a velocity contains, which shows as grain (arXiv 2511.13720).
 
+A flow takes several steps. In the last part of its training the network learns to draw in one
+(`medar.tokenizer.energy_score`): from noise at time 1 straight to a residual.
+
 B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 """
 
@@ -72,6 +75,10 @@ Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 Prediction = Literal["velocity", "residual"]
 """What a network predicts: noise minus residual, or the residual, from which the former follows."""
 
+Method = Literal["one_step", "multistep", "euler"]
+"""How noise becomes a residual: in one step, for which the network was trained; or along the flow,
+by the two-step Adams-Bashforth method, of second order, or by Euler's."""
+
 Detail = PositiveInt | Literal["auto", "none"]
 """Steps of the detail decoder; "none": D(z) alone; "auto": the decoder's own number of steps, or
 none if there is no detail decoder."""
@@ -95,6 +102,8 @@ class DetailConfig:
     """Of the noise, between neighbouring voxels along each axis; see `medar.tokenizer.noise`."""
     prediction: Prediction = "velocity"
     """What the network predicts."""
+    method: Method = "euler"
+    """How noise becomes a residual."""
 
     def __post_init__(self) -> None:
         if len(self.widths) != len(self.strides) + 1:
@@ -106,6 +115,17 @@ class DetailConfig:
             raise MedarError(
                 f"correlation must be at least 0 and less than 1, got {list(self.correlation)}"
             )
+        self.check_steps(self.steps)
+
+    def check_steps(self, steps: int) -> None:
+        """Refuse a number of steps that the method cannot take.
+
+        Raises:
+            MedarError: fewer than one, or several for a network that draws in one.
+        """
+        if steps < 1 or (steps > 1 and self.method == "one_step"):
+            allowed = "1: this decoder draws in one" if self.method == "one_step" else "at least 1"
+            raise MedarError(f"detail steps must be {allowed}, got {steps}")
 
     @property
     def alignment(self) -> Shape3:
@@ -121,6 +141,7 @@ class DetailConfig:
         steps: int,
         correlation: Correlation = WHITE,
         prediction: Prediction = "velocity",
+        method: Method = "euler",
     ) -> "DetailConfig":
         """The sizes for volumes of a tokenizer: its channels, fold and first strides.
 
@@ -135,6 +156,7 @@ class DetailConfig:
             steps=steps,
             correlation=correlation,
             prediction=prediction,
+            method=method,
         )
 
 
@@ -176,6 +198,11 @@ class DetailDecoder(nn.Module):
             time: (B,).
         """
         return self._velocity(residual, self.predict(residual, decoded, log_size, time), time)
+
+    def in_one_step(self, noise: Tensor, decoded: Tensor, log_size: Tensor) -> Tensor:
+        """The residual that one step leads to from noise, all (B, C, X, Y, Z)."""
+        time = torch.ones(len(noise), device=noise.device)
+        return noise - self(noise, decoded, log_size, time).float()
 
     def predict(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
         """What the network predicts there (`DetailConfig.prediction`), (B, C, X, Y, Z)."""
@@ -219,7 +246,7 @@ class DetailDecoder(nn.Module):
         Args:
             decoded: (B, C, X, Y, Z), D(z), of any size; clipped to [-1, 1], as in training.
             seeds: one per volume.
-            steps: Euler steps from noise to residual; default: the config's.
+            steps: from noise to residual; default: the config's.
             budget: bytes that a pass of the network may take; more is computed slab by slab.
                 Default: the device's `memory_budget`.
             precision: of the network.
@@ -228,11 +255,10 @@ class DetailDecoder(nn.Module):
             (B, C, X, Y, Z), within [-1, 1] as volumes are.
 
         Raises:
-            MedarError: fewer than one step, or a result that is NaN or infinite.
+            MedarError: see `DetailConfig.check_steps`, or a result that is NaN or infinite.
         """
         steps = self.config.steps if steps is None else steps
-        if steps < 1:
-            raise MedarError(f"detail steps must be at least 1, got {steps}")
+        self.config.check_steps(steps)
         x, y, z = decoded.shape[2:]
         correlation = self.config.correlation
         noise = torch.stack([draw_noise(seed, decoded.shape[1:], correlation) for seed in seeds])
@@ -240,11 +266,16 @@ class DetailDecoder(nn.Module):
         budget = memory_budget(base.device) if budget is None else budget
         over = partial(self._over, budget=budget // len(base), precision=precision)
         log_size = over(self.log_size, self._size_layer, base)
+        before: Tensor | None = None
         for step in range(steps):
             time = torch.full((len(base),), 1 - step / steps, device=base.device)
             layer = partial(self._prediction_layer, time=time)
             predicted = over(partial(self.predict, time=time), layer, residual, base, log_size)
-            residual = residual - self._velocity(residual, predicted, time) / steps
+            velocity = self._velocity(residual, predicted, time)
+            ahead = velocity
+            if before is not None and self.config.method == "multistep":
+                ahead = 1.5 * velocity - 0.5 * before
+            residual, before = residual - ahead / steps, velocity
         volume = base + SPREAD * log_size.exp() * residual
         check_finite(volume, "the volumes with detail")
         return volume.clamp(-1.0, 1.0)[:, :, :x, :y, :z]
@@ -371,7 +402,7 @@ def save_detail(folder: str | Path, model: DetailDecoder, tokenizer: str) -> Non
     lines = [
         f"detail for volumes that tokenizer {tokenizer} decoded",
         f"features per level: {', '.join(map(str, config.widths))}",
-        f"steps: {config.steps}",
+        f"steps: {config.steps} ({config.method})",
         f"correlation of the noise along x, y, z: {', '.join(map(str, config.correlation))}",
         f"parameters: {sum(p.numel() for p in model.parameters()):,}",
     ]

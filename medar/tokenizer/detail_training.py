@@ -7,22 +7,21 @@ With `model.correlation: auto` the noise has the residuals' correlation between 
 measured before the run.
 
 The tokenizer is frozen, so that tokens and generators stay valid. In the last part of the run the
-decoder is distilled: from the few times that sampling visits, one step must lead where a teacher,
-the average of the weights until then, arrives by several small ones (after arXiv 2202.00512). The
-flow's own loss goes on at half weight, so that other numbers of steps keep working.
+decoder learns to draw in one step, from noise at time 1: of two draws for each volume, the energy
+score (`medar.tokenizer.energy_score`) is minimised. From the beginning it does not find the
+texture; from the flow's weights it does.
 
 B batch, C channels, X Y Z voxels.
 """
 
 from collections.abc import Iterator
-from copy import deepcopy
 from itertools import islice
 from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medar.data.loading import Item, PreparedDataset, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, memory_budget, without_tf32
@@ -30,6 +29,7 @@ from medar.errors import MedarError
 from medar.progress import track
 from medar.settings import SettingsSource, resolve_settings, to_dict
 from medar.tokenizer.detail import SPREAD, DetailConfig, DetailDecoder
+from medar.tokenizer.energy_score import WINDOWS, energy_score
 from medar.tokenizer.noise import Correlation, correlated, measure_correlation
 from medar.tokenizer.settings import DetailSettings
 from medar.tokenizer.tokenizer import Tokenizer
@@ -49,10 +49,6 @@ texture."""
 
 SCALE_WEIGHT = 0.1
 """Weight of the loss of the expected size."""
-
-FLOW_WEIGHT = 0.5
-"""Weight of the flow's own loss during distillation."""
-
 
 MEASURED_VOXELS = 4_000_000
 """After so many voxels of residuals, their correlation is measured well enough."""
@@ -108,9 +104,10 @@ def make_task(settings: DetailSettings, tokenizer: Tokenizer, data: str | Path) 
     config = DetailConfig.for_network(
         tokenizer.config.network,
         model_settings.widths,
-        model_settings.steps,
+        model_settings.steps if settings.one_step is None else 1,
         correlation,
         model_settings.prediction,
+        model_settings.method if settings.one_step is None else "one_step",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -145,7 +142,6 @@ class DetailTask(Task[Item]):
     ) -> None:
         self.model: DetailDecoder = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.teacher = deepcopy(model).requires_grad_(False)
         self.train, self.validation, self.settings = train, validation, settings
         self.flips = [2 + "xyz".index(axis) for axis in settings.data.flips]
         ranks = current_ranks()
@@ -165,70 +161,51 @@ class DetailTask(Task[Item]):
         return islice(iter(self._loader), start, None)
 
     @property
-    def distilling(self) -> bool:
+    def in_one_step(self) -> bool:
         """Whether the last part of the run has begun."""
-        distillation = self.settings.distillation
-        return distillation is not None and self.progress >= distillation.start_fraction
+        one_step = self.settings.one_step
+        return one_step is not None and self.progress >= one_step.start_fraction
 
     def amount(self, batch: Item) -> int:
         """Voxels of a batch, each once, whatever the channels."""
         return int(batch["image"][:, 0].numel())
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the losses of flow, expected size and distillation, and each."""
+        """The weighted sum of the losses of draws and expected size, and each."""
         volume, decoded = self._flipped(batch["image"], self._decode(batch))
         predicted = self.model.log_size(decoded)
         difference = volume - decoded
-        terms = {"scale": (difference.abs() / predicted.exp() + predicted).mean()}
-        log_size = predicted.detach()
-        residual = (difference / (log_size.exp() * SPREAD)).clamp(-LIMIT, LIMIT)
-        noise = self._noise(residual)
-        times = torch.sigmoid(torch.randn(len(volume), device=volume.device))
-        velocity = self.model(_between(residual, noise, times), decoded, log_size, times)
-        terms["flow"] = (velocity.float() - (noise - residual)).square().mean()
-        total = terms["flow"]
-        if self.distilling:
-            terms["distillation"] = self._distillation(residual, decoded, log_size)
-            total = FLOW_WEIGHT * total + terms["distillation"]
-        total = total + SCALE_WEIGHT * terms["scale"]
-        return total, {"loss": total, **terms}
+        scale = (difference.abs() / predicted.exp() + predicted).mean()
+        deviation, log_size = predicted.detach().exp() * SPREAD, predicted.detach()
+        if self.in_one_step:
+            first, second = (
+                decoded + deviation * self.model.in_one_step(noise, decoded, log_size)
+                for noise in (self._noise(volume), self._noise(volume))
+            )
+            terms = {"energy": energy_score(volume, first, second, _random_offset())}
+        else:
+            residual = (difference / deviation).clamp(-LIMIT, LIMIT)
+            terms = {"flow": self._flow(residual, decoded, log_size)}
+        total = sum(terms.values()) + SCALE_WEIGHT * scale
+        return total, {"loss": total, **terms, "scale": scale}
 
-    def _distillation(self, residual: Tensor, decoded: Tensor, log_size: Tensor) -> Tensor:
-        """The squared difference between one step of the model and several of the teacher."""
-        assert self.settings.distillation is not None
-        steps, substeps = self.model.config.steps, self.settings.distillation.substeps
-        index = torch.randint(steps, (len(residual),), device=residual.device)
-        start = 1 - index.to(residual.dtype) / steps
-        point = _between(residual, self._noise(residual), start)
-        with torch.no_grad():
-            end = point
-            for substep in range(substeps):
-                time = start - substep / (steps * substeps)
-                end = end - self.teacher(end, decoded, log_size, time) / (steps * substeps)
-            target = (point - end) * steps
-        velocity: Tensor = self.model(point, decoded, log_size, start)
-        return (velocity.float() - target.float()).square().mean()
+    def _flow(self, residual: Tensor, decoded: Tensor, log_size: Tensor) -> Tensor:
+        """The squared error of the velocity at random times."""
+        noise = self._noise(residual)
+        times = torch.sigmoid(torch.randn(len(residual), device=residual.device))
+        t = times[:, None, None, None, None].to(residual.dtype)
+        point = (1 - t) * residual + t * noise
+        velocity = self.model(point, decoded, log_size, times)
+        return (velocity.float() - (noise - residual)).square().mean()
 
     def _noise(self, residual: Tensor) -> Tensor:
         return correlated(torch.randn_like(residual), self.model.config.correlation)
 
-    def after_step(self, step: int) -> None:
-        """Average the weights into the teacher, until distillation starts."""
-        if self.settings.distillation is None or self.distilling:
-            return
-        decay = min(self.settings.training.ema_decay, step / (step + 10))
-        pairs = zip(self.teacher.parameters(), self.model.parameters(), strict=True)
-        with torch.no_grad():
-            for average, weight in pairs:
-                average.lerp_(weight, 1 - decay)
-
     def evaluate(self) -> dict[str, float]:
-        """How well draws agree with the validation volumes, with the model's number of steps.
+        """How well draws agree with the validation volumes.
 
-        `energy_score`: E|x - y| - E|y - y'| / 2 for draws y, y' (Gneiting and Raftery, Journal of
-        the American Statistical Association 102, 2007), for each voxel and each difference of
-        neighbours, on which texture has a bearing. Smaller is better; it is smallest if each of
-        these has the distribution of real volumes. NaN until distillation starts.
+        `energy_score`: see `medar.tokenizer.energy_score`; smaller is better. NaN until the last
+        part of the run has begun, if there is one.
         """
         device, scores, squares = device_of(self.model), [], []
         for index in range(min(len(self.validation), self.settings.data.validation)):
@@ -241,19 +218,15 @@ class DetailTask(Task[Item]):
             scores.append(energy_score(volume, first, second))
             squares.append((volume - first).square().mean())
         score, square = torch.stack(scores).mean(), torch.stack(squares).mean()
-        waits = self.settings.distillation is not None and not self.distilling
+        waits = self.settings.one_step is not None and not self.in_one_step
         return {
             "energy_score": nan if waits else float(score),
             "draw_energy_score": float(score),
             "draw_psnr": float(10 * torch.log10(4 / square)),
         }
 
-    def companions(self) -> dict[str, nn.Module]:
-        """The teacher of the distillation."""
-        return {"teacher": self.teacher} if self.settings.distillation else {}
-
     def parameter_groups(self) -> dict[str, list[ParameterGroup]]:
-        """One optimiser, for the model; the teacher is an average."""
+        """One optimiser, for the model."""
         return {"model": weight_decay_groups(self.model)}
 
     def describe(self) -> dict[str, Any]:
@@ -262,7 +235,7 @@ class DetailTask(Task[Item]):
         return {
             "model": to_dict(self.model.config),
             "tokenizer": self.tokenizer.digest,
-            "distillation": values["distillation"],
+            "one_step": values["one_step"],
             "data": {
                 "batch_size": self.settings.data.batch_size,
                 "flips": values["data"]["flips"],
@@ -328,20 +301,6 @@ def residual_correlation(tokenizer: Tokenizer, data: PreparedDataset) -> Correla
     return measure_correlation(residuals)
 
 
-def energy_score(volume: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """The energy score of two draws (B, C, X, Y, Z), over voxels and over differences."""
-    score = _score(volume, first, second)
-    for axis in (2, 3, 4):
-        score = score + _score(*(v.diff(dim=axis) for v in (volume, first, second)))
-    return score
-
-
-def _score(volume: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    error = (volume - first).abs().mean() + (volume - second).abs().mean()
-    return (error - (first - second).abs().mean()) / 2
-
-
-def _between(residual: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """The point at each time of the way from residual (0) to noise (1)."""
-    t = times[:, None, None, None, None].to(residual.dtype)
-    return (1 - t) * residual + t * noise
+def _random_offset() -> list[int]:
+    drawn: list[int] = torch.randint(max(WINDOWS), (3,)).tolist()
+    return drawn

@@ -200,23 +200,24 @@ class DetailModelSettings:
     widths: Widths = (24, 48, 72)
     """Features of each level, finest first."""
     steps: PositiveInt = 4
-    """Steps from noise to residual: those of sampling, and those that are distilled."""
+    """Steps from noise to residual by default, for decoders without `one_step`."""
     correlation: Correlation | Literal["auto"] = WHITE
     """Of the noise, between neighbouring voxels along each axis: [0, 0, 0] is white noise; "auto":
     that of the residuals of the training volumes, for networks that are trained for a minute."""
     prediction: Prediction = "velocity"
     """"residual": for networks whose first width is less than three times the channels of a folded
     patch."""
+    method: Literal["multistep", "euler"] = "multistep"
+    """How the flow is followed, for decoders without `one_step`; Euler's method loses power at high
+    frequencies, which hides the grain of networks that were trained for a minute."""
 
 
 @settings
-class DistillationSettings:
-    """The last part of the training, which lets few steps do."""
+class OneStepSettings:
+    """The last part of the training, after which one step is enough."""
 
     start_fraction: FractionBelowOne = 0.6
     """Fraction of the run after which it starts."""
-    substeps: PositiveInt = 4
-    """Steps of the teacher for one of the student."""
 
 
 @settings
@@ -239,7 +240,7 @@ class DetailSettings:
     """A detail decoder, from data to model: the content of a YAML in configs/detail."""
 
     model: DetailModelSettings = field(default_factory=DetailModelSettings)
-    distillation: DistillationSettings | None = field(default_factory=DistillationSettings)
+    one_step: OneStepSettings | None = field(default_factory=OneStepSettings)
     data: DetailDataSettings = field(default_factory=DetailDataSettings)
     training: TrainingSettings
 

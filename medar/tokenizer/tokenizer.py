@@ -250,7 +250,8 @@ class Tokenizer(nn.Module):
         """Number of steps of the detail decoder; 0 for none.
 
         Raises:
-            MedarError: fewer than one step, or steps without a detail decoder.
+            MedarError: fewer than one step, several of a decoder that draws in one, or steps
+                without a detail decoder.
         """
         if detail == "none":
             return 0
@@ -263,6 +264,7 @@ class Tokenizer(nn.Module):
                 f"detail {detail}: this tokenizer has no detail decoder; train one with `medar "
                 'tokenizer detail`, or use "none"'
             )
+        self.detail.config.check_steps(detail)
         return detail
 
     def add_detail(
