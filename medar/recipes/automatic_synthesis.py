@@ -34,7 +34,7 @@ DETAIL_MINUTES = 4.0
 """With less time in all there is no detail decoder: tokenizer and generator need it more."""
 
 SHORT_MINUTES = 20.0
-"""With less time in all the detail decoder is narrow, and is not distilled; see
+"""With less time in all the detail decoder is narrow and follows the flow; see
 docs/explanation/tokens.md."""
 THIN = 4
 """Downsampling along an axis that is resampled to `SMALLEST` voxels."""

@@ -202,7 +202,8 @@ class DetailDecoder(nn.Module):
     def in_one_step(self, noise: Tensor, decoded: Tensor, log_size: Tensor) -> Tensor:
         """The residual that one step leads to from noise, all (B, C, X, Y, Z)."""
         time = torch.ones(len(noise), device=noise.device)
-        return noise - self(noise, decoded, log_size, time).float()
+        velocity: Tensor = self(noise, decoded, log_size, time)
+        return noise - velocity.float()
 
     def predict(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
         """What the network predicts there (`DetailConfig.prediction`), (B, C, X, Y, Z)."""

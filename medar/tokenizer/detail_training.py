@@ -195,7 +195,7 @@ class DetailTask(Task[Item]):
         times = torch.sigmoid(torch.randn(len(residual), device=residual.device))
         t = times[:, None, None, None, None].to(residual.dtype)
         point = (1 - t) * residual + t * noise
-        velocity = self.model(point, decoded, log_size, times)
+        velocity: Tensor = self.model(point, decoded, log_size, times)
         return (velocity.float() - (noise - residual)).square().mean()
 
     def _noise(self, residual: Tensor) -> Tensor:
