@@ -4,6 +4,7 @@ The segments of a file are numbered from 1, so that one structure may have anoth
 case. Where a data set names its labels, a segment has the value of the label of its name.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -106,8 +107,10 @@ def joined_names(labels: Iterable[Path]) -> dict[int, str]:
             known = names.setdefault(number, name)
             first = source.setdefault(number, path)
             if plain_name(known) != plain_name(name):
+                example = json.dumps({"1": known, "2": name}, ensure_ascii=False)
                 raise MedarError(
                     f"{path}: segment {number} is {name!r}, but {known!r} in {first}; give each "
-                    f'name a value in labels.json, such as {{"1": "{known}", "2": "{name}"}}'
+                    f"name a value in labels.json, such as {example}, or as labels in the first "
+                    "line of a JSONL manifest"
                 )
     return dict(sorted(names.items()))

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import MedarError, OffGridError, one_line
+from medar.volume.dicom_codes import label_text
 from medar.volume.dicom_enhanced import frames_in, load_pydicom, stored_frames, whole_file
 from medar.volume.dicom_order import check_alike
 from medar.volume.dicom_placing import Place, own_grid, place_frames
@@ -159,7 +160,7 @@ def _segments(path: Path, file: Any) -> dict[int, str]:
                 f"{path}: SegmentNumber must be a number of its own for each segment, got {number}"
             )
         name = " ".join(str(one.get("SegmentLabel") or "").split())
-        names[number] = name or f"segment {number}"
+        names[number] = label_text(name) if name else f"segment {number}"
     if not names:
         raise MedarError(f"{path}: damaged: no SegmentSequence, which names the segments")
     return names

@@ -185,6 +185,16 @@ def test_a_single_plane(tmp_path):
         read_volume(saved(path, made), labels=True)
 
 
+def test_names_are_printable(tmp_path):
+    folder = classic(tmp_path / "s")
+    made = segmentation(folder, MASK, ["Läsion 1", "x"])
+    made.SpecificCharacterSet = "ISO_IR 192"
+    made.SegmentSequence[1].SegmentLabel = "a\x1b[31m  b"
+    assert segment_names(saved(tmp_path / "seg.dcm", made)) == {1: "Läsion 1", 2: "a_[31m b"}
+    made.SegmentSequence[1].SegmentLabel = ""
+    assert segment_names(saved(tmp_path / "seg.dcm", made))[2] == "segment 2"
+
+
 def renumber(made):
     made.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[
         0
