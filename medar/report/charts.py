@@ -45,7 +45,7 @@ STYLE: dict[str, Any] = {
 
 NAME, TICK = 34, 18
 """Characters of names in legends, titles and beside rows; and of those below bars."""
-LEGEND_WIDTH = 50
+LEGEND_WIDTH = 56
 """Characters of a row of a legend."""
 LEGEND_ROW = 0.19
 """Height of a row of a legend in inches."""

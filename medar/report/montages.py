@@ -40,7 +40,7 @@ TITLE = 0.2
 GAPS = {"left": 0, "right": 1, "bottom": 0, "wspace": 0.03, "hspace": 0.03}
 ERROR_RANGE = 0.25
 """Limit of the error map, as a fraction of the width of the display range."""
-LETTER = 0.055
+LETTER = 0.062
 """Width of a letter of titles and names in inches."""
 TRUTH, PREDICTION = "#4fc3f7", "#ff9f40"
 

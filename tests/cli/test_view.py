@@ -48,6 +48,27 @@ def test_a_waiting_browser_gets_its_page(
     assert seen == [200]
 
 
+def test_a_folder_is_shown_case_by_case(
+    medar: Medar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "phantoms"
+    assert medar("data", "phantoms", data, "--n", 2, "--spacing", 14).code == 0
+    seen = []
+
+    def browse(url: str) -> None:
+        for name in ("", "case-2"):
+            with urllib.request.urlopen(url + name, timeout=10) as answer:
+                seen.append(answer.read().decode())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(webbrowser, "open", browse)
+    assert medar("view", data).code == 0
+    assert '"title": "phantom_0000.nii.gz"' in seen[0]
+    assert '"title": "phantom_0001.nii.gz"' in seen[1]
+    assert '"name": "heart"' in seen[1]
+    assert '"modality": "CT"' in seen[1]
+
+
 def test_a_single_html_file_is_written(medar: Medar, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     answer = medar(

@@ -15,6 +15,7 @@ from medar.report.formatting import (
     format_range,
     format_time,
     join_words,
+    shorten,
 )
 
 
@@ -59,3 +60,10 @@ def test_other_formats() -> None:
     assert [join_words(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c",
     ]  # fmt: skip
+
+
+def test_long_names_keep_their_ends() -> None:
+    assert shorten("kidney_left", 11) == "kidney_left"
+    assert shorten("kidney_left", 10) == "kidne…left"
+    assert shorten("kidney_left", 7) == "kid…eft"
+    assert len(shorten("x" * 100, 3)) == 3

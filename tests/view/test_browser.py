@@ -237,7 +237,7 @@ def test_a_picture_of_the_view_is_saved(opened: Any) -> None:
     page.locator("#legend button").nth(0).click()
     page.locator("#legend button").nth(1).click()
     with page.expect_download() as second:
-        page.get_by_role("button", name="Save picture").click()
+        page.get_by_role("button", name="Save", exact=True).click()
     with Image.open(second.value.path()) as shorter:
         assert shorter.height < saved.shape[0]
     assert opened.errors == []
@@ -326,6 +326,7 @@ def test_cases_of_a_folder_are_stepped_through(chromium: Any, write: Any, label:
         page.goto(url)
         page.wait_for_selector("body[data-state=ready]")
         assert page.locator("#count").inner_text() == "1 of 3"
+        assert page.locator("header").bounding_box()["height"] < 50  # one row
         assert page.locator("#previous").is_disabled()
         page.keyboard.press("2")
         page.keyboard.press("n")
