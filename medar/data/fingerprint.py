@@ -19,6 +19,7 @@ from medar.parallel import run_parallel
 from medar.progress import track
 from medar.settings import from_dict, settings, to_dict
 from medar.volume import ReadOptions, Shape3, Spacing
+from medar.volume.counts import value_counts
 
 QUANTILES = (0.0, 0.5, 1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.5, 99.9, 100.0)
 """Percentages at which foreground intensities are recorded."""
@@ -131,11 +132,9 @@ def _measure(case: Case, options: ReadOptions, names: Mapping[int, str]) -> Case
     label = read_label(case, options, image, names)
     millilitres = {}
     if label is not None:
-        values, counts = np.unique(label.array, return_counts=True)
         voxel = float(np.prod(image.spacing)) / 1000.0
-        millilitres = {
-            int(v): round(float(n) * voxel, 4) for v, n in zip(values, counts, strict=True) if v
-        }
+        counts = value_counts(label.array)
+        millilitres = {value: round(n * voxel, 4) for value, n in counts.items() if value}
     return CaseFingerprint(
         id=case.id,
         key="",

@@ -1,5 +1,6 @@
 """Interpolation by slabs, against SimpleITK on whole arrays; voxels in order; counts."""
 
+import tracemalloc
 from itertools import permutations, product
 
 import numpy as np
@@ -126,6 +127,21 @@ def test_labels_are_the_largest_fractions():
     clear = np.sort(shares, axis=0)[-1] - np.sort(shares, axis=0)[-2] > 1e-5
     assert clear.mean() > 0.9
     assert np.array_equal(resample(volume, grid).array[0][clear], expected[clear])
+
+
+@pytest.mark.parametrize(("labels", "most"), [(False, 9), (True, 13)])
+def test_memory_for_each_voxel_of_the_target(labels, most, monkeypatch):
+    """Of an image, itself and a blurred copy; of labels, two float32, a byte and two masks."""
+    monkeypatch.setattr(interpolation, "SLAB", 1 << 13)
+    array = np.zeros((60, 60, 60), np.int8 if labels else np.float32)
+    array[2:58, 2:58, 2:58] = 3  # a label whose box is nearly all
+    volume = Volume.from_array(array, np.eye(4))
+    grid = volume.grid.at_spacing((0.6, 0.6, 0.6) if labels else (1.2, 1.2, 1.2))
+    tracemalloc.start()
+    resample(volume, grid, fill=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most * max(np.prod(grid.shape), array.size)
 
 
 def test_voxels_in_any_order_become_contiguous():
