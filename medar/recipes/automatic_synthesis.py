@@ -34,8 +34,7 @@ DETAIL_MINUTES = 4.0
 """With less time in all there is no detail decoder: tokenizer and generator need it more."""
 
 SHORT_MINUTES = 20.0
-"""With less time in all the detail decoder is narrow and follows the flow; see
-docs/explanation/tokens.md."""
+"""With less time in all the detail decoder is narrow; see docs/explanation/tokens.md."""
 THIN = 4
 """Downsampling along an axis that is resampled to `SMALLEST` voxels."""
 MANY = 200
@@ -149,12 +148,8 @@ def _synthesis(
             "training": schedule(STEPS, 4e-3, minutes, "muon"),
         }
         if minutes < SHORT_MINUTES:
-            values["detail"] |= {
-                "one_step": None,
-                "model": {
-                    "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
-                },
-                "training": schedule(STEPS, 2e-3, minutes),
+            values["detail"]["model"] = {
+                "widths": [16, 32, 48], "correlation": "auto", "prediction": "residual",
             }  # fmt: skip
     return from_dict(SynthesisSettings, values, "chosen settings")
 
