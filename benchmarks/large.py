@@ -100,9 +100,9 @@ class Timed(nn.Module):
         return made
 
 
-def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callable[[], Any]:
-    """A volume to its label map."""
-    plan = Plan(
+def eight_organs() -> Plan:
+    """Windows of 128 voxels of 1 mm, and 8 labels."""
+    return Plan(
         spacing=(1.0, 1.0, 1.0),
         mode="patch",
         size=(128, 128, 128),
@@ -110,7 +110,11 @@ def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callab
         intensity={"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
         labels={value: f"organ {value}" for value in range(1, 9)},
     )
-    model = Segmenter(BackboneSettings(width=4), plan).eval()
+
+
+def segmenting(args: argparse.Namespace, shape: Shape3, _: int | None) -> Callable[[], Any]:
+    """A volume to its label map."""
+    model = Segmenter(BackboneSettings(width=4), eight_organs()).eval()
     model.backbone, model.head = nn.Identity(), Timed(nn.Conv3d(1, 9, kernel_size=1))  # type: ignore[assignment]
     array = 1000 * smooth(shape)[0].numpy()
     affine = np.diag([*(args.spacing,) * 3, 1.0])

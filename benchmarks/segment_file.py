@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from large import eight_organs
 from torch import nn
 
-from medar.data.plan import IntensityRule, Plan
 from medar.devices import peak_memory_mib, reset_peak_memory, use_huge_pages
 from medar.segmentation import files, prediction
 from medar.segmentation.backbones import BackboneSettings
@@ -56,14 +56,7 @@ def made_up_ct(path: Path, shape: tuple[int, int, int], spacing: float) -> None:
 
 def network(kind: str) -> Segmenter:
     """At random weights."""
-    plan = Plan(
-        spacing=(1.0, 1.0, 1.0),
-        mode="patch",
-        size=(128, 128, 128),
-        downsampling=(4, 4, 4),
-        intensity={"CT": IntensityRule(kind="window", low=-1000.0, high=1000.0)},
-        labels={value: f"organ {value}" for value in range(1, 9)},
-    )
+    plan = eight_organs()
     if kind == "dynunet":
         return Segmenter(BackboneSettings(), plan).eval()
     model = Segmenter(BackboneSettings(width=4), plan).eval()

@@ -104,12 +104,12 @@ def joined_names(labels: Iterable[Path]) -> dict[int, str]:
         for number, name in segments.items():
             if number == 0:
                 continue
-            known = names.setdefault(number, name)
+            earlier = names.setdefault(number, name)
             first = source.setdefault(number, path)
-            if plain_name(known) != plain_name(name):
-                example = json.dumps({"1": known, "2": name}, ensure_ascii=False)
+            if plain_name(earlier) != plain_name(name):
+                example = json.dumps({"1": earlier, "2": name}, ensure_ascii=False)
                 raise MedarError(
-                    f"{path}: segment {number} is {name!r}, but {known!r} in {first}; give each "
+                    f"{path}: segment {number} is {name!r}, but {earlier!r} in {first}; give each "
                     f"name a value in labels.json, such as {example}, or as labels in the first "
                     "line of a JSONL manifest"
                 )

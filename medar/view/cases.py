@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 
 from medar.errors import MedarError
-from medar.view.page import Place, Resource, case_name, resources
+from medar.view.page import CurrentCase, Resource, case_name, resources
 from medar.view.panels import Panel
 
 KEPT = 3
@@ -58,11 +58,11 @@ class CasePages(Mapping[str, Resource]):
         with self._lock:
             parts = self._kept.pop(index, None)
             if parts is None:
-                place = Place(titles=self._titles, index=index)
+                current = CurrentCase(titles=self._titles, index=index)
                 try:
-                    parts = resources(self._read(index), place)
+                    parts = resources(self._read(index), current)
                 except MedarError as error:
-                    parts = resources([], place, str(error))
+                    parts = resources([], current, str(error))
             self._kept[index] = parts
             while len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]

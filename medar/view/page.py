@@ -45,7 +45,7 @@ class Resource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class CurrentCase:
     """Which case of a folder a page shows."""
 
     titles: Sequence[str]
@@ -55,13 +55,13 @@ class Place:
 
 
 def resources(
-    panels: Sequence[Panel], place: Place | None = None, error: str = ""
+    panels: Sequence[Panel], current: CurrentCase | None = None, error: str = ""
 ) -> dict[str, Resource]:
     """All parts of a served page by relative URL.
 
     Args:
         panels: the volumes; none if they cannot be shown.
-        place: the case of a folder, whose page is `case_name` of its index; None for a single
+        current: the case of a folder, whose page is `case_name` of its index; None for a single
             page, which is "".
         error: why there are no panels.
     """
@@ -73,7 +73,7 @@ def resources(
     }
     parts[_name(STYLE)] = Resource(kind="text/css; charset=utf-8", body=_read(STYLE))
     sources = []
-    here = "" if place is None else case_name(place.index)
+    here = "" if current is None else case_name(current.index)
     prefix = f"{here}-" if here else ""
     for number, panel in enumerate(panels):
         files = {
@@ -84,7 +84,7 @@ def resources(
             if body is not None:
                 parts[name] = Resource(kind="application/octet-stream", body=body)
         sources.append([name if body is not None else None for name, body in files.items()])
-    html = _page(panels, sources, head=sheet, tail="\n".join(links), place=place, error=error)
+    html = _page(panels, sources, head=sheet, tail="\n".join(links), current=current, error=error)
     parts[here] = Resource(kind="text/html; charset=utf-8", body=html.encode())
     return parts
 
@@ -130,13 +130,13 @@ def _page(
     *,
     head: str,
     tail: str,
-    place: Place | None = None,
+    current: CurrentCase | None = None,
     error: str = "",
 ) -> str:
     facts = {
         "error": error,
-        "cases": list(place.titles) if place else [],
-        "index": place.index if place else 0,
+        "cases": list(current.titles) if current else [],
+        "index": current.index if current else 0,
         "medar": __version__,
         "niivue": NIIVUE,
         "presets": PRESETS,

@@ -22,7 +22,7 @@ TOLERANCE = 0.1
 label map of any other format."""
 
 
-class Place(NamedTuple):
+class FramePosition(NamedTuple):
     """Where a frame lies in an array (X, Y, Z)."""
 
     axes: tuple[int, int]
@@ -45,7 +45,7 @@ class Place(NamedTuple):
         return seen.T if self.axes[0] < self.axes[1] else seen
 
 
-def place_frames(frames: Sequence[Slice], grid: Grid, what: str) -> list[Place]:
+def place_frames(frames: Sequence[Slice], grid: Grid, what: str) -> list[FramePosition]:
     """Where frames of the same size, spacing and orientation lie on a grid.
 
     Args:
@@ -63,7 +63,7 @@ def place_frames(frames: Sequence[Slice], grid: Grid, what: str) -> list[Place]:
     whole[axes, (0, 1)] = np.sign(steps[axes, (0, 1)])
     columns, rows = frames[0].size
     corners = np.array([[0, columns - 1, 0, columns - 1], [0, 0, rows - 1, rows - 1]])
-    places = []
+    positions = []
     for one in frames:
         position = LPS_TO_RAS[:3, :3] @ one.numbers("ImagePositionPatient", 3)
         first = inverse[:3, :3] @ position + inverse[:3, 3]
@@ -82,15 +82,15 @@ def place_frames(frames: Sequence[Slice], grid: Grid, what: str) -> list[Place]:
             )
         x, y, z = np.rint(first).astype(int).tolist()
         signs = [int(whole[axis, column]) for column, axis in enumerate(axes)]
-        places.append(
-            Place(
+        positions.append(
+            FramePosition(
                 axes=(int(axes[0]), int(axes[1])),
                 signs=(signs[0], signs[1]),
                 first=(x, y, z),
                 size=(columns, rows),
             )
         )
-    return places
+    return positions
 
 
 def own_grid(frames: Sequence[Slice]) -> Grid:

@@ -19,7 +19,7 @@ from medar.errors import MedarError, OffGridError, one_line
 from medar.volume.dicom_codes import label_text
 from medar.volume.dicom_enhanced import frames_in, load_pydicom, stored_frames, whole_file
 from medar.volume.dicom_order import check_alike
-from medar.volume.dicom_placing import Place, own_grid, place_frames
+from medar.volume.dicom_placing import FramePosition, own_grid, place_frames
 from medar.volume.dicom_slice import Slice, plain
 from medar.volume.geometry import Shape3
 from medar.volume.header import Header
@@ -63,12 +63,12 @@ def read_segments_header(path: Path, image: Provenance | None = None) -> Header:
     notes = [] if image is None else _check_image(made, image)
     grid = own_grid(made.frames) if image is None else image.grid
     try:
-        places = place_frames(made.frames, grid, image.path if image else "an even grid")
+        positions = place_frames(made.frames, grid, image.path if image else "an even grid")
     except OffGridError as error:
         if image is not None:
             raise
         raise MedarError(f"{error}, as its label map") from error
-    _check_once(made, places)
+    _check_once(made, positions)
     largest = max(made.names, default=0)
     dtype = np.dtype(np.uint8 if largest < 256 else np.uint16)
     return Header(
@@ -77,7 +77,7 @@ def read_segments_header(path: Path, image: Provenance | None = None) -> Header:
         grid=grid,
         channels=1,
         dtype=str(dtype),
-        load=lambda: _load(made, places, grid.shape, dtype),
+        load=lambda: _load(made, positions, grid.shape, dtype),
         notes=tuple(notes),
         series=made.frames[0].uid,
         frame_of_reference=made.frame_of_reference or None,
@@ -194,11 +194,11 @@ def _check_image(made: _Segmentation, image: Provenance) -> list[str]:
     return [f"refers to {other}; the image is another of the same frame of reference"]
 
 
-def _check_once(made: _Segmentation, places: Sequence[Place]) -> None:
+def _check_once(made: _Segmentation, positions: Sequence[FramePosition]) -> None:
     """Check that a segment has at most one frame in each plane."""
     seen: dict[tuple[Any, ...], int] = {}
-    for index, (segment, place) in enumerate(zip(made.segments, places, strict=True)):
-        other = seen.setdefault((segment, place), index)
+    for index, (segment, position) in enumerate(zip(made.segments, positions, strict=True)):
+        other = seen.setdefault((segment, position), index)
         if other != index:
             raise MedarError(
                 f"{made.frames[index].where}: the same position as frame {other + 1}, of the same "
@@ -207,7 +207,7 @@ def _check_once(made: _Segmentation, places: Sequence[Place]) -> None:
 
 
 def _load(
-    made: _Segmentation, places: Sequence[Place], shape: Shape3, dtype: np.dtype[Any]
+    made: _Segmentation, positions: Sequence[FramePosition], shape: Shape3, dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """The label map, (X, Y, Z)."""
     array = np.zeros(shape, dtype=dtype)
@@ -215,7 +215,7 @@ def _load(
     pydicom = load_pydicom(made.path, KIND)
     try:
         for index, pixels in enumerate(_pixels(pydicom, made)):
-            view, number = places[index].view(array), made.segments[index]
+            view, number = positions[index].view(array), made.segments[index]
             if made.type == LABELMAP:
                 if not np.isin(pixels, allowed).all():
                     value = int(pixels[~np.isin(pixels, allowed)][0])
@@ -225,8 +225,8 @@ def _load(
             if made.type == FRACTIONAL:
                 _check_whole(made, number, pixels)
             inside = pixels != 0
-            if (taken := view[inside]).any():
-                other = int(taken[taken != 0][0])
+            if (present := view[inside]).any():
+                other = int(present[present != 0][0])
                 raise MedarError(
                     f"{made.path}: segments {_named(made, other)} and {_named(made, number)} "
                     "overlap, but a label map has one value per voxel; export them without "

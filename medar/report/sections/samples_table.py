@@ -24,7 +24,7 @@ MAX_ROWS = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A synthetic volume with what is known about it."""
+    """A synthetic volume with its seed, attributes and nearest training volumes."""
 
     name: str
     files: GeneratedFile
@@ -87,15 +87,15 @@ def read_samples(run: RunFolder) -> Iterator[Sample]:
     for index, one in enumerate(files):
         name = one.image.name[: one.image.name.lower().rindex(".nii")]
         record = one.image.with_name(f"{name}.json")
-        known = SampleRecord()
+        stored = SampleRecord()
         if record.is_file():
-            known = run.object(SampleRecord, f"{SAMPLES}/{record.name}", "synthesize")
+            stored = run.object(SampleRecord, f"{SAMPLES}/{record.name}", "synthesize")
         yield Sample(
             name=name,
             files=one,
             record=record if record.is_file() else None,
-            seed=known.seed,
-            attributes=known.attributes,
+            seed=stored.seed,
+            attributes=stored.attributes,
             nearest={space: nearest[index] for space, nearest in audits.items()},
             suspect=index in suspects,
         )

@@ -44,10 +44,10 @@ def _nearest_case(one: Sample) -> str:
 
 def _nearest(run: RunFolder, samples: list[Sample]) -> dict[str, Volume]:
     """The training cases nearest to samples, as prepared, by id."""
-    wanted = {_nearest_case(one) for one in samples}
+    nearest = {_nearest_case(one) for one in samples}
     dataset = PreparedDataset(run.path / PREPARED, split="train")
     return {
         dataset.prepared[index].id: as_volume(dataset[index]["image"].numpy(), dataset.plan)
         for index in range(len(dataset))
-        if dataset.prepared[index].id in wanted
+        if dataset.prepared[index].id in nearest
     }
