@@ -6,7 +6,8 @@ the end. Each row's folder holds its report and contact sheet.
 
     python benchmarks/generation.py TOKENS PREPARED --config configs/generator/hippocampus_mr.yaml \
         --tokenizer configs/tokenizer/hippocampus_mr.yaml --out runs/generation \
-        [--rows ours:0 ...] [--first-minutes 8] [--minutes 10] [--samples 100]
+        [--detail configs/detail/hippocampus_mr.yaml] [--rows ours:0 ...] [--first-minutes 8]
+        [--detail-minutes 8] [--minutes 10] [--samples 100]
 
 Rows:
     ours:SEED                 the next-scale generator on TOKENS
@@ -29,9 +30,12 @@ channels would match, but take seconds per volume on a CPU). Sampling: temperatu
 fp32. MONAI's settings are tuned on the Frechet distance of --tune-samples volumes, the metric of
 the comparison; medar's are not tuned.
 
-On a machine with other load, use --first-steps and --steps instead of minutes: the number of steps
-that a row takes in that time on an idle machine. As it differs between rows, select the rows with
---rows.
+Detail: with --detail, every row but `voxel` adds detail to its samples, by a detail decoder that
+was trained for its first stage for --detail-minutes, by the same settings for all.
+
+On a machine with other load, use --first-steps, --detail-steps and --steps instead of minutes: the
+number of steps that a row takes in that time on an idle machine. As --steps differs between rows,
+select the rows with --rows.
 """
 
 import argparse
@@ -57,6 +61,7 @@ from generators import (
 )
 from peers import raster
 from peers import rows as peers
+from peers.detail import with_detail
 from peers.voxel import read_tokenizer, voxel_tokenizer
 from tokenizer import load_best, read
 
@@ -127,6 +132,8 @@ def run_ours(
         found, draw = trained(settings, tokens, out), drawer(out)
     else:
         found, draw = raster_row(settings, tokens, budget, out)
+    if name != "voxel":
+        draw = with_detail(draw, tokenizer, None, "medar", options)
     return {**about, **found, **evaluated(draw, options, out)}
 
 
@@ -205,6 +212,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", default=list(ROWS))
     parser.add_argument("--first-minutes", type=float, default=8.0)
     parser.add_argument("--first-steps", type=int, help="instead of --first-minutes")
+    parser.add_argument(
+        "--detail", type=Path, help="settings of a detail decoder, trained for each first stage"
+    )
+    parser.add_argument("--detail-minutes", type=float, default=8.0)
+    parser.add_argument("--detail-steps", type=int, help="instead of --detail-minutes")
     parser.add_argument("--tune-minutes", type=float, default=4.0)
     parser.add_argument("--tune-samples", type=int, default=42)
     parser.add_argument(

@@ -18,6 +18,7 @@ from medar.tokenizer.tokenizer import Tokenizer
 from medar.tokenizer.tokens import TOKENIZER, TokenIndex
 from medar.training import fit
 from peers import flow, transformer
+from peers.detail import with_detail
 from peers.first import FirstStage, first_stage
 from peers.latents import SecondStage, encode_cases
 
@@ -77,6 +78,7 @@ def run(
     outcome = fit(task, training, folder, resume="auto")
     load_best(task, folder)
     task.model.eval()
+    draw = with_detail(draw, ours, first.model, chosen.first, options)
     return {
         "minutes": outcome.elapsed / 60, "steps": outcome.step, "best": outcome.best,
         "best_step": outcome.best_step, "parameters": parameters(task.model), **first.about,

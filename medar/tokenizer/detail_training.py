@@ -201,6 +201,12 @@ class DetailTask(Task[Item]):
     def _noise(self, residual: Tensor) -> Tensor:
         return correlated(torch.randn_like(residual), self.model.config.correlation)
 
+    def reconstruct(self, volume: Tensor) -> Tensor:
+        """D(z) of volumes, (B, C, X, Y, Z) within [-1, 1]."""
+        if device_of(self.tokenizer) != volume.device:
+            self.tokenizer.to(volume.device)
+        return through_tokens(self.tokenizer, volume)
+
     def evaluate(self) -> dict[str, float]:
         """How well draws agree with the validation volumes.
 
@@ -211,7 +217,7 @@ class DetailTask(Task[Item]):
         for index in range(min(len(self.validation), self.settings.data.validation)):
             item = self.validation[index]
             volume = item["image"][None].to(device)
-            decoded = self._through_tokens(volume)
+            decoded = self.reconstruct(volume)
             first, second = (
                 self.model.draw(decoded, [2 * index + draw]).float() for draw in (0, 1)
             )
@@ -259,20 +265,15 @@ class DetailTask(Task[Item]):
             needed = len(self.train) * volume[0].numel() * 2
             self._room = needed <= memory_budget(volume.device, CACHE_FRACTION)
         if self.train.plan.mode == "patch" or not self._room:
-            return self._through_tokens(volume).half().float()  # as the kept ones are
+            return self.reconstruct(volume).half().float()  # as the kept ones are
         if self._decoded is None:
             cases = track(range(len(self.train)), total=len(self.train), label="decode")
             shape = len(self.train), *volume.shape[1:]
             self._decoded = torch.empty(shape, dtype=torch.float16, device=volume.device)
             for index in cases:
                 image = self.train[index]["image"][None].to(volume.device)
-                self._decoded[index] = self._through_tokens(image)[0]
+                self._decoded[index] = self.reconstruct(image)[0]
         return self._decoded[batch["index"]].float()
-
-    def _through_tokens(self, volume: Tensor) -> Tensor:
-        if device_of(self.tokenizer) != volume.device:
-            self.tokenizer.to(volume.device)
-        return through_tokens(self.tokenizer, volume)
 
     def _flipped(self, volume: Tensor, decoded: Tensor) -> tuple[Tensor, Tensor]:
         """Both volumes, mirrored along each axis of `flips` or not, at random."""
