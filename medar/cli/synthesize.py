@@ -88,6 +88,8 @@ def synthesize(
     region: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     upscale: Path | None = None,
     known_scales: int | None = None,
+    until_scale: int | None = None,
+    continue_: Annotated[list[Path] | None, Parameter(name="--continue")] = None,
     batch_size: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     preview: bool = False,
@@ -129,6 +131,13 @@ def synthesize(
         Low-resolution volume; samples have its field of view and the plan's spacing.
     known_scales
         Number of scales taken from UPSCALE; default: as many as its spacing allows.
+    until_scale
+        Draw the first scales only: drafts, OUT/draft_0000.nii.gz and so on, without detail, to look
+        at before those that are chosen are continued.
+    continue_
+        Draft to finish, such as drafts/draft_0007; may be repeated. Seed, attributes and sampling
+        are the draft's; give MASK, INPAINT, REGION, UPSCALE and MODALITY again. An edited MASK
+        steers the scales that are left.
     batch_size
         Volumes sampled at once; default: limited by half of the free memory.
     device
@@ -140,11 +149,21 @@ def synthesize(
     """
     from medar.data.reading import read_for_plan, read_label_map
     from medar.report.artifacts import write_samples_sheet
+    from medar.synthesis.drafts import read_draft
     from medar.synthesis.request import Request
     from medar.synthesis.samples import SHEET, write_samples
     from medar.synthesis.synthesizer import Synthesizer, seeds_from
 
-    seeds = seeds_from(seed, n)
+    drafts = [read_draft(path) for path in continue_ or []]
+    if drafts:
+        given = {
+            "-n": n != 1, "--seed": seed != 0, "--class": class_, "--set": set_,
+            "--until-scale": until_scale, "a sampling option": sampling != SAMPLING,
+            "a folder for --mask": mask is not None and mask.is_dir(),
+        }  # fmt: skip
+        for name in (name for name, one in given.items() if one):
+            raise MedarError(f"{name} does not go with --continue, which takes it from the draft")
+    seeds = [draft.seed for draft in drafts] or seeds_from(seed, n)
     synthesizer = Synthesizer.from_pretrained(model, device)
     plan = synthesizer.plan
 
@@ -157,17 +176,24 @@ def synthesize(
     made = 0
     with cluster.use(model, out=out):
         for folder, path in _folders(out, mask).items():
-            request = Request(
-                class_=class_,
-                attributes=_assignments(set_ or []),
-                modality=modality,
-                mask=None if path is None else read_label_map(path, plan.labels),
-                inpaint=image(inpaint),
-                region=None if region is None else _region(region),
-                upscale=image(upscale),
-                known_scales=known_scales,
-                sampling=sampling.settings(synthesizer.sampling),
-            )
+            inputs: dict[str, Any] = {
+                "modality": modality,
+                "mask": None if path is None else read_label_map(path, plan.labels),
+                "inpaint": image(inpaint),
+                "region": None if region is None else _region(region),
+                "upscale": image(upscale),
+                "known_scales": known_scales,
+            }
+            if drafts:
+                request = Request.finishing(drafts, **inputs)
+            else:
+                request = Request(
+                    class_=class_,
+                    attributes=_assignments(set_ or []),
+                    sampling=sampling.settings(synthesizer.sampling),
+                    until_scale=until_scale,
+                    **inputs,
+                )
             job = synthesizer.job(request)
             note(*job.notes)
             show = _preview(folder) if preview else None
@@ -183,7 +209,8 @@ def synthesize(
         counts = {"out": out, "made": made, "kept": len(images) - made, "images": images}
         print_json({**counts, "contact_sheet": out / SHEET})
     else:
-        print(f"{out}: {format_count(made, 'volume')} made, {len(images) - made} kept")
+        kind = "volume" if until_scale is None else "draft"
+        print(f"{out}: {format_count(made, kind)} made, {len(images) - made} kept")
 
 
 def _folders(out: Path, mask: Path | None) -> dict[Path, Path | None]:

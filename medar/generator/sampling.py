@@ -69,6 +69,8 @@ def sample(
     settings: SamplingSettings,
     *,
     known: KnownTokens | None = None,
+    begun: Sequence[Tensor] = (),
+    until: int | None = None,
     after_scale: Callable[[SamplingState], None] | None = None,
 ) -> SamplingState:
     """Sample the tokens of a batch of volumes, scale by scale.
@@ -79,6 +81,9 @@ def sample(
         seeds: one per volume.
         settings: how tokens are chosen.
         known: tokens that are given.
+        begun: (B, T) tokens of each of the first scales, drawn before; the rest continues them.
+            With the same condition and seeds, the result is that of drawing all scales at once.
+        until: number of scales to draw; default: all.
         after_scale: called with the state after each scale.
 
     Returns:
@@ -104,18 +109,21 @@ def sample(
             state = state.joined(model.start(condition.nothing(), known))
     batch = len(condition)
     extremes: list[Tensor] = []
-    for k in range(len(schedule)):
+    for k in range(len(schedule) if until is None else until):
         with autocast():
+            # Also where the tokens are begun: the mixers have to see every scale.
             drawn = draw_scale(
                 model, state, numbers[k], orders[k], settings, passes[k], guidance[k], extremes
             )
+        if k < len(begun):
+            drawn = begun[k]
         if k >= last_guided:
             state = state.first(batch)  # later scales are not guided, at half the cost
         model.append(state, drawn.repeat(len(state.latent) // batch, 1))
         if after_scale is not None:
             after_scale(state.first(batch))
     check_finite(torch.stack(extremes), "the generator's logits")
-    return state
+    return state.first(batch)
 
 
 def draw_scale(
@@ -215,6 +223,8 @@ def sample_and_decode(
     settings: SamplingSettings,
     *,
     known: KnownTokens | None = None,
+    begun: TokenPyramid | None = None,
+    until: int | None = None,
     batch_size: int | None = None,
     after_scale: Callable[[SamplingState], None] | None = None,
 ) -> Iterator[tuple[TokenPyramid, Array, Labels | None]]:
@@ -229,6 +239,8 @@ def sample_and_decode(
         seeds: one per volume.
         settings: how tokens are chosen.
         known: tokens of the N volumes that are given.
+        begun: the first scales of the N volumes, drawn before.
+        until: number of scales to draw, decoded without detail; default: all.
         batch_size: volumes sampled at once; default: limited by memory.
         after_scale: called with a batch's state after each scale.
 
@@ -240,6 +252,7 @@ def sample_and_decode(
         MedarError: settings that do not fit the model's scales or the tokenizer.
     """
     tokenizer.detail_steps(settings.detail)
+    detail: Detail = settings.detail if until is None else "none"
     device, size = device_of(tokenizer), batch_size or fitting_batch_size(model, settings)
     for start in range(0, len(seeds), size):
         batch = slice(start, start + size)
@@ -249,6 +262,8 @@ def sample_and_decode(
             seeds[batch],
             settings,
             known=None if known is None else known[batch].to(device),
+            begun=() if begun is None else begun[batch].to(device).indices,
+            until=until,
             after_scale=after_scale,
         )
         for index, tokens in enumerate(state.tokens):
@@ -258,7 +273,7 @@ def sample_and_decode(
             latent, seed = state.latent[index : index + 1], seeds[start + index]
             yield (
                 pyramid,
-                *decode_sample(tokenizer, latent, seed, settings.detail, settings.precision),
+                *decode_sample(tokenizer, latent, seed, detail, settings.precision),
             )
 
 

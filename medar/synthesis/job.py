@@ -9,7 +9,7 @@ result.
 B batch, L tokens over all scales, C channels, M channels of a map, X Y Z voxels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
@@ -36,6 +36,7 @@ from medar.generator.settings import ConditionConfig, SamplingSettings
 from medar.synthesis.request import Request
 from medar.tokenizer.decoding import on_grid, own_grid, windows_of
 from medar.tokenizer.inference import Array, DecodedArrays, Labels
+from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.volume import Grid, Volume
 
@@ -55,6 +56,10 @@ class SynthesisJob:
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     known: KnownTokens | None = None
     """Tokens that are given, of a batch of one."""
+    until: int | None = None
+    """Number of scales to draw, for drafts; default: all."""
+    begun: Mapping[int, TokenPyramid] = field(default_factory=dict)
+    """By seed: the first scales of a draft that the sample continues."""
     mask: Labels | None = None
     """The label map that samples follow, on `grid`, in the plan's values."""
     source: Volume | None = None

@@ -7,6 +7,8 @@ from typing import Any
 from medar.errors import MedarError
 from medar.generator.attributes import MODALITY
 from medar.generator.settings import Attribute, ConditionConfig, SamplingSettings
+from medar.settings import from_dict
+from medar.synthesis.drafts import Draft, common_draft
 from medar.synthesis.region import Region
 from medar.volume import Volume
 
@@ -40,6 +42,10 @@ class Request:
     """Replaces that of `sampling`."""
     sampling: SamplingSettings | None = None
     """How tokens are chosen; default: the model folder's settings."""
+    until_scale: int | None = None
+    """Draw this many scales only: drafts, decoded without detail."""
+    drafts: tuple[Draft, ...] = ()
+    """Continued, each by the sample of its seed; see `finishing`."""
 
     def __post_init__(self) -> None:
         if (self.inpaint is None) != (self.region is None):
@@ -49,6 +55,28 @@ class Request:
             raise MedarError("inpaint and upscale exclude each other; give one of them")
         if self.known_scales is not None and self.upscale is None:
             raise MedarError("known_scales needs upscale, a volume of low resolution")
+        if self.until_scale is not None and self.drafts:
+            raise MedarError("until_scale makes drafts, it does not continue them; omit one")
+
+    @classmethod
+    def finishing(cls, drafts: Sequence[Draft], **inputs: Any) -> "Request":
+        """The request that continues drafts, under the attributes and settings they began with.
+
+        Args:
+            drafts: of one request; see `Synthesizer.job` for what is checked.
+            inputs: mask, inpaint, region, upscale, known_scales and modality, as for the drafts.
+                The mask may be another: the scales that are left follow it.
+
+        Raises:
+            MedarError: no draft, several with the same seed, or drafts of several requests.
+        """
+        first = common_draft(drafts)
+        return cls(
+            attributes=first.about["attributes"],
+            sampling=from_dict(SamplingSettings, first.about["sampling"], first.name),
+            drafts=tuple(drafts),
+            **inputs,
+        )
 
     def all_attributes(self, condition: ConditionConfig) -> dict[str, Any]:
         """The requested attributes by name, class and modality among them.

@@ -1,4 +1,5 @@
-"""A folder of samples: `sample_0000.nii.gz`, its label map and its record, one after the other.
+"""A folder of samples: `sample_0000.nii.gz`, its label map and its record, one after the other; or
+of drafts, `draft_0000.nii.gz`, with their tokens, `draft_0000.safetensors`.
 
 The record, `sample_0000.json`, holds the origin of the sample, and that it is synthetic. It is
 written last: a sample with a record is complete. Running the same request again creates missing
@@ -26,9 +27,12 @@ from medar.volume.marks import SYNTHETIC
 
 SHEET, PREVIEW = "contact_sheet.png", "preview.png"
 OURS = re.compile(
-    rf"sample_\d{{4,}}(_label\.nii\.gz|\.nii\.gz|\.json)|{SHEET}|{PREVIEW}|{TRACKED}"
-    rf"|\{TEMPORARY}.*"
+    rf"(sample|draft)_\d{{4,}}(_label\.nii\.gz|\.nii\.gz|\.json|\.safetensors)"
+    rf"|{SHEET}|{PREVIEW}|{TRACKED}|\{TEMPORARY}.*"
 )
+
+FILES = "image", "label", "tokens"
+"""Entries of a record that name files beside it."""
 
 EXACT = 1 << 24
 """Integers up to this are exact in float32."""
@@ -68,7 +72,9 @@ def write_samples(
     with exclusive(folder):
         remove_temporaries(folder)
         indices = {seed: index for index, seed in enumerate(seeds)}
-        missing = [s for s in seeds if not _is_complete(folder, indices[s], job.about(s))]
+        missing = [
+            s for s in seeds if not _is_complete(folder / _stem(job, indices[s]), job.about(s))
+        ]
         if is_elsewhere():
             assert job.request is not None, "only Synthesizer.job makes jobs"
             batches = [
@@ -82,8 +88,9 @@ def write_samples(
         else:
             made = synthesizer.run(job, missing, batch_size=size, preview=preview)
             for seed, sample in zip(missing, made, strict=True):
-                _write(folder, indices[seed], sample, job.source)
-    return [folder / f"{_stem(index)}.nii.gz" for index in range(len(seeds))], len(missing)
+                _write(folder / _stem(job, indices[seed]), sample, job)
+    stems = [_stem(job, index) for index in range(len(seeds))]
+    return [folder / f"{stem}.nii.gz" for stem in stems], len(missing)
 
 
 def _write_batch(
@@ -96,7 +103,7 @@ def _write_batch(
     job, seeds = _job(synthesizer.model, request), [seed for _, seed in batch]
     made = synthesizer.model.run(job, seeds, batch_size=len(seeds))
     for (index, _), sample in zip(batch, made, strict=True):
-        _write(folder, index, sample, job.source)
+        _write(folder / _stem(job, index), sample, job)
 
 
 @lru_cache(maxsize=1)
@@ -117,13 +124,13 @@ def _check(folder: Path) -> None:
         )
 
 
-def _is_complete(folder: Path, index: int, about: dict[str, Any]) -> bool:
-    """Whether the folder holds a sample of the same request.
+def _is_complete(stem: Path, about: dict[str, Any]) -> bool:
+    """Whether there is a sample of the same request.
 
     Raises:
-        MedarError: it holds one of another request.
+        MedarError: there is one of another request.
     """
-    path = folder / f"{_stem(index)}.json"
+    path = stem.with_suffix(".json")
     if not path.exists():
         return False
     content = read_json(path)
@@ -134,16 +141,23 @@ def _is_complete(folder: Path, index: int, about: dict[str, Any]) -> bool:
                 f"{path}: {name} {record.get(name)}, but {value} is requested; choose another "
                 "folder, or delete the samples in this one"
             )
-    return all((folder / name).exists() for name in (record["image"], record["label"]) if name)
+    names = [record.get(name) for name in FILES]
+    return all((stem.parent / name).exists() for name in names if name)
 
 
-def _write(folder: Path, index: int, sample: SyntheticVolume, source: Volume | None) -> None:
-    stem = _stem(index)
-    image, label = f"{stem}.nii.gz", None if sample.label is None else f"{stem}_label.nii.gz"
-    _save(folder / image, *_as_source(sample.image, source))
-    if sample.label is not None and label is not None:
-        _save(folder / label, sample.label, None)
-    write_json(folder / f"{stem}.json", {**sample.about, "image": image, "label": label})
+def _write(stem: Path, sample: SyntheticVolume, job: SynthesisJob) -> None:
+    image, label, tokens = (
+        stem.with_name(stem.name + end) for end in (".nii.gz", "_label.nii.gz", ".safetensors")
+    )
+    _save(image, *_as_source(sample.image, job.source))
+    record = {**sample.about, "image": image.name, "label": None}
+    if sample.label is not None:
+        _save(label, sample.label, None)
+        record["label"] = label.name
+    if job.until is not None:
+        sample.pyramid.save(tokens)
+        record["tokens"] = tokens.name
+    write_json(stem.with_suffix(".json"), record)
 
 
 def _save(path: Path, volume: Volume, dtype: np.dtype[Any] | None) -> None:
@@ -169,5 +183,5 @@ def _as_source(image: Volume, source: Volume | None) -> tuple[Volume, np.dtype[A
     return image.with_array(np.clip(np.rint(image.array), bounds.min, bounds.max)), kind
 
 
-def _stem(index: int) -> str:
-    return f"sample_{index:04d}"
+def _stem(job: SynthesisJob, index: int) -> str:
+    return f"{'sample' if job.until is None else 'draft'}_{index:04d}"

@@ -30,12 +30,13 @@ from medar.model_folder import holds_model
 from medar.progress import track
 from medar.records import is_run
 from medar.settings import to_dict
+from medar.synthesis.drafts import Draft
 from medar.synthesis.inpainting import inpainting_job
 from medar.synthesis.job import SynthesisJob, as_condition, identity, label_map, plain_job
 from medar.synthesis.region import Region
 from medar.synthesis.request import Request
 from medar.synthesis.upscaling import upscaling_job
-from medar.tokenizer.pyramid import TokenPyramid
+from medar.tokenizer.pyramid import TokenPyramid, joined
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.version import __version__
 from medar.volume import Volume
@@ -125,6 +126,7 @@ class Synthesizer:
         known_scales: int | None = None,
         guidance_scale: float | None = None,
         sampling: SamplingSettings | None = None,
+        until_scale: int | None = None,
     ) -> list[SyntheticVolume]:
         """Make volumes.
 
@@ -134,7 +136,7 @@ class Synthesizer:
             batch_size: volumes sampled at once; default: limited by memory.
             preview: called after each scale.
             class_, attributes, modality, mask, inpaint, region, upscale, known_scales,
-                guidance_scale, sampling: see `Request`.
+                guidance_scale, sampling, until_scale: see `Request`.
 
         Raises:
             MedarError: `n` below 1, an invalid seed, or a request that the model cannot fulfil.
@@ -150,15 +152,36 @@ class Synthesizer:
             known_scales=known_scales,
             guidance_scale=guidance_scale,
             sampling=sampling,
+            until_scale=until_scale,
         )
         seeds = seeds_from(seed, n)
         return list(self.run(self.job(request), seeds, batch_size=batch_size, preview=preview))
+
+    def finish(
+        self, drafts: Sequence[Draft | SyntheticVolume], **inputs: Any
+    ) -> list[SyntheticVolume]:
+        """Continue drafts to the last scale.
+
+        Args:
+            drafts: made with `until_scale`, or read by `medar.synthesis.drafts.read_draft`.
+            inputs: see `Request.finishing`; the mask may be edited.
+
+        Raises:
+            MedarError: see `job`.
+        """
+        begun = [
+            draft if isinstance(draft, Draft) else Draft(tokens=draft.pyramid, about=draft.about)
+            for draft in drafts
+        ]
+        request = Request.finishing(begun, **inputs)
+        return list(self.run(self.job(request), [draft.seed for draft in begun]))
 
     def job(self, request: Request) -> SynthesisJob:
         """Prepare a request: read its inputs into tokens and conditions.
 
         Raises:
-            MedarError: the model cannot fulfil it.
+            MedarError: the model cannot fulfil it, or a draft was made by another model or from
+                other inputs than the mask.
         """
         conditions = self.model.config.condition
         values = attribute_values(conditions.attributes, request.all_attributes(conditions))
@@ -189,12 +212,17 @@ class Synthesizer:
             map_ = as_condition(conditions, self.plan, mask)
             record["mask"] = identity(request.mask, "mask")
         condition = Condition(attributes=torch.tensor([values], dtype=torch.float32), map=map_)
+        record = {**record, **job.record, **self._scales(request)}
+        for draft in request.drafts:
+            draft.check({name: record[name] for name in ("model", "tokenizer")}, record)
         return replace(
             job,
+            until=request.until_scale,
+            begun={draft.seed: draft.tokens for draft in request.drafts},
             condition=condition.to(device_of(self.tokenizer)),
             sampling=sampling,
             mask=mask,
-            record={**record, **job.record},
+            record=record,
             request=request,
             notes=notes,
         )
@@ -231,6 +259,24 @@ class Synthesizer:
             raise MedarError(f"batch size must be at least 1, got {requested}")
         return requested or fitting_batch_size(self.model, job.sampling)
 
+    def _scales(self, request: Request) -> dict[str, int]:
+        """The entry of a draft's record, or of that of a volume that continues one.
+
+        Raises:
+            MedarError: a number of scales that leaves nothing to draw.
+        """
+        until, scales = request.until_scale, len(self.model.schedule)
+        if until is not None and not 1 <= until < scales:
+            raise MedarError(
+                f"until_scale must be from 1 to {scales - 1}, got {until}: this model has {scales} "
+                "scales"
+            )
+        if until is not None:
+            return {"until_scale": until}
+        if request.drafts:
+            return {"begun_scales": len(request.drafts[0].tokens.indices)}
+        return {}
+
     def _start(self, request: Request, modality: str | None) -> SynthesisJob:
         modality = modality or self.plan.sole_modality
         if request.inpaint is not None and request.region is not None:
@@ -257,6 +303,8 @@ class Synthesizer:
             seeds,
             job.sampling,
             known=None if job.known is None else job.known.expand(len(seeds)),
+            begun=joined([job.begun[seed] for seed in seeds]) if job.begun else None,
+            until=job.until,
             batch_size=batch_size,
             after_scale=show,
         )

@@ -5,6 +5,7 @@ B batch, L tokens over all scales, T tokens of one scale, V codebook size.
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,23 @@ class TokenPyramid:
         if flat.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) <= largest:
             raise MedarError(f"{path}: damaged token pyramid (tokens outside 0 to {largest})")
         return pyramid
+
+
+def joined(pyramids: Sequence[TokenPyramid]) -> TokenPyramid:
+    """Pyramids of the same scales as one batch.
+
+    Raises:
+        MedarError: another schedule or number of scales.
+    """
+    first = pyramids[0]
+    for one in pyramids:
+        if (one.schedule, len(one.indices)) != (first.schedule, len(first.indices)):
+            raise MedarError(
+                f"pyramids of {len(first.indices)} scales of {first.schedule} and of "
+                f"{len(one.indices)} of {one.schedule} cannot be one batch"
+            )
+    scales = zip(*(one.indices for one in pyramids), strict=True)
+    return replace(first, indices=tuple(torch.cat(scale) for scale in scales))
 
 
 def _checksum(about: dict[str, Any], flat: Tensor) -> int:

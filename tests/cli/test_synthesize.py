@@ -269,3 +269,21 @@ def test_invalid_arguments(
     )
     assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["other.txt"]
+
+
+def test_drafts_and_their_continuation(medar: Medar, model: Path, tmp_path: Path) -> None:
+    drafts, out, whole = tmp_path / "drafts", tmp_path / "out", tmp_path / "whole"
+    result = medar("synthesize", model, drafts, "-n", 3, "--class", "liver", "--until-scale", 1)
+    assert (result.code, result.out) == (0, f"{drafts}: 3 drafts made, 0 kept\n")
+    assert (drafts / "contact_sheet.png").exists()
+    assert not list(drafts.glob("sample*"))
+    chosen = ["--continue", drafts / "draft_0002", "--continue", drafts / "draft_0000.nii.gz"]
+    assert medar("synthesize", model, out, *chosen).code == 0
+    assert medar("synthesize", model, whole, "--seed", 2, "--class", "liver").code == 0
+    assert (out / "sample_0000.nii.gz").read_bytes() == (whole / "sample_0000.nii.gz").read_bytes()
+    assert [json.loads((out / f"sample_000{k}.json").read_text())["seed"] for k in (0, 1)] == [2, 0]
+    result = medar("synthesize", model, tmp_path / "other", *chosen, "--seed", 3)
+    assert (result.code, "--seed does not go with --continue" in result.err) == (2, True)
+    result = medar("synthesize", model, tmp_path / "other", "--continue", drafts / "draft_0009")
+    assert (result.code, "draft_0009.json is missing" in result.err) == (2, True)
+    assert not (tmp_path / "other").exists()
