@@ -80,7 +80,10 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Operations:
-    """Operations per unit of a training, counted on one of its first batches.
+    """Operations per unit of a training, counted on its second batch.
+
+    The first one may be compiled, or prepare what later ones use, as the detail decoder's task
+    decodes all volumes then.
 
     Recomputed activations and what is made without gradients count too; losses that start later
     and kernels of other packages do not.
@@ -93,7 +96,7 @@ class Operations:
         self.precision = precision
         self.per_unit: float | None = None
         """FLOP per unit, such as a voxel; None until they are counted."""
-        self._batches_before = 1 if precision.compile else 0  # the first one is compiled
+        self._batches_before = 1
 
     def counting(self, amount: int) -> contextlib.AbstractContextManager[object]:
         """The context of a batch's forward and backward pass.
