@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, cast, get_args
 
 from medar.errors import MedarError
 
@@ -48,6 +48,19 @@ def resolve_device(name: DeviceName = "auto") -> "torch.device":
     if name == "cuda" and not available:
         raise MedarError("device 'cuda' is not available here; use 'cpu' or 'auto'")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def any_device(name: "str | torch.device") -> "torch.device":
+    """The device of a name of `resolve_device`, or of torch, such as "cuda:1".
+
+    Raises:
+        MedarError: see `resolve_device`.
+    """
+    import torch
+
+    if name in get_args(DeviceName):
+        return resolve_device(cast(DeviceName, name))
+    return torch.device(name)
 
 
 def has_bf16(device: "torch.device") -> bool:

@@ -1,17 +1,18 @@
 """Model folders: the format of saved tokenizers, generators and segmentation networks.
 
-config.json         class, format version, the settings the model is built from, and the digest of
-                    the weights file
+config.json         class, format version, the settings the model is built from, and the digests of
+                    the weights file and of both JSON files
 model.safetensors   the weights
 preprocess.json     the plan: all that leads from a file to the network and back
 README.md           the model card
 
 Every file is written atomically and config.json last, so that a folder with a config.json is
 complete. Nothing in a folder is ever executed. Weights are loaded only if they are finite and the
-file has the digest in config.json.
+files have the digests in config.json.
 """
 
 import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from medar.errors import MedarError, one_line
 from medar.files import (
+    digest,
     file_digest,
     read_json,
     read_json_object,
@@ -42,6 +44,9 @@ CONFIG, WEIGHTS, PREPROCESS, CARD = (
 
 DIGEST = "weights"
 """Key in config.json of the digest of model.safetensors."""
+
+SETTINGS = "settings"
+"""Key in config.json of the digest of what it and preprocess.json state."""
 
 LARGEST = 1e18
 """Magnitude of the largest weight: the square of a larger one overflows float32, and normalisation
@@ -106,7 +111,7 @@ def _candidates(root: Path, kind: str) -> list[Path]:
 def read_config(
     folder: str | Path, classes: Sequence[str], version: int, kind: str = "model"
 ) -> dict[str, Any]:
-    """The content of a folder's config.json without its format version and digest.
+    """The content of a folder's config.json without its format version and digests.
 
     Args:
         folder: the model folder.
@@ -130,6 +135,7 @@ def read_config(
             f"{version}: train the model again, or use the version that wrote it"
         )
     values.pop(DIGEST, None)
+    values.pop(SETTINGS, None)
     check_sizes(values, path, Path(folder) / WEIGHTS)
     return values
 
@@ -165,16 +171,34 @@ def write_model(
     """
     folder = Path(folder)
     write_bytes(folder / WEIGHTS, weights)
-    if preprocess is not None:
-        write_json(folder / PREPROCESS, to_dict(preprocess))
+    plan = None if preprocess is None else to_dict(preprocess)
+    if plan is not None:
+        write_json(folder / PREPROCESS, plan)
     write_text(folder / CARD, card)
-    write_json(folder / CONFIG, {"format": version, **config, DIGEST: digest_of(weights)})
+    values = {"format": version, **config}
+    digests = {DIGEST: digest_of(weights), SETTINGS: _settings_digest(values, plan)}
+    write_json(folder / CONFIG, {**values, **digests})
 
 
 def record_digest(folder: Path) -> None:
-    """Write the digest of a folder's weights, which have been replaced, into its config.json."""
+    """Write the digests of a folder's files, which have been replaced, into its config.json."""
     config = read_json_object(folder / CONFIG)
-    write_json(folder / CONFIG, {**config, DIGEST: file_digest(folder / WEIGHTS)})
+    digests = {
+        DIGEST: file_digest(folder / WEIGHTS),
+        SETTINGS: _settings_digest(config, _plan_of(folder)),
+    }
+    write_json(folder / CONFIG, {**config, **digests})
+
+
+def _settings_digest(config: Mapping[str, Any], plan: Any) -> str:
+    """A hash of the content of config.json, without its digests, and of preprocess.json."""
+    values = {name: value for name, value in config.items() if name not in (DIGEST, SETTINGS)}
+    return digest(json.loads(json.dumps([values, plan])))  # as files hold them: keys are texts
+
+
+def _plan_of(folder: Path) -> Any:
+    """The content of preprocess.json; None without one."""
+    return read_json(folder / PREPROCESS) if (folder / PREPROCESS).exists() else None
 
 
 def weight_bytes(state: "Mapping[str, Tensor]", about: str = "") -> bytes:
@@ -200,7 +224,8 @@ def read_weights(folder: str | Path) -> "dict[str, Tensor]":
     """The tensors in a folder's model.safetensors, on the CPU.
 
     Raises:
-        MedarError: the file is absent or damaged, or holds NaN, Inf or overflowing values.
+        MedarError: the file is absent or damaged, or holds NaN, Inf or overflowing values; or
+            config.json or preprocess.json state something else than when they were written.
 
     Warns:
         UserWarning: an earlier version of medar wrote the folder, without a digest of its weights.
@@ -226,8 +251,16 @@ def read_weights(folder: str | Path) -> "dict[str, Tensor]":
 
 
 def _check_digest(folder: Path) -> None:
-    """Compare the weights of a folder with the digest in its config.json."""
-    path, stated = folder / WEIGHTS, read_json_object(folder / CONFIG).get(DIGEST)
+    """Compare the files of a folder with the digests in its config.json."""
+    config = read_json_object(folder / CONFIG)
+    written, plan = config.get(SETTINGS), _plan_of(folder)
+    if written is not None and written != _settings_digest(config, plan):
+        names = CONFIG if plan is None else f"{CONFIG} or {PREPROCESS}"
+        raise MedarError(
+            f"{folder}: {names} has changed since the model was saved; restore the files from a "
+            f"copy or, if the change is intended, remove the key {SETTINGS!r} from {CONFIG}"
+        )
+    path, stated = folder / WEIGHTS, config.get(DIGEST)
     if stated is None:
         warnings.warn(
             f"{folder}: an earlier version of medar wrote this model, without a digest of its "

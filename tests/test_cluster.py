@@ -266,6 +266,36 @@ def test_reports_are_equal(
     assert there.to_dict() == check(read_manifest(data), deep=True, workers=1).to_dict()
 
 
+def test_evaluations_of_generated_volumes_are_equal(
+    address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = read_manifest(data, modality="CT")
+    prepare(manifest, PLAN, tmp_path / "prepared", workers=1)
+    (tmp_path / "made").mkdir()
+    generator = np.random.default_rng(1)
+    for k in range(7):
+        voxels = generator.integers(-100, 300, PLAN.size).astype(np.int16)
+        affine = np.diag([*PLAN.spacing, 1.0])
+        write_nifti(tmp_path / "made" / f"m{k}.nii.gz", Volume.from_array(voxels, affine))
+        values = generator.choice([0, 1, 4], PLAN.size).astype(np.uint8)
+        write_nifti(tmp_path / "made" / f"m{k}_label.nii.gz", Volume.from_array(values, affine))
+    command = ["evaluate", "generation", str(tmp_path / "made"), str(tmp_path / "prepared")]
+    command += ["--json", "--split", "held-out", "--batch", "2", "--device", "cpu"]
+    printed = []
+    for place in ([], ["--cluster", address]):
+        with pytest.raises(SystemExit) as left:
+            main([*command, *place])
+        assert not left.value.code, capsys.readouterr().err
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert '"shape-v2"' in printed[0]
+    write_nifti(tmp_path / "made" / "m3.nii.gz", Volume.from_array(voxels[:8], affine))
+    with pytest.raises(SystemExit) as left:
+        main([*command, "--cluster", address])
+    assert left.value.code == 2
+    assert "m3_label.nii.gz: a label map must have its image's shape" in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_one_line(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

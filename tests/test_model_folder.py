@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from medar.data.plan import IntensityRule, Plan
 from medar.errors import MedarError
 from medar.model_box import box_folder
 from medar.model_folder import (
@@ -87,6 +88,39 @@ def test_weights_that_compute_nothing_are_refused(
     refused(tmp_path, "'0.weight' holds NaN, Inf or values beyond 1e\\+18.*restore the file")
 
 
+def test_a_changed_digit_of_the_settings_is_refused(tmp_path: Path) -> None:
+    weights = weight_bytes(network().state_dict())
+    plan = Plan(
+        spacing=(1.0, 1.0, 2.0),
+        mode="volume",
+        size=(16, 16, 8),
+        downsampling=(4, 4, 2),
+        intensity={"CT": IntensityRule(kind="window", low=-100.0, high=300.0)},
+        labels={1: "a", 10: "b", 2: "c"},
+    )
+    config = {"class": "Toy", "width": 8, "tokenizer": None}
+    write_model(tmp_path, config=config, version=3, weights=weights, card="", preprocess=plan)
+    load_weights(network(1), tmp_path)
+    for name, change in (
+        ("preprocess.json", ("-100.0", "-900.0")),
+        ("preprocess.json", ('"b"', '"d"')),
+        ("config.json", ('"width": 8', '"width": 9')),
+    ):
+        path = tmp_path / name
+        good = path.read_text()
+        assert change[0] in good
+        path.write_text(good.replace(*change))
+        refused(tmp_path, r"config.json or preprocess.json has changed since the model was saved")
+        path.write_text(good)
+    (tmp_path / "preprocess.json").unlink()
+    refused(tmp_path, r"config.json has changed since.*remove the key 'settings' from config.json")
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["settings"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    load_weights(network(1), tmp_path)  # as folders of earlier snapshots
+    assert read_config(tmp_path, ("Toy",), 3) == config
+
+
 def test_a_folder_without_digest_is_loaded_with_a_warning(tmp_path: Path) -> None:
     written(tmp_path, network())
     config = json.loads((tmp_path / "config.json").read_text())
@@ -101,7 +135,7 @@ def test_a_folder_without_digest_is_loaded_with_a_warning(tmp_path: Path) -> Non
 def test_every_model_in_the_box_has_a_digest() -> None:
     for path in box_folder().rglob("model.safetensors"):
         config = json.loads((path.parent / "config.json").read_text())
-        assert len(config["weights"]) == 32, path
+        assert len(config["weights"]) == len(config["settings"]) == 32, path
 
 
 def with_sizes(tmp_path: Path, **sizes: object) -> None:

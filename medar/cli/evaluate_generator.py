@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medar.cli.evaluate_turing import print_turing
-from medar.cli.options import Reading
+from medar.cli.options import THIS_MACHINE, Cluster, Reading
 from medar.cli.output import (
     check_folder,
     decimal,
@@ -20,13 +20,14 @@ from medar.cli.output import (
 )
 from medar.cli.synthesize import SAMPLING, SamplingOptions
 from medar.devices import DeviceName
-from medar.errors import MedarError
+from medar.errors import MedarError, check_positive
 from medar.words import format_count
 
 if TYPE_CHECKING:
     from medar.evaluation.generation.agreement import AgreementReport
+    from medar.evaluation.generation.batches import Batch
     from medar.evaluation.generation.editing import EditingReport
-    from medar.evaluation.generation.evaluate import Batch, GenerationReport
+    from medar.evaluation.generation.evaluate import GenerationReport
 
 READING = Reading()
 
@@ -49,6 +50,7 @@ def generation(
     device: DeviceName = "auto",
     sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
+    cluster: Cluster = THIS_MACHINE,
 ) -> int:
     """Compare generated volumes with real ones: similarity, diversity and copies.
 
@@ -94,7 +96,6 @@ def generation(
     """
     from medar.data.prepared import Prepared
     from medar.data.reading import merged_reading
-    from medar.devices import resolve_device
     from medar.evaluation.extractors import DEFAULT
     from medar.evaluation.generation import evaluate_generation
     from medar.evaluation.generation.files import (
@@ -108,6 +109,7 @@ def generation(
     from medar.synthesis import Synthesizer
 
     check_folder(out)
+    check_positive(samples=samples)
     if batch < 1:
         raise MedarError(f"--batch must be at least 1, got {batch}")
     plan, patch_size = Prepared(data).plan, 2
@@ -135,21 +137,21 @@ def generation(
         files = generated_files(volumes)[:samples]
         plan = replace(plan, reading=merged_reading(plan.reading, reading.options()))
         batches = read_generated(files, plan, batch_size=batch)
-    report = evaluate_generation(
-        batches,
-        data,
-        split=split,
-        extractors=tuple(extractor or DEFAULT),
-        weights=weights,
-        samples=samples,
-        limit=limit,
-        seed=seed,
-        batch_size=batch,
-        device=resolve_device(device),
-        turing=turing,
-        from_files=sampled is None,
-        patch_size=patch_size,
-    )
+    with cluster.use(*([] if sampled else [volumes]), data, weights):
+        report = evaluate_generation(
+            batches,
+            data,
+            split=split,
+            extractors=tuple(extractor or DEFAULT),
+            weights=weights,
+            limit=limit,
+            seed=seed,
+            batch_size=batch,
+            device=device,
+            turing=turing,
+            from_files=sampled is None,
+            patch_size=patch_size,
+        )
     if sampled is not None:
         report = sampled.complete(report)
     if out is not None:

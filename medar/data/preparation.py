@@ -180,9 +180,7 @@ def target_grid(volume: Volume, plan: Plan) -> Grid:
 
     Volumes that have the spacing already keep their lattice, so that nothing is interpolated.
     """
-    own = np.asarray(volume.spacing)
-    wanted = np.where(np.abs(own / plan.spacing - 1) < SAME_SPACING, own, plan.spacing)
-    grid = volume.grid.at_spacing((float(wanted[0]), float(wanted[1]), float(wanted[2])))
+    grid = at_plan_spacing(volume.grid, plan)
     if plan.mode == "patch":
         return grid
     middle = (np.asarray(grid.shape) - 1) / 2
@@ -191,6 +189,13 @@ def target_grid(volume: Volume, plan: Plan) -> Grid:
         middle = np.linalg.solve(grid.affine, inside)[:3]
     start = np.floor(middle - (np.asarray(plan.size) - 1) / 2 + 0.5).astype(int)
     return grid.window((int(start[0]), int(start[1]), int(start[2])), plan.size)
+
+
+def at_plan_spacing(grid: Grid, plan: Plan) -> Grid:
+    """A grid with the plan's spacing; its own where that is nearly the same."""
+    own = np.asarray(grid.spacing)
+    spacing = np.where(np.abs(own / plan.spacing - 1) < SAME_SPACING, own, plan.spacing)
+    return grid.at_spacing((float(spacing[0]), float(spacing[1]), float(spacing[2])))
 
 
 def _foreground_centre(volume: Volume) -> npt.NDArray[np.float64]:

@@ -101,9 +101,14 @@ class GridSpectrum:
         flat: Indices = (x * self._size[1] + y) * (half + 1) + z
         return flat
 
-    @torch.no_grad()
     def update(self, volumes: Tensor) -> None:
         """Add volumes, (B, C, X, Y, Z)."""
+        self.add(*self.measure(volumes))
+
+    @torch.no_grad()
+    def measure(self, volumes: Tensor) -> tuple[Floats, Floats]:
+        """What `add` takes: power around the harmonics, summed over (B, C, X, Y, Z) volumes
+        (4, H, frequencies), and at the harmonics of each (B, 4, H)."""
         volumes = volumes.float()
         parts = [volumes, *((volumes.roll(-1, axis) - volumes).abs() for axis in (2, 3, 4))]
         flat = torch.from_numpy(self._flat).to(volumes.device)
@@ -111,8 +116,12 @@ class GridSpectrum:
         rows = torch.stack(powers, dim=1).double().cpu().numpy()  # (B, 4, H, frequencies)
         usual = rows[..., ~self._peak].mean(axis=(2, 3), keepdims=True)
         rows = rows / np.maximum(usual, 1e-30)
-        self._mean += rows.sum(axis=0)
-        self._peaks += list(rows[..., self._peak].mean(axis=-1))
+        return rows.sum(axis=0), rows[..., self._peak].mean(axis=-1)
+
+    def add(self, powers: Floats, peaks: Floats) -> None:
+        """Add what `measure` returned, of this or an equal `GridSpectrum`."""
+        self._mean += powers
+        self._peaks += list(peaks)
 
     def ratios(self) -> Floats:
         """Power at each harmonic over the predicted one, of each volume: (N, 4, H)."""

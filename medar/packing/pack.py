@@ -25,7 +25,7 @@ from medar.model_box import (
     is_bundle,
     size_of,
 )
-from medar.model_folder import find_model
+from medar.model_folder import CONFIG, find_model, record_digest
 from medar.packing.card import CardSettings, render_card
 from medar.packing.figures import Split, digests, measure
 from medar.packing.rounding import round_weights, rounding_cost
@@ -131,6 +131,8 @@ def _replace_digest(bundle: Path, former: str) -> None:
         if path.suffix in (".json", ".md"):
             text = path.read_text(encoding="utf-8")
             write_text(path, text.replace(former, digest))
+    for path in bundle.rglob(CONFIG):
+        record_digest(path.parent)
 
 
 def _measured_before(path: Path, models: dict[str, str]) -> dict[str, Any]:

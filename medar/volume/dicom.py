@@ -13,6 +13,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError
+from medar.volume.decoder_messages import decoding
 from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, read_file
 from medar.volume.dicom_kinds import is_segmentation, other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
@@ -212,7 +213,8 @@ def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
         reader = slice_reader(one.path)
         reader.SetOutputPixelType(sitk.sitkFloat32)
         try:
-            read = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
+            with decoding(one.path):
+                read = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
         except (RuntimeError, ValueError) as error:
             reason = _reason(error)
             raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError, one_line
+from medar.volume.decoder_messages import decoding
 from medar.volume.dicom_kinds import storage_class
 from medar.volume.dicom_slice import TAGS, Slice, plain, read_slice, slice_reader
 from medar.volume.dicom_values import rescale_of
@@ -205,6 +206,8 @@ def load_frames(slices: Sequence[Slice], stack: npt.NDArray[np.float32]) -> None
                     index = index_of[frame]
                     slope, intercept = rescale_of(slices[index].tags)
                     stack[index] = stored.astype(np.float64) * slope + intercept
+            except MedarError:
+                raise
             except Exception as error:  # pydicom raises many types
                 reason = one_line(error)
                 raise MedarError(f"{path}: its pixels cannot be read ({reason})") from error
@@ -235,7 +238,9 @@ def stored_frames(
     with TemporaryDirectory() as folder:
         for index, content in enumerate(packed):
             if index in requested:
-                yield _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
+                with decoding(path):
+                    decoded = _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
+                yield decoded
 
 
 def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> npt.NDArray[Any]:

@@ -21,6 +21,8 @@ LABEL = f"{SCAN}, of which it can be the label map"
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 SEGMENTATIONS = ("66.4", "66.7")
 """SOP classes that are read as label maps, without their beginning."""
+UNREAD_LABELS = ("481.3", "66.5")
+"""SOP classes that mark regions in forms that medar does not read, without their beginning."""
 KINDS = {
     "66.4": ("a segmentation (DICOM SEG)", LABEL),
     "66.7": ("a segmentation (DICOM label map)", LABEL),
@@ -83,3 +85,21 @@ def segmentation_at(path: Path) -> Path | None:
             "name the file of one"
         )
     return found[0]
+
+
+def check_label_kind(path: Path) -> None:
+    """Check that what is named as a label, a file or a folder without a scan, can be read as one.
+
+    Raises:
+        MedarError: it holds contours or surfaces.
+    """
+    files = [path] if path.is_file() else sorted(one for one in path.iterdir() if one.is_file())
+    classes = {one: storage_class(one) for one in files}
+    if any(uid and other_kind(uid) is None for uid in classes.values()):
+        return
+    for one, uid in classes.items():
+        if (kind := uid.removeprefix(STORAGE)) in UNREAD_LABELS:
+            name, advice = KINDS[kind]
+            raise MedarError(
+                f"{one}: {name}: a label, but not as voxels, and medar does not read it; {advice}"
+            )

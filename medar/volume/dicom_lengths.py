@@ -58,7 +58,7 @@ def _walk_file(content: mmap.mmap) -> None:
     if content[128:132] == b"DICM":
         offset = 132
         while content[offset : offset + 2] == b"\2\0":
-            tag, value, offset = _element(content, offset, "<", explicit=True, end=len(content))
+            tag, value, offset = _element(content, offset, "<", 0, explicit=True, end=len(content))
             if tag == SYNTAX:
                 syntax = content[value:offset].strip(b" \0")
     if syntax == DEFLATED:
@@ -77,8 +77,9 @@ def _walk(
     """Walk the elements up to the pixels, `end` or the end of an item; returns where that is."""
     if depth > DEEPEST:
         raise _NotUnderstoodError
+    tag = 0
     while offset + 8 <= end:
-        tag, value, after = _element(content, offset, order, explicit=explicit, end=end)
+        tag, value, after = _element(content, offset, order, tag, explicit=explicit, end=end)
         if tag == ITEM_END:
             return value
         if tag == PIXELS and after == UNDEFINED:
@@ -119,6 +120,14 @@ def _walk_items(
     return end
 
 
+def _is_followed(content: mmap.mmap, tag: int, offset: int, order: str, end: int) -> bool:
+    """Whether an element ends at an offset: a later one begins there, or nothing."""
+    if offset + 8 > end:
+        return offset == end
+    high, low = struct.unpack_from(f"{order}HH", content, offset)
+    return tag < int(high << 16 | low)
+
+
 def _uint(content: mmap.mmap, offset: int, order: str) -> int:
     """Four bytes as a number."""
     found: int = struct.unpack_from(f"{order}I", content, offset)[0]
@@ -126,9 +135,13 @@ def _uint(content: mmap.mmap, offset: int, order: str) -> int:
 
 
 def _element(
-    content: mmap.mmap, offset: int, order: str, *, explicit: bool, end: int
+    content: mmap.mmap, offset: int, order: str, before: int, *, explicit: bool, end: int
 ) -> tuple[int, int, int]:
-    """Tag of an element, and where its value begins and ends (UNDEFINED if it does not say)."""
+    """Tag of an element, and where its value begins and ends (UNDEFINED if it does not say).
+
+    An element without value representation is damage, unless another follows where it ends.
+    Whatever follows the pixels may be padding; `before` is the tag of the element before.
+    """
     high, low = struct.unpack_from(f"{order}HH", content, offset)
     kind = content[offset + 4 : offset + 6]
     if high == 0xFFFE or not explicit:
@@ -141,10 +154,15 @@ def _element(
         (length,) = struct.unpack_from(f"{order}I", content, offset + 8)
         value = offset + 12
     else:
-        lengths = (8, 4), (12, 8)
-        if all(_uint(content, offset + at, order) > end - offset - head for head, at in lengths):
-            raise _TooLongError  # whatever it is
-        raise _NotUnderstoodError
+        ends = [(8, _uint(content, offset + 4, order)), (12, _uint(content, offset + 8, order))]
+        if before >= PIXELS and any(head + length <= end - offset for head, length in ends):
+            raise _NotUnderstoodError
+        for head, length in ends:
+            value = offset + head
+            if _is_followed(content, high << 16 | low, value + length, order, end):
+                break
+        else:
+            raise _TooLongError
     if length == UNDEFINED:
         return high << 16 | low, value, UNDEFINED
     if value + length > end:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medar.errors import GeometryWarning, MedarError
-from medar.volume.dicom_kinds import segmentation_at
+from medar.volume.dicom_kinds import check_label_kind, segmentation_at
 from medar.volume.geometry import Spacing
 from medar.volume.header import (
     FORMATS,
@@ -94,6 +94,8 @@ def _header(path: Path, options: ReadOptions, labels: bool, image: Provenance | 
             from medar.volume.dicom_segments import read_segments_header
 
             return read_segments_header(segmentation, image)
+        if labels:
+            check_label_kind(path)
         from medar.volume.dicom import read_dicom_header
 
         return read_dicom_header(path, options)

@@ -12,6 +12,8 @@ import pytest
 import torch
 import yaml
 
+from medar.model_folder import record_digest
+
 torch.set_num_threads(1)
 
 Medar = Callable[..., Any]
@@ -66,6 +68,7 @@ def test_networks_with_different_plans_are_refused(
     plan = json.loads((tmp_path / "other" / "preprocess.json").read_text())
     plan["spacing"] = [9.0, 9.0, 9.0]
     (tmp_path / "other" / "preprocess.json").write_text(json.dumps(plan))
+    record_digest(tmp_path / "other")
     image = data / "images" / "c3.nii.gz"
     result = medar("segment", run, tmp_path / "other", image, tmp_path / "made.nii.gz")
     assert "its plan has spacing" in result.refusal

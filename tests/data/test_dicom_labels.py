@@ -198,9 +198,12 @@ def test_contours_and_doses_are_no_cases(tmp_path: Path) -> None:
         "1 folder(s) of DICOM files without a scan are skipped (the first: p/rs, contours (RT "
         "Structure Set))",
     )
-    case = replace(manifest.cases[0], label=tmp_path / "p" / "rs" / "1.dcm")
-    with pytest.raises(MedarError, match=r"RT Structure Set.*convert it .* plastimatch or 3D Slic"):
-        read_label(case, ReadOptions(), read_image(case, ReadOptions()), {})
+    for label in (tmp_path / "p" / "rs" / "1.dcm", tmp_path / "p" / "rs"):
+        case = replace(manifest.cases[0], label=label)
+        with pytest.raises(
+            MedarError, match=r"RT Structure Set\): a label, but not as voxels.*3D Sl"
+        ):
+            read_label(case, ReadOptions(), read_image(case, ReadOptions()), {})
 
 
 def test_two_segmentations_of_a_series(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from medar.data.prepare import prepare
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.evaluation.generation import GenerationReport, evaluate_generation
-from medar.evaluation.generation.set_statistics import KEPT, SetStatistics
+from medar.evaluation.generation.set_statistics import KEPT, Meter, SetStatistics
 
 Prepare = Callable[..., Path]
 
@@ -151,7 +151,8 @@ def test_invalid_inputs_are_refused(prepared: Path, data: Manifest, prepare_with
 def test_kept_volumes_are_a_uniform_sample() -> None:
     indices: list[int] = []
     for seed in range(40):
-        gathered = SetStatistics([], make_plan(), torch.tensor([2e-3]), seed, torch.device("cpu"))
+        meter = Meter(extractors=[], plan=make_plan(), step=torch.tensor([2e-3]), device="cpu")
+        gathered = SetStatistics(meter, seed)
         volumes = torch.zeros(4 * KEPT, 1, 8, 8, 8)
         volumes += torch.linspace(-1, 1, len(volumes)).view(-1, 1, 1, 1, 1)
         gathered.update(volumes)

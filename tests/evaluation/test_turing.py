@@ -24,7 +24,7 @@ from medar.evaluation.generation.discriminator import (
 )
 from medar.evaluation.generation.files import as_volume, generated_files, read_generated
 from medar.evaluation.generation.turing import KeptVolumes
-from medar.volume import write_nifti
+from medar.volume import Volume, write_nifti
 
 Prepare = Callable[..., Path]
 CPU = torch.device("cpu")
@@ -173,6 +173,32 @@ def test_real_volumes_are_prepared_as_those_of_files(
     )
     torch.testing.assert_close(twice, batch, atol=1e-5, rtol=0)
     assert (once - batch).abs().max() > 0.02
+
+
+def test_sizes_that_are_not_the_plans_are_named(
+    data: Manifest, prepare_with: Prepare, tmp_path: Path
+) -> None:
+    plan = PreparedDataset(prepare_with()).plan
+
+    def made(shape: tuple[int, ...]) -> None:
+        array = np.random.default_rng(0).integers(0, 9, shape).astype(np.int16)
+        affine = np.diag([*plan.spacing, 1.0])
+        write_nifti(tmp_path / "made" / "b.nii.gz", Volume.from_array(array, affine))
+
+    x, y, z = plan.size
+    made((x, y, z))
+    read_generated(generated_files(tmp_path / "made"), plan)
+    made((x + 3, y, z))
+    with pytest.warns(
+        UserWarning, match=rf"1 of 1 volume cropped .* size {x} x .*b.nii.gz of {x + 3} x"
+    ):
+        (batch,) = read_generated(generated_files(tmp_path / "made"), plan)
+    assert isinstance(batch, Tensor)
+    assert batch.shape[2:] == plan.size
+    for shape in ((2 * x + 1, y, z), (x, y, z // 2 - 1)):
+        made(shape)
+        with pytest.raises(MedarError, match=r"b.nii.gz: .* voxels at the plan's spacing, but"):
+            read_generated(generated_files(tmp_path / "made"), plan)
 
 
 def test_real_volumes_of_one_subject_are_refused(data: Manifest, prepare_with: Prepare) -> None:

@@ -11,6 +11,7 @@ from medar.files import read_json, write_json
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
 from medar.generator.settings import GeneratorConfig, ModelSettings
+from medar.model_folder import record_digest
 
 from ..synthesis.tiny import tiny_tokenizer
 from .conftest import MakeModel
@@ -79,6 +80,7 @@ def test_folders_without_the_setting_load(tmp_path: Path) -> None:
     values = read_json(tmp_path / "config.json")
     del values["model"]["activation_checkpointing"]
     write_json(tmp_path / "config.json", values)
+    record_digest(tmp_path)
     loaded = Generator.from_pretrained(tmp_path, "cpu")
     assert not loaded.config.model.activation_checkpointing
     assert loaded.digest == model.digest

@@ -89,6 +89,8 @@ def test_damaged_folders(tmp_path: Path) -> None:
     write(sampling={"top_p": 2.0})
     refused("sampling: top_p must be at most 1, got 2.0")
     write(model={**good["model"], "depth": 3})
+    refused("config.json has changed since the model was saved")
+    record_digest(tmp_path)
     refused("not the weights of this configuration")
     write(tokenizer="another")
     refused("trained with another; restore that tokenizer")

@@ -76,6 +76,26 @@ def test_an_unknown_representation_has_a_long_length(tmp_path):
     assert not lengths_fit(path)
 
 
+@pytest.mark.parametrize("damage", [bytes(400), b"\x08\x00\x16\xc0\x7f\x00" + bytes(60)])
+def test_what_is_no_element_is_not_left_to_gdcm(tmp_path, damage):
+    """GDCM took over 1 GB for zeros or another tag among the elements of a file of 4 kB."""
+    path = write_classic(tmp_path / "s", STACK) / "002.dcm"
+    content = path.read_bytes()
+    place = content.index(b"\x08\x00\x16\x00UI")
+    path.write_bytes(content[:place] + damage + content[place + len(damage) :])
+    assert not lengths_fit(path)
+
+
+def test_elements_without_representation_and_padding_behind_pixels_pass(tmp_path):
+    path = write_classic(tmp_path / "s", STACK) / "002.dcm"
+    content = path.read_bytes()
+    place = content.index(b"\x20\x00\x0d\x00UI")
+    for between in (b"", b"??\0\0"):
+        element = b"\x10\x00\x00\x10" + between + b"\x04\0\0\0abcd"
+        path.write_bytes(content[:place] + element + content[place:] + bytes(100))
+        assert lengths_fit(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(1000), b"\x08\x00" * 300])
 def test_other_files_are_left_to_gdcm(tmp_path, content):
     (tmp_path / "a").write_bytes(content)

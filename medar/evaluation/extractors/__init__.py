@@ -16,12 +16,14 @@ its instances are called.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medar.devices import any_device
 from medar.errors import MedarError
 from medar.files import file_digest
 from medar.registry import Registry
@@ -53,6 +55,25 @@ class Extractor:
     """(B, C, X, Y, Z) in [-1, 1] to (B, F) float64 on the CPU."""
     weights: str | None = None
     """Hash of the weights file, if there is one."""
+    source: tuple[str, str] | None = None
+    """Path of the weights file and name of the device; None without weights."""
+
+    def __reduce__(self) -> tuple[Callable[..., "Extractor"], tuple[Any, ...]]:
+        """Other processes load the weights on their own device."""
+        if self.source is None:
+            return partial(Extractor, name=self.name, compute=self.compute), ()
+        return _load, (self.name, *self.source, self.weights)
+
+
+def _load(name: str, weights: str, device: str, digest: str) -> Extractor:
+    """An extractor, in another process than the one that made it."""
+    made = make_extractor(name, weights, device)
+    if made.weights != digest:
+        raise MedarError(
+            f"{weights}: not the file that the command started with (digest {made.weights}, "
+            f"expected {digest}); run the command again"
+        )
+    return made
 
 
 def needs_weights(name: str) -> bool:
@@ -107,8 +128,13 @@ def make_extractor(
     assert weights is not None  # checked above
     network = extractor(weights)
     if isinstance(network, nn.Module):
-        network = network.to(device)
-    return Extractor(name=name, compute=network, weights=file_digest(weights))
+        network = network.to(any_device(device))
+    return Extractor(
+        name=name,
+        compute=network,
+        weights=file_digest(weights),
+        source=(str(Path(weights).absolute()), str(device)),
+    )
 
 
 def make_extractors(

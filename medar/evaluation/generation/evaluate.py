@@ -8,7 +8,7 @@ look real (Frechet and kernel distance, intensities, spectral power, no grid), a
 The evaluation is independent of the generator: volumes come in batches, in the prepared space of a
 plan.
 
-B batch, C channels, X Y Z voxels.
+C channels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Subset
 
-from medar.data.loading import Item, PreparedDataset
+from medar.data.loading import PreparedDataset
+from medar.devices import any_device
 from medar.errors import MedarError, check_positive
 from medar.evaluation import distances, grid, similarity, written
 from medar.evaluation.distances import FEW, Interval, SetDistance, set_distance
@@ -31,14 +30,14 @@ from medar.evaluation.extractors.features import feature_set
 from medar.evaluation.extractors.handcrafted import SHAPE, SMALLEST
 from medar.evaluation.frechet import Floats, Reference
 from medar.evaluation.generation import memorisation
+from medar.evaluation.generation.batches import Batch, add_generated, add_real
 from medar.evaluation.generation.memorisation import Audit, audit_features, audit_voxels
-from medar.evaluation.generation.set_statistics import BINS, KEPT, SetStatistics
+from medar.evaluation.generation.set_statistics import BINS, KEPT, Meter, SetStatistics
 from medar.evaluation.generation.turing import KeptVolumes, TuringReport, turing_test
 from medar.evaluation.grid import GridArtifact, grid_artifact
 from medar.evaluation.reconstruction.cases import cases_of, evenly_spaced
 from medar.evaluation.similarity import MsSsim, pairwise_ms_ssim
 from medar.notebook import html_table
-from medar.progress import track
 from medar.settings import to_dict
 from medar.words import format_count
 
@@ -47,10 +46,6 @@ NAME = "generation-v2"
 
 HeldOut = Literal["val", "test", "held-out"]
 """Real volumes behind the floors; "held-out" is every case that is not of the train split."""
-
-Batch = Tensor | tuple[Tensor, Tensor]
-"""Volumes (B, C, X, Y, Z) in [-1, 1], or with their label maps (B, 1, X, Y, Z) of the plan's label
-values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +127,8 @@ def evaluate_generation(
     """Compare generated volumes with those of a prepared data set.
 
     Args:
-        batches: generated volumes, either all or none with label maps; read once.
+        batches: generated volumes, either all or none with label maps; read once. `LazyBatches`
+            are measured on the workers of a cluster (`medar.cluster`), as real volumes are.
         prepared: the folder that `prepare` filled and the generator was trained on.
         split: the held-out volumes.
         extractors: names, see `medar.evaluation.extractors.EXTRACTORS`; the first is also used by
@@ -143,7 +139,7 @@ def evaluate_generation(
             audit sees no others.
         seed: of subsets, bootstrap draws and pairs.
         batch_size: real volumes per batch.
-        device: where features are computed.
+        device: where features are computed; "auto": CUDA where it is available.
         seconds_per_volume: time that generating a volume took, for the report.
         peak_memory: bytes that this took, for the report.
         turing: also train networks to tell the volumes from real ones, see `turing_test`.
@@ -156,7 +152,6 @@ def evaluate_generation(
             cannot be built, or a Turing test on real volumes of a single subject.
     """
     check_positive(samples=samples, limit=limit, batch_size=batch_size)
-    device = torch.device(device)
     built = make_extractors(tuple(extractors), weights, device)
     train = PreparedDataset(prepared, split="train")
     train_subset, held_out_subset = evenly_spaced(train, limit), cases_of(prepared, split)
@@ -167,13 +162,12 @@ def evaluate_generation(
             f"{format_count(len(train_subset), 'volume')}"
         )
     step = written.file_step(train)
-    generated, real, reference = (
-        SetStatistics(built, train.plan, step, seed, device) for _ in range(3)
-    )
+    meter = Meter(extractors=built, plan=train.plan, step=step, device=str(device))
+    generated, real, reference = (SetStatistics(meter, seed) for _ in range(3))
     kept = KeptVolumes(step, seed, samples)
-    labelled = _add_generated(generated, kept.over(batches) if turing else batches, samples)
-    _add_real(reference, train_subset, "reference", batch_size, labelled)
-    _add_real(real, held_out_subset, "held-out", batch_size, labelled)
+    labelled = add_generated(generated, kept.over(batches) if turing else batches, samples)
+    add_real(reference, train_subset, "reference", batch_size, labelled)
+    add_real(real, held_out_subset, "held-out", batch_size, labelled)
     cases = [train.prepared[index].id for index in train_subset.indices]
     units, unit = written.error_units(train)
     channel_units = units.double().mean(dim=0).numpy()
@@ -233,43 +227,11 @@ def evaluate_generation(
             train,
             from_files=from_files,
             seed=seed,
-            device=device,
+            device=any_device(device),
         )
         if turing
         else None,
     )
-
-
-def _add_generated(generated: SetStatistics, batches: Iterable[Batch], samples: int | None) -> bool:
-    """Add generated volumes; returns whether they have label maps."""
-    labelled = set()
-    for batch in batches:
-        volumes, labels = batch if isinstance(batch, tuple) else (batch, None)
-        missing = len(volumes) if samples is None else samples - generated.count
-        generated.update(volumes[:missing])
-        labelled.add(labels is not None)
-        if labels is not None:
-            generated.update_labels(labels[:missing])
-        if generated.count == samples:
-            break
-    if generated.count < 2:
-        raise MedarError(
-            f"the number of generated volumes must be at least 2, got {generated.count}"
-        )
-    if len(labelled) > 1:
-        raise MedarError("only some generated volumes have label maps; either all or none must")
-    return True in labelled
-
-
-def _add_real(
-    statistics: SetStatistics, dataset: Subset[Item], label: str, batch_size: int, labelled: bool
-) -> None:
-    """Add real volumes, and label maps that are annotated for every label."""
-    loader = DataLoader(dataset, batch_size=batch_size)
-    for batch in track(loader, total=len(loader), label=label, unit="batch"):
-        statistics.update(batch["image"])
-        if labelled and "label" in batch and (whole := batch["annotated"].all(dim=1)).any():
-            statistics.update_labels(batch["label"][whole])
 
 
 def _distances(

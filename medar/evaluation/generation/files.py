@@ -5,8 +5,10 @@ A folder holds `NAME.nii.gz` (or .nii), each optionally with its label map `NAME
 B batch, C channels, X Y Z voxels.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +19,14 @@ import torch
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Case
 from medar.data.plan import Plan, Window
-from medar.data.preparation import prepare_image, prepare_label
-from medar.data.reading import read_for_plan, read_label
+from medar.data.preparation import at_plan_spacing, prepare_image, prepare_label
+from medar.data.reading import merged_reading, read_for_plan, read_label
 from medar.errors import MedarError
-from medar.evaluation.generation.evaluate import Batch, HeldOut
+from medar.evaluation.generation.batches import Batch, LazyBatches
+from medar.evaluation.generation.evaluate import HeldOut
 from medar.evaluation.reconstruction.cases import cases_of
-from medar.volume import Volume
+from medar.volume import Shape3, Volume, read_header
+from medar.words import format_count
 
 ENDINGS = (".nii", ".nii.gz")
 
@@ -60,7 +64,7 @@ def generated_files(folder: str | Path) -> list[GeneratedFile]:
 
 def read_generated(
     files: list[GeneratedFile], plan: Plan, *, batch_size: int = 4
-) -> Iterator[Batch]:
+) -> LazyBatches[GeneratedFile]:
     """Batches of the volumes as the plan prepares them, with label maps if all have one.
 
     Args:
@@ -69,17 +73,57 @@ def read_generated(
         batch_size: volumes per batch.
 
     Raises:
-        MedarError: a file cannot be read, is not of the plan's size, or only some have labels.
+        MedarError: a file cannot be read, only some have labels, or a size is not the plan's: in
+            volume mode, less than half of its side or more than twice.
+
+    Warns:
+        UserWarning: volumes are cropped or padded to the plan's size.
     """
     missing = [one.image for one in files if one.label is None]
     labelled = bool(plan.labels) and len(missing) < len(files)
     if labelled and missing:
         raise MedarError(f"{missing[0]}: has no label map, but other volumes have one")
-    for start in range(0, len(files), batch_size):
-        pairs = [_read(one, plan, labelled) for one in files[start : start + batch_size]]
-        volumes = torch.from_numpy(np.stack([image for image, _ in pairs]))
-        labels = [torch.from_numpy(label) for _, label in pairs if label is not None]
-        yield (volumes, torch.stack(labels)) if labelled else volumes
+    if plan.mode == "volume":
+        _check_sizes([one.image for one in files], plan)
+    return LazyBatches(
+        items=[files[start : start + batch_size] for start in range(0, len(files), batch_size)],
+        make=partial(_read_batch, plan=plan, labelled=labelled),
+    )
+
+
+def _check_sizes(paths: Sequence[Path], plan: Plan) -> None:
+    """Compare the sizes of files, at the plan's spacing, with the plan's; only headers are read."""
+    others, options = {}, merged_reading(plan.reading, None)
+    for path in paths:
+        size = at_plan_spacing(read_header(path, options).grid.to_ras(), plan).shape
+        if size != plan.size:
+            others[path] = size
+    for path, size in others.items():
+        if any(2 * n < m or n > 2 * m for n, m in zip(size, plan.size, strict=True)):
+            raise MedarError(
+                f"{path}: {_by(size)} voxels at the plan's spacing, but the plan's size is "
+                f"{_by(plan.size)}: cropped or padded, it cannot be compared; generate volumes of "
+                "this size, or prepare the data with a plan of theirs"
+            )
+    if others:
+        path, size = next(iter(others.items()))
+        warnings.warn(
+            f"{len(others)} of {format_count(len(paths), 'volume')} cropped or padded to the "
+            f"plan's size {_by(plan.size)}, such as {path} of {_by(size)} at the plan's spacing: "
+            "what is cut off or added counts",
+            stacklevel=3,
+        )
+
+
+def _by(size: Shape3) -> str:
+    return " x ".join(map(str, size))
+
+
+def _read_batch(files: Sequence[GeneratedFile], plan: Plan, labelled: bool) -> Batch:
+    pairs = [_read(one, plan, labelled) for one in files]
+    volumes = torch.from_numpy(np.stack([image for image, _ in pairs]))
+    labels = [torch.from_numpy(label) for _, label in pairs if label is not None]
+    return (volumes, torch.stack(labels)) if labelled else volumes
 
 
 def _read(

@@ -20,7 +20,8 @@ from medar.data.loading import PreparedDataset
 from medar.devices import device_of, peak_memory_mib
 from medar.errors import MedarError, check_positive
 from medar.evaluation.distances import FEW
-from medar.evaluation.generation.evaluate import Batch, GenerationReport, HeldOut
+from medar.evaluation.generation.batches import Batch
+from medar.evaluation.generation.evaluate import GenerationReport, HeldOut
 from medar.evaluation.generation.files import as_volume
 from medar.evaluation.reconstruction.cases import cases_of, check_fit
 from medar.generator.attributes import case_values
