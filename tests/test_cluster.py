@@ -289,11 +289,12 @@ def test_evaluations_of_generated_volumes_are_equal(
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1]
     assert '"shape-v2"' in printed[0]
-    write_nifti(tmp_path / "made" / "m3.nii.gz", Volume.from_array(voxels[:8], affine))
+    unknown = Volume.from_array(values + 5, affine)
+    write_nifti(tmp_path / "made" / "m3_label.nii.gz", unknown)
     with pytest.raises(SystemExit) as left:
         main([*command, "--cluster", address])
     assert left.value.code == 2
-    assert "m3_label.nii.gz: a label map must have its image's shape" in capsys.readouterr().err
+    assert "m3_label.nii.gz: label values" in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_one_line(
