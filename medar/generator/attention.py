@@ -9,13 +9,15 @@ B batch, L tokens over all scales, T queries or tokens of one scale, S keys, E w
 width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from medar.generator.crops import crop_grids
 from medar.generator.positions import Rotary
 from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
@@ -60,6 +62,7 @@ class ScaleAttention(nn.Module):
         window_size: sites along a side of a window.
         window_min_side: longest side of a grid from which windows are used.
         shifted: whether the windows start half a side before the grid.
+        crop_side: sites along a side of training's crops; None: there are none.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ScaleAttention(nn.Module):
         window_size: int,
         window_min_side: int,
         shifted: bool,
+        crop_side: int | None = None,
     ) -> None:
         super().__init__()
         self.heads, self.schedule, self.rotary = heads, schedule, rotary
@@ -80,40 +84,69 @@ class ScaleAttention(nn.Module):
         self.key_norm = Norm(width // heads, eps=1e-6)
         self.out = nn.Linear(width, width)
         shift = window_size // 2 if shifted else 0
-        self.windows = nn.ModuleList(
-            Windows(grid, window_size, shift) if max(grid) >= window_min_side else nn.Identity()
-            for grid in schedule.grids
-        )
+        windowed = [max(grid) >= window_min_side for grid in schedule.grids]
+        self.windows = grids_of_windows(schedule.grids, windowed, window_size, shift)
+        self.crop_tokens: list[int] = []
+        if crop_side is not None:
+            crops = crop_grids(schedule, crop_side)
+            self.crop_tokens = [prod(grid) for grid in crops]
+            self.crop_windows = grids_of_windows(crops, windowed, window_size, shift)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, L, E) to the same; or only the coarsest scales."""
+    def forward(self, x: Tensor, indices: Tensor | None = None) -> Tensor:
+        """(B, L, E) to the same; or only the coarsest scales.
+
+        Args:
+            x: the tokens.
+            indices: (C,), if `x` is a crop, (B, C, E): its positions among all tokens.
+        """
+        if indices is not None:
+            return self._attend(x, self.crop_tokens, self.crop_windows, indices=indices)
         scales = len(self.schedule.split(x))
-        return self._attend(x, range(scales))
+        return self._attend(x, self.schedule.tokens[:scales], self.windows[:scales])
 
     def step(self, k: int, x: Tensor) -> Tensor:
         """Scale k, (B, T, E) to the same."""
-        return self._attend(x, [k])
+        start = self.schedule.offsets[k]
+        return self._attend(x, [x.shape[1]], [self.windows[k]], start)
 
-    def _attend(self, x: Tensor, scales: Sequence[int]) -> Tensor:
-        start = self.schedule.offsets[scales[0]]
+    def _attend(
+        self,
+        x: Tensor,
+        tokens: Sequence[int],
+        windows: Iterable[nn.Module],
+        start: int = 0,
+        indices: Tensor | None = None,
+    ) -> Tensor:
+        """Some scales, by their numbers of tokens and windows; see `Rotary` for positions."""
         queries, keys, values = rearrange(
             self.project(x), "b l (three h w) -> three b h l w", three=3, h=self.heads
         )
-        queries = self.rotary(self.query_norm(queries.float()), start)
-        keys = self.rotary(self.key_norm(keys.float()), start)
-        tokens = [self.schedule.tokens[k] for k in scales]
-        parts = zip(*(one.split(tokens, dim=2) for one in (queries, keys, values)), strict=True)
-        mixed = [self._scale(k, *part) for k, part in zip(scales, parts, strict=True)]
+        queries = self.rotary(self.query_norm(queries.float()), start, indices)
+        keys = self.rotary(self.key_norm(keys.float()), start, indices)
+        parts = zip(
+            *(one.split(list(tokens), dim=2) for one in (queries, keys, values)), strict=True
+        )
+        mixed = [attend_in(one, *part) for one, part in zip(windows, parts, strict=True)]
         result: Tensor = self.out(rearrange(torch.cat(mixed, dim=2), "b h l w -> b l (h w)"))
         return result
 
-    def _scale(self, k: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(B, H, T, W) each, of one scale."""
-        windows = self.windows[k]
-        if not isinstance(windows, Windows):
-            return attend(queries, keys, values)
-        cut = zip(windows.cut(queries), windows.cut(keys), windows.cut(values), strict=True)
-        return windows.join([attend(*part) for part in cut], len(queries))
+
+def attend_in(windows: nn.Module, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Attention within windows, or within the whole scale; (B, H, T, W) each."""
+    if not isinstance(windows, Windows):
+        return attend(queries, keys, values)
+    cut = zip(windows.cut(queries), windows.cut(keys), windows.cut(values), strict=True)
+    return windows.join([attend(*part) for part in cut], len(queries))
+
+
+def grids_of_windows(
+    grids: Sequence[Shape3], windowed: Sequence[bool], side: int, shift: int
+) -> nn.ModuleList:
+    """`Windows` per grid, the identity for those that are not windowed."""
+    return nn.ModuleList(
+        Windows(grid, side, shift) if cut else nn.Identity()
+        for grid, cut in zip(grids, windowed, strict=True)
+    )
 
 
 class Windows(nn.Module):

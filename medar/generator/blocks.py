@@ -9,9 +9,10 @@ table per block (PixArt, arXiv 2310.00426): a linear layer per block would hold 
 parameters. A layer that the mixer makes unnecessary is left out: the mixer itself for "none", the
 attention for a mixer that attends within the scale too.
 
-B batch, L tokens over all scales, T tokens of one scale, E width, S layers of a block.
+B batch, L tokens over all scales, T tokens of one scale, E width, S layers of a block with a mixer.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn.functional import gelu
 from torch.utils.checkpoint import checkpoint
 
 from medar.generator.attention import ScaleAttention
-from medar.generator.mixers import MIXERS, NoMixer, State, make_mixer
+from medar.generator.mixers import MIXERS, MixerSettings, NoMixer, State, make_mixer
 from medar.generator.positions import Rotary
 from medar.generator.settings import ModelSettings
 from medar.tokenizer.norms import Norm
@@ -57,7 +58,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         width, heads = settings.width, settings.depth
-        self.mixer = make_mixer(settings.mixer, width, heads, schedule, layer)
+        self.mixer = make_mixer(
+            mixer_of(settings, layer), width, heads, schedule, layer // settings.mixer.every
+        )
         self.attention = (
             None
             if self.mixer.covers_own_scale
@@ -69,12 +72,13 @@ class Block(nn.Module):
                 window_size=settings.window_size,
                 window_min_side=settings.window_min_side,
                 shifted=bool(layer % 2),
+                crop_side=settings.crop_side,
             )
         )
         self.mlp = MLP(width, round(settings.mlp_ratio * width))
         self.dropout = nn.Dropout(settings.dropout)
         self.activation_checkpointing = settings.activation_checkpointing
-        layers = modulated_layers(settings)
+        layers = block_layers(settings, layer)
         self.norms = nn.ModuleList(
             Norm(width, eps=1e-6, elementwise_affine=False) for _ in range(layers)
         )
@@ -87,17 +91,23 @@ class Block(nn.Module):
                 if isinstance(last, nn.Linear):
                     last.weight /= (layers * settings.depth) ** 0.5
 
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """All scales, (B, L, E) to the same; `shared` (B, 3 S, E) from the condition."""
-        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-            recomputed: Tensor = checkpoint(self._layers, x, shared, use_reentrant=False)
-            return recomputed
-        return self._layers(x, shared)
+    def forward(self, x: Tensor, shared: Tensor, indices: Tensor | None = None) -> Tensor:
+        """All scales, (B, L, E) to the same.
 
-    def _layers(self, x: Tensor, shared: Tensor) -> Tensor:
+        Args:
+            x: the tokens.
+            shared: (B, 3 S, E), from the condition.
+            indices: of a crop, see `ScaleAttention.forward`.
+        """
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(self._layers, x, shared, indices, use_reentrant=False)
+            return recomputed
+        return self._layers(x, shared, indices)
+
+    def _layers(self, x: Tensor, shared: Tensor, indices: Tensor | None) -> Tensor:
         attention, mixer, mlp = self._modulations(shared)
         if self.attention is not None:
-            x = x + attention.gate * self.dropout(self.attention(attention(x)))
+            x = x + attention.gate * self.dropout(self.attention(attention(x), indices))
         if self._mixes:
             x = x + mixer.gate * self.dropout(self.mixer(mixer(x)))
         out: Tensor = x + mlp.gate * self.dropout(self.mlp(mlp(x)))
@@ -119,6 +129,8 @@ class Block(nn.Module):
 
     def _modulations(self, shared: Tensor) -> tuple[Modulation, Modulation, Modulation]:
         """Of attention, mixer and MLP; that of an absent layer is not used."""
+        if shared.shape[1] > len(self.table):  # other blocks have a mixer as well, in the middle
+            shared = torch.cat([shared[:, :3], shared[:, -3:]], dim=1)
         rows = rearrange(shared + self.table, "b (layer three) e -> layer three b 1 e", three=3)
         *before, mlp = (Modulation(norm, *row) for norm, row in zip(self.norms, rows, strict=True))
         return before[0], before[-1], mlp
@@ -138,7 +150,18 @@ class MLP(nn.Module):
         return narrowed
 
 
+def mixer_of(settings: ModelSettings, layer: int) -> MixerSettings:
+    """The mixer of a block: that of the settings, or none."""
+    mixer = settings.mixer
+    return replace(mixer, kind="none") if layer % mixer.every else mixer
+
+
 def modulated_layers(settings: ModelSettings) -> int:
-    """S, layers of a block: attention, mixer and MLP, less those that are left out."""
-    mixer = MIXERS[settings.mixer.kind]
+    """S: attention, mixer and MLP, less those that no block has."""
+    return block_layers(settings, 0)
+
+
+def block_layers(settings: ModelSettings, layer: int) -> int:
+    """Layers of a block."""
+    mixer = MIXERS[mixer_of(settings, layer).kind]
     return 1 + (not mixer.covers_own_scale) + (not issubclass(mixer, NoMixer))

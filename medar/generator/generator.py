@@ -28,6 +28,7 @@ from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
 from medar.generator.conditions import AttributeEmbedding, Condition
+from medar.generator.crops import cropped_length
 from medar.generator.folder import read_folder, write_folder
 from medar.generator.known import KnownTokens
 from medar.generator.maps import MapEncoder
@@ -226,21 +227,33 @@ class Generator(nn.Module):
         """A hash of config and weights, without the quantiser's."""
         return digest_of(self._weights())
 
-    def forward(self, tokens: Tensor, condition: Condition, known: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        condition: Condition,
+        known: Tensor | None = None,
+        indices: Tensor | None = None,
+    ) -> Tensor:
         """Logits of every token given the tokens of coarser scales, (B, L, V).
 
         Args:
             tokens: (B, L) int64, the input.
             condition: of B volumes.
             known: (B, L) bool, known tokens, which are seen at all scales; default none.
+            indices: (C,), the tokens of a crop (`medar.generator.crops`), whose logits are wanted,
+                (B, C, V); default all.
         """
         attributes = self._embed_attributes(condition)
-        x = self.embed(self._reconstructions(tokens)) + self._context(condition, attributes)
+        seen = self._reconstructions(tokens)
+        if indices is not None:
+            seen, tokens = seen.index_select(1, indices), tokens.index_select(1, indices)
+            known = None if known is None else known.index_select(1, indices)
+        x = self.embed(seen) + self._context(condition, attributes, indices)
         if known is not None:
             x = x + self._embed_known(tokens, known)
         modulation = self._modulation(attributes)
         for block in self._blocks():
-            x = block(x, modulation)
+            x = block(x, modulation, indices)
         return self._logits(x)
 
     def start(self, condition: Condition, known: KnownTokens | None = None) -> SamplingState:
@@ -312,6 +325,12 @@ class Generator(nn.Module):
         return tokens
 
     @property
+    def trained_tokens(self) -> int:
+        """Tokens of a volume that a training step sees: C with crops, else L."""
+        side = self.config.model.crop_side
+        return self.schedule.length if side is None else cropped_length(self.schedule, side)
+
+    @property
     def state_size(self) -> int:
         """Elements that sampling carries from scale to scale per volume, at most."""
         sites = self.schedule.tokens[-1]
@@ -336,13 +355,17 @@ class Generator(nn.Module):
         """(B, D, x, y, z) as (B, T, D), in units of the quantiser's largest gain."""
         return seen.flatten(2).transpose(1, 2) / self.quantiser.gains.max()
 
-    def _context(self, condition: Condition, attributes: Tensor) -> Tensor:
-        """(B, L, E): position, scale, attributes and map of each token."""
+    def _context(
+        self, condition: Condition, attributes: Tensor, indices: Tensor | None = None
+    ) -> Tensor:
+        """(B, L, E), or of a crop: position, scale, attributes and map of each token."""
+        levels = self.levels if indices is None else self.levels[indices]
         # The residual stream is float32, whatever the layers compute in.
-        context: Tensor = (self.position() + self.level(self.levels)).float() + attributes[:, None]
+        where = (self.position(indices) + self.level(levels)).float()
+        context: Tensor = where + attributes[:, None]
         if self.map is not None:
             added: Tensor = self.map(condition.map)
-            return context + added
+            return context + (added if indices is None else added.index_select(1, indices))
         if condition.map is not None:
             raise MedarError("this generator was trained without maps; leave the map out")
         return context

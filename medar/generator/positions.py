@@ -70,9 +70,15 @@ class Rotary(nn.Module):
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """Rotate (B, H, T, W), tokens `start` to `start` + T, in the dtype of `x`."""
-        part = slice(start, start + x.shape[2])
+    def forward(self, x: Tensor, start: int = 0, indices: Tensor | None = None) -> Tensor:
+        """Rotate (B, H, T, W) in the dtype of `x`.
+
+        Args:
+            x: tokens `start` to `start` + T, or those at `indices`.
+            start: position of the first among all tokens.
+            indices: (T,) positions among all tokens.
+        """
+        part = slice(start, start + x.shape[2]) if indices is None else indices
         cos, sin = self.cos[part].to(x.dtype), self.sin[part].to(x.dtype)
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
@@ -97,7 +103,7 @@ class PositionFeatures(nn.Module):
         self.register_buffer("waves", waves, persistent=False)
         self.project = nn.Linear(waves.shape[1], width)
 
-    def forward(self) -> Tensor:
-        """(L, E)."""
-        features: Tensor = self.project(self.waves)
+    def forward(self, indices: Tensor | None = None) -> Tensor:
+        """(L, E), or (C, E) of the tokens at C indices."""
+        features: Tensor = self.project(self.waves if indices is None else self.waves[indices])
         return features

@@ -60,12 +60,31 @@ class ModelSettings:
     activation_checkpointing: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more
     time."""
+    crop_side: PositiveInt | None = None
+    """Sites along a side of the random crops of larger grids that training sees, a multiple of
+    `window_size`; null: training sees whole volumes. See `medar.generator.crops`."""
 
     def __post_init__(self) -> None:
+        self._check_crop()
         if self.mlp_ratio * self.width < 1:
             raise MedarError(
                 f"mlp_ratio must be at least {1 / self.width:.3g} (one hidden feature), got "
                 f"{self.mlp_ratio:g}"
+            )
+
+    def _check_crop(self) -> None:
+        side = self.crop_side
+        if side is None:
+            return
+        if side % self.window_size or side < self.window_min_side:
+            raise MedarError(
+                f"crop_side must be a multiple of window_size {self.window_size} and at least "
+                f"window_min_side {self.window_min_side}, got {side}"
+            )
+        if self.mixer.kind != "none":
+            raise MedarError(
+                f"crop_side {side} needs mixer.kind none, got {self.mixer.kind!r}: the mixer's "
+                "state would hold crops in training and whole scales while sampling"
             )
 
     @property
@@ -132,7 +151,14 @@ class GeneratorConfig:
     def function(self) -> dict[str, Any]:
         """The values that decide what the network computes: those of equal models are equal."""
         values = to_dict(self)
-        del values["model"]["activation_checkpointing"]
+        for name in ("activation_checkpointing", "crop_side"):
+            del values["model"][name]
+        # Later than the others: models without them keep their digest, and runs can be resumed.
+        mixer = values["model"]["mixer"]
+        if mixer["kind"] != "scale_ssm":
+            del mixer["state_max_side"]
+        if mixer["every"] == 1:
+            del mixer["every"]
         return values
 
 

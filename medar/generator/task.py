@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medar.data.loading import Item, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, send
 from medar.generator.conditions import Condition, drop
+from medar.generator.crops import Crop, draw_crop
 from medar.generator.data import GeneratorDataset, Marginals, condition_of
 from medar.generator.generator import Generator
 from medar.generator.known import draw_known
@@ -91,8 +92,8 @@ class GeneratorTask(Task[Item]):
         return islice(iter(self._loader), start, None)
 
     def amount(self, batch: Item) -> int:
-        """Tokens of a batch."""
-        return int(batch["tokens"].numel())
+        """Tokens of a batch, those outside of crops not counted."""
+        return len(batch["tokens"]) * self.model.trained_tokens
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean cross-entropy over scales, and that of each scale."""
@@ -111,8 +112,15 @@ class GeneratorTask(Task[Item]):
             known=known,
         )
         condition = drop(self._condition(batch), drop_probability, random, maps=drop_probability)
-        logits = self.model(seen, condition, known)
-        losses = token_losses(logits, targets, objective.label_smoothing)
+        crop = self._draw_crop(random, tokens.device)
+        if crop is None:
+            logits = self.model(seen, condition, known)
+            losses = token_losses(logits, targets, objective.label_smoothing)
+        else:
+            logits = self.model(seen, condition, known, crop.indices)
+            targets = targets.index_select(1, crop.indices)
+            losses = token_losses(logits, targets, objective.label_smoothing)
+            losses = crop.spread(losses, tokens.shape[1])
         by_scale = self._mean_by_scale(losses, ~known)
         self.weights = self.weights.to(by_scale.device)
         total = (by_scale * self.weights).sum()
@@ -208,6 +216,13 @@ class GeneratorTask(Task[Item]):
             fraction = objective.refinement_fraction
             known = known | draw_revealed(schedule, batch, fraction, random)
         return known
+
+    def _draw_crop(self, random: torch.Generator, device: torch.device) -> Crop | None:
+        """A crop for the whole batch, if the settings ask for crops."""
+        sizes = self.model.config.model
+        if sizes.crop_side is None:
+            return None
+        return draw_crop(self.model.schedule, sizes.crop_side, sizes.window_size, random).to(device)
 
     def _independence(
         self, tokens: Tensor, condition: Condition, losses: Tensor, cases: range

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.data.plan import Plan
+from medar.generator.crops import cropped_length
 from medar.generator.generator import Generator
 from medar.generator.settings import GeneratorConfig, GeneratorSettings
 from medar.segmentation.pretext.settings import PretrainSettings
@@ -149,15 +150,19 @@ def generator_cost(
     """
     model, size = settings.model, number_bytes(settings.training, device)
     width, length = model.width, schedule.length
+    if model.crop_side is not None:
+        length = cropped_length(schedule, model.crop_side)
+    mixers = len(range(0, model.depth, model.mixer.every))
     extra = MIXERS[model.mixer.kind][size == 2] * model.mixer.expand
     hidden = 2 * model.mlp_ratio * size
     dropped = 2 * size if model.dropout else 0
-    block = length * width * (BLOCK[device, size] + hidden + dropped + extra)
+    block = length * width * (BLOCK[device, size] + hidden + dropped)
+    mixer = length * width * extra
     logits = length * codes(codebook) * (4 + 4 + 4 + size)
     ends = length * width * ENDS + logits
-    kept = model.depth * block
+    kept = model.depth * block + mixers * mixer
     if model.activation_checkpointing:
-        kept = model.depth * length * width * 4 + block
+        kept = model.depth * length * width * 4 + block + mixer
     with torch.device("meta"):
         one = ScaleSchedule(grids=((1, 1, 1),))
         quantiser = MultiScaleQuantiser(make_codebook(codebook), one)

@@ -2,7 +2,8 @@
 
 The number of volumes of an optimiser step stays what the settings say: it is divided into as many
 batches as the card needs (`training.accumulation_steps`). Where not even one volume fits,
-activation checkpointing is turned on. The costs are those of `medar.recipes.cost`.
+activation checkpointing is turned on; where that is not enough, a generator without mixer is
+trained on the largest crops that fit. The costs are those of `medar.recipes.cost`.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 GB = 10**9
 OWN = 1 * GB
 """What CUDA and its libraries take for themselves."""
+MAX_CROP = 128
+"""Latent sites along a side of the largest crops."""
 USABLE = 0.9
 """Fraction of the rest that may be used; fragments and estimates that are too low need some."""
 
@@ -72,6 +75,9 @@ def _fitted(
     if found.largest_batch(room) == 0 and hasattr(model, "activation_checkpointing"):
         part = replace(part, model=replace(model, activation_checkpointing=True))
         found = cost(part)
+    if found.largest_batch(room) == 0 and hasattr(model, "crop_side"):
+        part = _cropped(part, cost, room)
+        found = cost(part)
     own = total // processes
     fits = [n for n in range(1, own + 1) if own % n == 0 and n <= found.largest_batch(room)]
     batch = max(fits, default=1)
@@ -86,7 +92,22 @@ def _fitted(
     )
     if getattr(getattr(part, "model", None), "activation_checkpointing", False):
         note += ", with activation checkpointing"
+    if side := getattr(getattr(part, "model", None), "crop_side", None):
+        note += f", on crops of {side} latent sites per side"
     return part, note if fits else f"{note}, more than the card may hold"
+
+
+def _cropped(part: Any, cost: "Callable[[Any], StepCost]", room: float) -> Any:
+    """A generator's settings with the largest crops of which one fits, or the smallest crops."""
+    model = part.model
+    if model.mixer.kind != "none":
+        return part
+    sides = range(model.window_size, MAX_CROP + 1, model.window_size)
+    for side in sorted((n for n in sides if n >= model.window_min_side), reverse=True):
+        part = replace(part, model=replace(model, crop_side=side))
+        if cost(part).largest_batch(room):
+            break
+    return part
 
 
 def _costs(settings: Any, plan: "Plan") -> "dict[str, Callable[[Any], StepCost]]":

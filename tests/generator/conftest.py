@@ -42,7 +42,10 @@ def quantiser() -> MultiScaleQuantiser:
 
 @pytest.fixture
 def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
-    """A generator of its tokens with random weights; keywords change its configuration."""
+    """A generator of its tokens with random weights; keywords change its configuration.
+
+    The mixer "mamba/2" is one of every second block.
+    """
 
     def make(
         *, mixer: str = "none", map_channels: int = 0, refinement: bool = True, **changes: Any
@@ -54,7 +57,9 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
             map_width=4,
         )
         values: dict[str, Any] = {"depth": 2, "head_width": 8, **changes}
-        settings = from_dict(MixerSettings, {"kind": mixer, "state_dim": 4}, "mixer")
+        kind, _, every = mixer.partition("/")
+        given = {"kind": kind, "state_dim": 4, "every": int(every or 1)}
+        settings = from_dict(MixerSettings, given, "mixer")
         torch.manual_seed(1)
         sizes = ModelSettings(mixer=settings, **values)
         config = GeneratorConfig(model=sizes, condition=condition, refinement=refinement)

@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[MixerSettings, int]] = {
     ),
     "scale_ssm": (MixerSettings(kind="scale_ssm", state_dim=4), 0),
     "scale_ssm-wide": (MixerSettings(kind="scale_ssm", state_dim=1, expand=2), 0),
+    "scale_ssm-coarse": (MixerSettings(kind="scale_ssm", state_dim=4, state_max_side=2), 0),
 }
 every_mixer = pytest.mark.parametrize("name", VARIANTS)
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
@@ -204,6 +205,7 @@ def test_each_kind_builds_its_mixer() -> None:
         ({"kind": "atention"}, "unknown mixer 'atention'; did you mean 'attention'"),
         ({"kind": "lstm"}, "unknown mixer 'lstm'; known mixers: attention, mamba, none, scale_ssm"),
         ({"state_dim": 0}, "state_dim must be at least 1, got 0"),
+        ({"every": 0}, "every must be at least 1, got 0"),
         ({"conv": 4}, "key 'conv' has a new name: conv_kernel"),
     ],
 )
@@ -277,9 +279,27 @@ def test_scale_ssm_follows_its_equations() -> None:
     close(mixer(x), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_scale_ssm_state_is_bounded_by_its_inputs() -> None:
+def test_a_coarse_state_equals_a_fine_one_where_tokens_do_not_differ() -> None:
+    schedule = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 4, 3), (5, 6, 4)))
+    fine, coarse = make("scale_ssm", schedule), make("scale_ssm-coarse", schedule)
+    coarse.load_state_dict(fine.state_dict())
+    x = torch.cat([torch.randn(2, 1, WIDTH).expand(-1, n, -1) for n in schedule.tokens], dim=1)
+    close(coarse(x), fine(x), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(coarse(tokens(schedule)), fine(tokens(schedule)), atol=1e-3)
+
+
+def test_the_state_stays_below_100_mb_at_32_sites_per_side() -> None:
+    schedule = ScaleSchedule.from_latent((32, 32, 32), 10)
+    with torch.device("meta"):
+        mixer = make_mixer(MixerSettings(kind="scale_ssm"), 256, 8, schedule, 0)
+        whole = make_mixer(MixerSettings(kind="scale_ssm", state_max_side=32), 256, 8, schedule, 0)
+    assert 8 * 4 * mixer.state_size < 100e6 < 8 * 4 * whole.state_size
+
+
+@pytest.mark.parametrize("name", ["scale_ssm", "scale_ssm-coarse"])
+def test_the_scale_ssm_state_is_bounded_by_its_inputs(name: str) -> None:
     schedule = ScaleSchedule.from_latent((9, 7, 8), 9)
-    mixer = make("scale_ssm", schedule)
+    mixer = make(name, schedule)
     assert isinstance(mixer, ScaleSSM)
     x = 5 * tokens(schedule)
     _, inputs = mixer._project(x)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from medar.data.plan import Plan
 from medar.generator.conditions import Condition
+from medar.generator.crops import draw_crop
 from medar.generator.generator import Generator
 from medar.generator.objective import token_losses
 from medar.generator.settings import GeneratorConfig, GeneratorSettings
@@ -70,6 +71,8 @@ def training(precision: str) -> dict[str, Any]:
         ({"depth": 4, "head_width": 32, "mixer": {"kind": "attention"}}, 5),
         ({"depth": 2, "head_width": 64, "mixer": {"kind": "mamba"}}, 5),
         ({"depth": 2, "head_width": 64, "mixer": {"kind": "scale_ssm"}}, 5),
+        ({"depth": 4, "head_width": 32, "mixer": {"kind": "scale_ssm", "every": 2}}, 5),
+        ({"depth": 2, "head_width": 32, "window_size": 2, "window_min_side": 2, "crop_side": 4}, 6),
     ],
 )
 def test_activations_of_a_generator(sizes: dict[str, Any], grid: int, precision: str) -> None:
@@ -83,7 +86,15 @@ def test_activations_of_a_generator(sizes: dict[str, Any], grid: int, precision:
         torch.randint(128, (2, schedule.length)),
         Condition(attributes=torch.zeros(2, 0)),
     )
-    kept = measured(model, lambda: token_losses(model(tokens, condition), tokens), precision)
+    indices = None
+    if side := settings.model.crop_side:
+        indices = draw_crop(schedule, side, 2, torch.Generator()).indices
+
+    def run() -> Tensor:
+        logits = model(tokens, condition, None, indices)
+        return token_losses(logits, tokens if indices is None else tokens[:, indices])
+
+    kept = measured(model, run, precision)
     cost = generator_cost(settings, schedule, codebook, "cpu")
     assert 2 * cost.kept == pytest.approx(kept, rel=CLOSE)
     parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)

@@ -53,6 +53,17 @@ def test_checkpointing_is_turned_on_where_not_one_volume_fits() -> None:
     assert sized(settings, 3 * GB)[1][-1].endswith("more than the card may hold")
 
 
+def test_generators_learn_from_crops_where_checkpointing_is_not_enough() -> None:
+    small, notes = sized(preset("ct_256"), 16 * GB)
+    assert small.generator.model.crop_side == 24
+    assert notes[-1].endswith("with activation checkpointing, on crops of 24 latent sites per side")
+    smaller, _ = sized(preset("ct_256"), 12 * GB)
+    assert smaller.generator.model.crop_side == 16
+    assert sized(preset("ct_256"), 24 * GB)[0].generator.model.crop_side is None
+    _, notes = sized(preset("ct_256", "generator.model.mixer.kind=mamba"), 16 * GB)
+    assert notes[-1].endswith("more than the card may hold")
+
+
 def test_processes_share_a_batch() -> None:
     two, _ = sized(preset("ct_128"), 24 * GB, processes=2)
     assert (two.generator.data.batch_size, two.generator.training.accumulation_steps) == (2, 4)

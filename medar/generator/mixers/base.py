@@ -32,12 +32,18 @@ class MixerSettings:
     recurrence from scale to scale at each site; or the name of a registered mixer."""
     state_dim: Width = 16
     """N, state features per channel of "mamba" and "scale_ssm"."""
+    state_max_side: PositiveInt = 8
+    """Longest side of a grid that holds a state of "scale_ssm", in sites. Finer scales share the
+    state of the finest such grid, or of the first grid if there is none."""
     expand: Depth = 1
     """Inner channels of "mamba" and "scale_ssm", in multiples of the generator's width."""
     conv_kernel: PositiveInt = 4
     """Kernel size of the convolution in "mamba", in tokens."""
     chunk_size: PositiveInt = 64
     """Tokens that "mamba" scans at once."""
+    every: PositiveInt = 1
+    """Blocks from one mixer to the next: 2 gives one to every second block; the first has one, and
+    the others are those of "none"."""
 
     def __post_init__(self) -> None:
         MIXERS.check(self.kind)
@@ -54,7 +60,7 @@ class Mixer(nn.Module, ABC):
         width: E, a multiple of `heads`.
         heads: H.
         schedule: the grids.
-        layer: index of the block, from 0.
+        layer: index among the blocks that have a mixer, from 0.
     """
 
     covers_own_scale: ClassVar[bool] = False
@@ -135,7 +141,8 @@ def make_mixer(
         width: E, a multiple of `heads`.
         heads: H.
         schedule: the grids.
-        layer: index of the block, from 0; "mamba" reads each scale backwards in odd blocks.
+        layer: index among the blocks that have a mixer, from 0; for odd ones "mamba" reads each
+            scale backwards.
 
     Raises:
         MedarError: the kind is unknown, or its module cannot be imported.

@@ -12,16 +12,21 @@ linearly between the centres of cells: its weights are not negative and sum to 1
 weighted mean of b u along the scales and cannot grow. docs/explanation/mixers.md has the
 derivation.
 
+The state is large: N numbers per channel and site. So it stays on a coarse grid
+(`state_max_side`): finer sites read it interpolated to them, and update it together, by the
+averages of their u, b and dt over each of its cells.
+
 B batch, L tokens over all scales, T tokens of one scale, E width, I inner channels, H heads, P
 width of a head, N state, K scales.
 """
 
+from math import prod
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import adaptive_avg_pool3d, silu, softplus
 
 from medar.generator.mixers.base import Mixer, MixerSettings, State
 from medar.generator.mixers.mamba import draw_steps, inverse_softplus
@@ -48,12 +53,12 @@ class ScaleSSM(Mixer):
     """A recurrence from scale to scale at each site.
 
     Args:
-        settings: `state_dim` and `expand` are used.
+        settings: `state_dim`, `state_max_side` and `expand` are used.
         width: E, a multiple of `heads`.
         heads: of the generator; with `expand` inner channels per feature there are `expand` times
             as many here. The channels of a head share one step dt.
         schedule: the grids.
-        layer: index of the block; not used.
+        layer: not used.
     """
 
     def __init__(
@@ -61,6 +66,10 @@ class ScaleSSM(Mixer):
     ) -> None:
         super().__init__()
         self.schedule = schedule
+        small = (k for k, g in enumerate(schedule.grids) if max(g) <= settings.state_max_side)
+        finest = max(small, default=0)
+        self.state_grids = tuple(schedule.grids[min(k, finest)] for k in range(len(schedule)))
+        """Grid of the state after each scale."""
         self.inner = settings.expand * width
         self.heads = settings.expand * heads
         self.state_dim = settings.state_dim
@@ -95,8 +104,9 @@ class ScaleSSM(Mixer):
 
     @property
     def state_size(self) -> int:
-        """I N numbers per site of the last grid but one (or of the only grid)."""
-        return self.inner * self.state_dim * self.schedule.tokens[max(len(self.schedule) - 2, 0)]
+        """I N numbers per site of the state's last grid."""
+        *before, _ = (self.state_grids[0], *self.state_grids)
+        return self.inner * self.state_dim * prod(before[-1])
 
     def _project(self, x: Tensor) -> tuple[Tensor, _Inputs]:
         """The gate (B, T, I) and the inputs of the recurrence."""
@@ -106,27 +116,48 @@ class ScaleSSM(Mixer):
         return z, _Inputs(u=silu(u).float(), b=b.float(), c=c.float(), dt=steps)
 
     def _recur(self, k: int, inputs: _Inputs, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale k: y, (B, T, I), and the state on its grid; the last scale does not compute one.
+        """Scale k: y, (B, T, I), and the state after it; the last scale does not compute one.
 
         y comes from the state before, U h, and the token: c . h_k = (a c) . U h + (1 - a)(c . b) u.
-        The new state, the largest tensor here, is computed only if a later scale reads it, and the
-        backward pass keeps only U h.
+        The new state is computed only if a later scale reads it, and the backward pass keeps only
+        U h.
         """
+        grid, held = self.schedule.grids[k], self.state_grids[k]
+        u, b, c, decay, gain = self._terms(inputs)
+        raised = upsample(state, grid)
+        y = (decay * c * self._by_site(raised)).sum(2, keepdim=True)
+        y = (y + gain * (b * c).sum(2, keepdim=True) * u).flatten(2) + self.skip.float() * inputs.u
+        if k < len(self.schedule) - 1:
+            if held != grid:
+                raised = state
+                u, b, _, decay, gain = self._terms(
+                    _Inputs(*(average(one, grid, held) for one in inputs))
+                )
+            written = torch.addcmul(decay * self._by_site(raised), gain * b, u)
+            state = written.reshape(raised.shape)
+        return y, state
+
+    def _terms(self, inputs: _Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """u, b, c, a and 1 - a, each to be broadcast to (B, T, N, H, P)."""
         u = rearrange(inputs.u, "B T (H P) -> B T 1 H P", H=self.heads)
         b, c = (rearrange(one, "B T N -> B T N 1 1") for one in (inputs.b, inputs.c))
         dt = rearrange(inputs.dt, "B T H -> B T 1 H 1")
-        decay, gain = torch.exp(-dt), -torch.expm1(-dt)
-        raised = upsample(state, self.schedule.grids[k])
-        h = rearrange(raised, "B x y z N (H P) -> B (x y z) N H P", H=self.heads)
-        y = (decay * c * h).sum(2, keepdim=True) + gain * (b * c).sum(2, keepdim=True) * u
-        if k < len(self.schedule) - 1:
-            state = torch.addcmul(decay * h, gain * b, u).reshape(raised.shape)
-        return y.flatten(2) + self.skip.float() * inputs.u, state
+        return u, b, c, torch.exp(-dt), -torch.expm1(-dt)
+
+    def _by_site(self, state: Tensor) -> Tensor:
+        """(B, x, y, z, N, I) to (B, T, N, H, P)."""
+        return rearrange(state, "B x y z N (H P) -> B (x y z) N H P", H=self.heads)
 
     def _finish(self, y: Tensor, z: Tensor) -> Tensor:
         """Gate, norm and output, (B, T, I) to (B, T, E)."""
         gated: Tensor = self.out(self.norm(y * silu(z)))
         return gated
+
+
+def average(x: Tensor, grid: Shape3, coarse: Shape3) -> Tensor:
+    """(B, T, C) of the sites of a grid, averaged to the sites of a coarser one."""
+    cells = adaptive_avg_pool3d(x.mT.reshape(len(x), -1, *grid), coarse)
+    return cells.flatten(2).mT
 
 
 def upsample(state: Tensor, grid: Shape3) -> Tensor:
