@@ -99,7 +99,8 @@ def rounding_cost(
             tokens.append(torch.cat(pyramid.indices, dim=1))
         changed += (tokens[0] != tokens[1]).double().mean().item() / len(indices)
         condition = conditions(exact, dataset, [index])
-        p, q = (one.model(tokens[0], condition).log_softmax(-1) for one in (exact, rounded))
+        logits = (one.model(tokens[0], condition).double() for one in (exact, rounded))
+        p, q = (one.log_softmax(-1) for one in logits)
         divergence += float((p.exp() * (p - q)).sum(-1).mean()) / len(indices)
     psnr, psnr_rounded = (meter.result().psnr for meter in meters)
     return RoundingCost(
