@@ -55,7 +55,8 @@ def run_on_cluster(
     try:
         while waiting or alone or running:
             most = IN_FLIGHT * max(1, watch.workers())
-            while (waiting or alone) and len(running) < most:
+            # One at a time: an item that kills its worker takes those that wait there with it.
+            while (waiting and len(running) < most) or (alone and not waiting and not running):
                 left = waiting if waiting else alone
                 size = group_size(len(waiting), most, seconds) if waiting else 1
                 group = [left.pop() for _ in range(size)]
