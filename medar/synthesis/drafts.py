@@ -53,6 +53,11 @@ class Draft:
                     f"{self.name}: drawn by another {name} ({self.about.get(name)}, this one is "
                     f"{value}); continue it with the one that it was made with"
                 )
+        if self.tokens.tokenizer != digests["tokenizer"]:
+            raise MedarError(
+                f"{self.name}: its tokens are of tokenizer {self.tokens.tokenizer}, its record "
+                f"names {digests['tokenizer']}; make the drafts again"
+            )
         for name in INPUTS:
             if record.get(name) != self.about.get(name):
                 raise MedarError(

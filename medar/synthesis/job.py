@@ -73,7 +73,10 @@ class SynthesisJob:
 
     def about(self, seed: int) -> dict[str, Any]:
         """The record of the sample of a seed; equal for equal samples."""
-        return {**self.record, "seed": seed, "notes": list(self.notes)}
+        record = {**self.record, "seed": seed, "notes": list(self.notes)}
+        if seed in self.begun:
+            record["begun"] = begun_with(self.begun[seed])
+        return record
 
 
 def plain_job(plan: Plan, modality: str | None, mask: Volume | None = None) -> SynthesisJob:
@@ -181,6 +184,12 @@ def prepared(volume: Volume, plan: Plan, name: str) -> tuple[Array, Trace]:
 def name_of(volume: Volume, otherwise: str) -> str:
     """The file that a volume was read from."""
     return volume.provenance.path if volume.provenance else otherwise
+
+
+def begun_with(tokens: TokenPyramid) -> dict[str, Any]:
+    """The number of scales of a draft, and a hash of its tokens."""
+    content = blake2b(tokens.flatten().cpu().numpy().tobytes(), digest_size=16)
+    return {"scales": len(tokens.indices), "digest": content.hexdigest()}
 
 
 def identity(volume: Volume, otherwise: str) -> dict[str, str]:

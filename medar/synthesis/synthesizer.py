@@ -212,7 +212,7 @@ class Synthesizer:
             map_ = as_condition(conditions, self.plan, mask)
             record["mask"] = identity(request.mask, "mask")
         condition = Condition(attributes=torch.tensor([values], dtype=torch.float32), map=map_)
-        record = {**record, **job.record, **self._scales(request)}
+        record = {**record, **job.record, **self._drafted(request)}
         for draft in request.drafts:
             draft.check({name: record[name] for name in ("model", "tokenizer")}, record)
         return replace(
@@ -259,23 +259,21 @@ class Synthesizer:
             raise MedarError(f"batch size must be at least 1, got {requested}")
         return requested or fitting_batch_size(self.model, job.sampling)
 
-    def _scales(self, request: Request) -> dict[str, int]:
-        """The entry of a draft's record, or of that of a volume that continues one.
+    def _drafted(self, request: Request) -> dict[str, int]:
+        """The entry of a draft's record.
 
         Raises:
             MedarError: a number of scales that leaves nothing to draw.
         """
         until, scales = request.until_scale, len(self.model.schedule)
-        if until is not None and not 1 <= until < scales:
+        if until is None:
+            return {}
+        if not 1 <= until < scales:
             raise MedarError(
                 f"until_scale must be from 1 to {scales - 1}, got {until}: this model has {scales} "
                 "scales"
             )
-        if until is not None:
-            return {"until_scale": until}
-        if request.drafts:
-            return {"begun_scales": len(request.drafts[0].tokens.indices)}
-        return {}
+        return {"until_scale": until}
 
     def _start(self, request: Request, modality: str | None) -> SynthesisJob:
         modality = modality or self.plan.sole_modality
@@ -303,7 +301,7 @@ class Synthesizer:
             seeds,
             job.sampling,
             known=None if job.known is None else job.known.expand(len(seeds)),
-            begun=joined([job.begun[seed] for seed in seeds]) if job.begun else None,
+            begun=joined([job.begun[seed] for seed in seeds]) if job.begun and seeds else None,
             until=job.until,
             batch_size=batch_size,
             after_scale=show,

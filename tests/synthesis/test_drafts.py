@@ -80,7 +80,7 @@ def test_an_edited_map_steers_the_scales_that_are_left(plain: Synthesizer) -> No
     begun = edited.pyramid.upto(2).flatten()
     assert torch.equal(begun, draft.pyramid.flatten())
     assert not torch.equal(begun, other.pyramid.upto(2).flatten())
-    assert edited.about["begun_scales"] == 2
+    assert edited.about["begun"]["scales"] == 2
     assert edited.about["mask"] != draft.about["mask"]
 
 
@@ -100,6 +100,18 @@ def test_drafts_on_disk_are_continued(plain: Synthesizer, tmp_path: Path) -> Non
         pair = (tmp_path / folder / name for folder in ("finished", "whole"))
         first, second = (path.read_bytes() for path in pair)
         assert first == second
+
+
+def test_volumes_of_other_drafts_are_not_kept(plain: Synthesizer, tmp_path: Path) -> None:
+    """The same seed and mask continue two drafts, which followed other masks."""
+    jobs = []
+    for value in (1, 4):
+        (sample,) = plain(seed=5, until_scale=2, mask=mask(value))
+        draft = Draft(tokens=sample.pyramid, about=sample.about)
+        jobs.append(plain.job(Request.finishing([draft], mask=mask(1))))
+    assert [write_samples(tmp_path, plain, jobs[0], [5])[1] for _ in range(2)] == [1, 0]
+    with pytest.raises(MedarError, match=r"begun .* is requested; choose another folder"):
+        write_samples(tmp_path, plain, jobs[1], [5])
 
 
 @pytest.mark.parametrize("scales", [0, 3, -1])
@@ -125,6 +137,8 @@ def test_other_models_and_inputs_are_refused(plain: Synthesizer) -> None:
     )
     other = Draft(tokens=draft.tokens, about={**draft.about, "model": "0123"}, name="draft_0001")
     refused("draft_0001: drawn by another model", other, mask=mask())
+    tokens = replace(draft.tokens, tokenizer="0123")
+    refused("its tokens are of", Draft(tokens=tokens, about=draft.about), mask=mask())
     older = Draft(tokens=draft.tokens, about={**draft.about, "seed": 2, "until_scale": 2})
     refused("another until_scale", draft, older, mask=mask())
     with pytest.raises(MedarError, match="omit one"):
