@@ -245,6 +245,18 @@ def test_tokens_and_samples_are_equal(address: str, data: Path, tmp_path: Path) 
     assert bytes_of(tmp_path / "there") == bytes_of(tmp_path / "here")
 
 
+def printed_alike(command: list[str], address: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command prints, which must be the same on one machine and on a cluster."""
+    printed = []
+    for options in ([], ["--cluster", address]):
+        with pytest.raises(SystemExit) as left:
+            main([*command, *options])
+        assert not left.value.code, capsys.readouterr().err
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    return printed[0]
+
+
 def test_reports_are_equal(
     address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,14 +265,7 @@ def test_reports_are_equal(
     (data / "labelsTr" / "c07.nii.gz").unlink(missing_ok=True)
     command = ["evaluate", "segmentation", str(tmp_path / "model"), str(data), "--json"]
     command += ["--device", "cpu", "--modality", "CT"]
-    printed = []
-    for place in ([], ["--cluster", address]):
-        with pytest.raises(SystemExit) as left:
-            main([*command, *place])
-        assert not left.value.code, capsys.readouterr().err
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1]
-    assert '"dice_mean"' in printed[0]
+    assert '"dice_mean"' in printed_alike(command, address, capsys)
     with use_cluster(address, data):
         there = check(read_manifest(data), deep=True)
     assert there.to_dict() == check(read_manifest(data), deep=True, workers=1).to_dict()
@@ -281,14 +286,7 @@ def test_evaluations_of_generated_volumes_are_equal(
         write_nifti(tmp_path / "made" / f"m{k}_label.nii.gz", Volume.from_array(values, affine))
     command = ["evaluate", "generation", str(tmp_path / "made"), str(tmp_path / "prepared")]
     command += ["--json", "--split", "held-out", "--batch", "2", "--device", "cpu"]
-    printed = []
-    for place in ([], ["--cluster", address]):
-        with pytest.raises(SystemExit) as left:
-            main([*command, *place])
-        assert not left.value.code, capsys.readouterr().err
-        printed.append(capsys.readouterr().out)
-    assert printed[0] == printed[1]
-    assert '"shape-v2"' in printed[0]
+    assert '"shape-v2"' in printed_alike(command, address, capsys)
     unknown = Volume.from_array(values + 5, affine)
     write_nifti(tmp_path / "made" / "m3_label.nii.gz", unknown)
     with pytest.raises(SystemExit) as left:

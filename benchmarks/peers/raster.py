@@ -121,11 +121,6 @@ class RasterModel(nn.Module):
         nn.init.zeros_(self.modulation.weight)
 
     @property
-    def trained_tokens(self) -> int:
-        """Tokens of a volume that a training step sees: all."""
-        return self.schedule.length
-
-    @property
     def state_size(self) -> int:
         """Keys and values of all tokens in all blocks."""
         return 2 * self.config.model.depth * self.schedule.length * self.config.model.width

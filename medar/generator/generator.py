@@ -28,7 +28,6 @@ from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
 from medar.generator.conditions import AttributeEmbedding, Condition
-from medar.generator.crops import cropped_length
 from medar.generator.folder import read_folder, write_folder
 from medar.generator.known import KnownTokens
 from medar.generator.maps import MapEncoder
@@ -240,8 +239,8 @@ class Generator(nn.Module):
             tokens: (B, L) int64, the input.
             condition: of B volumes.
             known: (B, L) bool, known tokens, which are seen at all scales; default none.
-            indices: (C,), the tokens of a crop (`medar.generator.crops`), whose logits are wanted,
-                (B, C, V); default all.
+            indices: (C,), the tokens of a crop (`medar.generator.crops`), whose logits are
+                returned, (B, C, V); default all.
         """
         attributes = self._embed_attributes(condition)
         seen = self._reconstructions(tokens)
@@ -323,12 +322,6 @@ class Generator(nn.Module):
         state.latent = state.latent + torch.cat(added)
         state.forced = None
         return tokens
-
-    @property
-    def trained_tokens(self) -> int:
-        """Tokens of a volume that a training step sees: C with crops, else L."""
-        side = self.config.model.crop_side
-        return self.schedule.length if side is None else cropped_length(self.schedule, side)
 
     @property
     def state_size(self) -> int:

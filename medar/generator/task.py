@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medar.data.loading import Item, loading_workers, make_loader, set_epoch
 from medar.devices import device_of, send
 from medar.generator.conditions import Condition, drop
-from medar.generator.crops import Crop, draw_crop
+from medar.generator.crops import Crop, cropped_length, draw_crop
 from medar.generator.data import GeneratorDataset, Marginals, condition_of
 from medar.generator.generator import Generator
 from medar.generator.known import draw_known
@@ -93,7 +93,10 @@ class GeneratorTask(Task[Item]):
 
     def amount(self, batch: Item) -> int:
         """Tokens of a batch, those outside of crops not counted."""
-        return len(batch["tokens"]) * self.model.trained_tokens
+        tokens, side = batch["tokens"], self.model.config.model.crop_side
+        if side is None:
+            return int(tokens.numel())
+        return len(tokens) * cropped_length(self.model.schedule, side)
 
     def loss(self, batch: Item, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean cross-entropy over scales, and that of each scale."""

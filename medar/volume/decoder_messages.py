@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,13 @@ STDERR = 2
 """The file descriptor that these libraries write to."""
 
 
+_ONE_AT_A_TIME = threading.Lock()
+"""The file descriptor is the process's: of two threads, one would restore the other's file."""
+
+
 @contextlib.contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Inside the block, pixels of a file are decoded; not from several threads at once.
+    """Inside the block, pixels of a file are decoded; other threads wait to decode theirs.
 
     Raises:
         MedarError: the decoder found damage, and made up what it lost.
@@ -31,19 +36,17 @@ def decoding(path: Path) -> Iterator[None]:
     Warns:
         UserWarning: the decoder printed something else.
     """
-    sys.stderr.flush()
-    before = os.dup(STDERR)
-    try:
-        with TemporaryFile() as printed:
-            os.dup2(printed.fileno(), STDERR)
-            try:
-                yield
-            finally:
-                os.dup2(before, STDERR)
-            printed.seek(0)
-            text = printed.read(1000).decode("utf-8", "replace").strip()
-    finally:
-        os.close(before)
+    with _ONE_AT_A_TIME, TemporaryFile() as printed:
+        sys.stderr.flush()
+        before = os.dup(STDERR)
+        os.dup2(printed.fileno(), STDERR)
+        try:
+            yield
+        finally:
+            os.dup2(before, STDERR)
+            os.close(before)
+        printed.seek(0)
+        text = printed.read(1000).decode("utf-8", "replace").strip()
     message = next(iter(text.splitlines()), "").strip()
     if DAMAGE.search(text):
         raise MedarError(

@@ -116,7 +116,7 @@ def test_tokens_of_a_crop_are_those_of_the_whole(
         cut = model(tokens, condition, known, crop.indices)
         same = cut.shape[1] if start == 0 else 9  # the last sites of 3 are a window of their own
         torch.testing.assert_close(cut[:, :same], whole[:, crop.indices[:same]])
-        assert cut.shape[1] == model.trained_tokens == 1 + 8 + 8
+        assert cut.shape[1] == cropped_length(model.schedule, 2) == 1 + 8 + 8
 
 
 def test_crops_are_drawn_and_counted(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Damaged compressed pixels are refused in one line, and decoders print nothing of their own."""
 
 import os
+import threading
 
 import numpy as np
 import pydicom
@@ -50,5 +51,25 @@ def test_what_decoders_print_is_named(tmp_path, capfd):
         pass
     with pytest.raises(ValueError, match="other"), decoding(path):
         raise ValueError("other")
+    os.write(2, b"afterwards")
+    assert capfd.readouterr().err == "afterwards"
+
+
+def test_threads_decode_one_after_the_other(tmp_path, capfd):
+    """Overlapping, the second would restore the first one's file, and standard error be lost."""
+    inside, entered = threading.Event(), threading.Event()
+
+    def other():
+        inside.wait(5)
+        with decoding(tmp_path / "b.dcm"):
+            entered.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with decoding(tmp_path / "a.dcm"):
+        inside.set()
+        assert not entered.wait(0.05)
+    thread.join(5)
+    assert entered.is_set()
     os.write(2, b"afterwards")
     assert capfd.readouterr().err == "afterwards"
