@@ -21,6 +21,13 @@ from medar.volume.read import as_labels, fractions_of
 SAMPLE = 2**20
 """Number of voxels, evenly spaced, from which intensity percentiles are computed."""
 
+FEW_VALUES, VOXELS_PER_VALUE = 32, 50
+"""Largest number of values, all of them whole, at which an image may be a label map; small images
+have fewer anyway."""
+
+SOME = 2**12
+"""Number of voxels, evenly spaced, that have more values in most images."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckContext:
@@ -239,12 +246,31 @@ def _intensities(
     what = "a channel" if several else "the image"
     if low == high:
         facts.add("constant", f"all voxels of {what} are {low:g}", name)
+    elif values := _few_values(finite):
+        facts.add(
+            "few-values",
+            f"only {len(values)} values, {low:g} to {high:g}, all of them whole numbers: is it a "
+            "label map?",
+            name,
+        )
     elif facts.modality == "CT" and not (low < 0 and high > 1):
         facts.add(
             "intensity-range",
             f"values from {low:g} to {high:g} are unlikely to be HU, in which air is near -1000",
             name,
         )
+
+
+def _few_values(finite: npt.NDArray[Any]) -> set[float]:
+    """The values of a channel that is like a label map: whole numbers, and few; else none."""
+    most = min(FEW_VALUES, finite.size // VOXELS_PER_VALUE)
+    flat = finite.reshape(-1)
+    # Images have more values in a few voxels already; to sort all of them takes seconds.
+    for voxels in (flat[:: max(1, flat.size // SOME)], flat):
+        values = np.unique(voxels)
+        if len(values) > most or (values != np.rint(values)).any():
+            return set()
+    return set(values.tolist())
 
 
 def _label_voxels(

@@ -29,6 +29,7 @@ CODES: dict[str, Severity] = {
     "label-outlier": "warning",
     "label-never-present": "warning",
     "not-annotated-present": "warning",
+    "few-values": "warning",
     "intensity-range": "warning",
     "intensity-scale": "warning",
     "empty-split": "warning",

@@ -18,9 +18,18 @@ from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, rea
 from medar.volume.dicom_kinds import is_segmentation, other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
 from medar.volume.dicom_slice import Slice, slice_reader
-from medar.volume.dicom_values import check_rescaling, check_table, without_inversion
+from medar.volume.dicom_values import (
+    check_alike_rescaling,
+    check_bits,
+    check_rescaling,
+    check_table,
+    without_inversion,
+)
 from medar.volume.geometry import Affine
-from medar.volume.header import Header, ReadOptions, file_grid, is_dicom
+from medar.volume.header import DICOM_ENDINGS, Header, ReadOptions, file_grid, is_dicom
+
+LEFT_OVER = (".gz", ".zip", ".part", ".partial", ".crdownload", ".download", ".filepart")
+"""What stands behind the ending of a slice that is packed, or was not downloaded to its end."""
 
 
 @dataclass(kw_only=True)
@@ -97,13 +106,25 @@ def ordered_series(path: Path, series: str | None) -> tuple[Path, list[Slice], A
         slices += frames_of(one) if is_enhanced(one) else [one]
     for one in slices:
         check_rescaling(one)
+        check_bits(one)
+    check_alike_rescaling(slices)
     if len(slices) == 1:
         raise MedarError(
             f"{slices[0].path}: a series of one slice, whose spacing is unknown; "
             "a volume has at least two slices"
         )
     check_alike(slices)
-    return folder, *arrange(folder, slices, found.skipped)
+    notes = [note for note in (found.skipped, _elsewhere(folder, slices[0].uid)) if note]
+    return folder, *arrange(folder, slices, "; ".join(notes))
+
+
+def _elsewhere(folder: Path, series: str) -> str:
+    """A note on subfolders with slices of the same series, which are not read; "" without any."""
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    found = [path.name for path in inner if first_series(path) == series]
+    return (
+        f"{len(found)} subfolder(s) with files of this series skipped ({found[0]})" if found else ""
+    )
 
 
 def series_files(path: Path) -> tuple[Path, ...]:
@@ -111,15 +132,17 @@ def series_files(path: Path) -> tuple[Path, ...]:
     selected = read_file(path)
     if selected is None:
         return (path,)
-    beside = (p for p in sorted(path.parent.iterdir()) if p.is_file() and _is_of_series(p))
-    slices = [one for p in beside if (one := read_file(p)) is not None]
+    beside = _meant_as_slices(path.parent)
+    slices = [one for p in beside if p.exists() and (one := read_file(p)) is not None]
     return tuple(one.path for one in slices if one.uid == selected.uid) or (path,)
 
 
 def first_series(folder: Path) -> str | None:
     """SeriesInstanceUID of the first image of a folder; None without one."""
-    for path in sorted(one for one in folder.iterdir() if one.is_file() and _is_of_series(one)):
-        if other_kind(storage_class(path)) is None and (found := read_file(path)):
+    for path in _meant_as_slices(folder):
+        if not path.exists() or other_kind(storage_class(path)):
+            continue
+        if found := read_file(path):
             return found.uid
     return None
 
@@ -131,7 +154,10 @@ def _files_in(folder: Path) -> _Folder:
         MedarError: there is no image.
     """
     found = _Folder()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and _is_of_series(p)):
+    for path in _meant_as_slices(folder):
+        if not path.exists():
+            found.unreadable.append(path)
+            continue
         kind = other_kind(storage_class(path))
         one = None if kind else read_file(path)
         if one and (kind := other_kind(one.tags["SOPClassUID"])):
@@ -147,11 +173,20 @@ def _files_in(folder: Path) -> _Folder:
     if found.others:
         path, (name, advice) = next(iter(found.others.items()))
         raise MedarError(f"{path}: {name}, not a scan; {advice}")
-    raise MedarError(f"{folder}: no DICOM image in this folder (subfolders are not searched)")
+    damaged = f"{found.skipped}; " if found.unreadable else ""
+    raise MedarError(
+        f"{folder}: no DICOM image in this folder ({damaged}subfolders are not searched)"
+    )
 
 
-def _is_of_series(path: Path) -> bool:
-    """Whether a file is meant to be a slice: DICOM, or one without ending that may be damaged.
+def _meant_as_slices(folder: Path) -> list[Path]:
+    """The files of a folder that are meant to be slices, by name; also links that lead nowhere."""
+    entries = (path for path in sorted(folder.iterdir()) if not path.is_dir())
+    return [path for path in entries if (path.is_file() or path.is_symlink()) and _is_slice(path)]
+
+
+def _is_slice(path: Path) -> bool:
+    """Whether a file is meant to be a slice: DICOM, or one that may be damaged or incomplete.
 
     Slices without ending are known by their content, which an empty or damaged one does not have,
     nor an old one without a preamble.
@@ -159,6 +194,9 @@ def _is_of_series(path: Path) -> bool:
     name = path.name.lower()
     if name.startswith((".", "dicomdir", "readme", "licen")):
         return False
+    for ending in LEFT_OVER:
+        if name.removesuffix(ending).endswith(DICOM_ENDINGS):
+            return True
     # Names that are unique identifiers have dots, but end in a number.
     return is_dicom(path) or not path.suffix.strip(".0123456789")
 

@@ -49,6 +49,7 @@ TAGS = {
     "PixelSpacing": "0028|0030",
     "BitsAllocated": "0028|0100",
     "BitsStored": "0028|0101",
+    "HighBit": "0028|0102",
     "PixelRepresentation": "0028|0103",
     "RescaleIntercept": "0028|1052",
     "RescaleSlope": "0028|1053",

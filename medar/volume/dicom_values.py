@@ -7,7 +7,7 @@ GDCM inverts MONOCHROME1, ignores Modality LUTs, and takes an unusable slope for
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +49,43 @@ def check_rescaling(one: Slice) -> None:
                 f"{one.where}: {name} must be {allowed}, got {text!r}; correct the tag, or export "
                 "the series again"
             )
+
+
+def check_alike_rescaling(slices: Sequence[Slice]) -> None:
+    """Check that slices without rescaling are not among slices that are rescaled.
+
+    Raises:
+        MedarError: one is, whose values would be in another unit.
+    """
+    names = ("RescaleSlope", "RescaleIntercept")
+    without = [one for one in slices if not any(one.tags[name] for name in names)]
+    scaled = [one for one in slices if rescale_of(one.tags) != (1.0, 0.0)]
+    if without and scaled:
+        raise MedarError(
+            f"{without[0].where}: neither RescaleSlope nor RescaleIntercept, which "
+            f"{scaled[0].name} of the same series has; correct the tags, or export it again"
+        )
+
+
+def check_bits(one: Slice) -> None:
+    """Check that the bits of a pixel that hold its value are those that decoders take.
+
+    Raises:
+        MedarError: they are not the lowest ones (PS3.5 8.1.1), or an inversion of many bits would
+            have to be undone in float32.
+    """
+    stored, high = one.tags["BitsStored"], one.tags["HighBit"]
+    if stored.isdigit() and high.isdigit() and int(high) != int(stored) - 1:
+        raise MedarError(
+            f"{one.where}: HighBit must be {int(stored) - 1} for BitsStored {stored}, got {high}; "
+            "export the series again"
+        )
+    inverted = one.tags["PhotometricInterpretation"] == "MONOCHROME1" and one.frame is None
+    if inverted and one.tags["BitsAllocated"] not in ("8", "16"):
+        raise MedarError(
+            f"{one.where}: MONOCHROME1 of {one.tags['BitsAllocated']} bits, which is read of 8 and "
+            "16 bits only; export the series as MONOCHROME2"
+        )
 
 
 def check_table(path: Path) -> None:

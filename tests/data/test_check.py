@@ -93,6 +93,7 @@ def broken(tmp_path: Path, write: Write) -> Manifest:
         case("byte"),
         case("flipped"),
         case("turned"),
+        case("mask", images=(write("mask-image.nii", labels(*[1] * 60)),)),
         case("hu", modality="CT", images=(write("hu.nii", positive),)),
         case("lost", missing_label=tmp_path / "lost-label.nii"),
         case("shape", label=label("shape", np.ones((6, 5, 3), np.uint8))),
@@ -133,6 +134,7 @@ DEEP = {
     "label-outlier": ["shape", "large"],
     "label-never-present": [""],
     "not-annotated-present": ["unasked"],
+    "few-values": ["mask"],
     "intensity-range": ["hu"],
     "intensity-scale": [""],
 }
@@ -141,7 +143,7 @@ DEEP = {
 def test_header_problems_are_found_without_reading_voxels(broken: Manifest) -> None:
     report = check(broken)
     assert found(report) == SHALLOW
-    assert report.splits == {"train": 26, "val": 1, "test": 0}
+    assert report.splits == {"train": 27, "val": 1, "test": 0}
 
 
 def test_every_problem_is_reported_for_its_case(broken: Manifest) -> None:
@@ -153,10 +155,10 @@ def test_every_problem_is_reported_for_its_case(broken: Manifest) -> None:
         "dtype-mix",
         "note",
     }
-    assert (report.cases, report.labelled, report.subjects) == (27, 12, 27)
+    assert (report.cases, report.labelled, report.subjects) == (28, 12, 28)
     assert report.errors == sum(CODES[code] == "error" for code in DEEP)
     assert report.summary["label_cases"]["1"] == 10
-    assert report.summary["orientations"] == {"RAS": 25, "LAS": 1}
+    assert report.summary["orientations"] == {"RAS": 26, "LAS": 1}
 
 
 def test_the_report_is_json(broken: Manifest) -> None:

@@ -163,6 +163,15 @@ def test_label_maps_beside_images_are_never_images(tmp_path: Path, name: str, fo
         # Words that only look alike.
         (["gtv", "segment", "masked", "GT_001", "GT_002", "labelled", "a_targets"], None),
         (["a", "b_mask", "c-gt"], ["a"]),
+        # Beside their image, words that say less are enough.
+        (["a", "a_roi", "a_manual", "a_truth", "a-pred", "a_lesion", "a.contour"], ["a"]),
+        (["a", "a_brainmask", "a_aseg", "aSeg", "aseg", "a_segV2", "a_mask(1)"], ["a"]),
+        (["a", "a_lbl", "a_msk", "a_segm", "a_labeled", "a_parcellation", "a tumour 2"], ["a"]),
+        (["a", "a_post", "a_masked", "a_segment", "a_0001", "a_T2", "a_structural"], None),
+        (["a_roi", "a_manual", "b_pred"], None),
+        # Folders, too.
+        (["ct/a", "lesion_masks/a", "manual/a", "labels_final/a", "msks/a"], ["ct_a"]),
+        (["mask_study/a", "mask_study/b"], None),
     ],
 )
 def test_which_names_are_label_maps(
@@ -170,7 +179,8 @@ def test_which_names_are_label_maps(
 ) -> None:
     touch(tmp_path, *(f"{name}.nii.gz" for name in others))
     found = read_manifest(tmp_path)
-    assert sorted(case.id for case in found) == sorted(images or others)
+    expected = images or [name.replace("/", "_") for name in others]
+    assert sorted(case.id for case in found) == sorted(expected)
 
 
 def test_images_named_as_their_labels_stay(tmp_path: Path) -> None:

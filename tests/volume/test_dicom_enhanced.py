@@ -102,7 +102,7 @@ def test_frames_in_several_files(tmp_path, options):
 
 
 def test_mr_and_tilt(tmp_path):
-    path = write_enhanced(tmp_path / "a.dcm", STACK, sop_class=ENHANCED_MR, **TILTED)
+    path = write_enhanced(tmp_path / "m" / "a.dcm", STACK, sop_class=ENHANCED_MR, **TILTED)
     with pytest.warns(GeometryWarning, match=re.escape("gantry tilt of 15.00 degrees")):
         volume = read_volume(path)
     assert volume.modality == "MR"
@@ -150,10 +150,11 @@ def test_a_frame_has_its_own_groups_before_the_shared_ones(tmp_path):
     own = Dataset()
     own.RescaleSlope, own.RescaleIntercept = "2", "5"
     made.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence = [own]
-    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    (tmp_path / "multi").mkdir()
+    made.save_as(tmp_path / "multi" / "a.dcm", enforce_file_format=True)
     rescale = [(1.0, -1024.0)] * 6
     rescale[2] = (2.0, 5.0)
-    assert_equal(tmp_path, write_classic(tmp_path / "classic", STACK, rescale=rescale))
+    assert_equal(tmp_path / "multi", write_classic(tmp_path / "classic", STACK, rescale=rescale))
 
 
 def test_every_group_may_be_of_the_frames(tmp_path):
@@ -161,9 +162,36 @@ def test_every_group_may_be_of_the_frames(tmp_path):
     for groups in made.PerFrameFunctionalGroupsSequence:
         groups.update(made.SharedFunctionalGroupsSequence[0])
     del made.SharedFunctionalGroupsSequence
-    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    (tmp_path / "multi").mkdir()
+    made.save_as(tmp_path / "multi" / "a.dcm", enforce_file_format=True)
     classic = write_classic(tmp_path / "classic", STACK, rescale=[(2.0, -1024.0)] * 6)
-    assert_equal(tmp_path, classic)
+    assert_equal(tmp_path / "multi", classic)
+
+
+def test_a_frame_without_rescaling_among_others(tmp_path):
+    made = enhanced(STACK, rescale=[(2.0 + k, -1024.0) for k in range(6)])
+    del made.PerFrameFunctionalGroupsSequence[2].PixelValueTransformationSequence
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    refused(tmp_path, "a.dcm frame 3: neither RescaleSlope nor RescaleIntercept", "frame 1")
+
+
+@pytest.mark.parametrize("stored", [12, 10])
+def test_bits_above_those_of_the_value_are_no_part_of_it(tmp_path, stored):
+    """They hold overlays; a sign is the highest bit of the value."""
+    values = STACK & (2**stored - 1)
+    for signed in (0, 1):
+        made = enhanced(values | (1 << stored), BitsStored=stored, HighBit=stored - 1)
+        made.PixelRepresentation = signed
+        made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+        expected = values - (values >> (stored - 1) << stored if signed else 0)
+        array = read_volume(tmp_path).array[0, ::-1, ::-1].transpose(2, 1, 0)
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_values_in_the_upper_bits_are_refused(tmp_path):
+    made = enhanced((STACK & 0xFFF) << 4, BitsStored=12, HighBit=15)
+    made.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    refused(tmp_path, "HighBit must be 11 for BitsStored 12, got 15", "export the series again")
 
 
 def test_multi_frame_files_of_itk(tmp_path):

@@ -31,8 +31,11 @@ def element(tag, vr, value, syntax=EXPLICIT):
 
 
 def slice_file(pixels, z, *, syntax=EXPLICIT, photometric="MONOCHROME2", stored=16, **more):
-    """A CT slice; `more` are slope, intercept, private (bytes) and a Modality LUT."""
-    signed = int(pixels.min() < 0)
+    """A CT slice; `more` are slope, intercept, private (bytes), a Modality LUT, high (bit), signed
+    and allocated (bits).
+    """
+    signed = int(more.get("signed", pixels.min() < 0))
+    allocated = more.get("allocated", 16)
     rows, columns = pixels.shape
     elements = {
         0x00080016: ("UI", CT),
@@ -47,11 +50,11 @@ def slice_file(pixels, z, *, syntax=EXPLICIT, photometric="MONOCHROME2", stored=
         0x00280010: ("US", rows),
         0x00280011: ("US", columns),
         0x00280030: ("DS", "1\\1"),
-        0x00280100: ("US", 16),
+        0x00280100: ("US", allocated),
         0x00280101: ("US", stored),
-        0x00280102: ("US", stored - 1),
+        0x00280102: ("US", more.get("high", stored - 1)),
         0x00280103: ("US", signed),
-        0x7FE00010: ("OW", pixels.astype("<i2" if signed else "<u2").tobytes()),
+        0x7FE00010: ("OW", pixels.astype(f"<i{allocated // 8}").tobytes()),
     }
     if "private" in more:
         elements[0x00190010] = ("LO", "TEST")
@@ -152,6 +155,55 @@ def test_an_unusable_rescaling_is_refused(tmp_path, tags, name):
         read_header(series(tmp_path / "s", **tags))
 
 
+def test_a_slice_without_rescaling_among_others(tmp_path):
+    """Its values would be in another unit; slices without any effect need none."""
+    folder = series(tmp_path / "s", slope="2", intercept="-1024")
+    (folder / "1.dcm").write_bytes(slice_file(STORED, 1))
+    with pytest.raises(MedarError, match=r"1\.dcm: neither RescaleSlope.*which 0\.dcm.*correct"):
+        read_header(folder)
+    for name in ("0.dcm", "2.dcm"):
+        z = int(name[0])
+        (folder / name).write_bytes(slice_file(STORED, z, slope="1", intercept="0"))
+    np.testing.assert_array_equal(values_of(folder), np.stack([STORED] * 3))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_bits_above_those_of_the_value_are_no_part_of_it(tmp_path, photometric):
+    """Old scanners keep overlays there."""
+    folder = series(tmp_path / "s", STORED | 0x8000, stored=12, photometric=photometric)
+    np.testing.assert_array_equal(values_of(folder), np.stack([STORED + z for z in range(3)]))
+
+
+def test_a_sign_need_not_be_extended(tmp_path):
+    folder = series(tmp_path / "s", STORED & 0xFFF, stored=12, signed=1)
+    expected = np.stack([STORED + z for z in range(3)])
+    np.testing.assert_array_equal(values_of(folder), expected - (expected >> 11 << 12))
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        ({"stored": 12, "high": 15}, "HighBit must be 11 for BitsStored 12, got 15"),
+        ({"stored": 16, "high": 11}, "HighBit must be 15 for BitsStored 16, got 11"),
+        (
+            {"stored": 32, "allocated": 32, "photometric": "MONOCHROME1"},
+            "MONOCHROME1 of 32 bits.*export the series as MONOCHROME2",
+        ),
+    ],
+)
+def test_pixels_that_decoders_misread_are_refused(tmp_path, tags, message):
+    """GDCM gives other values for them, without an error."""
+    with pytest.raises(MedarError, match=rf"0\.dcm: {message}"):
+        read_header(series(tmp_path / "s", STORED & 0xFFF, **tags))
+
+
+def test_pixels_of_32_bits(tmp_path):
+    folder = series(tmp_path / "s", STORED * 4000, stored=32, allocated=32)
+    np.testing.assert_array_equal(
+        values_of(folder), np.stack([STORED * 4000 + z for z in range(3)])
+    )
+
+
 def without_endings(folder, names="IM{:03}"):
     folder.mkdir()
     for z in range(6):
@@ -189,3 +241,38 @@ def test_a_slice_without_preamble_is_read(tmp_path):
         (folder / name).write_text("not a slice")
     header = read_header(folder)
     assert (header.grid.shape, header.notes) == ((5, 4, 6), ())
+
+
+@pytest.mark.parametrize("ending", ["gz", "part", "crdownload", "link"])
+def test_an_incomplete_slice_is_not_overlooked(tmp_path, ending):
+    """At the end of a series; a link leads nowhere where a file was not fetched, as in DataLad."""
+    folder = series(tmp_path / "s", count=4)
+    whole = folder / "3.dcm"
+    if ending == "link":
+        lost = whole
+        whole.unlink()
+        lost.symlink_to(tmp_path / "annex" / "3.dcm")
+    else:
+        lost = folder / f"3.dcm.{ending}"
+        lost.write_bytes(whole.read_bytes()[:100])
+        whole.unlink()
+    header = read_header(folder)
+    assert header.grid.shape == (5, 4, 3)
+    assert header.notes == (f"1 file(s) without a readable image skipped, such as {lost.name}",)
+
+
+def test_slices_in_a_subfolder_are_not_overlooked(tmp_path):
+    folder = series(tmp_path / "s", count=4)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+    (folder / "3.dcm").rename(folder / "b" / "3.dcm")
+    note = "1 subfolder(s) with files of this series skipped (b)"
+    assert read_header(folder).notes == (note,)
+    (folder / "b" / "3.dcm").write_bytes(slice_file(STORED, 3).replace(b"1.2.9\0", b"1.2.8\0"))
+    assert read_header(folder).notes == ()
+
+
+def test_a_folder_of_unreadable_slices_names_one(tmp_path):
+    folder = series(tmp_path / "s", photometric="PALETTE COLOR")
+    with pytest.raises(MedarError, match=r"no DICOM image .*3 file\(s\) without .* such as 0\.dcm"):
+        read_header(folder)

@@ -91,7 +91,7 @@ def read_folder(root: Path) -> Manifest:
     if found.stray:
         notes.append(
             f"{len(found.stray)} label files without an image of their name are skipped "
-            f"(the first: {found.stray[0].relative_to(root).as_posix()})"
+            f"(the first: {found.stray[0].relative_to(root).as_posix()}; IMAGE_seg is IMAGE's label)"
         )
     return Manifest(
         root=root,
