@@ -20,7 +20,9 @@ import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError, one_line
 from medar.volume.decoder_messages import decoding
+from medar.volume.dicom_codestreams import Frame, header_fits
 from medar.volume.dicom_kinds import storage_class
+from medar.volume.dicom_lengths import inflates
 from medar.volume.dicom_slice import TAGS, Slice, plain, read_slice, slice_reader
 from medar.volume.dicom_values import rescale_of
 
@@ -98,12 +100,10 @@ def read_file(path: Path) -> Slice | None:
     """
     if storage_class(path) not in ENHANCED or find_spec("pydicom") is None:
         return read_slice(path)
-    pydicom = load_pydicom(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            file = pydicom.dcmread(path, stop_before_pixels=True)
-            return whole_file(path, file)
+            return whole_file(path, read_dataset(path))
         except Exception:  # pydicom raises many types
             return None
 
@@ -123,12 +123,10 @@ def frames_of(one: Slice) -> list[Slice]:
     Raises:
         MedarError: pydicom is not installed, the file is damaged, or it has no functional groups.
     """
-    pydicom = load_pydicom(one.path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that the standard does not allow
         try:
-            file = pydicom.dcmread(one.path, stop_before_pixels=True)
-            return frames_in(one, file)
+            return frames_in(one, read_dataset(one.path))
         except MedarError:
             raise
         except Exception as error:  # pydicom raises many types
@@ -224,10 +222,10 @@ def stored_frames(
     syntax = pydicom.filereader.read_file_meta_info(path).TransferSyntaxUID
     if not syntax.is_encapsulated:
         # A deflated file cannot be read frame by frame.
-        source = pydicom.dcmread(path) if syntax.is_deflated else path
+        source = read_dataset(path, pixels=True) if syntax.is_deflated else path
         yield from pydicom.pixels.iter_pixels(source, indices=frames, raw=True)
         return
-    file = pydicom.dcmread(path)
+    file = read_dataset(path, pixels=True)
     tables = file.get("ExtendedOffsetTable"), file.get("ExtendedOffsetTableLengths")
     packed = pydicom.encaps.generate_frames(
         file.PixelData,
@@ -235,9 +233,16 @@ def stored_frames(
         extended_offsets=tables if all(tables) else None,
     )
     requested = set(frames)
+    frame = Frame(file.Rows, file.Columns, file.SamplesPerPixel, file.BitsAllocated)
     with TemporaryDirectory() as folder:
         for index, content in enumerate(packed):
             if index in requested:
+                if not header_fits(content, str(syntax), frame):
+                    raise MedarError(
+                        f"{path}: its compressed pixels are damaged (frame {index + 1} has not the "
+                        f"header of {frame.columns} x {frame.rows} pixels of {frame.bits} bits); "
+                        "get the file again"
+                    )
                 with decoding(path):
                     decoded = _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
                 yield decoded
@@ -258,6 +263,22 @@ def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> np
     one.save_as(target, enforce_file_format=True)
     decoded: npt.NDArray[Any] = sitk.GetArrayFromImage(slice_reader(target).Execute())
     return decoded.reshape(file.Rows, file.Columns)
+
+
+def read_dataset(path: Path, *, pixels: bool = False) -> Any:
+    """The data set of a file, by pydicom.
+
+    Args:
+        path: the file.
+        pixels: whether to read them too.
+
+    Raises:
+        MedarError: pydicom is not installed, or the file is deflated and inflates without end.
+        Exception: of many types, if the file is damaged.
+    """
+    if not inflates(path):
+        raise MedarError(f"{path}: damaged: its deflated elements do not end; get the file again")
+    return load_pydicom(path).dcmread(path, stop_before_pixels=not pixels)
 
 
 def load_pydicom(path: Path, kind: str = "enhanced multi-frame DICOM") -> ModuleType:

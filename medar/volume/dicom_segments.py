@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from medar.errors import MedarError, OffGridError, one_line
 from medar.volume.dicom_codes import label_text
-from medar.volume.dicom_enhanced import frames_in, load_pydicom, stored_frames, whole_file
+from medar.volume.dicom_enhanced import (
+    frames_in,
+    load_pydicom,
+    read_dataset,
+    stored_frames,
+    whole_file,
+)
 from medar.volume.dicom_order import check_alike
 from medar.volume.dicom_placing import FramePosition, own_grid, place_frames
 from medar.volume.dicom_slice import Slice, plain
@@ -108,11 +114,11 @@ def referenced_series(path: Path) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The data set of a file, without its pixels; values are decoded when they are used."""
-    pydicom = load_pydicom(path, KIND)
+    load_pydicom(path, KIND)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values that the standard does not allow
         try:
-            yield pydicom.dcmread(path, stop_before_pixels=True)
+            yield read_dataset(path)
         except MedarError:
             raise
         except Exception as error:  # pydicom raises many types
@@ -263,7 +269,7 @@ def _pixels(pydicom: ModuleType, made: _Segmentation) -> Iterator[npt.NDArray[An
         if made.frames[0].tags["BitsAllocated"] != "1":
             yield from stored_frames(pydicom, made.path, range(count))
             return
-        file = pydicom.dcmread(made.path)
+        file = read_dataset(made.path, pixels=True)
         columns, rows = made.frames[0].size
         if file.file_meta.TransferSyntaxUID.is_encapsulated:
             yield from pydicom.pixels.iter_pixels(file, raw=True)

@@ -91,7 +91,8 @@ def read_folder(root: Path) -> Manifest:
     if found.stray:
         notes.append(
             f"{len(found.stray)} label files without an image of their name are skipped "
-            f"(the first: {found.stray[0].relative_to(root).as_posix()}; IMAGE_seg is IMAGE's label)"
+            f"(the first: {found.stray[0].relative_to(root).as_posix()}; IMAGE_seg is the label of "
+            "IMAGE)"
         )
     return Manifest(
         root=root,
