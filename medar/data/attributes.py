@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -17,6 +18,12 @@ from medar.files import read_text
 
 TABLES = ("index.csv", "attributes.csv", "participants.tsv")
 """Names of tables in a data set's folder; the first that exists is used."""
+
+OTHER_TABLES = (".csv", ".tsv", ".xlsx", ".xls", ".ods")
+"""Endings of files that may be a table of the cases."""
+
+SPREADSHEET = (b"PK\3\4", b"\xd0\xcf\x11\xe0")
+"""What files of Excel and LibreOffice begin with."""
 
 CASE_COLUMNS = ("id", "case", "case_id")
 SUBJECT_COLUMNS = ("participant_id", "subject")
@@ -69,7 +76,8 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
 
     Raises:
         MedarError: a row matches several cases, a case has two rows, a split is unknown, or a table
-            with splits or other columns that decide how cases are used does not match them.
+            with splits or other columns that decide how cases are used does not match them, or
+            has splits under another name.
 
     Warns:
         UserWarning: rows that match no case, in a table of mere attributes.
@@ -79,6 +87,7 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
     if path is None:
         return manifest
     read = _read(path)
+    _check_split_column(manifest, read)
     key = read.key
     if key is None or not read.rows:
         wanted = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
@@ -107,8 +116,43 @@ def _find(root: Path) -> Path | None:
     return next((root / name for name in TABLES if (root / name).is_file()), None)
 
 
+def note_on_tables(root: Path) -> tuple[str, ...]:
+    """A note on tables in a data set's folder that are not read; () if there are none."""
+    read = _find(root)
+    other = [
+        path.name
+        for path in sorted(root.iterdir() if root.is_dir() else ())
+        if path.suffix.lower() in OTHER_TABLES and path != read and not path.name.startswith(".")
+    ]
+    if not other:
+        return ()
+    named = ", ".join(other[:3]) + (" ..." if len(other) > 3 else "")
+    return (f"{named}: not read; --attributes names a table of the cases",)
+
+
+def _check_split_column(manifest: Manifest, table: Table) -> None:
+    """Check that no column of another name than split holds the splits, which would be lost.
+
+    Raises:
+        MedarError: one does, and neither the data set nor another column states splits.
+    """
+    if "split" in table.columns or all(case.split for case in manifest):
+        return
+    for column in table.columns:
+        cells = {row[column].lower() for row in table.rows} - MISSING
+        if len({SPLIT_NAMES.get(cell) for cell in cells}) > 1 and cells <= SPLIT_NAMES.keys():
+            raise MedarError(
+                f"{table.path}: the column {column!r} holds splits, which would be lost; name it "
+                "split in the first line, or write other words"
+            )
+
+
 def _read(path: Path) -> Table:
     """Read a table, separated by what its first line has most of: commas, semicolons or tabs."""
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) in SPREADSHEET:
+                raise MedarError(f"{path}: a spreadsheet; save its table as CSV in UTF-8")
     text = read_text(path)
     first = text.partition("\n")[0]
     reader = csv.reader(
@@ -292,6 +336,9 @@ def _numbers(cells: dict[int, str]) -> dict[int, Any]:
     filled = [cell for cell in cells.values() if cell.lower() not in MISSING]
     # Digits with a leading zero are a code, not a number.
     if not all(NUMBER.fullmatch(cell) and re.search(r"\d", cell) for cell in filled):
+        return cells
+    # Numbers beyond the range of floats stay text.
+    if not all(math.isfinite(float(cell)) for cell in filled):
         return cells
     whole = all(re.fullmatch(r"[+-]?\d+", cell) for cell in filled)
     return {

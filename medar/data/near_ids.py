@@ -1,6 +1,7 @@
 """Ids that differ only in spelling: leading zeros that a spreadsheet dropped, - for _, endings."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from medar.volume.header import VOLUME_ENDINGS
@@ -24,7 +25,8 @@ def near_misses(names: Iterable[str], cases: Mapping[str, str]) -> dict[str, str
 
 def _plain(name: str) -> str:
     """Letters and numbers alone: "Scan-007.nii.gz", "scan_7" and "scan 7.0" are the same."""
-    stem = name.lower().replace("\\", "/").rpartition("/")[2]
+    # macOS writes the accents of file names as characters of their own.
+    stem = unicodedata.normalize("NFKC", name).lower().replace("\\", "/").rpartition("/")[2]
     for ending in sorted(VOLUME_ENDINGS, key=len, reverse=True):
         stem = stem.removesuffix(ending)
     stem = re.sub(r"(?<=\d)\.0+$", "", stem)

@@ -1,11 +1,13 @@
 """Joining tables: matching rows to cases, and columns to fields and attributes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medar.data.attributes import join_attributes
 from medar.data.manifest import Case, Manifest
+from medar.data.sources import read_manifest
 from medar.errors import MedarError
 
 
@@ -97,6 +99,10 @@ def test_labels_by_value_and_separator(tmp_path: Path) -> None:
         ("id,age\na_1,3,4\n", "a row has 3 cells for 2 columns"),
         ('id,age\na_1,"3\n', "not a readable table"),
         ("id,subject,split\na_1,s,train\nb_1,s,test\n", "it must be in one"),
+        ("id,set\na_1,train\nb_1,test\n", "the column 'set' holds splits, .*name it split"),
+        ("id,Phase\na_1,TRAIN\nb_1,dev\n", "the column 'Phase' holds splits"),
+        ("a_1,train\nb_1,val\nc_1,test\n", "the column 'train' holds splits.*first line"),
+        ("PK\x03\x04", "a spreadsheet; save its table as CSV"),
     ],
 )
 def test_an_invalid_table_gives_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -119,6 +125,7 @@ def test_an_invalid_table_gives_one_line(tmp_path: Path, text: str, message: str
         (("a1", "a2"), ("a1.nii.gz", "images/a2.nii.gz")),
         (("7", "8"), ("7.0", "8.0")),
         (("s_01_T1", "s_02_T1"), ("s_1_T1", "s_2_T1")),
+        (("b\u00e9_1", "b\u00e9_2"), ("be\u0301_1", "be\u0301_2")),
     ],
 )
 @pytest.mark.parametrize(
@@ -162,6 +169,37 @@ def test_splits_of_other_cases_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text("id,split,age\nq,n/a,3\n")
     with pytest.warns(UserWarning, match="no row matches a case"):
         join_attributes(manifest(tmp_path, "a", "b"))
+
+
+def test_words_of_splits_that_are_none(tmp_path: Path) -> None:
+    """A column of one split says nothing, nor one of a data set that states its splits."""
+    table = tmp_path / "t.csv"
+    table.write_text("id,set\na,train\nb,train\n")
+    assert join_attributes(manifest(tmp_path, "a", "b"), table).cases[0].attributes == {
+        "set": "train"
+    }
+    table.write_text("id,set\na,train\nb,test\n")
+    stated = manifest(tmp_path, "a", "b")
+    stated = stated.with_cases(tuple(replace(case, split="val") for case in stated))
+    assert [case.split for case in join_attributes(stated, table)] == ["val", "val"]
+
+
+def test_numbers_beyond_floats_stay_text(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    for number in ("9" * 400, "1e999"):
+        table.write_text(f"id,age\na,{number}\nb,5\n")
+        joined = join_attributes(manifest(tmp_path, "a", "b"), table)
+        assert [case.attributes["age"] for case in joined] == [number, "5"]
+
+
+def test_tables_that_are_not_read_are_noted(tmp_path: Path) -> None:
+    for name in ("a.nii", "splits.csv", "clinical.xlsx", "attributes.csv", ".hidden.csv", "x.txt"):
+        (tmp_path / name).write_text("id,age\na,5\n")
+    notes = read_manifest(tmp_path).notes
+    assert "clinical.xlsx, splits.csv: not read; --attributes names a table of the cases" in notes
+    (tmp_path / "splits.csv").unlink()
+    (tmp_path / "clinical.xlsx").unlink()
+    assert not any("not read" in note for note in read_manifest(tmp_path).notes)
 
 
 def test_rows_of_cases_that_are_elsewhere_are_fine(tmp_path: Path) -> None:

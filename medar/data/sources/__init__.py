@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from medar.data.attributes import join_attributes
+from medar.data.attributes import join_attributes, note_on_tables
 from medar.data.identifying import without_identifying
 from medar.data.manifest import Case, Manifest, Split
 from medar.data.segments import joined_names
@@ -67,6 +67,8 @@ def read_manifest(
     if not root.exists():
         raise MedarError(f"{root}: no such file or folder")
     manifest = without_identifying(join_attributes(_read(root), attributes), keep_attributes)
+    if attributes is None and root.is_dir() and not (root / "manifest.jsonl").is_file():
+        manifest = replace(manifest, notes=(*manifest.notes, *note_on_tables(manifest.root)))
     modality = modality or _stored_modality(stored)
     cases = tuple(
         replace(_with_label(case), modality=case.modality or modality) for case in manifest

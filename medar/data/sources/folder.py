@@ -90,9 +90,8 @@ def read_folder(root: Path) -> Manifest:
         notes += parsed.notes
     if found.stray:
         notes.append(
-            f"{len(found.stray)} label files without an image of their name are skipped "
-            f"(the first: {found.stray[0].relative_to(root).as_posix()}; IMAGE_seg is the label of "
-            "IMAGE)"
+            f"{len(found.stray)} label files without an image of their name are skipped (the "
+            f"first: {found.stray[0].relative_to(root).as_posix()}; IMAGE_seg is IMAGE's label)"
         )
     return Manifest(
         root=root,
