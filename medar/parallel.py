@@ -226,9 +226,11 @@ def _quiet_worker() -> None:
     # Ctrl-C reaches the whole process group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow_parent, daemon=True).start()
+    from medar.volume.apart import stay_here
     from medar.volume.interpolation import use_threads
 
     use_threads(1)
+    stay_here()  # a worker that dies costs its own case only
 
 
 def _follow_parent() -> None:

@@ -3,21 +3,19 @@
 Each slice is read on its own, so that its own rescale slope and intercept apply (PET).
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError
-from medar.volume.decoder_messages import decoding
+from medar.volume.apart import run_apart
 from medar.volume.dicom_enhanced import frames_of, is_enhanced, load_frames, read_file
 from medar.volume.dicom_kinds import is_segmentation, other_kind, storage_class
 from medar.volume.dicom_order import arrange, check_alike
-from medar.volume.dicom_slice import Slice, slice_reader
+from medar.volume.dicom_slice import Slice
 from medar.volume.dicom_values import (
     check_alike_rescaling,
     check_bits,
@@ -25,6 +23,7 @@ from medar.volume.dicom_values import (
     check_table,
     without_inversion,
 )
+from medar.volume.gdcm import read_pixels
 from medar.volume.geometry import Affine
 from medar.volume.header import DICOM_ENDINGS, Header, ReadOptions, file_grid, is_dicom
 
@@ -248,20 +247,10 @@ def _load(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
     for picture, one in zip(stack, slices, strict=True):
         if one.frame is not None:
             continue
-        reader = slice_reader(one.path)
-        reader.SetOutputPixelType(sitk.sitkFloat32)
-        try:
-            with decoding(one.path):
-                read = sitk.GetArrayFromImage(reader.Execute()).reshape(rows, columns)
-        except (RuntimeError, ValueError) as error:
-            reason = _reason(error)
-            raise MedarError(f"{one.path}: its pixels cannot be read ({reason})") from error
-        picture[...] = without_inversion(read, one.tags)
+        read = run_apart(one.path, read_pixels, one.path, one.path, rescaled=True)
+        if read.size != rows * columns:
+            raise MedarError(
+                f"{one.path}: its pixels cannot be read ({read.size}, expected {rows * columns})"
+            )
+        picture[...] = without_inversion(read.reshape(rows, columns), one.tags)
     return stack.transpose(2, 1, 0)
-
-
-def _reason(error: BaseException) -> str:
-    """The reason in an ITK error: its last line, without object addresses."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    last = re.sub(r"^ITK ERROR: \w+\(0x[0-9a-f]+\): ", "", lines[-1] if lines else "")
-    return " ".join(last.split())[:200] or type(error).__name__

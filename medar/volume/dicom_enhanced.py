@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813
 
 from medar.errors import MedarError, one_line
-from medar.volume.decoder_messages import decoding
+from medar.volume.apart import run_apart
 from medar.volume.dicom_codestreams import Frame, header_fits
 from medar.volume.dicom_kinds import storage_class
 from medar.volume.dicom_lengths import inflates
-from medar.volume.dicom_slice import TAGS, Slice, plain, read_slice, slice_reader
+from medar.volume.dicom_slice import TAGS, Slice, plain, read_slice
 from medar.volume.dicom_values import rescale_of
+from medar.volume.gdcm import read_pixels
 
 ENHANCED = {
     "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT",
@@ -243,13 +243,13 @@ def stored_frames(
                         f"header of {frame.columns} x {frame.rows} pixels of {frame.bits} bits); "
                         "get the file again"
                     )
-                with decoding(path):
-                    decoded = _decoded(pydicom, file, content, Path(folder) / "frame.dcm")
-                yield decoded
+                yield _decoded(pydicom, file, content, Path(folder) / "frame.dcm", path)
 
 
-def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> npt.NDArray[Any]:
-    """A compressed frame, decoded by way of a file of one slice."""
+def _decoded(
+    pydicom: ModuleType, file: Any, content: bytes, target: Path, path: Path
+) -> npt.NDArray[Any]:
+    """A compressed frame of a file at `path`, decoded by way of a file of one slice."""
     one = pydicom.Dataset()
     one.file_meta = pydicom.dataset.FileMetaDataset()
     one.file_meta.TransferSyntaxUID = file.file_meta.TransferSyntaxUID
@@ -261,7 +261,7 @@ def _decoded(pydicom: ModuleType, file: Any, content: bytes, target: Path) -> np
     one.PixelData = pydicom.encaps.encapsulate([content])
     one["PixelData"].VR = "OB"
     one.save_as(target, enforce_file_format=True)
-    decoded: npt.NDArray[Any] = sitk.GetArrayFromImage(slice_reader(target).Execute())
+    decoded: npt.NDArray[Any] = run_apart(path, read_pixels, target, path, rescaled=False)
     return decoded.reshape(file.Rows, file.Columns)
 
 

@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk  # noqa: N813  the name that SimpleITK's own documentation uses
 
 from medar.errors import MedarError
+from medar.volume.apart import run_apart
 from medar.volume.dicom_lengths import lengths_fit
-
-sitk.ProcessObject.SetGlobalWarningDisplay(False)
+from medar.volume.gdcm import read_tags
 
 TAGS = {
     "ImageType": "0008|0008",
@@ -103,28 +101,18 @@ class Slice:
 
 
 def read_slice(path: Path) -> Slice | None:
-    """The tags of a file; None if it holds no image that GDCM can read."""
+    """The tags of a file; None if it holds no image that GDCM can read.
+
+    Raises:
+        MedarError: it ended the process that read it.
+    """
     if not lengths_fit(path):
         return None
-    reader = slice_reader(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+    found = run_apart(path, read_tags, path, TAGS)
+    if found is None:
         return None
-    tags = {
-        name: plain(reader.GetMetaData(key) if reader.HasMetaDataKey(key) else "")
-        for name, key in TAGS.items()
-    }
-    columns, rows = reader.GetSize()[:2]
-    return Slice(path=path, tags=tags, size=(int(columns), int(rows)))
-
-
-def slice_reader(path: Path) -> Any:
-    """SimpleITK's reader of a DICOM file, not yet read."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    return reader
+    tags, size = found
+    return Slice(path=path, tags={name: plain(text) for name, text in tags.items()}, size=size)
 
 
 def plain(text: str) -> str:
