@@ -133,6 +133,9 @@ def serve(pipe: Connection, folder: Path, log: Path) -> None:
     show_foreign_warnings()
     from fuzzing.originals import make_originals
 
+    from medar.volume.apart import stay_here
+
+    stay_here()  # what a library does must happen to this process, which is watched
     if not (folder / "originals").exists():
         make_originals(folder / "originals")
     limit_memory()

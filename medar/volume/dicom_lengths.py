@@ -50,7 +50,7 @@ class _DamagedError(Exception):
 
 
 def lengths_fit(path: Path) -> bool:
-    """Whether a file consists of DICOM elements whose lengths fit into it."""
+    """Whether a file consists of DICOM elements whose lengths fit into it, with all its pixels."""
     with path.open("rb") as file:
         try:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -100,14 +100,20 @@ def _walk_file(content: _Content) -> None:
     pixels = seen[PIXELS]
     if content[pixels - 4 : pixels] == b"\xff\xff\xff\xff":
         parts = _fragments(content, pixels)
-        if not header_fits(parts, syntax.decode("ascii", "replace"), _frame(content, seen)):
+        if not header_fits(parts, syntax.decode("ascii", "replace"), _frame(content, seen, "<")):
+            raise _DamagedError
+    elif seen.keys() >= set(OF_FRAMES):
+        # GDCM leaves pixels that are not there to whatever is in memory.
+        frame = _frame(content, seen, encoding.order)
+        needed = frame.rows * frame.columns * frame.bits // 8  # colours may be subsampled
+        if _uint(content, pixels - 4, encoding.order) < needed:
             raise _DamagedError
 
 
-def _frame(content: _Content, seen: dict[int, int]) -> Frame:
-    """What a little-endian file states about its frames."""
+def _frame(content: _Content, seen: dict[int, int], order: str) -> Frame:
+    """What a file states about its frames."""
     try:
-        return Frame(*(struct.unpack_from("<H", content, seen[tag])[0] for tag in OF_FRAMES))
+        return Frame(*(struct.unpack_from(f"{order}H", content, seen[tag])[0] for tag in OF_FRAMES))
     except KeyError as error:
         raise _DamagedError from error
 
