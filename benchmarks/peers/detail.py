@@ -18,7 +18,8 @@ from torch import Tensor
 
 from medar.devices import device_of
 from medar.settings import load_yaml
-from medar.tokenizer.detail import DetailDecoder, save_detail
+from medar.tokenizer.detail import DetailDecoder
+from medar.tokenizer.detail_folder import save_detail
 from medar.tokenizer.detail_training import DetailTask, make_task
 from medar.tokenizer.settings import DetailSettings
 from medar.tokenizer.tokenizer import Tokenizer

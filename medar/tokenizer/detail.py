@@ -23,8 +23,7 @@ B batch, C channels, X Y Z voxels, P voxels of a folded patch.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import log, prod
-from pathlib import Path
+from math import prod
 from typing import Annotated, Literal
 
 import torch
@@ -35,29 +34,22 @@ from torch.nn import functional
 from medar.devices import InferencePrecision, inference_autocast, memory_budget
 from medar.errors import MedarError
 from medar.finite import check_finite
-from medar.model_folder import (
-    CONFIG,
-    load_weights,
-    model_card,
-    read_config,
-    weight_bytes,
-    write_model,
+from medar.settings import PositiveInt, Width, settings
+from medar.tokenizer.detail_layers import (
+    TIME_FEATURES,
+    ScaleNetwork,
+    TimedBlock,
+    conv,
+    time_features,
 )
-from medar.settings import PositiveInt, Width, from_dict, settings, to_dict
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
 from medar.tokenizer.noise import WHITE, Correlation, draw_noise
 from medar.tokenizer.slabs import Layer, Residual, by_slabs, chained, each, fitting, layer_of
 from medar.volume import Shape3
 
-SMALLEST_SCALE = 1e-3
-"""Least expected size of a residual, where the intensity window has width 2: what a file's rounding
-hides."""
-
 SPREAD = 1.25
 """Standard deviation of a residual, in multiples of its expected size: that of a normal
 distribution."""
-
-CLASS, FORMAT_VERSION = "DetailDecoder", 1
 
 EARLIEST = 0.1
 """Least time by which the difference between a point and its predicted residual is divided."""
@@ -65,9 +57,6 @@ EARLIEST = 0.1
 KEPT = 210
 """Rows of features at the finest level that the layers of two strides keep between slabs, with what
 the last slab needs more."""
-
-TIME_FEATURES = 32
-"""Sines and cosines of the time, half each."""
 
 Widths = Annotated[tuple[Width, ...], Field(min_length=1)]
 
@@ -173,7 +162,7 @@ class DetailDecoder(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.stem = _conv(3 * patch, widths[0])
+        self.stem = conv(3 * patch, widths[0])
         self.first = TimedBlock(widths[0], width)
         self.halving, self.down = nn.ModuleList(), nn.ModuleList()
         self.doubling, self.up = nn.ModuleList(), nn.ModuleList()
@@ -184,7 +173,7 @@ class DetailDecoder(nn.Module):
             self.doubling.insert(0, nn.Sequential(narrow, Repeat(stride)))
             self.up.insert(0, TimedBlock(before, width))
         self.norm = ChannelNorm(widths[0])
-        self.head = _conv(widths[0], patch)
+        self.head = conv(widths[0], patch)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
@@ -207,7 +196,7 @@ class DetailDecoder(nn.Module):
 
     def predict(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:
         """What the network predicts there (`DetailConfig.prediction`), (B, C, X, Y, Z)."""
-        embedded = self.time(_time_features(time).to(residual.dtype))
+        embedded = self.time(time_features(time).to(residual.dtype))
         x = self.stem(self.fold(torch.cat([residual, decoded, log_size], 1)))
         x = self.first(x, embedded)
         skips = []
@@ -322,7 +311,7 @@ class DetailDecoder(nn.Module):
 
     def _prediction_layer(self, axis: int, time: Tensor) -> Layer:
         """`predict` over slabs of its three volumes, joined along the channels."""
-        embedded = self.time(_time_features(time))
+        embedded = self.time(time_features(time))
         over: Callable[[nn.Module], Layer] = partial(layer_of, axis=axis)
 
         def timed(block: nn.Module) -> Layer:
@@ -339,110 +328,3 @@ class DetailDecoder(nn.Module):
         before = [each(self.fold), over(self.stem), timed(self.first)]
         after = [over(module) for module in (self.norm, nn.SiLU(), self.head, self.unfold)]
         return chained([*before, *inner, *after])
-
-
-class ScaleNetwork(nn.Module):
-    """Predicts the logarithm of the size of the residual from the folded D(z)."""
-
-    def __init__(self, patch: int, width: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            _conv(patch, width), nn.SiLU(), _conv(width, width), nn.SiLU(), _conv(width, patch)
-        )
-
-    def forward(self, folded: Tensor) -> Tensor:
-        """(B, P C, x, y, z) to the same shape, at least log `SMALLEST_SCALE`."""
-        return self.logarithm(self.layers(folded))
-
-    def logarithm(self, size: Tensor) -> Tensor:
-        """Of sizes as the layers give them, made positive; float32."""
-        return (functional.softplus(size.float() - 3.0) + SMALLEST_SCALE).log()
-
-
-class TimedBlock(nn.Module):
-    """x + f(x, t), with f: norm, SiLU, convolution, scaled and shifted by t, SiLU, convolution."""
-
-    def __init__(self, width: int, time_width: int) -> None:
-        super().__init__()
-        self.norm, self.conv = ChannelNorm(width), _conv(width, width)
-        self.norm2, self.conv2 = ChannelNorm(width), _conv(width, width)
-        self.modulate = nn.Linear(time_width, 2 * width)
-        nn.init.zeros_(self.modulate.weight)
-        nn.init.zeros_(self.modulate.bias)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, W, x, y, z) and (B, T) to (B, W, x, y, z)."""
-        h = self.conv(functional.silu(self.norm(x)))
-        change: Tensor = self.conv2(functional.silu(self._modulated(h, self.modulate(time))))
-        return x + change
-
-    def over_slabs(self, time: Tensor, axis: int) -> Layer:
-        """`forward` over slabs."""
-        modulated = each(partial(self._modulated, modulation=self.modulate(time)))
-        activation = nn.SiLU()
-        before = [layer_of(module, axis) for module in (self.norm, activation, self.conv)]
-        after = [layer_of(module, axis) for module in (activation, self.conv2)]
-        return Residual(chained([*before, modulated, *after]), axis)
-
-    def _modulated(self, h: Tensor, modulation: Tensor) -> Tensor:
-        gain, shift = modulation[..., None, None, None].chunk(2, 1)
-        modulated: Tensor = self.norm2(h) * (1 + gain) + shift
-        return modulated
-
-
-def save_detail(folder: str | Path, model: DetailDecoder, tokenizer: str) -> None:
-    """Write a detail decoder as a model folder.
-
-    Args:
-        folder: to be written.
-        model: the decoder.
-        tokenizer: digest of the tokenizer that it was trained for.
-    """
-    config = model.config
-    lines = [
-        f"detail for volumes that tokenizer {tokenizer} decoded",
-        f"features per level: {', '.join(map(str, config.widths))}",
-        f"steps: {config.steps} ({config.method})",
-        f"correlation of the noise along x, y, z: {', '.join(map(str, config.correlation))}",
-        f"parameters: {sum(p.numel() for p in model.parameters()):,}",
-    ]
-    write_model(
-        folder,
-        config={"class": CLASS, **to_dict(config), "tokenizer": tokenizer},
-        version=FORMAT_VERSION,
-        weights=weight_bytes(model.state_dict(), str(to_dict(config))),
-        card=model_card("detail decoder", lines),
-    )
-
-
-def load_detail(folder: str | Path, tokenizer: str) -> DetailDecoder:
-    """Read what `save_detail` wrote, on the CPU, in evaluation mode.
-
-    Raises:
-        MedarError: a file is absent or damaged, of another class or format, or the decoder was
-            trained for another tokenizer.
-    """
-    values = read_config(folder, (CLASS,), FORMAT_VERSION, "detail decoder")
-    del values["class"]
-    trained_for = values.pop("tokenizer", None)
-    if trained_for != tokenizer:
-        raise MedarError(
-            f"{folder}: detail decoder of tokenizer {trained_for}, but this one is {tokenizer}; "
-            "restore the folder, or delete it to go without detail"
-        )
-    model = DetailDecoder(from_dict(DetailConfig, values, str(Path(folder) / CONFIG)))
-    load_weights(model, folder)
-    return model.eval()
-
-
-def _time_features(time: Tensor) -> Tensor:
-    """(B,) to (B, `TIME_FEATURES`)."""
-    half = TIME_FEATURES // 2
-    rates = torch.exp(torch.arange(half, device=time.device) * (log(100.0) / (half - 1)))
-    angles = time[:, None].float() * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def _conv(before: int, after: int) -> nn.Conv3d:
-    return nn.Conv3d(before, after, kernel_size=3, padding=1)

@@ -47,7 +47,8 @@ from medar.model_folder import (
 from medar.settings import from_dict, settings, to_dict
 from medar.tokenizer.bounded import DecodedMap, decode_within, encode_within
 from medar.tokenizer.codebooks import CODEBOOKS, Codebook, CodebookSettings, make_codebook
-from medar.tokenizer.detail import Detail, DetailDecoder, load_detail, save_detail
+from medar.tokenizer.detail import Detail, DetailDecoder
+from medar.tokenizer.detail_folder import load_detail, save_detail
 from medar.tokenizer.inference import (
     Reconstructed,
     by_windows,
