@@ -69,6 +69,7 @@ def check(
     /,
     *,
     deep: bool = False,
+    model: Path | None = None,
     json: bool = False,
     workers: int | None = None,
     cluster: Cluster = THIS_MACHINE,
@@ -83,6 +84,8 @@ def check(
         Folder, dataset.json, JSONL manifest or single volume.
     deep
         Also read every voxel.
+    model
+        A generator, as for `medar score`: cases that are surprising to it are warnings.
     json
         Print the report as one JSON object (docs/reference/datasets.md).
     workers
@@ -90,14 +93,22 @@ def check(
     """
     from medar.data.check import check as run
 
+    if model is not None:
+        from medar.evaluation.surprise.files import surprises
+        from medar.synthesis import Synthesizer
+
     manifest = dataset.read(path)
     count = worker_count(workers, cluster)
-    if cluster.address is not None and not deep:
+    if cluster.address is not None and not deep and model is None:
         raise MedarError(
-            f"--cluster {cluster.address}: only --deep takes long; add it, or omit both"
+            f"--cluster {cluster.address}: only --deep and --model take long; add one, or omit both"
         )
-    with cluster.use(path):
-        report = run(manifest, deep=deep, workers=count, options=reading.options())
+    options = reading.options()
+    synthesizer = None if model is None else Synthesizer.from_pretrained(model, "cpu")
+    with cluster.use(path, model):
+        report = run(manifest, deep=deep, workers=count, options=options)
+        if synthesizer is not None:
+            report = report.with_problems(surprises(synthesizer, manifest, options=options))
     if json:
         print_json(report.to_dict())
         return 1 if report.errors else 0

@@ -56,6 +56,7 @@ for name, path, text in (
     ("tokenizer", "tokenizer:app", "Train tokenizers; encode volumes as tokens, decode tokens."),
     ("generator", "generator:app", "Train generators."),
     ("synthesize", "synthesize:synthesize", SYNTHESIZE),
+    ("score", "score:score", "Rank the cases of a data set by how surprising they are to a model."),
     ("segmentation", "segmentation:app", "Pretrain backbones; train segmentation networks."),
     ("segment", "segmentation:segment", SEGMENT),
     ("evaluate", "evaluate:app", "Evaluate trained models, synthetic volumes and label maps."),

@@ -15,7 +15,7 @@ import numpy as np
 from medar.data.examine import CheckContext, Facts, examine
 from medar.data.label_outliers import label_outliers
 from medar.data.manifest import SPLITS, Case, Manifest
-from medar.data.problems import Problem, Report, problem
+from medar.data.problems import Problem, Report, in_order, problem
 from medar.errors import check_positive
 from medar.files import digest, file_digest
 from medar.parallel import default_workers, is_elsewhere, run_here, run_parallel
@@ -24,8 +24,6 @@ from medar.volume import ReadOptions, files_of
 
 POOL_FROM = 16
 """Number of cases from which worker processes are worth starting."""
-
-ORDER = ("error", "warning", "info")
 
 
 def check(
@@ -93,7 +91,7 @@ def _report(manifest: Manifest, problems: list[Problem], facts: list[Facts], dee
         labelled=sum(case.label is not None for case in manifest),
         subjects=len({case.subject for case in manifest}),
         splits={split: splits[split] for split in SPLITS},
-        problems=tuple(sorted(problems, key=lambda one: ORDER.index(one.severity))),
+        problems=in_order(problems),
         summary=summarise(facts),
     )
 

@@ -1,7 +1,8 @@
 """Problems of a data set: their codes and severity, and the report of a check."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from medar.notebook import html_table
@@ -32,6 +33,7 @@ CODES: dict[str, Severity] = {
     "few-values": "warning",
     "intensity-range": "warning",
     "intensity-scale": "warning",
+    "surprising": "warning",
     "empty-split": "warning",
     "unlabelled-split": "warning",
     "missing-label": "info",
@@ -42,6 +44,8 @@ CODES: dict[str, Severity] = {
 }
 """Every code and its severity (explained in docs/reference/datasets.md)."""
 
+
+ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 
 MAX_SHOWN = 10
 """Problems shown in a notebook."""
@@ -68,6 +72,11 @@ class Problem:
 def problem(code: str, message: str, *, case: str = "", path: str = "") -> Problem:
     """A problem with the severity of its code."""
     return Problem(severity=CODES[code], code=code, case=case, path=path, message=message)
+
+
+def in_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Errors first, then warnings, then information."""
+    return tuple(sorted(problems, key=lambda one: ORDER.index(one.severity)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +109,10 @@ class Report:
     def warnings(self) -> int:
         """Number of warnings: the cases deserve a look."""
         return self._count("warning")
+
+    def with_problems(self, more: Iterable[Problem]) -> "Report":
+        """The same report with more problems."""
+        return replace(self, problems=in_order((*self.problems, *more)))
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-serialisable values."""

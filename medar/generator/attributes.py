@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from medar.data.case import Case
 from medar.data.prepared import PreparedCase
 from medar.errors import MedarError
 from medar.generator.settings import Attribute
@@ -70,7 +71,7 @@ def attribute_values(schema: Sequence[Attribute], values: Mapping[str, Any]) -> 
     return [_encoded(attribute, values.get(attribute.name)) for attribute in schema]
 
 
-def case_values(schema: Sequence[Attribute], case: PreparedCase) -> list[float]:
+def case_values(schema: Sequence[Attribute], case: Case | PreparedCase) -> list[float]:
     """The attributes of a case in the order of the schema.
 
     Values that the schema cannot express, such as one that no training case has, are unknown: NaN.
@@ -84,7 +85,7 @@ def case_values(schema: Sequence[Attribute], case: PreparedCase) -> list[float]:
     ]
 
 
-def _known_values(case: PreparedCase) -> dict[str, Any]:
+def _known_values(case: Case | PreparedCase) -> dict[str, Any]:
     """The attributes of a case, its modality included."""
     values = {**case.attributes, **({MODALITY: case.modality} if case.modality else {})}
     return {name: value for name, value in values.items() if not _is_absent(value)}
