@@ -15,7 +15,7 @@ from tempfile import TemporaryFile
 
 from medar.errors import MedarError
 
-DAMAGE = re.compile(r"corrupt|premature|inconsistent|truncated|not a jpeg", re.IGNORECASE)
+DAMAGE = re.compile(r"bogus|corrupt|premature|inconsistent|truncated|not a jpeg", re.IGNORECASE)
 """In messages of libjpeg and OpenJPEG after which some pixels are made up."""
 
 STDERR = 2

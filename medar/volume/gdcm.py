@@ -4,6 +4,7 @@ GDCM and the C libraries that decode compressed pixels for it may end the proces
 nobody has foreseen: these functions are called by way of `medar.volume.apart`.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,10 @@ import numpy.typing as npt
 
 from medar.errors import MedarError
 from medar.volume.decoder_messages import decoding
+from medar.volume.dicom_kinds import HEAD
+
+COMPRESSED = (b"1.2.840.10008.1.2.4.", b"1.2.840.10008.1.2.5")
+"""Beginnings of the transfer syntaxes of compressed pixels."""
 
 
 def read_tags(path: Path, keys: Mapping[str, str]) -> tuple[dict[str, str], tuple[int, int]] | None:
@@ -28,8 +33,10 @@ def read_tags(path: Path, keys: Mapping[str, str]) -> tuple[dict[str, str], tupl
     """
     reader = _reader(path)
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+        # GDCM reads the header of compressed pixels here, and prints what it finds there.
+        with decoding(path) if _is_compressed(path) else contextlib.nullcontext():
+            reader.ReadImageInformation()
+    except (RuntimeError, MedarError):
         return None
     tags = {
         name: str(reader.GetMetaData(key)) if reader.HasMetaDataKey(key) else ""
@@ -37,6 +44,13 @@ def read_tags(path: Path, keys: Mapping[str, str]) -> tuple[dict[str, str], tupl
     }
     columns, rows = reader.GetSize()[:2]
     return tags, (int(columns), int(rows))
+
+
+def _is_compressed(path: Path) -> bool:
+    """Whether a file states a transfer syntax of compressed pixels."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    return any(syntax in head for syntax in COMPRESSED)
 
 
 def read_pixels(path: Path, named: Path, *, rescaled: bool) -> npt.NDArray[Any]:

@@ -30,8 +30,6 @@ class Kind:
     read: Callable[[Path, Path], Any]
     """Read the mutated file in the copied folder as a user would; returns the truth it found, which
     is compared with that of the original where `covers` says so, or None."""
-    usual: bool = True
-    """Whether it is drawn when no kind is named: GDCM still takes gigabytes for some inputs."""
     covers: Callable[[Path, bytes, Mutation], bool] = lambda path, original, mutation: False
     """Whether a mutation touched nothing but what a checksum covers, or left voxels out: reading
     must fail, or find what is in the original."""
@@ -204,14 +202,18 @@ KINDS = (
          covers=covers_voxels),
     Kind(name="MetaImage", weight=16, folder="volumes", files=("*.mh*", "a.zraw", "s*.raw"),
          read=volume, covers=covers_voxels),
-    Kind(name="DICOM", weight=6, folder="dicom/classic", files=("00[0-3].dcm",), read=series,
-         usual=False),
-    Kind(name="DICOM", weight=6, folder="dicom/enhanced", files=("a.dcm",), read=series,
-         usual=False, covers=covers_frames),
-    Kind(name="DICOM", weight=3, folder="dicom/JPEG", files=("a.dcm",), read=series,
-         usual=False, covers=covers_frames),
-    Kind(name="DICOM", weight=3, folder="dicom/JPEG2000", files=("a.dcm",), read=series,
-         usual=False, covers=covers_frames),
+    Kind(name="DICOM", weight=5, folder="dicom/classic", files=("00[0-3].dcm",), read=series),
+    Kind(name="DICOM", weight=3, folder="dicom/implicit", files=("00[0-3].dcm",), read=series),
+    Kind(name="DICOM", weight=2, folder="dicom/deflated", files=("00[0-3].dcm",), read=series),
+    Kind(name="DICOM", weight=3, folder="dicom/packed", files=("00[0-3].dcm",), read=series),
+    Kind(name="DICOM", weight=5, folder="dicom/enhanced", files=("a.dcm",), read=series,
+         covers=covers_frames),
+    Kind(name="DICOM", weight=2, folder="dicom/JPEG", files=("a.dcm",), read=series,
+         covers=covers_frames),
+    Kind(name="DICOM", weight=2, folder="dicom/JPEG2000", files=("a.dcm",), read=series,
+         covers=covers_frames),
+    Kind(name="DICOM", weight=2, folder="dicom/RLE", files=("a.dcm",), read=series,
+         covers=covers_frames),
     Kind(name="table", weight=7, folder="table", files=("index.csv",), read=check),
     Kind(name="manifest", weight=5, folder="jsonl", files=("manifest.jsonl",), read=check),
     Kind(name="manifest", weight=3, folder="msd", files=("dataset.json",), read=check),
@@ -260,7 +262,7 @@ class Input:
 def make_input(originals: Path, seed: int, number: int, name: str = "") -> Input:
     """The input of a number, of all kinds or those of a name; the same for the same seed."""
     draw = random.Random(f"{seed} {number}")
-    kinds = [kind for kind in KINDS if kind.name == name or (not name and kind.usual)]
+    kinds = [kind for kind in KINDS if name in ("", kind.name)]
     kind = draw.choices(kinds, [kind.weight for kind in kinds])[0]
     folder = originals / kind.folder
     original = draw.choice(

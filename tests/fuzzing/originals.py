@@ -78,17 +78,32 @@ def volumes(folder: Path) -> None:
 
 
 def dicom(folder: Path) -> None:
-    """One volume as a classic series and as enhanced files."""
+    """One volume as classic series and as enhanced files, in several transfer syntaxes."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
+    import pydicom
     from dicom_files import compressed, enhanced, write_classic, write_enhanced
+    from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
     stack = np.random.default_rng(2).integers(-900, 900, (4, 40, 44)).astype(np.int16)
     rescale = [(1.0 + k, -1024.0) for k in range(4)]
-    write_classic(folder / "classic", stack, rescale=rescale)
+    for name in ("classic", "implicit", "deflated", "packed"):
+        for path in sorted(write_classic(folder / name, stack, rescale=rescale).iterdir()):
+            made = pydicom.dcmread(path)
+            if name == "packed":
+                made = compressed(made, "JPEG2000" if path.stem == "001" else "JPEG", folder)
+            if name in ("implicit", "deflated"):
+                made.file_meta.TransferSyntaxUID = (
+                    ImplicitVRLittleEndian if name == "implicit" else DeflatedExplicitVRLittleEndian
+                )
+            made.save_as(path, enforce_file_format=True)
     write_enhanced(folder / "enhanced" / "a.dcm", stack, rescale=rescale, order=[2, 0, 3, 1])
-    for name in ("JPEG", "JPEG2000"):
+    for name in ("JPEG", "JPEG2000", "RLE"):
         (folder / name).mkdir()
-        made = compressed(enhanced(stack, order=[2, 0, 3, 1]), name, folder)
+        made = enhanced(stack, order=[2, 0, 3, 1])
+        if name == "RLE":
+            made.compress(RLELossless, generate_instance_uid=False)
+        else:
+            made = compressed(made, name, folder)
         made.save_as(folder / name / "a.dcm", enforce_file_format=True)
 
 

@@ -6,11 +6,12 @@ import threading
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import compressed, enhanced
+from dicom_files import classic_slices, compressed, enhanced
 
 from medar.errors import MedarError
 from medar.volume import read_header
 from medar.volume.decoder_messages import decoding
+from medar.volume.dicom_slice import read_slice
 
 STACK = np.random.default_rng(2).integers(-900, 900, (4, 20, 24)).astype(np.int16)
 
@@ -73,3 +74,16 @@ def test_threads_decode_one_after_the_other(tmp_path, capfd):
     assert entered.is_set()
     os.write(2, b"afterwards")
     assert capfd.readouterr().err == "afterwards"
+
+
+def test_a_damaged_header_of_compressed_pixels(tmp_path, capfd):
+    """GDCM reads it with the tags already."""
+    for k, made in enumerate(classic_slices(STACK)):
+        compressed(made, "JPEG", tmp_path).save_as(tmp_path / f"{k}.dcm", enforce_file_format=True)
+    path = tmp_path / "3.dcm"
+    content = path.read_bytes()
+    table = content.index(b"\xff\xc4\x00") + 2
+    path.write_bytes(content[:table] + b"\x04" + content[table + 1 :])
+    assert read_slice(path) is None
+    assert read_slice(tmp_path / "2.dcm") is not None
+    assert capfd.readouterr().err == ""
