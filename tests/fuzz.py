@@ -1,7 +1,8 @@
 """Damaged and hostile inputs: `python tests/fuzz.py --n 300 --seed 0`.
 
-Each input is a mutated copy of a file that medar reads: NIfTI, NRRD, MetaImage, DICOM, tables,
-manifests, plans, prepared data sets, model folders, tokens, recipes and configurations. It is read
+Each input is a mutated copy of a file that medar reads: NIfTI, NRRD, MetaImage, DICOM and its
+segmentations, tables, manifests, plans, prepared data sets, model folders, tokens, recipes and
+configurations. It is read
 as a user would, in a worker process with limits on time and memory, which is replaced when it dies.
 Counted and printed are:
 

@@ -104,7 +104,7 @@ def _draw_original(
 ) -> None:
     image = read_image(case, options)
     label = read_label(case, options, image, names)
-    names = names or joined_names([case.label] if case.label else [])
+    names = names or joined_names([case.labels])
     save_orthoslices(target, [image], titles=[title], label=label, names=names, windows=[window])
 
 

@@ -52,6 +52,8 @@ class Case:
     subject: str = ""
     """Subject of the volume; its cases are all in the same split. Default: the case's id."""
     label: Path | None = None
+    further_labels: tuple[Path, ...] = ()
+    """More DICOM segmentations of the image, joined with `label` (`medar.data.segments`)."""
     missing_label: Path | None = None
     """A label that the data set names but that does not exist: the case counts as unlabelled."""
     annotated: tuple[int, ...] | None = None
@@ -66,7 +68,7 @@ class Case:
     def __post_init__(self) -> None:
         if not self.id or UNUSABLE.search(self.id) or self.id.startswith("."):
             raise MedarError(f"case id must be usable as a file name, got {self.id!r}")
-        paths = (*self.images, self.label or "", self.missing_label or "")
+        paths = (*self.images, *self.labels, *self.further_labels, self.missing_label or "")
         for text in (*map(str, paths), self.id):
             if not text.isascii() and text.encode("utf-8", "ignore").decode() != text:
                 name = text.encode("utf-8", "backslashreplace").decode()
@@ -83,9 +85,14 @@ class Case:
             object.__setattr__(self, "subject", self.id)
 
     @property
+    def labels(self) -> tuple[Path, ...]:
+        """The files of the case's label map: none, one, or several DICOM segmentations."""
+        return () if self.label is None else (self.label, *self.further_labels)
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        """The files of the case's images and label."""
-        return self.images if self.label is None else (*self.images, self.label)
+        """The files of the case's images and label map."""
+        return (*self.images, *self.labels)
 
 
 CASE_KEYS = (
@@ -100,8 +107,8 @@ def entry_of(case: Case, folder: Path) -> dict[str, Any]:
         "id": case.id,
         "subject": case.subject,
         "images": [shown(image, folder) for image in case.images],
-        "label": shown(case.label, folder) if case.label else None,
-        "missing_label": shown(case.missing_label, folder) if case.missing_label else None,
+        "label": _shown_labels(case.label, case, folder),
+        "missing_label": _shown_labels(case.missing_label, case, folder),
         "annotated": list(case.annotated) if case.annotated is not None else None,
         "modality": case.modality,
         "attributes": case.attributes or None,
@@ -142,13 +149,16 @@ def case_from(entry: dict[str, Any], folder: Path, where: str) -> Case:
         raise MedarError(
             f"{where}: attributes must be an object of texts and numbers, got {attributes!r}"
         )
+    label, further = _label_paths(entry, "label", folder, where)
+    missing, others = _label_paths(entry, "missing_label", folder, where)
     try:
         return Case(
             id=_text(entry, "id", where) or "",
             images=tuple(folder / image for image in images),
             subject=_text(entry, "subject", where) or "",
-            label=_path(entry, "label", folder, where),
-            missing_label=_path(entry, "missing_label", folder, where),
+            label=label,
+            further_labels=further or others,
+            missing_label=missing,
             annotated=tuple(annotated) if annotated is not None else None,
             modality=_text(entry, "modality", where),
             attributes=attributes,
@@ -174,8 +184,24 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _path(entry: dict[str, Any], key: str, folder: Path, where: str) -> Path | None:
+def _shown_labels(first: Path | None, case: Case, folder: Path) -> str | list[str] | None:
+    """The files of a label map for `entry_of`: one path, or a list of several."""
+    if first is None:
+        return None
+    paths = [shown(path, folder) for path in (first, *case.further_labels)]
+    return paths if len(paths) > 1 else paths[0]
+
+
+def _label_paths(
+    entry: dict[str, Any], key: str, folder: Path, where: str
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """The first file of a label map, and further ones."""
     value = entry.get(key)
-    if value is not None and not isinstance(value, str):
-        raise MedarError(f"{where}: {key} must be the path of a file, got {value!r}")
-    return folder / value if value else None
+    paths = value if isinstance(value, list) else [value] if value else []
+    if not all(isinstance(path, str) and path for path in paths) or value == []:
+        raise MedarError(
+            f"{where}: {key} must be the path of a file, or a list of DICOM segmentations, got "
+            f"{value!r}"
+        )
+    first, *further = [folder / path for path in paths] or [None]
+    return first, tuple(further)

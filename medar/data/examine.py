@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,10 @@ def _examine(
     label = None
     if case.label:
         first = images[0].provenance if images else None
-        read = partial(read_label_header, image=first, names=context.labels)
+
+        def read(_: Path, options: ReadOptions) -> Header:
+            return read_label_header(case.labels, options, first, context.labels)
+
         label = _header(case.label, plain, context, facts, read)
     if images:
         _describe(images[0], shown(images[0].path, context.root), facts)

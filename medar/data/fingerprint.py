@@ -120,7 +120,7 @@ def _key(case: Case, options: ReadOptions, hashes: HashIndex, names: Mapping[int
     """Hash of everything a case's measurements depend on; empty if a file cannot be read."""
     try:
         contents = [hashes[file] for file in case.files]
-        named = names_in_key(case.label, names)
+        named = names_in_key(case.labels, names)
     except (MedarError, OSError):
         return ""  # measuring the case reports the error
     basis = [VERSION, contents, options.to_dict(), case.modality]

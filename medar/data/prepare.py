@@ -172,6 +172,7 @@ def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job]
     for case in manifest:
         try:
             image = [hashes[path] for path in case.images]
+            label = [hashes[path] for path in case.labels]
             of_image = {
                 "version": VERSION,
                 "grid": grid,
@@ -185,13 +186,13 @@ def _jobs(manifest: Manifest, plan: Plan, hashes: HashIndex) -> tuple[list[_Job]
                 "version": VERSION,
                 "grid": grid,
                 "image": image,
-                "label": hashes[case.label] if case.label else None,
+                "label": label[0] if len(label) == 1 else label or None,
                 "labels": sorted(plan.labels),
                 "ignore": plan.ignore_label,
                 # The foreground, and with it the centre of the grid, depends on the modality.
                 "modality": case.modality if plan.centre == "foreground" else None,
                 "interpolation": plan.label_interpolation,
-                **names_in_key(case.label, plan.labels),
+                **names_in_key(case.labels, plan.labels),
             }
         except MedarError as error:
             failed[case.id] = str(error)

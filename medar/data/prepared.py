@@ -11,6 +11,7 @@ arrays/            the cache, see `medar.data.cache`
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -74,6 +75,8 @@ class PreparedCase:
 
 
 _CASES = TypeAdapter(tuple[PreparedCase, ...])
+KEY = re.compile(r"[\w-]{1,100}", re.ASCII)
+"""Keys of the cache, which are file names."""
 
 
 class Prepared:
@@ -197,3 +200,7 @@ def _check_cases(cases: list[Any]) -> None:
         raise
     if wrong is not None:
         raise MedarError(f"line {wrong}: its keys must be {', '.join(sorted(keys))}")
+    for number, case in enumerate(cases, 2):
+        for name in ("image", "label"):
+            if case[name] is not None and not KEY.fullmatch(case[name]):
+                raise MedarError(f"line {number}: {name} names no cache entry: {case[name][:50]!r}")

@@ -107,7 +107,7 @@ def read_label_map(path: str | Path, names: Mapping[int, str]) -> Volume:
         MedarError: it cannot be read without guessing.
     """
     options = ReadOptions()
-    header = read_label_header(Path(path), options, None, names)
+    header = read_label_header([Path(path)], options, None, names)
     for note in header.notes:
         warnings.warn(f"{path}: {note}", GeometryWarning, stacklevel=2)
     return load_volume(header, options, labels=True)
@@ -135,7 +135,7 @@ def read_label(
     if case.label is None:
         return None
     try:
-        header = read_label_header(case.label, options, image.provenance, names)
+        header = read_label_header(case.labels, options, image.provenance, names)
         label = load_volume(header, options, labels=True)
     except OffGridError:
         raise

@@ -28,6 +28,8 @@ class VolumeFile:
 
     image: Path
     label: Path | None = None
+    further_labels: tuple[Path, ...] = ()
+    """See `medar.data.case.Case`."""
     synthetic: bool = False
     modality: str | None = None
     """According to the record of a synthetic volume."""
@@ -147,7 +149,7 @@ def _data_set(folder: Path, labels: Sequence[str]) -> FolderCases:
             title=case.id,
             volumes=tuple(
                 VolumeFile(image=image, label=None if labels else case.label,
-                           modality=case.modality)
+                           further_labels=case.further_labels, modality=case.modality)
                 for image in case.images
             ),
         )

@@ -79,11 +79,13 @@ def make_panels(
     """
     panels: list[Panel] = []
     for one, title in zip(files, titles([one.image for one in files]), strict=True):
-        case = Case(id="volume", images=(one.image,), label=one.label)
+        case = Case(
+            id="volume", images=(one.image,), label=one.label, further_labels=one.further_labels
+        )
         image = read_image(case, options)
         image = replace(image, modality=image.modality or one.modality or modality)
         label = read_label(case, options, image, names or {})
-        shown = names or joined_names([one.label] if one.label else [])
+        shown = names or joined_names([case.labels])
         _warn(one.image, image)
         for channel in range(min(image.channels, MAX_PANELS)):
             single = image.with_array(image.array[channel : channel + 1])

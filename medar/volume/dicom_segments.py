@@ -101,6 +101,30 @@ def segment_names(path: Path) -> dict[int, str]:
         return _segments(path, file)
 
 
+def segment_codes(path: Path) -> dict[int, str]:
+    """The coded types of the segments of a DICOM segmentation by number, of those that have one.
+
+    Raises:
+        MedarError: see `read_segments_header`.
+    """
+    with _opened(path) as file:
+        return {
+            int(one.SegmentNumber): " ".join(map(str, found))
+            for one in file.SegmentSequence
+            if (found := _codes_of(one.get("SegmentedPropertyTypeCodeSequence")))
+        }
+
+
+def _codes_of(items: Any) -> list[str]:
+    """Value and scheme of codes, with those of their modifiers, such as left and right."""
+    found = []
+    for item in items or ():
+        value = item.get("CodeValue") or item.get("LongCodeValue") or item.get("URNCodeValue")
+        found += [plain(str(value)), plain(str(item.get("CodingSchemeDesignator") or ""))]
+        found += _codes_of(item.get("SegmentedPropertyTypeModifierCodeSequence"))
+    return found
+
+
 def referenced_series(path: Path) -> tuple[str, ...]:
     """SeriesInstanceUID of the series that a DICOM segmentation refers to.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -19,6 +20,7 @@ from medar.data.plan import Plan
 from medar.data.prepare import prepare
 from medar.data.prepared import Prepared
 from medar.data.reading import read_image, read_label, read_label_map
+from medar.data.segments import read_label_header
 from medar.data.sources import read_manifest
 from medar.errors import MedarError
 from medar.evaluation.segmentation.cases import EvaluationCases, Labels, find_files
@@ -206,11 +208,137 @@ def test_contours_and_doses_are_no_cases(tmp_path: Path) -> None:
             read_label(case, ReadOptions(), read_image(case, ReadOptions()), {})
 
 
-def test_two_segmentations_of_a_series(tmp_path: Path) -> None:
-    scan = patient(tmp_path / "d" / "s", tmp_path / "d" / "a" / "1.dcm", 1)
-    segmentation(scan, MASK, NAMES).save_as(tmp_path / "d" / "b.dcm", enforce_file_format=True)
-    with pytest.raises(MedarError, match=r"a second label of 's', beside 1\.dcm; keep one"):
-        read_manifest(tmp_path / "d")
+def each_alone(scan: Path, folder: Path, parts: dict[str, Any]) -> list[Path]:
+    """A file for each name, in which it is segment 1; parts are masks or (mask, name)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for number, (stem, part) in enumerate(parts.items()):
+        mask, name = part if isinstance(part, tuple) else (part, stem)
+        made = segmentation(scan, mask.astype(np.uint8), [name], instance=f"1.2.7.{number + 1}")
+        paths.append(folder / f"{stem}.dcm")
+        made.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def test_several_segmentations_of_a_series(tmp_path: Path) -> None:
+    """Segments of the same number are merged by their names, in every layout alike."""
+    scan = patient(tmp_path / "d" / "s", None, 1)
+    parts = {"a": (MASK == 2, "Tumour"), "b": (MASK == 1, "Liver")}
+    paths = each_alone(scan, tmp_path / "d" / "segs", parts)
+    manifest = read_manifest(tmp_path / "d")
+    assert [case.labels for case in manifest] == [tuple(paths)]
+    assert manifest.labels == {1: "Tumour", 2: "Liver"}
+    merged = np.array([0, 2, 1])[EXPECTED]
+    assert np.array_equal(labels(manifest)["s"], merged)
+    (tmp_path / "d" / "labels.json").write_text('{"1": "liver", "7": "tumour"}')
+    named = read_manifest(tmp_path / "d")
+    assert np.array_equal(labels(named)["s"], np.array([0, 1, 7])[EXPECTED])
+    report = check(named, deep=True)
+    assert [p.message for p in report.problems if p.severity == "error"] == []
+    assert report.summary["label_cases"] == {"1": 1, "7": 1}
+    manifest.save(tmp_path / "cases.jsonl")
+    again = read_manifest(tmp_path / "cases.jsonl")
+    assert again.cases == manifest.cases
+    assert np.array_equal(labels(again)["s"], merged)
+    paths[0].rename(scan / "a.dcm")
+    paths[1].rename(scan / "b.dcm")
+    alone = read_manifest(scan)
+    assert alone.cases[0].labels == (scan / "a.dcm", scan / "b.dcm")
+    assert np.array_equal(labels(alone)["s"], merged)
+    lost = read_manifest(tmp_path / "cases.jsonl")
+    assert (lost.cases[0].labels, lost.cases[0].missing_label) == ((), paths[0])
+
+
+def test_values_of_merged_segmentations(tmp_path: Path) -> None:
+    """Names in the order of cases, files and segments: their number, or the first free value."""
+    first = patient(tmp_path / "p1", None, 1)
+    second = patient(tmp_path / "p2", None, 2)
+    each_alone(first, tmp_path / "a", {"Tumour": MASK == 2, "liver": MASK == 1})
+    each_alone(second, tmp_path / "b", {"Liver": MASK == 1})
+    manifest = read_manifest(tmp_path)
+    assert manifest.labels == {1: "Tumour", 2: "liver"}
+    found = labels(manifest)
+    assert np.array_equal(found["p1"], np.array([0, 2, 1])[EXPECTED])
+    assert np.array_equal(found["p2"], np.array([0, 2, 0])[EXPECTED])
+
+
+def test_prepared_labels_follow_each_file(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "d" / "s", None, 1)
+    plan = Plan(
+        spacing=(0.5, 0.75, 2.5), mode="volume", size=(12, 10, 6), downsampling=(2, 2, 2),
+        intensity={"CT": {"kind": "window", "low": -1000.0, "high": 1000.0}},  # type: ignore[dict-item]
+        labels={4: "tumour", 5: "liver"},
+    )  # fmt: skip
+    smaller = (MASK == 1) & (np.arange(6) == 1)[:, None, None]
+    for liver in (MASK == 1, smaller):
+        parts = {"a": (MASK == 2, "Tumour"), "b": (liver, "Liver")}
+        each_alone(scan, tmp_path / "d" / "segs", parts)
+        manifest = read_manifest(tmp_path / "d", modality="CT")
+        for made in (1, 0):
+            done = prepare(manifest, plan, tmp_path / "out", workers=1)
+            assert (done.failed, done.unlabelled, done.made) == ({}, {}, made)
+        prepared = Prepared(tmp_path / "out")
+        values = prepared.label(prepared[0])
+        assert values is not None
+        expected = np.where(MASK == 2, 4, 0) + np.where(liver, 5, 0)
+        assert np.array_equal(values[0], expected.transpose(2, 1, 0)[::-1, ::-1])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"a": (MASK == 1, "Liver"), "b": (MASK > 0, "Body")},
+         r"b\.dcm: 'Body' and 'Liver' of .*a\.dcm overlap in 24 voxels in all.*keep one"),
+        ({"a": (MASK == 1, "Liver"), "b": (MASK == 1, "liver")},
+         r"b\.dcm: 'liver' and 'Liver' of .*a\.dcm overlap"),
+        ({"a": (MASK == 1, "Segment_1"), "b": (MASK == 2, "Segment_1")},
+         r"'Segment_1' is a name that .*a\.dcm uses too and that does not say what it is"),
+    ],
+)  # fmt: skip
+def test_segmentations_that_cannot_be_merged(tmp_path: Path, parts: Any, message: str) -> None:
+    """The case is set aside, not the data set."""
+    scan = patient(tmp_path / "d" / "s", None, 1)
+    patient(tmp_path / "d" / "t", tmp_path / "d" / "t.dcm", 2)
+    each_alone(scan, tmp_path / "d" / "segs", parts)
+    manifest = read_manifest(tmp_path / "d")
+    with pytest.raises(MedarError, match=message) as caught:
+        labels(manifest)
+    assert "\n" not in str(caught.value)
+    problems = [p for p in check(manifest, deep=True).problems if p.severity == "error"]
+    assert {(p.case, p.code) for p in problems} == {("s", "unreadable")}
+
+
+def test_one_name_of_two_meanings(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "d" / "s", None, 1)
+    parts = {"a": (MASK == 1, "Lesion"), "b": (MASK == 2, "Lesion")}
+    paths = each_alone(scan, tmp_path / "d" / "segs", parts)
+    found = labels(read_manifest(tmp_path / "d"))
+    assert np.array_equal(found["s"], EXPECTED > 0)
+    made = pydicom.dcmread(paths[1])
+    made.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0].CodeValue = "10200004"
+    made.save_as(paths[1])
+    with pytest.raises(MedarError, match="'Lesion' has the code 10200004 SCT, but 85756007 SCT in"):
+        labels(read_manifest(tmp_path / "d"))
+
+
+def test_only_segmentations_of_a_grid_are_merged(tmp_path: Path) -> None:
+    scan = patient(tmp_path / "d" / "s", None, 1)
+    parts = {"a": (MASK == 2, "Tumour"), "b": (MASK == 1, "Liver")}
+    paths = each_alone(scan, tmp_path / "d" / "segs", parts)
+    with pytest.raises(MedarError, match=r"b\.dcm: has another grid than .*a\.dcm; .* their image"):
+        read_label_header(paths, ReadOptions(), None, {})
+    image = read_volume(scan)
+    nib.save(nib.Nifti1Image(EXPECTED, image.affine), tmp_path / "c.nii.gz")
+    case = Case(
+        id="s", images=(scan,), label=paths[0], further_labels=(paths[1], tmp_path / "c.nii.gz")
+    )
+    with pytest.raises(MedarError, match=r"c\.nii\.gz: one of 3 label maps .* only DICOM segm"):
+        read_label(case, ReadOptions(), image, {})
+    for label in ([], [1], [""], {"a": 1}):
+        line = {"id": "x", "image": "d/s", "label": label}
+        (tmp_path / "cases.jsonl").write_text(json.dumps(line))
+        with pytest.raises(MedarError, match=":1: label must be the path of a file, or a list"):
+            read_manifest(tmp_path / "cases.jsonl")
 
 
 def test_segmentations_without_an_image(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_a_case_line_is_checked(folder: Path) -> None:
     ("change", "message"),
     [
         ({"image": 5}, "line 2: image must be a string, got 5"),
+        ({"image": "[" * 3000}, "line 2: image names no cache entry: '[[["),
+        ({"label": "../x"}, "line 2: label names no cache entry: '../x'"),
         ({"annotated": ["liver"]}, "line 2: annotated.0 must be an integer, got 'liver'"),
         ({"split": "dev"}, "line 2: split must be 'train', 'val' or 'test', got 'dev'"),
         ({"attributes": []}, "line 2: attributes must be a mapping"),

@@ -61,6 +61,22 @@ def series(folder: Path, path: Path) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def segmentations(folder: Path, path: Path) -> str:
+    """Voxels, geometry and names of a label map of two DICOM segmentations, on their series."""
+    from medar.data.reading import read_image, read_label
+    from medar.data.sources import read_manifest
+    from medar.volume import ReadOptions
+
+    command("data", "check", folder, "--json", "--deep", "--workers", 1)
+    manifest = read_manifest(folder)
+    if manifest.notes:
+        raise MedarError(manifest.notes[0])
+    image = read_image(manifest.cases[0], ReadOptions())
+    label = read_label(manifest.cases[0], ReadOptions(), image, manifest.labels)
+    found = [] if label is None else [label.array.tolist(), label.affine.round(6).tolist()]
+    return hashlib.sha256(repr([found, manifest.labels]).encode()).hexdigest()
+
+
 def covers_frames(path: Path, original: bytes, mutation: Mutation) -> bool:
     """A multi-frame file may not lose its end unnoticed, where its pixels are."""
     return mutation.shorter
@@ -213,6 +229,8 @@ KINDS = (
     Kind(name="DICOM", weight=2, folder="dicom/JPEG2000", files=("a.dcm",), read=series,
          covers=covers_frames),
     Kind(name="DICOM", weight=2, folder="dicom/RLE", files=("a.dcm",), read=series,
+         covers=covers_frames),
+    Kind(name="SEG", weight=8, folder="seg", files=("*.dcm",), read=segmentations,
          covers=covers_frames),
     Kind(name="table", weight=7, folder="table", files=("index.csv",), read=check),
     Kind(name="manifest", weight=5, folder="jsonl", files=("manifest.jsonl",), read=check),

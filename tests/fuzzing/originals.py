@@ -23,6 +23,7 @@ def make_originals(folder: Path) -> None:
     """Fill a folder, one folder for each kind of input."""
     volumes(folder / "volumes")
     dicom(folder / "dicom")
+    seg(folder / "seg")
     data_sets(folder)
     models(folder)
     recipes(folder / "recipes", folder / "table")
@@ -105,6 +106,21 @@ def dicom(folder: Path) -> None:
         else:
             made = compressed(made, name, folder)
         made.save_as(folder / name / "a.dcm", enforce_file_format=True)
+
+
+def seg(folder: Path) -> None:
+    """A series, and its label map in two DICOM segmentations, of type BINARY and FRACTIONAL."""
+    from dicom_files import segmentation, write_classic
+
+    stack = np.random.default_rng(3).integers(-900, 900, (4, 10, 12)).astype(np.int16)
+    write_classic(folder / "scan", stack)
+    masks = np.zeros((2, *stack.shape), np.uint8)
+    masks[0, 1:3, 2:5, 3:9], masks[1, 2:, 6:8, 2:10] = 1, 1
+    for number, (mask, type_) in enumerate(zip(masks, ("BINARY", "FRACTIONAL"), strict=True)):
+        name, instance = ("liver", "spleen")[number], f"1.2.7.{number}"
+        planes = mask if type_ == "BINARY" else mask.astype(float)
+        made = segmentation(folder / "scan", planes, [name], type_, instance=instance)
+        made.save_as(folder / f"{name}.dcm", enforce_file_format=True)
 
 
 def data_sets(folder: Path) -> None:

@@ -75,7 +75,7 @@ def read_manifest(
     )
     manifest = manifest.with_cases(cases)
     if not manifest.labels:
-        names = joined_names(case.label for case in cases if case.label is not None)
+        names = joined_names(case.labels for case in cases)
         manifest = replace(manifest, labels=names)
     return assign_splits(manifest, fractions=fractions, seed=seed, stored=stored)
 
@@ -123,14 +123,19 @@ def _single(path: Path) -> Manifest:
     """A manifest of one volume."""
     name = path.resolve().name
     stem = name if path.is_dir() else split_ending(name)[0]
-    label, notes = _segmentation_in(path) if path.is_dir() else (None, [])
-    case = Case(id=ids_for([stem])[stem], images=(path,), label=label)
+    labels, notes = _segmentations_in(path) if path.is_dir() else ([], [])
+    case = Case(
+        id=ids_for([stem])[stem],
+        images=(path,),
+        label=next(iter(labels), None),
+        further_labels=tuple(labels[1:]),
+    )
     root = path if path.is_dir() else path.parent
     return Manifest(root=root, source="file", cases=(case,), notes=tuple(notes))
 
 
-def _segmentation_in(folder: Path) -> tuple[Path | None, list[str]]:
-    """The segmentation of a DICOM series in its own folder, if there is one; and notes."""
+def _segmentations_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """The segmentations of a DICOM series in its own folder; and notes."""
     found = [path for path in visible(folder) if is_segmentation_file(path)]
     refers, notes = images_of(found, {"": folder})
     if others := [path for path in found if path not in refers]:
@@ -138,19 +143,20 @@ def _segmentation_in(folder: Path) -> tuple[Path | None, list[str]]:
             f"{len(others)} segmentation(s) that refer to another series are skipped (the first: "
             f"{others[0].name})"
         )
-    if len(refers) > 1:
-        first, second, *_ = refers
-        raise MedarError(
-            f"{second}: a second label of the series, beside {first.name}; keep one, or write a "
-            "JSONL manifest"
-        )
-    return next(iter(refers), None), notes
+    return list(refers), notes
 
 
 def _with_label(case: Case) -> Case:
-    """The case with its label if the file exists, otherwise with `missing_label`."""
+    """The case with its label if all of its files exist, otherwise with `missing_label`."""
     named = case.label or case.missing_label
     if named is None:
         return case
-    found = exists(named)
-    return replace(case, label=named if found else None, missing_label=None if found else named)
+    paths = (named, *case.further_labels)
+    missing = next((path for path in paths if not exists(path)), None)
+    first = named if missing is None else missing
+    return replace(
+        case,
+        label=named if missing is None else None,
+        further_labels=tuple(path for path in paths if path != first),
+        missing_label=missing,
+    )

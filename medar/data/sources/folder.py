@@ -40,6 +40,8 @@ class _Found:
 
     images: dict[str, Path] = field(default_factory=dict)
     labels: dict[str, Path] = field(default_factory=dict)
+    further_labels: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    """More DICOM segmentations of images, beside that in `labels`."""
     splits: dict[str, Split] = field(default_factory=dict)
     stray: list[Path] = field(default_factory=list)
     segmentations: dict[Path, str] = field(default_factory=dict)
@@ -78,6 +80,7 @@ def read_folder(root: Path) -> Manifest:
             id=ids[stem],
             images=(image,),
             label=found.labels.get(stem),
+            further_labels=found.further_labels.get(stem, ()),
             split=found.splits.get(stem, trained),
         )
         for stem, image in found.images.items()
@@ -222,9 +225,13 @@ def _pair_segmentations(found: _Found) -> None:
 
 
 def _add_label(found: _Found, image: str, path: Path) -> None:
-    if image in found.labels:
+    """Make a file the label of an image; several must be DICOM segmentations."""
+    first = found.labels.setdefault(image, path)
+    if first == path:
+        return
+    if not {first, path} <= found.segmentations.keys():
         raise MedarError(
-            f"{path}: a second label of {image!r}, beside {found.labels[image].name}; keep one, or "
-            "write a JSONL manifest"
+            f"{path}: a second label of {image!r}, beside {first.name}; keep one, or write a JSONL "
+            "manifest"
         )
-    found.labels[image] = path
+    found.further_labels[image] = (*found.further_labels.get(image, ()), path)

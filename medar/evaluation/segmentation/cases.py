@@ -119,22 +119,26 @@ class EvaluationCases:
             MedarError: a file that cannot be read, or a label value without a name.
         """
         image = read_image(case, self._reading)
-        truth = self.read_label(case, image, case.label)
+        truth = self._label(case, image)
         return EvaluationCase(case=case, image=image, truth=truth, annotated=self.annotated(case))
 
-    def read_label(self, case: Case, image: Volume, path: Path | None) -> Volume:
-        """A label map of a case on its image's grid.
+    def read_label(self, case: Case, image: Volume, path: Path) -> Volume:
+        """Another label map of a case on its image's grid.
 
         Raises:
             MedarError: see `read`; or the map lies on another grid.
         """
-        label = read_label(replace(case, label=path), self._reading, image, self.labels.names)
+        return self._label(replace(case, label=path, further_labels=()), image)
+
+    def _label(self, case: Case, image: Volume) -> Volume:
+        label = read_label(case, self._reading, image, self.labels.names)
         assert label is not None
         ignored = () if self.labels.ignore is None else (self.labels.ignore,)
         unknown = set(np.unique(label.array).tolist()) - {0, *self.labels.names, *ignored}
         if unknown:
+            listed = ", ".join(map(str, sorted(unknown)))
             raise MedarError(
-                f"{path}: unknown label values {', '.join(map(str, sorted(unknown)))}; expected "
+                f"{case.label}: unknown label values {listed}; expected "
                 f"0 and {', '.join(map(str, self.labels.names))}"
             )
         return label
