@@ -18,6 +18,9 @@ from medar.errors import MedarError
 DAMAGE = re.compile(r"bogus|corrupt|premature|inconsistent|truncated|not a jpeg", re.IGNORECASE)
 """In messages of libjpeg and OpenJPEG after which some pixels are made up."""
 
+TRIAL = "Unsupported JPEG data precision"
+"""In a message for each decoder of 8, 12 and 16 bits that GDCM tries until one fits."""
+
 STDERR = 2
 """The file descriptor that these libraries write to."""
 
@@ -47,7 +50,8 @@ def decoding(path: Path) -> Iterator[None]:
             os.close(before)
         printed.seek(0)
         text = printed.read(1000).decode("utf-8", "replace").strip()
-    message = next(iter(text.splitlines()), "").strip()
+    lines = [line.strip() for line in text.splitlines() if TRIAL not in line]
+    message = next(iter(lines), "")
     if DAMAGE.search(text):
         raise MedarError(
             f"{path}: its compressed pixels are damaged ({message}); get the file again"

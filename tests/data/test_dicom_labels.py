@@ -1,6 +1,7 @@
 """DICOM segmentations as the labels of a data set: found, named, checked, prepared, evaluated."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -339,6 +340,36 @@ def test_only_segmentations_of_a_grid_are_merged(tmp_path: Path) -> None:
         (tmp_path / "cases.jsonl").write_text(json.dumps(line))
         with pytest.raises(MedarError, match=":1: label must be the path of a file, or a list"):
             read_manifest(tmp_path / "cases.jsonl")
+
+
+def test_layouts_with_a_description(tmp_path: Path) -> None:
+    """A `dataset.json` can name a segmentation; a BIDS tree skips it, with a note."""
+    scan = patient(tmp_path / "s", tmp_path / "d" / "labelsTr" / "a.dcm", 1)
+    image = read_volume(scan)
+    for path in ("d/imagesTr/a_0000.nii.gz", "b/sub-01/anat/sub-01_T1w.nii.gz"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(image.array[0], image.affine), tmp_path / path)
+    pair = ("imagesTr/a_0000.nii.gz", "labelsTr/a.dcm")
+    described: list[dict[str, Any]] = [
+        {"modality": {"0": "CT"}, "labels": {"0": "background", "4": "tumour", "9": "liver"},
+         "numTraining": 1, "training": [{"image": pair[0], "label": pair[1]}], "test": []},
+        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "tumour": 4, "liver": 9},
+         "numTraining": 1, "file_ending": ".nii.gz",
+         "dataset": {"a": {"images": [pair[0]], "label": pair[1]}}},
+    ]  # fmt: skip
+    for one in described:
+        (tmp_path / "d" / "dataset.json").write_text(json.dumps(one))
+        (array,) = labels(read_manifest(tmp_path / "d")).values()
+        assert np.array_equal(array, np.array([0, 9, 4])[EXPECTED])
+    del described[1]["dataset"]
+    (tmp_path / "d" / "dataset.json").write_text(json.dumps(described[1]))
+    assert read_manifest(tmp_path / "d").cases[0].missing_label == tmp_path / "d/labelsTr/a.nii.gz"
+    shutil.copy(tmp_path / "d" / pair[1], tmp_path / "b/sub-01/anat/sub-01_dseg.dcm")
+    manifest = read_manifest(tmp_path / "b")
+    assert manifest.cases[0].label is None
+    assert manifest.notes[0].startswith(
+        "1 DICOM segmentations are skipped (the first: sub-01/anat/sub-01_dseg.dcm)"
+    )
 
 
 def test_segmentations_without_an_image(tmp_path: Path) -> None:

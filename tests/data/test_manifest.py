@@ -107,7 +107,10 @@ CASE = {"id": "a", "image": "a.nii"}
         ({**CASE, "lable": "l.nii"}, "unknown key 'lable'"),
         ({"id": "a", "images": "a.nii"}, "images must be a list of paths, got 'a.nii'"),
         ({"id": "a", "image": 3}, r"list of paths, got \[3\]"),
-        ({**CASE, "label": 5}, "label must be the path of a file, got 5"),
+        (
+            {**CASE, "label": 5},
+            "label must be the path of a file, or a list of DICOM segm.*, got 5",
+        ),
         ({**CASE, "subject": [1]}, "subject"),
         ({**CASE, "annotated": 1}, "annotated must be a list of label values, got 1"),
         ({**CASE, "annotated": [True]}, "annotated"),

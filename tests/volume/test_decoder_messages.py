@@ -47,7 +47,9 @@ def test_what_decoders_print_is_named(tmp_path, capfd):
         UserWarning, match=r"a\.dcm: while its pixels were decoded: Unknown colour$"
     )
     with named, decoding(path):
-        os.write(2, b"Unknown colour\nand more")
+        os.write(2, b"Unsupported JPEG data precision 12\nUnknown colour\nand more")
+    with decoding(path):
+        os.write(2, b"Unsupported JPEG data precision 12\n")
     with decoding(path):
         pass
     with pytest.raises(ValueError, match="other"), decoding(path):

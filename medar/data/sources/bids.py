@@ -6,7 +6,12 @@ from pathlib import Path
 
 from medar.data.case import modality_of
 from medar.data.manifest import Case, Manifest
-from medar.data.sources.files import find_volumes, split_ending, visible
+from medar.data.sources.files import (
+    find_volumes,
+    is_segmentation_file,
+    split_ending,
+    visible,
+)
 from medar.errors import MedarError
 
 LABEL_SUFFIXES = ("dseg", "seg", "mask")
@@ -54,11 +59,13 @@ def read_bids(root: Path) -> Manifest:
     Raises:
         MedarError: no MR or CT image among the files of BIDS names.
     """
-    names, notes = [], []
+    names, notes, segmentations = [], [], []
     other: set[str] = set()
     for folder in visible(root):
         if folder.is_dir() and (folder.name.startswith("sub-") or folder.name == "derivatives"):
-            found = [_parsed(path) for path in find_volumes(folder)]
+            paths = list(find_volumes(folder))
+            segmentations += [path for path in paths if is_segmentation_file(path)]
+            found = [_parsed(path) for path in paths]
             names += [name for name in found if name is not None]
     raw = [name for name in names if "derivatives" not in name.path.relative_to(root).parts]
     labels: dict[frozenset[tuple[str, str]], list[_Name]] = {}
@@ -78,6 +85,12 @@ def read_bids(root: Path) -> Manifest:
         cases.append(_case(name, modality, label))
     if other:
         notes.append(f"files with the suffix {', '.join(sorted(other))} are skipped")
+    if segmentations:
+        notes.append(
+            f"{len(segmentations)} DICOM segmentations are skipped (the first: "
+            f"{segmentations[0].relative_to(root).as_posix()}); label maps of BIDS are NIfTI: "
+            "convert them, or name them in a JSONL manifest"
+        )
     if unclear:
         notes.append(
             f"{len(unclear)} images have several label maps and count as unlabelled "
