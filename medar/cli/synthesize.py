@@ -97,7 +97,7 @@ def synthesize(
     cluster: Cluster = THIS_MACHINE,
     sampling: SamplingOptions = SAMPLING,
     reading: Reading = READING,
-) -> None:
+) -> int:
     """Synthesize volumes, inpaint regions, increase resolution.
 
     Parameters
@@ -145,7 +145,8 @@ def synthesize(
     preview
         Draw OUT/preview.png after each scale: at most four samples, one column per scale.
     json
-        Print one JSON object: out, made, kept, images, contact_sheet.
+        Print one JSON object: out, made, kept, images, failed (label maps that are left out, with
+        reasons), contact_sheet.
     """
     from medar.data.reading import read_for_plan, read_label_map
     from medar.report.artifacts import write_samples_sheet
@@ -173,12 +174,22 @@ def synthesize(
     if preview and cluster.address is not None:
         raise MedarError("--preview: not drawn on a cluster; omit it, or --cluster")
     images: list[Path] = []
+    failed: dict[str, str] = {}
     made = 0
+    folders = _folders(out, mask)
     with cluster.use(model, out=out):
-        for folder, path in _folders(out, mask).items():
+        for folder, path in folders.items():
+            try:
+                label_map = None if path is None else read_label_map(path, plan.labels)
+            except MedarError as error:
+                if path == mask or len(failed) == len(folders) - 1:
+                    raise
+                failed[str(path)] = str(error)
+                note(f"{path}: left out: {error}")
+                continue
             inputs: dict[str, Any] = {
                 "modality": modality,
-                "mask": None if path is None else read_label_map(path, plan.labels),
+                "mask": label_map,
                 "inpaint": image(inpaint),
                 "region": None if region is None else _region(region),
                 "upscale": image(upscale),
@@ -207,10 +218,11 @@ def synthesize(
     write_samples_sheet(images[:MAX_SHOWN], out / SHEET, len(plan.channels) > 1, modality)
     if json:
         counts = {"out": out, "made": made, "kept": len(images) - made, "images": images}
-        print_json({**counts, "contact_sheet": out / SHEET})
+        print_json({**counts, "failed": failed, "contact_sheet": out / SHEET})
     else:
         kind = "volume" if until_scale is None else "draft"
         print(f"{out}: {format_count(made, kind)} made, {len(images) - made} kept")
+    return 1 if failed else 0
 
 
 def _folders(out: Path, mask: Path | None) -> dict[Path, Path | None]:

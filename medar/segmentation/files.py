@@ -121,12 +121,10 @@ def segment_files(
     segment = partial(_segment_volume, work=work, resume=True)
     for outcome in run_parallel(segment, pairs, workers=1):
         files, target = outcome.item
-        try:
-            outcome.result()
-        except MedarError as error:
-            yield str(files[0]), error
-        else:
+        if outcome.error is None:
             yield str(files[0]), target
+        else:  # also a defect of the reader costs one volume only
+            yield str(files[0]), MedarError(outcome.error)
 
 
 @dataclass(frozen=True, kw_only=True)

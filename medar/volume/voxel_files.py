@@ -28,6 +28,9 @@ MOST_FILES = 100_000
 MOST_BYTES, MOST_BYTES_OF_LINE = 1 << 26, 1 << 20
 """Of a header; no real one comes near."""
 
+MOST_PER_BYTE = {"deflate": 1032, "bzip2": 1_200_000}
+"""Bytes that one byte of compressed data can stand for."""
+
 PATTERN = re.compile(r"[^%]*%0?(\d{0,2})d[^%]*")
 """A name with one plain integer, such as slice%03d.raw."""
 
@@ -63,10 +66,17 @@ class VoxelFiles:
                     f"{self.header}: its data file {self._shown(path)} is missing; put it beside "
                     "the header"
                 )
+        size = self._bytes_per_file
+        for path in self.files if self.encoding in MOST_PER_BYTE else ():
+            if size > MOST_PER_BYTE[self.encoding] * path.stat().st_size:
+                raise MedarError(
+                    f"{self.header}: truncated: {size} bytes of voxels, more than the "
+                    f"{path.stat().st_size} compressed ones{self._in(path)} can hold; the file is "
+                    "damaged, or the header wrong"
+                )
         if self.encoding != "raw":
             return ()
         notes = []
-        size = self._bytes_per_file
         for path in self.files:
             there = path.stat().st_size - max(self.start, 0) - self.skip_bytes
             if there < size:

@@ -1,6 +1,7 @@
 """`medar synthesize` from the command line."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,10 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
             about = json.loads((tmp_path / "out" / name / f"{sample}.json").read_text())
             assert about["mask"]["file"] == str(tmp_path / "maps" / f"{name}.nii.gz")
             assert (tmp_path / "out" / name / about["label"]).exists()
+    (tmp_path / "maps" / "aa.nii").write_bytes(b"damaged")
+    result = medar(*call)
+    assert (result.code, result.out) == (1, f"{tmp_path / 'out'}: 0 volumes made, 4 kept\n")
+    assert re.search(r"aa\.nii: left out: .*aa\.nii: not a readable NIfTI file", result.err)
     (tmp_path / "maps" / "b.nii").touch()
     result = medar("synthesize", model, tmp_path / "no", "--mask", tmp_path / "maps").refusal
     assert "has the same name as b.nii" in result

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import crashing
 import numpy as np
 import pydicom
 import pytest
@@ -63,6 +64,30 @@ def test_a_folder_in_one_format(image: Path, tmp_path: Path, format: Any, ending
     assert {path.name for path in made} == {f"x{ending}", f"sub_y{ending}"}
     assert len(read_volume(made[0], labels=True).array) == 1
     assert segmented(image.parent, tmp_path / "out", format=format) == made
+
+
+@pytest.mark.parametrize("kind", ["crash", "defect"])
+def test_a_volume_that_ends_its_reader_is_set_aside(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The others are segmented, in this process."""
+    stack = np.random.default_rng(0).integers(-900, 900, (6, 20, 24)).astype(np.int16)
+    write_classic(tmp_path / "in" / "bad", stack)
+    if kind == "crash":
+        monkeypatch.setattr("medar.volume.dicom.read_pixels", crashing.pixels_or_crash)
+    else:
+        monkeypatch.setattr("medar.volume.dicom.without_inversion", None)
+    model = make_segmenter(make_plan(spacing=(1.0, 1.0, 1.5)))
+    found = dict(segment_files(model, tmp_path / "in", tmp_path / "out", PLAIN, modality="CT"))
+    errors = {name: str(one) for name, one in found.items() if isinstance(one, MedarError)}
+    assert list(errors) == [str(tmp_path / "in" / "bad")]
+    [message] = errors.values()
+    assert ("bad/" in message and "SIGSEGV" in message) or "unexpected TypeError" in message
+    assert "\n" not in message
+    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {
+        "x.nii.gz",
+        "sub_y.nii.gz",
+    }
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
