@@ -53,7 +53,7 @@ class StageRecord:
     """"running" also if the process was interrupted or killed."""
     fingerprint: str = ""
     """Hash of `basis` and `needs`."""
-    basis: dict[str, Any] = field(default_factory=dict)
+    basis: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Everything that the result depends on: settings, inputs, code, budget."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     """New each time that the stage starts over."""

@@ -9,7 +9,8 @@ Counted and printed are:
 crashes     the worker died, as of a segmentation fault
 tracebacks  an exception other than `MedarError`, an exit code other than 0, 1 and 2, or anything on
             standard error that is not a line of medar's, as a library's warning
-hangs       more than `SECONDS`
+hangs       more than `SECONDS` of the worker's processor time, which other programs do not
+            lengthen, or `WAITING` seconds altogether
 blow-ups    more than `MEMORY` bytes above what the worker needed before; inputs are small
 silent      a read that succeeds with other voxels, weights or tokens than the original's where the
             mutation touched only what a checksum covers, or cut off the end of a file of voxels
@@ -28,9 +29,10 @@ import traceback
 from collections import Counter
 from multiprocessing.connection import Connection
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-SECONDS, MEMORY = 40.0, 600 << 20
+SECONDS, WAITING, MEMORY = 40.0, 400.0, 600 << 20
 READY = "ready"
 VOLUMES = ("NIfTI", "NRRD", "MetaImage")
 FAULTS = ("crashes", "tracebacks", "hangs", "blow-ups", "silent")
@@ -90,9 +92,13 @@ class Worker:
             message = self._pipe.recv() if self._pipe.poll(180) else "timeout"
             if message != READY:
                 sys.exit(f"an original cannot be read: {message} {self._tail()}")
-            if self._pipe.poll(SECONDS):
-                fault, text = self._pipe.recv()
-                return fault, text
+            started, before = monotonic(), processor_time(self._process.pid)
+            while monotonic() - started < WAITING:
+                if self._pipe.poll(1):
+                    fault, text = self._pipe.recv()
+                    return fault, text
+                if processor_time(self._process.pid) - before > SECONDS:
+                    break
             fault = "hangs"
         except (EOFError, OSError):
             fault = "crashes"
@@ -226,6 +232,15 @@ def show_foreign_warnings() -> None:
 def is_foreign(line: str) -> bool:
     """Whether a line on standard error is not medar's."""
     return bool(line.strip()) and not line.startswith("medar: ")
+
+
+def processor_time(process: int) -> float:
+    """Seconds of processor time of a process; 0 where Linux does not say."""
+    path = Path(f"/proc/{process}/stat")
+    if not path.exists():
+        return 0.0
+    user, system = path.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(*, reset: bool = False) -> int:

@@ -116,5 +116,6 @@ def read_slice(path: Path) -> Slice | None:
 
 
 def plain(text: str) -> str:
-    """The value of a tag in ASCII, as bytes of older character sets would break messages."""
-    return text.encode("ascii", "replace").decode().strip(" \0")
+    """The value of a tag in printable ASCII, as other characters would break messages."""
+    value = text.encode("ascii", "replace").decode().strip(" \t\r\n\0")
+    return "".join(c if c.isprintable() else "?" for c in value)

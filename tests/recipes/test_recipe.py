@@ -332,6 +332,17 @@ def test_a_damaged_record_gives_one_line(fake: FakeRecipe) -> None:
         fake.plan()
 
 
+def test_a_record_of_another_type_gives_one_line(fake: FakeRecipe) -> None:
+    fake.run(last="first")
+    path = fake.out / "stages" / "first.json"
+    values = json.loads(path.read_text())
+    values["basis"]["settings"] = "a" * 5000
+    path.write_text(json.dumps(values))
+    with pytest.raises(MedarError, match=r"first\.json: basis\.settings must be a m") as caught:
+        fake.plan()
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{"])
 def test_a_damaged_state_is_rebuilt(fake: FakeRecipe, text: str) -> None:
     fake.run()

@@ -276,3 +276,12 @@ def test_a_folder_of_unreadable_slices_names_one(tmp_path):
     folder = series(tmp_path / "s", photometric="PALETTE COLOR")
     with pytest.raises(MedarError, match=r"no DICOM image .*3 file\(s\) without .* such as 0\.dcm"):
         read_header(folder)
+
+
+def test_messages_show_no_control_characters(tmp_path):
+    """A carriage return or an escape sequence in a tag would rewrite what the terminal shows."""
+    for z in range(2):
+        pixels = np.full((2, 3), z, np.uint16)
+        (tmp_path / f"{z}.dcm").write_bytes(slice_file(pixels, z, photometric="RGB\r\x1b[31m"))
+    with pytest.raises(MedarError, match=r"colours \(RGB\?\?\[31m\), not intensities"):
+        read_header(tmp_path)
