@@ -165,6 +165,8 @@ def synthesize(
         for name in (name for name, one in given.items() if one):
             raise MedarError(f"{name} does not go with --continue, which takes it from the draft")
     seeds = [draft.seed for draft in drafts] or seeds_from(seed, n)
+    if out.exists() and not out.is_dir():  # before the notes of a model
+        raise MedarError(f"{out}: is a file; OUT names a folder")
     synthesizer = Synthesizer.from_pretrained(model, device)
     plan = synthesizer.plan
 

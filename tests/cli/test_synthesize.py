@@ -217,6 +217,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["MODEL", "SCAN"], ".nii.gz: is a file; OUT names a folder"),
         (["gone", "OUT"], "gone: no generator (neither a folder nor a model that comes with medar"),
         (["TOKENIZER", "OUT"], "class 'Tokenizer' is not a generator; expected Generator"),
         (["MODEL", "SCAN"], "is a file; OUT names a folder"),
