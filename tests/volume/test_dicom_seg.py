@@ -277,3 +277,35 @@ def test_other_files_have_no_description(tmp_path):
     made.save_as(tmp_path / "other.dcm", enforce_file_format=True)
     assert description_of(tmp_path / "other.dcm") is None
     assert ORIGIN == (10.0, 20.0, 30.0)
+
+
+@pytest.mark.filterwarnings("ignore::medar.errors.GeometryWarning")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("geometry", ["tilted", "reversed"])
+def test_highdicom_gives_the_labels_of_each_source(tmp_path, source, geometry):
+    """By the references to images and frames, which tilted series have too."""
+    folder = source(tmp_path / "s", **GEOMETRIES[geometry])
+    label = written(folder, tmp_path / "seg.dcm")
+    seg = highdicom.seg.segread(tmp_path / "seg.dcm")
+    count = 0
+    for file in sorted(folder.iterdir()):
+        one = pydicom.dcmread(file)
+        own = one.get("PerFrameFunctionalGroupsSequence")
+        for number, groups in enumerate(own or [one], start=1):
+            options = {"combine_segments": True, "assert_missing_frames_are_empty": True}
+            if own and len(own) > 1:
+                uid = one.SOPInstanceUID
+                pixels = seg.get_pixels_by_source_frame(uid, [number], **options)
+                position = groups.PlanePositionSequence[0].ImagePositionPatient
+            else:
+                pixels = seg.get_pixels_by_source_instance([one.SOPInstanceUID], **options)
+                plane = groups.get("PlanePositionSequence", [one])[0]
+                position = plane.ImagePositionPatient
+            rows, columns = np.indices(pixels.shape[1:]) * np.reshape(SPACING, (2, 1, 1))
+            points = np.stack([columns, rows, 0 * rows], -1) + np.array(position, float)
+            points = points.reshape(-1, 3) * [-1, -1, 1] - label.affine[:3, 3]
+            i, j, k = np.rint(np.linalg.solve(label.affine[:3, :3], points.T)).astype(int)
+            values = np.array([0, *sorted(NAMES)])[pixels.ravel()]
+            assert np.array_equal(label.array[0, i, j, k], values)
+            count += np.count_nonzero(values)
+    assert count == np.count_nonzero(label.array)
