@@ -28,6 +28,7 @@ from medar.devices import DeviceName, device_of, to_device
 from medar.errors import MedarError
 from medar.generator.blocks import Block, modulated_layers
 from medar.generator.conditions import AttributeEmbedding, Condition
+from medar.generator.convolutions import GridConvolutions
 from medar.generator.folder import read_folder, write_folder
 from medar.generator.known import KnownTokens
 from medar.generator.maps import MapEncoder
@@ -145,6 +146,11 @@ class Generator(nn.Module):
         )
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
         self.augmented = nn.Parameter(torch.zeros(width)) if config.condition.augmentation else None
+        self.convolutions = (
+            GridConvolutions(sizes.convolutions, width, self.schedule, sizes.dropout)
+            if sizes.convolutions
+            else None
+        )
         self.modulate = nn.Linear(width, 3 * modulated_layers(sizes) * width)
         self.blocks = nn.ModuleList(
             Block(sizes, self.schedule, rotary, layer) for layer in range(sizes.depth)
@@ -244,12 +250,17 @@ class Generator(nn.Module):
         """
         attributes = self._embed_attributes(condition)
         seen = self._reconstructions(tokens)
-        if indices is not None:
-            seen, tokens = seen.index_select(1, indices), tokens.index_select(1, indices)
-            known = None if known is None else known.index_select(1, indices)
-        x = self.embed(seen) + self._context(condition, attributes, indices)
+        # Convolutions see whole grids, beyond the crop as well.
+        crop = indices if self.convolutions is None else None
+        if crop is not None:
+            seen, tokens = seen.index_select(1, crop), tokens.index_select(1, crop)
+            known = None if known is None else known.index_select(1, crop)
+        x = self.embed(seen) + self._context(condition, attributes, crop)
         if known is not None:
             x = x + self._embed_known(tokens, known)
+        if self.convolutions is not None:
+            x = self.convolutions(x)
+            x = x if indices is None else x.index_select(1, indices)
         modulation = self._modulation(attributes)
         for block in self._blocks():
             x = block(x, modulation, indices)
@@ -300,6 +311,8 @@ class Generator(nn.Module):
             revealed = known if revealed is None else known | revealed
         if tokens is not None and revealed is not None:
             x = x + self._embed_known(tokens, revealed)
+        if self.convolutions is not None:
+            x = self.convolutions.step(k, x)
         for index, block in enumerate(self._blocks()):
             x, mixer = block.step(k, x, state.modulation, state.mixers[index])
             if advance:

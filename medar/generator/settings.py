@@ -57,6 +57,9 @@ class ModelSettings:
     """Longest side of a grid from which attention is limited to windows."""
     mixer: MixerSettings = field(default_factory=MixerSettings)
     """How information passes from coarse scales to fine ones."""
+    convolutions: NonNegativeInt = 0
+    """Blocks of convolutions over the grid of each scale, before the transformer; see
+    `medar.generator.convolutions`."""
     activation_checkpointing: bool = False
     """Recompute each block's activations in the backward pass: less memory, about a third more
     time."""
@@ -159,6 +162,8 @@ class GeneratorConfig:
             del mixer["state_max_side"]
         if mixer["every"] == 1:
             del mixer["every"]
+        if not values["model"]["convolutions"]:
+            del values["model"]["convolutions"]
         return values
 
 
