@@ -14,6 +14,7 @@ B batch, L tokens over all scales, T tokens of one scale, E width, H hidden feat
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
 
 from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
@@ -28,18 +29,33 @@ class GridConvolutions(nn.Module):
         width: E.
         schedule: the grids.
         dropout: probability at the end of each block, in training.
+        activation_checkpointing: see `ModelSettings`.
     """
 
-    def __init__(self, blocks: int, width: int, schedule: ScaleSchedule, dropout: float) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        width: int,
+        schedule: ScaleSchedule,
+        dropout: float = 0.0,
+        *,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.activation_checkpointing = schedule, activation_checkpointing
         self.blocks = nn.ModuleList(
             ConvolutionBlock(width, max(width // 2, 1), dropout) for _ in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same."""
-        scales = torch.split(x, self.schedule.tokens, dim=1)
+        if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            recomputed: Tensor = checkpoint(self._scales, x, use_reentrant=False)
+            return recomputed
+        return self._scales(x)
+
+    def _scales(self, x: Tensor) -> Tensor:
+        scales = torch.split(x, list(self.schedule.tokens), dim=1)
         return torch.cat([self.step(k, scale) for k, scale in enumerate(scales)], dim=1)
 
     def step(self, k: int, x: Tensor) -> Tensor:
@@ -58,7 +74,6 @@ class ConvolutionBlock(nn.Module):
         self.norm2, self.out = Norm(hidden, eps=1e-6), nn.Conv3d(hidden, width, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, grid: Shape3) -> Tensor:
         """(B, T, E) of a grid to the same."""

@@ -147,7 +147,13 @@ class Generator(nn.Module):
         self.attributes = AttributeEmbedding(config.condition.attributes, width)
         self.augmented = nn.Parameter(torch.zeros(width)) if config.condition.augmentation else None
         self.convolutions = (
-            GridConvolutions(sizes.convolutions, width, self.schedule, sizes.dropout)
+            GridConvolutions(
+                sizes.convolutions,
+                width,
+                self.schedule,
+                sizes.dropout,
+                activation_checkpointing=sizes.activation_checkpointing,
+            )
             if sizes.convolutions
             else None
         )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.data.plan import Plan
+from medar.generator.convolutions import GridConvolutions
 from medar.generator.crops import cropped_length
 from medar.generator.generator import Generator
 from medar.generator.settings import GeneratorConfig, GeneratorSettings
@@ -163,6 +164,10 @@ def generator_cost(
     kept = model.depth * block + mixers * mixer
     if model.activation_checkpointing:
         kept = model.depth * length * width * 4 + block + mixer
+    with torch.device("meta"):
+        convolutions = GridConvolutions(model.convolutions, width, schedule, model.dropout)
+        given = torch.empty(1, schedule.length, width)
+    kept += kept_by(lambda: convolutions(given), convolutions).on(device, size)
     with torch.device("meta"):
         one = ScaleSchedule(grids=((1, 1, 1),))
         quantiser = MultiScaleQuantiser(make_codebook(codebook), one)

@@ -44,7 +44,7 @@ def quantiser() -> MultiScaleQuantiser:
 def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
     """A generator of its tokens with random weights; keywords change its configuration.
 
-    The mixer "mamba/2" is one of every second block.
+    The mixer "mamba/2" is one of every second block; "none+2" has two blocks of convolutions.
     """
 
     def make(
@@ -57,11 +57,12 @@ def make_model(quantiser: MultiScaleQuantiser) -> MakeModel:
             map_width=4,
         )
         values: dict[str, Any] = {"depth": 2, "head_width": 8, **changes}
+        mixer, _, convolutions = mixer.partition("+")
         kind, _, every = mixer.partition("/")
         given = {"kind": kind, "state_dim": 4, "every": int(every or 1)}
         settings = from_dict(MixerSettings, given, "mixer")
         torch.manual_seed(1)
-        sizes = ModelSettings(mixer=settings, **values)
+        sizes = ModelSettings(mixer=settings, convolutions=int(convolutions or 0), **values)
         config = GeneratorConfig(model=sizes, condition=condition, refinement=refinement)
         model = Generator(config, quantiser, (2, 2, 2))
         return shaken(model).eval()

@@ -99,12 +99,13 @@ def test_each_token_counts_once_on_average() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("map_channels", [0, 3])
+@pytest.mark.parametrize(("map_channels", "mixer"), [(0, "none"), (3, "none"), (3, "none+1")])
 def test_tokens_of_a_crop_are_those_of_the_whole(
-    make_model: MakeModel, tokens: Tensor, condition: Condition, map_channels: int
+    make_model: MakeModel, tokens: Tensor, condition: Condition, map_channels: int, mixer: str
 ) -> None:
     """Positions, map and coarser scales are the volume's; one block, crops that cut no window."""
-    model = make_model(depth=1, head_width=12, map_channels=map_channels, crop_side=2, **WINDOWS)
+    sizes = {"depth": 1, "head_width": 12, "crop_side": 2, **WINDOWS}
+    model = make_model(mixer=mixer, map_channels=map_channels, **sizes)
     if map_channels:
         condition = Condition(
             attributes=condition.attributes, map=torch.rand(3, map_channels, 6, 4, 6)

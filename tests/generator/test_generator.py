@@ -13,7 +13,7 @@ from medar.generator.settings import SamplingSettings
 
 from .conftest import CODES, SCHEDULE, MakeModel
 
-MIXERS = ("none", "attention", "mamba", "scale_ssm", "attention/2", "scale_ssm/2")
+MIXERS = ("none", "attention", "mamba", "scale_ssm", "attention/2", "scale_ssm/2", "none+2")
 
 
 def stepped(

@@ -29,7 +29,7 @@ from .conftest import CODES, SCHEDULE, MakeModel
 NEVER = -1e4
 """A logit of a code that is never drawn; infinite ones are refused."""
 
-MIXERS = ("none", "attention", "mamba", "scale_ssm")
+MIXERS = ("none", "attention", "mamba", "scale_ssm", "none+1")
 HIPPOCAMPUS = ScaleSchedule(
     grids=(
         (1, 1, 1), (1, 2, 1), (2, 3, 2), (3, 4, 3), (4, 5, 4), (4, 6, 4), (5, 6, 5), (5, 7, 5)

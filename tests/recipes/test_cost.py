@@ -69,6 +69,7 @@ def training(precision: str) -> dict[str, Any]:
         ({"depth": 2, "head_width": 32}, 6),
         ({"depth": 4, "head_width": 48, "mlp_ratio": 2.0, "dropout": 0.1}, 7),
         ({"depth": 4, "head_width": 32, "mixer": {"kind": "attention"}}, 5),
+        ({"depth": 2, "head_width": 32, "convolutions": 2, "dropout": 0.1}, 6),
         ({"depth": 2, "head_width": 64, "mixer": {"kind": "mamba"}}, 5),
         ({"depth": 2, "head_width": 64, "mixer": {"kind": "scale_ssm"}}, 5),
         ({"depth": 4, "head_width": 32, "mixer": {"kind": "scale_ssm", "every": 2}}, 5),
