@@ -20,6 +20,10 @@ from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
 
+SMALL = 4
+"""Sites along x below which a CPU computes in float32: at 2, the gradient of the weights of a bf16
+convolution is read from memory that was never written (torch 2.13)."""
+
 
 class GridConvolutions(nn.Module):
     """Residual blocks of two convolutions.
@@ -87,5 +91,10 @@ def _on_grid(convolution: nn.Module, x: Tensor, grid: Shape3) -> Tensor:
     """A convolution of (B, T, E), whose memory is that of channels last, to (B, T, H)."""
     batch, _, width = x.shape
     volume = x.view(batch, *grid, width).permute(0, 4, 1, 2, 3)
-    convolved: Tensor = convolution(volume)
-    return convolved.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    if grid[0] < SMALL and x.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            convolved = convolution(volume.float())
+    else:
+        convolved = convolution(volume)
+    flat: Tensor = convolved.permute(0, 2, 3, 4, 1).flatten(1, 3)
+    return flat
