@@ -77,7 +77,8 @@ class ConvolutionBlock(nn.Module):
         self.norm, self.into = Norm(width, eps=1e-6), nn.Conv3d(width, hidden, 3, padding=1)
         self.norm2, self.out = Norm(hidden, eps=1e-6), nn.Conv3d(hidden, width, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
-        nn.init.zeros_(self.out.weight)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, grid: Shape3) -> Tensor:
         """(B, T, E) of a grid to the same."""
