@@ -45,7 +45,7 @@ def run_apart(path: Path, function: Callable[..., R], *args: Any, **kwargs: Any)
     """
     if _here:
         return function(*args, **kwargs)
-    answer, error, warned = _process.ask(path, (function, args, kwargs))
+    answer, error, warned = _process.ask(path, (_current_folder(), function, args, kwargs))
     for message in warned:
         warnings.warn(message, stacklevel=2)
     if error is not None:
@@ -63,6 +63,14 @@ def stay_here() -> None:
     _here = True
 
 
+def _current_folder() -> str | None:
+    """That of this process, which relative paths start from; None if it was deleted."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return None
+
+
 def serve() -> None:
     """Answer calls on standard input until it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group
@@ -72,9 +80,12 @@ def serve() -> None:
     os.dup2(2, 1)
     while True:
         try:
-            function, args, kwargs = pickle.load(sys.stdin.buffer)
+            folder, function, args, kwargs = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
+        if folder is not None:
+            with contextlib.suppress(OSError):  # the function then names the file that it misses
+                os.chdir(folder)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             value, error = None, None

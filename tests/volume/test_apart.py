@@ -40,6 +40,15 @@ def test_one_process_serves_all_calls():
         assert {*pool.map(lambda _: run_apart(PATH, crashing.process_of), range(20))} == {first}
 
 
+def test_relative_paths_start_where_this_process_is(tmp_path, monkeypatch):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert run_apart(PATH, os.getcwd) == str(tmp_path / name)
+    write_classic(Path("series"), STACK)
+    assert read_volume("series").shape == STACK.shape[::-1]
+
+
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
