@@ -70,8 +70,9 @@ def run_on_cluster(
             except queue.Empty:
                 continue
             group = running.pop(future)
-            if future.status == "finished":
-                results, taken = future.result()
+            answer = _answer(future)
+            if answer is not None:
+                results, taken = answer
                 seconds = taken / len(group)
                 for index, (result, warned) in zip(group, results, strict=False):
                     for message, category in warned:
@@ -172,6 +173,18 @@ def _loaded(code: bytes) -> Callable[[Any], Any]:
     use_threads(1)
     function: Callable[[Any], Any] = pickle.loads(code)
     return function
+
+
+def _answer(future: "Future") -> Any:
+    """The result of a task; None if it failed, or if its worker died before it was fetched."""
+    from distributed import KilledWorker
+
+    if future.status != "finished":
+        return None
+    try:
+        return future.result()
+    except KilledWorker:
+        return None
 
 
 def _died(future: "Future") -> bool:
