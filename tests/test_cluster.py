@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medar import cluster
+from medar import cluster, cluster_work
 from medar.cli.main import main
 from medar.cluster import use_cluster, worker_environment
 from medar.cluster_work import group_size
@@ -143,6 +143,25 @@ def test_an_item_that_kills_its_workers_fails_alone(address: str) -> None:
         found = outcomes(["1", die[0], "2", die[1], "3", "4", "5"])
     assert all("workers that tried it died" in str(found.pop(one).error) for one in die)
     assert all(one.value == int(item) for item, one in found.items())
+
+
+def test_a_result_may_be_lost_with_its_worker() -> None:
+    killed = pytest.importorskip("distributed").KilledWorker("task", None, 0)
+
+    class Future:
+        status = "finished"
+
+        def result(self) -> Any:
+            self.status = "error"
+            raise killed
+
+        def exception(self) -> BaseException:
+            return killed
+
+    future: Any = Future()
+    assert cluster_work._answer(future) is None
+    assert cluster_work._died(future)
+    assert cluster_work._answer(future) is None  # now that it is an error
 
 
 def test_a_slow_worker_gets_fewer_items(address: str) -> None:

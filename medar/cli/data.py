@@ -104,7 +104,7 @@ def check(
             f"--cluster {cluster.address}: only --deep and --model take long; add one, or omit both"
         )
     options = reading.options()
-    synthesizer = None if model is None else Synthesizer.from_pretrained(model, "cpu")
+    synthesizer = None if model is None else Synthesizer.from_pretrained(model)
     with cluster.use(path, model):
         report = run(manifest, deep=deep, workers=count, options=options)
         if synthesizer is not None:

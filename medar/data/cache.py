@@ -92,7 +92,7 @@ class ArrayCache:
                 nthreads=1,
             ),
         )
-        write_about(stored, array, meta, (1, *array.shape[1:]) if single else blocks)
+        write_about(stored, key, array, meta, (1, *array.shape[1:]) if single else blocks)
         # Compressed in memory first, so that a full disk is an ordinary OSError of one write.
         # Entries need not be durable: one that a power cut truncated is detected and made again.
         write_bytes(self.path(key), stored.to_cframe(), durable=False)
@@ -111,7 +111,7 @@ class ArrayCache:
 
         try:
             stored = blosc2.open(str(path), mode="r", dparams=blosc2.DParams(nthreads=1))
-            entry = Entry(stored)
+            entry = Entry(stored, key)
         except Exception as error:
             raise _unreadable(path, error) from error
         self._handles[key] = entry

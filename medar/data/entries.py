@@ -21,12 +21,14 @@ class Entry:
 
     Args:
         stored: the Blosc2 array.
+        key: its name in the cache.
 
     Raises:
-        ValueError: its metadata do not have their checksum, or are not those of its voxels.
+        ValueError: its metadata do not have their checksum, or are not those of its voxels; or it
+            was stored under another name.
     """
 
-    def __init__(self, stored: Any) -> None:
+    def __init__(self, stored: Any, key: str) -> None:
         self._stored = stored
         self.shape: tuple[int, ...] = tuple(stored.shape)
         about = stored.schunk.vlmeta[ABOUT]
@@ -38,6 +40,8 @@ class Entry:
             raise ValueError("its metadata have another checksum")
         if (list(self.shape), stored.dtype.str) != (about["shape"], about["dtype"]):
             raise ValueError("its shape or type has changed")
+        if about.get("key", key) != key:
+            raise ValueError(f"it was stored as {about['key']}")
         self.meta = about["meta"]
         self._units = tuple(about["units"])
         grid = [-(-n // unit) for n, unit in zip(self.shape, self._units, strict=True)]
@@ -93,18 +97,20 @@ class Entry:
 
 
 def write_about(
-    stored: Any, array: npt.NDArray[Any], meta: dict[str, Any], units: Sequence[int]
+    stored: Any, key: str, array: npt.NDArray[Any], meta: dict[str, Any], units: Sequence[int]
 ) -> None:
-    """Store metadata and checksums in a Blosc2 array.
+    """Store name, metadata and checksums in a Blosc2 array.
 
     Args:
         stored: the Blosc2 array.
+        key: its name in the cache.
         array: its voxels.
         meta: see `ArrayCache.put`.
         units: sides of the blocks that have a checksum each.
     """
     sums = [_checksum(array[box]) for _, box in _boxes(array.shape, units)]
     stored.schunk.vlmeta[ABOUT] = {
+        "key": key,
         "meta": meta,
         "shape": list(array.shape),
         "dtype": array.dtype.str,

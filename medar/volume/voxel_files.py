@@ -8,6 +8,7 @@ inflated beyond the voxels.
 import bz2
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -207,13 +208,18 @@ def listed_files(
     """The files of a list, which must be as many as are needed.
 
     Raises:
-        MedarError: another number of files, or see `data_file`.
+        MedarError: another number of files, one that is named twice, or see `data_file`.
     """
     if len(names) != needed:
         raise MedarError(
             f"{header}: {what} names {len(names)} data files, but {needed} are needed; complete "
             "the list, or correct the sizes"
         )
+    for name, times in Counter(names).most_common(1):
+        if times > 1:
+            raise MedarError(
+                f"{header}: {what} names {shown_value(name)} twice; each slice has its own file"
+            )
     return tuple(data_file(header, name, outside) for name in names)
 
 

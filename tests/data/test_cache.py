@@ -103,6 +103,15 @@ def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path, name: str, whol
     assert noticed > 50  # the others changed nothing that is read
 
 
+def test_an_entry_under_another_name_is_noticed(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path)
+    for key, value in (("a", 1), ("b", 2)):
+        cache.put(key, np.full((1, 4, 4, 4), value, np.float32), {}, whole=True)
+    cache.path("a").write_bytes(cache.path("b").read_bytes())
+    with pytest.raises(MedarError, match=r"is damaged \(it was stored as b\)"):
+        ArrayCache(tmp_path).read("a")
+
+
 def test_a_patch_is_checked_alone(tmp_path: Path) -> None:
     array = RNG.normal(size=(1, 64, 64, 64)).astype(np.float32)
     cache = ArrayCache(tmp_path)

@@ -85,6 +85,14 @@ def test_attributes_that_the_generator_has_not_learnt_are_unknown(model: Synthes
     np.testing.assert_array_equal(losses("PET"), losses(None))
 
 
+def test_likelihoods_that_are_not_finite_are_refused() -> None:
+    broken = make_generator(make_plan())
+    with torch.no_grad():
+        broken.model.head.bias[0] = torch.nan
+    with pytest.raises(MedarError, match="the losses of the tokens"):
+        measure(broken, ct(), Case(id="a", images=(Path("a"),)))
+
+
 def test_a_case_far_from_the_others_comes_first(model: Synthesizer) -> None:
     generator = np.random.default_rng(0)
     usual = {

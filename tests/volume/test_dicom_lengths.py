@@ -19,7 +19,7 @@ from pydicom.uid import (
 )
 
 from medar.errors import MedarError
-from medar.volume import dicom_lengths, read_header
+from medar.volume import apart, dicom_lengths, read_header
 from medar.volume.dicom_enhanced import read_file
 from medar.volume.dicom_lengths import inflates, lengths_fit
 from medar.volume.dicom_slice import read_slice
@@ -31,6 +31,12 @@ SYNTAXES = [
     ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
 ]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """GDCM reads in this process, whose memory is measured."""
+    monkeypatch.setattr(apart, "_here", True)
 
 
 def written(path, syntax=ExplicitVRLittleEndian, open_=False):

@@ -209,7 +209,9 @@ def test_lists_and_patterns(tmp_path):
         assert same(path)
         assert [one.name for one in files_of(path)] == [path.name, "s00.raw", "s01.raw", "s02.raw"]
     assert same(meta(tmp_path / "e.mhd", file="s%02d.raw 2 0 -1"), VOXELS[..., ::-1])
-    fewer, more = names[8:].encode(), (names + "s00.raw").encode()
+    twice = names.replace("s01", "s00")
+    refused(meta(tmp_path / "x.mhd", file="LIST", data=twice.encode()), "names 's00.raw' twice")
+    fewer, more = names[8:].encode(), (names + "s03.raw").encode()
     for content in (fewer, more, b""):
         refused(
             meta(tmp_path / "x.mhd", file="LIST", data=content), "names . data files, but 3 are"

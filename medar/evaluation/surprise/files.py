@@ -185,8 +185,8 @@ def _selected(data: Manifest, split: ScoredSplit) -> tuple[Case, ...]:
     """The cases of a split; those without one are in "all" only."""
     if split == "all":
         return data.cases
-    chosen = data.cases if split == "held-out" else data.select(split)
-    chosen = tuple(case for case in chosen if split != "held-out" or case.split in ("val", "test"))
+    splits = ("val", "test") if split == "held-out" else (split,)
+    chosen = tuple(case for case in data if case.split in splits)
     if not chosen:
         raise MedarError(
             f"{data.root}: no case is in the split {split!r}; name the manifest.jsonl of the "

@@ -21,6 +21,7 @@ from medar.data.case import Case
 from medar.data.preparation import Trace, prepare_image
 from medar.devices import device_of, without_tf32
 from medar.errors import MedarError
+from medar.finite import check_finite
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
 from medar.generator.objective import token_losses
@@ -73,7 +74,7 @@ def measure(synthesizer: Synthesizer, volume: Volume, case: Case) -> Likelihood:
         case: states the attributes; those that the generator has not learnt count as unknown.
 
     Raises:
-        MedarError: see `prepare_image`.
+        MedarError: see `prepare_image`; or a cross-entropy that is not finite.
     """
     model, tokenizer = synthesizer.model, synthesizer.tokenizer
     array, trace = prepare_image(volume, synthesizer.plan)
@@ -84,6 +85,7 @@ def measure(synthesizer: Synthesizer, volume: Volume, case: Case) -> Likelihood:
         pyramid = tokenizer.encode(batch)
         tokens = torch.cat(pyramid.indices, dim=1)
         losses = token_losses(model(tokens, condition), tokens)[0]
+        check_finite(losses, "the losses of the tokens")
         reconstruction = tokenizer.decode_map(pyramid, precision="fp32").volume.clamp(-1.0, 1.0)
     residual = (batch - reconstruction).abs().mean()
     return Likelihood(losses=losses.cpu().numpy(), residual=float(residual), trace=trace)
