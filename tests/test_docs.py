@@ -36,7 +36,7 @@ def run_command(line: str) -> None:
     words = shlex.split(line, comments=True)
     assert words[0] == "medar", line
     if words[1:3] == ["data", "phantoms"]:
-        words += ["--spacing", "14"]
+        words += ["--spacing", "20"]
     with pytest.raises(SystemExit) as ended:
         main(words[1:])
     assert ended.value.code == 0, line

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
-from commands import Run, run_script, runner
+from commands import ROOT, Run, run_script, runner
 from forking import run_scripts
 
 from medar.cli.main import main
@@ -218,7 +218,7 @@ def test_two_processes_train_together(
     out = workspace / "two" / "out"
     call = ["run", "synthesis", workspace / "tiny.yaml", "--data", workspace / "phantoms"]
     words = ("--out", out, "--untracked", "--until", "synthesize")
-    in_two_processes(HERE / "two.py", *call, *words)
+    in_two_processes(ROOT / "medar" / "__main__.py", *call, *words)
     entries = stage_records(out, NAMES[:-2])
     assert {entry["status"] for entry in entries.values()} == {"done"}
     assert {entry["attempts"] for entry in entries.values()} == {1}

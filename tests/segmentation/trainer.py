@@ -5,7 +5,6 @@ python trainer.py pretrain PREPARED OUT SETTINGS.json
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -30,7 +29,3 @@ def main(mode: str, prepared: str, out: str, settings: str, pretrained: str = ""
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
-    if "WORLD_SIZE" in os.environ:
-        # All is written. Threads of gloo now and then abort a process that tears them down.
-        sys.stderr.flush()
-        os._exit(0)

@@ -1,8 +1,6 @@
 """Codebooks: round trips, learning, collapse and recovery; codebooks from outside medar."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from math import pi, prod
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forking import Ended, run_scripts
 from torch import Tensor, nn
 
 from medar.errors import MedarError
@@ -347,15 +346,12 @@ def package_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     CODEBOOKS._registered = before
 
 
-def load(model: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
-    """Load a tokenizer in a fresh process."""
-    known = [str(path) for path in paths] + [path for path in sys.path if path]
-    return subprocess.run(
-        [sys.executable, "-c", LOAD, model],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(known)},
-        capture_output=True,
-        text=True,
-    )
+def load(model: Path) -> Ended:
+    """Load a tokenizer in a process that has not imported the codebook."""
+    script = model.parent / "load.py"
+    script.write_text(LOAD)
+    (ended,) = run_scripts((script, model), timeout=120)
+    return ended
 
 
 def test_a_model_with_a_custom_codebook_loads_in_another_process(
@@ -369,14 +365,14 @@ def test_a_model_with_a_custom_codebook_loads_in_another_process(
     config = json.loads((model / "config.json").read_text())
     assert config["imports"] == {"codebook": "signs_of_numbers:Signs"}
     digest = Tokenizer.from_pretrained(model, "cpu").digest
-    assert load(model, package_folder).stdout == f"Signs {digest}\n"
+    assert load(model).printed == f"Signs {digest}\n"
     # Code beside the weights is not an import path.
     (model / "signs_of_numbers.py").write_text(THEIRS)
     sys.path.remove(str(package_folder))
     refused = load(model)
     assert refused.returncode
     message = "codebook 'bit_signs': signs_of_numbers:Signs cannot be imported (No module named"
-    assert message in refused.stderr.splitlines()[-1]
+    assert message in refused.printed.splitlines()[-1]
 
 
 def test_builtin_codebooks_need_no_import_path(
