@@ -239,12 +239,10 @@ def test_without_data_there_is_nothing_to_choose_from(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*its codebook has collapsed")  # it has seconds to train
-@pytest.mark.parametrize(("kind", "recipe"), [("thin", "synthesis"), ("cube", "segmentation")])
-def test_whole_runs(
-    tmp_path: Path, recipe: str, kind: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = volumes(tmp_path / "set", kind, 12).path
-    words = ("run", recipe, "--data", data, "--out", tmp_path / "out", "--minutes", 0.15)
+def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of segmentation; that of synthesis is a journey."""
+    data = volumes(tmp_path / "set", "cube", 12).path
+    words = ("run", "segmentation", "--data", data, "--out", tmp_path / "out", "--minutes", 0.15)
     assert medar(*words, "--untracked", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
     assert all(stage["status"] == "done" for stage in answer["stages"].values())

@@ -162,7 +162,8 @@ def _in_layouts(root: Path) -> _Found | None:
         if any(stem.endswith("_0000") and f"{stem[:-1]}1" in kept for stem in kept):
             raise MedarError(
                 f"{root / images}: names with _0000 and _0001 are channels of one case; "
-                "write nnU-Net's dataset.json, which names the channels"
+                "write nnU-Net's dataset.json, which names the channels; if they are cases, rename "
+                "them, such as case1 and case2"
             )
         for name, path in named.items():
             stem = name if name in kept else f"{name}_0000"
