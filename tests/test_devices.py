@@ -10,12 +10,18 @@ from torch import nn
 from medar.devices import (
     CPU_BUDGET,
     CUDA_BUDGET,
+    KEPT,
+    MMAP_MAX,
+    MMAP_THRESHOLD,
+    TRIM_THRESHOLD,
+    _glibc,
     device_of,
     free_memory,
     inference_autocast,
     inference_precision,
     memory_budget,
     resolve_device,
+    reused_memory,
     send,
     to_device,
     use_huge_pages,
@@ -124,3 +130,41 @@ def test_huge_pages_are_asked_for_where_they_exist(
     monkeypatch.setenv(variable, "0")
     use_huge_pages()
     assert os.environ[variable] == "0", "the user's choice stands"
+
+
+def test_glibc_keeps_memory_inside_the_block_and_not_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[int, ...]] = []
+
+    class Library:
+        def mallopt(self, *call: int) -> None:
+            calls.append(call)
+
+        def malloc_trim(self, *call: int) -> None:
+            calls.append(call)
+
+    monkeypatch.setattr("medar.devices._glibc", Library)
+    with pytest.raises(ValueError, match="inside"), reused_memory():
+        with reused_memory():
+            assert calls == [(MMAP_MAX, 0), (TRIM_THRESHOLD, KEPT)]
+        assert len(calls) == 2, "kept until the outer block ends"
+        raise ValueError("inside")
+    assert dict(call for call in calls[2:] if len(call) == 2) == {
+        MMAP_MAX: 65536,
+        MMAP_THRESHOLD: 32 << 20,
+        TRIM_THRESHOLD: 64 << 20,
+    }
+    assert calls[-1] == (0,), "free memory is returned"
+
+
+def test_the_users_settings_of_glibc_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert _glibc() is None
+    monkeypatch.setattr("sys.platform", "linux")
+    if library := _glibc():
+        assert library.mallopt(MMAP_MAX, 65536) == 1, "glibc accepts the setting"
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    assert _glibc() is None

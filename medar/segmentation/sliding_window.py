@@ -10,6 +10,7 @@ all windows that reach into it, so that slabs give the result of the whole volum
 B batch, C channels, X Y Z voxels, K labels (without the background).
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, combinations
 from math import prod
@@ -25,6 +26,7 @@ from medar.devices import (
     device_of,
     inference_autocast,
     memory_budget,
+    reused_memory,
 )
 from medar.errors import MedarError
 from medar.segmentation.blending import PART, Blended, Planes, blend, class_probabilities
@@ -148,22 +150,23 @@ def predict_rows(
     x, y, z = held
     for slab in slabs((x, y, z), plan.size, second, settings, classes):
         held[second] = slab.stop - slab.start
-        rows = blend(
-            average,
-            image.narrow(1 + second, slab.start, slab.stop - slab.start),
-            plan.size,
-            axis=longest,
-            overlap=settings.overlap,
-            batch_size=settings.batch_size,
-            network_device=device,
-            device=_blending_device(device, held, classes),
-        )
-        for part in rows:
-            box = [slice(0, side) for side in (1, *sides)]
-            box[1 + second] = slice(slab.low, slab.high)
-            box[1 + longest] = slice(part.low, part.high)
-            own = part.narrow(second, slab.low - slab.start, slab.high - slab.low)
-            yield (box[0], box[1], box[2], box[3]), own
+        with reused_memory() if device.type == "cpu" else contextlib.nullcontext():
+            rows = blend(
+                average,
+                image.narrow(1 + second, slab.start, slab.stop - slab.start),
+                plan.size,
+                axis=longest,
+                overlap=settings.overlap,
+                batch_size=settings.batch_size,
+                network_device=device,
+                device=_blending_device(device, held, classes),
+            )
+            for part in rows:
+                box = [slice(0, side) for side in (1, *sides)]
+                box[1 + second] = slice(slab.low, slab.high)
+                box[1 + longest] = slice(part.low, part.high)
+                own = part.narrow(second, slab.low - slab.start, slab.high - slab.low)
+                yield (box[0], box[1], box[2], box[3]), own
 
 
 class Slab(NamedTuple):
