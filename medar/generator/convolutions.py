@@ -16,13 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
+from medar.tokenizer.convolution import SMALL
 from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
-
-SMALL = 4
-"""Sites along x below which a CPU computes in float32: at 2, the gradient of the weights of a bf16
-convolution is read from memory that was never written (torch 2.13)."""
 
 
 class GridConvolutions(nn.Module):

@@ -35,11 +35,11 @@ from medar.devices import InferencePrecision, inference_autocast, memory_budget
 from medar.errors import MedarError
 from medar.finite import check_finite
 from medar.settings import PositiveInt, Width, settings
+from medar.tokenizer.convolution import Convolution
 from medar.tokenizer.detail_layers import (
     TIME_FEATURES,
     ScaleNetwork,
     TimedBlock,
-    conv,
     time_features,
 )
 from medar.tokenizer.network import ChannelNorm, Fold, NetworkConfig, Repeat, Unfold
@@ -162,7 +162,7 @@ class DetailDecoder(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
-        self.stem = conv(3 * patch, widths[0])
+        self.stem = Convolution(3 * patch, widths[0])
         self.first = TimedBlock(widths[0], width)
         self.halving, self.down = nn.ModuleList(), nn.ModuleList()
         self.doubling, self.up = nn.ModuleList(), nn.ModuleList()
@@ -173,7 +173,7 @@ class DetailDecoder(nn.Module):
             self.doubling.insert(0, nn.Sequential(narrow, Repeat(stride)))
             self.up.insert(0, TimedBlock(before, width))
         self.norm = ChannelNorm(widths[0])
-        self.head = conv(widths[0], patch)
+        self.head = Convolution(widths[0], patch)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, residual: Tensor, decoded: Tensor, log_size: Tensor, time: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from medar.tokenizer.convolution import Convolution
 from medar.tokenizer.network import ChannelNorm
 from medar.tokenizer.slabs import Layer, Residual, chained, each, layer_of
 
@@ -27,7 +28,11 @@ class ScaleNetwork(nn.Module):
     def __init__(self, patch: int, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            conv(patch, width), nn.SiLU(), conv(width, width), nn.SiLU(), conv(width, patch)
+            Convolution(patch, width),
+            nn.SiLU(),
+            Convolution(width, width),
+            nn.SiLU(),
+            Convolution(width, patch),
         )
 
     def forward(self, folded: Tensor) -> Tensor:
@@ -44,8 +49,8 @@ class TimedBlock(nn.Module):
 
     def __init__(self, width: int, time_width: int) -> None:
         super().__init__()
-        self.norm, self.conv = ChannelNorm(width), conv(width, width)
-        self.norm2, self.conv2 = ChannelNorm(width), conv(width, width)
+        self.norm, self.conv = ChannelNorm(width), Convolution(width, width)
+        self.norm2, self.conv2 = ChannelNorm(width), Convolution(width, width)
         self.modulate = nn.Linear(time_width, 2 * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
@@ -77,8 +82,3 @@ def time_features(time: Tensor) -> Tensor:
     rates = torch.exp(torch.arange(half, device=time.device) * (log(100.0) / (half - 1)))
     angles = time[:, None].float() * rates
     return torch.cat([angles.sin(), angles.cos()], 1)
-
-
-def conv(before: int, after: int) -> nn.Conv3d:
-    """A convolution of 3x3x3 sites that keeps the grid."""
-    return nn.Conv3d(before, after, kernel_size=3, padding=1)

@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medar.errors import MedarError
 from medar.settings import Depth, NonNegativeInt, PositiveInt, Width, settings
+from medar.tokenizer.convolution import Convolution
 from medar.tokenizer.norms import Norm
 from medar.volume import Shape3
 
@@ -136,13 +137,13 @@ class Encoder(nn.Module):
         self.config = config
         widths = config.widths
         self.fold = Fold(config.fold)
-        self.stem = _conv(config.channels * prod(config.fold), widths[0])
+        self.stem = Convolution(config.channels * prod(config.fold), widths[0])
         self.levels = nn.ModuleList([nn.Sequential(*_blocks(config, widths[0]))])
         for stride, before, after in zip(config.strides, widths[:-1], widths[1:], strict=True):
             halve = nn.Conv3d(before, after, kernel_size=stride, stride=stride)
             self.levels.append(nn.Sequential(halve, *_blocks(config, after)))
         self.norm = ChannelNorm(widths[-1])
-        self.head = _conv(widths[-1], config.code_width)
+        self.head = Convolution(widths[-1], config.code_width)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Encode (B, C, X, Y, Z) in [-1, 1] as (B, D, x, y, z).
@@ -175,10 +176,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         widths, strides, patch = config.widths[::-1], config.strides[::-1], prod(config.fold)
-        self.stem = _conv(config.code_width, widths[0])
+        self.stem = Convolution(config.code_width, widths[0])
         self.levels = nn.ModuleList([nn.Sequential(*_blocks(config, widths[0]))])
         for stride, before, after in zip(strides, widths[:-1], widths[1:], strict=True):
-            double = [Repeat(stride), _conv(before, after)]
+            double = [Repeat(stride), Convolution(before, after)]
             self.levels.append(nn.Sequential(*double, *_blocks(config, after)))
         self.norm = ChannelNorm(widths[-1])
         self.head = _head(widths[-1], config.channels, patch)
@@ -211,8 +212,8 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.body = nn.Sequential(
-            ChannelNorm(width), nn.SiLU(), _conv(width, width),
-            ChannelNorm(width), nn.SiLU(), _conv(width, width),
+            ChannelNorm(width), nn.SiLU(), Convolution(width, width),
+            ChannelNorm(width), nn.SiLU(), Convolution(width, width),
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -306,14 +307,10 @@ def cost(config: NetworkConfig, shape: Shape3) -> Cost:
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
 
 
-def _conv(before: int, after: int) -> nn.Conv3d:
-    return nn.Conv3d(before, after, kernel_size=3, padding=1)
-
-
-def _head(before: int, after: int, patch: int) -> nn.Conv3d:
+def _head(before: int, after: int, patch: int) -> Convolution:
     """A convolution before `Unfold`, initialised equal for the voxels of a patch, so that the patch
     grid does not show in the volume (arXiv 1707.02937)."""
-    head = _conv(before, after * patch)
+    head = Convolution(before, after * patch)
     with torch.no_grad():
         head.weight.copy_(head.weight[::patch].repeat_interleave(patch, 0))
         assert head.bias is not None

@@ -107,7 +107,7 @@ def test_activations_of_a_generator(sizes: dict[str, Any], grid: int, precision:
 @precisions
 @pytest.mark.parametrize(
     ("sizes", "side"),
-    [({"width": 8, "scales": 2}, 16), ({"width": 32, "blocks_per_level": 2, "scales": 4}, 32)],
+    [({"width": 8, "scales": 2}, 32), ({"width": 32, "blocks_per_level": 2, "scales": 4}, 32)],
 )
 def test_activations_of_a_tokenizer(sizes: dict[str, Any], side: int, precision: str) -> None:
     values = {"model": {**sizes, "codebook": {"size": 64, "width": 16}}}
