@@ -15,6 +15,7 @@ from medar.generator.objective import token_losses
 from medar.generator.settings import GeneratorConfig, GeneratorSettings
 from medar.recipes.cost import (
     StepCost,
+    detail_cost,
     fixed_bytes,
     generator_cost,
     kept_by,
@@ -25,9 +26,11 @@ from medar.segmentation.segmenter import Segmenter
 from medar.segmentation.settings import SegmentationSettings
 from medar.settings import from_dict
 from medar.tokenizer.codebooks import CodebookSettings, make_codebook
+from medar.tokenizer.detail import DetailConfig, DetailDecoder
+from medar.tokenizer.energy_score import energy_score
 from medar.tokenizer.quantiser import MultiScaleQuantiser
 from medar.tokenizer.schedule import ScaleSchedule
-from medar.tokenizer.settings import TokenizerSettings
+from medar.tokenizer.settings import DetailSettings, TokenizerSettings
 from medar.tokenizer.tokenizer import Tokenizer
 from medar.training.settings import TrainingSettings
 
@@ -124,6 +127,28 @@ def test_activations_of_a_tokenizer(sizes: dict[str, Any], side: int, precision:
 
     kept = measured(model, run, precision)
     assert 2 * tokenizer_cost(settings, plan, "cpu").kept == pytest.approx(kept, rel=CLOSE)
+
+
+@precisions
+def test_activations_of_a_detail_decoder(precision: str) -> None:
+    settings = from_dict(DetailSettings, {"training": training(precision)}, "tiny")
+    plan = Plan(spacing=(1, 1, 1), mode="volume", size=(16, 16, 16), downsampling=(8, 8, 8))
+    network = from_dict(TokenizerSettings, {"training": training(precision)}, "tiny").model
+    config = network.config(plan).network
+    model = DetailDecoder(
+        DetailConfig.for_network(config, settings.model.widths, settings.model.steps)
+    ).train()
+    decoded, volume, noise = (torch.rand(2, 1, 16, 16, 16) for _ in range(3))
+
+    def run() -> Tensor:
+        predicted = model.log_size(decoded)
+        size = predicted.detach()
+        drawn = [decoded + size.exp() * model.in_one_step(noise, decoded, size) for _ in range(2)]
+        loss = energy_score(volume, drawn[0], drawn[1], [0, 0, 0])
+        return loss.mean() + (predicted - volume).square().mean()
+
+    kept = measured(model, run, precision)
+    assert 2 * detail_cost(settings, config, plan, "cpu").kept == pytest.approx(kept, rel=CLOSE)
 
 
 def test_activations_of_a_segmenter() -> None:
