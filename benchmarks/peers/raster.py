@@ -354,7 +354,8 @@ def sample_tokens(
     state, scales = model.begin(condition), token_scales(model.schedule).tolist()
     for index, scale in enumerate(scales):
         logits = model.next_logits(state).float()
-        model.append(state, choose(logits, numbers[:, index : index + 1], settings, scale))
+        number = numbers[:, index : index + 1]
+        model.append(state, choose(logits, number, settings, scale, len(model.schedule)))
     return state.tokens
 
 

@@ -39,7 +39,7 @@ class SamplingOptions:
     """First scale after those with guidance; default: guidance up to the last scale."""
     temperature: str | None = None
     """Sampling temperature; below 1, likely tokens become likelier. One number, or one per scale,
-    such as 1,1,0.9."""
+    such as 1,1,0.9; auto: 1, but 0.7 and 0.3 at the last two of four or more scales."""
     top_k: str | None = None
     """Sample from the K likeliest tokens only, 0 for all; one number, or one per scale."""
     top_p: str | None = None
@@ -60,10 +60,10 @@ class SamplingOptions:
             "guidance_scale": self.guidance_scale,
             "guidance_from": self.guidance_from,
             "guidance_to": self.guidance_to,
-            "temperature": _per_scale("--temperature", self.temperature, float),
+            "temperature": _automatic("--temperature", self.temperature, float),
             "top_k": _per_scale("--top-k", self.top_k, int),
             "top_p": _per_scale("--top-p", self.top_p, float),
-            "passes": _passes(self.passes),
+            "passes": _automatic("--passes", self.passes, int),
             "detail": None if self.detail is None else parse_detail(self.detail),
             "precision": self.precision,
         }
@@ -280,15 +280,18 @@ def _per_scale(
     return values[0] if len(values) == 1 else values
 
 
-def _passes(text: str | None) -> str | int | tuple[int, ...] | None:
+def _automatic(
+    option: str, text: str | None, kind: Callable[[str], Number]
+) -> str | Number | tuple[Number, ...] | None:
     """ "auto", one number, or one per scale."""
     if text == "auto":
         return text
     try:
-        return _per_scale("--passes", text, int)
+        return _per_scale(option, text, kind)
     except MedarError as error:
+        number = "a number" if kind is float else "an integer"
         raise MedarError(
-            f"--passes {text}: must be auto, an integer, or one per scale such as 4,2,1"
+            f"{option} {text}: must be auto, {number}, or one per scale such as 4,2,1"
         ) from error
 
 

@@ -8,7 +8,7 @@ convolution has built in. Weights are shared by all scales. As every site of a s
 before any of its tokens is drawn, the same layers serve training and sampling, and known and
 revealed tokens are seen by their neighbours as well.
 
-B batch, L tokens over all scales, T tokens of one scale, E width, H hidden features, X Y Z sites.
+B batch, L tokens over all scales, T tokens of one scale, E width, X Y Z sites.
 """
 
 import torch
@@ -45,7 +45,7 @@ class GridConvolutions(nn.Module):
         super().__init__()
         self.schedule, self.activation_checkpointing = schedule, activation_checkpointing
         self.blocks = nn.ModuleList(
-            ConvolutionBlock(width, max(width // 2, 1), dropout) for _ in range(blocks)
+            ConvolutionBlock(width, dropout) for _ in range(blocks)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ class GridConvolutions(nn.Module):
 class ConvolutionBlock(nn.Module):
     """One residual block; it starts as the identity."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm, self.into = Norm(width, eps=1e-6), nn.Conv3d(width, hidden, 3, padding=1)
-        self.norm2, self.out = Norm(hidden, eps=1e-6), nn.Conv3d(hidden, width, 3, padding=1)
+        self.norm, self.into = Norm(width, eps=1e-6), nn.Conv3d(width, width, 3, padding=1)
+        self.norm2, self.out = Norm(width, eps=1e-6), nn.Conv3d(width, width, 3, padding=1)
         self.dropout = nn.Dropout(dropout)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
@@ -86,7 +86,7 @@ class ConvolutionBlock(nn.Module):
 
 
 def _on_grid(convolution: nn.Module, x: Tensor, grid: Shape3) -> Tensor:
-    """A convolution of (B, T, E), whose memory is that of channels last, to (B, T, H)."""
+    """A convolution of (B, T, E), whose memory is that of channels last, to the same."""
     batch, _, width = x.shape
     volume = x.view(batch, *grid, width).permute(0, 4, 1, 2, 3)
     if grid[0] < SMALL and x.device.type == "cpu":

@@ -69,14 +69,15 @@ def draw_revealed(
         schedule: the grids.
         batch: B.
         fraction: fraction of the items that reveal tokens, each at one scale, chosen with
-            probability proportional to T ** 0.5. Each number of tokens from 0 to T - 1 is equally
-            likely, and so is each set of them. Revealing tokens of all scales would take half of
-            the plain objective's tokens away.
+            probability proportional to T ** 0.5 among those that "auto" draws in several passes.
+            Each number of tokens from 0 to T - 1 is equally likely, and so is each set of them.
+            Revealing tokens of all scales would take half of the plain objective's tokens away.
         generator: on the CPU.
     """
     refined = torch.rand(batch, 1, generator=generator) < fraction
-    weights = torch.tensor(schedule.tokens).sqrt().expand(batch, -1)
-    scale = torch.multinomial(weights, 1, generator=generator)
+    several = torch.tensor(auto_passes(schedule)) > 1
+    weights = torch.tensor(schedule.tokens).sqrt() * (several | ~several.any())
+    scale = torch.multinomial(weights.expand(batch, -1), 1, generator=generator)
     chosen = refined & (token_scales(schedule) == scale)
     orders = torch.rand(batch, schedule.length, generator=generator)
     parts = torch.rand(batch, len(schedule), generator=generator)

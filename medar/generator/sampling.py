@@ -165,7 +165,7 @@ def draw_scale(
             logits, unconditional = logits.chunk(copies)
             logits = logits + guidance * hidden_after(index, passes) * (logits - unconditional)
         extremes += logits.aminmax()
-        chosen = choose(logits, numbers, settings, k)
+        chosen = choose(logits, numbers, settings, k, len(model.schedule))
         if tokens is not None and revealed is not None:
             chosen = torch.where(revealed, tokens, chosen)
         tokens, revealed = chosen, after
@@ -173,7 +173,9 @@ def draw_scale(
     return tokens
 
 
-def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) -> Tensor:
+def choose(
+    logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int, scales: int
+) -> Tensor:
     """The tokens of scale k that random numbers fall on.
 
     Args:
@@ -181,20 +183,22 @@ def choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) 
         numbers: (B, T) from [0, 1).
         settings: temperature, top-k and top-p.
         k: the scale.
+        scales: how many the model has.
 
     Returns:
         (B, T) int64.
     """
     tokens = max(1, CHOSEN // (len(logits) * logits.shape[-1]))
     pairs = zip(torch.split(logits, tokens, 1), torch.split(numbers, tokens, 1), strict=True)
-    return torch.cat([_choose(*pair, settings, k) for pair in pairs], 1)
+    return torch.cat([_choose(*pair, settings, k, scales) for pair in pairs], 1)
 
 
-def _choose(logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int) -> Tensor:
+def _choose(
+    logits: Tensor, numbers: Tensor, settings: SamplingSettings, k: int, scales: int
+) -> Tensor:
     """`choose` for some of the tokens."""
-    logits = filtered(
-        logits / _at(settings.temperature, k), _at(settings.top_k, k), _at(settings.top_p, k)
-    )
+    top_k, top_p = _at(settings.top_k, k), _at(settings.top_p, k)
+    logits = filtered(logits / settings.temperature_at(k, scales), top_k, top_p)
     sums = logits.softmax(-1, dtype=torch.float32).cumsum(-1)
     thresholds = numbers[..., None].to(sums.dtype) * sums[..., -1:]
     return torch.searchsorted(sums, thresholds, right=True)[..., 0].clamp(max=logits.shape[-1] - 1)

@@ -32,6 +32,9 @@ from medar.training.settings import TrainingSettings
 
 Probability = Annotated[float, Field(gt=0, le=1)]
 
+LAST_TEMPERATURES = (0.7, 0.3)
+"""Temperatures of the last two scales with "auto". Measured: docs/results.md."""
+
 
 @settings(
     renamed={
@@ -171,8 +174,9 @@ class GeneratorConfig:
 class SamplingSettings:
     """How tokens are chosen, and decoded."""
 
-    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
-    """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale."""
+    temperature: Literal["auto"] | PositiveFloat | tuple[PositiveFloat, ...] = "auto"
+    """Divides the logits; below 1 likely tokens become likelier. One value, or one per scale;
+    "auto": 1, but 0.7 and 0.3 at the last two of four or more scales."""
     top_k: NonNegativeInt | tuple[NonNegativeInt, ...] = 0
     """Keep only the k likeliest tokens; 0 keeps all. One value, or one per scale."""
     top_p: Probability | tuple[Probability, ...] = 1.0
@@ -232,6 +236,19 @@ class SamplingSettings:
                 f"{end} affects no scale; the model has scales 0 to {scales - 1}, and guidance is "
                 "always 0 at scale 0"
             )
+
+    def temperature_at(self, k: int, scales: int) -> float:
+        """The temperature at scale k of `scales`.
+
+        Coarse scales decide what the anatomy is, so that a temperature below 1 there would cost
+        variety. The last ones hold most of the tokens, and what is wrong in them looks like noise.
+        """
+        if isinstance(self.temperature, tuple):
+            return self.temperature[k]
+        if self.temperature == "auto":
+            last = k - scales + len(LAST_TEMPERATURES)
+            return LAST_TEMPERATURES[last] if scales >= 4 and last >= 0 else 1.0
+        return self.temperature
 
     def guidance_at(self, k: int, scales: int) -> float:
         """The guidance scale at scale k of `scales`."""

@@ -75,7 +75,7 @@ def test_the_report_records_cost_and_origin(prepared: Path) -> None:
     assert (report.peak_memory or 0) > 1 << 20
     recorded = report.protocol["generator"]
     assert (recorded["seeds"], recorded["batch"], recorded["class"]) == ([2, 4], 2, "Generator")
-    assert recorded["sampling"]["temperature"] == 1.0
+    assert recorded["sampling"]["temperature"] == "auto"
 
 
 def test_mismatched_inputs_are_refused(prepared: Path) -> None:

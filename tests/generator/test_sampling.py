@@ -135,13 +135,21 @@ def test_guidance_increases_within_its_window() -> None:
     assert [settings.guidance_at(k, 5) for k in range(5)] == [0.0, 0.5, 1.0, 1.5, 0.0]
 
 
+def test_automatic_temperatures_are_below_1_at_the_last_two_of_four_or_more_scales() -> None:
+    settings = SamplingSettings()
+    assert [settings.temperature_at(k, 5) for k in range(5)] == [1.0, 1.0, 1.0, 0.7, 0.3]
+    assert [settings.temperature_at(k, 3) for k in range(3)] == [1.0, 1.0, 1.0]
+    each = SamplingSettings(temperature=(1.0, 0.9, 0.8, 0.7))
+    assert [each.temperature_at(k, 4) for k in range(4)] == [1.0, 0.9, 0.8, 0.7]
+
+
 def test_samples_follow_the_distribution() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 20_000, 4)
     numbers = torch.rand(1, 20_000)
-    found = torch.bincount(choose(logits, numbers, SamplingSettings(), 0)[0], minlength=4) / 20_000
+    found = torch.bincount(choose(logits, numbers, SamplingSettings(), 0, 2)[0], minlength=4) / 20_000
     torch.testing.assert_close(found, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015, rtol=0)
-    cold = choose(logits, numbers, SamplingSettings(temperature=0.01), 0)
+    cold = choose(logits, numbers, SamplingSettings(temperature=0.01), 0, 2)
     assert (cold == 3).all()
 
 
@@ -157,7 +165,7 @@ def test_samples_follow_the_distribution() -> None:
 )
 def test_filters_keep_the_most_likely_tokens(settings: dict[str, float], left: set[int]) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 2_000, 4)
-    made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1)  # type: ignore[arg-type]
+    made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1, 2)  # type: ignore[arg-type]
     assert set(made.unique().tolist()) == left
 
 
@@ -165,15 +173,15 @@ def test_tokens_chosen_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) ->
     torch.manual_seed(0)
     logits, numbers = torch.randn(2, 13, 8), torch.rand(2, 13)
     settings = SamplingSettings(top_p=0.8, top_k=5)
-    whole = choose(logits, numbers, settings, 0)
+    whole = choose(logits, numbers, settings, 0, 2)
     monkeypatch.setattr(sampling, "CHOSEN", 2 * 8 * 3)
-    assert torch.equal(choose(logits, numbers, settings, 0), whole)
+    assert torch.equal(choose(logits, numbers, settings, 0, 2), whole)
 
 
 def test_the_ends_of_the_unit_interval_give_valid_tokens() -> None:
     logits = torch.tensor([[[-torch.inf, 0.0, 0.0, -torch.inf]]]).expand(1, 2, 4)
     numbers = torch.tensor([[0.0, 1 - 2**-24]])
-    assert choose(logits, numbers, SamplingSettings(), 0).tolist() == [[1, 2]]
+    assert choose(logits, numbers, SamplingSettings(), 0, 2).tolist() == [[1, 2]]
 
 
 def test_top_p_keeps_at_least_one() -> None:
