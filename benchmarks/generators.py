@@ -139,7 +139,7 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def drawer(run: Path) -> Draw:
-    """Sample from the best model of a run, at temperature 1, without conditions and guidance."""
+    """Sample from the best model of a run, with the default settings, without conditions and guidance."""
     loaded = Synthesizer.from_pretrained(run)
     unknown = torch.full((1, len(loaded.model.config.condition.attributes)), torch.nan)
 

@@ -2,7 +2,7 @@
 
 Every row samples volumes on the same latent grid with the number of parameters closest to
 --parameters, and uses the same decoder (that of medar's tokenizer). Weights are random, since time
-and memory do not depend on them. Batch 1, no guidance, temperature 1, all networks in --precision.
+and memory do not depend on them. Batch 1, no guidance, all networks in --precision.
 Rows run one after the other, each in its own process, so that peaks are separate.
 
     python benchmarks/sampling.py [--grids 5x7x5 10x14x10] [--rows ours raster ...] [--scales 10] \

@@ -44,9 +44,7 @@ class GridConvolutions(nn.Module):
     ) -> None:
         super().__init__()
         self.schedule, self.activation_checkpointing = schedule, activation_checkpointing
-        self.blocks = nn.ModuleList(
-            ConvolutionBlock(width, dropout) for _ in range(blocks)
-        )
+        self.blocks = nn.ModuleList(ConvolutionBlock(width, dropout) for _ in range(blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """All scales, (B, L, E) to the same."""

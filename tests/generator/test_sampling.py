@@ -147,7 +147,8 @@ def test_samples_follow_the_distribution() -> None:
     torch.manual_seed(0)
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 20_000, 4)
     numbers = torch.rand(1, 20_000)
-    found = torch.bincount(choose(logits, numbers, SamplingSettings(), 0, 2)[0], minlength=4) / 20_000
+    chosen = choose(logits, numbers, SamplingSettings(), 0, 2)[0]
+    found = torch.bincount(chosen, minlength=4) / 20_000
     torch.testing.assert_close(found, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015, rtol=0)
     cold = choose(logits, numbers, SamplingSettings(temperature=0.01), 0, 2)
     assert (cold == 3).all()
@@ -165,7 +166,8 @@ def test_samples_follow_the_distribution() -> None:
 )
 def test_filters_keep_the_most_likely_tokens(settings: dict[str, float], left: set[int]) -> None:
     logits = torch.tensor([0.1, 0.2, 0.3, 0.4]).log().expand(1, 2_000, 4)
-    made = choose(logits, torch.rand(1, 2_000), SamplingSettings(**settings), 1, 2)  # type: ignore[arg-type]
+    chosen = SamplingSettings(**settings)  # type: ignore[arg-type]
+    made = choose(logits, torch.rand(1, 2_000), chosen, 1, 2)
     assert set(made.unique().tolist()) == left
 
 
