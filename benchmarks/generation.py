@@ -26,7 +26,7 @@ rows; `voxel`, which has no first stage, spends both on its transformer. Encodin
 Data: the train split with the same number of augmented variants as TOKENS. Parameters: the
 transformers of `raster` and `voxel` and the second stages at SIZE 1 match `ours`; FIRST is `vqvae`,
 which matches medar's tokenizer, or `kl-W`, an AutoencoderKL with W channels at full resolution (64
-channels would match, but take seconds per volume on a CPU). Sampling: default temperature, no guidance,
+channels would match, but take seconds per volume on a CPU). Sampling: defaults, no guidance,
 fp32. MONAI's settings are tuned on the Frechet distance of --tune-samples volumes, the metric of
 the comparison; medar's are not tuned.
 

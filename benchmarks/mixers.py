@@ -11,7 +11,7 @@ again; at the end, a table of all rows is printed and OUT/mixers.png is drawn.
 
 Rows are named MIXER-STATE:SEED, where STATE is the state size of `mamba` and `scale_ssm`. Depth and
 width are the same in all rows; the MLP is narrower if the mixer has weights, so that every row has
-the number of parameters of `none` with the MLP of the configuration. Sampling: default temperature, no
+the number of parameters of `none` with the MLP of the configuration. Sampling: defaults, no
 guidance, the best weights on the validation split.
 
 On a machine with other load, use --steps instead of --minutes: the number of steps that a row takes
