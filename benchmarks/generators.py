@@ -25,7 +25,6 @@ from medar.generator.settings import (
     GeneratorConfig,
     GeneratorSettings,
     ModelSettings,
-    SamplingSettings,
 )
 from medar.generator.task import GeneratorTask
 from medar.generator.training import make_task
@@ -139,14 +138,14 @@ def validations(lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def drawer(run: Path) -> Draw:
-    """Sample from the best model of a run, with the default settings, without conditions and guidance."""
+    """Sample from the best model of a run, by its own settings, without conditions and guidance."""
     loaded = Synthesizer.from_pretrained(run)
     unknown = torch.full((1, len(loaded.model.config.condition.attributes)), torch.nan)
 
     def draw(seeds: Sequence[int]) -> Tensor:
         condition = Condition(attributes=unknown).expand(len(seeds))
         made = sample_and_decode(
-            loaded.model, loaded.tokenizer, condition, seeds, SamplingSettings(),
+            loaded.model, loaded.tokenizer, condition, seeds, loaded.sampling,
             batch_size=len(seeds),
         )  # fmt: skip
         return torch.stack([torch.from_numpy(image) for _, image, _ in made])
