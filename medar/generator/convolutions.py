@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
-from medar.tokenizer.convolution import SMALL
+from medar.tokenizer.convolution import Convolution
 from medar.tokenizer.norms import Norm
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.volume import Shape3
@@ -69,8 +69,8 @@ class ConvolutionBlock(nn.Module):
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
-        self.norm, self.into = Norm(width, eps=1e-6), nn.Conv3d(width, width, 3, padding=1)
-        self.norm2, self.out = Norm(width, eps=1e-6), nn.Conv3d(width, width, 3, padding=1)
+        self.norm, self.into = Norm(width, eps=1e-6), Convolution(width, width)
+        self.norm2, self.out = Norm(width, eps=1e-6), Convolution(width, width)
         self.dropout = nn.Dropout(dropout)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
@@ -86,11 +86,6 @@ class ConvolutionBlock(nn.Module):
 def _on_grid(convolution: nn.Module, x: Tensor, grid: Shape3) -> Tensor:
     """A convolution of (B, T, E), whose memory is that of channels last, to the same."""
     batch, _, width = x.shape
-    volume = x.view(batch, *grid, width).permute(0, 4, 1, 2, 3)
-    if grid[0] < SMALL and x.device.type == "cpu":
-        with torch.autocast("cpu", enabled=False):
-            convolved = convolution(volume.float())
-    else:
-        convolved = convolution(volume)
+    convolved = convolution(x.view(batch, *grid, width).permute(0, 4, 1, 2, 3))
     flat: Tensor = convolved.permute(0, 2, 3, 4, 1).flatten(1, 3)
     return flat

@@ -238,6 +238,7 @@ def test_a_folder_of_masks(medar: Medar, model: Path, tmp_path: Path) -> None:
         (["MODEL", "OUT", "--passes", "2,1"], "passes has 2 values, the model 3 scales"),
         (["MODEL", "OUT", "--top-p", "2"], "top_p must be at most 1, got 2.0"),
         (["MODEL", "OUT", "--temperature", "nan"], "temperature must be finite"),
+        (["MODEL", "OUT", "--temperature", "hot"], "--temperature hot: must be auto, a number"),
         (
             ["MODEL", "OUT", "--class", "liver", "--guidance-scale", "inf"],
             "guidance_scale must be finite",

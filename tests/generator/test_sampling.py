@@ -152,6 +152,9 @@ def test_samples_follow_the_distribution() -> None:
     torch.testing.assert_close(found, torch.tensor([0.1, 0.2, 0.3, 0.4]), atol=0.015, rtol=0)
     cold = choose(logits, numbers, SamplingSettings(temperature=0.01), 0, 2)
     assert (cold == 3).all()
+    last = torch.bincount(choose(logits, numbers, SamplingSettings(), 3, 4)[0], minlength=4)
+    expected = (logits[0, 0] / 0.3).softmax(0)
+    torch.testing.assert_close(last / 20_000, expected, atol=0.015, rtol=0)
 
 
 @pytest.mark.parametrize(
