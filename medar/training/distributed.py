@@ -113,6 +113,17 @@ def data_parallel(task: Task[Any], ranks: Ranks, device: torch.device) -> nn.Mod
     )
 
 
+def release(forward: nn.Module) -> None:
+    """Free what the forward pass keeps of its process group, which must still be initialised.
+
+    A reducer that holds the last reference to a group of gloo waits for its threads, which may be
+    waiting for the GIL that the reducer's destructor does not release: the process never ends
+    (torch 2.13).
+    """
+    if isinstance(forward, DistributedDataParallel):
+        del forward.logger, forward.reducer
+
+
 def gradient_sync(forward: nn.Module, enabled: bool) -> contextlib.AbstractContextManager[object]:
     """Average gradients over processes inside the block, or only accumulate them locally."""
     if not enabled and isinstance(forward, DistributedDataParallel):

@@ -30,6 +30,7 @@ from medar.training.distributed import (
     gradient_sync,
     mean_over_ranks,
     process_group,
+    release,
 )
 from medar.training.folder import Resume, RunConfig, RunFolder, parameters
 from medar.training.operations import Operations
@@ -117,6 +118,7 @@ def fit(
         divided = "" if sharding is None else ", each with a part of the model"
         _log(run, f"training on {precision.why}, {number}{divided}")
         loop = Loop(run, precision, _open_trackers(run, tracker, stack), clock)
+        stack.callback(release, loop.forward)
         return _outcome(run, loop.run_to_the_end(stack.enter_context(interruptible())))
 
 

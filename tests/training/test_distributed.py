@@ -2,17 +2,19 @@
 
 import contextlib
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
 from toy import Toy, settings
 
 from medar.training import fit, loop
-from medar.training.distributed import Forward, Ranks
+from medar.training.distributed import Forward, Ranks, data_parallel, release
 
 
 @pytest.mark.slow
@@ -47,6 +49,19 @@ def test_two_processes_equal_one_even_if_one_is_interrupted(
         assert a["step"] == b["step"]
         if "train/loss" in a:
             assert abs(a["train/loss"] - b["train/loss"]) < 1e-5
+
+
+@pytest.mark.filterwarnings("ignore:`broadcast_buffers` is deprecated:FutureWarning")
+def test_no_reducer_outlives_its_process_group(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        forward = data_parallel(Toy(), Ranks(0, 2, 0), torch.device("cpu"))
+        reducer = weakref.ref(forward.reducer)
+        assert reducer() is not None
+        release(forward)
+        assert reducer() is None
+    finally:
+        dist.destroy_process_group()
 
 
 def test_only_rank_0_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
