@@ -321,7 +321,8 @@ def phantoms(
     /,
     *,
     n: int = 64,
-    modality: Literal["ct", "mr"] = "ct",
+    modality: Literal["ct", "mr"] | None = None,
+    paired: bool = False,
     seed: int = 0,
     spacing: float = 6.0,
 ) -> None:
@@ -334,16 +335,26 @@ def phantoms(
     n
         Number of volumes.
     modality
-        CT in Hounsfield units, or MR of several contrasts.
+        CT in Hounsfield units, the default, or MR of several contrasts.
+    paired
+        Several modalities of the same anatomies: the data sets OUT/ct, OUT/t1w, OUT/t2w and
+        OUT/pdw, with the same cases on the same grids.
     seed
         Volume k depends on SEED and k only.
     spacing
         Typical voxel side in mm; default: 6, which gives about 60 voxels per side.
     """
-    from medar.data.phantoms import write_phantoms
+    from medar.data.phantoms import write_paired_phantoms, write_phantoms
+    from medar.data.phantoms.paired import PAIRED
 
-    write_phantoms(out, n=n, modality=modality, seed=seed, spacing=spacing)
-    print(f"{out}: {n} {modality.upper()} phantoms")
+    if paired:
+        if modality is not None:
+            raise MedarError(f"--modality {modality}: --paired makes CT and MR; omit one of them")
+        write_paired_phantoms(out, n=n, seed=seed, spacing=spacing)
+        print(f"{out}: {format_count(n, 'phantom')}, each as {', '.join(PAIRED)}")
+        return
+    write_phantoms(out, n=n, modality=modality or "ct", seed=seed, spacing=spacing)
+    print(f"{out}: {n} {(modality or 'ct').upper()} phantoms")
 
 
 def _print_plan(plan: "Plan", file: Path) -> None:

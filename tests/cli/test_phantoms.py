@@ -18,6 +18,22 @@ def test_phantoms_form_a_valid_data_set_and_are_replaced(medar: Medar, tmp_path:
     assert medar("data", "check", folder, "--deep").code == 0
 
 
+def test_paired_phantoms_are_valid_data_sets_with_the_same_cases(
+    medar: Medar, tmp_path: Path
+) -> None:
+    folder = tmp_path / "phantoms"
+    for _ in range(2):
+        result = medar("data", "phantoms", folder, "--paired", "--n", "1", "--spacing", "20")
+        assert result.out.strip() == f"{folder}: 1 phantom, each as ct, t1w, t2w, pdw"
+    names = [sorted(p.name for p in one.rglob("*.nii.gz")) for one in folder.iterdir()]
+    assert len(names) == 4
+    assert all(one == names[0] for one in names)
+    assert medar("data", "check", folder / "t2w", "--deep").code == 0
+    assert "omit one" in medar("data", "phantoms", folder, "--paired", "--modality", "mr").refusal
+    (folder / "notes.txt").touch()
+    assert "holds notes.txt" in medar("data", "phantoms", folder, "--paired").refusal
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

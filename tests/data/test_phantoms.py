@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medar.data.phantoms import LABELS, Phantom, draw_anatomy, make_phantom, render, write_phantoms
+from medar.data.phantoms import (
+    LABELS,
+    Phantom,
+    draw_anatomy,
+    make_paired_phantoms,
+    make_phantom,
+    render,
+    write_phantoms,
+)
 from medar.data.phantoms.anatomy import Anatomy, Lesion
 from medar.data.phantoms.scanners import (
     CONTRASTS,
@@ -327,3 +335,29 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"name": "Hippocampus"}')
     with pytest.raises(MedarError, match="holds the data set 'Hippocampus'"):
         write_phantoms(tmp_path, n=1, spacing=20.0)
+
+
+def test_paired_phantoms_show_the_same_anatomy_in_different_contrasts() -> None:
+    made = make_paired_phantoms(1, spacing=SPACING)
+    ct = made["ct"]
+    assert [one.contrast for one in made.values()] == ["native", "T1w", "T2w", "PDw"]
+    for one in made.values():
+        assert (one.id, one.subject, one.split) == (ct.id, ct.subject, ct.split)
+        assert one.image.provenance.grid.matches(ct.image.provenance.grid)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(one.image.affine, ct.image.affine)
+        np.testing.assert_array_equal(one.label.array, ct.label.array)
+    # Where CT is air, spin echo has no signal; their tissues differ from contrast to contrast.
+    air = ct.image.array < -950
+    for name in ("t1w", "t2w", "pdw"):
+        image = made[name].image.array
+        assert image[air].mean() < 0.2 * image[~air].mean()
+    ratio = [made[n].image.array[~air] / made[n].image.array.mean() for n in ("t1w", "t2w")]
+    assert np.corrcoef(*ratio)[0, 1] < 0.9
+
+
+def test_paired_phantoms_do_not_depend_on_their_number_and_follow_the_seed() -> None:
+    first, again, other = (make_paired_phantoms(2, seed=s, spacing=20) for s in (3, 3, 4))
+    for name, one in first.items():
+        np.testing.assert_array_equal(one.image.array, again[name].image.array)
+    assert first["ct"].anatomy != other["ct"].anatomy
+    assert make_phantom(2, seed=3, spacing=20).anatomy == first["ct"].anatomy

@@ -15,12 +15,22 @@ import numpy.typing as npt
 
 from medar.data.manifest import Split
 from medar.data.phantoms.anatomy import Anatomy, draw_anatomy
-from medar.data.phantoms.render import LABELS, render
-from medar.data.phantoms.scanners import CONTRASTS, PHASES, ct_image, draw_grid, draw_pose, mr_image
+from medar.data.phantoms.render import LABELS, Rendering, render
+from medar.data.phantoms.scanners import (
+    CONTRASTS,
+    PHASES,
+    Contrast,
+    Phase,
+    ct_image,
+    draw_grid,
+    draw_pose,
+    mr_image,
+)
+from medar.data.phantoms.shapes import Array
 from medar.errors import MedarError
 from medar.files import read_json, write_json, write_text
 from medar.progress import track
-from medar.volume import Provenance, Volume, write_nifti
+from medar.volume import Grid, Provenance, Volume, write_nifti
 from medar.volume.marks import PHANTOM
 
 Modality = Literal["ct", "mr"]
@@ -93,21 +103,39 @@ def write_phantoms(
     """
     _check(n, modality, seed, spacing)
     folder = Path(folder)
-    _clear(folder)
-    rows = []
-    for k in track(range(n), total=n, label="phantoms"):
-        phantom = make_phantom(k, modality=modality, seed=seed, spacing=spacing)
-        name = f"{phantom.id}.nii.gz"
-        image, label = folder / "imagesTr" / name, folder / "labelsTr" / name
-        write_nifti(image, phantom.image, dtype=phantom.dtype, grid="source", description=PHANTOM)
-        write_nifti(label, phantom.label, grid="source", description=PHANTOM)
-        rows.append(phantom.row)
+    clear(folder)
+    phantoms = (
+        make_phantom(k, modality=modality, seed=seed, spacing=spacing)
+        for k in track(range(n), total=n, label="phantoms")
+    )
+    rows = [write_phantom(folder, phantom) for phantom in phantoms]
+    return write_tables(folder, rows, modality, f"seed {seed}, about {spacing:g} mm")
+
+
+def write_phantom(folder: Path, phantom: Phantom) -> dict[str, Any]:
+    """Write the image and the label map of a phantom; its line of `attributes.csv`."""
+    name = f"{phantom.id}.nii.gz"
+    image, label = folder / "imagesTr" / name, folder / "labelsTr" / name
+    write_nifti(image, phantom.image, dtype=phantom.dtype, grid="source", description=PHANTOM)
+    write_nifti(label, phantom.label, grid="source", description=PHANTOM)
+    return phantom.row
+
+
+def write_tables(folder: Path, rows: list[dict[str, Any]], modality: Modality, made: str) -> Path:
+    """Write `attributes.csv`, and then `dataset.json`, whose path is returned.
+
+    Args:
+        folder: of the phantoms.
+        rows: their lines of the table.
+        modality: of all of them.
+        made: with what arguments they were made.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     write_text(folder / "attributes.csv", text.getvalue())
-    write_json(folder / "dataset.json", _description(rows, modality, seed, spacing))
+    write_json(folder / "dataset.json", _description(rows, modality, made))
     return folder / "dataset.json"
 
 
@@ -116,49 +144,88 @@ def make_phantom(
 ) -> Phantom:
     """Volume `k` of the data set of a seed (see `write_phantoms`), without writing it."""
     _check(k + 1, modality, seed, spacing)
-    number, again = (BLOCK - 1) * (k // BLOCK) + min(k % BLOCK, BLOCK - 2), k % BLOCK == BLOCK - 1
-    anatomy = draw_anatomy(np.random.default_rng([seed, 0, number]))
+    anatomy = draw_subject(k, seed)
     rng = np.random.default_rng([seed, 1, k, 0 if modality == "ct" else 1])
     stored = draw_grid(rng, anatomy, spacing)
     rendering = render(anatomy, stored.to_ras(), pose=draw_pose(rng))
-    dtype: npt.DTypeLike = np.int16
     if modality == "ct":
         phase = PHASES[int(rng.integers(len(PHASES)))]
-        image, contrast = ct_image(rendering, anatomy, phase, rng), str(phase)
-    else:
-        weighting = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
-        image, contrast = mr_image(rendering, weighting, rng), str(weighting)
-        dtype = np.int16 if rng.random() < 0.5 else np.float32
+        image = ct_image(rendering, anatomy, phase, rng)
+        return assembled(k, anatomy, rendering, stored, image, phase, np.int16)
+    contrast = CONTRASTS[int(rng.integers(len(CONTRASTS)))]
+    image = mr_image(rendering, contrast, rng)
+    dtype: npt.DTypeLike = np.int16 if rng.random() < 0.5 else np.float32
+    return assembled(k, anatomy, rendering, stored, image, contrast, dtype)
+
+
+def draw_subject(k: int, seed: int) -> Anatomy:
+    """The subject of volume `k`."""
+    return draw_anatomy(np.random.default_rng([seed, 0, _subject(k)]))
+
+
+def assembled(
+    k: int,
+    anatomy: Anatomy,
+    rendering: Rendering,
+    stored: Grid,
+    image: Array,
+    contrast: Phase | Contrast,
+    dtype: npt.DTypeLike,
+) -> Phantom:
+    """Volume `k` from its subject, its rendering and an image of that, (X, Y, Z).
+
+    Args:
+        k: number of the volume.
+        anatomy: the subject.
+        rendering: gives labels and grid.
+        stored: the grid on disk.
+        image: on the rendering's grid.
+        contrast: a phase of CT, or a contrast of MR.
+        dtype: voxel type of the image on disk.
+    """
+    number = _subject(k)
     subject = f"phantom_{number:04d}"
-    name = subject + "_b" if again else subject
+    name = subject + "_b" if k % BLOCK == BLOCK - 1 else subject
     source = Provenance(path=name, format="phantom", grid=stored, dtype=str(np.dtype(dtype)))
-    affine = rendering.grid.affine
+    affine, modality = rendering.grid.affine, "CT" if contrast in PHASES else "MR"
     return Phantom(
         id=name,
         subject=subject,
         split=SPLIT_CYCLE[number % len(SPLIT_CYCLE)],
         anatomy=anatomy,
         contrast=contrast,
-        image=Volume(
-            array=image[None], affine=affine, modality=modality.upper(), provenance=source
-        ),
+        image=Volume(array=image[None], affine=affine, modality=modality, provenance=source),
         label=Volume(array=rendering.labels[None], affine=affine, provenance=source),
         dtype=dtype,
     )
 
 
+def _subject(k: int) -> int:
+    """The number of the subject of volume `k`."""
+    return (BLOCK - 1) * (k // BLOCK) + min(k % BLOCK, BLOCK - 2)
+
+
 def _check(n: int, modality: str, seed: int, spacing: float) -> None:
-    if n < 1:
-        raise MedarError(f"n must be at least 1, got {n}")
     if modality not in get_args(Modality):
         raise MedarError(f"modality must be {' or '.join(get_args(Modality))}, got {modality!r}")
+    check_numbers(n, seed, spacing)
+
+
+def check_numbers(n: int, seed: int, spacing: float) -> None:
+    """Check number, seed and spacing of phantoms.
+
+    Raises:
+        MedarError: one is out of range.
+    """
+    if n < 1:
+        raise MedarError(f"n must be at least 1, got {n}")
     if seed < 0:
         raise MedarError(f"seed must be at least 0, got {seed}")
     if not FINEST <= spacing <= COARSEST:
         raise MedarError(f"spacing must be {FINEST:g} to {COARSEST:g} mm, got {spacing:g}")
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Remove an existing data set of phantoms, complete or not; raise for other files."""
     if not folder.exists():
         return
@@ -190,13 +257,11 @@ def _ours(path: Path) -> bool:
     return written and path.name.endswith(".nii.gz") and "phantom_" in path.name
 
 
-def _description(
-    rows: list[dict[str, Any]], modality: Modality, seed: int, spacing: float
-) -> dict[str, Any]:
+def _description(rows: list[dict[str, Any]], modality: Modality, made: str) -> dict[str, Any]:
     """The content of `dataset.json`."""
     return {
         "name": NAME,
-        "description": f"Synthetic {modality.upper()} torsos (seed {seed}, about {spacing:g} mm)",
+        "description": f"Synthetic {modality.upper()} torsos ({made})",
         "reference": "medar data phantoms",
         "licence": "Apache-2.0, synthetic",
         "tensorImageSize": "3D",
