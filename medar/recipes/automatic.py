@@ -30,7 +30,7 @@ MEASURED = 64
 """Volumes that are read to choose settings; preparation reads all."""
 STEPS = 800
 """Fewest steps of a training that is worth its size."""
-REACHED = {"tokenizer": 0.12, "generator": 0.06, "segmentation": 0.12}
+REACHED = {"tokenizer": 0.12, "generator": 0.12, "segmentation": 0.12}
 """Fraction of the speed of matrix products that trainings reached on two CPU cores."""
 ROOM = 0.6
 """Fraction of the free memory that a training's step may take."""
@@ -50,17 +50,19 @@ class Size(NamedTuple):
     depth: int
     """Of the generator."""
     head_width: int
+    convolutions: int
+    dropout: float
     cases: int
     """Fewest training volumes; larger networks would learn fewer by heart."""
 
 
 SIZES = (
-    Size(30_000, 16, 1, 256, 3, 24, 0),
-    Size(90_000, 16, 1, 512, 4, 24, 0),
-    Size(90_000, 32, 1, 512, 4, 32, 30),
-    Size(64**3, 32, 1, 1024, 6, 32, 60),
-    Size(96**3, 64, 2, 4096, 12, 64, 150),
-    Size(128**3, 64, 2, 4096, 16, 64, 300),
+    Size(30_000, 16, 1, 256, 3, 24, 3, 0.2, 0),
+    Size(90_000, 16, 1, 512, 3, 32, 3, 0.2, 0),
+    Size(90_000, 32, 1, 512, 3, 32, 3, 0.2, 30),
+    Size(64**3, 32, 1, 1024, 4, 32, 3, 0.1, 60),
+    Size(96**3, 64, 2, 4096, 12, 64, 0, 0.1, 150),
+    Size(128**3, 64, 2, 4096, 16, 64, 0, 0.1, 300),
 )
 
 

@@ -125,7 +125,10 @@ def _synthesis(
             "training": schedule(steps.get("tokenizer", STEPS), 2e-3, minutes, "muon"),
         },
         "generator": {
-            "model": {"depth": size.depth, "head_width": size.head_width, "dropout": 0.1},
+            "model": {
+                "depth": size.depth, "head_width": size.head_width,
+                "convolutions": size.convolutions, "dropout": size.dropout,
+            },
             "tokens": {
                 "variants": variants,
                 # Whole voxels: nothing is interpolated, so that texture stays as it is.
@@ -166,6 +169,7 @@ def _synthesis_steps(
     if settings.detail is None:
         weights.pop("detail")
     per_token = 12 * model.depth * model.width**2 + model.width * codes(config.codebook)
+    per_token += 54 * model.convolutions * model.width**2
     flops = {
         "tokenizer": 3 * cost(config.network, plan.size).flops * settings.tokenizer.data.batch_size,
         "generator": 6 * per_token * config.schedule.length * settings.generator.data.batch_size,
