@@ -68,14 +68,14 @@ def measure(scratch: Path, cases: int, side: int, repeats: int) -> dict[str, obj
         for workers in (1, 2):
             out = scratch / f"{workers}-{repeat}"
             with use_cluster(f"local:{workers}", manifest.root, out=out):
-                for name, taken in run(manifest, plan, model, out).items():
-                    seconds.setdefault(f"{name}, {workers} workers", []).append(taken)
+                for name, elapsed in run(manifest, plan, model, out).items():
+                    seconds.setdefault(f"{name}, {workers} workers", []).append(elapsed)
     out = scratch / "killed"
     with use_cluster("local:2", manifest.root, out=out), one_killed(out, cases):
         run(manifest, plan, model, out)
     expected = bytes_of(scratch / "1-0")
     folders = [f"{workers}-{repeat}" for workers in (1, 2) for repeat in range(repeats)]
-    medians = {name: round(statistics.median(taken), 2) for name, taken in seconds.items()}
+    medians = {name: round(statistics.median(elapsed), 2) for name, elapsed in seconds.items()}
     return {
         **medians,
         **{

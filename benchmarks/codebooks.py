@@ -84,11 +84,11 @@ def fit(quantiser: MultiScaleQuantiser, train: Tensor, steps: int, batch_size: i
 @torch.no_grad()
 def line(row: str, quantiser: MultiScaleQuantiser, train: Tensor, held_out: Tensor) -> str:
     """A row of the table."""
-    taken = quantiser(held_out)
+    quantised = quantiser(held_out)
     tokens = quantiser.schedule.length
     bits = tokens * log2(quantiser.codebook.size)
-    used = sum(entropy(one) * one.shape[1] for one in taken.indices) / tokens
-    left, of_train = (float(q.residual_energy[-1]) for q in (taken, quantiser(train)))
+    used = sum(entropy(one) * one.shape[1] for one in quantised.indices) / tokens
+    left, of_train = (float(q.residual_energy[-1]) for q in (quantised, quantiser(train)))
     return f"| {row} | {tokens} | {bits:.0f} | {left:.3f} | {of_train:.3f} | {used:.1f} |"
 
 

@@ -104,7 +104,7 @@ def enhanced(
     in the order of their frames, also some of them.
     """
     order = range(len(stack)) if order is None else order
-    places = positions(len(stack), step)
+    origins = positions(len(stack), step)
     made = image(sop_class, instance, stack[list(order)], NumberOfFrames=len(order), **tags)
     shared, own = Dataset(), []
     shared.PixelMeasuresSequence = [Dataset()]
@@ -119,7 +119,7 @@ def enhanced(
         groups.FrameContentSequence[0].InStackPositionNumber = frame + 1
         groups.FrameContentSequence[0].DimensionIndexValues = [1, frame + 1]
         groups.PlanePositionSequence = [Dataset()]
-        groups.PlanePositionSequence[0].ImagePositionPatient = texts(places[k])
+        groups.PlanePositionSequence[0].ImagePositionPatient = texts(origins[k])
         if rescale is not None:
             target = shared if len(set(rescale)) == 1 else groups
             target.PixelValueTransformationSequence = [Dataset()]

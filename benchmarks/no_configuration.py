@@ -121,13 +121,13 @@ def run(data: Path, out: Path, minutes: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "medar", *map(str, words), "--minutes", f"{minutes:g}"]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    taken, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    elapsed, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     write_text(out.with_suffix(".log"), done.stdout + done.stderr)
     return {
         **outcome(done.returncode, done.stdout, done.stderr),
         "budget": minutes,
-        "minutes": round(taken / 60, 2),
+        "minutes": round(elapsed / 60, 2),
         "cpu_minutes": round(seconds / 60, 2),
     }
 

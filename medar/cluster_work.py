@@ -72,8 +72,8 @@ def run_on_cluster(
             group = running.pop(future)
             answer = _answer(future)
             if answer is not None:
-                results, taken = answer
-                seconds = taken / len(group)
+                results, elapsed = answer
+                seconds = elapsed / len(group)
                 for index, (result, warned) in zip(group, results, strict=False):
                     for message, category in warned:
                         warnings.warn(message, category, stacklevel=2)

@@ -156,7 +156,7 @@ def path_of(implementation: Any) -> str:
     return f"{implementation.__module__}:{implementation.__qualname__}"
 
 
-def load(path: str, wanted: str) -> Any:
+def load(path: str, setting: str) -> Any:
     """Import "module:attribute".
 
     Raises:
@@ -169,7 +169,7 @@ def load(path: str, wanted: str) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise MedarError(
-            f"{wanted}: {path} cannot be imported ({one_line(error)}); install the package that "
+            f"{setting}: {path} cannot be imported ({one_line(error)}); install the package that "
             "defines it"
         ) from error
     return found

@@ -12,7 +12,7 @@ SUFFIXES = {".py", ".md", ".yaml", ".jinja", ".js", ".html"}
 
 NAMES = (
     "Desk", "Outlook", "Bases", "Choosing", "Filler", "DrawnDataset", "_Shelf", "what_matters",
-    "take_best", "lying_bars", "begin_with", "chances", "manners", "cfg",
+    "take_best", "lying_bars", "begin_with", "chances", "manners", "cfg", "wanted", "said",
     "class (Team|Held|Known|Memory|Scene|Job|Given|Work|Choice|Said)",
 )  # fmt: skip
 """Identifiers that were renamed, as whole words in Python files."""

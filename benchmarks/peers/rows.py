@@ -72,8 +72,8 @@ def run(
     )  # fmt: skip
     train, validation = inputs(kind, first.model, about, options, chosen.first)
     torch.manual_seed(settings.training.seed)
-    wanted = round(chosen.size * budget)
-    task, draw = MAKE[kind](first, train, validation, wanted, settings)
+    target = round(chosen.size * budget)
+    task, draw = MAKE[kind](first, train, validation, target, settings)
     training = settings.training.with_learning_rate(chosen.rate)
     outcome = fit(task, training, folder, resume="auto")
     load_best(task, folder)
@@ -110,13 +110,13 @@ def inputs(
 
 
 def of_transformer(
-    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+    first: FirstStage, train: Tensor, validation: Tensor, target: int, settings: GeneratorSettings
 ) -> Made:
     """The transformer over indices, with the depth of medar's generator."""
     grid, codes, depth = validation.shape[1:], first.model.num_embeddings, settings.model.depth
     tokens = validation[0].numel()
     model = nearest(
-        range(4, 257), lambda size: transformer.transformer(size, depth, codes, tokens), wanted
+        range(4, 257), lambda size: transformer.transformer(size, depth, codes, tokens), target
     )
     task = transformer.TransformerTask(
         model, train, validation, settings.data.batch_size, settings.training.seed
@@ -125,11 +125,11 @@ def of_transformer(
 
 
 def of_flow(
-    first: FirstStage, train: Tensor, validation: Tensor, wanted: int, settings: GeneratorSettings
+    first: FirstStage, train: Tensor, validation: Tensor, target: int, settings: GeneratorSettings
 ) -> Made:
     """The U-Net on latents scaled to standard deviation 1, as in the tutorials."""
     scale, shape = 1 / float(train.std()), tuple(validation.shape[1:])
-    model = nearest(range(4, 513, 4), lambda size: flow.unet(size, shape[0]), wanted)
+    model = nearest(range(4, 513, 4), lambda size: flow.unet(size, shape[0]), target)
     task = flow.FlowTask(
         model.to(memory_format=torch.channels_last_3d), flow.pad_to_even(train * scale),
         flow.pad_to_even(validation * scale), settings.data.batch_size, settings.training.seed,
@@ -144,12 +144,12 @@ ENCODE: dict[str, Callable[[Any], Callable[[Tensor], Tensor]]] = {
 MAKE: dict[str, Make] = {"ar": of_transformer, "ldm": of_flow}
 
 
-def nearest(sizes: Iterable[int], make: Callable[[int], nn.Module], wanted: int) -> nn.Module:
-    """The network with the number of parameters closest to `wanted`."""
+def nearest(sizes: Iterable[int], make: Callable[[int], nn.Module], target: int) -> nn.Module:
+    """The network with the number of parameters closest to `target`."""
 
     def difference(size: int) -> int:
         with torch.device("meta"):
-            return abs(parameters(make(size)) - wanted)
+            return abs(parameters(make(size)) - target)
 
     return make(min(sizes, key=difference))
 

@@ -90,8 +90,8 @@ def join_attributes(manifest: Manifest, table: str | Path | None = None) -> Mani
     _check_split_column(manifest, read)
     key = read.key
     if key is None or not read.rows:
-        wanted = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
-        message = f"no row, or no id column ({wanted})"
+        allowed = ", ".join(CASE_COLUMNS + SUBJECT_COLUMNS)
+        message = f"no row, or no id column ({allowed})"
         if requested or read.deciding:
             lost = f", so that its column {read.deciding!r} would be lost" if read.deciding else ""
             raise MedarError(f"{path}: {message}{lost}; columns: {', '.join(read.columns)}")

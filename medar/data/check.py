@@ -272,10 +272,10 @@ def _labels(manifest: Manifest, facts: Sequence[Facts], deep: bool) -> list[Prob
     if not deep:
         return []
     present = {value for f in facts for value in f.labels or ()}
-    wanted = {value for case in manifest for value in manifest.annotated(case)}
+    annotated = {value for case in manifest for value in manifest.annotated(case)}
     return [
         problem("label-never-present", f"no case has a voxel of {value} ({manifest.labels[value]})")
-        for value in sorted(wanted - present)
+        for value in sorted(annotated - present)
     ]
 
 

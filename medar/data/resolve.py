@@ -123,11 +123,11 @@ def plan_for_training(plan: Plan, overrides: dict[str, Any], data: str | Path) -
     Raises:
         MedarError: the data were prepared with another value.
     """
-    wanted = from_dict(Plan, {**to_dict(plan), **overrides}, "plan")
+    changed = from_dict(Plan, {**to_dict(plan), **overrides}, "plan")
     for name in overrides:
-        if name != "downsampling" and getattr(wanted, name) != getattr(plan, name):
+        if name != "downsampling" and getattr(changed, name) != getattr(plan, name):
             raise MedarError(
                 f"{data}: was prepared with {name} {to_dict(plan)[name]}, but the configuration "
-                f"sets {to_dict(wanted)[name]}; prepare the data again, or change plan.{name}"
+                f"sets {to_dict(changed)[name]}; prepare the data again, or change plan.{name}"
             )
-    return wanted
+    return changed

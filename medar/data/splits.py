@@ -86,8 +86,8 @@ def _carve(
     train = [subject for subject, split in fixed.items() if split == "train"]
     if "val" in fixed.values() or len(train) < 2 or fractions[1] == 0:
         return []
-    wanted = round(len(train) * fractions[1] / (fractions[0] + fractions[1]))
-    return in_order(train, seed)[: min(max(1, wanted), len(train) - 1)]
+    count = round(len(train) * fractions[1] / (fractions[0] + fractions[1]))
+    return in_order(train, seed)[: min(max(1, count), len(train) - 1)]
 
 
 def _by_subject(manifest: Manifest) -> dict[str, Split]:

@@ -127,8 +127,8 @@ class Contribution:
     """A feature's part of a Frechet distance."""
 
     feature: str
-    share: float
-    """Fraction of the distance."""
+    fraction: float
+    """Of the distance."""
     shift: float
     """Mean of the set less that of the reference, in standardised units."""
 
@@ -149,7 +149,7 @@ def largest_contributions(
     shift = np.mean([reference.standardise(one).mean(axis=0) for one in sets], axis=0)
     total = max(float(parts.sum()), 1e-12)
     return [
-        Contribution(feature=names[k], share=float(parts[k]) / total, shift=float(shift[k]))
+        Contribution(feature=names[k], fraction=float(parts[k]) / total, shift=float(shift[k]))
         for k in np.argsort(-parts, kind="stable")[:SHOWN]
     ]
 

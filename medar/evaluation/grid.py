@@ -85,14 +85,14 @@ class GridSpectrum:
         self._offsets = np.array(list(product(range(-REACH, REACH + 1), repeat=3)))
         self._peak = (abs(self._offsets) <= 1).all(axis=1)
         steps = [n // period for n in size]
-        places = (np.array(_harmonics(period)) * steps)[:, None] + self._offsets
-        self._flat = self._index(places)
+        frequencies = (np.array(_harmonics(period)) * steps)[:, None] + self._offsets
+        self._flat = self._index(frequencies)
         self._mean: Floats = np.zeros((4, *self._flat.shape))
         self._peaks: list[Floats] = []
 
-    def _index(self, places: npt.NDArray[np.int_]) -> Indices:
+    def _index(self, frequencies: npt.NDArray[np.int_]) -> Indices:
         """Where frequencies lie in a flattened `power_spectrum`, which holds half of them."""
-        x, y, z = np.moveaxis(places % self._size, -1, 0)
+        x, y, z = np.moveaxis(frequencies % self._size, -1, 0)
         half = self._size[2] // 2
         mirrored = z > half
         x, y, z = (

@@ -13,7 +13,7 @@ def largest_contributions(contributions: Sequence[Contribution]) -> str:
     if not contributions:
         return ""
     parts = (
-        f"{one.feature} ({format_percent(one.share)}, shifted by "
+        f"{one.feature} ({format_percent(one.fraction)}, shifted by "
         f"{format_fixed(one.shift, 1)} standard deviations)"
         for one in contributions
     )

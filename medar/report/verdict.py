@@ -190,9 +190,9 @@ def _longer(run: RunFolder, folder: str, factor: float) -> str:
         return f"{command} --max-minutes {factor * float(budget):g} --force {one.stage}"
     training = (settings.get(one.key) or {}).get("training") or {}
     steps, minutes = training.get("steps"), training.get("minutes")
-    taken = run.metrics(folder, one.stage).steps
+    trained = run.metrics(folder, one.stage).steps
     changes = []
-    if steps and (not minutes or taken >= steps):
+    if steps and (not minutes or trained >= steps):
         changes.append(f"{one.key}.training.steps={round(factor * int(steps))}")
     if minutes:
         changes.append(f"{one.key}.training.minutes={factor * float(minutes):g}")

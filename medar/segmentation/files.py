@@ -349,8 +349,8 @@ def _volumes(paths: Sequence[Path], channels: int) -> list[tuple[Path, list[Path
         for name, files in numbered.items()
         if set(files) == set(range(channels))
     }
-    taken = {path for files in several.values() for path in files}
-    return [*several.items(), *((path, [path]) for path in paths if path not in taken)]
+    grouped = {path for files in several.values() for path in files}
+    return [*several.items(), *((path, [path]) for path in paths if path not in grouped)]
 
 
 def _beside(target: Path, ending: str) -> Path:

@@ -31,17 +31,17 @@ def resize_by_products(x: Tensor, grid: Shape3) -> Tensor:
     with without_autocast(x):
         # Along the last axis first, so that each product has all axes after its own as columns.
         for axis in (2, 1, 0):
-            sites, wanted = before[axis], grid[axis]
-            if sites != wanted:
+            sites, target = before[axis], grid[axis]
+            if sites != target:
                 rows = x.reshape(batch, *before[:axis], sites, -1)
-                x = axis_weights(sites, wanted, x) @ rows
-            before[axis] = wanted
+                x = axis_weights(sites, target, x) @ rows
+            before[axis] = target
     return x.reshape(batch, *grid, features)
 
 
-def axis_weights(sites: int, wanted: int, like: Tensor) -> Tensor:
-    """(wanted, sites) weights of one axis, made on the device of `like`, in its dtype."""
-    centres = torch.arange(wanted, device=like.device, dtype=torch.float32) + 0.5
-    positions = (centres * (sites / wanted) - 0.5).clamp(0, sites - 1)
+def axis_weights(sites: int, target: int, like: Tensor) -> Tensor:
+    """(target, sites) weights of one axis, made on the device of `like`, in its dtype."""
+    centres = torch.arange(target, device=like.device, dtype=torch.float32) + 0.5
+    positions = (centres * (sites / target) - 0.5).clamp(0, sites - 1)
     distances = (positions[:, None] - torch.arange(sites, device=like.device)).abs()
     return (1 - distances).clamp(min=0).to(like.dtype)

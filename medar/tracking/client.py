@@ -217,8 +217,8 @@ def client_env(**others: str) -> Iterator[None]:
     Args:
         others: replacements by name of the variable.
     """
-    wanted = {**CLIENT_ENV, **others}
-    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    variables = {**CLIENT_ENV, **others}
+    added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

@@ -109,10 +109,12 @@ def _known(name: str) -> tuple[str, str, str | None] | None:
 
 def _keyword(text: str) -> tuple[str, str] | None:
     """Category and keyword of a name without spaces, in lower case, also a plural."""
-    wanted = next((OTHER_NAMES[t] for t in (text, text.removesuffix("s")) if t in OTHER_NAMES), "")
+    standard = next(
+        (OTHER_NAMES[t] for t in (text, text.removesuffix("s")) if t in OTHER_NAMES), ""
+    )
     for category, keywords in KNOWN.items():
         for keyword in keywords.split():
-            if keyword == wanted or keyword.lower() in (text, text.removesuffix("s")):
+            if keyword == standard or keyword.lower() in (text, text.removesuffix("s")):
                 return category, keyword
     return None
 

@@ -97,7 +97,7 @@ def test_the_features_that_differ_are_named_with_their_shift() -> None:
     assert len(found.contributions) == 3
     assert found.contributions[0].shift == pytest.approx(-9, rel=0.3)
     assert abs(found.contributions[1].shift) < 3  # it is its deviation that differs
-    assert 0.99 < sum(one.share for one in found.contributions) <= 1
+    assert 0.99 < sum(one.fraction for one in found.contributions) <= 1
 
 
 def test_a_feature_that_hardly_varies_does_not_outweigh_the_others() -> None:

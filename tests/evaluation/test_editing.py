@@ -84,8 +84,8 @@ def test_results_are_compared_with_baselines(loaded: Synthesizer, prepared: Path
     pairs = [
         (dataset[k]["image"], reconstructed(loaded.tokenizer, dataset[k]["image"])) for k in (0, 1)
     ]
-    wanted = np.mean([float(psnr(made[None], real[None])) for real, made in pairs])
-    assert whole[ENCODED].psnr == pytest.approx(wanted, abs=1e-4)
+    expected = np.mean([float(psnr(made[None], real[None])) for real, made in pairs])
+    assert whole[ENCODED].psnr == pytest.approx(expected, abs=1e-4)
     assert report.notes == ["2 cases, fewer than 20: all values are rough estimates"]
 
 

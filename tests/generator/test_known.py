@@ -90,13 +90,13 @@ def test_barely_touched_tokens_stay_known() -> None:
     found = known_outside(region, schedule)
     sites = region.view(2, 6, 2, 4, 2, 6, 2).any(dim=6).any(dim=4).any(dim=2)
     for b in range(2):
-        wanted = []
+        expected = []
         for grid in schedule.grids:
             sides = [n // g for n, g in zip(schedule.latent, grid, strict=True)]
             for index in product(*map(range, grid)):
                 cell = tuple(slice(i * n, (i + 1) * n) for i, n in zip(index, sides, strict=True))
-                wanted.append(bool(sites[b][cell].float().mean() <= MISSING))
-        assert found[b].tolist() == wanted
+                expected.append(bool(sites[b][cell].float().mean() <= MISSING))
+        assert found[b].tolist() == expected
         assert torch.equal(schedule.split(found[b : b + 1])[-1][0], ~sites[b].flatten())
     assert found[0][0]
     assert not found[1][0]

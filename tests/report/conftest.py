@@ -41,8 +41,8 @@ SECONDS = {"prepare": 4.0, "tokenizer": 130.0, "tokens": 3.0, "generator": 95.5,
 GRID = GridArtifact(value=1.5, interval=(1.25, 1.75), pattern=1.25, blocks=1.75)
 
 LARGEST = [
-    Contribution(feature="detail_0", share=0.5, shift=-3.25),
-    Contribution(feature="octant_000", share=0.125, shift=1.0),
+    Contribution(feature="detail_0", fraction=0.5, shift=-3.25),
+    Contribution(feature="octant_000", fraction=0.125, shift=1.0),
 ]
 
 

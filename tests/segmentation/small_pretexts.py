@@ -84,6 +84,6 @@ def pretrain_settings(tokenizer: object, **changes: Any) -> PretrainSettings:
     return from_dict(PretrainSettings, values, "tiny")
 
 
-def wanted(weights: Sequence[Tensor | None]) -> list[list[int]]:
+def weighted_sites(weights: Sequence[Tensor | None]) -> list[list[int]]:
     """Number of tokens to predict per scale and item; [] for scales without any."""
     return [[] if weight is None else (weight > 0).sum(1).tolist() for weight in weights]

@@ -13,7 +13,7 @@ from small_pretexts import (
     make_tokenizer,
     pretrain_settings,
     volumes,
-    wanted,
+    weighted_sites,
 )
 from small_segmenters import make_plan, make_segmenter
 from torch import Tensor
@@ -137,7 +137,7 @@ def test_next_scale_sees_only_the_previous_scales() -> None:
         k = draw_scale(pretext.schedule, pretext.settings.scale_exponent, generator)
         expected = [0] * len(pretext.schedule)
         expected[k] = pretext.schedule.tokens[k]
-        assert [row[item] if row else 0 for row in wanted(view.weights)] == expected
+        assert [row[item] if row else 0 for row in weighted_sites(view.weights)] == expected
         torch.testing.assert_close(view.seen[item], tokenizer.decode(pyramid, k).volume[item])
         changed = [t if s < k else (t + 1) % 11 for s, t in enumerate(view.tokens)]
         again = pretext.tokenizer.prefix(changed, [k] * 3)
@@ -161,7 +161,7 @@ def test_the_mixture_combines_its_parts() -> None:
     random = make_small("mixture", mixture={**ONE, "random": 1}, mask_ratio=0.5, scale_exponent=1)
     view = random.view(images, generators())
     assert torch.equal(view.seen, images)
-    assert wanted(view.weights)[2] == [12, 12, 12]
+    assert weighted_sites(view.weights)[2] == [12, 12, 12]
     assert view.masked.sum((1, 2, 3, 4)).tolist() == [12 * 64] * 3
     coarse = torch.nn.functional.adaptive_avg_pool3d(view.masked.float(), (2, 2, 2)).flatten(1)
     assert view.weights[1] is not None
@@ -169,12 +169,12 @@ def test_the_mixture_combines_its_parts() -> None:
     following = make_small("mixture", mixture={**ONE, "next": 1})
     view = following.view(images, generators())
     assert not view.masked.any()
-    counts = [row for row in wanted(view.weights) if row]
+    counts = [row for row in weighted_sites(view.weights) if row]
     assert [sum(n > 0 for n in item) for item in zip(*counts, strict=True)] == [1, 1, 1]
     every = make_small("mixture", mixture={**ONE, "all": 1}, scale_exponent=1)
     for seed in range(4):
         view = every.view(images, generators(seed))
-        counts = [row or [0] * 3 for row in wanted(view.weights)]
+        counts = [row or [0] * 3 for row in weighted_sites(view.weights)]
         for first, *rest in zip(*counts, strict=True):
             assert first == 0
             assert rest in ([8, 24], [0, 24])

@@ -217,9 +217,9 @@ def test_codes_are_averages_of_their_assigned_vectors() -> None:
     codebook.set_codes(torch.tensor([[0.0, 0.0], [5.0, 5.0], [-5.0, 0.0]]), torch.full((3,), 2.0))
     vectors = torch.tensor([[[1.0, 0.0], [6.0, 5.0]], [[6.0, 7.0], [4.0, 6.0]]])
     codebook.learn(vectors, codebook.quantise(vectors.flatten(0, 1)).view(2, 2))
-    wanted = torch.tensor([[0.5 / 1.5, 0.0], [(5 + 8) / 2.5, (5 + 9) / 2.5], [-5.0, 0.0]])
+    expected = torch.tensor([[0.5 / 1.5, 0.0], [(5 + 8) / 2.5, (5 + 9) / 2.5], [-5.0, 0.0]])
     torch.testing.assert_close(codebook.counts, torch.tensor([1.5, 2.5, 1.0]))
-    torch.testing.assert_close(codebook.codes, wanted, atol=1e-3, rtol=0)
+    torch.testing.assert_close(codebook.codes, expected, atol=1e-3, rtol=0)
 
 
 def bad_start(codebook: EMACodebook, kind: str) -> None:

@@ -154,10 +154,10 @@ def test_inputs_are_running_sums_on_the_next_grids() -> None:
     inputs = quantiser.inputs(indices)
     assert [tensor.shape[2:] for tensor in inputs] == list(SCHEDULE.grids[1:])
     for k, actual in enumerate(inputs, 1):
-        wanted = torch.nn.functional.adaptive_avg_pool3d(
+        expected = torch.nn.functional.adaptive_avg_pool3d(
             quantiser.decode(indices, upto=k), SCHEDULE.grids[k]
         )
-        torch.testing.assert_close(actual, wanted)
+        torch.testing.assert_close(actual, expected)
     for prefix in (quantiser.inputs(indices[:2]), quantiser.inputs(indices, upto=2)):
         assert len(prefix) == 2
         assert all(torch.equal(a, b) for a, b in zip(prefix, inputs, strict=False))
@@ -174,8 +174,8 @@ def test_residual_energy_is_relative_to_the_latent() -> None:
     quantiser = fitted()
     latent = latents()
     taken = quantiser(latent)
-    wanted = (latent - taken.latent).square().mean() / latent.square().mean()
-    torch.testing.assert_close(taken.residual_energy[-1], wanted)
+    expected = (latent - taken.latent).square().mean() / latent.square().mean()
+    torch.testing.assert_close(taken.residual_energy[-1], expected)
 
 
 @every_kind

@@ -166,8 +166,8 @@ def test_each_network_gets_the_gradients_of_its_own_loss() -> None:
     got = task.model[0].weight.grad, task.critic.weight.grad  # type: ignore[index]
     made = task.model(x)
     generator = nn.functional.mse_loss(made, y) - 0.1 * task.critic(made).mean()
-    (wanted,) = torch.autograd.grad(generator, task.model[0].weight)  # type: ignore[index]
-    assert torch.allclose(got[0], wanted)
+    (expected,) = torch.autograd.grad(generator, task.model[0].weight)  # type: ignore[index]
+    assert torch.allclose(got[0], expected)
     critic = (task.critic(task.model(x).detach()) - task.critic(y)).mean()
     assert torch.allclose(got[1], torch.autograd.grad(critic, task.critic.weight)[0])
 

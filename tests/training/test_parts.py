@@ -72,8 +72,8 @@ def test_progress_is_the_larger_fraction() -> None:
 
 def test_warm_up_and_cosine() -> None:
     chosen = settings(learning_rate=2.0, warmup_fraction=0.2, min_learning_rate=0.2)
-    wanted = {0.0: 0.0, 0.1: 1.0, 0.2: 2.0, 0.6: 1.1, 1.0: 0.2}
-    for fraction, rate in wanted.items():
+    expected = {0.0: 0.0, 0.1: 1.0, 0.2: 2.0, 0.6: 1.1, 1.0: 0.2}
+    for fraction, rate in expected.items():
         assert learning_rate(chosen, fraction) == pytest.approx(rate)
     assert learning_rate(settings(learning_rate=2.0, warmup_fraction=0.0), 0.0) == 2.0
 
@@ -81,14 +81,14 @@ def test_warm_up_and_cosine() -> None:
 def test_the_average_follows_the_formula() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average, wanted = Average(model, 0.25), 1.0
+    average, expected = Average(model, 0.25), 1.0
     for update, value in enumerate((3.0, -2.0, 8.0, 5.0), 1):
         nn.init.constant_(model.weight, value)
         average.update()
         decay = min(0.25, (1 + update) / (10 + update))
-        wanted = decay * wanted + (1 - decay) * value
+        expected = decay * expected + (1 - decay) * value
     with average.applied():
-        assert model.weight.item() == pytest.approx(wanted)
+        assert model.weight.item() == pytest.approx(expected)
     assert model.weight.item() == 5.0
 
 
@@ -108,10 +108,10 @@ def test_random_states_are_restored() -> None:
     seed_everything(5)
     draw()  # both kinds of normal numbers now have one in stock
     state = random_state(torch.device("cpu"))
-    wanted = [draw() for _ in range(3)]
+    expected = [draw() for _ in range(3)]
     seed_everything(6)
     restore_random_state(state, torch.device("cpu"))
-    assert [draw() for _ in range(3)] == wanted
+    assert [draw() for _ in range(3)] == expected
 
 
 def test_weight_decay_spares_norms_and_biases() -> None:

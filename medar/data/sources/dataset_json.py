@@ -216,13 +216,13 @@ def read_object(path: Path) -> dict[str, Any]:
 
 def channel_names(value: Any, where: str) -> tuple[str, ...]:
     """The names of {"0": "T1w", "1": "FLAIR"}, in the order of the numbers."""
-    wanted = f'{where} must map channels to names, such as {{"0": "CT"}}, got {_short(value)}'
+    message = f'{where} must map channels to names, such as {{"0": "CT"}}, got {_short(value)}'
     if not isinstance(value, dict) or not value:
-        raise MedarError(wanted)
+        raise MedarError(message)
     if not all(
         re.fullmatch(r"\d{1,9}", str(key)) and isinstance(name, str) for key, name in value.items()
     ):
-        raise MedarError(wanted)
+        raise MedarError(message)
     ordered = sorted(value.items(), key=lambda item: int(item[0]))
     if [int(key) for key, _ in ordered] != list(range(len(ordered))):
         raise MedarError(

@@ -176,7 +176,7 @@ def _in_layouts(root: Path) -> _Found | None:
     return found if used else None
 
 
-def _by_stem(folder: Path, taken: dict[str, Path], found: _Found) -> dict[str, Path]:
+def _by_stem(folder: Path, paths: dict[str, Path], found: _Found) -> dict[str, Path]:
     """The volumes of a folder by their path without ending; segmentations are set aside."""
     stems: dict[str, Path] = {}
     for path in find_volumes(folder):
@@ -184,8 +184,8 @@ def _by_stem(folder: Path, taken: dict[str, Path], found: _Found) -> dict[str, P
         if is_segmentation_file(path):
             found.segmentations[path] = stem
             continue
-        if stem in taken:
-            raise MedarError(f"{path}: has the same name as {taken[stem]}; rename one of them")
+        if stem in paths:
+            raise MedarError(f"{path}: has the same name as {paths[stem]}; rename one of them")
         if stem in stems:
             warnings.warn(
                 f"{path}: left out, as it has the same name as {stems[stem].name}; rename it if it "

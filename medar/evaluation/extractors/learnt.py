@@ -99,13 +99,13 @@ def _name_in_monai(name: str) -> str:
     return f"{CHILDREN[int(first)]}.{rest}" if numbered else f"{first}.{rest}"
 
 
-def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, wanted: str) -> None:
+def _load(network: nn.Module, weights: dict[str, Tensor], path: Path, expected: str) -> None:
     """Load the weights that the network has; others, such as a classifier's, are ignored."""
     used = {name: weights[name] for name in network.state_dict() if name in weights}
     try:
         network.load_state_dict(used)
     except RuntimeError as error:
         raise MedarError(
-            f"{path}: holds other weights ({one_line(error, 120)}); use {wanted}"
+            f"{path}: holds other weights ({one_line(error, 120)}); use {expected}"
         ) from error
     network.eval().requires_grad_(False)

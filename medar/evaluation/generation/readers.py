@@ -85,22 +85,23 @@ def score_reader(answers: str | Path, key: str | Path) -> ReaderScore:
     """
     from scipy.stats import binomtest
 
-    truth, said = _read(key, "truth"), _read(answers, "answer")
-    strange = next((number for number in said if number not in truth), None)
+    truth, answered = _read(key, "truth"), _read(answers, "answer")
+    strange = next((number for number in answered if number not in truth), None)
     if strange is not None:
         raise MedarError(f"{answers}: number {strange} is not in {key}; is it of another sheet?")
-    missing = [number for number in truth if number not in said]
+    missing = [number for number in truth if number not in answered]
     if missing:
         raise MedarError(
             f"{answers}: no answer for number {missing[0]}; each number of the sheet needs one"
         )
     count = len(truth)
-    correct = sum(truth[number] == said[number] for number in truth)
+    correct = sum(truth[number] == answered[number] for number in truth)
     test: Any = binomtest(correct, count, 0.5)
     interval = test.proportion_ci(0.95, method="exact")
     totals = {kind: sum(one == kind for one in truth.values()) for kind in KINDS}
     wrong = {
-        kind: sum(one == kind != said[number] for number, one in truth.items()) for kind in KINDS
+        kind: sum(one == kind != answered[number] for number, one in truth.items())
+        for kind in KINDS
     }
     return ReaderScore(
         reader=str(answers),

@@ -101,12 +101,12 @@ class KeptVolumes:
             yield batch
 
     def _keep(self, volume: Tensor) -> None:
-        """Reservoir sampling: the place of an earlier volume, or none, once all are taken."""
-        place = self._count
-        if place >= MAX_VOLUMES:
-            place = int(self._random.integers(self._count + 1))
-        if place < MAX_VOLUMES:
-            self._kept[place] = self._count, volume
+        """Reservoir sampling: the slot of an earlier volume, or none, once all are taken."""
+        slot = self._count
+        if slot >= MAX_VOLUMES:
+            slot = int(self._random.integers(self._count + 1))
+        if slot < MAX_VOLUMES:
+            self._kept[slot] = self._count, volume
         self._count += 1
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class KeptVolumes:
     def draw(self, count: int) -> tuple[list[int], Tensor]:
         """Indices and volumes, (N, C, X, Y, Z) float16, of a random choice, in their order."""
         some = self._random.permutation(len(self._kept))[:count]
-        rows = sorted((self._kept[int(place)] for place in some), key=lambda row: row[0])
+        rows = sorted((self._kept[int(slot)] for slot in some), key=lambda row: row[0])
         return [index for index, _ in rows], torch.stack([volume for _, volume in rows])
 
 

@@ -169,11 +169,11 @@ def _place(
     around = uniform_filter(
         usable.astype(np.float32), 2 * np.ceil(reach).astype(int) + 1, mode="constant"
     )
-    places = rng.uniform(margin, last - margin, (TRIES, 3))
-    nearest = places.round().astype(int)
+    centres = rng.uniform(margin, last - margin, (TRIES, 3))
+    nearest = centres.round().astype(int)
     scores = around[nearest[:, 0], nearest[:, 1], nearest[:, 2]]
     best = scores >= min(SUITABLE, float(scores.max()))
-    chosen: npt.NDArray[np.float64] = places[int(np.argmax(best))]
+    chosen: npt.NDArray[np.float64] = centres[int(np.argmax(best))]
     return chosen
 
 

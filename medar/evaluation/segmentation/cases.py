@@ -202,10 +202,10 @@ def find_files(folder: Path, cases: Iterable[Case]) -> dict[str, Path]:
         raise MedarError(f"{folder}: no such folder of label maps")
     paths: dict[str, Path] = {}
     cases = list(cases)
-    wanted = {case.id for case in cases}
+    expected = {case.id for case in cases}
     for path in find_volumes(folder):
         name = stem_of(path, path.parent)
-        if name in wanted and paths.setdefault(name, path) != path:
+        if name in expected and paths.setdefault(name, path) != path:
             raise MedarError(
                 f"{folder}: {paths[name].relative_to(folder)} and {path.relative_to(folder)} are "
                 f"both label maps of {name}; keep one"

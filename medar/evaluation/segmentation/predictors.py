@@ -122,8 +122,8 @@ class NetworkPredictor(Predictor):
 
     def take_meter(self) -> CalibrationMeter | None:
         """Of the probabilities on the prepared grid."""
-        taken, self._meter = self._meter, CalibrationMeter()
-        return taken
+        filled, self._meter = self._meter, CalibrationMeter()
+        return filled
 
 
 class FilesPredictor(Predictor):

@@ -87,5 +87,5 @@ class BlockCausalAttention(Mixer):
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """(B, T, H, W) over (B, S, H, W), heads joined: (B, T, E)."""
-    taken = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-    return rearrange(taken, "B H T W -> B T (H W)")
+    attended = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+    return rearrange(attended, "B H T W -> B T (H W)")

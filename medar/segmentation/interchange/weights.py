@@ -101,10 +101,10 @@ def export_weights(
     left_out = [name for name in ours if name not in names]
     _write(out, {"network_weights": weights} if to == "nnunet" else weights)
     write_json(out.with_suffix(".json"), about)
-    taken = [name for name, theirs in names.items() if theirs in weights and theirs not in filled]
+    used = [name for name, theirs in names.items() if theirs in weights and theirs not in filled]
     return Exported(
         files=(out, out.with_suffix(".json")),
-        weights=len(taken),
+        weights=len(used),
         left_out=tuple(left_out),
         filled=tuple(filled),
     )

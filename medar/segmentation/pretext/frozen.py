@@ -96,11 +96,11 @@ class FrozenTokenizer:
     def sums(self, tokens: Sequence[Tensor], scales: Sequence[int]) -> Tensor:
         """(B, D, x, y, z): the latent of the first `scales` scales of each item."""
         most, quantiser = max(scales), self.tokenizer.quantiser
-        wanted = send(torch.tensor(scales), tokens[0].device).view(-1, 1, 1, 1, 1)
+        requested = send(torch.tensor(scales), tokens[0].device).view(-1, 1, 1, 1, 1)
         running = enumerate(accumulate(quantiser.contributions(tokens[:most])), start=1)
         _, chosen = next(running)
         for k, total in running:
-            chosen = torch.where(wanted >= k, total, chosen)
+            chosen = torch.where(requested >= k, total, chosen)
         return chosen
 
     @torch.no_grad()

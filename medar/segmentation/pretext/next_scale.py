@@ -67,10 +67,10 @@ class MixturePretext(TokenPretext):
         tokens = self.tokenizer.tokens(self.tokenizer.latent(volumes))
         sites, scales, predicted = [], [], []
         for one in random:
-            masked, k, wanted = self._draw(one)
+            masked, k, asked = self._draw(one)
             sites.append(masked)
             scales.append(k)
-            predicted.append(wanted)
+            predicted.append(asked)
         seen = volumes.clone()
         rows = [row for row, masked in enumerate(sites) if not masked.any()]
         if rows:
