@@ -18,7 +18,7 @@ from medar.cli.output import (
     print_table,
     thirds,
 )
-from medar.cli.synthesize import SAMPLING, SamplingOptions
+from medar.cli.sampling import SAMPLING, SamplingOptions
 from medar.devices import DeviceName
 from medar.errors import MedarError, check_positive
 from medar.words import format_count

@@ -28,6 +28,7 @@ def train(
     data: Path,
     out: Path,
     tokenizer: Path | None = None,
+    source: Path | None = None,
     training: Training = TRAINING,
 ) -> int:
     """Train a generator; `medar synthesize` reads OUT/model.
@@ -50,6 +51,9 @@ def train(
         Folder of the run.
     tokenizer
         Folder of the tokenizer, or of its training run, if DATA holds no tokens yet.
+    source
+        With TOKENIZER and condition.map=source: a data set of source volumes, one of the same id
+        for each case of DATA (docs/how-to/translate.md).
     """
     from medar.generator.settings import GeneratorSettings
     from medar.generator.training import train_generator
@@ -60,7 +64,7 @@ def train(
     settings = load_config(GeneratorSettings, config, "generator", overrides)
     settings = settings.within(training.max_minutes)
     with training.tracker(out, "generator") as tracker:
-        tokens = _tokens(settings, data, out, tokenizer)
+        tokens = _tokens(settings, data, out, tokenizer, source)
         if tracker is not None:
             tracker.log_folder(tokens)
         preview = training_preview(tokens, out)
@@ -72,17 +76,32 @@ def train(
     return code
 
 
-def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Path | None) -> Path:
+def _tokens(
+    settings: "GeneratorSettings",
+    data: Path,
+    out: Path,
+    tokenizer: Path | None,
+    source: Path | None,
+) -> Path:
     """The folder of tokens: DATA itself, or one encoded from it now."""
     from medar.tokenizer.encoding import encode_data_set
     from medar.tokenizer.tokens import INDEX
     from medar.training.distributed import current_ranks
 
+    if source is not None and settings.condition.map != "source":
+        raise MedarError(
+            f"--source {source}: condition.map is {settings.condition.map!r}; set it to 'source'"
+        )
     if (data / INDEX).exists():
         if tokenizer is not None:
             raise MedarError(
                 f"--tokenizer {tokenizer}: {data} already holds tokens and their tokenizer; leave "
                 "it out, or give the data set that they were encoded from"
+            )
+        if source is not None:
+            raise MedarError(
+                f"--source {source}: {data} already holds tokens; give the source to `medar "
+                "tokenizer encode`, or the data set that they were encoded from"
             )
         return data
     if tokenizer is None:
@@ -95,8 +114,15 @@ def _tokens(settings: "GeneratorSettings", data: Path, out: Path, tokenizer: Pat
             f"{data}: holds no tokens; with several processes, run `medar tokenizer encode` first "
             "and give its folder"
         )
+    lacks = source is None and settings.tokens.degradation is None
+    if settings.condition.map == "source" and lacks:
+        raise MedarError(
+            "condition.map is 'source', but there is no source: give a data set with --source, or "
+            "set tokens.degradation"
+        )
+    encoding = settings.encoding()
     try:
-        done = encode_data_set(data, out / "tokens", tokenizer, **settings.encoding())
+        done = encode_data_set(data, out / "tokens", tokenizer, source=source, **encoding)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue") from None
     for case, reason in done.failed.items():

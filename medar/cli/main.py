@@ -30,6 +30,12 @@ SYNTHESIZE = """Synthesize volumes, inpaint regions, increase resolution.
 Writes OUT/sample_0000.nii.gz and so on, each with a JSON record of how it was made, and
 OUT/contact_sheet.png; with a label head or MASK also label maps. The same command resumes an
 interrupted run, or adds samples with a larger N."""
+TRANSLATE = """Translate volumes: to another modality or contrast, from thick slices, from noise.
+
+Writes OUT/sample_0000.nii.gz and so on, on the grid of IN, each with a JSON record of how it was
+made, and OUT/contact_sheet.png. The model must have been trained with condition.map=source
+(docs/how-to/translate.md). The same command resumes an interrupted run, or adds samples with a
+larger N."""
 SEGMENT = """Segment a file, a DICOM series, or a folder of them: MODEL... IN OUT.
 
 Each label map has the grid and orientation of its volume, with a JSON beside it that lists its
@@ -56,6 +62,7 @@ for name, path, text in (
     ("tokenizer", "tokenizer:app", "Train tokenizers; encode volumes as tokens, decode tokens."),
     ("generator", "generator:app", "Train generators."),
     ("synthesize", "synthesize:synthesize", SYNTHESIZE),
+    ("translate", "translate:translate", TRANSLATE),
     ("score", "score:score", "Rank the cases of a data set by how surprising they are to a model."),
     ("segmentation", "segmentation:app", "Pretrain backbones; train segmentation networks."),
     ("segment", "segmentation:segment", SEGMENT),

@@ -132,6 +132,8 @@ def encode(
     variants: int = 0,
     augmentation: Path | None = None,
     maps: bool = False,
+    source: Path | None = None,
+    degradation: Path | None = None,
     seed: int = 0,
     batch_size: int = 8,
     workers: int = 0,
@@ -162,6 +164,11 @@ def encode(
         YAML with the keys of `Augmentation`; default: its default values.
     maps
         Store the label maps too, for generators that are conditioned on them.
+    source
+        A data set of source volumes, for generators that translate them: for each case of DATA one
+        of the same id, registered to it (docs/how-to/translate.md).
+    degradation
+        YAML with the keys of `Degradation`: the source of each volume is that volume, degraded.
     seed
         Seed of the variants.
     batch_size
@@ -174,14 +181,17 @@ def encode(
         Print one JSON object: folder, made, kept, failed.
     """
     from medar.data.augmentation import Augmentation
+    from medar.data.source import Degradation
     from medar.settings import load_yaml
     from medar.tokenizer.encoding import encode_data_set
+    from medar.tokenizer.tokens import TokenIndex
 
     if augmentation is not None and not variants:
         raise MedarError("--augmentation needs --variants, the number of variants")
     if workers and cluster.address is not None:
         raise MedarError(f"--workers {workers}: a cluster has its own workers; omit it")
     settings = load_yaml(Augmentation, augmentation) if augmentation is not None else None
+    low = load_yaml(Degradation, degradation) if degradation is not None else None
     try:
         with cluster.use(data, model, out=out):
             done = encode_data_set(
@@ -193,12 +203,17 @@ def encode(
                 variants=variants,
                 augmentation=settings,
                 maps=maps,
+                source=source,
+                degradation=low,
                 seed=seed,
                 batch_size=batch_size,
                 workers=workers,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue") from None
+    about = TokenIndex.load(out).source
+    if about is not None:
+        note(f"sources: {about}")
     if json:
         print_json(vars(done))
         return 1 if done.failed else 0

@@ -4,6 +4,7 @@ Left and right differ in anatomy: volumes are flipped only along axes that the c
 a left-right flip swaps the labels whose names contain left and right.
 """
 
+import math
 import re
 from typing import Literal
 
@@ -24,6 +25,8 @@ from medar.settings import (
 from medar.volume import Spacing
 
 AXES = ("x", "y", "z")
+FILLS = {"image": -1.0, "label": 0.0, "source": math.nan}
+"""What comes in at the border of each part of an item."""
 SIDES = {
     "left": "right",
     "right": "left",
@@ -63,7 +66,7 @@ class Augmentation:
 
 
 class Augmenter:
-    """Applies an `Augmentation` to an image and its label map.
+    """Applies an `Augmentation` to an image, its label map and its source.
 
     Args:
         settings: which changes, and how large.
@@ -84,12 +87,14 @@ class Augmenter:
         self._mirrored = [values.index(self.swap.get(value, value)) for value in values]
 
     def __call__(self, item: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if present, `label` (1, X, Y, Z).
+        """Augment `image` (C, X, Y, Z) in [-1, 1] and, if present, `label` and `source`.
 
-        `annotated`, if present, follows the labels that a left-right flip swaps.
+        The label map (1, X, Y, Z) and the source (1, X, Y, Z), NaN where unknown, are moved like
+        the image; intensities change in the image alone. `annotated`, if present, follows the
+        labels that a left-right flip swaps.
         """
         generator = np.random.default_rng(seed)
-        parts: dict[str, Tensor] = {k: item[k] for k in ("image", "label") if k in item}
+        parts: dict[str, Tensor] = {k: item[k] for k in FILLS if k in item}
         for axis in self.settings.flips:
             if generator.random() < 0.5:
                 parts = self._flip(parts, axis)
@@ -120,8 +125,7 @@ class Augmenter:
         steps = generator.integers(-limit, limit + 1, 3).tolist()
         # padding counts from the last axis; a negative one crops
         padding = [side for step in reversed(steps) for side in (step, -step)]
-        fills = {"image": -1.0, "label": 0}
-        return {key: pad(part, padding, value=fills[key]) for key, part in parts.items()}
+        return {key: pad(part, padding, value=FILLS[key]) for key, part in parts.items()}
 
     def _affine(
         self, parts: dict[str, Tensor], generator: np.random.Generator
@@ -131,14 +135,16 @@ class Augmenter:
 
         matrix = self._matrix(generator)
         move = Affine(affine=matrix, padding_mode="border", image_only=True)
-        modes = {"image": "bilinear", "label": "nearest"}
+        modes = {"image": "bilinear", "label": "nearest", "source": "bilinear"}
         # MONAI's MetaTensor would carry the history of transforms along.
         moved = {
             key: move(part.float(), mode=modes[key]).as_tensor().to(part.dtype)
             for key, part in parts.items()
         }
         # Interpolation in float32 leaves the range by a rounding error.
-        return {**moved, "image": moved["image"].clamp(-1, 1)}
+        for key in moved.keys() & {"image", "source"}:
+            moved[key] = moved[key].clamp(-1, 1)
+        return moved
 
     def _matrix(self, generator: np.random.Generator) -> npt.NDArray[np.float64]:
         """(4, 4): from output to input voxels, both relative to the centre."""

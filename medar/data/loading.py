@@ -4,9 +4,10 @@ An item depends on (seed, epoch, index) alone: not on the number of workers, nor
 loads it.
 """
 
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medar.devices import DeviceName
 from medar.errors import MedarError
 from medar.parallel import default_workers
 from medar.volume import Shape3
+from medar.volume.resample import crop_or_pad
 
 Item = dict[str, Any]
 
@@ -68,7 +70,8 @@ class PreparedDataset(SeededDataset):
 
     An item is a dictionary: `image` (C, X, Y, Z) float32 in [-1, 1]; where there are labels,
     `label` (1, X, Y, Z) of `plan.label_dtype`, -1 where unknown, and `annotated` (labels,) bool, in
-    the order of `plan.labels`; `index`, the case's index in `self.prepared`.
+    the order of `plan.labels`; with sources, `source` (1, X, Y, Z) float32 in [-1, 1], NaN where
+    unknown; `index`, the case's index in `self.prepared`.
 
     Args:
         folder: a folder that `prepare` filled.
@@ -79,6 +82,7 @@ class PreparedDataset(SeededDataset):
         foreground: fraction of patches, in patch mode, that are centred on a labelled voxel; each
             label of the case is equally likely.
         labels: whether to load the labels.
+        sources: the source of a case on its whole grid, (1, X, Y, Z); see `medar.data.source`.
 
     Raises:
         MedarError: the folder is not a finished prepared data set, the seed is negative, or
@@ -95,6 +99,7 @@ class PreparedDataset(SeededDataset):
         seed: int = 0,
         foreground: float = 1 / 3,
         labels: bool = True,
+        sources: Callable[[PreparedCase], Tensor] | None = None,
     ) -> None:
         if not 0 <= foreground <= 1:
             raise MedarError(f"foreground must be from 0 to 1, got {foreground}")
@@ -103,6 +108,7 @@ class PreparedDataset(SeededDataset):
         self.plan = self.prepared.plan
         self.foreground = foreground
         self.labels = self.plan.labels if labels else {}
+        self.sources = sources
         self._augmenter = (
             Augmenter(augmentation, self.labels, self.plan.spacing)
             if augmentation is not None
@@ -141,6 +147,8 @@ class PreparedDataset(SeededDataset):
         if self.labels:
             item["label"] = self.label(case, start)
             item["annotated"] = torch.tensor([value in case.annotated for value in self.labels])
+        if self.sources is not None:
+            item["source"] = self._window(self.sources(case), start, fill=math.nan)
         if self._augmenter and generator:
             item = self._augmenter(item, seed=int(generator.integers(2**63)))
         return item
@@ -188,6 +196,16 @@ class PreparedDataset(SeededDataset):
             return part
         pads = [side for n in reversed(short) for side in (n // 2, n - n // 2)]
         return torch.nn.functional.pad(part, pads, value=fill)
+
+    def _window(self, whole: Tensor, start: Shape3 | None, fill: float) -> Tensor:
+        """The part of an array that `_read` would return of an entry."""
+        if start is None:
+            return whole
+        x, y, z = (
+            s - max(n - m, 0) // 2
+            for s, n, m in zip(start, self.plan.size, whole.shape[1:], strict=True)
+        )
+        return torch.from_numpy(crop_or_pad(whole.numpy(), (x, y, z), self.plan.size, fill))
 
 
 def make_loader(

@@ -37,7 +37,7 @@ class Condition:
     values, or a number as it is; NaN if unknown or unspecified."""
     map: Tensor | None = None
     """(B, M, X, Y, Z) on the volume's grid, or (1, M, X, Y, Z) for all items, for models that take
-    a map; 0 in all channels of unknown voxels; None for no map."""
+    a map, of labels or of a source volume; 0 in all channels of unknown voxels; None for no map."""
     augmented: Tensor | None = None
     """(B,) bool, of training items: whether a volume was augmented; None if none was."""
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from medar.data.loading import Item, SeededDataset
 from medar.generator.attributes import case_values
 from medar.generator.conditions import Condition
-from medar.generator.maps import label_classes, one_hot
+from medar.generator.maps import SOURCE_CHANNELS, label_classes, one_hot, source_channels
 from medar.generator.positions import token_scales
-from medar.generator.settings import Attribute
+from medar.generator.settings import Attribute, ConditionConfig
 from medar.tokenizer.tokens import TokenDataset
 
 MAX_COUNTED = 512
@@ -28,14 +28,14 @@ coarsest scale of hippocampus tokens looks less certain than it is by 0.19 nats.
 
 
 class GeneratorDataset(SeededDataset):
-    """Tokens, attributes and, if the tokens have them, label maps.
+    """Tokens, attributes and, if the tokens have them, label maps or source volumes.
 
     An item is a dictionary: `tokens` (L,) int64; `attributes` (A,) float32 (see
     `Condition.attributes`); `augmented` () bool; with maps, `map` (X, Y, Z) int16, classes as in
-    `label_classes`. Its variant is drawn by `TokenDataset`.
+    `label_classes`, or float32, a source volume. Its variant is drawn by `TokenDataset`.
 
     Args:
-        tokens: with `maps=True` for a model that takes label maps.
+        tokens: with `maps=True` for a model that takes maps.
         attributes: the model's.
     """
 
@@ -50,7 +50,9 @@ class GeneratorDataset(SeededDataset):
 
     @property
     def map_channels(self) -> int:
-        """M, labels and background; 0 without maps."""
+        """M: labels and background, or those of a source; 0 without maps."""
+        if self.tokens.maps and self.tokens.about.source is not None:
+            return SOURCE_CHANNELS
         return 1 + len(self.labels) if self.tokens.maps else 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -69,18 +71,27 @@ class GeneratorDataset(SeededDataset):
             "augmented": torch.tensor(case["variant"] > 0),
         }
         if "map" in case:
-            item["map"] = label_classes(case["map"], self.labels)
+            is_source = self.tokens.about.source is not None
+            item["map"] = (
+                case["map"].float() if is_source else label_classes(case["map"], self.labels)
+            )
         return item
 
 
-def condition_of(batch: Item, channels: int = 0) -> Condition:
+def condition_of(batch: Item, config: ConditionConfig) -> Condition:
     """The conditions of a batch of items, on its device.
 
     Args:
         batch: items of a `GeneratorDataset`, stacked.
-        channels: M, labels and background.
+        config: of the generator.
     """
-    map_ = one_hot(batch["map"], channels) if "map" in batch else None
+    map_ = None
+    if "map" in batch:
+        map_ = (
+            source_channels(batch["map"])
+            if config.map == "source"
+            else one_hot(batch["map"], config.map_channels)
+        )
     return Condition(attributes=batch["attributes"], map=map_, augmented=batch["augmented"])
 
 

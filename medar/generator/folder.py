@@ -118,7 +118,7 @@ def _card(config: GeneratorConfig, parameters: int, tokenizer: Tokenizer) -> str
         f"scales: {tokenizer.config.schedule}",
         f"parameters: {parameters:,}, without the tokenizer",
         f"attributes: {'; '.join(attributes) or 'none'}",
-        f"map: {condition.map}",
+        f"map: {condition.map}" + (f" ({condition.source})" if condition.source else ""),
         f"refinement within a scale: {'yes' if config.refinement else 'no'}",
     ]
     return model_card("generator", lines, remark="Makes synthetic volumes.")

@@ -1,11 +1,12 @@
-"""Maps as conditions: the label map, voxel by voxel, at every scale.
+"""Maps as conditions: the label map, or a source volume, voxel by voxel, at every scale.
 
 A convolutional encoder of the tokenizer's kind takes the map to the latent grid; it first folds
 patches of voxels into channels, so that structures of one voxel are not averaged away. The features
 of the latent grid are averaged to the grid of each scale, and one linear layer per scale adds them
 to its tokens. These layers start at zero (ControlNet, arXiv 2302.05543), so that a model trained
 without maps can be trained further with them. An unknown voxel is 0 in all channels, and a missing
-map is unknown everywhere.
+map is unknown everywhere. A source volume (after ControlAR, arXiv 2410.02705: another image as a
+condition of every token) has two channels: its intensity, and 1 where it is known.
 
 B batch, M channels of the map, X Y Z voxels, D features of the latent grid, T tokens of one scale,
 L tokens over all scales, E width.
@@ -26,6 +27,8 @@ GROWTH = (1, 2, 4)
 """Features of the encoder's levels, in multiples of the first."""
 UNKNOWN = -1
 """Class of unknown voxels."""
+SOURCE_CHANNELS = 2
+"""M of a source volume."""
 
 
 class MapEncoder(nn.Module):
@@ -117,3 +120,9 @@ def one_hot(classes: Tensor, channels: int) -> Tensor:
     """(B, X, Y, Z) classes from 0 to M - 1 as (B, M, X, Y, Z) float32; -1 is 0 in all channels."""
     indices = torch.arange(channels, device=classes.device)
     return (classes[:, None] == indices.view(1, -1, 1, 1, 1)).float()
+
+
+def source_channels(source: Tensor) -> Tensor:
+    """(B, X, Y, Z) intensities in [-1, 1], NaN where unknown, as (B, 2, X, Y, Z) float32."""
+    known = ~source.isnan()
+    return torch.stack([source.nan_to_num(), known], dim=1).float()

@@ -11,10 +11,12 @@ from pydantic import Field
 
 from medar.data.augmentation import Augmentation
 from medar.data.loading import loading_workers
+from medar.data.source import Degradation, Source
 from medar.devices import InferencePrecision
 from medar.errors import MedarError
 from medar.generator.mixers import MixerSettings
 from medar.settings import (
+    OPTIONAL,
     Depth,
     Fraction,
     FractionBelowOne,
@@ -126,20 +128,24 @@ class ConditionConfig:
     """The conditions that a trained generator takes."""
 
     attributes: tuple[Attribute, ...] = ()
-    map: Literal["none", "label"] = "none"
-    """A condition per voxel: the label map."""
+    map: Literal["none", "label", "source"] = "none"
+    """A condition per voxel: the label map, or a source volume."""
     map_channels: NonNegativeInt = 0
-    """M: labels and background of the label map; 0 without a map."""
+    """M: labels and background of the label map, 2 of a source volume; 0 without a map."""
     map_width: Width = 16
     """Features of the first level of the map's encoder."""
     augmentation: bool = False
     """Whether training marked augmented items by a learnt vector, which sampling never adds."""
+    source: Source | None = field(default=None, metadata=OPTIONAL)
+    """What the source volumes are; None for other maps."""
 
     def __post_init__(self) -> None:
+        if (self.map == "source") != (self.source is not None):
+            raise MedarError(f"map {self.map!r} and source {self.source}: give both or neither")
         if (self.map == "none") != (self.map_channels == 0):
             raise MedarError(
                 f"map {self.map!r} with {self.map_channels} channels: 'none' needs 0 channels, "
-                "'label' 1 or more"
+                "others 1 or more"
             )
 
 
@@ -265,8 +271,9 @@ class ConditionSettings:
     attributes: tuple[str, ...] | None = None
     """Names of attributes, `modality` among them; categories where values are texts. Default: the
     modality, where the cases have several."""
-    map: Literal["none", "label"] = "none"
-    """"label": the label map is a condition at every scale; the tokens must hold maps."""
+    map: Literal["none", "label", "source"] = "none"
+    """"label": the label map is a condition at every scale; "source": another volume of the case
+    is, which the generator then translates. The tokens must hold these."""
     map_width: Width = 16
     """Features of the first level of the map's encoder."""
     drop_probability: Fraction = 0.1
@@ -322,6 +329,8 @@ class TokenSettings:
     """Augmented variants per case, besides the volume itself."""
     augmentation: Augmentation | None = None
     """How they are augmented; default: `Augmentation`'s own values."""
+    degradation: Degradation | None = field(default=None, metadata=OPTIONAL)
+    """For `condition.map: source` without pairs: each volume, degraded like this, is its source."""
 
 
 @settings
@@ -355,6 +364,13 @@ class GeneratorSettings:
     data: DataSettings = field(default_factory=DataSettings)
     training: TrainingSettings
 
+    def __post_init__(self) -> None:
+        if self.tokens.degradation is not None and self.condition.map != "source":
+            raise MedarError(
+                f"tokens.degradation makes source volumes, but condition.map is "
+                f"{self.condition.map!r}; set it to 'source', or leave degradation out"
+            )
+
     def encoding(self) -> dict[str, Any]:
         """Arguments of `encode_data_set` that give the tokens to train on."""
         return {
@@ -362,6 +378,7 @@ class GeneratorSettings:
             "variants": self.tokens.variants,
             "augmentation": self.tokens.augmentation,
             "maps": self.condition.map == "label",
+            "degradation": self.tokens.degradation,
             "workers": loading_workers(self.data.workers, self.training.device),
         }
 

@@ -207,7 +207,7 @@ class GeneratorTask(Task[Item]):
         self.model.save_pretrained(folder, self.train.tokens.tokenizer_folder)
 
     def _condition(self, batch: Item) -> Condition:
-        return condition_of(batch, self.model.config.condition.map_channels)
+        return condition_of(batch, self.model.config.condition)
 
     def _draw_known(self, batch: int, random: torch.Generator) -> Tensor:
         """(B, L): which tokens are known: of boxes, of coarse scales, or revealed."""

@@ -14,7 +14,7 @@ from medar.generator.settings import ConditionConfig, GeneratorConfig, Generator
 from medar.generator.task import GeneratorTask, Preview
 from medar.settings import SettingsSource, resolve_settings
 from medar.tokenizer.tokenizer import Tokenizer
-from medar.tokenizer.tokens import TokenDataset
+from medar.tokenizer.tokens import TokenDataset, TokenIndex
 from medar.training import Outcome, fit
 from medar.training.folder import Resume
 from medar.training.tracker import Tracker
@@ -59,7 +59,8 @@ def make_task(
     Raises:
         MedarError: see `train_generator`.
     """
-    seed, maps = settings.training.seed, settings.condition.map == "label"
+    seed, maps = settings.training.seed, settings.condition.map != "none"
+    _check_maps(settings.condition.map, tokens)
     train = TokenDataset(
         tokens,
         split="train",
@@ -78,6 +79,7 @@ def make_task(
         map_channels=train_items.map_channels,
         map_width=settings.condition.map_width,
         augmentation=train.about.variants > 0 and settings.data.original_fraction > 0,
+        source=train.about.source if maps else None,
     )
     tokenizer = Tokenizer.from_pretrained(train.tokenizer_folder, "cpu")
     if tokenizer.digest != train.about.tokenizer:
@@ -94,3 +96,22 @@ def make_task(
         )
         model = Generator.for_tokenizer(config, tokenizer)
     return GeneratorTask(model, tokenizer, train_items, validation_items, settings, preview)
+
+
+def _check_maps(kind: str, tokens: str | Path) -> None:
+    """Check that tokens have source volumes beside them if the settings ask for these.
+
+    Raises:
+        MedarError: they have not, or have them in place of label maps.
+    """
+    has_sources = TokenIndex.load(tokens).source is not None
+    if kind == "source" and not has_sources:
+        raise MedarError(
+            f"{tokens}: condition.map is 'source', but there are no source volumes beside the "
+            "tokens; encode with --source or --degradation, or set tokens.degradation"
+        )
+    if kind == "label" and has_sources:
+        raise MedarError(
+            f"{tokens}: condition.map is 'label', but there are source volumes beside the tokens; "
+            "encode with --maps, or set it to 'source'"
+        )

@@ -304,7 +304,7 @@ def tokens_result(folder: Path) -> str:
         [
             _description(case),
             file_digest(folder / case.file),
-            _array_digest(maps.read(case.id)) if index.maps is not None else None,
+            _array_digest(maps.read(case.id)) if index.has_maps else None,
         ]
         for case in index.cases
     ]

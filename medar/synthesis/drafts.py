@@ -16,7 +16,7 @@ from medar.errors import MedarError
 from medar.files import read_json_object
 from medar.tokenizer.pyramid import TokenPyramid
 
-INPUTS = ("inpaint", "region", "upscale", "known_scales")
+INPUTS = ("inpaint", "region", "upscale", "known_scales", "source", "model_spacing")
 """Entries of a record that must be equal in a draft and what continues it."""
 
 

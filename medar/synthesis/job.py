@@ -1,10 +1,10 @@
 """`SynthesisJob`: common data of the samples of one request.
 
-Jobs start in one of three ways: from the plan alone (`plain_job`), from a volume except for a
-region (`medar.synthesis.inpainting`), or from a volume of low resolution
-(`medar.synthesis.upscaling`). `Synthesizer.job` then adds condition, sampling settings and label
-map. All jobs are run alike: tokens are sampled, decoded on the job's grid, and restored to the
-result.
+Jobs start in one of four ways: from the plan alone (`plain_job`), from a volume except for a
+region (`medar.synthesis.inpainting`), from a volume of low resolution
+(`medar.synthesis.upscaling`), or from one to translate (`medar.synthesis.translation`).
+`Synthesizer.job` then adds condition, sampling settings and label map. All jobs are run alike:
+tokens are sampled, decoded on the job's grid, and restored to the result.
 
 B batch, L tokens over all scales, C channels, M channels of a map, X Y Z voxels.
 """

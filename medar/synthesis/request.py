@@ -38,6 +38,10 @@ class Request:
     """An image of low resolution; samples have its field of view."""
     known_scales: int | None = None
     """Scales taken from `upscale`; default: as many as its spacing allows."""
+    source: Volume | None = None
+    """An image to translate, for models with source volumes; samples have its grid."""
+    model_spacing: bool = False
+    """Samples of `source` have the plan's spacing instead."""
     guidance_scale: float | None = None
     """Replaces that of `sampling`."""
     sampling: SamplingSettings | None = None
@@ -53,6 +57,12 @@ class Request:
             raise MedarError(f"{given}: give both the volume and the part of it to fill")
         if self.inpaint is not None and self.upscale is not None:
             raise MedarError("inpaint and upscale exclude each other; give one of them")
+        if self.source is not None:
+            others = {"mask": self.mask, "inpaint": self.inpaint, "upscale": self.upscale}
+            for name in (name for name, one in others.items() if one is not None):
+                raise MedarError(f"source and {name} exclude each other; give one of them")
+        elif self.model_spacing:
+            raise MedarError("model_spacing needs source, a volume to translate")
         if self.known_scales is not None and self.upscale is None:
             raise MedarError("known_scales needs upscale, a volume of low resolution")
         if self.until_scale is not None and self.drafts:
@@ -64,7 +74,8 @@ class Request:
 
         Args:
             drafts: of one request; see `Synthesizer.job` for what is checked.
-            inputs: mask, inpaint, region, upscale, known_scales and modality, as for the drafts.
+            inputs: mask, inpaint, region, upscale, known_scales, source, model_spacing and
+                modality, as for the drafts.
                 The mask may be another: the scales that are left follow it.
 
         Raises:

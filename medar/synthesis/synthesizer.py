@@ -35,6 +35,7 @@ from medar.synthesis.inpainting import inpainting_job
 from medar.synthesis.job import SynthesisJob, as_condition, identity, label_map, plain_job
 from medar.synthesis.region import Region
 from medar.synthesis.request import Request
+from medar.synthesis.translation import translation_job
 from medar.synthesis.upscaling import upscaling_job
 from medar.tokenizer.pyramid import TokenPyramid, joined
 from medar.tokenizer.tokenizer import Tokenizer
@@ -124,6 +125,8 @@ class Synthesizer:
         region: Region | None = None,
         upscale: Volume | None = None,
         known_scales: int | None = None,
+        source: Volume | None = None,
+        model_spacing: bool = False,
         guidance_scale: float | None = None,
         sampling: SamplingSettings | None = None,
         until_scale: int | None = None,
@@ -135,8 +138,8 @@ class Synthesizer:
             seed: of the first; each further one has the next.
             batch_size: volumes sampled at once; default: limited by memory.
             preview: called after each scale.
-            class_, attributes, modality, mask, inpaint, region, upscale, known_scales,
-                guidance_scale, sampling, until_scale: see `Request`.
+            class_, attributes, modality, mask, inpaint, region, upscale, known_scales, source,
+                model_spacing, guidance_scale, sampling, until_scale: see `Request`.
 
         Raises:
             MedarError: `n` below 1, an invalid seed, or a request that the model cannot fulfil.
@@ -150,6 +153,8 @@ class Synthesizer:
             region=region,
             upscale=upscale,
             known_scales=known_scales,
+            source=source,
+            model_spacing=model_spacing,
             guidance_scale=guidance_scale,
             sampling=sampling,
             until_scale=until_scale,
@@ -197,10 +202,11 @@ class Synthesizer:
             sampling = replace(sampling, guidance_scale=request.guidance_scale)
         sampling.check(self.model.schedule, self.model.config.refinement)
         self.tokenizer.detail_steps(sampling.detail)
-        if sampling.guidance_scale and not attributes and request.mask is None:
+        mapped = request.mask is not None or request.source is not None
+        if sampling.guidance_scale and not attributes and not mapped:
             note = f"guidance_scale {sampling.guidance_scale:g} is ignored: there is no condition"
             sampling, notes = replace(sampling, guidance_scale=0.0), (*notes, note)
-        mask = map_ = None
+        mask, map_ = None, job.condition.map
         record = {
             **self._origin,
             "attributes": attributes,
@@ -279,6 +285,14 @@ class Synthesizer:
         modality = modality or self.plan.sole_modality
         if request.inpaint is not None and request.region is not None:
             return inpainting_job(self.tokenizer, request.inpaint, request.region, modality)
+        if request.source is not None:
+            return translation_job(
+                self.model.config.condition,
+                self.plan,
+                request.source,
+                modality,
+                model_spacing=request.model_spacing,
+            )
         if request.upscale is not None:
             return upscaling_job(self.tokenizer, request.upscale, request.known_scales, modality)
         return plain_job(self.plan, modality, request.mask)

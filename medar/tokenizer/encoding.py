@@ -5,6 +5,7 @@ index, and the next run encodes the missing ones. The volumes of one case go thr
 together, so that its tokens do not depend on which other cases are still to be encoded.
 """
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,12 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from medar.data.augmentation import Augmentation
 from medar.data.cache import ArrayCache
 from medar.data.case import Split
+from medar.data.hashes import HashIndex
 from medar.data.loading import PreparedDataset
 from medar.data.manifest import Manifest
 from medar.data.plan import Plan
 from medar.data.preparation import Trace
-from medar.data.prepared import PreparedCase
+from medar.data.prepared import HASHES_FILE, Prepared, PreparedCase
 from medar.data.resolve import PreparedFolder, prepare_for_model
+from medar.data.source import CaseSources, Degradation, Source, degraded
 from medar.data.sources import read_manifest
 from medar.devices import DeviceName, device_of
 from medar.errors import MedarError
@@ -70,6 +73,8 @@ def encode_data_set(
     variants: int = 0,
     augmentation: Augmentation | None = None,
     maps: bool = False,
+    source: str | Path | None = None,
+    degradation: Degradation | None = None,
     seed: int = 0,
     batch_size: int = 8,
     workers: int = 0,
@@ -88,6 +93,9 @@ def encode_data_set(
         variants: augmented variants of each case, in addition to the volume itself.
         augmentation: how variants are made; default `Augmentation()`.
         maps: store the label map of each variant too, moved like its image.
+        source: a data set with a source volume for each case, of the same id, registered to it;
+            stored with each variant, moved like its image.
+        degradation: store each variant itself, degraded, as its source.
         seed: seed of the variants.
         batch_size: volumes of a case per pass through the network.
         workers: loading processes; 0 loads in this one.
@@ -95,8 +103,9 @@ def encode_data_set(
 
     Raises:
         MedarError: a tokenizer without a plan, data prepared by another plan, a damaged case, a
-            number out of range, maps of data without labels that the tokenizer's plan names, or an
-            `out` that holds other files or is in use.
+            number out of range, maps of data without labels that the tokenizer's plan names, a
+            case without its source, more than one of maps, source and degradation, or an `out` that
+            holds other files or is in use.
     """
     out, folder = Path(out), None
     for name, value, least in (
@@ -105,15 +114,27 @@ def encode_data_set(
     ):  # fmt: skip
         if value < least:
             raise MedarError(f"{name} must be at least {least}, got {value}")
+    if maps + (source is not None) + (degradation is not None) > 1:
+        raise MedarError("maps, source and degradation exclude each other; give one of them")
     if not isinstance(tokenizer, Tokenizer):
         folder = find_model(tokenizer, "tokenizer")
         tokenizer = Tokenizer.from_pretrained(folder, device)
     plan = tokenizer.require_plan()
     augmentation = (augmentation or Augmentation()) if variants else None
+    if degradation is not None and plan.channels:
+        raise MedarError(f"degradation: {len(plan.channels)} channels; a source volume has one")
     _check_out(out)
     with exclusive(out):
         prepared = _prepared(Path(data), plan, out / PREPARED)
-        cases = _Cases(prepared.folder, split, augmentation, seed, variants, maps)
+        sources = None
+        if source is not None:
+            hashes = HashIndex(out / HASHES_FILE)
+            sources = CaseSources(
+                Prepared(prepared.folder, split=split), read_manifest(source), hashes
+            )
+        cases = _Cases(
+            prepared.folder, split, augmentation, seed, variants, maps, sources, degradation
+        )
         index = TokenIndex(
             tokenizer=tokenizer.digest,
             schedule=tokenizer.config.schedule,
@@ -123,6 +144,7 @@ def encode_data_set(
             variants=variants,
             augmentation=augmentation,
             maps=plan.labels if maps else None,
+            source=cases.source,
             cases=tuple(cases.entries()),
         )
         if maps and not (plan.labels and any(case.label for case in index.cases)):
@@ -133,7 +155,7 @@ def encode_data_set(
         stored = ArrayCache(out / MAPS)
         kept = _kept(out, index, stored)
         _clear(out, kept)
-        stored.prune({case.id for case in index.cases if maps and case.file in kept})
+        stored.prune({case.id for case in index.cases if index.has_maps and case.file in kept})
         if folder is None:
             tokenizer.save_pretrained(out / TOKENIZER)
         else:
@@ -172,10 +194,10 @@ class _Writer:
         """Load and encode one of the cases to do."""
         self(*self.cases[position])
 
-    def __call__(self, index: int, volumes: Tensor, labels: Tensor | None) -> None:
-        if labels is not None:
+    def __call__(self, index: int, volumes: Tensor, maps: Tensor | None) -> None:
+        if maps is not None:
             name = self.cases.prepared[index].id
-            ArrayCache(self.out / MAPS).put(name, labels.numpy(), {}, whole=True)
+            ArrayCache(self.out / MAPS).put(name, maps.numpy(), {}, whole=True)
         pyramid = _encode(self.tokenizer.model, volumes, self.batch_size)
         pyramid.save(self.out / self.files[index])
 
@@ -183,7 +205,8 @@ class _Writer:
 class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
     """The volumes of each case to encode: (1 + variants, C, X, Y, Z).
 
-    With maps, also their label maps: (1 + variants, X, Y, Z), -1 where unknown.
+    With maps, also their label maps: (1 + variants, X, Y, Z), -1 where unknown. With sources, these
+    instead, float16 and NaN where unknown.
     """
 
     def __init__(
@@ -194,9 +217,14 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
         seed: int,
         variants: int,
         maps: bool,
+        sources: CaseSources | None,
+        degradation: Degradation | None,
     ) -> None:
         self.variants, self.maps = variants, maps
-        self.data = PreparedDataset(folder, split=split, augmentation=augmentation, seed=seed)
+        self.sources, self.degradation = sources, degradation
+        self.data = PreparedDataset(
+            folder, split=split, augmentation=augmentation, seed=seed, sources=sources
+        )
         self.prepared, self.plan = self.data.prepared, self.data.plan
         self.todo: list[int] = []
 
@@ -213,8 +241,26 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
         ]
         items = [self._unchanged(case), *drawn]
         volumes = torch.stack([item["image"] for item in items])
-        labels = torch.cat([item["label"] for item in items]) if self.maps else None
-        return index, volumes, labels
+        maps = None
+        if self.maps:
+            maps = torch.cat([item["label"] for item in items])
+        elif self.sources is not None:
+            maps = torch.cat([item["source"] for item in items]).half()
+        elif self.degradation is not None:
+            seeds = ([self.data.seed, own, variant, 1] for variant in range(len(volumes)))
+            low = (
+                degraded(volume, self.degradation, self.plan.spacing, seed)
+                for volume, seed in zip(volumes, seeds, strict=True)
+            )
+            maps = torch.cat(list(low)).half()
+        return index, volumes, maps
+
+    @property
+    def source(self) -> Source | None:
+        """What the sources are."""
+        if self.degradation is not None:
+            return Source(degradation=self.degradation)
+        return None if self.sources is None else self.sources.about
 
     def entries(self) -> Iterator[TokenCase]:
         """The entry of each case in the index."""
@@ -224,7 +270,10 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
                 trace = self.prepared.trace(case)
             except MedarError as error:
                 raise MedarError(f"case {case.id}: {error}") from error
-            yield TokenCase(**vars(case), trace=self._encoded_part(trace).to_dict())
+            source = None if self.sources is None else self.sources.key(case)
+            yield TokenCase(**vars(case), trace=self._encoded_part(trace).to_dict(), source=source)
+        if self.sources is not None:
+            self.sources.hashes.save()
 
     def _unchanged(self, case: PreparedCase) -> dict[str, Tensor]:
         """The case without augmentation; in patch mode, its central patch."""
@@ -232,6 +281,8 @@ class _Cases(Dataset[tuple[int, Tensor, Tensor | None]]):
             arrays = {"image": (torch.from_numpy(self.prepared.image(case)), -1.0)}
             if self.maps:
                 arrays["label"] = (self.data.label(case), 0.0)
+            if self.sources is not None:
+                arrays["source"] = (self.sources(case), math.nan)
         except MedarError as error:
             raise MedarError(f"case {case.id} of {self.prepared.folder}: {error}") from error
         return {name: self._cut(array, fill) for name, (array, fill) in arrays.items()}
@@ -277,7 +328,7 @@ def _kept(out: Path, index: TokenIndex, maps: ArrayCache) -> set[str]:
         for case in index.cases
         if made_from.get(case.id) == case.made_from()
         and (out / case.file).exists()
-        and (index.maps is None or case.id in maps)
+        and (not index.has_maps or case.id in maps)
     }
 
 
@@ -307,7 +358,7 @@ def _check_out(out: Path) -> None:
         raise MedarError(f"{out}: must be a folder, got a file")
     found = {path.name for path in out.iterdir()} if out.exists() else set()
     others = {name for name in found if not name.startswith(TEMPORARY)}
-    others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS, TRACKED}
+    others -= {INDEX, CASES, TOKENIZER, PREPARED, MAPS, HASHES_FILE, TRACKED}
     if others and INDEX not in found:
         raise MedarError(
             f"{out}: holds other files ({sorted(others)[0]} ...); use a new or empty folder, or "

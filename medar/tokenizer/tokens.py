@@ -2,7 +2,7 @@
 
 tokens.json               settings the tokens were encoded with, and one entry per case
 cases/<id>.safetensors    one `TokenPyramid` per case: the volume, then its augmented variants
-maps/<id>.b2nd            the label maps of these variants, if requested
+maps/<id>.b2nd            the label maps or source volumes of these variants, if requested
 tokenizer/                the tokenizer's model folder
 
 B variants of a case (the first is not augmented), L tokens over all scales, X Y Z voxels.
@@ -24,9 +24,10 @@ from medar.data.case import Split
 from medar.data.loading import Item, SeededDataset
 from medar.data.preparation import Trace
 from medar.data.prepared import PreparedCase
+from medar.data.source import Source
 from medar.errors import MedarError
 from medar.files import digest, read_json, write_text
-from medar.settings import from_dict, settings, to_dict
+from medar.settings import OPTIONAL, from_dict, settings, to_dict
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 
@@ -42,15 +43,17 @@ class TokenCase(PreparedCase):
 
     trace: dict[str, Any]
     """Leads from the plan's grid back to the case's own (see `Trace`)."""
+    source: str | None = field(default=None, metadata=OPTIONAL)
+    """Key of the case's source volume, for pairs; see `CaseSources.key`."""
 
     @property
     def file(self) -> str:
         """Path of the case's pyramid, relative to the folder."""
         return f"{CASES}/{self.id}{ENDING}"
 
-    def made_from(self) -> tuple[str, str | None, dict[str, Any]]:
+    def made_from(self) -> tuple[str, str | None, str | None, dict[str, Any]]:
         """Everything about the case that its tokens depend on."""
-        return self.image, self.label, self.trace
+        return self.image, self.label, self.source, self.trace
 
 
 @settings
@@ -72,7 +75,14 @@ class TokenIndex:
     """How the variants were made; None if there are none."""
     maps: dict[int, str] | None = None
     """Values and names of the labels in the label maps; None without maps."""
+    source: Source | None = field(default=None, metadata=OPTIONAL)
+    """What the source volumes are; None without."""
     cases: tuple[TokenCase, ...] = field(default_factory=tuple)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether each case has label maps or source volumes beside its tokens."""
+        return self.maps is not None or self.source is not None
 
     def encoding(self) -> dict[str, Any]:
         """Everything that the tokens of a case depend on besides the case."""
@@ -111,8 +121,8 @@ class TokenDataset(SeededDataset):
 
     An item is a dictionary: `indices` (L,) int64, all scales, coarse to fine; `index`, the position
     of its case in `cases`, where its attributes are stored; `variant`, 0 if it is not augmented;
-    with `maps`, also `map` (X, Y, Z), the label map of that variant on the plan's grid, with label
-    values, 0 and -1 for unknown.
+    with `maps`, also `map` (X, Y, Z) of that variant on the plan's grid: the label map, with label
+    values, 0 and -1 for unknown; or the source volume, float16 in [-1, 1], NaN for unknown.
 
     The variant of an item depends only on (seed, epoch, index).
 
@@ -123,7 +133,7 @@ class TokenDataset(SeededDataset):
         variant: always read this variant; 0 is the volume without augmentation, for evaluation.
             None: drawn.
         original_fraction: probability that variant 0 is drawn, of cases that have others.
-        maps: include label maps.
+        maps: include label maps or source volumes, whichever the folder has.
 
     Raises:
         MedarError: no tokens folder or an unfinished one, no case of the split, a negative seed, no
@@ -155,7 +165,7 @@ class TokenDataset(SeededDataset):
                 f"{self.folder}: no variant {variant}; available: 0 (not augmented) to "
                 f"{self.about.variants}"
             )
-        if maps and self.about.maps is None:
+        if maps and not self.about.has_maps:
             raise MedarError(
                 f"{self.folder}: no label maps beside the tokens; run `medar tokenizer encode` "
                 "with --maps on labelled data"
@@ -180,7 +190,8 @@ class TokenDataset(SeededDataset):
     @property
     def digest(self) -> str:
         """A hash of the cases: their order, names and arrays."""
-        return digest([[case.id, case.image, case.label] for case in self.cases])
+        sources = [case.source for case in self.cases if case.source is not None]
+        return digest([[case.id, case.image, case.label] for case in self.cases] + sources)
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -225,7 +236,7 @@ class TokenDataset(SeededDataset):
         return pyramid
 
     def map(self, index: int, variant: int = 0) -> Tensor:
-        """The label map of a case's variant, (X, Y, Z).
+        """The label map or source of a case's variant, (X, Y, Z); see the class.
 
         Raises:
             MedarError: the file is missing or damaged.
@@ -236,7 +247,7 @@ class TokenDataset(SeededDataset):
             return torch.from_numpy(self._maps.box(key, (0, 0, 0), (x, y, z), variant)[0])
         except Exception as error:
             raise MedarError(
-                f"{self._maps.path(key)}: this label map is missing or damaged; encode again"
+                f"{self._maps.path(key)}: this map is missing or damaged; encode again"
             ) from error
 
 

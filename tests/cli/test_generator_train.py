@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from medar.data.plan import IntensityRule, Plan
+from medar.data.source import Degradation, Source
 from medar.synthesis import Synthesizer
 from medar.tokenizer.codebooks import CodebookSettings
 from medar.tokenizer.network import NetworkConfig
@@ -139,6 +140,45 @@ def test_a_data_set_is_encoded_before_training(
     more = train(medar, config, data, out, "--tokenizer", tokenizer, "condition.map=label")
     assert "already finished at step 2" in more.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_data_set_of_sources_is_encoded_with_it(
+    medar: Medar, config: Path, split: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    """The images themselves as their own sources."""
+    out = tmp_path / "run"
+    words = ("--tokenizer", tokenizer, "condition.map=source")
+    assert "give a data set with --source" in train(medar, config, split, out, *words).refusal
+    result = train(medar, config, split, out, *words, "--source", split / "images")
+    assert result.code == 0, result.err
+    source = Synthesizer.from_pretrained(out, "cpu").model.config.condition.source
+    assert source is not None
+    assert (source.modality, source.degradation) == (None, None)
+    plain = train(medar, config, split, out, "--tokenizer", tokenizer, "--source", split)
+    assert "condition.map is 'none'; set it to 'source'" in plain.refusal
+    words = ("condition.map=source", "--source", split)
+    assert "already holds tokens; give the source to" in (
+        train(medar, config, out / "tokens", out, *words).refusal
+    )
+
+
+def test_a_degraded_volume_is_its_own_source(
+    medar: Medar, config: Path, split: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    words = ("--tokenizer", tokenizer, "condition.map=source")
+    noise = "tokens.degradation.noise=0.2"
+    result = train(medar, config, split, tmp_path / "run", *words, noise)
+    assert result.code == 0, result.err
+    source = Synthesizer.from_pretrained(tmp_path / "run", "cpu").model.config.condition.source
+    assert source == Source(degradation=Degradation(noise=0.2))
+    text = tmp_path / "low.yaml"
+    text.write_text("noise: 0.2")
+    call = ("tokenizer", "encode", split, tmp_path / "tokens", "--model", tokenizer)
+    assert "sources: the volume itself, with noise of 0.2" in (
+        medar(*call, "--degradation", text).err
+    )
+    assert TokenDataset(tmp_path / "tokens").about.source == source
+    assert "exclude each other" in medar(*call, "--degradation", text, "--maps").refusal
 
 
 @pytest.mark.parametrize(

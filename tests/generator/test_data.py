@@ -13,7 +13,7 @@ from medar.data.cache import ArrayCache
 from medar.data.loading import make_loader, set_epoch
 from medar.errors import MedarError
 from medar.generator.data import GeneratorDataset, condition_of
-from medar.generator.settings import Attribute
+from medar.generator.settings import Attribute, ConditionConfig
 from medar.tokenizer.pyramid import TokenPyramid
 from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import MAPS, TokenCase, TokenDataset, TokenIndex
@@ -93,7 +93,8 @@ def test_items_contain_matching_parts(folder: Path) -> None:
 def test_a_batch_becomes_a_condition(folder: Path) -> None:
     data = GeneratorDataset(TokenDataset(folder, maps=True, variant=0), ATTRIBUTES)
     batch = default_collate([data[0], data[3]])
-    condition = condition_of(batch, data.map_channels)
+    config = ConditionConfig(map="label", map_channels=data.map_channels)
+    condition = condition_of(batch, config)
     assert condition.attributes.shape == (2, 2)
     assert condition.augmented is not None
     assert condition.augmented.tolist() == [False, False]
@@ -103,8 +104,8 @@ def test_a_batch_becomes_a_condition(folder: Path) -> None:
     bare = GeneratorDataset(TokenDataset(folder, variant=0))
     item = default_collate([bare[0]])
     assert (bare.map_channels, set(item)) == (0, {"tokens", "attributes", "augmented"})
-    assert condition_of(item).attributes.shape == (1, 0)
-    assert condition_of(item).map is None
+    assert condition_of(item, ConditionConfig()).attributes.shape == (1, 0)
+    assert condition_of(item, ConditionConfig()).map is None
 
 
 def test_loaders_draw_variants_per_epoch(folder: Path) -> None:
@@ -126,8 +127,8 @@ def test_missing_maps_are_refused(folder: Path) -> None:
     tokens = TokenDataset(folder, maps=True)
     path = folder / MAPS / "c2.b2nd"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(MedarError, match=r"c2.b2nd: this label map is missing or damaged; encode"):
+    with pytest.raises(MedarError, match=r"c2.b2nd: this map is missing or damaged; encode"):
         tokens[2]
     path.unlink()
-    with pytest.raises(MedarError, match=r"c2.b2nd: this label map is missing or damaged; encode"):
+    with pytest.raises(MedarError, match=r"c2.b2nd: this map is missing or damaged; encode"):
         tokens[2]

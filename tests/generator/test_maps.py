@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from medar.errors import MedarError
-from medar.generator.maps import MapEncoder, label_classes, one_hot
+from medar.generator.maps import MapEncoder, label_classes, one_hot, source_channels
 from medar.tokenizer.schedule import ScaleSchedule
 
 SCHEDULE = ScaleSchedule(grids=((1, 1, 1), (2, 2, 2), (3, 2, 3)))
@@ -108,3 +108,13 @@ def test_the_one_hot_encoding_of_unknown_is_zero() -> None:
     assert hot.shape == (1, 3, 4, 1, 1)
     assert hot.dtype == torch.float32
     assert hot[0, :, :, 0, 0].T.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def test_unknown_voxels_of_a_source_differ_from_those_of_middle_intensity() -> None:
+    source = torch.tensor([-1.0, 0.0, torch.nan, 0.5]).view(1, 4, 1, 1)
+    channels = source_channels(source)
+    assert (channels.shape, channels.dtype) == ((1, 2, 4, 1, 1), torch.float32)
+    assert channels.flatten(2)[0].tolist() == [[-1.0, 0.0, 0.0, 0.5], [1.0, 1.0, 0.0, 1.0]]
+    unknown = source_channels(torch.full((1, *SIZE), torch.nan))
+    encoder = make(2)
+    torch.testing.assert_close(encoder(unknown), encoder(None))

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from medar.errors import MedarError
 from medar.files import read_json, write_json
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
-from medar.generator.maps import one_hot
+from medar.generator.maps import one_hot, source_channels
 from medar.generator.mixers import MIXERS, Mixer, MixerSettings, State, register_mixer
 from medar.generator.sampling import sample
 from medar.generator.settings import SamplingSettings
@@ -27,7 +28,7 @@ from medar.tokenizer.schedule import ScaleSchedule
 from medar.tokenizer.tokens import TokenDataset
 
 from ..synthesis.tiny import tiny_tokenizer
-from .toy_tokens import AUGMENTED, CERTAIN, CODES, settings, write_tokens
+from .toy_tokens import AUGMENTED, CERTAIN, CODES, INTENSITIES, SOURCE, settings, write_tokens
 
 ROOT = Path(__file__).parents[2]
 LONG = {"training__steps": 50, "training__evaluate_every": 50, "training__save_every": 50}
@@ -117,6 +118,23 @@ def test_a_map_carries_information_beyond_attributes(mapped: Path, tmp_path: Pat
     classes = torch.tensor([1, 2])[:, None, None, None].expand(2, 16, 16, 8)
     condition = Condition(attributes=torch.empty(2, 0), map=one_hot(classes, 3))
     assert min(matching_fractions(loaded, condition)) > 0.75
+
+
+def test_a_source_is_translated(tmp_path: Path) -> None:
+    """Tokens follow from the source alone; without it, both classes are drawn."""
+    folder = write_tokens(tmp_path / "tokens", tiny_tokenizer(), noise=0.1, sources=True)
+    chosen = settings(condition={"attributes": [], "map": "source", "map_width": 4}, **LONG)
+    outcome = train_generator(chosen, folder, tmp_path / "run")
+    assert outcome.metrics["cross_entropy"] < outcome.metrics["marginal"] - 0.5
+    loaded = Generator.from_pretrained(tmp_path / "run", "cpu")
+    assert (loaded.config.condition.map_channels, loaded.config.condition.source) == (2, SOURCE)
+    given = torch.tensor(list(INTENSITIES.values()))[:, None, None, None].expand(2, 16, 16, 8)
+    condition = Condition(attributes=torch.empty(2, 0), map=source_channels(given))
+    assert min(matching_fractions(loaded, condition)) > 0.75
+    with pytest.raises(MedarError, match=r"map of shape .* must be \(batch, 2, 16, 16, 8\)"):
+        matching_fractions(loaded, replace(condition, map=given[:, None]))
+    with pytest.raises(MedarError, match="'label', but there are source volumes"):
+        train_generator(settings(condition={"map": "label"}), folder, tmp_path / "other")
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(
@@ -252,6 +270,9 @@ def test_the_scan_path_is_printed_if_used(
     ("changes", "message"),
     [
         ({"condition": {"map": "label"}}, "no label maps beside the tokens; .* with --maps"),
+        ({"condition": {"map": "source"}}, "'source', but there are no source volumes beside"),
+        ({"tokens": {"degradation": {"noise": 0.1}}}, "but condition.map is 'none'; set it to"),
+        ({"tokens": {"degradation": {}}}, "tokens.degradation: slice_thickness and noise are both"),
         ({"condition": {"attributes": ["clas"]}}, "did you mean 'class'"),
         ({"model": {"kind": "raster"}}, "unknown key 'model.kind'"),
         ({"model": {"mixer": {"kind": "atention"}}}, "model.mixer: unknown mixer 'atention'; did"),

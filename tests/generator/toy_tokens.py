@@ -8,6 +8,7 @@ import torch
 
 from medar.data.cache import ArrayCache
 from medar.data.case import Split
+from medar.data.source import EACH_VOLUME, Source
 from medar.generator.settings import GeneratorSettings
 from medar.settings import from_dict
 from medar.tokenizer.pyramid import TokenPyramid
@@ -20,6 +21,9 @@ AUGMENTED = 17
 """The token of augmented variants, at all sites of all scales."""
 LABELS = {"a": 1, "b": 4}
 """The label of each class, at all voxels."""
+INTENSITIES = {"a": -0.5, "b": 0.5}
+"""The intensity of each class's source, at all voxels."""
+SOURCE = Source(modality="MR", intensity=EACH_VOLUME)
 SPLITS: tuple[Split, ...] = ("train", "train", "train", "val")
 
 SETTINGS: dict[str, Any] = {
@@ -61,6 +65,7 @@ def write_tokens(
     cases: int = 16,
     noise: float = 0.0,
     maps: bool = False,
+    sources: bool = False,
     augmented: bool = False,
 ) -> Path:
     """Write cases of alternating classes, three quarters of them for training.
@@ -71,6 +76,7 @@ def write_tokens(
         cases: number of cases.
         noise: fraction of random tokens.
         maps: whether to write label maps.
+        sources: whether to write source volumes, the outermost voxels along x unknown.
         augmented: whether each case has an augmented variant, all of its tokens AUGMENTED.
     """
     plan, schedule = tokenizer.plan, tokenizer.config.schedule
@@ -102,6 +108,10 @@ def write_tokens(
         if maps:
             labels = torch.full((1, *plan.size), LABELS[class_], dtype=torch.int8).numpy()
             ArrayCache(folder / MAPS).put(case.id, labels, {}, whole=True)
+        if sources:
+            source = torch.full((1, *plan.size), INTENSITIES[class_], dtype=torch.half)
+            source[:, 0] = torch.nan
+            ArrayCache(folder / MAPS).put(case.id, source.numpy(), {}, whole=True)
     index = TokenIndex(
         tokenizer=tokenizer.digest,
         schedule=schedule,
@@ -111,6 +121,7 @@ def write_tokens(
         variants=int(augmented),
         augmentation=None,
         maps=plan.labels if maps else None,
+        source=SOURCE if sources else None,
         cases=tuple(entries),
     )
     index.save(folder)

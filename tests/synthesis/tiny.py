@@ -1,11 +1,13 @@
 """A tiny tokenizer with a label head, and a generator of its tokens with random weights."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from medar.data.plan import IntensityRule, Plan
+from medar.data.source import Source
 from medar.generator.generator import Generator
+from medar.generator.maps import SOURCE_CHANNELS
 from medar.generator.mixers import MixerSettings
 from medar.generator.settings import Attribute, ConditionConfig, GeneratorConfig, ModelSettings
 from medar.synthesis.synthesizer import Synthesizer
@@ -56,13 +58,22 @@ def tiny_tokenizer(**changes: Any) -> Tokenizer:
     return tokenizer
 
 
-def tiny_model(tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none") -> Generator:
-    """A generator without zero weights, so that every condition has an effect."""
+def tiny_model(
+    tokenizer: Tokenizer, *, maps: bool = True, mixer: str = "none", source: Source | None = None
+) -> Generator:
+    """A generator without zero weights, so that every condition has an effect.
+
+    With a source, it takes that in place of label maps.
+    """
+    channels = {"label": 3, "source": SOURCE_CHANNELS, "none": 0}
+    kind: Literal["label", "source", "none"] = "label" if maps else "none"
+    kind = kind if source is None else "source"
     condition = ConditionConfig(
         attributes=ATTRIBUTES,
-        map="label" if maps else "none",
-        map_channels=3 if maps else 0,
+        map=kind,
+        map_channels=channels[kind],
         map_width=4,
+        source=source,
     )
     config = GeneratorConfig(
         model=ModelSettings(depth=2, head_width=8, mixer=MixerSettings(kind=mixer)),

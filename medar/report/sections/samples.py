@@ -80,7 +80,9 @@ def conditions(run: RunFolder) -> list[Block]:
     """Conditions that the generator accepts, and those of the samples."""
     condition = run.task(GeneratorTask, GENERATOR, "generator").model.condition
     rows = [(one.name, _values(one)) for one in condition.attributes]
-    if condition.map != "none":
+    if condition.source is not None:
+        rows.append(("source", f"a volume that is translated: {condition.source}"))
+    elif condition.map != "none":
         rows.append(("map", f"a {condition.map} map that the volume follows"))
     if not rows:
         raise MedarError("the generator was trained without conditions")
