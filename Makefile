@@ -28,13 +28,14 @@ types: $(READY)
 	$(BIN)/mypy
 
 # The site of the documentation, in build/site: open index.html, or serve the folder.
+# medar itself is installed by now, so that pip adds only what the extra lists.
 docs: .venv/.docs
 	$(BIN)/python docs/cli_reference.py > docs/reference/cli.md
 	$(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open build/site/index.html"
 
 .venv/.docs: $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'medar[docs]'
 	@touch .venv/.docs
 
 stats:

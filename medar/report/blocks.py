@@ -103,7 +103,7 @@ class Picture:
     """Text alternative for screen readers."""
     caption: str
     wide: bool = False
-    """Several panels in a row: narrow screens scroll it instead of shrinking it."""
+    """Many slices in a row: narrow screens scroll it instead of shrinking it."""
 
     @property
     def photographic(self) -> bool:
@@ -114,6 +114,28 @@ class Picture:
     def media_type(self) -> str:
         """MIME type."""
         return "image/png" if self.photographic else "image/svg+xml"
+
+
+@dataclass(frozen=True)
+class Charts:
+    """SVG charts side by side, and below each other where the page is narrow."""
+
+    name: str
+    """Start of their file names, such as "curves"."""
+    drawings: Sequence[bytes]
+    alt: str
+    """Text alternative for all of them together."""
+    caption: str
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """One per chart; the first has the text alternative."""
+        count = len(self.drawings)
+        return [
+            Picture(f"{self.name}-{number}.svg", data, alt, caption="")
+            for number, data in enumerate(self.drawings, 1)
+            for alt in (self.alt if number == 1 else f"Chart {number} of {count}.",)
+        ]
 
 
 @dataclass(frozen=True)
@@ -160,7 +182,7 @@ class Stacks:
     caption: str
 
 
-Block = Text | Notes | KeyFigures | Table | Picture | Download | Stacks | Code
+Block = Text | Notes | KeyFigures | Table | Picture | Charts | Download | Stacks | Code
 
 
 @dataclass(frozen=True)

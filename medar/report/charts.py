@@ -43,12 +43,15 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 4,
 }
 
+PANEL, ROW = 2.85, 5.2
+"""Width in inches of a panel, of which three fit side by side, and of a chart of its own, whose
+letters can still be read where the page is as narrow as a phone."""
 NAME, TICK = 34, 18
 """Characters of names in legends, titles and beside rows; and of those below bars."""
-LEGEND_WIDTH = 56
+LEGEND_WIDTH = 46
 """Characters of a row of a legend."""
-LEGEND_ROW = 0.19
-"""Height of a row of a legend in inches."""
+LEGEND_GAP, LEGEND_ROW = 0.14, 0.157
+"""Height in inches of the space above a legend, and of each of its rows."""
 
 Points = Sequence[tuple[float, float]]
 
@@ -75,28 +78,33 @@ class Panel:
     """Whether the vertical axis runs from 0 to 100."""
 
 
-def line_chart(panels: Sequence[Panel]) -> bytes:
-    """Line charts side by side, with legends below them."""
-    rows = max(_legend_rows([c.name for c in p.curves]) for p in panels)
-    with _drawing((3.3 * len(panels) + 0.2, 2.5 + LEGEND_ROW * rows)) as (figure, written):
-        row = figure.subplots(1, len(panels), squeeze=False, sharex=True)[0]
-        for ax, panel in zip(row, panels, strict=True):
-            for curve in panel.curves:
-                ax.plot(
-                    *zip(*curve.points, strict=True),
-                    color=curve.colour,
-                    linestyle="--" if curve.dashed else "-",
-                    marker="o" if curve.marked else None,
-                    label=shorten(curve.name, NAME),
-                )
-            ax.set_title(shorten(panel.title, NAME))
-            ax.set_xlabel(panel.x_label)
-            ax.set_xlim(left=0)
-            ax.margins(y=0.12)
-            if panel.percent:
-                ax.set_ylim(0, 104)
-            if len(panel.curves) > 1:
-                _add_legend(ax)
+def line_chart(panels: Sequence[Panel]) -> list[bytes]:
+    """Line charts with the same horizontal axis, one per panel, with legends below them."""
+    last = max(x for panel in panels for curve in panel.curves for x, _ in curve.points)
+    return [_lines(panel, last) for panel in panels]
+
+
+def _lines(panel: Panel, last: float) -> bytes:
+    """One panel, whose horizontal axis ends beyond `last`."""
+    rows = _legend_rows([curve.name for curve in panel.curves])
+    with _drawing((PANEL, 2.3 + _legend_height(rows))) as (figure, written):
+        ax = figure.subplots()
+        for curve in panel.curves:
+            ax.plot(
+                *zip(*curve.points, strict=True),
+                color=curve.colour,
+                linestyle="--" if curve.dashed else "-",
+                marker="o" if curve.marked else None,
+                label=shorten(curve.name, NAME),
+            )
+        ax.set_title(shorten(panel.title, NAME))
+        ax.set_xlabel(panel.x_label)
+        ax.set_xlim(0, 1.04 * last or 1.0)
+        ax.margins(y=0.12)
+        if panel.percent:
+            ax.set_ylim(0, 104)
+        if len(panel.curves) > 1:
+            _add_legend(ax)
     return written[0]
 
 
@@ -109,6 +117,11 @@ def _legend_rows(names: Sequence[str]) -> int:
     """Rows of a legend of curves, of which those without a name are left out."""
     known = [name for name in names if name]
     return -(-len(known) // _columns(known)) if len(names) > 1 and known else 0
+
+
+def _legend_height(rows: int) -> float:
+    """In inches."""
+    return LEGEND_GAP + LEGEND_ROW * rows if rows else 0.0
 
 
 def _add_legend(ax: Any, below: float = 0.48) -> None:
@@ -138,36 +151,39 @@ class Bars:
     x_label: str = ""
 
 
-def bar_chart(panels: Sequence[Bars]) -> bytes:
-    """Charts of vertical bars side by side."""
-    rows = int(any(bars.marks for bars in panels))
-    with _drawing((4.4 * len(panels) + 0.2, 2.6 + LEGEND_ROW * rows)) as (figure, written):
-        row = figure.subplots(1, len(panels), squeeze=False)[0]
-        for ax, bars in zip(row, panels, strict=True):
-            positions, names = range(len(bars.names)), [shorten(one, TICK) for one in bars.names]
-            long = max(map(len, names)) > 3
-            ax.bar(positions, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
-            if bars.marks:
-                ax.plot(positions, bars.marks, color=ORANGE, marker="_", markersize=15,
-                        markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
-                _add_legend(ax, 0.48 + (0.04 * max(map(len, names)) if long else 0.0))
-            slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-            ax.set_xticks(positions, names, **(slanted if long else {}))
-            ax.grid(visible=False, axis="x")
-            ax.set_title(bars.title)
-            ax.set_xlabel(bars.x_label)
+def bar_chart(panels: Sequence[Bars]) -> list[bytes]:
+    """Charts of vertical bars, one per panel."""
+    return [_bars(bars) for bars in panels]
+
+
+def _bars(bars: Bars) -> bytes:
+    rows = _legend_rows(bars.legend) if bars.marks else 0
+    with _drawing((4.2, 2.5 + _legend_height(rows))) as (figure, written):
+        ax = figure.subplots()
+        positions, names = range(len(bars.names)), [shorten(one, TICK) for one in bars.names]
+        long = max(map(len, names)) > 3
+        ax.bar(positions, bars.values, color=BLUE, width=0.65, label=bars.legend[0])
+        if bars.marks:
+            ax.plot(positions, bars.marks, color=ORANGE, marker="_", markersize=15,
+                    markeredgewidth=2, linestyle="", label=bars.legend[1])  # fmt: skip
+            _add_legend(ax, 0.48 + (0.04 * max(map(len, names)) if long else 0.0))
+        slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(positions, names, **(slanted if long else {}))
+        ax.grid(visible=False, axis="x")
+        ax.set_title(bars.title)
+        ax.set_xlabel(bars.x_label)
     return written[0]
 
 
 def horizontal_bars(names: Sequence[str], values: Sequence[float], labels: Sequence[str]) -> bytes:
     """A chart of horizontal bars, each with a label at its end."""
-    with _drawing((7.0, 0.32 * len(names) + 0.3)) as (figure, written):
+    with _drawing((ROW, 0.32 * len(names) + 0.3)) as (figure, written):
         ax = figure.subplots()
         ax.barh(range(len(names)), values, color=BLUE, height=0.6)
         for row, (value, label) in enumerate(zip(values, labels, strict=True)):
             ax.annotate(label, (value, row), (4, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(names)), [shorten(one, NAME) for one in names])
-        ax.set_xlim(0, (max(values) or 1.0) * 1.18)
+        ax.set_xlim(0, (max(values) or 1.0) * 1.25)
         ax.invert_yaxis()
         ax.set_xticks([])
         ax.spines["bottom"].set_visible(False)
@@ -189,7 +205,7 @@ def distance_chart(distances: Sequence[Distance], x_label: str) -> bytes:
     """Distances on a logarithmic axis, one row each: value, interval and floor."""
     from matplotlib.ticker import LogLocator, NullLocator
 
-    with _drawing((7.0, 0.5 * len(distances) + 1.0)) as (figure, written):
+    with _drawing((ROW, 0.5 * len(distances) + 1.0)) as (figure, written):
         ax = figure.subplots()
         for row, one in enumerate(distances):
             if one.floor is not None:
@@ -222,30 +238,29 @@ class Agreement:
     limits: tuple[float, float] | None
 
 
-def agreement_chart(panels: Sequence[Agreement], x_label: str, y_label: str) -> bytes:
-    """Bland-Altman plots, three per row: solid line at the bias, dashed at the limits."""
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    with _drawing((3.3 * columns + 0.2, 2.5 * rows)) as (figure, written):
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for ax, panel in zip(axes, panels, strict=False):
-            ax.plot(*zip(*panel.points, strict=True), "o", color=BLUE, alpha=0.7)
-            ax.axhline(0, color=MUTED, linewidth=0.8)
-            ax.axhline(panel.bias, color=ORANGE)
-            for limit in panel.limits or ():
-                ax.axhline(limit, color=ORANGE, linestyle="--")
-            ax.set_title(shorten(panel.title, NAME))
-            ax.set_xlabel(x_label)
-            ax.set_ylabel(y_label)
-            ax.margins(y=0.12)
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
+def agreement_chart(panels: Sequence[Agreement], x_label: str, y_label: str) -> list[bytes]:
+    """Bland-Altman plots, one per panel: solid line at the bias, dashed at the limits."""
+    return [_agreement(panel, x_label, y_label) for panel in panels]
+
+
+def _agreement(panel: Agreement, x_label: str, y_label: str) -> bytes:
+    with _drawing((PANEL, 2.4)) as (figure, written):
+        ax = figure.subplots()
+        ax.plot(*zip(*panel.points, strict=True), "o", color=BLUE, alpha=0.7)
+        ax.axhline(0, color=MUTED, linewidth=0.8)
+        ax.axhline(panel.bias, color=ORANGE)
+        for limit in panel.limits or ():
+            ax.axhline(limit, color=ORANGE, linestyle="--")
+        ax.set_title(shorten(panel.title, NAME))
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+        ax.margins(y=0.12)
     return written[0]
 
 
 def spread_chart(rows: Sequence[tuple[str, Sequence[float]]], x_label: str) -> bytes:
     """Rows of points, with a vertical line at the mean of each row."""
-    with _drawing((7.0, 0.42 * len(rows) + 0.8)) as (figure, written):
+    with _drawing((ROW, 0.42 * len(rows) + 0.8)) as (figure, written):
         ax = figure.subplots()
         for row, (_, values) in enumerate(rows):
             ax.plot(values, [row] * len(values), "o", color=BLUE, alpha=0.4)

@@ -28,6 +28,13 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def format_measured(value: float | None) -> str:
+    """Round to three significant digits and keep zeros at the end: 6.80 is measured, 6.8 is set."""
+    if value is None or not 1e-3 <= abs(value) < 100:
+        return format_number(value)
+    return f"{value:#.3g}".removesuffix(".").replace("-", "−")
+
+
 def format_fixed(value: float | None, decimals: int) -> str:
     """Round to a number of decimals."""
     return MISSING if value is None else f"{value:.{decimals}f}".replace("-", "−")
@@ -56,27 +63,28 @@ def format_difference(value: float, unit: str) -> tuple[str, str]:
 
 def format_range(pair: Sequence[float] | None) -> str:
     """Both ends of an interval."""
-    return MISSING if pair is None else f"{format_number(pair[0])} to {format_number(pair[1])}"
+    return MISSING if pair is None else f"{format_measured(pair[0])} to {format_measured(pair[1])}"
 
 
 def format_duration(seconds: float | None) -> str:
     """Seconds as hours, minutes and seconds: the two largest of them."""
     if seconds is None:
         return MISSING
-    if seconds < 59.95:
-        return f"{seconds:.3g} s"
+    if seconds < 59.5:
+        return f"{seconds:#.2g}".removesuffix(".") + " s"
     whole = round(seconds)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min"
+        large, small = divmod(whole, 60)
+        return f"{large} min" + (f" {small} s" if small else "")
+    large, small = divmod(round(seconds / 60), 60)
+    return f"{large} h" + (f" {small} min" if small else "")
 
 
 def format_memory(mib: float | None) -> str:
-    """MiB, or GiB from 1024 MiB."""
+    """MiB, or GiB from 1000 MiB."""
     if mib is None:
         return MISSING
-    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
+    return f"{mib:.0f} MiB" if mib < 999.5 else f"{mib / 1024:.1f} GiB"
 
 
 def format_sides(values: Sequence[Any]) -> str:

@@ -41,7 +41,9 @@ GAPS = {"left": 0, "right": 1, "bottom": 0, "wspace": 0.03, "hspace": 0.03}
 ERROR_RANGE = 0.25
 """Limit of the error map, as a fraction of the width of the display range."""
 LETTER = 0.062
-"""Width of a letter of titles and names in inches."""
+"""Width of a letter of titles and names in inches, at a size of 7 points."""
+READABLE = 0.85
+"""Points of letters per inch of a figure: 10 pixels in the column of a report."""
 TRUTH, PREDICTION = "#4fc3f7", "#ff9f40"
 
 
@@ -187,18 +189,22 @@ def save_reconstructions(
     last = f"all {scales} scales" if scales > 1 else "reconstruction"
     titles = ["original", *(_scales(k) for k in range(1, scales)), last]
     titles += ["error"] if examples[0].detailed is None else ["with detail", "error"]
-    size = (MEDIUM * len(titles) + 1.0, (inches + 0.1) * len(examples) + 0.4)
-    figure = new_figure(size, layout="constrained")
+    size = (MEDIUM * len(titles) + 1.3, (inches + 0.1) * len(examples) + 0.5)
+    letters = max(8.0, READABLE * size[0])
+    figure = new_figure(size, layout="constrained", facecolor="black")
     axes = figure.subplots(len(examples), len(titles), squeeze=False)
     for row, example in zip(axes, examples, strict=True):
-        _draw_example(figure, row, example, cut, unit)
-        row[0].set_ylabel(shorten(example.name, _letters(inches)), fontsize=7)
+        _draw_example(figure, row, example, cut, unit, letters)
+        name = shorten(example.name, _letters(inches * 7 / letters))
+        row[0].set_ylabel(name, fontsize=letters, color="white")
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=8)
+        ax.set_title(title, fontsize=letters, color="white")
     save_png(figure, path)
 
 
-def _draw_example(figure: Any, row: Any, example: "Example", plane: Plane, unit: str) -> None:
+def _draw_example(
+    figure: Any, row: Any, example: "Example", plane: Plane, unit: str, letters: float
+) -> None:
     """One row of a montage of reconstructions."""
     original, reconstruction = example.original, example.prefixes[-1]
     window, centre = display_range(original), middle_voxel(original)
@@ -210,9 +216,12 @@ def _draw_example(figure: Any, row: Any, example: "Example", plane: Plane, unit:
     error = original.with_array(np.subtract(reconstruction.array, original.array))
     limit = ERROR_RANGE * (window[1] - window[0])
     image = draw_plane(row[-1], error, plane, centre, (-limit, limit), "RdBu_r")
-    bar = figure.colorbar(image, ax=row[-1], extend="both", shrink=0.9)
-    bar.ax.tick_params(labelsize=6)
-    bar.set_label(unit, fontsize=7)
+    bar = figure.colorbar(
+        image, ax=row[-1], extend="both", shrink=0.9, ticks=(-limit, 0, limit), format="%.3g"
+    )
+    bar.ax.tick_params(labelsize=0.8 * letters, colors="white")
+    bar.set_label(unit, fontsize=0.8 * letters, color="white")
+    bar.outline.set_edgecolor("white")
     for ax in row:
         ax.set(xticks=[], yticks=[])
 
@@ -293,7 +302,7 @@ def _sides(volume: Volume, plane: Plane) -> tuple[float, float]:
 
 def _letters(inches: float) -> int:
     """Letters that fit into a width."""
-    return max(6, int(inches / LETTER))
+    return max(6, int(inches / LETTER) - 1)
 
 
 def _scales(count: int) -> str:

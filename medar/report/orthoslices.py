@@ -41,9 +41,9 @@ OPPOSITE = {"R": "L", "A": "P", "S": "I"}
 WIDTH = 12.0
 """Width of the figure in inches."""
 DPI = 110
-LETTER = 0.075
+LETTER = 0.083
 """Width of a letter of titles in inches."""
-LEGEND_COLUMNS, LEGEND_NAME = 6, 26
+LEGEND_COLUMNS, LEGEND_NAME = 6, 22
 """Labels per row of the legend, and characters of their names."""
 
 
@@ -82,7 +82,7 @@ def save_orthoslices(
     shown = [] if label is None else [int(v) for v in np.unique(label.array) if v > 0]
     legend = 0.3 + 0.17 * -(-len(shown) // LEGEND_COLUMNS) if label is not None else 0.0
     height = (max(y, z) * inches + 0.8) * len(volumes) + legend
-    figure = new_figure((WIDTH, height), layout="constrained")
+    figure = new_figure((WIDTH, height), layout="constrained", facecolor="black")
     axes = figure.subplots(len(volumes), len(PLANES), squeeze=False, width_ratios=widths)
     for row, (volume, title) in enumerate(zip(volumes, titles, strict=True)):
         window = (windows[row] if windows else None) or display_range(volume)
@@ -95,7 +95,7 @@ def save_orthoslices(
             name = plane.name
             if column == 0:
                 name = f"{shorten(title, max(6, int(widths[0] * inches / LETTER)))}\n{name}"
-            ax.set_title(name, fontsize=9, loc="left", parse_math=False)
+            ax.set_title(name, fontsize=10, loc="left", color="white", parse_math=False)
     if label is not None:
         _draw_legend(figure, shown, names or {})
     save_png(figure, path)
@@ -231,8 +231,9 @@ def _annotate(ax: Any, plane: Plane, extent: tuple[float, float, float, float]) 
             ha="center", va="center", weight="bold",
         )  # fmt: skip
     ax.set_anchor("N")  # aligns the slices of a row at the top
-    ax.set_xlabel("mm", fontsize=7, labelpad=1)
-    ax.tick_params(labelsize=7)
+    ax.set_xlabel("mm", fontsize=8, labelpad=1, color="white")
+    ax.tick_params(labelsize=8, colors="white")
+    ax.spines[:].set_color("white")
 
 
 def _draw_label(ax: Any, label: Volume, plane: Plane, centre: Voxel) -> None:
@@ -269,6 +270,7 @@ def _draw_legend(figure: Any, values: Sequence[int], names: dict[int, str]) -> N
     ]
     if patches:
         figure.legend(
-            handles=patches, loc="outside lower center", fontsize=7, frameon=False,
+            handles=patches, loc="outside lower center", fontsize=8, frameon=False,
+            labelcolor="white",
             ncols=min(LEGEND_COLUMNS, len(patches)),
         )  # fmt: skip

@@ -19,6 +19,7 @@ from medar.files import write_bytes, write_text
 from medar.report.blocks import (
     Block,
     Cell,
+    Charts,
     Code,
     Download,
     KeyFigures,
@@ -45,7 +46,12 @@ def save_report(report: Report, folder: Path) -> Path:
         MedarError: a file cannot be written.
     """
     blocks = [block for section in report.sections for block in section.blocks]
-    pictures = [block for block in blocks if isinstance(block, Picture)]
+    pictures = [
+        picture
+        for block in blocks
+        if isinstance(block, Picture | Charts)
+        for picture in (block.pictures if isinstance(block, Charts) else [block])
+    ]
     names = {picture.name for picture in pictures}
     try:
         for path in (folder / PICTURES).glob("*.[ps][nv]g"):
@@ -79,7 +85,9 @@ def to_html(report: Report) -> str:
         environment.loader.get_source(environment, name)[0]  # type: ignore[union-attr]
         for name in ("report.css", "report.js")
     )
-    interactive = any(_interactive(one) for part in report.sections for one in part.blocks)
+    interactive = report.verdict is not None or any(
+        _interactive(one) for part in report.sections for one in part.blocks
+    )
     template = environment.get_template("report.html.jinja")
     return template.render(
         report=report,
@@ -146,6 +154,9 @@ def _block(block: Block) -> str:
         case Picture():
             caption = f"*{_escaped(block.caption)}*"
             return f"![{_escaped(block.alt)}]({PICTURES}/{block.name})\n\n{caption}"
+        case Charts():
+            images = [f"![{_escaped(one.alt)}]({PICTURES}/{one.name})" for one in block.pictures]
+            return f"{' '.join(images)}\n\n*{_escaped(block.caption)}*"
         case Code(caption, text):
             longest = max(map(len, re.findall("`+", text)), default=0)
             fence = "`" * max(3, longest + 1)

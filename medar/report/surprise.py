@@ -73,10 +73,10 @@ def _table(ranking: Sequence[Score], scores: Scores, out: Path) -> Table:
     headings = (
         "case",
         "score",
-        "nats per token",
-        "deviation",
+        "cross-entropy (nats per token)",
+        "its deviation",
         "residual",
-        "deviation",
+        "its deviation",
         "because of",
     )
     rows = [
@@ -84,14 +84,19 @@ def _table(ranking: Sequence[Score], scores: Scores, out: Path) -> Table:
             Cell(one.case, links=[Link("map", scores.maps[one.case].relative_to(out).as_posix())]),
             Cell(f"{one.score:.1f}", value=one.score),
             Cell(f"{one.nats_per_token:.2f}", value=one.nats_per_token),
-            Cell(f"{one.nats_deviation:+.1f}", value=one.nats_deviation),
-            Cell(f"{one.residual:.1%}", value=one.residual),
-            Cell(f"{one.residual_deviation:+.1f}", value=one.residual_deviation),
+            Cell(_signed(one.nats_deviation), value=one.nats_deviation),
+            Cell(f"{100 * one.residual:.1f} %", value=one.residual),
+            Cell(_signed(one.residual_deviation), value=one.residual_deviation),
             one.reason,
         )
         for one in ranking
     ]
-    return Table("All cases, the most surprising first.", headings, rows, sortable=True)
+    caption = "All cases, the most surprising first; click on a heading to sort"
+    return Table(caption, headings, rows, words=True, sortable=True)
+
+
+def _signed(deviations: float) -> str:
+    return f"{deviations:+.1f}".replace("-", "−")
 
 
 def _picture(
@@ -117,4 +122,5 @@ def _picture(
         data,
         alt=f"Three slices of {one.case} and of its map of surprise",
         caption=f"{one.case}: {one.reason}, score {one.score:.1f}.",
+        wide=True,
     )

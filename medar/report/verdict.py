@@ -33,6 +33,7 @@ LIMITED = 0.5
 """Fraction of the samples' distance that reconstructions must have to be the limit."""
 GRID = 1.1
 """Largest multiple of the floor of the grid artifact, by the lower end of its interval."""
+AS_FAR = "as far from the training data as real volumes are"
 FEW = 20
 """With fewer volumes the reason says that they are few."""
 GOOD_DICE, ROUGH_DICE = 0.8, 0.6
@@ -88,7 +89,7 @@ def _synthesis(run: RunFolder) -> Verdict:
         if folder == TOKENIZER:
             multiple = _times(_ratio(*_reconstructions(run)))
             blamed = (TOKENIZER, DETAIL) if run.detail_report() else (TOKENIZER,)
-            why = f"reconstructions are {multiple} as far as real volumes"
+            why = f"reconstructions are {multiple} {AS_FAR}"
         else:
             blamed = (GENERATOR,)
         why += f": {' and '.join(_had(run, one) for one in blamed)}"
@@ -99,7 +100,7 @@ def _synthesis(run: RunFolder) -> Verdict:
     if copies:
         why += f"; {format_count(copies, 'volume')} may be copied from the training data"
     if report.volumes < FEW:
-        why += f"; {report.volumes} volumes are few for a verdict"
+        why += f"; a verdict on {format_count(report.volumes, 'volume')} is uncertain"
     here = shlex.quote(str(run.path))
     if grade == "good":
         return Verdict(grade, why, f"medar synthesize {here} {here}-samples -n 100")
@@ -115,7 +116,7 @@ def _graded(one: SetDistance, ratio: float, name: str) -> tuple[Grade, str]:
     if ratio < TOO_CLOSE:
         return "rough", "samples are closer to the training volumes than new real ones are"
     grade: Grade = "good" if ratio <= GOOD else "rough" if ratio <= ROUGH else "poor"
-    return grade, f"samples are {_times(ratio)} as far as real volumes ({name})"
+    return grade, f"samples are {_times(ratio)} {AS_FAR} ({name})"
 
 
 def _visible_grid(report: GenerationReport) -> str:
@@ -124,7 +125,9 @@ def _visible_grid(report: GenerationReport) -> str:
     if not interval or not floor or interval[0] <= GRID * floor:
         return ""
     value = format_fixed(report.grid_artifact or interval[0], 2)
-    return f"; the grid of patches shows (grid artifact {value}, floor {format_fixed(floor, 2)})"
+    return (
+        f"; the grid of patches is visible (grid artifact {value}, floor {format_fixed(floor, 2)})"
+    )
 
 
 def _limit(run: RunFolder) -> str:

@@ -43,7 +43,7 @@ def test_the_report_needs_no_other_files(chromium: Any, page: Path) -> None:
     browser = chromium.page
     browser.goto(page.as_uri())
     pictures = browser.evaluate(PICTURES)
-    assert len(pictures) == 9
+    assert len(pictures) == 13
     assert all(done and width > 0 and alt > 0 for done, width, alt in pictures)
     assert browser.locator("h2").all_inner_texts() == [
         section.title for section in SECTIONS[SYNTHESIS]
@@ -64,7 +64,7 @@ def test_samples_are_sorted_by_any_column(chromium: Any, page: Path) -> None:
     assert table.locator("[aria-sort]").get_attribute("aria-sort") == "ascending"
     distance.click()
     # By value: as text, 100 would stand between 20 and 3.
-    assert table.locator("td:nth-child(5)").all_inner_texts() == ["100", "20", "3"]
+    assert table.locator("td:nth-child(5)").all_inner_texts() == ["100", "20.0", "3.00"]
     assert first.all_inner_texts()[0] == "sample_0002 (suspected copy)"
     table.locator("thead button").first.click()
     assert first.all_inner_texts()[0] == "sample_0000"
@@ -151,4 +151,30 @@ def test_the_report_fits_every_screen_size_and_colour_scheme(chromium: Any, page
             chart = browser.locator("img[src^='data:image/svg']").first
             charts.append(chart.screenshot())
     assert len(set(charts)) == 4  # they follow the width and the scheme
+    assert chromium.errors == []
+
+
+def test_captions_and_charts_stay_inside_a_phone(chromium: Any, page: Path) -> None:
+    browser = chromium.page
+    browser.set_viewport_size({"width": 390, "height": 800})
+    browser.goto(page.as_uri())
+    for part in (".caption", "figcaption", ".panels img", ".verdict", "nav"):
+        for one in browser.locator(part).all():
+            box = one.bounding_box()
+            assert box is None or box["x"] + box["width"] <= 390, part
+    # Names of rows stay in sight where the rest of a table is scrolled.
+    table = browser.locator("#samples .scroll")
+    table.evaluate("one => { one.scrollLeft = 200; }")
+    assert table.evaluate("one => one.scrollLeft") > 0
+    assert table.locator("tbody th").first.bounding_box()["x"] >= 0
+    assert chromium.errors == []
+
+
+def test_the_next_command_can_be_copied(chromium: Any, page: Path) -> None:
+    browser = chromium.page
+    browser.goto(page.as_uri())
+    browser.get_by_role("button", name="Copy").click()
+    shown = browser.locator(".verdict code").inner_text()
+    assert browser.locator(".copied code").inner_text() == shown
+    assert shown.startswith("medar run synthesis")
     assert chromium.errors == []

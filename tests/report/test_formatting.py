@@ -9,6 +9,7 @@ from medar.report.formatting import (
     format_difference,
     format_duration,
     format_fixed,
+    format_measured,
     format_memory,
     format_number,
     format_percent,
@@ -32,9 +33,19 @@ def test_numbers(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "text"),
+    [(6.8, "6.80"), (0.51, "0.510"), (-2.0, "−2.00"), (99.96, "100"), (1234.0, "1,234"),
+     (0.0, "0"), (None, "–"), (0.00001234, "1.23e−05")],
+)  # fmt: skip
+def test_measured_values_keep_their_last_zeros(value: float | None, text: str) -> None:
+    assert format_measured(value) == text
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
-    [(None, "–"), (3.14159, "3.14 s"), (59.99, "1 min 0 s"), (119.7, "2 min 0 s"),
-     (61, "1 min 1 s"), (3599.8, "1 h 0 min"), (7290, "2 h 2 min")],
+    [(None, "–"), (0.08213, "0.082 s"), (3.0, "3.0 s"), (12.4, "12 s"),
+     (59.4, "59 s"), (59.6, "1 min"), (119.7, "2 min"), (61, "1 min 1 s"), (3599.8, "1 h"),
+     (7290, "2 h 2 min")],
 )  # fmt: skip
 def test_durations(seconds: float | None, text: str) -> None:
     assert format_duration(seconds) == text
@@ -49,12 +60,10 @@ def test_other_formats() -> None:
         "of the intensity window",
     )
     assert format_difference(7.0, "units of the volume") == ("7", "units of the volume")
-    assert format_range((0.5, 1500.0)) == "0.5 to 1,500"
-    assert (format_memory(900.4), format_memory(1333), format_memory(None)) == (
-        "900 MiB",
-        "1.3 GiB",
-        "–",
-    )
+    assert format_range((0.5, 1500.0)) == "0.500 to 1,500"
+    assert [format_memory(mib) for mib in (900.4, 1000, 1333, None)] == [
+        "900 MiB", "1.0 GiB", "1.3 GiB", "–",
+    ]  # fmt: skip
     assert format_time(datetime(2026, 3, 4, 9, 5, 59, tzinfo=UTC)) == "4 March 2026, 09:05"
     assert (format_count(1, "case"), format_count(1200, "case")) == ("1 case", "1,200 cases")
     assert [join_words(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [

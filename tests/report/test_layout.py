@@ -52,17 +52,18 @@ def test_legends_cover_neither_curves_nor_labels(figures: list[Figure]) -> None:
     line_chart([Panel("long", [Curve(LONG, points), Curve(LONG, points), Curve("", points)])])
     bar_chart([Bars("bars", ["1", "2"], [1, 2], [2, 3], ("generator", LONG[:22]), "scale")])
     bar_chart([Bars("bars", ["1x1x1", "12x12x12"], [1, 2], [2, 3], ("a", "b"), "grid")])
+    assert [ax.get_legend() is not None for figure in figures for ax in figure.axes] == [
+        True, False, True, True, True, True,
+    ]  # fmt: skip
     for figure in figures:
-        legends = [ax.get_legend() for ax in figure.axes if ax.get_legend() is not None]
-        assert legends
-        for legend in legends:
+        for legend in [ax.get_legend() for ax in figure.axes if ax.get_legend() is not None]:
             box = legend.get_window_extent()
             assert inside(figure, box)
             for ax in figure.axes:
                 assert not box.overlaps(ax.bbox)
             assert not box.overlaps(legend.axes.xaxis.label.get_window_extent())
-    heights = {round(ax.bbox.height) for ax in figures[0].axes}
-    assert len(heights) == 1
+    heights = [figure.axes[0].bbox.height for figure in figures[:3]]
+    assert max(heights) - min(heights) <= 2
 
 
 def volume(side: int = 8) -> Volume:

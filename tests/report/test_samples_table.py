@@ -52,7 +52,7 @@ def test_each_sample_has_its_files_seed_and_nearest_cases(run: Path) -> None:
         Cell(links=[Link("JSON", "samples/sample_0000.json")]),
         Cell("7", 7),
         Cell(links=[near]),
-        Cell("3", 3.0),
+        Cell("3.00", 3.0),
         Cell(links=[near]),
     ]
     assert isinstance(last[0], Cell)

@@ -53,15 +53,18 @@ def test_the_grade_is_the_multiple_of_the_floor(run: Path, samples: float, grade
 
 def test_a_good_run_is_used_next(run: Path) -> None:
     found = judged(run, 19.0)
-    assert found.reason == "samples are 1.9 times as far as real volumes (radiomics-v2)"
+    assert (
+        found.reason
+        == "samples are 1.9 times as far from the training data as real volumes are (radiomics-v2)"
+    )
     assert found.command == f"medar synthesize {run} {run}-samples -n 100"
 
 
 def test_the_tokenizer_is_blamed_if_reconstructions_are_as_far(run: Path) -> None:
     found = judged(run, 100.0, reconstructions=90.0)
     assert found.reason == (
-        "reconstructions are 9 times as far as real volumes: the tokenizer had 20 steps in "
-        "1 min 59 s, and there is no detail decoder"
+        "reconstructions are 9 times as far from the training data as real volumes are: the "
+        "tokenizer had 20 steps in 1 min 59 s, and there is no detail decoder"
     )
     assert found.command == (
         f"medar run synthesis {run}/config.yaml --out {run} tokenizer.training.minutes=8"
@@ -71,8 +74,8 @@ def test_the_tokenizer_is_blamed_if_reconstructions_are_as_far(run: Path) -> Non
 def test_the_generator_is_blamed_otherwise(run: Path) -> None:
     found = judged(run, 40.0, reconstructions=11.0)
     assert found.reason == (
-        "samples are 4 times as far as real volumes (radiomics-v2): the generator had 30 steps in "
-        "1 min 30 s"
+        "samples are 4 times as far from the training data as real volumes are (radiomics-v2): "
+        "the generator had 30 steps in 1 min 30 s"
     )
     assert found.command.endswith("generator.training.minutes=4")
     # Far from real volumes, but much nearer than the samples.
@@ -102,7 +105,9 @@ def test_the_next_command_raises_the_limit_that_ended_the_training(
 def test_copies_and_few_volumes_are_part_of_the_reason(finished: Path) -> None:
     found = verdict(RunFolder(finished))
     assert found.grade == "poor"  # texture-v2, at 6 times its floor
-    assert "; 1 volume may be copied from the training data; 3 volumes are few" in found.reason
+    assert (
+        "; 1 volume may be copied from the training data; a verdict on 3 volumes is" in found.reason
+    )
 
 
 def test_samples_closer_than_real_volumes_are_not_good(run: Path) -> None:
@@ -119,7 +124,9 @@ def test_a_visible_grid_of_patches_is_rough_at_best(run: Path, low: float, grade
     write_json(path, {**read_json(path), **grid})
     found = judged(run, 19.0)
     assert found.grade == grade
-    reason = "; the grid of patches shows (grid artifact 1.30, floor 1.01): the tokenizer had 20"
+    reason = (
+        "; the grid of patches is visible (grid artifact 1.30, floor 1.01): the tokenizer had 20"
+    )
     shown = reason in found.reason
     assert shown == ("tokenizer.training.minutes=4" in found.command) == (grade == "rough")
     assert judged(run, 51.0).grade == "poor"

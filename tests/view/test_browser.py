@@ -351,3 +351,16 @@ def test_cases_of_a_folder_are_stepped_through(chromium: Any, write: Any, label:
         assert state(page)[0]["title"] == "a.nii.gz"
     assert chromium.errors == []
     assert chromium.outside == []
+
+
+@pytest.mark.parametrize("opened", ["one file"], indirect=True)
+def test_the_page_fits_a_phone(opened: Any) -> None:
+    page = opened.page
+    page.set_viewport_size({"width": 390, "height": 700})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    for part in (".title .facts", "header select", "header button"):
+        for one in page.locator(part).all():
+            assert one.evaluate("one => one.scrollWidth <= one.clientWidth"), part
+    page.keyboard.press("?")
+    assert page.locator("#help").evaluate("one => one.scrollTop") == 0
+    assert page.locator("#help h2").first.is_visible()

@@ -28,7 +28,7 @@ def data(run: RunFolder) -> list[Block]:
     subjects = len({case.subject for case in cases})
     rows = [
         ("data set", f"{manifest.root.name}, read as {manifest.source}"),
-        ("cases", f"{len(cases)} of {format_count(subjects, 'subject')}"),
+        ("cases", f"{len(cases)}, of {format_count(subjects, 'subject')}"),
         ("splits, by subject", _splits(cases)),
         ("modality", modalities(cases) or "not stated"),
         ("original size", f"{_ranges([one.shape for one in originals])} voxels"),
@@ -68,7 +68,7 @@ def _ranges(rows: Sequence[Sequence[float]]) -> str:
     parts = []
     for column in zip(*rows, strict=True):
         low, high = format_number(min(column)), format_number(max(column))
-        parts.append(low if low == high else f"{low} to {high}")
+        parts.append(low if low == high else f"{low}–{high}")
     return " × ".join(parts)
 
 

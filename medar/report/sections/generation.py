@@ -12,6 +12,7 @@ from medar.report.formatting import (
     format_count,
     format_difference,
     format_fixed,
+    format_measured,
     format_number,
     format_percent,
     format_range,
@@ -92,26 +93,29 @@ def _spectra(report: GenerationReport) -> list[Block]:
     if report.grid_artifact is not None:
         rows.append(
             (
-                f"grid artifact (95 % {format_range(report.grid_artifact_interval)})",
+                f"grid artifact (95 % interval {format_range(report.grid_artifact_interval)})",
                 format_fixed(report.grid_artifact, 3),
                 format_fixed(report.grid_artifact_floor, 3),
             )
         )
-    caption = "Spectra relative to the training volumes, which have 1"
+    caption = "Spectra relative to those of the training volumes, for which each value is 1"
     return [Table(caption, ("", "synthetic", "held-out real"), rows)]
 
 
 def _table(report: GenerationReport) -> Table:
     """One row per feature extractor."""
     rows = [
-        (f"{name} ({one.features})", format_number(one.frechet),
-         format_range(one.frechet_interval), format_number(one.frechet_floor),
+        (f"{name} ({one.features})", format_measured(one.frechet),
+         format_range(one.frechet_interval), format_measured(one.frechet_floor),
          str(one.frechet_samples),
-         format_number(one.kernel), format_range(one.kernel_interval),
-         format_number(one.kernel_floor))
+         format_measured(one.kernel), format_range(one.kernel_interval),
+         format_measured(one.kernel_floor))
         for name, one in report.distances.items()
     ]  # fmt: skip
-    headings = ("features (number)", "Frechet", "95 %", "floor", "N", "kernel", "95 %", "floor")
+    headings = (
+        "features (number)", "Frechet distance", "95 % interval", "floor", "N",
+        "kernel distance", "95 % interval", "floor",
+    )  # fmt: skip
     return Table("Distances from the training volumes; smaller is closer", headings, rows)
 
 
@@ -184,12 +188,13 @@ def copies(run: RunFolder) -> list[Block]:
     report = run.generation_report()
     suspects = suspected_copies(report)
     rows = [
-        (space, format_number(audit.median), format_number(audit.median_held_out),
-         format_number(audit.ratio), format_percent(audit.fraction_nearer),
+        (space, format_measured(audit.median), format_measured(audit.median_held_out),
+         format_measured(audit.ratio), format_percent(audit.fraction_nearer),
          str(len(audit.suspects)))
         for space, audit in report.memorisation.items()
     ]  # fmt: skip
-    headings = ("distance in", "median", "held-out median", "ratio", "closer", "suspects")
+    headings = ("distance in", "median", "median of held-out real volumes", "ratio", "closer",
+                "suspected copies")  # fmt: skip
     verdict = "No synthetic volume is a suspected copy of a training volume."
     if suspects:
         verdict = (
@@ -222,7 +227,7 @@ def _copies_table(suspects: list[SuspectedCopy]) -> Table:
         f"Suspected copies, closest first for each kind of distance{some}",
         ("volume, from 0", "training case", "distance in", "distance"),
         [
-            (str(one.index), one.case, one.space, format_number(one.distance))
+            (str(one.index), one.case, one.space, format_measured(one.distance))
             for one in suspects[:MAX_COPIES]
         ],
         words=True,

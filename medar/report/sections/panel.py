@@ -15,6 +15,7 @@ from medar.evaluation.segmentation.statistics import Interval
 from medar.report.blocks import (
     Block,
     Cell,
+    Charts,
     Notes,
     Picture,
     Report,
@@ -109,14 +110,13 @@ def _structures(report: PanelReport, spheres: bytes | None) -> list[Block]:
     if not any(one.structures for one in report.methods.values()):
         raise MedarError("no structure fits into these volumes")
     blocks: list[Block] = [
-        Picture(
-            "structures.svg",
+        Charts(
+            "structures",
             line_chart(_charts(report)),
             "Recovered contrast against size, one panel per shape and one curve per method.",
             "Contrast recovered, in percent, by diameter of spheres and tubes and thickness of "
             "plates; mean of brighter and darker structures. Solid: the strongest contrast; dashed:"
             " the faintest.",
-            wide=True,
         ),
         _limits(report),
     ]

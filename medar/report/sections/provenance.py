@@ -97,8 +97,8 @@ def _sampling(run: RunFolder) -> list[Block]:
     memory = ""
     if report.peak_memory is not None:
         memory = f" and up to {format_memory(report.peak_memory / 2**20)} of memory"
-    seconds = format_number(report.seconds_per_volume)
-    return [Text(f"Generating one volume takes {seconds} s{memory}.")]
+    time = format_duration(report.seconds_per_volume)
+    return [Text(f"Generating one volume takes {time}{memory}.")]
 
 
 def _fact(value: Any) -> str:

@@ -62,6 +62,7 @@ def coarse_to_fine(run: RunFolder) -> list[Block]:
     if not run.has(PREVIEW):
         run.require(SAMPLES_SHEET, "synthesize")
         raise MedarError(f"no preview was drawn (no {PREVIEW})")
+    plain = "" if run.detail_report() is None else ", without the detail decoder"
     return [
         Picture(
             "scales.png",
@@ -69,8 +70,8 @@ def coarse_to_fine(run: RunFolder) -> list[Block]:
             "Grid of slices, one row per synthetic volume: decoded after the first scale, after "
             "the second, and so on to the last.",
             "Synthetic volumes during generation, one row each: decoded from the tokens of the "
-            "first scale, of the first two, and so on. Coronal slices through the middle; all "
-            "slices of a row share one window.",
+            f"first scale, of the first two, and so on{plain}. Coronal slices through the middle; "
+            "all slices of a row share one window.",
             wide=True,
         )
     ]

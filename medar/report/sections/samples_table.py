@@ -13,7 +13,7 @@ from medar.evaluation.generation.memorisation import Nearest
 from medar.records import SAMPLES
 from medar.report.blocks import Block, Cell, Download, Link, Table, Text
 from medar.report.folder import REPORT_FILE, RunFolder, SampleRecord
-from medar.report.formatting import MISSING, format_count, format_number
+from medar.report.formatting import MISSING, format_count, format_measured
 from medar.report.sections.generation import suspected_copies
 from medar.report.spreadsheet import to_csv
 
@@ -148,7 +148,7 @@ def _row(
     for near in one.nearest.values():
         path = originals.get(near.case)
         row.append(near.case if path is None else Cell(links=[link(run, near.case, path)]))
-        row.append(Cell(format_number(near.distance), near.distance))
+        row.append(Cell(format_measured(near.distance), near.distance))
     if one.nearest:
         cases = dict.fromkeys(near.case for near in one.nearest.values())
         paths = [originals[case] for case in cases if case in originals]

@@ -10,6 +10,7 @@ from medar.records import EVALUATION
 from medar.report.blocks import (
     Block,
     Cell,
+    Charts,
     KeyFigure,
     KeyFigures,
     Notes,
@@ -293,12 +294,11 @@ def volume_agreement(report: SegmentationReport) -> list[Block]:
         if (one := label.volume) is not None
     ]
     return [
-        Picture(
-            "volumes.svg",
+        Charts(
+            "volumes",
             agreement_chart(panels, "mean of both volumes (ml)", "prediction minus truth (ml)"),
             "Difference of volumes against their mean, one panel per label.",
             f"Bland-Altman plots of {first.name}. Solid: bias; dashed: limits of agreement.",
-            wide=True,
         ),
         Table(
             "Difference in volume, prediction minus truth, in ml",
@@ -339,13 +339,12 @@ def calibration(report: SegmentationReport) -> list[Block]:
             "no probabilities: label maps were evaluated, or no case is annotated for all labels"
         )
     return [
-        Picture(
-            "calibration.svg",
+        Charts(
+            "calibration",
             line_chart(panels),
             "Accuracy of voxels against the predicted probability.",
             "Accuracy by the probability of the predicted class. Below the diagonal, the network "
             "is overconfident.",
-            wide=True,
         ),
         Table(
             "Voxels where the labels have a total probability of at least "

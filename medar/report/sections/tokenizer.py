@@ -1,7 +1,7 @@
 """The tokenizer: what its reconstructions look like, and how each scale uses the codebook."""
 
 from medar.evaluation.reconstruction import ReconstructionReport
-from medar.report.blocks import Block, KeyFigure, KeyFigures, Notes, Picture, Table, Text
+from medar.report.blocks import Block, Charts, KeyFigure, KeyFigures, Notes, Picture, Table, Text
 from medar.report.charts import Bars, bar_chart
 from medar.report.distances import grid_figure, largest_contributions
 from medar.report.folder import DETAIL_EVALUATION, TOKENIZER_EVALUATION, RunFolder
@@ -10,6 +10,7 @@ from medar.report.formatting import (
     format_count,
     format_difference,
     format_fixed,
+    format_measured,
     format_number,
     format_percent,
 )
@@ -46,7 +47,7 @@ def reconstruction(run: RunFolder) -> list[Block]:
     if run.has(DETAIL_MONTAGE if detailed else MONTAGE):
         blocks.append(_montage(run, DETAIL_MONTAGE if detailed else MONTAGE))
     if detailed is not None and detailed.frechet is not None:
-        blocks.append(_detail(report, detailed))
+        blocks += _detail(report, detailed)
     if report.dice:
         rows = [(name, format_fixed(value, 3)) for name, value in report.dice.items()]
         caption = "Label maps decoded from the same tokens (Dice; 1 is identical)"
@@ -54,24 +55,24 @@ def reconstruction(run: RunFolder) -> list[Block]:
     return [*blocks, *_remarks(report)]
 
 
-def _detail(without: ReconstructionReport, with_detail: ReconstructionReport) -> Table:
+def _detail(without: ReconstructionReport, with_detail: ReconstructionReport) -> list[Block]:
     """What the detail decoder changes."""
     rows = [
-        (name, format_number(report.frechet), format_number(report.frechet_floor),
+        (name, format_measured(report.frechet), format_measured(report.frechet_floor),
          str(report.frechet_samples), format_fixed(report.power_ratio, 2),
          format_fixed(report.grid_artifact, 2))
         for name, report in (("without detail", without), ("with detail", with_detail))
     ]  # fmt: skip
-    caption = (
-        "Frechet distance of the reconstructions from real volumes, and the floor, that of the "
-        "originals, both of N volumes; power ratio in the highest third of the frequencies and "
-        "grid artifact, both 1 for real volumes. The detail decoder draws texture that tokens do "
-        "not hold: volumes look more like scans, and differ more from their own original."
+    text = (
+        "The detail decoder draws texture that tokens do not hold: volumes look more like scans, "
+        "and differ more from their own original. The Frechet distance is that of N "
+        "reconstructions from real volumes; its floor is that of their originals. The power ratio, "
+        "in the highest third of the frequencies, and the grid artifact are 1 for real volumes."
     )
     headings = (
         "reconstructions", "Frechet distance", "floor", "N", "power ratio", "grid artifact",
     )  # fmt: skip
-    return Table(caption, headings, rows)
+    return [Table("Reconstructions without and with detail", headings, rows), Text(text)]
 
 
 def _montage(run: RunFolder, montage: str) -> Picture:
@@ -122,14 +123,12 @@ def codebook(run: RunFolder) -> list[Block]:
         )
         alt += f"; PSNR from {format_fixed(psnr[0], 1)} to {format_fixed(psnr[-1], 1)} dB"
     return [
-        Picture(
-            "codebook.svg",
+        Charts(
+            "codebook",
             bar_chart(panels),
             f"Bar charts by scale, coarse to fine: {alt}.",
-            "Left: percentage of the codebook that each scale uses; coarse scales have few tokens "
-            "and need few codes. Right: PSNR of volumes decoded from this scale and all coarser "
-            "ones.",
-            wide=True,
+            "Codes used: percentage of the codebook; coarse scales have few tokens and need few "
+            "codes. PSNR: of volumes decoded from this scale and all coarser ones.",
         ),
         _scales(report),
         Text(

@@ -6,8 +6,17 @@ from dataclasses import dataclass
 from medar.errors import MedarError
 from medar.generator.settings import ConditionConfig
 from medar.records import GENERATOR, PRETRAINED, SEGMENTER, TOKENIZER
-from medar.report.blocks import Block, Picture
-from medar.report.charts import MUTED, ORANGE, Bars, Curve, Panel, bar_chart, line_chart
+from medar.report.blocks import Block, Charts
+from medar.report.charts import (
+    MUTED,
+    ORANGE,
+    Bars,
+    Curve,
+    Panel,
+    Points,
+    bar_chart,
+    line_chart,
+)
 from medar.report.folder import Metrics, RunFolder
 from medar.report.formatting import format_number, join_words
 from medar.tokenizer.schedule import ScaleSchedule
@@ -82,7 +91,7 @@ def tokenizer_training(run: RunFolder) -> list[Block]:
     """Loss, PSNR and codebook usage of the tokenizer."""
     metrics = run.metrics(TOKENIZER, "tokenizer")
     panels = [
-        Panel("training loss", [Curve("loss", metrics.points("train/loss"))]),
+        Panel("training loss", [Curve("loss", _training_loss(metrics))]),
         Panel(
             "validation PSNR (dB)",
             [Curve("PSNR", metrics.points("validation/psnr"), marked=True)],
@@ -94,17 +103,17 @@ def tokenizer_training(run: RunFolder) -> list[Block]:
         ),
     ]
     return [
-        Picture(
-            "tokenizer-curves.svg",
+        Charts(
+            "tokenizer-curves",
             _line_chart(panels),
             "Line charts over training steps: "
             f"{_ends(metrics, 'train/loss', 'loss')}; "
             f"{_ends(metrics, 'validation/psnr', 'validation PSNR in dB')}; "
             f"{_ends(metrics, 'validation/codebook_usage', 'fraction of codes in use')}.",
             "Training of the tokenizer. The loss is the sum of the reconstruction and codebook "
-            "losses on training volumes. PSNR and codebook usage are measured on validation "
-            "volumes with averaged weights. If the curves still rise at the end, train longer.",
-            wide=True,
+            "losses on training volumes; it jumps up where quantisation starts. PSNR and "
+            "codebook usage are measured on validation volumes with averaged weights. If they "
+            "still rise at the end, train longer.",
         )
     ]
 
@@ -120,8 +129,8 @@ def generator_training(run: RunFolder) -> list[Block]:
         ),
     ]
     blocks: list[Block] = [
-        Picture(
-            "generator-curves.svg",
+        Charts(
+            "generator-curves",
             _line_chart(panels),
             "Line charts over training steps: "
             f"{_ends(metrics, CROSS_ENTROPY, 'validation cross-entropy in nats per token')}; "
@@ -129,14 +138,13 @@ def generator_training(run: RunFolder) -> list[Block]:
             "Training of the generator. Dashed: the cross-entropy of a model that knows only how "
             "often each code occurs. Validation cross-entropy that rises while the training loss "
             "falls is a sign of overfitting; the weights of the best evaluation are kept.",
-            wide=True,
         )
     ]
     evaluated = [line for line in metrics.lines if line.get(f"{CROSS_ENTROPY}/scale_0") is not None]
     return [*blocks, _by_scale(Metrics(evaluated[-1:]))] if evaluated else blocks
 
 
-def _by_scale(metrics: Metrics) -> Picture:
+def _by_scale(metrics: Metrics) -> Charts:
     """One evaluation of the generator, scale by scale."""
     names = metrics.names(f"{CROSS_ENTROPY}/scale_")
     values = [value for name in names for _, value in metrics.points(name)]
@@ -153,8 +161,8 @@ def _by_scale(metrics: Metrics) -> Picture:
         legend=("generator", FREQUENCIES),
         x_label="scale, coarse to fine",
     )
-    return Picture(
-        "generator-scales.svg",
+    return Charts(
+        "generator-scales",
         bar_chart([bars]),
         "Bar chart by scale, coarse to fine: cross-entropy "
         f"{join_words([format_number(value) for value in values])} nats per token.",
@@ -171,19 +179,18 @@ def segmenter_training(run: RunFolder) -> list[Block]:
         for name in sorted(metrics.names(f"{DICE}_"))
     ]
     panels = [
-        Panel("training loss", [Curve("loss", metrics.points("train/loss"))]),
+        Panel("training loss", [Curve("loss", _training_loss(metrics))]),
         Panel("validation Dice", by_label),
     ]
     return [
-        Picture(
-            "network-curves.svg",
+        Charts(
+            "network-curves",
             _line_chart(panels),
             "Line charts over training steps: the loss; Dice by label, "
             f"{_ends(metrics, DICE, 'mean Dice')}.",
             "Training of the segmentation network. Dice is measured with averaged weights on "
             "prepared volumes, without test-time augmentation. The weights of the best evaluation "
             "are kept.",
-            wide=True,
         )
     ]
 
@@ -193,7 +200,7 @@ def pretraining(run: RunFolder) -> list[Block]:
     metrics = run.metrics(PRETRAINED, "pretrain")
     task = run.task(PretextTask, PRETRAINED, "pretrain")
     loss = [
-        Curve("training", metrics.points("train/loss"), colour=MUTED),
+        Curve("training", _training_loss(metrics), colour=MUTED),
         Curve("validation", metrics.points("validation/loss"), marked=True),
     ]
     panels = [
@@ -201,28 +208,38 @@ def pretraining(run: RunFolder) -> list[Block]:
         Panel("cross-entropy of tokens (nats)", _cross_entropy(metrics, training=False)),
     ]
     return [
-        Picture(
-            "pretraining-curves.svg",
+        Charts(
+            "pretraining-curves",
             _line_chart(panels),
             "Line charts over training steps: "
             f"{_ends(metrics, 'validation/loss', 'validation loss of the pretext task')}.",
             "Pretraining of the backbone on volumes without labels.",
-            wide=True,
         )
     ]
 
 
+def _training_loss(metrics: Metrics) -> Points:
+    """The training loss, which is averaged over the steps since the last point.
+
+    The end of a training may average a few steps only; such a point is left out.
+    """
+    points = metrics.points("train/loss")
+    if len(points) > 2 and points[-1][0] - points[-2][0] < (points[-2][0] - points[-3][0]) / 2:
+        return points[:-1]
+    return points
+
+
 def _cross_entropy(metrics: Metrics, *, training: bool) -> list[Curve]:
     curves = [
-        Curve("training", metrics.points("train/loss") if training else (), colour=MUTED),
+        Curve("training", _training_loss(metrics) if training else (), colour=MUTED),
         Curve("validation", metrics.points(CROSS_ENTROPY), marked=True),
         Curve(FREQUENCIES, metrics.points(MARGINAL), colour=ORANGE, dashed=True),
     ]
     return [curve for curve in curves if curve.points]
 
 
-def _line_chart(panels: Sequence[Panel]) -> bytes:
-    """A chart of the panels that have points.
+def _line_chart(panels: Sequence[Panel]) -> list[bytes]:
+    """Charts of the panels that have points.
 
     Raises:
         MedarError: none has any.

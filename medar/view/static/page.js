@@ -10,6 +10,12 @@ const STEPS = {
   PageUp: [0, 0, 1], PageDown: [0, 0, -1],
 };
 
+/* The help from its start: the browser scrolls to the button that it focuses, which is at the end. */
+function showHelp() {
+  byId("help").showModal();
+  byId("help").scrollTop = 0;
+}
+
 class Page {
   constructor(facts) {
     this.facts = facts;
@@ -63,7 +69,7 @@ class Page {
     preset.append(new Option("manual", "hand"));
     preset.addEventListener("change", () => this.#preset(preset.value));
     byId("opacity").addEventListener("input", (event) => this.setOpacity(event.target.value / 100));
-    byId("ask").addEventListener("click", () => byId("help").showModal());
+    byId("ask").addEventListener("click", showHelp);
     window.addEventListener("resize", () => {
       for (const panel of this.panels) if (document.body.dataset.state === "ready") panel.fit();
     });
@@ -284,7 +290,7 @@ class Page {
     else if (key === "[") this.setOpacity(this.opacity - 0.1);
     else if (key === "]") this.setOpacity(this.opacity + 0.1);
     else if (key === "r") this.reset();
-    else if (key === "?") byId("help").showModal();
+    else if (key === "?") showHelp();
     else return false;
     return true;
   }

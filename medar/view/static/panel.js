@@ -332,7 +332,7 @@ class Panel {
     const [x, y, z] = this.mm;
     const label = this.label;
     const position = `${letter(x, "RL")}   ${letter(y, "AP")}   ${letter(z, "SI")} mm`;
-    const value = `${this.value}${this.facts.modality === "CT" ? " HU" : ""}`;
+    const value = this.facts.modality === "CT" ? `${Number(this.value.toFixed(1))} HU` : `${this.value}`;
     const texts = {
       mm: position,
       voxel: `voxel ${this.voxel.join(", ")}`,
