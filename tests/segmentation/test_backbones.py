@@ -22,6 +22,7 @@ from medar.segmentation.backbones import (
 )
 from medar.segmentation.backbones.base import halvings, kernels
 from medar.segmentation.segmenter import Segmenter
+from medar.tokenizer.convolution import ReliableConv3d
 
 SMALL_TRUNK = TrunkSettings(depth=1, head_width=8, scales=2)
 SETTINGS = {
@@ -60,6 +61,14 @@ def test_feature_levels_match_the_declared_channels_and_steps(kind: str, name: s
         assert level.shape == (2, width, *sides)
     assert backbone.decode(levels).shape == (2, backbone.width, *given.shape[2:])
     assert backbone(volume(plan)).shape == (2, backbone.width, *plan.size)
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_convolutions_have_reliable_gradients(kind: str, name: str) -> None:
+    """`medar.tokenizer.convolution`: torch's are wrong in bf16 on grids of two sites."""
+    modules = list(build(kind, PLANS[name]).modules())
+    assert any(isinstance(module, ReliableConv3d) for module in modules)
+    assert not any(type(module) is nn.Conv3d for module in modules)
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)

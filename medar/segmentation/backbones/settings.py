@@ -10,6 +10,7 @@ from medar.generator.mixers.base import MixerSettings
 from medar.registry import C, Registry
 from medar.segmentation.backbones.base import Backbone
 from medar.settings import Depth, Width, settings
+from medar.tokenizer.convolution import with_reliable_convolutions
 
 BACKBONES: Registry[Callable[..., Backbone]] = Registry(
     "backbone",
@@ -113,4 +114,4 @@ def make_backbone(settings: BackboneSettings, plan: Plan) -> Backbone:
     Raises:
         MedarError: the kind does not support such volumes.
     """
-    return BACKBONES[settings.kind](settings, plan)
+    return with_reliable_convolutions(BACKBONES[settings.kind](settings, plan))
