@@ -13,6 +13,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parents[1]
+PICTURE = re.compile(r'<img [^>]*src="([^"]+\.png)"[^>]*>')
 LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")
 SOURCES = {".py": "python", ".yaml": "yaml", ".md": "markdown"}
 TEMPLATE = """---
@@ -88,3 +89,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return posixpath.relpath(f"source/{path}.md", posixpath.dirname(here) or ".")
 
     return LINK.sub(lead, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Open pictures in full: on a phone, sheets of many slices are small."""
+    return PICTURE.sub(r'<a href="\1" title="Open the picture">\g<0></a>', html)

@@ -110,15 +110,16 @@ class ReconstructionReport:
 
     def _repr_html_(self) -> str:
         """For notebooks: fidelity, realism and use of the codebook."""
-        floor = "-" if self.frechet_floor is None else f"{self.frechet_floor:.4g}"
         rows = [
             ("PSNR, dB", self.psnr),
             ("SSIM", self.ssim),
             (f"mean absolute error, {self.mae_unit}", self.mae),
-            (f"Frechet distance (real: {floor})", self.frechet),
             ("power ratio, thirds of frequencies", self.power_ratio_thirds),
             ("codes used, fraction", self.codebook_usage),
         ]
+        if self.frechet is not None:
+            real = "" if self.frechet_floor is None else f" (real: {self.frechet_floor:.4g})"
+            rows.insert(3, (f"Frechet distance{real}", self.frechet))
         rows += [(f"Dice, {name}", dice) for name, dice in (self.dice or {}).items()]
         title = f"{format_count(self.cases, 'reconstruction')} ({self.split})"
         return html_table(title, rows, notes="; ".join([*self.warnings, *self.notes]))
