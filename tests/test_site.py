@@ -100,6 +100,12 @@ def test_pages_fit_phones_and_follow_the_colour_scheme(chromium: Any, site: Path
     for name in ("benchmarks", "api/data", "gallery", "source/docs/whole_way.py", "index"):
         browser.goto(f"{site.as_uri()}/{name}.html")
         assert browser.evaluate("document.documentElement.scrollWidth") <= 360, name
+        if name in ("gallery", "index"):  # pictures open in full
+            opened = browser.locator(".md-content a:has(> img)").evaluate_all(
+                "all => all.map(one => one.href === one.firstChild.src)"
+            )
+            assert opened
+            assert all(opened)
     colours = set()
     for scheme in ("light", "dark"):
         browser.emulate_media(color_scheme=scheme)

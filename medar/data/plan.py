@@ -211,7 +211,11 @@ class Plan:
         """For notebooks: a table of the values."""
         rows = [(key, value) for key, value in to_dict(self).items() if value not in ({}, [], None)]
         latent = "x".join(map(str, self.latent))
-        return html_table("Plan: spacing in mm, sizes in voxels", rows, notes=f"The latent grid has {latent} sites.")
+        return html_table(
+            "Plan: spacing in mm, sizes in voxels",
+            rows,
+            notes=f"The latent grid has {latent} sites.",
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the plan as commented YAML."""
