@@ -80,6 +80,7 @@ def to_html(report: Report) -> str:
     )
     environment.filters["data_url"] = _data_url
     environment.filters["url"] = _url
+    environment.filters["tied"] = _tied
     environment.tests["kind"] = lambda block, name: type(block).__name__ == name
     style, script = (
         environment.loader.get_source(environment, name)[0]  # type: ignore[union-attr]
@@ -112,6 +113,11 @@ def _data_url(block: Picture | Download | Stack) -> str:
         case Download():
             kind, data = "text/csv", block.text.encode()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _tied(text: str) -> str:
+    """Text whose lines do not break between a number and the sign after it."""
+    return re.sub(r"(?<=\d) (?=[%×])", "\u00a0", text)
 
 
 def _url(link: Link) -> str:

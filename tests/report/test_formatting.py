@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from medar.report.blocks import Report, Section, Text
 from medar.report.formatting import (
     format_count,
     format_difference,
@@ -18,6 +19,7 @@ from medar.report.formatting import (
     join_words,
     shorten,
 )
+from medar.report.render import to_html
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,9 @@ def test_long_names_keep_their_ends() -> None:
     assert shorten("kidney_left", 10) == "kidne…left"
     assert shorten("kidney_left", 7) == "kid…eft"
     assert len(shorten("x" * 100, 3)) == 3
+
+
+def test_lines_of_the_page_do_not_break_before_signs() -> None:
+    sections = [Section("one", "One", [Text("16.3 % at 2.1 × the floor, in % of all")])]
+    page = to_html(Report(title="t", subtitle="s", warnings=[], sections=sections, missing=[]))
+    assert "16.3\u00a0% at 2.1\u00a0× the floor, in % of all" in page
