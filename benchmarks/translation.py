@@ -11,8 +11,8 @@ U-Net has a parameter count near the generator's.
         [--thickness 4] [--noise 0] [--seconds 60] [--tuning 30] [--rates 0.001 0.003] \
         [--seeds 0 1 2]
 
-Rows: the source itself; the real volume; its reconstruction from tokens, the ceiling of any
-generator over them; the U-Net; one sample of the generator, with and
+Rows: the source itself; the real volume; its reconstruction from tokens, the ceiling of a generator
+over them; the U-Net; one sample of the generator, with and
 without the tokenizer's detail decoder; the mean of --draws samples. PSNR and SSIM over the whole
 volume in [-1, 1], means over cases; the Frechet distance on `radiomics-v2` from the training
 volumes, biased upward for few volumes: compare rows of one table only.
@@ -43,7 +43,7 @@ from medar.evaluation.similarity import ssim
 from medar.generator.conditions import Condition
 from medar.generator.generator import Generator
 from medar.generator.maps import source_channels
-from medar.generator.sampling import sample_and_decode
+from medar.generator.sampling import decode_sample, sample_and_decode
 from medar.generator.settings import GeneratorSettings, SamplingSettings
 from medar.generator.training import make_task
 from medar.recipes.configs import find_config
@@ -158,14 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sources = torch.stack([tokens.map(index) for index in range(len(tokens))]).float()
     judge = Judge(options.data)
     rows = [judge("source", sources[:, None]), judge("real", judge.real)]
-    decoded = [
-        tokenizer.decode_map(tokens.pyramid(index)).volume[:1] for index in range(len(tokens))
-    ]
-    rows.append(judge("reconstruction", torch.cat(decoded).float().clamp(-1, 1)))
+    rows += reconstructed(tokenizer, tokens, judge)
     ours = Translator(options, settings)
     parameters = trainable(ours._task(settings.training).model)
     methods = (ours, Translator(options, settings, unet=parameters))
-    rates = [method.best_rate() for method in methods]
+    rates = [method.best_rate() for method in methods if options.seeds]
     for seed in options.seeds:
         for method, rate in zip(methods, rates, strict=True):
             model, metric, steps = method.trained("final", seed, rate, options.seconds)
@@ -196,7 +193,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--tuning", type=float, default=30.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.003])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: no training")
     parser.add_argument("--draws", type=int, default=4)
     return parser.parse_args(arguments)
 
@@ -214,6 +211,20 @@ def settings_of(options: argparse.Namespace) -> GeneratorSettings:
     settings = load_yaml(GeneratorSettings, file, overrides)
     low = Degradation(slice_thickness=options.thickness, noise=options.noise)
     return replace(settings, tokens=replace(settings.tokens, degradation=low))
+
+
+@torch.no_grad()
+def reconstructed(tokenizer: Tokenizer, tokens: TokenDataset, judge: Judge) -> list[dict[str, Any]]:
+    """The rows of real volumes, decoded from their tokens, without and with detail."""
+    rows = []
+    for detail in ("none", *(("auto",) if tokenizer.detail is not None else ())):
+        made = []
+        for index in range(len(tokens)):
+            latent = tokenizer.latent(tokens.pyramid(index)[:1])
+            made.append(torch.from_numpy(decode_sample(tokenizer, latent, index, detail)[0]))
+        name = "reconstruction" if detail == "none" else "reconstruction with detail"
+        rows.append(judge(name, torch.stack(made)))
+    return rows
 
 
 def translated(
