@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medar.data.loading import Item, PreparedDataset, make_loader, set_epoch
 from medar.data.source import Degradation, degraded
+from medar.tokenizer.convolution import with_reliable_convolutions
 from medar.training.task import Task
 
 
@@ -30,7 +31,7 @@ class ResidualUNet(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.network = UNet(
+        network = UNet(
             spatial_dims=3,
             in_channels=1,
             out_channels=1,
@@ -38,6 +39,7 @@ class ResidualUNet(nn.Module):
             strides=(2, 2, 2),
             num_res_units=2,
         )
+        self.network = with_reliable_convolutions(network)
         self.factor = nn.Parameter(torch.zeros(()))
 
     def forward(self, source: Tensor) -> Tensor:
