@@ -351,7 +351,9 @@ def test_the_files_of_a_panel(panel: Panel, bodies: Path, tmp_path: Path) -> Non
     for text in ("smaller than 4 voxels", "Detection limit", "> 8", "Not included", "--segmenter"):
         assert text in page
     assert (tmp_path / "report" / "spheres.png").read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in (tmp_path / "report" / "structures.svg").read_bytes()
+    charts = sorted((tmp_path / "report").glob("structures-*.svg"))
+    assert len(charts) == 3  # one per shape
+    assert all(b"<svg" in chart.read_bytes() for chart in charts)
     assert (tmp_path / "report.html").is_file()
     assert [one.structure.size for one in panel.shown] == [2, 4, 8]
     assert list(panel.shown[0].slices) == ["original", "same", "none", "fainter", "blurred"]
