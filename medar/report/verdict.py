@@ -26,9 +26,9 @@ from medar.report.sections.generation import TOO_CLOSE, suspected_copies
 from medar.report.sections.training import DICE
 from medar.settings import parse_yaml
 
-GOOD, ROUGH = 2.0, 5.0
-"""Largest multiples of the floor. Twice the floor is where the interval of a distance of some
-dozens of volumes meets that of the floor; at five times blur is seen at once."""
+GOOD, ROUGH = 1.5, 5.0
+"""Largest multiples of the floor. At twice the floor of a few volumes soft tissue can be all noise,
+which every eye sees; at five times blur is seen at once."""
 LIMITED = 0.5
 """Fraction of the samples' distance that reconstructions must have to be the limit."""
 GRID = 1.1
