@@ -83,7 +83,7 @@ def decimal(value: float | None, form: str = ".3g") -> str:
 
 
 def largest(contributions: "Sequence[Contribution]") -> str:
-    """The features behind a Frechet distance: name, share, and shift in standard deviations."""
+    """The features behind a Frechet distance: name, fraction, and shift in deviations."""
     parts = (f"{one.feature} {one.fraction:.0%} (shift {one.shift:+.1f})" for one in contributions)
     return ", ".join(parts) or "-"
 

@@ -30,7 +30,7 @@ MEASURED = 64
 """Volumes that are read to choose settings; preparation reads all."""
 STEPS = 800
 """Fewest steps of a training that is worth its size."""
-REACHED = {"tokenizer": 0.12, "generator": 0.12, "segmentation": 0.12}
+REACHED = {"tokenizer": 0.12, "generator": 0.2, "segmentation": 0.12}
 """Fraction of the speed of matrix products that trainings reached on two CPU cores."""
 ROOM = 0.6
 """Fraction of the free memory that a training's step may take."""
@@ -48,7 +48,7 @@ class Size(NamedTuple):
     blocks: int
     codes: int
     depth: int
-    """Of the generator."""
+    """Of the generator, as are the next three."""
     head_width: int
     convolutions: int
     dropout: float
